@@ -1,0 +1,65 @@
+import { TorporError } from "./errors.ts";
+
+/**
+ * The states of a sandbox. A state that ends in "-ing" (except `running`) is
+ * transitional: an operation holds the sandbox's lock and will leave it.
+ * `missing` is known to the control plane only: the host that ran the sandbox
+ * does not answer.
+ */
+export const SANDBOX_STATES = [
+	"creating",
+	"running",
+	"pausing",
+	"paused",
+	"resuming",
+	"snapshotting",
+	"destroying",
+	"stopped",
+	"error",
+	"missing",
+] as const;
+
+export type SandboxState = (typeof SANDBOX_STATES)[number];
+
+/**
+ * Every transition that is allowed. `stopped` is terminal. From `error` a
+ * sandbox can be destroyed, or resumed where it still has a build.
+ */
+const TRANSITIONS: Record<SandboxState, readonly SandboxState[]> = {
+	creating: ["running", "error", "destroying", "missing"],
+	running: ["pausing", "snapshotting", "destroying", "error", "missing"],
+	pausing: ["paused", "running", "error", "missing"],
+	paused: ["resuming", "snapshotting", "destroying", "error", "missing"],
+	resuming: ["running", "paused", "error", "missing"],
+	snapshotting: ["running", "paused", "error", "missing"],
+	destroying: ["stopped", "error", "missing"],
+	stopped: [],
+	error: ["resuming", "destroying", "missing"],
+	missing: ["running", "paused", "error", "destroying", "stopped"],
+};
+
+export function isSandboxState(value: string): value is SandboxState {
+	return (SANDBOX_STATES as readonly string[]).includes(value);
+}
+
+/** Whether a sandbox may go from one state to the other. */
+export function canTransition(from: SandboxState, to: SandboxState): boolean {
+	return TRANSITIONS[from].includes(to);
+}
+
+/**
+ * Throws `invalid_state` unless the transition is allowed. Every change of a
+ * sandbox's state passes through here.
+ */
+export function assertTransition(
+	id: string,
+	from: SandboxState,
+	to: SandboxState,
+): void {
+	if (!canTransition(from, to)) {
+		throw new TorporError(
+			"invalid_state",
+			`Sandbox ${id} is ${from}; it cannot become ${to}.`,
+		);
+	}
+}
