@@ -1,1 +1,2 @@
-export {};
+export { CommandError, type CommandOptions, runCommand } from "./command.ts";
+export { SystemError } from "./libc.ts";
