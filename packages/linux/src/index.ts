@@ -1,2 +1,2 @@
-export { CommandError, type CommandOptions, runCommand } from "./command.ts";
-export { SystemError } from "./libc.ts";
+export { CommandError, type CommandOptions, runCommand } from './command.ts';
+export { SystemError } from './libc.ts';

@@ -1,27 +1,27 @@
-import { constants } from "node:os";
-import koffi from "koffi";
+import { constants } from 'node:os';
+import koffi from 'koffi';
 
 /** glibc; every foreign function of this package is looked up here. */
-export const libc = koffi.load("libc.so.6");
+export const libc = koffi.load('libc.so.6');
 
 const ERRNO_NAMES = new Map<number, string>(
-	Object.entries(constants.errno).map(([name, value]) => [value, name]),
+  Object.entries(constants.errno).map(([name, value]) => [value, name]),
 );
 
 /** A system call that failed. `code` is the errno's name, as in Node's own errors. */
 export class SystemError extends Error {
-	override readonly name = "SystemError";
-	readonly code: string;
-	readonly errno: number;
-	readonly syscall: string;
+  override readonly name = 'SystemError';
+  readonly code: string;
+  readonly errno: number;
+  readonly syscall: string;
 
-	constructor(syscall: string, errno: number) {
-		const code = ERRNO_NAMES.get(errno) ?? `E${errno}`;
-		super(`${syscall}: ${code}`);
-		this.code = code;
-		this.errno = errno;
-		this.syscall = syscall;
-	}
+  constructor(syscall: string, errno: number) {
+    const code = ERRNO_NAMES.get(errno) ?? `E${errno}`;
+    super(`${syscall}: ${code}`);
+    this.code = code;
+    this.errno = errno;
+    this.syscall = syscall;
+  }
 }
 
 /**
@@ -30,6 +30,6 @@ export class SystemError extends Error {
  * does not survive another one.
  */
 export function checked(syscall: string, result: number): number {
-	if (result < 0) throw new SystemError(syscall, koffi.errno());
-	return result;
+  if (result < 0) throw new SystemError(syscall, koffi.errno());
+  return result;
 }

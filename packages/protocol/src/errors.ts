@@ -1,14 +1,14 @@
-import { create } from "@bufbuild/protobuf";
-import { Code, ConnectError } from "@connectrpc/connect";
-import { ErrorDetailSchema } from "./gen/hostagent/v1/hostagent_pb.ts";
+import { create } from '@bufbuild/protobuf';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { ErrorDetailSchema } from './gen/hostagent/v1/hostagent_pb.ts';
 
 interface ErrorEntry {
-	/** Status of the HTTP answer. */
-	readonly http: number;
-	/** Code of the RPC between control plane and host agent. */
-	readonly connect: Code;
-	/** What the reader can do about it; empty where the message says it all. */
-	readonly remedy: string;
+  /** Status of the HTTP answer. */
+  readonly http: number;
+  /** Code of the RPC between control plane and host agent. */
+  readonly connect: Code;
+  /** What the reader can do about it; empty where the message says it all. */
+  readonly remedy: string;
 }
 
 /**
@@ -17,89 +17,92 @@ interface ErrorEntry {
  * so that a code means the same everywhere and can be relied on.
  */
 export const ERRORS = {
-	invalid_request: { http: 400, connect: Code.InvalidArgument, remedy: "" },
-	unauthorized: {
-		http: 401,
-		connect: Code.Unauthenticated,
-		remedy:
-			"Send a valid API key in the X-API-Key header; `torpor env` prints the local one.",
-	},
-	forbidden: { http: 403, connect: Code.PermissionDenied, remedy: "" },
-	not_found: { http: 404, connect: Code.NotFound, remedy: "" },
-	invalid_state: {
-		http: 409,
-		connect: Code.FailedPrecondition,
-		remedy:
-			"Look at the sandbox with `torpor info`, and retry when its state allows the operation.",
-	},
-	conflict: { http: 409, connect: Code.Aborted, remedy: "" },
-	already_exists: {
-		http: 409,
-		connect: Code.AlreadyExists,
-		remedy: "Choose another name.",
-	},
-	too_large: { http: 413, connect: Code.OutOfRange, remedy: "" },
-	capacity_exceeded: {
-		http: 400,
-		connect: Code.InvalidArgument,
-		remedy: "Ask for less; `torpor doctor` shows what this machine has.",
-	},
-	no_hosts_available: {
-		http: 503,
-		connect: Code.ResourceExhausted,
-		remedy: "Destroy or pause sandboxes that are not needed, or add a host.",
-	},
-	timeout: { http: 504, connect: Code.DeadlineExceeded, remedy: "" },
-	disk_full: {
-		http: 507,
-		connect: Code.ResourceExhausted,
-		remedy: "Free space on the file system of the data directory.",
-	},
-	program_not_found: {
-		http: 400,
-		connect: Code.InvalidArgument,
-		remedy: "Give the path of a program that exists in the sandbox.",
-	},
-	host_unavailable: {
-		http: 503,
-		connect: Code.Unavailable,
-		remedy: "Start the host agent again; its sandboxes keep running meanwhile.",
-	},
-	guest_unreachable: {
-		http: 502,
-		connect: Code.Unavailable,
-		remedy:
-			"Read the console with `torpor logs`; destroy the sandbox if it does not recover.",
-	},
-	vmm_failed: {
-		http: 502,
-		connect: Code.Internal,
-		remedy:
-			"Read the console with `torpor logs`; `torpor doctor` checks this machine.",
-	},
-	host_setup: {
-		http: 500,
-		connect: Code.FailedPrecondition,
-		remedy: "Run `torpor doctor`: it names what is missing and how to get it.",
-	},
-	not_implemented: { http: 501, connect: Code.Unimplemented, remedy: "" },
-	internal_error: {
-		http: 500,
-		connect: Code.Internal,
-		remedy: "This is a defect of Torpor; the log has the details.",
-	},
+  invalid_request: { http: 400, connect: Code.InvalidArgument, remedy: '' },
+  unauthorized: {
+    http: 401,
+    connect: Code.Unauthenticated,
+    remedy: 'Send a valid API key in the X-API-Key header; `torpor env` prints the local one.',
+  },
+  forbidden: { http: 403, connect: Code.PermissionDenied, remedy: '' },
+  not_found: { http: 404, connect: Code.NotFound, remedy: '' },
+  invalid_state: {
+    http: 409,
+    connect: Code.FailedPrecondition,
+    remedy:
+      'Look at the sandbox with `torpor info`, and retry when its state allows the operation.',
+  },
+  conflict: { http: 409, connect: Code.Aborted, remedy: '' },
+  already_exists: {
+    http: 409,
+    connect: Code.AlreadyExists,
+    remedy: 'Choose another name.',
+  },
+  too_large: { http: 413, connect: Code.OutOfRange, remedy: '' },
+  capacity_exceeded: {
+    http: 400,
+    connect: Code.InvalidArgument,
+    remedy: 'Ask for less; `torpor doctor` shows what this machine has.',
+  },
+  no_hosts_available: {
+    http: 503,
+    connect: Code.ResourceExhausted,
+    remedy: 'Destroy or pause sandboxes that are not needed, or add a host.',
+  },
+  timeout: { http: 504, connect: Code.DeadlineExceeded, remedy: '' },
+  disk_full: {
+    http: 507,
+    connect: Code.ResourceExhausted,
+    remedy: 'Free space on the file system of the data directory.',
+  },
+  program_not_found: {
+    http: 400,
+    connect: Code.InvalidArgument,
+    remedy: 'Give the path of a program that exists in the sandbox.',
+  },
+  host_unavailable: {
+    http: 503,
+    connect: Code.Unavailable,
+    remedy: 'Start the host agent again; its sandboxes keep running meanwhile.',
+  },
+  guest_unreachable: {
+    http: 502,
+    connect: Code.Unavailable,
+    remedy: 'Read the console with `torpor logs`; destroy the sandbox if it does not recover.',
+  },
+  vmm_failed: {
+    http: 502,
+    connect: Code.Internal,
+    remedy: 'Read the console with `torpor logs`; `torpor doctor` checks this machine.',
+  },
+  host_setup: {
+    http: 500,
+    connect: Code.FailedPrecondition,
+    remedy: 'Run `torpor doctor`: it names what is missing and how to get it.',
+  },
+  build_invalid: {
+    http: 500,
+    connect: Code.DataLoss,
+    remedy:
+      'Run `torpor builds verify`: it names every damaged build. What depends on one cannot be resumed; delete it.',
+  },
+  not_implemented: { http: 501, connect: Code.Unimplemented, remedy: '' },
+  internal_error: {
+    http: 500,
+    connect: Code.Internal,
+    remedy: 'This is a defect of Torpor; the log has the details.',
+  },
 } as const satisfies Record<string, ErrorEntry>;
 
 export type ErrorCode = keyof typeof ERRORS;
 
 export function isErrorCode(value: string): value is ErrorCode {
-	return Object.hasOwn(ERRORS, value);
+  return Object.hasOwn(ERRORS, value);
 }
 
 export interface TorporErrorOptions {
-	/** Replaces the remedy of the table where this place knows a better one. */
-	readonly remedy?: string;
-	readonly cause?: unknown;
+  /** Replaces the remedy of the table where this place knows a better one. */
+  readonly remedy?: string;
+  readonly cause?: unknown;
 }
 
 /**
@@ -107,103 +110,85 @@ export interface TorporErrorOptions {
  * happened, `code` a stable name of {@link ERRORS}, `remedy` what to do.
  */
 export class TorporError extends Error {
-	override readonly name = "TorporError";
-	readonly code: ErrorCode;
-	readonly remedy: string;
+  override readonly name = 'TorporError';
+  readonly code: ErrorCode;
+  readonly remedy: string;
 
-	constructor(
-		code: ErrorCode,
-		message: string,
-		options: TorporErrorOptions = {},
-	) {
-		super(
-			message,
-			options.cause === undefined ? undefined : { cause: options.cause },
-		);
-		this.code = code;
-		this.remedy = options.remedy ?? ERRORS[code].remedy;
-	}
+  constructor(code: ErrorCode, message: string, options: TorporErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.remedy = options.remedy ?? ERRORS[code].remedy;
+  }
 
-	get httpStatus(): number {
-		return ERRORS[this.code].http;
-	}
+  get httpStatus(): number {
+    return ERRORS[this.code].http;
+  }
 
-	/**
-	 * The TorporError for anything that was thrown:
-	 * - a TorporError is returned as it is;
-	 * - a ConnectError with our detail becomes the error that the other side had;
-	 * - another ConnectError becomes the entry that its code stands for;
-	 * - ENOSPC and EDQUOT become `disk_full`;
-	 * - all else becomes `internal_error`, with the reason as its cause.
-	 */
-	static from(reason: unknown): TorporError {
-		if (reason instanceof TorporError) return reason;
-		if (reason instanceof ConnectError) return fromConnectError(reason);
-		const message = reason instanceof Error ? reason.message : String(reason);
-		if (
-			isErrnoException(reason) &&
-			(reason.code === "ENOSPC" || reason.code === "EDQUOT")
-		) {
-			return new TorporError("disk_full", `The disk is full: ${message}`, {
-				cause: reason,
-			});
-		}
-		return new TorporError("internal_error", message, { cause: reason });
-	}
+  /**
+   * The TorporError for anything that was thrown:
+   * - a TorporError is returned as it is;
+   * - a ConnectError with our detail becomes the error that the other side had;
+   * - another ConnectError becomes the entry that its code stands for;
+   * - ENOSPC and EDQUOT become `disk_full`;
+   * - all else becomes `internal_error`, with the reason as its cause.
+   */
+  static from(reason: unknown): TorporError {
+    if (reason instanceof TorporError) return reason;
+    if (reason instanceof ConnectError) return fromConnectError(reason);
+    const message = reason instanceof Error ? reason.message : String(reason);
+    if (isErrnoException(reason) && (reason.code === 'ENOSPC' || reason.code === 'EDQUOT')) {
+      return new TorporError('disk_full', `The disk is full: ${message}`, {
+        cause: reason,
+      });
+    }
+    return new TorporError('internal_error', message, { cause: reason });
+  }
 
-	/** The form in which this error crosses the RPC between our processes. */
-	toConnectError(): ConnectError {
-		const detail = create(ErrorDetailSchema, {
-			code: this.code,
-			remedy: this.remedy,
-		});
-		return new ConnectError(
-			this.message,
-			ERRORS[this.code].connect,
-			undefined,
-			[{ desc: ErrorDetailSchema, value: detail }],
-			this,
-		);
-	}
+  /** The form in which this error crosses the RPC between our processes. */
+  toConnectError(): ConnectError {
+    const detail = create(ErrorDetailSchema, {
+      code: this.code,
+      remedy: this.remedy,
+    });
+    return new ConnectError(
+      this.message,
+      ERRORS[this.code].connect,
+      undefined,
+      [{ desc: ErrorDetailSchema, value: detail }],
+      this,
+    );
+  }
 }
 
 const FROM_CONNECT_CODE: Partial<Record<Code, ErrorCode>> = {
-	[Code.InvalidArgument]: "invalid_request",
-	[Code.OutOfRange]: "invalid_request",
-	[Code.Unauthenticated]: "unauthorized",
-	[Code.PermissionDenied]: "forbidden",
-	[Code.NotFound]: "not_found",
-	[Code.AlreadyExists]: "already_exists",
-	[Code.FailedPrecondition]: "invalid_state",
-	[Code.Aborted]: "conflict",
-	[Code.DeadlineExceeded]: "timeout",
-	[Code.ResourceExhausted]: "no_hosts_available",
-	[Code.Unavailable]: "host_unavailable",
-	[Code.Unimplemented]: "not_implemented",
+  [Code.InvalidArgument]: 'invalid_request',
+  [Code.OutOfRange]: 'invalid_request',
+  [Code.Unauthenticated]: 'unauthorized',
+  [Code.PermissionDenied]: 'forbidden',
+  [Code.NotFound]: 'not_found',
+  [Code.AlreadyExists]: 'already_exists',
+  [Code.FailedPrecondition]: 'invalid_state',
+  [Code.Aborted]: 'conflict',
+  [Code.DeadlineExceeded]: 'timeout',
+  [Code.ResourceExhausted]: 'no_hosts_available',
+  [Code.Unavailable]: 'host_unavailable',
+  [Code.Unimplemented]: 'not_implemented',
 };
 
 function fromConnectError(error: ConnectError): TorporError {
-	const [detail] = error.findDetails(ErrorDetailSchema);
-	if (detail !== undefined && isErrorCode(detail.code)) {
-		return new TorporError(detail.code, error.rawMessage, {
-			remedy: detail.remedy,
-			cause: error,
-		});
-	}
-	if (error.cause instanceof TorporError) return error.cause;
-	return new TorporError(
-		FROM_CONNECT_CODE[error.code] ?? "internal_error",
-		error.rawMessage,
-		{
-			cause: error,
-		},
-	);
+  const [detail] = error.findDetails(ErrorDetailSchema);
+  if (detail !== undefined && isErrorCode(detail.code)) {
+    return new TorporError(detail.code, error.rawMessage, {
+      remedy: detail.remedy,
+      cause: error,
+    });
+  }
+  if (error.cause instanceof TorporError) return error.cause;
+  return new TorporError(FROM_CONNECT_CODE[error.code] ?? 'internal_error', error.rawMessage, {
+    cause: error,
+  });
 }
 
 function isErrnoException(reason: unknown): reason is NodeJS.ErrnoException {
-	return (
-		reason instanceof Error &&
-		"code" in reason &&
-		typeof reason.code === "string"
-	);
+  return reason instanceof Error && 'code' in reason && typeof reason.code === 'string';
 }

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import { z } from 'zod';
 
 /**
  * What every guest has in common. The addresses are the same in all of them,
@@ -6,14 +6,14 @@ import { z } from "zod";
  * whichever slot it is restored.
  */
 export const GUEST = {
-	address: "169.254.0.21",
-	gateway: "169.254.0.22",
-	prefixLength: 30,
-	macAddress: "02:fc:00:00:00:05",
-	interfaceName: "eth0",
-	/** The port of envd. Fixed by E2B's SDKs. */
-	envdPort: 49983,
-	defaultUser: "user",
+  address: '169.254.0.21',
+  gateway: '169.254.0.22',
+  prefixLength: 30,
+  macAddress: '02:fc:00:00:00:05',
+  interfaceName: 'eth0',
+  /** The port of envd. Fixed by E2B's SDKs. */
+  envdPort: 49983,
+  defaultUser: 'user',
 } as const;
 
 /**
@@ -21,12 +21,12 @@ export const GUEST = {
  * drivers agree on it.
  */
 export const GUEST_DRIVES = {
-	/** Read-only ext4: the image. */
-	base: { id: "base", device: "/dev/vda" },
-	/** Read-only: Node.js, envd, tini and the libraries they need. */
-	agent: { id: "agent", device: "/dev/vdb" },
-	/** Writable ext4: the upper layer of the root file system. */
-	upper: { id: "upper", device: "/dev/vdc" },
+  /** Read-only ext4: the image. */
+  base: { id: 'base', device: '/dev/vda' },
+  /** Read-only: Node.js, envd, tini and the libraries they need. */
+  agent: { id: 'agent', device: '/dev/vdb' },
+  /** Writable ext4: the upper layer of the root file system. */
+  upper: { id: 'upper', device: '/dev/vdc' },
 } as const;
 
 /**
@@ -34,26 +34,26 @@ export const GUEST_DRIVES = {
  * sandbox. The first seven fields are E2B's; the rest are Torpor's.
  */
 export const initRequestSchema = z.strictObject({
-	accessToken: z.string().optional(),
-	envVars: z.record(z.string(), z.string()).optional(),
-	/** RFC 3339, the host's clock. */
-	timestamp: z.string().optional(),
-	defaultUser: z.string().optional(),
-	defaultWorkdir: z.string().optional(),
-	hyperloopIP: z.string().optional(),
-	lifecycleID: z.string().optional(),
-	caBundle: z.string().optional(),
-	volumeMounts: z.array(z.unknown()).optional(),
-	hostname: z.string().optional(),
-	/** 32 hexadecimal digits, for /etc/machine-id. */
-	machineId: z
-		.string()
-		.regex(/^[0-9a-f]{32}$/)
-		.optional(),
-	/** Base64 of at least 32 random bytes, mixed into the kernel's generator, which is then reseeded. */
-	entropy: z.string().optional(),
-	/** Addresses for /etc/resolv.conf. */
-	nameservers: z.array(z.string()).optional(),
+  accessToken: z.string().optional(),
+  envVars: z.record(z.string(), z.string()).optional(),
+  /** RFC 3339, the host's clock. */
+  timestamp: z.string().optional(),
+  defaultUser: z.string().optional(),
+  defaultWorkdir: z.string().optional(),
+  hyperloopIP: z.string().optional(),
+  lifecycleID: z.string().optional(),
+  caBundle: z.string().optional(),
+  volumeMounts: z.array(z.unknown()).optional(),
+  hostname: z.string().optional(),
+  /** 32 hexadecimal digits, for /etc/machine-id. */
+  machineId: z
+    .string()
+    .regex(/^[0-9a-f]{32}$/)
+    .optional(),
+  /** Base64 of at least 32 random bytes, mixed into the kernel's generator, which is then reseeded. */
+  entropy: z.string().optional(),
+  /** Addresses for /etc/resolv.conf. */
+  nameservers: z.array(z.string()).optional(),
 });
 
 export type InitRequest = z.infer<typeof initRequestSchema>;

@@ -1,19 +1,19 @@
-import { randomBytes } from "node:crypto";
+import { randomBytes } from 'node:crypto';
 
 /** The kinds of thing that carry an id, with the prefix that tells them apart. */
 export const ID_PREFIXES = {
-	sandbox: "sb",
-	team: "tm",
-	user: "us",
-	apiKey: "key",
-	host: "ho",
-	template: "tpl",
-	audit: "log",
+  sandbox: 'sb',
+  team: 'tm',
+  user: 'us',
+  apiKey: 'key',
+  host: 'ho',
+  template: 'tpl',
+  audit: 'log',
 } as const;
 
 export type IdKind = keyof typeof ID_PREFIXES;
 
-const ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
+const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789';
 const ID_LENGTH = 20;
 
 /**
@@ -22,32 +22,29 @@ const ID_LENGTH = 20;
  * form `PORT-ID.domain`.
  */
 export function newId(kind: IdKind): string {
-	let id = ID_PREFIXES[kind] as string;
-	while (id.length < ID_PREFIXES[kind].length + ID_LENGTH) {
-		for (const byte of randomBytes(ID_LENGTH)) {
-			// 252 = 7 × 36: a byte above it would favour the first letters.
-			if (byte >= 252) continue;
-			id += ALPHABET[byte % ALPHABET.length];
-			if (id.length === ID_PREFIXES[kind].length + ID_LENGTH) break;
-		}
-	}
-	return id;
+  let id = ID_PREFIXES[kind] as string;
+  while (id.length < ID_PREFIXES[kind].length + ID_LENGTH) {
+    for (const byte of randomBytes(ID_LENGTH)) {
+      // 252 = 7 × 36: a byte above it would favour the first letters.
+      if (byte >= 252) continue;
+      id += ALPHABET[byte % ALPHABET.length];
+      if (id.length === ID_PREFIXES[kind].length + ID_LENGTH) break;
+    }
+  }
+  return id;
 }
 
 /** Whether `value` has the form of an id of this kind. It says nothing of existence. */
 export function isId(kind: IdKind, value: string): boolean {
-	const prefix = ID_PREFIXES[kind];
-	return (
-		value.startsWith(prefix) &&
-		/^[a-z0-9]{20}$/.test(value.slice(prefix.length))
-	);
+  const prefix = ID_PREFIXES[kind];
+  return value.startsWith(prefix) && /^[a-z0-9]{20}$/.test(value.slice(prefix.length));
 }
 
 const API_KEY_PATTERN = /^(?:tpr|e2b)_([0-9a-f]{40})$/;
 
 /** A new API key: `tpr_` and 40 hexadecimal digits (160 bits). */
 export function newApiKey(): string {
-	return `tpr_${randomBytes(20).toString("hex")}`;
+  return `tpr_${randomBytes(20).toString('hex')}`;
 }
 
 /**
@@ -55,6 +52,6 @@ export function newApiKey(): string {
  * prefix `e2b_` is accepted too, because older E2B SDKs insist on it.
  */
 export function canonicalApiKey(key: string): string | undefined {
-	const match = API_KEY_PATTERN.exec(key);
-	return match === null ? undefined : `tpr_${match[1]}`;
+  const match = API_KEY_PATTERN.exec(key);
+  return match === null ? undefined : `tpr_${match[1]}`;
 }

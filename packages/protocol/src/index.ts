@@ -1,31 +1,31 @@
 export {
-	ERRORS,
-	type ErrorCode,
-	isErrorCode,
-	TorporError,
-	type TorporErrorOptions,
-} from "./errors.ts";
-export * as envdFilesystem from "./gen/envd/filesystem/filesystem_pb.ts";
-export * as envdProcess from "./gen/envd/process/process_pb.ts";
-export * as hostAgent from "./gen/hostagent/v1/hostagent_pb.ts";
+  ERRORS,
+  type ErrorCode,
+  isErrorCode,
+  TorporError,
+  type TorporErrorOptions,
+} from './errors.ts';
+export * as envdFilesystem from './gen/envd/filesystem/filesystem_pb.ts';
+export * as envdProcess from './gen/envd/process/process_pb.ts';
+export * as hostAgent from './gen/hostagent/v1/hostagent_pb.ts';
 export {
-	GUEST,
-	GUEST_DRIVES,
-	type InitRequest,
-	initRequestSchema,
-} from "./guest.ts";
+  GUEST,
+  GUEST_DRIVES,
+  type InitRequest,
+  initRequestSchema,
+} from './guest.ts';
 export {
-	canonicalApiKey,
-	ID_PREFIXES,
-	type IdKind,
-	isId,
-	newApiKey,
-	newId,
-} from "./ids.ts";
+  canonicalApiKey,
+  ID_PREFIXES,
+  type IdKind,
+  isId,
+  newApiKey,
+  newId,
+} from './ids.ts';
 export {
-	assertTransition,
-	canTransition,
-	isSandboxState,
-	SANDBOX_STATES,
-	type SandboxState,
-} from "./sandbox-state.ts";
+  assertTransition,
+  canTransition,
+  isSandboxState,
+  SANDBOX_STATES,
+  type SandboxState,
+} from './sandbox-state.ts';

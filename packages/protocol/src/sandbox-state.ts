@@ -1,4 +1,4 @@
-import { TorporError } from "./errors.ts";
+import { TorporError } from './errors.ts';
 
 /**
  * The states of a sandbox. A state that ends in "-ing" (except `running`) is
@@ -7,16 +7,16 @@ import { TorporError } from "./errors.ts";
  * does not answer.
  */
 export const SANDBOX_STATES = [
-	"creating",
-	"running",
-	"pausing",
-	"paused",
-	"resuming",
-	"snapshotting",
-	"destroying",
-	"stopped",
-	"error",
-	"missing",
+  'creating',
+  'running',
+  'pausing',
+  'paused',
+  'resuming',
+  'snapshotting',
+  'destroying',
+  'stopped',
+  'error',
+  'missing',
 ] as const;
 
 export type SandboxState = (typeof SANDBOX_STATES)[number];
@@ -26,40 +26,33 @@ export type SandboxState = (typeof SANDBOX_STATES)[number];
  * sandbox can be destroyed, or resumed where it still has a build.
  */
 const TRANSITIONS: Record<SandboxState, readonly SandboxState[]> = {
-	creating: ["running", "error", "destroying", "missing"],
-	running: ["pausing", "snapshotting", "destroying", "error", "missing"],
-	pausing: ["paused", "running", "error", "missing"],
-	paused: ["resuming", "snapshotting", "destroying", "error", "missing"],
-	resuming: ["running", "paused", "error", "missing"],
-	snapshotting: ["running", "paused", "error", "missing"],
-	destroying: ["stopped", "error", "missing"],
-	stopped: [],
-	error: ["resuming", "destroying", "missing"],
-	missing: ["running", "paused", "error", "destroying", "stopped"],
+  creating: ['running', 'error', 'destroying', 'missing'],
+  running: ['pausing', 'snapshotting', 'destroying', 'error', 'missing'],
+  pausing: ['paused', 'running', 'error', 'missing'],
+  paused: ['resuming', 'snapshotting', 'destroying', 'error', 'missing'],
+  resuming: ['running', 'paused', 'error', 'missing'],
+  snapshotting: ['running', 'paused', 'error', 'missing'],
+  destroying: ['stopped', 'error', 'missing'],
+  stopped: [],
+  error: ['resuming', 'destroying', 'missing'],
+  missing: ['running', 'paused', 'error', 'destroying', 'stopped'],
 };
 
 export function isSandboxState(value: string): value is SandboxState {
-	return (SANDBOX_STATES as readonly string[]).includes(value);
+  return (SANDBOX_STATES as readonly string[]).includes(value);
 }
 
 /** Whether a sandbox may go from one state to the other. */
 export function canTransition(from: SandboxState, to: SandboxState): boolean {
-	return TRANSITIONS[from].includes(to);
+  return TRANSITIONS[from].includes(to);
 }
 
 /**
  * Throws `invalid_state` unless the transition is allowed. Every change of a
  * sandbox's state passes through here.
  */
-export function assertTransition(
-	id: string,
-	from: SandboxState,
-	to: SandboxState,
-): void {
-	if (!canTransition(from, to)) {
-		throw new TorporError(
-			"invalid_state",
-			`Sandbox ${id} is ${from}; it cannot become ${to}.`,
-		);
-	}
+export function assertTransition(id: string, from: SandboxState, to: SandboxState): void {
+  if (!canTransition(from, to)) {
+    throw new TorporError('invalid_state', `Sandbox ${id} is ${from}; it cannot become ${to}.`);
+  }
 }

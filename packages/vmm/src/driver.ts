@@ -6,109 +6,109 @@
  */
 
 export interface DriveSpec {
-	/** Unique in the machine; see `GUEST_DRIVES` in `@torpor/protocol`. */
-	readonly id: string;
-	/** A raw image on the host. */
-	readonly path: string;
-	readonly readOnly: boolean;
+  /** Unique in the machine; see `GUEST_DRIVES` in `@torpor/protocol`. */
+  readonly id: string;
+  /** A raw image on the host. */
+  readonly path: string;
+  readonly readOnly: boolean;
 }
 
 export interface NetworkSpec {
-	/** Name of the network namespace (`ip netns`) in which the VMM runs. */
-	readonly namespace: string;
-	/** Tap device inside that namespace, made beforehand. */
-	readonly tapDevice: string;
-	readonly macAddress: string;
+  /** Name of the network namespace (`ip netns`) in which the VMM runs. */
+  readonly namespace: string;
+  /** Tap device inside that namespace, made beforehand. */
+  readonly tapDevice: string;
+  readonly macAddress: string;
 }
 
 export interface MachineSpec {
-	/** Names the machine in messages; `[a-z0-9-]{1,64}`. */
-	readonly id: string;
-	readonly vcpus: number;
-	readonly memoryMiB: number;
-	readonly kernelPath: string;
-	readonly initramfsPath: string;
-	/** Kernel command line without what the driver itself adds (console, reboot and panic behaviour). */
-	readonly kernelArguments: readonly string[];
-	/** In the order in which the guest sees them: /dev/vda, /dev/vdb, … */
-	readonly drives: readonly DriveSpec[];
-	/** Absent: the machine has no network device, and the VMM runs in the caller's namespace. */
-	readonly network?: NetworkSpec;
-	/** A private directory of this machine, made by the caller: sockets, pid file, stderr. Its path is at most 80 bytes long. */
-	readonly runDirectory: string;
-	/** Guest RAM: a file on tmpfs that the driver creates, in a directory that exists. */
-	readonly memoryFile: string;
-	/** Bounded log of the serial console. */
-	readonly console: { readonly path: string; readonly maxBytes: number };
-	/** Unprivileged ids under which the VMM runs; absent means the caller's own. */
-	readonly user?: { readonly uid: number; readonly gid: number };
+  /** Names the machine in messages; `[a-z0-9-]{1,64}`. */
+  readonly id: string;
+  readonly vcpus: number;
+  readonly memoryMiB: number;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  /** Kernel command line without what the driver itself adds (console, reboot and panic behaviour). */
+  readonly kernelArguments: readonly string[];
+  /** In the order in which the guest sees them: /dev/vda, /dev/vdb, … */
+  readonly drives: readonly DriveSpec[];
+  /** Absent: the machine has no network device, and the VMM runs in the caller's namespace. */
+  readonly network?: NetworkSpec;
+  /** A private directory of this machine, made by the caller: sockets, pid file, stderr. Its path is at most 80 bytes long. */
+  readonly runDirectory: string;
+  /** Guest RAM: a file on tmpfs that the driver creates, in a directory that exists. */
+  readonly memoryFile: string;
+  /** Bounded log of the serial console. */
+  readonly console: { readonly path: string; readonly maxBytes: number };
+  /** Unprivileged ids under which the VMM runs; absent means the caller's own. */
+  readonly user?: { readonly uid: number; readonly gid: number };
 }
 
 /** What a restore needs beyond the machine's own spec. */
 export interface RestoreSource {
-	/** State of the devices and vCPUs, as {@link MicroVm.saveState} wrote it. */
-	readonly statePath: string;
-	readonly memory:
-		| {
-				readonly kind: "file" /** Guest RAM, mapped privately: must not change while the VM lives. */;
-				readonly path: string;
-		  }
-		| {
-				readonly kind: "userfaultfd" /** Unix socket of the page server. */;
-				readonly socketPath: string;
-		  };
+  /** State of the devices and vCPUs, as {@link MicroVm.saveState} wrote it. */
+  readonly statePath: string;
+  readonly memory:
+    | {
+        readonly kind: 'file' /** Guest RAM, mapped privately: must not change while the VM lives. */;
+        readonly path: string;
+      }
+    | {
+        readonly kind: 'userfaultfd' /** Unix socket of the page server. */;
+        readonly socketPath: string;
+      };
 }
 
 /** All that is needed to find a VMM again; plain JSON. */
 export interface MachineDescription {
-	readonly driver: VmmKind;
-	readonly vmmVersion: string;
-	readonly accelerator: Accelerator;
-	readonly pid: number;
-	/** Field 22 of /proc/PID/stat: tells a recycled pid from the process that was started. */
-	readonly startTimeTicks: string;
-	readonly spec: MachineSpec;
+  readonly driver: VmmKind;
+  readonly vmmVersion: string;
+  readonly accelerator: Accelerator;
+  readonly pid: number;
+  /** Field 22 of /proc/PID/stat: tells a recycled pid from the process that was started. */
+  readonly startTimeTicks: string;
+  readonly spec: MachineSpec;
 }
 
-export type VmmKind = "qemu" | "firecracker";
-export type Accelerator = "kvm" | "tcg";
+export type VmmKind = 'qemu' | 'firecracker';
+export type Accelerator = 'kvm' | 'tcg';
 
 export interface ExitReport {
-	/** One sentence: why the VMM ended, as well as it is known. */
-	readonly reason: string;
-	readonly exitCode?: number;
-	readonly signal?: string;
-	/** The last lines that the guest printed. */
-	readonly consoleTail: readonly string[];
+  /** One sentence: why the VMM ended, as well as it is known. */
+  readonly reason: string;
+  readonly exitCode?: number;
+  readonly signal?: string;
+  /** The last lines that the guest printed. */
+  readonly consoleTail: readonly string[];
 }
 
 /** A running VMM with its machine. */
 export interface MicroVm {
-	readonly description: MachineDescription;
-	/** Resolves when the VMM process has ended, for whatever reason, within 2 s of its end. Never rejects. */
-	readonly exited: Promise<ExitReport>;
-	/** Stops the vCPUs. Idempotent. */
-	pause(): Promise<void>;
-	/** Lets the vCPUs run. Idempotent. */
-	resume(): Promise<void>;
-	/** Writes the state of devices and vCPUs (not RAM) to `path`. The machine must be paused and stays so. */
-	saveState(path: string): Promise<void>;
-	/** Asks the guest to power down, then ends the VMM; after `graceMs` by force. */
-	stop(graceMs: number): Promise<void>;
-	/** Ends the VMM at once. Resolves when the process is gone. */
-	kill(): Promise<void>;
-	/** The last bytes of the console log. */
-	readConsole(maxBytes: number): Promise<Buffer>;
-	/** Lets go of the VMM without ending it: sockets are closed, timers end. */
-	detach(): Promise<void>;
+  readonly description: MachineDescription;
+  /** Resolves when the VMM process has ended, for whatever reason, within 2 s of its end. Never rejects. */
+  readonly exited: Promise<ExitReport>;
+  /** Stops the vCPUs. Idempotent. */
+  pause(): Promise<void>;
+  /** Lets the vCPUs run. Idempotent. */
+  resume(): Promise<void>;
+  /** Writes the state of devices and vCPUs (not RAM) to `path`. The machine must be paused and stays so. */
+  saveState(path: string): Promise<void>;
+  /** Asks the guest to power down, then ends the VMM; after `graceMs` by force. */
+  stop(graceMs: number): Promise<void>;
+  /** Ends the VMM at once. Resolves when the process is gone. */
+  kill(): Promise<void>;
+  /** The last bytes of the console log. */
+  readConsole(maxBytes: number): Promise<Buffer>;
+  /** Lets go of the VMM without ending it: sockets are closed, timers end. */
+  detach(): Promise<void>;
 }
 
 export interface VmmDriver {
-	readonly kind: VmmKind;
-	/** Boots a machine; resolves when its vCPUs run. On failure nothing is left of it. */
-	start(spec: MachineSpec): Promise<MicroVm>;
-	/** Restores a machine from a saved state; its vCPUs are paused. On failure nothing is left of it. */
-	restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm>;
-	/** Takes over a VMM that an earlier process started, or undefined if it has ended. */
-	adopt(description: MachineDescription): Promise<MicroVm | undefined>;
+  readonly kind: VmmKind;
+  /** Boots a machine; resolves when its vCPUs run. On failure nothing is left of it. */
+  start(spec: MachineSpec): Promise<MicroVm>;
+  /** Restores a machine from a saved state; its vCPUs are paused. On failure nothing is left of it. */
+  restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm>;
+  /** Takes over a VMM that an earlier process started, or undefined if it has ended. */
+  adopt(description: MachineDescription): Promise<MicroVm | undefined>;
 }

@@ -6,25 +6,25 @@
  */
 
 export type HostResource =
-	| { readonly kind: "network-slot"; readonly index: number }
-	| {
-			readonly kind: "process";
-			readonly pid: number;
-			readonly startTimeTicks: string;
-	  }
-	| { readonly kind: "file"; readonly path: string }
-	| { readonly kind: "directory"; readonly path: string };
+  | { readonly kind: 'network-slot'; readonly index: number }
+  | {
+      readonly kind: 'process';
+      readonly pid: number;
+      readonly startTimeTicks: string;
+    }
+  | { readonly kind: 'file'; readonly path: string }
+  | { readonly kind: 'directory'; readonly path: string };
 
 export interface JournalEntry {
-	/** Sandbox id, or `pool` for what waits to be used. */
-	readonly owner: string;
-	readonly resource: HostResource;
+  /** Sandbox id, or `pool` for what waits to be used. */
+  readonly owner: string;
+  readonly resource: HostResource;
 }
 
 export interface ResourceJournal {
-	/** Durable when it resolves. Recording the same resource again changes its owner. */
-	record(owner: string, resource: HostResource): Promise<void>;
-	/** To be called after the resource is gone. Unknown resources are ignored. */
-	forget(resource: HostResource): Promise<void>;
-	entries(): readonly JournalEntry[];
+  /** Durable when it resolves. Recording the same resource again changes its owner. */
+  record(owner: string, resource: HostResource): Promise<void>;
+  /** To be called after the resource is gone. Unknown resources are ignored. */
+  forget(resource: HostResource): Promise<void>;
+  entries(): readonly JournalEntry[];
 }
