@@ -1,0 +1,80 @@
+import { isAbsolute, join, resolve } from 'node:path';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { AccessToken } from './access-token.ts';
+import { type User, UserDatabase } from './users.ts';
+
+export interface EnvdContextOptions {
+  /** Account of requests that name none. Default `root`; `/init` changes it. */
+  readonly defaultUser?: string;
+  /** Directory of commands and paths that name none. Default: the user's home. */
+  readonly defaultWorkdir?: string;
+  readonly accessToken?: string;
+  readonly users?: UserDatabase;
+}
+
+/**
+ * What the services share: who may call, who the caller is in the guest, and
+ * what `/init` laid down. Changed only by `/init`.
+ */
+export class EnvdContext {
+  readonly accessToken: AccessToken;
+  readonly users: UserDatabase;
+  /** Variables that every process gets; those of the request override them. */
+  envVars: Readonly<Record<string, string>> = {};
+  defaultUser: string;
+  defaultWorkdir: string | undefined;
+
+  constructor(options: EnvdContextOptions = {}) {
+    this.accessToken = new AccessToken(options.accessToken);
+    this.users = options.users ?? new UserDatabase();
+    this.defaultUser = options.defaultUser ?? 'root';
+    this.defaultWorkdir = options.defaultWorkdir;
+  }
+
+  /**
+   * The account with this name; of the default user if there is none. Throws
+   * ConnectError `unauthenticated` "invalid username: 'x'".
+   */
+  resolveUser(name?: string): User {
+    return this.users.resolve(name === undefined || name === '' ? this.defaultUser : name);
+  }
+
+  /**
+   * The account that an `Authorization: Basic base64("user:")` header names; the
+   * default user without the header. Throws ConnectError `unauthenticated`.
+   */
+  userOfAuthorization(authorization: string | null | undefined): User {
+    return this.resolveUser(basicUserName(authorization));
+  }
+
+  /**
+   * The absolute path that a client means: an empty one is the default working
+   * directory, `~` and relative ones begin at the user's home. Throws ConnectError
+   * `invalid_argument` for a NUL byte and for another user's `~name`.
+   */
+  resolvePath(path: string, user: User): string {
+    if (path.includes('\0')) {
+      throw new ConnectError('a path cannot contain a NUL byte', Code.InvalidArgument);
+    }
+    const meant = path === '' ? (this.defaultWorkdir ?? '') : path;
+    if (meant === '~' || meant.startsWith('~/')) {
+      return join(user.home, meant.slice(1));
+    }
+    if (meant.startsWith('~')) {
+      throw new ConnectError(
+        `cannot expand the home directory of another user in '${path}'`,
+        Code.InvalidArgument,
+      );
+    }
+    return isAbsolute(meant) ? resolve(meant) : resolve(user.home, meant);
+  }
+}
+
+/** The user name of a Basic `Authorization` header; undefined for any other. */
+export function basicUserName(authorization: string | null | undefined): string | undefined {
+  const encoded = /^basic +([A-Za-z0-9+/=_-]+) *$/i.exec(authorization ?? '')?.[1];
+  if (encoded === undefined) return undefined;
+  const decoded = Buffer.from(encoded, 'base64').toString('utf8');
+  const name = decoded.split(':', 1)[0];
+  return name === '' ? undefined : name;
+}

@@ -1,0 +1,150 @@
+import { readFileSync, statSync } from 'node:fs';
+import { Code, ConnectError } from '@connectrpc/connect';
+
+/** An account of the guest, as /etc/passwd and /etc/group describe it. */
+export interface User {
+  readonly name: string;
+  readonly uid: number;
+  readonly gid: number;
+  /** The primary group first, then the supplementary ones. */
+  readonly groups: readonly number[];
+  /** Absolute path; `/` if the account has none. */
+  readonly home: string;
+  /** Absolute path; `/bin/sh` if the account has none. */
+  readonly shell: string;
+}
+
+interface PasswdEntry {
+  readonly name: string;
+  readonly uid: number;
+  readonly gid: number;
+  readonly home: string;
+  readonly shell: string;
+}
+
+interface GroupEntry {
+  readonly name: string;
+  readonly gid: number;
+  readonly members: readonly string[];
+}
+
+/** An image without /etc/passwd still has its superuser. */
+const ROOT: PasswdEntry = {
+  name: 'root',
+  uid: 0,
+  gid: 0,
+  home: '/root',
+  shell: '/bin/sh',
+};
+
+/**
+ * The accounts of the guest. Reads passwd(5) and group(5) itself, because the C
+ * library's lookup belongs to the daemon's own libc and not to the image's. A file
+ * is read again when its modification time, size or inode changed.
+ */
+export class UserDatabase {
+  readonly #passwd: CachedFile<readonly PasswdEntry[]>;
+  readonly #group: CachedFile<readonly GroupEntry[]>;
+
+  constructor(passwdPath = '/etc/passwd', groupPath = '/etc/group') {
+    this.#passwd = new CachedFile(passwdPath, parsePasswd, [ROOT]);
+    this.#group = new CachedFile(groupPath, parseGroup, []);
+  }
+
+  /**
+   * The account with this name, or with this number if no name matches. Throws
+   * ConnectError `unauthenticated` for an unknown one.
+   */
+  resolve(name: string): User {
+    const entries = this.#passwd.read();
+    const entry =
+      entries.find((candidate) => candidate.name === name) ??
+      (/^\d+$/.test(name)
+        ? entries.find((candidate) => candidate.uid === Number(name))
+        : undefined) ??
+      (name === 'root' ? ROOT : undefined);
+    if (entry === undefined) {
+      throw new ConnectError(`invalid username: '${name}'`, Code.Unauthenticated);
+    }
+    const supplementary = this.#group
+      .read()
+      .filter((group) => group.members.includes(entry.name))
+      .map((group) => group.gid);
+    return {
+      ...entry,
+      home: entry.home === '' ? '/' : entry.home,
+      shell: entry.shell === '' ? '/bin/sh' : entry.shell,
+      groups: [...new Set([entry.gid, ...supplementary])],
+    };
+  }
+
+  /** The name of an account, or its number in decimal if it has none. */
+  userName(uid: number): string {
+    return this.#passwd.read().find((entry) => entry.uid === uid)?.name ?? String(uid);
+  }
+
+  /** The name of a group, or its number in decimal if it has none. */
+  groupName(gid: number): string {
+    return this.#group.read().find((entry) => entry.gid === gid)?.name ?? String(gid);
+  }
+}
+
+/** A parsed file that is read again only when it changed; `absent` when it cannot be read. */
+class CachedFile<T> {
+  readonly #path: string;
+  readonly #parse: (text: string) => T;
+  readonly #absent: T;
+  #key = '';
+  #value: T;
+
+  constructor(path: string, parse: (text: string) => T, absent: T) {
+    this.#path = path;
+    this.#parse = parse;
+    this.#absent = absent;
+    this.#value = absent;
+  }
+
+  read(): T {
+    const stat = statSync(this.#path, { bigint: true, throwIfNoEntry: false });
+    if (stat === undefined) return this.#absent;
+    const key = `${stat.ino}:${stat.size}:${stat.mtimeNs}:${stat.ctimeNs}`;
+    if (key !== this.#key) {
+      this.#value = this.#parse(readFileSync(this.#path, 'utf8'));
+      this.#key = key;
+    }
+    return this.#value;
+  }
+}
+
+function fieldsOf(text: string): string[][] {
+  return text
+    .split('\n')
+    .filter((line) => line !== '' && !line.startsWith('#'))
+    .map((line) => line.split(':'));
+}
+
+function parsePasswd(text: string): PasswdEntry[] {
+  const entries: PasswdEntry[] = [];
+  for (const [name, , uid, gid, , home = '', shell = ''] of fieldsOf(text)) {
+    if (name === undefined || !isId(uid) || !isId(gid)) continue;
+    entries.push({ name, uid: Number(uid), gid: Number(gid), home, shell });
+  }
+  return entries;
+}
+
+function parseGroup(text: string): GroupEntry[] {
+  const entries: GroupEntry[] = [];
+  for (const [name, , gid, members = ''] of fieldsOf(text)) {
+    if (name === undefined || !isId(gid)) continue;
+    entries.push({
+      name,
+      gid: Number(gid),
+      members: members.split(',').filter((member) => member !== ''),
+    });
+  }
+  return entries;
+}
+
+function isId(field: string | undefined): field is string {
+  return field !== undefined && /^\d{1,10}$/.test(field);
+}
