@@ -1,0 +1,75 @@
+// Plain JavaScript for Node >= 20 with nothing installed: this file and its
+// callers are what runs before the project's own Node and packages are there.
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { fail } from '../../packages/cli/bin/brought-node.mjs';
+
+export const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+
+/** Fails with a sentence where the project cannot run at all. */
+export function assertPlatform() {
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    fail(`Torpor runs on Linux on x86-64; this is ${process.platform} on ${process.arch}.`);
+  }
+}
+
+/**
+ * Installs the npm packages if they are missing or are not those of
+ * package-lock.json. The lock's hash is recorded in node_modules, so that the
+ * usual start compares two short strings.
+ *
+ * @param {string} [root] the checkout; the default is this one
+ * @returns {"present" | "installed"}
+ */
+export function ensureDependencies(root = REPOSITORY) {
+  const lock = readFileSync(join(root, 'package-lock.json'));
+  const hash = createHash('sha256').update(lock).digest('hex');
+  const record = join(root, 'node_modules/.torpor-lock-sha256');
+  if (dependenciesMatch(root, lock, hash, record)) return 'present';
+
+  process.stderr.write('torpor: installing npm packages (npm ci)\n');
+  const npm = process.env.npm_execpath;
+  const [program, args] = npm?.endsWith('.js') ? [process.execPath, [npm]] : ['npm', []];
+  const result = spawnSync(
+    program,
+    [...args, 'ci', '--include=dev', '--no-audit', '--no-fund'],
+    // What npm prints goes to stderr: stdout belongs to `--json`.
+    { cwd: root, stdio: ['ignore', 2, 2] },
+  );
+  if (result.error !== undefined) {
+    fail(`npm could not be run: ${result.error.message}. Install npm.`);
+  }
+  if (result.status !== 0) {
+    fail('npm ci failed; what it printed above says why.');
+  }
+  writeFileSync(record, `${hash}\n`);
+  return 'installed';
+}
+
+function dependenciesMatch(root, lock, hash, record) {
+  if (existsSync(record) && readFileSync(record, 'utf8').trim() === hash) {
+    return true;
+  }
+  // Packages that a developer's `npm install` put there: npm keeps its own list.
+  const installed = join(root, 'node_modules/.package-lock.json');
+  if (!existsSync(installed)) return false;
+  const wanted = JSON.parse(lock.toString()).packages;
+  const present = JSON.parse(readFileSync(installed, 'utf8')).packages;
+  for (const [path, entry] of Object.entries(wanted)) {
+    // Workspaces are links; an optional package may be meant for another platform.
+    if (path === '' || !path.startsWith('node_modules/') || entry.link) continue;
+    const found = present[path];
+    if (found === undefined ? !entry.optional : !sameVersion(found, entry)) {
+      return false;
+    }
+  }
+  writeFileSync(record, `${hash}\n`);
+  return true;
+}
+
+function sameVersion(found, wanted) {
+  return found.version === wanted.version && found.integrity === wanted.integrity;
+}
