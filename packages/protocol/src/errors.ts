@@ -25,6 +25,7 @@ export const ERRORS = {
   },
   forbidden: { http: 403, connect: Code.PermissionDenied, remedy: '' },
   not_found: { http: 404, connect: Code.NotFound, remedy: '' },
+  method_not_allowed: { http: 405, connect: Code.Unimplemented, remedy: '' },
   invalid_state: {
     http: 409,
     connect: Code.FailedPrecondition,

@@ -22,6 +22,7 @@ export {
   newApiKey,
   newId,
 } from './ids.ts';
+export * as rest from './rest/index.ts';
 export {
   assertTransition,
   canTransition,

@@ -1,0 +1,62 @@
+export {
+  type ErrorBody,
+  errorBodySchema,
+  guestPathSchema,
+  guestUserSchema,
+  MAX_JSON_BODY_BYTES,
+} from './common.ts';
+export {
+  type BackgroundExec,
+  backgroundExecSchema,
+  DEFAULT_EXEC_TIMEOUT_SEC,
+  type ExecRequest,
+  type ExecResult,
+  execRequestSchema,
+  execResultSchema,
+  killProcessQuerySchema,
+  MAX_EXEC_OUTPUT_BYTES,
+  type ProcessList,
+  parseProcessSelector,
+  processListSchema,
+  processSchema,
+} from './exec.ts';
+export {
+  type FileEntry,
+  fileEntryResponseSchema,
+  fileEntrySchema,
+  fileListSchema,
+  filePathQuerySchema,
+  type ListDirRequest,
+  listDirRequestSchema,
+  type PathRequest,
+  pathRequestSchema,
+  uploadFormSchema,
+  uploadQuerySchema,
+} from './files.ts';
+export { type Health, healthSchema } from './health.ts';
+export {
+  type CreateSandbox,
+  createSandboxSchema,
+  listSandboxesQuerySchema,
+  SANDBOX_DEFAULTS,
+  type Sandbox,
+  type SandboxList,
+  sandboxIdSchema,
+  sandboxListSchema,
+  sandboxSchema,
+} from './sandbox.ts';
+export {
+  authFrameSchema,
+  type ExecClientFrame,
+  type ExecServerFrame,
+  execClientFrameSchema,
+  execServerFrameSchema,
+  type ProcessClientFrame,
+  type PtyClientFrame,
+  type PtyServerFrame,
+  processClientFrameSchema,
+  ptyClientFrameSchema,
+  ptyServerFrameSchema,
+  WEBSOCKET_AUTH_TIMEOUT_MS,
+  WEBSOCKET_PING_INTERVAL_MS,
+} from './streams.ts';

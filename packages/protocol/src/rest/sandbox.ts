@@ -1,0 +1,124 @@
+import { z } from 'zod';
+import { SANDBOX_STATES } from '../sandbox-state.ts';
+import { environmentSchema } from './common.ts';
+
+/** What a create request gets where it does not say. */
+export const SANDBOX_DEFAULTS = {
+  template: 'base',
+  vcpus: 1,
+  memoryMb: 512,
+  timeoutSec: 0,
+} as const;
+
+export const sandboxIdSchema = z.string().meta({ example: 'sb4k2v9q0c7m1x8z5t3a6w' });
+
+export const templateNameSchema = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$/, 'must be the name of a template')
+  .meta({ example: 'base' });
+
+/** Labels of the user's own. */
+export const sandboxMetadataSchema = z
+  .record(z.string().min(1).max(128), z.string().max(4096))
+  .refine((labels) => Object.keys(labels).length <= 64, 'must have at most 64 entries')
+  .meta({ example: { project: 'demo' } });
+
+// The allowed range of vCPUs and memory depends on the host; the service checks it.
+const int32 = z.int32();
+
+export const createSandboxSchema = z
+  .strictObject({
+    template: templateNameSchema.default(SANDBOX_DEFAULTS.template),
+    vcpus: int32
+      .default(SANDBOX_DEFAULTS.vcpus)
+      .meta({ description: 'Virtual CPUs: 1 to what the host allows.' }),
+    memory_mb: int32
+      .default(SANDBOX_DEFAULTS.memoryMb)
+      .meta({ description: 'Memory in MiB: 128 to what the host has.' }),
+    timeout_sec: int32
+      .min(0)
+      .max(31_536_000)
+      .default(SANDBOX_DEFAULTS.timeoutSec)
+      .meta({ description: 'Seconds without activity after which it is ended; 0 means never.' }),
+    disk_size_mb: int32
+      .min(64)
+      .max(1_048_576)
+      .optional()
+      .meta({ description: "Size of the writable disk in MiB; the host's default if absent." }),
+    metadata: sandboxMetadataSchema.optional(),
+    envs: environmentSchema.optional().meta({
+      description: 'Environment of every process in the sandbox. Never stored by the API.',
+    }),
+    allow_internet: z
+      .boolean()
+      .default(true)
+      .meta({ description: 'Whether the sandbox may reach the internet.' }),
+  })
+  .meta({ id: 'CreateSandbox' });
+
+export type CreateSandbox = z.infer<typeof createSandboxSchema>;
+
+export const phaseTimingSchema = z.strictObject({
+  phase: z.string(),
+  milliseconds: z.number(),
+});
+
+export const sandboxSchema = z
+  .strictObject({
+    id: sandboxIdSchema,
+    status: z.enum(SANDBOX_STATES),
+    reason: z
+      .string()
+      .optional()
+      .meta({ description: 'Why it is in this state, where that needs saying.' }),
+    template: templateNameSchema,
+    vcpus: z.int(),
+    memory_mb: z.int(),
+    disk_size_mb: z.int().optional(),
+    timeout_sec: z.int(),
+    allow_internet: z.boolean(),
+    host_ip: z.string().optional().meta({ description: 'Its address on its host.' }),
+    created_at: z.iso.datetime(),
+    started_at: z.iso.datetime().optional(),
+    last_active_at: z.iso.datetime().optional(),
+    last_updated: z.iso.datetime(),
+    ended_at: z.iso.datetime().optional(),
+    metadata: sandboxMetadataSchema,
+    versions: z
+      .record(z.string(), z.string())
+      .meta({ description: 'envd_version, kernel_version, vmm, vmm_version, agent_version.' }),
+    timings: z
+      .array(phaseTimingSchema)
+      .optional()
+      .meta({ description: 'Phases of the start; only in the answer to a create.' }),
+  })
+  .meta({ id: 'Sandbox' });
+
+export type Sandbox = z.infer<typeof sandboxSchema>;
+
+/** Query of the list. `metadata` is given once per label, as `key=value`. */
+export const listSandboxesQuerySchema = z.strictObject({
+  limit: z.coerce.number().int().min(1).max(1000).default(100),
+  next_token: z.string().max(512).optional(),
+  state: z.string().optional().meta({
+    description: 'Comma-separated states. Without it: all but the stopped ones.',
+    example: 'running,paused',
+  }),
+  template: templateNameSchema.optional(),
+  metadata: z
+    .union([z.string(), z.array(z.string())])
+    .optional()
+    .meta({ description: 'A label `key=value` that it must have; may be repeated.' }),
+});
+
+export const sandboxListSchema = z
+  .strictObject({
+    sandboxes: z.array(sandboxSchema),
+    next_token: z
+      .string()
+      .optional()
+      .meta({ description: 'Pass it as `next_token` for the next page; absent on the last.' }),
+  })
+  .meta({ id: 'SandboxList' });
+
+export type SandboxList = z.infer<typeof sandboxListSchema>;
