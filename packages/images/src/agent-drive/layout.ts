@@ -1,0 +1,15 @@
+/**
+ * Where things are on the agent drive, as the guest sees them. Everything of
+ * ours is below one directory that no image has.
+ */
+export const AGENT_DIRECTORY = '/.torpor';
+
+/** The program with which the guest's life begins, and its arguments. */
+export function agentCommand(): readonly string[] {
+  return [
+    `${AGENT_DIRECTORY}/bin/tini`,
+    '--',
+    `${AGENT_DIRECTORY}/bin/node`,
+    `${AGENT_DIRECTORY}/envd/envd.mjs`,
+  ];
+}

@@ -1,0 +1,229 @@
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gunzipSync, zstdDecompressSync } from 'node:zlib';
+import { runCommand } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import { z } from 'zod';
+import {
+  computeKey,
+  ensureArtifact,
+  ignoreMissing,
+  listArtifacts,
+} from '../cache/artifact-cache.ts';
+import { toImageError } from '../cache/image-error.ts';
+import type { OnProgress } from '../progress.ts';
+import { extractVmlinux } from './bz-image.ts';
+import { type KernelModule, moduleName, orderModules, readModuleInfo } from './modules.ts';
+
+/** Raised when what is kept of a kernel changes. */
+const RECIPE = 1;
+
+/** Modules that the guest loads at boot, where the kernel does not have them built in. */
+const GUEST_MODULES = [
+  'virtio',
+  'virtio_ring',
+  'virtio_pci',
+  'virtio_mmio',
+  'virtio_blk',
+  'virtio_net',
+  'virtio_rng',
+  'overlay',
+];
+
+/**
+ * Distribution packages with a kernel, the preferred one first: 6.12 has
+ * VMGENID and the virtio core built in. Meta packages: each depends on the
+ * package with the files.
+ */
+const META_PACKAGES = ['linux-image-6.12-cloud-amd64', 'linux-image-cloud-amd64'];
+
+const APT_TIMEOUT_MS = 10 * 60_000;
+
+const manifestSchema = z.strictObject({
+  recipe: z.literal(RECIPE),
+  packageName: z.string(),
+  packageVersion: z.string(),
+  /** As `uname -r` shows it. */
+  release: z.string(),
+  pvhEntry: z.boolean(),
+  /** File names below `modules/`, in the order in which they must be loaded. */
+  modules: z.array(z.string()),
+});
+
+export interface GuestKernel {
+  readonly key: string;
+  /** As `uname -r` shows it in the guest. */
+  readonly version: string;
+  /** For QEMU. */
+  readonly bzImagePath: string;
+  /** The same kernel as an ELF file, for Firecracker. */
+  readonly vmlinuxPath: string;
+  /** Whether a VMM can enter the ELF file by PVH. */
+  readonly pvhEntry: boolean;
+  /** Unpacked modules, in the order in which they must be loaded. */
+  readonly modulePaths: readonly string[];
+}
+
+/**
+ * The guest kernel: the one in the cache, or else Debian's, fetched with apt but
+ * not installed. Throws `host_setup` if apt knows none, and `disk_full`.
+ */
+export async function ensureKernel(
+  directory: string,
+  onProgress: OnProgress = () => undefined,
+): Promise<GuestKernel> {
+  const cached = await findKernel(directory);
+  if (cached !== undefined) return cached;
+  const report = (message: string) => onProgress({ artifact: 'kernel', message });
+  report('asking apt for the guest kernel');
+  const { name, version } = await findPackage().catch((error: unknown) => {
+    throw toImageError(error);
+  });
+  const key = computeKey({ recipe: RECIPE, name, version, modules: GUEST_MODULES });
+  await ensureArtifact({
+    directory,
+    key,
+    build: async (staging) => {
+      report(`fetching ${name} ${version}`);
+      const root = await unpackPackage(name, join(staging, 'unpack'));
+      report('extracting vmlinux and the modules');
+      await buildKernel(root, staging, { name, version });
+      await rm(join(staging, 'unpack'), { recursive: true });
+    },
+    onWait: () => report('waiting for another process that fetches it'),
+  });
+  const kernel = await readKernel(directory, key);
+  if (kernel === undefined) throw new TorporError('internal_error', 'The kernel vanished.');
+  report(`kernel ${kernel.version} is ready`);
+  return kernel;
+}
+
+async function findKernel(directory: string): Promise<GuestKernel | undefined> {
+  const kernels = [];
+  for (const key of await listArtifacts(directory)) {
+    const kernel = await readKernel(directory, key);
+    if (kernel !== undefined) kernels.push(kernel);
+  }
+  kernels.sort((a, b) => b.version.localeCompare(a.version, 'en', { numeric: true }));
+  return kernels[0];
+}
+
+/** Undefined for what is not there or comes from another recipe. */
+async function readKernel(directory: string, key: string): Promise<GuestKernel | undefined> {
+  const path = join(directory, key);
+  const text = await readFile(join(path, 'manifest.json'), 'utf8').catch(ignoreMissing);
+  if (text === undefined) return undefined;
+  const manifest = manifestSchema.safeParse(JSON.parse(text));
+  if (!manifest.success) return undefined;
+  return {
+    key,
+    version: manifest.data.release,
+    bzImagePath: join(path, 'vmlinuz'),
+    vmlinuxPath: join(path, 'vmlinux'),
+    pvhEntry: manifest.data.pvhEntry,
+    modulePaths: manifest.data.modules.map((name) => join(path, 'modules', name)),
+  };
+}
+
+interface Package {
+  readonly name: string;
+  readonly version: string;
+}
+
+async function findPackage(): Promise<Package> {
+  for (const meta of META_PACKAGES) {
+    const text = await showPackage(meta);
+    const name = /^Depends:.*?\b(linux-image-\d\S*-cloud-amd64)\b/m.exec(text ?? '')?.[1];
+    if (name === undefined) continue;
+    const version = /^Version: (\S+)$/m.exec((await showPackage(name)) ?? '')?.[1];
+    if (version !== undefined) return { name, version };
+  }
+  throw new TorporError(
+    'host_setup',
+    `apt knows no guest kernel: none of ${META_PACKAGES.join(', ')} can be installed.`,
+    { remedy: 'Run `apt-get update`; the machine must be amd64 with Debian as an apt source.' },
+  );
+}
+
+/** What apt says of the candidate of a package; undefined for a package that it does not know. */
+async function showPackage(name: string): Promise<string | undefined> {
+  return runCommand('apt-cache', ['show', '--no-all-versions', name], {
+    timeoutMs: APT_TIMEOUT_MS,
+  }).catch((error: unknown) => {
+    if (error instanceof Error && error.message.includes('ENOENT')) throw error;
+    return undefined;
+  });
+}
+
+/** Fetches a package into a directory of its own and unpacks it there, without installing it. */
+async function unpackPackage(name: string, directory: string): Promise<string> {
+  const root = join(directory, 'root');
+  await mkdir(root, { recursive: true });
+  // The sandbox user of apt could not write into a private directory.
+  await runCommand('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], {
+    cwd: directory,
+    timeoutMs: APT_TIMEOUT_MS,
+  });
+  const archive = (await readdir(directory)).find((file) => file.endsWith('.deb'));
+  if (archive === undefined) {
+    throw new TorporError('internal_error', `apt did not deliver the package ${name}.`);
+  }
+  await runCommand('dpkg-deb', ['-x', join(directory, archive), root]);
+  return root;
+}
+
+async function buildKernel(root: string, target: string, source: Package): Promise<void> {
+  const image = (await readdir(join(root, 'boot'))).find((name) => name.startsWith('vmlinuz-'));
+  if (image === undefined) {
+    throw new TorporError('internal_error', `The package ${source.name} has no kernel image.`);
+  }
+  const release = image.slice('vmlinuz-'.length);
+  const bzImage = await readFile(join(root, 'boot', image));
+  const { vmlinux, pvhEntry } = extractVmlinux(bzImage);
+  await writeFile(join(target, 'vmlinuz'), bzImage);
+  await writeFile(join(target, 'vmlinux'), vmlinux);
+  const modules = await collectModules(join(root, 'lib', 'modules', release), target);
+  const manifest: z.infer<typeof manifestSchema> = {
+    recipe: RECIPE,
+    packageName: source.name,
+    packageVersion: source.version,
+    release,
+    pvhEntry,
+    modules,
+  };
+  await writeFile(join(target, 'manifest.json'), JSON.stringify(manifest, undefined, 2));
+}
+
+/** Unpacks the modules of {@link GUEST_MODULES} and what they need to `target/modules`; returns their file names in order. */
+async function collectModules(tree: string, target: string): Promise<string[]> {
+  const paths = new Map<string, string>();
+  for (const entry of await readdir(tree, { recursive: true })) {
+    const match = /([^/]+)\.ko(?:\.xz|\.zst|\.gz)?$/.exec(entry);
+    if (match?.[1] !== undefined) paths.set(moduleName(match[1]), join(tree, entry));
+  }
+  const modules = new Map<string, KernelModule>();
+  await mkdir(join(target, 'modules'));
+  const collect = async (name: string): Promise<void> => {
+    const path = paths.get(name);
+    // What is no module is built into the kernel; a guest that lacks it says so at boot.
+    if (path === undefined || modules.has(name)) return;
+    const bytes = await readModule(path);
+    const module = readModuleInfo(bytes);
+    modules.set(name, module);
+    await writeFile(join(target, 'modules', `${name}.ko`), bytes);
+    for (const dependency of module.dependencies) await collect(dependency);
+  };
+  for (const name of GUEST_MODULES) await collect(name);
+  const order = orderModules(GUEST_MODULES, (name) => modules.get(name)?.dependencies);
+  return order.map((name) => `${name}.ko`);
+}
+
+async function readModule(path: string): Promise<Buffer> {
+  const bytes = await readFile(path);
+  if (path.endsWith('.zst')) return zstdDecompressSync(bytes);
+  if (path.endsWith('.gz')) return gunzipSync(bytes);
+  if (!path.endsWith('.xz')) return bytes;
+  // Node cannot unpack xz. The program writes beside the packed file, which is in our staging directory.
+  await runCommand('xz', ['--decompress', '--keep', path]);
+  return readFile(path.slice(0, -'.xz'.length));
+}

@@ -1,0 +1,44 @@
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
+import { TorporError } from '@torpor/protocol';
+
+export interface RequiredTool {
+  readonly command: string;
+  /** The Debian package that has it. */
+  readonly package: string;
+}
+
+/** The programs that this package runs or copies into guests. */
+export const REQUIRED_TOOLS: readonly RequiredTool[] = [
+  { command: 'apt-get', package: 'apt' },
+  { command: 'dpkg-deb', package: 'dpkg' },
+  { command: 'xz', package: 'xz-utils' },
+  { command: 'busybox', package: 'busybox-static' },
+  { command: 'tini', package: 'tini' },
+  { command: 'mkfs.ext4', package: 'e2fsprogs' },
+  { command: 'patchelf', package: 'patchelf' },
+  { command: 'strip', package: 'binutils' },
+  { command: 'mmdebstrap', package: 'mmdebstrap' },
+];
+
+/** Where Debian keeps programs of the administrator, which a user's PATH may lack. */
+const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** The path of one of {@link REQUIRED_TOOLS}. Throws `host_setup` that names its package. */
+export async function findProgram(command: string): Promise<string> {
+  const path = `${process.env['PATH'] ?? ''}:${SYSTEM_PATH}`;
+  for (const directory of path.split(delimiter)) {
+    if (directory === '') continue;
+    const candidate = join(directory, command);
+    const executable = await access(candidate, constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (executable) return candidate;
+  }
+  const tool = REQUIRED_TOOLS.find((entry) => entry.command === command);
+  throw new TorporError('host_setup', `The program ${command} is not installed.`, {
+    remedy: `Install the Debian package ${tool?.package ?? command}.`,
+  });
+}
