@@ -1,0 +1,19 @@
+import { type FileLock, tryLockFile } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+
+/**
+ * Makes this process the only host agent of a data directory. The lock is the
+ * kernel's (flock(2)), so one that a killed agent held is free at once; the pid in
+ * the file is for people. Throws `conflict` if another agent is at work.
+ */
+export async function lockDataDirectory(lockFile: string): Promise<FileLock> {
+  const lock = await tryLockFile(lockFile);
+  if (lock === undefined) {
+    throw new TorporError('conflict', `Another host agent is using this data directory.`, {
+      remedy: `Stop it first (its pid is in ${lockFile}), or give this one a data directory of its own.`,
+    });
+  }
+  await lock.file.truncate(0);
+  await lock.file.write(`${process.pid}\n`);
+  return lock;
+}

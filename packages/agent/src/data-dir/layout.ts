@@ -1,0 +1,83 @@
+import { createHash } from 'node:crypto';
+import { chmod, mkdir, realpath } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/**
+ * Where the host agent keeps things. The data directory and those that lead to a
+ * sandbox's files can be traversed but not listed (0711), because each VMM runs
+ * under an unprivileged user of its own and opens its files by path; what a VMM
+ * has no business with is private to the agent.
+ */
+export interface DataLayout {
+  readonly dataDir: string;
+  /** Six hexadecimal digits that tell this data directory from others on the machine. */
+  readonly instance: string;
+  readonly lockFile: string;
+  readonly journalFile: string;
+  /** Secret from which the guests' access tokens are derived. */
+  readonly guestKeyFile: string;
+  sandboxDirectory(id: string): string;
+  recordFile(id: string): string;
+  /** Owned by the VMM's user: disk and console log. */
+  vmDirectory(id: string): string;
+  upperDisk(id: string): string;
+  consoleLog(id: string): string;
+  /** Sockets and pid file of the VMM. */
+  runDirectory(id: string): string;
+  /** On tmpfs, owned by the VMM's user: guest RAM. */
+  memoryDirectory(id: string): string;
+  /** All directories whose entries are named after sandboxes. */
+  readonly sandboxesRoot: string;
+  readonly runRoot: string;
+  readonly memoryRoot: string;
+}
+
+/** The longest run directory that leaves room for socket names: `MachineSpec.runDirectory`. */
+const MAX_RUN_DIRECTORY_BYTES = 80;
+const LONGEST_ID = 64;
+
+/** Six hexadecimal digits from the real path of a data directory. */
+export function instanceTag(realDataDir: string): string {
+  return createHash('sha256').update(realDataDir).digest('hex').slice(0, 6);
+}
+
+/** Creates the directories of a data directory that are missing, and sets their modes. */
+export async function openLayout(dataDir: string): Promise<DataLayout> {
+  await mkdir(dataDir, { recursive: true });
+  const root = await realpath(dataDir);
+  const instance = instanceTag(root);
+  const sandboxesRoot = join(root, 'sandboxes');
+  const memoryRoot = join('/dev/shm', `torpor-${instance}`);
+  const localRun = join(root, 'run');
+  const fits = Buffer.byteLength(localRun) + 1 + LONGEST_ID <= MAX_RUN_DIRECTORY_BYTES;
+  const runRoot = fits ? localRun : join('/run', `torpor-${instance}`);
+  for (const directory of [root, sandboxesRoot, runRoot, memoryRoot]) {
+    await makeDirectory(directory, 0o711);
+  }
+  for (const directory of [join(root, 'journal'), join(root, 'keys')]) {
+    await makeDirectory(directory, 0o700);
+  }
+  return {
+    dataDir: root,
+    instance,
+    lockFile: join(root, 'agent.lock'),
+    journalFile: join(root, 'journal', 'resources.jsonl'),
+    guestKeyFile: join(root, 'keys', 'guest.key'),
+    sandboxDirectory: (id) => join(sandboxesRoot, id),
+    recordFile: (id) => join(sandboxesRoot, id, 'sandbox.json'),
+    vmDirectory: (id) => join(sandboxesRoot, id, 'vm'),
+    upperDisk: (id) => join(sandboxesRoot, id, 'vm', 'upper.ext4'),
+    consoleLog: (id) => join(sandboxesRoot, id, 'vm', 'console.log'),
+    runDirectory: (id) => join(runRoot, id),
+    memoryDirectory: (id) => join(memoryRoot, id),
+    sandboxesRoot,
+    runRoot,
+    memoryRoot,
+  };
+}
+
+/** Makes a directory with exactly this mode, whatever the umask; an existing one gets it too. */
+export async function makeDirectory(path: string, mode: number): Promise<void> {
+  await mkdir(path, { recursive: true, mode });
+  await chmod(path, mode);
+}

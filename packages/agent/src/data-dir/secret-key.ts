@@ -1,0 +1,37 @@
+import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { TorporError } from '@torpor/protocol';
+import { writeFileAtomically } from './atomic-file.ts';
+
+const KEY_BYTES = 32;
+
+/**
+ * The 32 random bytes in the file at `path` (mode 0600), made at first use. Throws
+ * `host_setup` for a file of another size: making a new key would lock the agent
+ * out of the guests that run.
+ */
+export async function loadOrCreateKey(path: string): Promise<Buffer> {
+  const existing = await readIfPresent(path);
+  if (existing === undefined) {
+    const key = randomBytes(KEY_BYTES);
+    await writeFileAtomically(path, key);
+    return key;
+  }
+  if (existing.length !== KEY_BYTES) {
+    throw new TorporError(
+      'host_setup',
+      `The key file ${path} is damaged: it has ${existing.length} bytes instead of ${KEY_BYTES}.`,
+      { remedy: 'Restore it from a backup, or remove it after destroying all sandboxes.' },
+    );
+  }
+  return existing;
+}
+
+async function readIfPresent(path: string): Promise<Buffer | undefined> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
