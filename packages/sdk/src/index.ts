@@ -1,1 +1,16 @@
-export {};
+export { type ErrorCode, TorporError } from '@torpor/protocol';
+export { type FileOptions, Files } from './files.ts';
+export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
+export { Processes, type ProcessInfo } from './processes.ts';
+export {
+  type CommandOptions,
+  type ExecOptions,
+  type ExecResult,
+  type ExecStreamOptions,
+  type PtyOptions,
+  Sandbox,
+} from './sandbox.ts';
+export { type CreateSandboxOptions, type ListSandboxesOptions, Sandboxes } from './sandboxes.ts';
+export { ExecSession, type ExitStatus, type OutputChunk } from './streams/exec-session.ts';
+export { PtySession, type TerminalSize } from './streams/pty-session.ts';
+export { Torpor } from './torpor.ts';

@@ -1,0 +1,112 @@
+import { readFile, rename, writeFile } from 'node:fs/promises';
+import { runCommand } from '@torpor/linux';
+import { findProgram } from './checks.ts';
+
+/** Our own apt source; its name says whose it is. */
+export const BACKPORTS_SOURCE = '/etc/apt/sources.list.d/torpor-backports.sources';
+
+const APT_OPTIONS = [
+  '-o',
+  'Acquire::Retries=3',
+  '-o',
+  'Acquire::http::Timeout=30',
+  // Another apt (unattended upgrades, a provisioning script) may hold the lock for a while.
+  '-o',
+  'DPkg::Lock::Timeout=300',
+  '-q',
+];
+const APT_TIMEOUT_MS = 30 * 60_000;
+
+/** A Debian release that has a suite of backports with what we want newer. */
+const RELEASE_WITH_BACKPORTS = 'bookworm';
+
+export interface AptReport {
+  /** One line about what is being done. */
+  readonly step: (line: string) => void;
+  /** One line that apt printed. */
+  readonly output: (line: string) => void;
+}
+
+export async function hasApt(): Promise<boolean> {
+  return (await findProgram('apt-get')) !== undefined;
+}
+
+export async function updateLists(report: AptReport): Promise<void> {
+  report.step('apt-get update');
+  await apt(['update'], report);
+}
+
+/** Installs packages from the distribution's own suites, or from one that is named. */
+export async function installPackages(
+  packages: readonly string[],
+  report: AptReport,
+  suite?: string,
+): Promise<void> {
+  const target = suite === undefined ? [] : ['-t', suite];
+  report.step(`apt-get install ${[...target, ...packages].join(' ')}`);
+  await apt(['install', '-y', '--no-install-recommends', ...target, ...packages], report);
+}
+
+/**
+ * The name of the suite of backports, after adding a source for it if apt knows
+ * none; undefined where this release needs or has none.
+ */
+export async function ensureBackports(report: AptReport): Promise<string | undefined> {
+  if ((await releaseCodename()) !== RELEASE_WITH_BACKPORTS) return undefined;
+  const suite = `${RELEASE_WITH_BACKPORTS}-backports`;
+  const archives = await knownArchives();
+  if (archives.some(({ release }) => release === suite)) return suite;
+
+  const archive = archives.find(({ release }) => release === RELEASE_WITH_BACKPORTS);
+  report.step(`adding the apt source ${BACKPORTS_SOURCE}`);
+  const staging = `${BACKPORTS_SOURCE}.new`;
+  await writeFile(
+    staging,
+    [
+      '# Written by Torpor: QEMU 10 for Debian 12.',
+      'Types: deb',
+      `URIs: ${archive?.uri ?? 'http://deb.debian.org/debian'}`,
+      `Suites: ${suite}`,
+      'Components: main',
+      'Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg',
+      '',
+    ].join('\n'),
+  );
+  await rename(staging, BACKPORTS_SOURCE);
+  await updateLists(report);
+  return suite;
+}
+
+/** VERSION_CODENAME of os-release(5), or the empty string. */
+async function releaseCodename(): Promise<string> {
+  const text = await readFile('/etc/os-release', 'utf8').catch(() => '');
+  return /^VERSION_CODENAME="?([a-z]+)"?$/m.exec(text)?.[1] ?? '';
+}
+
+/** The archives that apt's sources name, with the mirror each comes from. */
+async function knownArchives(): Promise<{ uri: string; release: string }[]> {
+  const output = await runCommand(
+    'apt-get',
+    ['indextargets', '--format', '$(REPO_URI) $(RELEASE)', 'Created-By: Packages'],
+    { timeoutMs: 60_000 },
+  );
+  return output.split('\n').flatMap((line) => {
+    const [uri, release] = line.split(' ');
+    return uri === undefined || release === undefined ? [] : [{ uri, release }];
+  });
+}
+
+async function apt(args: readonly string[], report: AptReport): Promise<void> {
+  await runCommand('apt-get', [...APT_OPTIONS, ...args], {
+    timeoutMs: APT_TIMEOUT_MS,
+    env: { ...definedEnvironment(), DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C.UTF-8' },
+    onLine: report.output,
+  });
+}
+
+function definedEnvironment(): Record<string, string> {
+  const entries = Object.entries(process.env);
+  return Object.fromEntries(
+    entries.filter((entry): entry is [string, string] => entry[1] !== undefined),
+  );
+}

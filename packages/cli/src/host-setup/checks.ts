@@ -1,0 +1,130 @@
+import { constants } from 'node:fs';
+import { access, open } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
+import { runCommand } from '@torpor/linux';
+import type { CheckResult } from './requirement.ts';
+
+/** Where programs of the super user are, which the PATH of a plain user lacks. */
+const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
+
+/** The path of an executable file with this name, or undefined. */
+export async function findProgram(name: string): Promise<string | undefined> {
+  const directories = new Set([
+    ...(process.env.PATH ?? '').split(delimiter).filter((entry) => entry.startsWith('/')),
+    ...SYSTEM_DIRECTORIES,
+  ]);
+  for (const directory of directories) {
+    const path = join(directory, name);
+    if (await isAccessible(path, constants.X_OK)) return path;
+  }
+  return undefined;
+}
+
+export async function isAccessible(path: string, mode: number = constants.F_OK): Promise<boolean> {
+  return access(path, mode).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** A check that all these programs are there. */
+export function programs(...names: readonly string[]): () => Promise<CheckResult> {
+  return async () => {
+    const found = await Promise.all(names.map(findProgram));
+    const missing = names.filter((_, index) => found[index] === undefined);
+    return missing.length === 0
+      ? { state: 'found', detail: found.join(', ') }
+      : { state: 'missing', detail: `no program ${missing.join(', ')}` };
+  };
+}
+
+/** A check that these files are there. */
+export function files(...paths: readonly string[]): () => Promise<CheckResult> {
+  return async () => {
+    const present = await Promise.all(paths.map((path) => isAccessible(path)));
+    const missing = paths.filter((_, index) => !present[index]);
+    return missing.length === 0
+      ? { state: 'found', detail: paths.join(', ') }
+      : { state: 'missing', detail: `no ${missing.join(', ')}` };
+  };
+}
+
+/** A check that all of these checks pass. */
+export function every(
+  ...checks: readonly (() => Promise<CheckResult>)[]
+): () => Promise<CheckResult> {
+  return async () => {
+    const results = await Promise.all(checks.map((check) => check()));
+    const bad = results.find(({ state }) => state !== 'found');
+    return bad ?? { state: 'found', detail: results.map(({ detail }) => detail).join(', ') };
+  };
+}
+
+/** Whether an ELF file has no interpreter, which is to say that it needs no libraries. */
+export async function isStaticProgram(path: string): Promise<boolean> {
+  await using file = await open(path, 'r');
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(4096), 0, 4096, 0);
+  const image = buffer.subarray(0, bytesRead);
+  const ELF_64 = 2;
+  if (image.length < 64 || image.toString('latin1', 0, 4) !== '\x7fELF' || image[4] !== ELF_64) {
+    return false;
+  }
+  const tableOffset = Number(image.readBigUInt64LE(32));
+  const entrySize = image.readUInt16LE(54);
+  const PT_INTERP = 3;
+  for (let index = 0; index < image.readUInt16LE(56); index++) {
+    const offset = tableOffset + index * entrySize;
+    if (offset + 4 > image.length) return false;
+    if (image.readUInt32LE(offset) === PT_INTERP) return false;
+  }
+  return true;
+}
+
+/** The initramfs holds busybox alone, so it must need no libraries. */
+export async function staticBusybox(): Promise<CheckResult> {
+  const path = await findProgram('busybox');
+  if (path === undefined) return { state: 'missing', detail: 'no program busybox' };
+  return (await isStaticProgram(path))
+    ? { state: 'found', detail: path }
+    : { state: 'missing', detail: `${path} needs shared libraries` };
+}
+
+/** Below it, machine type `microvm` hangs now and then without KVM, and q35 is used. */
+const GOOD_QEMU_MAJOR = 10;
+
+export async function qemu(): Promise<CheckResult> {
+  const path = await findProgram('qemu-system-x86_64');
+  if (path === undefined) return { state: 'missing', detail: 'no program qemu-system-x86_64' };
+  try {
+    const output = await runCommand(path, ['--version'], { timeoutMs: 20_000 });
+    const version = /version (\d+)\.([\d.]+)/.exec(output);
+    if (version === null) return { state: 'degraded', detail: `${path} does not tell its version` };
+    const text = `${path} ${version[1]}.${version[2]}`;
+    return Number(version[1]) >= GOOD_QEMU_MAJOR
+      ? { state: 'found', detail: text }
+      : { state: 'degraded', detail: `${text}; ${GOOD_QEMU_MAJOR} or newer starts faster` };
+  } catch (error) {
+    return { state: 'missing', detail: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** Namespaces, taps and nftables are the super user's. */
+export async function superUser(): Promise<CheckResult> {
+  return process.getuid?.() === 0
+    ? { state: 'found', detail: 'uid 0' }
+    : { state: 'missing', detail: `running as uid ${process.getuid?.()}` };
+}
+
+/** Opening the device loads the kernel module where that is possible. */
+export async function tunDevice(): Promise<CheckResult> {
+  try {
+    const file = await open('/dev/net/tun', 'r+');
+    await file.close();
+    return { state: 'found', detail: '/dev/net/tun' };
+  } catch (error) {
+    return {
+      state: 'missing',
+      detail: error instanceof Error ? error.message : String(error),
+    };
+  }
+}

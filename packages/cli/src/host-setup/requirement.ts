@@ -1,0 +1,32 @@
+/** What a check found: `detail` is a path, a version, or what is wrong. */
+export interface CheckResult {
+  readonly state: 'found' | 'missing' | 'degraded';
+  readonly detail: string;
+}
+
+/** One thing that the host must have. The table of them serves set-up and doctor. */
+export interface Requirement {
+  readonly id: string;
+  /** What needs it, as the end of "needed for …". */
+  readonly purpose: string;
+  /** Looks only; changes nothing. Never throws. */
+  readonly check: () => Promise<CheckResult>;
+  /** Debian packages that provide it. Empty: no package can. */
+  readonly packages: readonly string[];
+  /** What to do when set-up cannot help, as a sentence. */
+  readonly remedy: string;
+}
+
+export interface CheckedRequirement {
+  readonly requirement: Requirement;
+  readonly result: CheckResult;
+}
+
+/** Checks all requirements at once. */
+export function checkRequirements(
+  requirements: readonly Requirement[],
+): Promise<CheckedRequirement[]> {
+  return Promise.all(
+    requirements.map(async (requirement) => ({ requirement, result: await requirement.check() })),
+  );
+}

@@ -1,0 +1,132 @@
+import { every, files, programs, qemu, staticBusybox, superUser, tunDevice } from './checks.ts';
+import type { Requirement } from './requirement.ts';
+
+/**
+ * Everything that a host must have beyond what npm brings. Set-up installs from
+ * this table and doctor prints it.
+ */
+export const REQUIREMENTS: readonly Requirement[] = [
+  {
+    id: 'root',
+    purpose: 'network namespaces, tap devices, nftables',
+    check: superUser,
+    packages: [],
+    remedy: 'Run the command as root, for example with sudo.',
+  },
+  {
+    id: 'qemu',
+    purpose: 'the virtual machines',
+    check: qemu,
+    packages: ['qemu-system-x86'],
+    remedy: 'Install QEMU 10 or newer for x86.',
+  },
+  {
+    id: 'tun',
+    purpose: 'the network device of a sandbox',
+    check: tunDevice,
+    packages: [],
+    remedy:
+      'Load the kernel module with `modprobe tun`; in a container, pass the device /dev/net/tun in.',
+  },
+  {
+    id: 'iproute2',
+    purpose: 'network namespaces and tap devices',
+    check: programs('ip'),
+    packages: ['iproute2'],
+    remedy: 'Install the program ip.',
+  },
+  {
+    id: 'nftables',
+    purpose: 'the firewall between sandboxes, host and internet',
+    check: programs('nft'),
+    packages: ['nftables'],
+    remedy: 'Install the program nft.',
+  },
+  {
+    id: 'mmdebstrap',
+    purpose: 'building the base image',
+    check: every(programs('mmdebstrap'), files('/usr/share/keyrings/debian-archive-keyring.gpg')),
+    packages: ['mmdebstrap', 'debian-archive-keyring'],
+    remedy: 'Install mmdebstrap and the keys of the Debian archive.',
+  },
+  {
+    id: 'busybox',
+    purpose: "the guest's initramfs",
+    check: staticBusybox,
+    packages: ['busybox-static'],
+    remedy: 'Install a busybox that is statically linked.',
+  },
+  {
+    id: 'cpio',
+    purpose: "the guest's initramfs",
+    check: programs('cpio'),
+    packages: ['cpio'],
+    remedy: 'Install the program cpio.',
+  },
+  {
+    id: 'zstd',
+    purpose: 'packing kernel, initramfs and images',
+    check: programs('zstd'),
+    packages: ['zstd'],
+    remedy: 'Install the program zstd.',
+  },
+  {
+    id: 'xz',
+    purpose: 'unpacking kernel modules',
+    check: programs('xz'),
+    packages: ['xz-utils'],
+    remedy: 'Install the program xz.',
+  },
+  {
+    id: 'tini',
+    purpose: 'process 1 of a guest',
+    check: programs('tini'),
+    packages: ['tini'],
+    remedy: 'Install the program tini.',
+  },
+  {
+    id: 'patchelf',
+    purpose: 'an agent drive that works on any image',
+    check: programs('patchelf'),
+    packages: ['patchelf'],
+    remedy: 'Install the program patchelf.',
+  },
+  {
+    id: 'e2fsprogs',
+    purpose: 'the file systems of images and disks',
+    check: programs('mkfs.ext4', 'debugfs'),
+    packages: ['e2fsprogs'],
+    remedy: 'Install the programs mkfs.ext4 and debugfs.',
+  },
+  {
+    id: 'util-linux',
+    purpose: 'VMM processes in their own namespaces and under their own user',
+    check: programs('unshare', 'nsenter', 'setpriv', 'mount'),
+    packages: ['util-linux', 'mount'],
+    remedy: 'Install the programs of util-linux.',
+  },
+  {
+    id: 'tar',
+    purpose: 'images and directories',
+    check: programs('tar'),
+    packages: ['tar'],
+    remedy: 'Install the program tar.',
+  },
+  {
+    id: 'gcc',
+    purpose: 'the memory shim of QEMU',
+    check: every(
+      programs('gcc'),
+      files('/usr/include/stdlib.h', '/usr/include/linux/userfaultfd.h'),
+    ),
+    packages: ['gcc', 'libc6-dev', 'linux-libc-dev'],
+    remedy: 'Install a C compiler and the headers of libc and the kernel.',
+  },
+  {
+    id: 'certificates',
+    purpose: 'downloads from the Debian archive',
+    check: files('/etc/ssl/certs/ca-certificates.crt'),
+    packages: ['ca-certificates'],
+    remedy: 'Install the package ca-certificates.',
+  },
+];

@@ -1,0 +1,108 @@
+import { CommandError } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import { type AptReport, ensureBackports, hasApt, installPackages, updateLists } from './apt.ts';
+import { type CheckedRequirement, checkRequirements, type Requirement } from './requirement.ts';
+import { REQUIREMENTS } from './requirements.ts';
+
+export interface SetupOptions {
+  readonly report: AptReport;
+  /** The default is the table of this package; tests bring their own. */
+  readonly requirements?: readonly Requirement[];
+}
+
+/** Throws `host_setup`, naming every requirement that is missing. Changes nothing. */
+export async function assertHostReady(
+  requirements: readonly Requirement[] = REQUIREMENTS,
+): Promise<void> {
+  const missing = (await checkRequirements(requirements)).filter(isMissing);
+  if (missing.length > 0) throw missingError(missing);
+}
+
+/**
+ * Installs what the host lacks. With nothing missing it only looks, which takes
+ * well under a second. Throws `host_setup` where it cannot help.
+ */
+export async function setUpHost({
+  report,
+  requirements = REQUIREMENTS,
+}: SetupOptions): Promise<CheckedRequirement[]> {
+  const before = await checkRequirements(requirements);
+  const wanted = before.filter(({ result }) => result.state !== 'found');
+  if (wanted.length === 0) return before;
+  for (const { requirement, result } of wanted) {
+    report.step(
+      `${requirement.id} (for ${requirement.purpose}) is ${result.state}: ${result.detail}`,
+    );
+  }
+  if (!wanted.some(({ requirement }) => requirement.packages.length > 0)) {
+    return finish(before);
+  }
+  await assertCanInstall(wanted.filter(isMissing));
+  await install(wanted, report);
+  return finish(await checkRequirements(requirements));
+}
+
+function finish(checked: CheckedRequirement[]): CheckedRequirement[] {
+  const missing = checked.filter(isMissing);
+  if (missing.length > 0) throw missingError(missing);
+  return checked;
+}
+
+async function assertCanInstall(missing: readonly CheckedRequirement[]): Promise<void> {
+  if (process.getuid?.() !== 0) {
+    throw new TorporError(
+      'host_setup',
+      `This machine lacks ${missing.map(({ requirement }) => requirement.id).join(', ')}, and only root may install packages and run virtual machines with their own networks.`,
+      { remedy: 'Run `sudo npm start` (or `sudo npx torpor setup`).' },
+    );
+  }
+  if (!(await hasApt())) throw missingError(missing);
+}
+
+async function install(wanted: readonly CheckedRequirement[], report: AptReport): Promise<void> {
+  const missing = wanted.filter(isMissing);
+  try {
+    await updateLists(report);
+    const wantsQemu = wanted.some(({ requirement }) => requirement.id === 'qemu');
+    const hasNewQemu = wantsQemu && (await installNewQemu(report));
+    const packages = missing
+      .filter(({ requirement }) => requirement.id !== 'qemu' || !hasNewQemu)
+      .flatMap(({ requirement }) => requirement.packages);
+    if (packages.length > 0) await installPackages([...new Set(packages)], report);
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    throw new TorporError('host_setup', `Packages could not be installed: ${error.message}`, {
+      cause: error,
+      remedy: 'Mend what apt complains about, then run `torpor setup`.',
+    });
+  }
+}
+
+/** QEMU of the backports where there are any; without it the release's own will do. */
+async function installNewQemu(report: AptReport): Promise<boolean> {
+  try {
+    const suite = await ensureBackports(report);
+    if (suite === undefined) return false;
+    await installPackages(['qemu-system-x86'], report, suite);
+    return true;
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    report.step(`no newer QEMU could be had from the backports: ${error.message}`);
+    return false;
+  }
+}
+
+function isMissing({ result }: CheckedRequirement): boolean {
+  return result.state === 'missing';
+}
+
+function missingError(missing: readonly CheckedRequirement[]): TorporError {
+  const list = missing.map(({ requirement, result }) => `${requirement.id} (${result.detail})`);
+  const remedies = missing.map(({ requirement }) => requirement.remedy);
+  const packages = missing.flatMap(({ requirement }) => requirement.packages);
+  const byPackage =
+    packages.length === 0 ? [] : [`\`torpor setup\` installs it on Debian: ${packages.join(' ')}.`];
+  return new TorporError('host_setup', `This machine lacks ${list.join(', ')}.`, {
+    remedy: [...new Set(remedies), ...byPackage].join(' '),
+  });
+}

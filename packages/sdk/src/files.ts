@@ -1,0 +1,83 @@
+import type { Readable } from 'node:stream';
+import { rest } from '@torpor/protocol';
+import type { Connection } from './http/connection.ts';
+
+export interface FileOptions {
+  /** The user as whom it is done; the default is `user`. */
+  readonly user?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The files of a sandbox. A relative path starts at the user's home directory. */
+export class Files {
+  readonly #connection: Connection;
+  readonly #path: string;
+
+  constructor(connection: Connection, sandboxPath: string) {
+    this.#connection = connection;
+    this.#path = `${sandboxPath}/files`;
+  }
+
+  /** A whole file in memory. For what may be large, {@link readStream}. */
+  async read(path: string, options: FileOptions = {}): Promise<Buffer> {
+    return Buffer.concat(await (await this.readStream(path, options)).toArray());
+  }
+
+  async readText(path: string, options: FileOptions = {}): Promise<string> {
+    return (await this.read(path, options)).toString();
+  }
+
+  /** A file as a stream: what is not read is not sent. An error in mid-file destroys the stream. */
+  readStream(path: string, options: FileOptions = {}): Promise<Readable> {
+    return this.#connection.stream('GET', this.#path, {
+      query: { path, user: options.user },
+      signal: options.signal,
+    });
+  }
+
+  /** Writes a whole file, making missing directories; a stream is sent as fast as it is taken. */
+  async write(
+    path: string,
+    content: string | Uint8Array | Readable,
+    options: FileOptions = {},
+  ): Promise<void> {
+    await this.#connection.empty('PUT', this.#path, {
+      query: { path, user: options.user },
+      body: typeof content === 'string' ? Buffer.from(content) : content,
+      signal: options.signal,
+    });
+  }
+
+  /** The entries of a directory, and of those below it down to `depth` levels (1 by default). */
+  async list(
+    path: string,
+    options: FileOptions & { readonly depth?: number | undefined } = {},
+  ): Promise<rest.FileEntry[]> {
+    const { entries } = await this.#connection.json(
+      'POST',
+      `${this.#path}/list`,
+      rest.fileListSchema,
+      { json: { path, depth: options.depth, user: options.user }, signal: options.signal },
+    );
+    return entries;
+  }
+
+  /** Makes a directory and those above it. Throws `already_exists`. */
+  async makeDir(path: string, options: FileOptions = {}): Promise<rest.FileEntry> {
+    const { entry } = await this.#connection.json(
+      'POST',
+      `${this.#path}/mkdir`,
+      rest.fileEntryResponseSchema,
+      { json: { path, user: options.user }, signal: options.signal },
+    );
+    return entry;
+  }
+
+  /** Removes a file, or a directory with all that is in it. */
+  async remove(path: string, options: FileOptions = {}): Promise<void> {
+    await this.#connection.empty('POST', `${this.#path}/remove`, {
+      json: { path, user: options.user },
+      signal: options.signal,
+    });
+  }
+}

@@ -1,0 +1,171 @@
+import type { Readable } from 'node:stream';
+import { TorporError } from '@torpor/protocol';
+import { Agent, type Dispatcher, request } from 'undici';
+import type { z } from 'zod';
+import { connectionError, errorFromBody } from './errors.ts';
+
+export const DEFAULT_API_URL = 'http://127.0.0.1:7070';
+
+/** A create boots a machine, and an exec may run for long: silence is not failure. */
+const DEFAULT_REQUEST_TIMEOUT_MS = 0;
+const CONNECT_TIMEOUT_MS = 10_000;
+const MAX_ERROR_BODY_BYTES = 64 * 1024;
+
+export interface ConnectionOptions {
+  /** The default is `TORPOR_API_URL`, then `http://127.0.0.1:7070`. */
+  readonly apiUrl?: string;
+  /** The default is `TORPOR_API_KEY`. `torpor env` prints the local one. */
+  readonly apiKey?: string;
+  /** How long an answer's headers may take; 0, the default, is no limit. */
+  readonly requestTimeoutMs?: number;
+}
+
+export type Query = Record<string, string | number | readonly string[] | undefined>;
+
+export interface RequestOptions {
+  readonly query?: Query;
+  /** Sent as JSON. */
+  readonly json?: unknown;
+  /** Sent as it is, as `application/octet-stream`. */
+  readonly body?: Readable | Uint8Array;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The one place of the SDK that speaks HTTP. */
+export class Connection {
+  readonly apiUrl: URL;
+  readonly #apiKey: string | undefined;
+  readonly #timeoutMs: number;
+  readonly #dispatcher: Dispatcher;
+
+  constructor(options: ConnectionOptions = {}) {
+    this.apiUrl = parseApiUrl(options.apiUrl ?? process.env.TORPOR_API_URL ?? DEFAULT_API_URL);
+    this.#apiKey = options.apiKey ?? process.env.TORPOR_API_KEY;
+    this.#timeoutMs = options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS;
+    this.#dispatcher = new Agent({
+      connect: { timeout: CONNECT_TIMEOUT_MS },
+      headersTimeout: this.#timeoutMs,
+      bodyTimeout: 0,
+      // A slow exec must not make an unrelated request wait.
+      pipelining: 1,
+    });
+  }
+
+  /** Headers that authenticate a WebSocket. */
+  get authenticationHeaders(): Record<string, string> {
+    return this.#apiKey === undefined ? {} : { 'x-api-key': this.#apiKey };
+  }
+
+  /** The address of a resource; path segments must be encoded already. */
+  url(path: string, query: Query = {}): URL {
+    const url = new URL(this.apiUrl);
+    url.pathname = `${url.pathname.replace(/\/$/, '')}${path}`;
+    for (const [name, value] of Object.entries(query)) {
+      if (value === undefined) continue;
+      for (const item of Array.isArray(value) ? value : [value])
+        url.searchParams.append(name, String(item));
+    }
+    return url;
+  }
+
+  /** Sends a request and decodes the JSON of its answer. Throws TorporError. */
+  async json<T>(
+    method: Dispatcher.HttpMethod,
+    path: string,
+    schema: z.ZodType<T>,
+    options: RequestOptions = {},
+  ): Promise<T> {
+    const { body } = await this.#send(method, path, options);
+    try {
+      return decode(schema, await body.json());
+    } catch (error) {
+      if (error instanceof TorporError || options.signal?.aborted) throw error;
+      throw new TorporError('internal_error', `${method} ${path} was not answered with JSON.`, {
+        cause: error,
+      });
+    }
+  }
+
+  /** Sends a request whose answer has no content. */
+  async empty(
+    method: Dispatcher.HttpMethod,
+    path: string,
+    options: RequestOptions = {},
+  ): Promise<void> {
+    const { body } = await this.#send(method, path, options);
+    await body.dump();
+  }
+
+  /** Sends a request and hands the answer's body on; the caller must read or destroy it. */
+  async stream(
+    method: Dispatcher.HttpMethod,
+    path: string,
+    options: RequestOptions = {},
+  ): Promise<Readable> {
+    return (await this.#send(method, path, options)).body;
+  }
+
+  async close(): Promise<void> {
+    await this.#dispatcher.destroy();
+  }
+
+  async #send(
+    method: Dispatcher.HttpMethod,
+    path: string,
+    options: RequestOptions,
+  ): Promise<Dispatcher.ResponseData> {
+    const contentType =
+      options.json !== undefined
+        ? { 'content-type': 'application/json' }
+        : options.body !== undefined
+          ? { 'content-type': 'application/octet-stream' }
+          : {};
+    const body = options.json === undefined ? options.body : JSON.stringify(options.json);
+    let response: Dispatcher.ResponseData;
+    try {
+      response = await request(this.url(path, options.query), {
+        method,
+        dispatcher: this.#dispatcher,
+        headers: { accept: 'application/json', ...contentType, ...this.authenticationHeaders },
+        body: body ?? null,
+        ...(options.signal === undefined ? {} : { signal: options.signal }),
+      });
+    } catch (error) {
+      throw options.signal?.aborted ? options.signal.reason : connectionError(this.apiUrl, error);
+    }
+    if (response.statusCode < 400) return response;
+    throw errorFromBody(response.statusCode, await readLimited(response.body));
+  }
+}
+
+function parseApiUrl(text: string): URL {
+  const url = URL.parse(text);
+  if (url === null || !['http:', 'https:'].includes(url.protocol)) {
+    throw new TorporError('invalid_request', `"${text}" is not the http(s) address of an API.`, {
+      remedy: 'Set TORPOR_API_URL to something like http://127.0.0.1:7070.',
+    });
+  }
+  return url;
+}
+
+/** Reads what an answer means; fields that a newer server added are let through. */
+function decode<T>(schema: z.ZodType<T>, body: unknown): T {
+  const result = schema.safeParse(body);
+  if (result.success) return result.data;
+  if (result.error.issues.every(({ code }) => code === 'unrecognized_keys')) return body as T;
+  throw new TorporError('internal_error', 'The API answered with something else than agreed.', {
+    cause: result.error,
+    remedy: 'Use a client of the version of the server.',
+  });
+}
+
+async function readLimited(body: Readable): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of body) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size > MAX_ERROR_BODY_BYTES) break;
+  }
+  return Buffer.concat(chunks).toString();
+}

@@ -1,0 +1,53 @@
+import { type ErrorCode, isErrorCode, rest, TorporError } from '@torpor/protocol';
+
+/** The error that an answer's body describes, or the closest that its status allows. */
+export function errorFromBody(status: number, text: string): TorporError {
+  const parsed = rest.errorBodySchema.safeParse(parseJson(text));
+  if (parsed.success) {
+    const { code, message, remedy } = parsed.data.error;
+    return torporError(code, message, remedy);
+  }
+  const excerpt = text.trim().slice(0, 200);
+  return new TorporError(
+    CODE_OF_STATUS[status] ?? 'internal_error',
+    `The API answered with status ${status}${excerpt === '' ? '' : `: ${excerpt}`}.`,
+  );
+}
+
+/** A TorporError from the wire, also for a code that this version does not know. */
+export function torporError(code: string, message: string, remedy?: string): TorporError {
+  const options = remedy === undefined ? {} : { remedy };
+  return isErrorCode(code)
+    ? new TorporError(code, message, options)
+    : new TorporError('internal_error', `${message} (${code})`, options);
+}
+
+/** What it means that no answer came. */
+export function connectionError(apiUrl: URL, reason: unknown): TorporError {
+  const message = reason instanceof Error ? reason.message || reason.name : String(reason);
+  return new TorporError('host_unavailable', `No answer from ${apiUrl.origin}: ${message}`, {
+    cause: reason,
+    remedy: 'Start Torpor with `npm start` or `torpor up`, or set TORPOR_API_URL to where it runs.',
+  });
+}
+
+const CODE_OF_STATUS: Record<number, ErrorCode> = {
+  400: 'invalid_request',
+  401: 'unauthorized',
+  403: 'forbidden',
+  404: 'not_found',
+  409: 'conflict',
+  413: 'too_large',
+  501: 'not_implemented',
+  503: 'host_unavailable',
+  504: 'timeout',
+  507: 'disk_full',
+};
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

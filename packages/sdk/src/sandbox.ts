@@ -1,0 +1,202 @@
+import { rest } from '@torpor/protocol';
+import type { z } from 'zod';
+import { Files } from './files.ts';
+import type { Connection } from './http/connection.ts';
+import { Processes } from './processes.ts';
+import { ExecSession } from './streams/exec-session.ts';
+import { PtySession, type TerminalSize } from './streams/pty-session.ts';
+import { seconds } from './units.ts';
+
+export interface CommandOptions {
+  /** Over the sandbox's own environment. */
+  readonly envs?: Record<string, string> | undefined;
+  /** The default is the home directory of the user. */
+  readonly cwd?: string | undefined;
+  /** The default is `user`. */
+  readonly user?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ExecOptions extends CommandOptions {
+  /** Until the process is killed, in whole seconds; 0 is no limit. The default is 30 000. */
+  readonly timeoutMs?: number | undefined;
+}
+
+export interface ExecResult {
+  readonly stdout: string;
+  readonly stderr: string;
+  /** The same, for output that is not UTF-8. */
+  readonly stdoutBytes: Buffer;
+  readonly stderrBytes: Buffer;
+  readonly exitCode: number;
+  /** How it ended, if a signal ended it: `signal: killed`. */
+  readonly status?: string;
+  readonly durationMs: number;
+  /** Whether output beyond the limit (4 MiB per stream) was dropped. */
+  readonly truncated: boolean;
+}
+
+export interface ExecStreamOptions extends CommandOptions {
+  /** Until the process is killed, in whole seconds; 0, the default, is no limit. */
+  readonly timeoutMs?: number | undefined;
+  /** Keep standard input open for `write`. The default is false: it is empty. */
+  readonly stdin?: boolean | undefined;
+  /** A name to find the process by. */
+  readonly tag?: string | undefined;
+}
+
+export interface PtyOptions extends CommandOptions {
+  /** The default is `/bin/bash`. */
+  readonly cmd?: string | undefined;
+  readonly args?: readonly string[] | undefined;
+  /** The default is 80 × 24. */
+  readonly size?: TerminalSize | undefined;
+}
+
+/** One sandbox. `await using` destroys it at the end of the block. */
+export class Sandbox implements AsyncDisposable {
+  readonly id: string;
+  readonly files: Files;
+  readonly processes: Processes;
+  readonly #connection: Connection;
+  readonly #path: string;
+  #info: rest.Sandbox;
+
+  constructor(connection: Connection, info: rest.Sandbox) {
+    this.id = info.id;
+    this.#connection = connection;
+    this.#info = info;
+    this.#path = `/v1/sandboxes/${encodeURIComponent(info.id)}`;
+    this.files = new Files(connection, this.#path);
+    this.processes = new Processes(connection, this.#path);
+  }
+
+  /** What the API last said of it; {@link refresh} asks again. */
+  get info(): rest.Sandbox {
+    return this.#info;
+  }
+
+  async refresh(signal?: AbortSignal): Promise<rest.Sandbox> {
+    this.#info = await this.#connection.json('GET', this.#path, rest.sandboxSchema, { signal });
+    return this.#info;
+  }
+
+  /** Runs a program to its end and returns its output. A status other than 0 is a result, not an error. */
+  async exec(
+    cmd: string,
+    args: readonly string[] = [],
+    options: ExecOptions = {},
+  ): Promise<ExecResult> {
+    const body: z.input<typeof rest.execRequestSchema> = {
+      ...commandBody(cmd, args, options),
+      timeout_sec: seconds(options.timeoutMs),
+    };
+    const result = await this.#connection.json(
+      'POST',
+      `${this.#path}/exec`,
+      rest.execResultSchema,
+      { json: body, signal: options.signal },
+    );
+    const encoding = result.encoding === 'base64' ? 'base64' : 'utf8';
+    const stdoutBytes = Buffer.from(result.stdout, encoding);
+    const stderrBytes = Buffer.from(result.stderr, encoding);
+    return {
+      stdout: stdoutBytes.toString(),
+      stderr: stderrBytes.toString(),
+      stdoutBytes,
+      stderrBytes,
+      exitCode: result.exit_code,
+      ...(result.status === undefined ? {} : { status: result.status }),
+      durationMs: result.duration_ms,
+      truncated: result.truncated,
+    };
+  }
+
+  /** Starts a program and returns at once; it lives on without this client. */
+  async start(
+    cmd: string,
+    args: readonly string[] = [],
+    options: CommandOptions & { readonly tag?: string | undefined } = {},
+  ): Promise<{ pid: number; tag: string }> {
+    const body: z.input<typeof rest.execRequestSchema> = {
+      ...commandBody(cmd, args, options),
+      background: true,
+      tag: options.tag,
+    };
+    const { pid, tag } = await this.#connection.json(
+      'POST',
+      `${this.#path}/exec`,
+      rest.backgroundExecSchema,
+      { json: body, signal: options.signal },
+    );
+    return { pid, tag };
+  }
+
+  /** Starts a program with its output, and if asked its input, attached. Ends it when the session is disposed. */
+  execStream(
+    cmd: string,
+    args: readonly string[] = [],
+    options: ExecStreamOptions = {},
+  ): Promise<ExecSession> {
+    return ExecSession.open(
+      this.#connection,
+      `${this.#path}/exec/stream`,
+      {
+        type: 'start',
+        ...commandBody(cmd, args, options),
+        timeout_sec: seconds(options.timeoutMs),
+        stdin: options.stdin,
+        tag: options.tag,
+      },
+      options.signal,
+    );
+  }
+
+  /** Starts a program on a terminal. */
+  pty(options: PtyOptions = {}): Promise<PtySession> {
+    return PtySession.open(
+      this.#connection,
+      `${this.#path}/pty`,
+      {
+        type: 'start',
+        cmd: options.cmd,
+        args: options.args === undefined ? undefined : [...options.args],
+        cols: options.size?.cols,
+        rows: options.size?.rows,
+        envs: options.envs,
+        cwd: options.cwd,
+        user: options.user,
+      },
+      options.signal,
+    );
+  }
+
+  /** Attaches to a terminal that an earlier client left. */
+  connectPty(tag: string, signal?: AbortSignal): Promise<PtySession> {
+    return PtySession.open(this.#connection, `${this.#path}/pty`, { type: 'connect', tag }, signal);
+  }
+
+  /** The last bytes that its kernel and init printed on the serial console; all that is kept by default. */
+  async console(
+    options: { readonly maxBytes?: number | undefined; readonly signal?: AbortSignal } = {},
+  ): Promise<Buffer> {
+    const stream = await this.#connection.stream('GET', `${this.#path}/console`, {
+      query: { max_bytes: options.maxBytes },
+      signal: options.signal,
+    });
+    return Buffer.concat(await stream.toArray());
+  }
+
+  /** Ends the sandbox and removes all that it wrote. */
+  async destroy(signal?: AbortSignal): Promise<void> {
+    await this.#connection.empty('DELETE', this.#path, { signal });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.destroy();
+  }
+}
+
+function commandBody(cmd: string, args: readonly string[], options: CommandOptions) {
+  return { cmd, args: [...args], envs: options.envs, cwd: options.cwd, user: options.user };
+}

@@ -1,0 +1,88 @@
+import { rest } from '@torpor/protocol';
+import type { z } from 'zod';
+import type { Connection } from './http/connection.ts';
+import { Sandbox } from './sandbox.ts';
+import { seconds } from './units.ts';
+
+export interface CreateSandboxOptions {
+  /** The default is `base`. */
+  readonly template?: string | undefined;
+  /** The default is 1. */
+  readonly vcpus?: number | undefined;
+  /** The default is 512. */
+  readonly memoryMiB?: number | undefined;
+  /** Size of the writable disk; it takes only what the sandbox writes. */
+  readonly diskSizeMiB?: number | undefined;
+  /** Time without activity after which it ends, in whole seconds; 0, the default, is never. */
+  readonly idleTimeoutMs?: number | undefined;
+  /** Labels of your own, to find it by. */
+  readonly metadata?: Record<string, string> | undefined;
+  /** Environment of every process in it. */
+  readonly envs?: Record<string, string> | undefined;
+  /** The default is true. */
+  readonly allowInternet?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ListSandboxesOptions {
+  /** The default is all states but `stopped`. */
+  readonly states?: readonly rest.Sandbox['status'][] | undefined;
+  readonly template?: string | undefined;
+  /** Labels that it must have. */
+  readonly metadata?: Record<string, string> | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const PAGE_SIZE = 200;
+
+export class Sandboxes {
+  readonly #connection: Connection;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  /** Boots a sandbox; resolves when it can run commands. */
+  async create(options: CreateSandboxOptions = {}): Promise<Sandbox> {
+    const body: z.input<typeof rest.createSandboxSchema> = {
+      template: options.template,
+      vcpus: options.vcpus,
+      memory_mb: options.memoryMiB,
+      disk_size_mb: options.diskSizeMiB,
+      timeout_sec: seconds(options.idleTimeoutMs),
+      metadata: options.metadata,
+      envs: options.envs,
+      allow_internet: options.allowInternet,
+    };
+    const info = await this.#connection.json('POST', '/v1/sandboxes', rest.sandboxSchema, {
+      json: body,
+      signal: options.signal,
+    });
+    return new Sandbox(this.#connection, info);
+  }
+
+  /** All sandboxes that match, over as many pages as there are. */
+  async *list(options: ListSandboxesOptions = {}): AsyncGenerator<Sandbox, void> {
+    let nextToken: string | undefined;
+    do {
+      const page = await this.#connection.json('GET', '/v1/sandboxes', rest.sandboxListSchema, {
+        query: {
+          limit: PAGE_SIZE,
+          next_token: nextToken,
+          state: options.states?.join(','),
+          template: options.template,
+          metadata: Object.entries(options.metadata ?? {}).map(([key, value]) => `${key}=${value}`),
+        },
+        signal: options.signal,
+      });
+      for (const info of page.sandboxes) yield new Sandbox(this.#connection, info);
+      nextToken = page.next_token;
+    } while (nextToken !== undefined);
+  }
+
+  async get(id: string, signal?: AbortSignal): Promise<Sandbox> {
+    const path = `/v1/sandboxes/${encodeURIComponent(id)}`;
+    const info = await this.#connection.json('GET', path, rest.sandboxSchema, { signal });
+    return new Sandbox(this.#connection, info);
+  }
+}

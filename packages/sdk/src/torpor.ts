@@ -1,0 +1,43 @@
+import { rest } from '@torpor/protocol';
+import { Connection, type ConnectionOptions } from './http/connection.ts';
+import { Sandboxes } from './sandboxes.ts';
+
+/**
+ * The client of one Torpor API.
+ *
+ * ```ts
+ * const torpor = new Torpor();
+ * await using sandbox = await torpor.sandboxes.create();
+ * const { stdout } = await sandbox.exec('python3', ['-c', 'print(6*7)']);
+ * ```
+ *
+ * Every method throws a TorporError with a stable `code`, a sentence, and a
+ * `remedy`; an aborted one throws the reason of the abort.
+ */
+export class Torpor implements AsyncDisposable {
+  readonly sandboxes: Sandboxes;
+  readonly #connection: Connection;
+
+  constructor(options: ConnectionOptions = {}) {
+    this.#connection = new Connection(options);
+    this.sandboxes = new Sandboxes(this.#connection);
+  }
+
+  get apiUrl(): string {
+    return this.#connection.apiUrl.href.replace(/\/$/, '');
+  }
+
+  /** Whether the API serves, and its version. Needs no key. */
+  health(signal?: AbortSignal): Promise<rest.Health> {
+    return this.#connection.json('GET', '/health', rest.healthSchema, { signal });
+  }
+
+  /** Lets go of the connections. */
+  async close(): Promise<void> {
+    await this.#connection.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}

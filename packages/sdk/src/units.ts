@@ -1,0 +1,4 @@
+/** Whole seconds, rounded up, so that no limit becomes 0, which would mean none. */
+export function seconds(milliseconds: number | undefined): number | undefined {
+  return milliseconds === undefined ? undefined : Math.ceil(milliseconds / 1000);
+}
