@@ -1,0 +1,263 @@
+import { mkdtemp, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { captureMemory } from '../diff/capture.ts';
+import { BuildFormatError } from '../errors.ts';
+import { applyChanges, BLOCK_SIZE, zeroMapping } from '../header/mapping.ts';
+import { writeMemoryHeader } from '../header/memory-header.ts';
+import { BUILD_FILES, parseManifest } from '../manifest/manifest.ts';
+import { newBuildId } from '../uuid.ts';
+import { type Build, BuildStore, type ManifestDraft } from './build-store.ts';
+import { compact, needsCompaction } from './compact.ts';
+
+const BLOCKS = 256;
+
+const DRAFT: ManifestDraft = {
+  producer: {
+    torpor: '0.1.0',
+    vmm: 'qemu',
+    vmmVersion: '10.0.2',
+    accelerator: 'tcg',
+    machine: 'microvm',
+    cpuModel: 'max',
+    kernelVersion: '6.12.0',
+    envdVersion: '0.6.4',
+  },
+  vcpus: 1,
+  memoryMiB: 1,
+  diskMiB: 1,
+  drives: { base: 'key' },
+};
+
+let directory: string;
+let store: BuildStore;
+
+/** The whole file as one extent: what a file system without holes answers. */
+function* wholeFile() {
+  yield { offset: 0, length: 2 ** 20 };
+}
+
+const openStore = () => BuildStore.open({ directory, dataExtents: wholeFile });
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'torpor-builds-'));
+  store = await openStore();
+});
+afterEach(() => rm(directory, { recursive: true }));
+
+/** Commits RAM in which `dirty` blocks hold `value`; the others are as in the parent. */
+async function commit(value: number, dirty: number[], parent?: Build): Promise<Build> {
+  await using staged = await store.stage();
+  const ram = Buffer.alloc(BLOCKS * BLOCK_SIZE);
+  for (const block of dirty) ram.fill(value, block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE);
+  const memoryPath = join(directory, 'ram');
+  await writeFile(memoryPath, ram);
+  await using memory = await open(memoryPath);
+  await using output = await open(staged.path(BUILD_FILES.memory), 'wx');
+  const capture = await captureMemory(
+    {
+      memory,
+      blockCount: BLOCKS,
+      extents: dirty.map((block) => ({ offset: block * BLOCK_SIZE, length: BLOCK_SIZE })),
+      holes: parent === undefined ? 'zero' : 'unchanged',
+    },
+    output,
+  );
+  const before = parent?.header.mapping ?? zeroMapping(BLOCKS);
+  const header = writeMemoryHeader({
+    generation: parent === undefined ? 0 : parent.header.generation + 1,
+    buildId: staged.id,
+    baseBuildId: parent?.header.baseBuildId ?? staged.id,
+    mapping: applyChanges(before, staged.id, capture.changes),
+  });
+  await writeFile(staged.path(BUILD_FILES.header), header);
+  await writeFile(staged.path(BUILD_FILES.state), 'state');
+  await writeFile(staged.path(BUILD_FILES.disk), Buffer.alloc(2 ** 20, value));
+  await staged.publish(DRAFT);
+  return store.get(staged.id);
+}
+
+async function readBlock(build: Build, block: number): Promise<number> {
+  await using reader = await store.openMemory(build);
+  const bytes = Buffer.alloc(BLOCK_SIZE);
+  await reader.read(bytes, block);
+  return bytes.readUInt8(0);
+}
+
+describe('publishing', () => {
+  test('makes a build that reads back, in this process and the next', async () => {
+    const parent = await commit(1, [0, 1]);
+    const child = await commit(2, [1, 2], parent);
+    store = await openStore();
+    const again = await store.get(child.id);
+    expect(await Promise.all([0, 1, 2, 3].map((block) => readBlock(again, block)))).toEqual([
+      1, 2, 2, 0,
+    ]);
+    await store.verify(child.id);
+    expect(await store.list()).toEqual([parent.id, child.id]);
+  });
+
+  test('that is given up leaves nothing; a crash leaves a directory that the next start removes', async () => {
+    {
+      await using staged = await store.stage();
+      await writeFile(staged.path(BUILD_FILES.memory), 'half');
+    }
+    const abandoned = await store.stage();
+    await writeFile(abandoned.path(BUILD_FILES.memory), 'half');
+    expect(await readdir(join(directory, 'builds'))).toHaveLength(1);
+    store = await openStore();
+    expect(await readdir(join(directory, 'builds'))).toEqual([]);
+  });
+});
+
+describe('a damaged build is refused with a sentence that names the file', () => {
+  const flipped = async (path: string, at: number) => {
+    const bytes = await readFile(path);
+    bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+    await writeFile(path, bytes);
+  };
+  const edited = async (path: string, edit: (manifest: Record<string, unknown>) => void) => {
+    const manifest = JSON.parse(await readFile(path, 'utf8'));
+    edit(manifest);
+    await writeFile(path, JSON.stringify(manifest));
+  };
+
+  const cases: [string, string, (path: string) => Promise<void>, RegExp][] = [
+    ['a truncated diff', 'memfile', (p) => truncate(p, BLOCK_SIZE), /torn/],
+    ['a missing state', 'vmstate', (p) => rm(p), /missing/],
+    ['a bit flipped in the diff', 'memfile', (p) => flipped(p, 5000), /damaged/],
+    ['a bit flipped in the disk', 'disk.img', (p) => flipped(p, 70_000), /damaged/],
+    ['a bit flipped in the header', 'memfile.header', (p) => flipped(p, 24), /damaged/],
+    ['a header of another build', 'memfile.header', (p) => flipped(p, 40), /belongs to build/],
+    ['a missing manifest', 'manifest.json', (p) => rm(p), /missing/],
+    ['a torn manifest', 'manifest.json', (p) => truncate(p, 40), /torn/],
+    [
+      'a manifest of a later version',
+      'manifest.json',
+      (p) => edited(p, (m) => Object.assign(m, { version: 2 })),
+      /format version 2/,
+    ],
+    [
+      'a manifest with an unknown field',
+      'manifest.json',
+      (p) => edited(p, (m) => Object.assign(m, { extra: 1 })),
+      /extra/,
+    ],
+    [
+      'a manifest of another build',
+      'manifest.json',
+      (p) => edited(p, (m) => Object.assign(m, { id: newBuildId() })),
+      /says that it is build/,
+    ],
+  ];
+
+  test.each(cases)('%s', async (_, file, damage, what) => {
+    const build = await commit(1, [0, 1, 2]);
+    await damage(store.path(build.id, file));
+    store = await openStore();
+    const verified = store.verify(build.id);
+    await expect(verified).rejects.toThrow(BuildFormatError);
+    await expect(store.verify(build.id)).rejects.toThrow(what);
+    await expect(store.verify(build.id)).rejects.toThrow(store.path(build.id, file));
+  });
+
+  test('a missing ancestor', async () => {
+    const parent = await commit(1, [0]);
+    const child = await commit(2, [1], parent);
+    await rm(store.path(parent.id, ''), { recursive: true });
+    store = await openStore();
+    await expect(store.get(child.id)).rejects.toThrow(`names build ${parent.id}, which is missing`);
+  });
+
+  test('a manifest parser that is given anything answers a manifest or a typed error', () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.json(), fc.string()), (text) => {
+        expect(() => parseManifest(text, 'manifest.json')).toThrow(BuildFormatError);
+      }),
+      { numRuns: 20_000 },
+    );
+  });
+});
+
+describe('collection', () => {
+  test('removes what no reference reaches, and keeps ancestors of what one does', async () => {
+    const parent = await commit(1, [0, 1]);
+    const child = await commit(2, [1], parent);
+    const other = await commit(3, [0]);
+    await store.references.set('template', 'kept', child.id);
+    expect(await store.collect()).toEqual([other.id]);
+    expect(await store.list()).toEqual([parent.id, child.id]);
+    await store.references.delete('template', 'kept');
+    expect(await store.collect()).toEqual([parent.id, child.id]);
+    expect(await readdir(join(directory, 'builds'))).toEqual([]);
+  });
+
+  test('frees an ancestor of which no block is left', async () => {
+    const parent = await commit(1, [0, 1]);
+    const child = await commit(2, [0, 1], parent);
+    await store.references.set('sandbox', 'sb1', child.id);
+    expect(await store.collect()).toEqual([parent.id]);
+    expect(await readBlock(child, 0)).toBe(2);
+  });
+
+  test('spares a build that is in use, until it no longer is', async () => {
+    const build = await commit(1, [0]);
+    {
+      using _lease = store.lease(build.id);
+      expect(await store.collect()).toEqual([]);
+    }
+    expect(await store.collect()).toEqual([build.id]);
+  });
+
+  test('removes nothing while a referenced build cannot be read', async () => {
+    const parent = await commit(1, [0]);
+    const child = await commit(2, [1], parent);
+    await store.references.set('template', 'kept', child.id);
+    await truncate(store.path(child.id, BUILD_FILES.header), 70);
+    store = await openStore();
+    await expect(store.collect()).rejects.toThrow(BuildFormatError);
+    expect(await store.list()).toEqual([parent.id, child.id]);
+  });
+
+  test('references survive a restart, and a torn one is named', async () => {
+    const build = await commit(1, [0]);
+    await store.references.set('template', 'python', build.id);
+    store = await openStore();
+    expect(store.references.get('template', 'python')).toBe(build.id);
+    const path = join(directory, 'references', 'template~python.json');
+    await truncate(path, 5);
+    await expect(openStore()).rejects.toThrow(path);
+  });
+
+  test.each(['', '../evil', 'a/b', 'x'.repeat(129)])('%j names no reference', async (name) => {
+    await expect(store.references.set('template', name, newBuildId())).rejects.toThrow(RangeError);
+    expect(store.references.all()).toEqual([]);
+  });
+});
+
+describe('compaction', () => {
+  test('writes one build that reads the same and needs no other', async () => {
+    const parent = await commit(1, [0, 1, 2, 200]);
+    const child = await commit(2, [1, 201], parent);
+    const id = await compact(store, child, async (from, to) => writeFile(to, await readFile(from)));
+    await store.references.set('template', 'fresh', id);
+    expect(await store.collect()).toEqual([parent.id, child.id]);
+    const fresh = await store.get(id);
+    await store.verify(id);
+    expect(fresh.header.generation).toBe(0);
+    const read = await Promise.all([0, 1, 2, 3, 200, 201].map((block) => readBlock(fresh, block)));
+    expect(read).toEqual([1, 2, 1, 0, 1, 2]);
+  });
+
+  test('is due for long chains, and for those that are mostly dead', async () => {
+    const parent = await commit(1, [0, 1, 2, 3, 4, 5, 6, 7]);
+    const child = await commit(2, [1, 2, 3, 4, 5, 6, 7], parent);
+    const stored = (id: string) => (id === parent.id ? 8 : 7);
+    const { mapping } = child.header;
+    expect(needsCompaction(mapping, stored, { maxBuilds: 2, minLiveShare: 0.5 })).toBe(false);
+    expect(needsCompaction(mapping, stored, { maxBuilds: 1, minLiveShare: 0.5 })).toBe(true);
+    expect(needsCompaction(mapping, stored, { maxBuilds: 2, minLiveShare: 0.6 })).toBe(true);
+  });
+});

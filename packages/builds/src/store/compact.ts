@@ -1,0 +1,85 @@
+import { open, writeFile } from 'node:fs/promises';
+import type { MemoryReader } from '../diff/memory-reader.ts';
+import { BLOCK_SIZE, type Mapping, MappingBuilder, ZERO_INDEX } from '../header/mapping.ts';
+import { writeMemoryHeader } from '../header/memory-header.ts';
+import { BUILD_FILES } from '../manifest/manifest.ts';
+import type { Build, BuildStore } from './build-store.ts';
+
+export interface CompactionPolicy {
+  /** Compact a header that names more builds than this, itself included. */
+  readonly maxBuilds: number;
+  /** Compact when less than this share (0…1) of the blocks that its builds store is still used. */
+  readonly minLiveShare: number;
+}
+
+/** 16 open files a VM, and at most four times the bytes that it needs. */
+export const DEFAULT_COMPACTION: CompactionPolicy = { maxBuilds: 16, minLiveShare: 0.25 };
+
+/** Whether a build's chain is so long, or so dead, that a fresh generation pays. */
+export function needsCompaction(
+  mapping: Mapping,
+  storedBlocks: (buildId: string) => number,
+  policy: CompactionPolicy = DEFAULT_COMPACTION,
+): boolean {
+  if (mapping.builds.length > policy.maxBuilds) return true;
+  if (mapping.builds.length < 2) return false;
+  const live = [...mapping.blocksByBuild().values()].reduce((sum, blocks) => sum + blocks, 0);
+  const stored = mapping.builds.reduce((sum, id) => sum + storedBlocks(id), 0);
+  return live < stored * policy.minLiveShare;
+}
+
+/**
+ * Writes a fresh build of generation 0 that holds all memory of `build` itself, and
+ * publishes it. State and disk come by `copyFile`. The old build is left to the
+ * collector. Returns the new build's id.
+ */
+export async function compact(
+  store: BuildStore,
+  build: Build,
+  copyFile: (from: string, to: string) => Promise<unknown>,
+): Promise<string> {
+  using _lease = store.lease(build.id);
+  await using staged = await store.stage();
+  await using reader = await store.openMemory(build);
+  const mapping = await writeLiveBlocks(reader, staged.path(BUILD_FILES.memory), staged.id);
+  const header = { generation: 0, buildId: staged.id, baseBuildId: staged.id, mapping };
+  await writeFile(staged.path(BUILD_FILES.header), writeMemoryHeader(header), { mode: 0o600 });
+  const checksums: Record<string, string> = {};
+  for (const { name, crc32 } of build.manifest.files) {
+    if (name !== BUILD_FILES.state && name !== BUILD_FILES.disk) continue;
+    await copyFile(store.path(build.id, name), staged.path(name));
+    checksums[name] = crc32;
+  }
+  const { producer, vcpus, memoryMiB, diskMiB, drives } = build.manifest;
+  return await staged.publish({ producer, vcpus, memoryMiB, diskMiB, drives }, checksums);
+}
+
+const CHUNK_BLOCKS = 256;
+
+/** Copies every block that is not zero to one file; answers the mapping onto it. */
+async function writeLiveBlocks(
+  reader: MemoryReader,
+  path: string,
+  buildId: string,
+): Promise<Mapping> {
+  await using output = await open(path, 'wx', 0o600);
+  const chunk = Buffer.allocUnsafe(CHUNK_BLOCKS * BLOCK_SIZE);
+  const builder = new MappingBuilder();
+  const { mapping } = reader;
+  let stored = 0;
+  for (let run = 0; run < mapping.runCount; run++) {
+    const [start, end] = [mapping.startOf(run), mapping.endOf(run)];
+    if (mapping.buildOf(run) === ZERO_INDEX) {
+      builder.appendZero(end - start);
+      continue;
+    }
+    builder.append(end - start, buildId, stored);
+    for (let block = start; block < end; block += CHUNK_BLOCKS) {
+      const piece = chunk.subarray(0, Math.min(CHUNK_BLOCKS, end - block) * BLOCK_SIZE);
+      await reader.read(piece, block);
+      await output.writeFile(piece);
+    }
+    stored += end - start;
+  }
+  return builder.build();
+}
