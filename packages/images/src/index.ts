@@ -1,1 +1,9 @@
-export {};
+export {
+  ensureGuestArtifacts,
+  type GuestArtifactOptions,
+  type GuestArtifacts,
+} from './artifacts.ts';
+export { createUpperDisk } from './disk/upper-disk.ts';
+export { type KernelArgumentOptions, kernelArguments } from './kernel-arguments.ts';
+export type { ArtifactKind, OnProgress, Progress } from './progress.ts';
+export { REQUIRED_TOOLS, type RequiredTool } from './required-tools.ts';

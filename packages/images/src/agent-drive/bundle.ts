@@ -1,0 +1,96 @@
+import { createHash } from 'node:crypto';
+import { cp, mkdir, readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { z } from 'zod';
+
+/** The envd of this checkout. A path, not an import: nothing here runs it. */
+export const ENVD_ENTRY = fileURLToPath(new URL('../../../envd/src/main.ts', import.meta.url));
+
+/** Packages with compiled parts, which cannot be bundled, and the files that they need at run time. */
+const NATIVE_PACKAGES = [
+  { name: 'koffi', files: ['package.json', 'index.js', 'index.cjs', 'src/koffi'] },
+  {
+    name: '@koromix/koffi-linux-x64',
+    files: ['package.json', 'index.js', 'linux_x64/koffi.node'],
+  },
+  { name: '@lydell/node-pty', files: ['.'] },
+  { name: '@lydell/node-pty-linux-x64', files: ['package.json', 'pty.node'] },
+] as const;
+
+/** Only what Node loads: koffi ships its C++ sources too. */
+const RUNTIME_FILE_PATTERN = /\.(?:c?js|json|node)$|\/[^.]+$/;
+
+const packageSchema = z.object({ name: z.string(), version: z.string() });
+
+export interface EnvdBundle {
+  readonly code: Uint8Array;
+  readonly sha256: string;
+}
+
+/** envd and all its JavaScript dependencies as one ECMAScript module. */
+export async function bundleEnvd(entry: string): Promise<EnvdBundle> {
+  const result = await build({
+    entryPoints: [entry],
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node26',
+    minifySyntax: true,
+    minifyWhitespace: true,
+    legalComments: 'none',
+    external: NATIVE_PACKAGES.map(({ name }) => name),
+    // Bundled CommonJS modules ask for built-in modules with require().
+    banner: {
+      js: "import{createRequire as __createRequire}from'node:module';const require=__createRequire(import.meta.url);",
+    },
+    write: false,
+    logLevel: 'silent',
+  });
+  const code = result.outputFiles[0]?.contents ?? new Uint8Array();
+  return { code, sha256: createHash('sha256').update(code).digest('hex') };
+}
+
+/** Versions of the packages with compiled parts, by name. */
+export async function nativePackageVersions(): Promise<Record<string, string>> {
+  const versions: Record<string, string> = {};
+  for (const { name } of NATIVE_PACKAGES) {
+    versions[name] = (await readPackage(await packageDirectory(name))).version;
+  }
+  return versions;
+}
+
+/** Copies the packages with compiled parts below `target/node_modules`; returns the paths of the compiled parts. */
+export async function copyNativePackages(target: string): Promise<string[]> {
+  const libraries: string[] = [];
+  for (const { name, files } of NATIVE_PACKAGES) {
+    const source = await packageDirectory(name);
+    const destination = join(target, 'node_modules', name);
+    for (const file of files) {
+      await mkdir(dirname(join(destination, file)), { recursive: true });
+      await cp(join(source, file), join(destination, file), {
+        recursive: true,
+        filter: (path) => RUNTIME_FILE_PATTERN.test(path),
+      });
+      if (file.endsWith('.node')) libraries.push(join(destination, file));
+    }
+  }
+  return libraries;
+}
+
+/** Where npm put a package. Its own manifest need not be exported, so the search goes by directory. */
+export async function packageDirectory(name: string): Promise<string> {
+  const require = createRequire(import.meta.url);
+  for (const modules of require.resolve.paths(name) ?? []) {
+    const directory = join(modules, name);
+    const found = await readPackage(directory).catch(() => undefined);
+    if (found?.name === name) return directory;
+  }
+  throw new Error(`the npm package ${name} is not installed`);
+}
+
+export async function readPackage(directory: string): Promise<z.infer<typeof packageSchema>> {
+  return packageSchema.parse(JSON.parse(await readFile(join(directory, 'package.json'), 'utf8')));
+}
