@@ -1,0 +1,146 @@
+import { TorporError } from '@torpor/protocol';
+import type { GuestClient } from './guest-client.ts';
+import { OutputCapture } from './output-capture.ts';
+import { type ProcessEvent, type ProgramRequest, startProgram } from './process-events.ts';
+import { Supervision } from './supervision.ts';
+
+/** What is kept of each output stream when the caller does not say. */
+export const DEFAULT_MAX_OUTPUT_BYTES = 8 * 1024 * 1024;
+
+export interface ExecLimits {
+  /** 0 means no limit. */
+  readonly timeoutMs: number;
+  readonly maxOutputBytes: number;
+}
+
+export interface ExecResult {
+  readonly stdout: Uint8Array;
+  readonly stderr: Uint8Array;
+  readonly exitCode: number;
+  /** Set when the program did not exit by itself, for example `signal: killed`. */
+  readonly status: string;
+  readonly stdoutDroppedBytes: bigint;
+  readonly stderrDroppedBytes: bigint;
+  /** The time limit ended the program; the output is what came until then. */
+  readonly timedOut: boolean;
+}
+
+/**
+ * Runs a program to its end and returns what it printed. When the time is up, the
+ * whole process group is killed and the result says so. When the caller's signal
+ * aborts, it is killed as well: nobody else can get at its output.
+ */
+export async function exec(
+  guest: GuestClient,
+  request: ProgramRequest,
+  limits: ExecLimits,
+): Promise<ExecResult> {
+  const stdout = new OutputCapture(limits.maxOutputBytes);
+  const stderr = new OutputCapture(limits.maxOutputBytes);
+  using supervision = new Supervision(guest, limits.timeoutMs);
+  const abandon = () => supervision.kill();
+  request.signal?.addEventListener('abort', abandon);
+  if (request.signal?.aborted) abandon();
+  let end: Extract<ProcessEvent, { case: 'end' }>['value'] | undefined;
+  try {
+    for await (const event of startProgram(guest, { ...request, signal: supervision.signal })) {
+      if (event.case === 'start') supervision.started(event.value.pid);
+      if (event.case === 'data' && event.value.output.case === 'stdout')
+        stdout.add(event.value.output.value);
+      if (event.case === 'data' && event.value.output.case === 'stderr')
+        stderr.add(event.value.output.value);
+      if (event.case === 'end') end = event.value;
+    }
+  } catch (error) {
+    if (!supervision.timedOut) throw error;
+  } finally {
+    request.signal?.removeEventListener('abort', abandon);
+  }
+  if (end === undefined && !supervision.timedOut) throw missingEnd(guest);
+  return {
+    stdout: stdout.bytes(),
+    stderr: stderr.bytes(),
+    exitCode: end?.exitCode ?? -1,
+    status: end === undefined || end.exited ? '' : end.status,
+    stdoutDroppedBytes: stdout.droppedBytes,
+    stderrDroppedBytes: stderr.droppedBytes,
+    timedOut: supervision.timedOut,
+  };
+}
+
+/**
+ * Runs a program and passes its events on. The consumer may leave (`request.signal`,
+ * or by ending the iteration): the program lives on and can be connected to by its
+ * pid, and its time limit still holds. Throws `timeout` when the limit ended it.
+ */
+export async function* execStream(
+  guest: GuestClient,
+  request: ProgramRequest,
+  timeoutMs: number,
+): AsyncGenerator<ProcessEvent> {
+  const supervision = new Supervision(guest, timeoutMs);
+  const events = startProgram(guest, { ...request, signal: supervision.signal });
+  let ended = false;
+  try {
+    for (;;) {
+      const next = await untilAborted(events.next(), request.signal);
+      if (next === undefined) return;
+      if (next.done) break;
+      if (next.value.case === 'start') supervision.started(next.value.value.pid);
+      if (next.value.case === 'end') {
+        ended = true;
+        if (supervision.timedOut) throw supervision.timeoutError();
+      }
+      yield next.value;
+    }
+    if (!ended) throw missingEnd(guest);
+  } catch (error) {
+    ended = true;
+    throw supervision.timedOut ? supervision.timeoutError() : error;
+  } finally {
+    if (ended || !supervision.hasLimit) {
+      supervision.letGo();
+      supervision[Symbol.dispose]();
+    } else {
+      void drain(events, supervision);
+    }
+  }
+}
+
+/** Follows a program that nobody listens to any more, until it ends or its time is up. */
+async function drain(events: AsyncIterable<ProcessEvent>, supervision: Supervision): Promise<void> {
+  try {
+    for await (const event of events) {
+      if (event.case === 'start') supervision.started(event.value.pid);
+    }
+  } catch {
+    // The program ended with its guest or with its time; nobody is left to be told.
+  } finally {
+    supervision[Symbol.dispose]();
+  }
+}
+
+/** The value of a promise, or undefined if the signal aborts first. */
+async function untilAborted<T>(
+  promise: Promise<T>,
+  signal: AbortSignal | undefined,
+): Promise<T | undefined> {
+  if (signal === undefined) return promise;
+  const { promise: aborted, resolve } = Promise.withResolvers<undefined>();
+  const stop = () => resolve(undefined);
+  signal.addEventListener('abort', stop);
+  if (signal.aborted) stop();
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', stop);
+    promise.catch(() => undefined);
+  }
+}
+
+function missingEnd(guest: GuestClient): TorporError {
+  return new TorporError(
+    'guest_unreachable',
+    `The guest of sandbox ${guest.sandboxId} ended the stream without saying how the program ended.`,
+  );
+}

@@ -1,0 +1,223 @@
+import { Agent as HttpAgent } from 'node:http';
+import { Readable } from 'node:stream';
+import { type Client, createClient, type Interceptor } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-node';
+import {
+  envdFilesystem,
+  envdProcess,
+  type InitRequest,
+  initRequestSchema,
+  TorporError,
+} from '@torpor/protocol';
+import { Pool } from 'undici';
+import { fromGuest, fromGuestStatus } from './guest-errors.ts';
+
+/** A unary call that takes longer than this has met a guest that hangs. */
+const UNARY_TIMEOUT_MS = 30_000;
+/** envd sends a keepalive on silent streams this often; twice as long without anything means that it is gone. */
+const KEEPALIVE_SECONDS = 30;
+export const STREAM_SILENCE_LIMIT_MS = 2 * KEEPALIVE_SECONDS * 1000 + 15_000;
+const CONNECT_TIMEOUT_MS = 5_000;
+const ERROR_BODY_LIMIT = 4096;
+
+export interface GuestEndpoint {
+  readonly sandboxId: string;
+  /** For example `http://10.11.0.5:49983`. */
+  readonly baseUrl: string;
+  readonly accessToken: string;
+}
+
+export interface FileRequest {
+  readonly path: string;
+  readonly user?: string | undefined;
+}
+
+/** What every call may carry: the account in the guest, and the caller's interest in the answer. */
+export interface CallOptions {
+  readonly user?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * The host agent's side of one guest's envd: pooled keep-alive connections that end
+ * with {@link GuestClient.close}. All that is thrown is a TorporError.
+ */
+export class GuestClient {
+  readonly sandboxId: string;
+  readonly process: Client<typeof envdProcess.Process>;
+  readonly filesystem: Client<typeof envdFilesystem.Filesystem>;
+  readonly #accessToken: string;
+  readonly #agent: HttpAgent;
+  readonly #pool: Pool;
+  readonly #closed = new AbortController();
+
+  constructor(endpoint: GuestEndpoint) {
+    this.sandboxId = endpoint.sandboxId;
+    this.#accessToken = endpoint.accessToken;
+    this.#agent = new HttpAgent({ keepAlive: true, maxFreeSockets: 16 });
+    this.#pool = new Pool(endpoint.baseUrl, {
+      connect: { timeout: CONNECT_TIMEOUT_MS },
+      connections: 64,
+    });
+    const transport = createConnectTransport({
+      baseUrl: endpoint.baseUrl,
+      httpVersion: '1.1',
+      nodeOptions: { agent: this.#agent },
+      // The guest is a hop away on the same machine: compressing would only cost.
+      acceptCompression: [],
+      interceptors: [this.#authenticate()],
+    });
+    this.process = createClient(envdProcess.Process, transport);
+    this.filesystem = createClient(envdFilesystem.Filesystem, transport);
+  }
+
+  /** Ends every call with `reason` and drops the connections. */
+  close(reason: TorporError): void {
+    if (this.#closed.signal.aborted) return;
+    this.#closed.abort(reason);
+    this.#agent.destroy();
+    this.#pool.destroy(reason).catch(() => undefined);
+  }
+
+  /** Call options for a unary RPC: deadline, user, and the end of this client. */
+  unary(options: CallOptions = {}): { headers: Headers; signal: AbortSignal; timeoutMs: number } {
+    return { ...this.stream(options), timeoutMs: UNARY_TIMEOUT_MS };
+  }
+
+  /** Call options for a streaming RPC, which has no deadline but keepalives. */
+  stream(options: CallOptions = {}): { headers: Headers; signal: AbortSignal } {
+    const headers = new Headers({ 'Keepalive-Ping-Interval': String(KEEPALIVE_SECONDS) });
+    if (options.user !== undefined && options.user !== '') {
+      headers.set('Authorization', `Basic ${btoa(`${options.user}:`)}`);
+    }
+    return { headers, signal: this.#signal(options.signal) };
+  }
+
+  /** Runs a call to the guest; what it throws becomes a TorporError. */
+  async call<T>(options: CallOptions, action: () => Promise<T>): Promise<T> {
+    try {
+      return await action();
+    } catch (error) {
+      throw this.error(error, options);
+    }
+  }
+
+  error(reason: unknown, options: CallOptions = {}): TorporError {
+    const closed = this.#closed.signal;
+    if (closed.aborted) return TorporError.from(closed.reason);
+    return fromGuest(reason, { sandboxId: this.sandboxId, user: options.user });
+  }
+
+  /** Whether envd answers, within `timeoutMs`. */
+  async isHealthy(timeoutMs: number): Promise<boolean> {
+    try {
+      const response = await this.#pool.request({
+        method: 'GET',
+        path: '/health',
+        signal: this.#signal(AbortSignal.timeout(timeoutMs)),
+      });
+      await response.body.dump();
+      return response.statusCode < 300;
+    } catch {
+      return false;
+    }
+  }
+
+  /** `POST /init`: makes the guest this sandbox. Throws unless envd did all of it. */
+  async init(request: InitRequest, timeoutMs: number): Promise<void> {
+    const body = JSON.stringify(initRequestSchema.parse(request));
+    const response = await this.#request({
+      method: 'POST',
+      path: '/init',
+      headers: { 'content-type': 'application/json' },
+      body,
+      options: { signal: AbortSignal.timeout(timeoutMs) },
+    });
+    await response.dump();
+  }
+
+  /** Writes a file as its chunks come, at the speed at which the guest takes them. */
+  async writeFile(file: FileRequest, content: AsyncIterable<Uint8Array>, signal?: AbortSignal) {
+    const body = Readable.from(content, { objectMode: false });
+    const response = await this.#request({
+      method: 'POST',
+      path: filesPath(file),
+      headers: { 'content-type': 'application/octet-stream' },
+      body,
+      options: { user: file.user, signal },
+    });
+    await response.dump();
+  }
+
+  /** Reads a file in chunks, no faster than they are taken. */
+  async *readFile(file: FileRequest, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+    const options = { user: file.user, signal };
+    const body = await this.#request({
+      method: 'GET',
+      path: filesPath(file),
+      headers: { 'accept-encoding': 'identity' },
+      options,
+    });
+    try {
+      for await (const chunk of body) yield chunk as Buffer;
+    } catch (error) {
+      throw this.error(error, options);
+    }
+  }
+
+  async #request(request: {
+    method: 'GET' | 'POST';
+    path: string;
+    headers: Record<string, string>;
+    body?: string | Readable;
+    options: CallOptions;
+  }) {
+    const call = { sandboxId: this.sandboxId, user: request.options.user };
+    try {
+      const response = await this.#pool.request({
+        method: request.method,
+        path: request.path,
+        headers: { ...request.headers, 'x-access-token': this.#accessToken },
+        body: request.body ?? null,
+        signal: this.#signal(request.options.signal),
+      });
+      if (response.statusCode < 300) return response.body;
+      const text = await readLimited(response.body, ERROR_BODY_LIMIT);
+      throw fromGuestStatus(response.statusCode, text, call);
+    } catch (error) {
+      if (request.body instanceof Readable) request.body.destroy();
+      if (request.options.signal?.reason instanceof TorporError)
+        throw request.options.signal.reason;
+      throw this.error(error, request.options);
+    }
+  }
+
+  #signal(signal: AbortSignal | undefined): AbortSignal {
+    if (signal === undefined) return this.#closed.signal;
+    return AbortSignal.any([signal, this.#closed.signal]);
+  }
+
+  #authenticate(): Interceptor {
+    return (next) => (request) => {
+      request.header.set('X-Access-Token', this.#accessToken);
+      return next(request);
+    };
+  }
+}
+
+function filesPath({ path, user }: FileRequest): string {
+  const query = new URLSearchParams({ path });
+  if (user !== undefined && user !== '') query.set('username', user);
+  return `/files?${query}`;
+}
+
+async function readLimited(body: AsyncIterable<Uint8Array>, limit: number): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of body) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size > limit) break;
+  }
+  return Buffer.concat(chunks).toString().slice(0, limit);
+}

@@ -1,0 +1,119 @@
+import { Code, ConnectError } from '@connectrpc/connect';
+import { type ErrorCode, TorporError } from '@torpor/protocol';
+
+/** What was asked of the guest, for the sentence of an error. */
+export interface GuestCall {
+  readonly sandboxId: string;
+  /** The account that the caller named, if any. */
+  readonly user?: string | undefined;
+}
+
+const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
+  [Code.NotFound]: 'not_found',
+  [Code.AlreadyExists]: 'already_exists',
+  [Code.InvalidArgument]: 'invalid_request',
+  [Code.OutOfRange]: 'invalid_request',
+  [Code.FailedPrecondition]: 'invalid_request',
+  [Code.PermissionDenied]: 'forbidden',
+  [Code.DeadlineExceeded]: 'timeout',
+  [Code.ResourceExhausted]: 'disk_full',
+  [Code.Unimplemented]: 'not_implemented',
+  [Code.Unavailable]: 'guest_unreachable',
+  [Code.Aborted]: 'guest_unreachable',
+};
+
+const FROM_HTTP: Readonly<Record<number, ErrorCode>> = {
+  400: 'invalid_request',
+  403: 'forbidden',
+  404: 'not_found',
+  406: 'invalid_request',
+  409: 'already_exists',
+  413: 'too_large',
+  416: 'invalid_request',
+  507: 'disk_full',
+};
+
+const GUEST_REMEDIES: Partial<Record<ErrorCode, string>> = {
+  disk_full: 'Remove files in the sandbox, or create one with a larger disk.',
+  already_exists: '',
+  timeout: 'The guest did not answer in time; it may be overloaded.',
+};
+
+/**
+ * The TorporError for a failed call to envd: errors of envd keep their meaning and
+ * sentence, a broken or refused connection is `guest_unreachable`. An abort whose
+ * reason is a TorporError is that error.
+ */
+export function fromGuest(reason: unknown, call: GuestCall): TorporError {
+  if (reason instanceof TorporError) return reason;
+  if (!(reason instanceof ConnectError)) return unreachable(reason, call);
+  if (reason.cause instanceof TorporError) return reason.cause;
+  if (reason.code === Code.Unauthenticated) return refused(reason, call);
+  const code = FROM_CONNECT[reason.code];
+  if (code === 'guest_unreachable') return unreachable(reason, call);
+  if (code === undefined && isBrokenConnection(reason)) return unreachable(reason, call);
+  return guestError(code ?? 'internal_error', reason.rawMessage, reason);
+}
+
+/** The TorporError for an HTTP answer of envd with an error status; `body` as it was received. */
+export function fromGuestStatus(status: number, body: string, call: GuestCall): TorporError {
+  const message = messageOf(body) ?? `The guest answered with status ${status}.`;
+  if (status === 401) return refused(new Error(message), call);
+  return guestError(FROM_HTTP[status] ?? 'internal_error', message, undefined);
+}
+
+function guestError(code: ErrorCode, message: string, cause: unknown): TorporError {
+  const remedy = GUEST_REMEDIES[code];
+  return new TorporError(code, message, {
+    ...(remedy === undefined ? {} : { remedy }),
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+/** envd answers so for a user that does not exist, and for a token that is not its own. */
+function refused(cause: Error, call: GuestCall): TorporError {
+  if (call.user !== undefined && call.user !== '') {
+    return new TorporError(
+      'invalid_request',
+      `There is no user ${JSON.stringify(call.user)} in the sandbox.`,
+      { cause },
+    );
+  }
+  return new TorporError(
+    'guest_unreachable',
+    `The guest of sandbox ${call.sandboxId} does not accept the host agent's access token.`,
+    { cause },
+  );
+}
+
+function unreachable(cause: unknown, call: GuestCall): TorporError {
+  const why = cause instanceof ConnectError ? cause.rawMessage : String(cause);
+  return new TorporError(
+    'guest_unreachable',
+    `The guest of sandbox ${call.sandboxId} cannot be reached: ${why}.`,
+    { cause },
+  );
+}
+
+/** connect-node has no code of its own for most socket errors; they are in the cause. */
+function isBrokenConnection(error: ConnectError): boolean {
+  for (let cause = error.cause; cause instanceof Error; cause = cause.cause) {
+    if (
+      'syscall' in cause ||
+      ('code' in cause && /^(E[A-Z]+|UND_ERR_.*)$/.test(String(cause.code)))
+    )
+      return true;
+  }
+  return false;
+}
+
+function messageOf(body: string): string | undefined {
+  try {
+    const parsed: unknown = JSON.parse(body);
+    if (typeof parsed === 'object' && parsed !== null && 'message' in parsed)
+      return String(parsed.message);
+  } catch {
+    // Not JSON: the status has to do.
+  }
+  return undefined;
+}

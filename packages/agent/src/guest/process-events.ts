@@ -1,0 +1,95 @@
+import { Code, ConnectError } from '@connectrpc/connect';
+import { type envdProcess, TorporError } from '@torpor/protocol';
+import { type CallOptions, type GuestClient, STREAM_SILENCE_LIMIT_MS } from './guest-client.ts';
+import { failOnSilence } from './stream-watch.ts';
+
+/** What is to be run in the guest. */
+export interface ProgramRequest extends CallOptions {
+  readonly cmd: string;
+  readonly args: readonly string[];
+  readonly envs: Readonly<Record<string, string>>;
+  /** Empty or absent: the default working directory of the guest. */
+  readonly cwd?: string | undefined;
+  readonly tag?: string | undefined;
+  /** Keep standard input open. */
+  readonly stdin?: boolean | undefined;
+  /** Present: the program runs on a terminal of this size. */
+  readonly terminal?: { readonly cols: number; readonly rows: number } | undefined;
+}
+
+export type ProcessSelector =
+  | { readonly case: 'pid'; readonly value: number }
+  | { readonly case: 'tag'; readonly value: string };
+
+export type ProcessEvent = envdProcess.ProcessEvent['event'];
+
+/**
+ * Starts a program and yields its events, the start event first. Ending the
+ * iteration lets go of the program without ending it. Throws `program_not_found`
+ * for a program that does not exist.
+ */
+export function startProgram(
+  guest: GuestClient,
+  request: ProgramRequest,
+): AsyncGenerator<ProcessEvent> {
+  if (request.cmd === '') {
+    throw new TorporError('invalid_request', 'There is no program to run: cmd is empty.');
+  }
+  const message = {
+    process: {
+      cmd: request.cmd,
+      args: [...request.args],
+      envs: { ...request.envs },
+      ...(request.cwd ? { cwd: request.cwd } : {}),
+    },
+    stdin: request.stdin ?? false,
+    ...(request.tag ? { tag: request.tag } : {}),
+    ...(request.terminal === undefined ? {} : { pty: { size: request.terminal } }),
+  };
+  return processEvents(guest, request, request.cmd, (options) =>
+    guest.process.start(message, options),
+  );
+}
+
+/** The events of a process that runs, beginning with a start event and what it printed last. Throws `not_found`. */
+export function connectProgram(
+  guest: GuestClient,
+  selector: ProcessSelector,
+  options: CallOptions,
+): AsyncGenerator<ProcessEvent> {
+  return processEvents(guest, options, undefined, (streamOptions) =>
+    guest.process.connect({ process: { selector } }, streamOptions),
+  );
+}
+
+type StreamOptions = ReturnType<GuestClient['stream']>;
+
+async function* processEvents(
+  guest: GuestClient,
+  options: CallOptions,
+  program: string | undefined,
+  open: (options: StreamOptions) => AsyncIterable<{
+    readonly event?: envdProcess.ProcessEvent | undefined;
+  }>,
+): AsyncGenerator<ProcessEvent> {
+  const abort = new AbortController();
+  const signal =
+    options.signal === undefined ? abort.signal : AbortSignal.any([options.signal, abort.signal]);
+  try {
+    const stream = open(guest.stream({ user: options.user, signal }));
+    for await (const { event } of failOnSilence(stream, STREAM_SILENCE_LIMIT_MS, abort)) {
+      if (event !== undefined) yield event.event;
+    }
+  } catch (error) {
+    if (program !== undefined && error instanceof ConnectError && error.code === Code.NotFound) {
+      throw new TorporError(
+        'program_not_found',
+        `There is no program ${JSON.stringify(program)} in the sandbox.`,
+        { cause: error },
+      );
+    }
+    throw guest.error(error, options);
+  } finally {
+    abort.abort();
+  }
+}

@@ -1,0 +1,94 @@
+import { randomBytes } from 'node:crypto';
+import { envdProcess, TorporError } from '@torpor/protocol';
+import type { CallOptions, GuestClient } from './guest-client.ts';
+import { type ProcessSelector, type ProgramRequest, startProgram } from './process-events.ts';
+
+export interface StartedProcess {
+  readonly pid: number;
+  readonly tag: string;
+}
+
+export interface ProcessEntry {
+  readonly pid: number;
+  readonly tag: string;
+  readonly cmd: string;
+  readonly args: readonly string[];
+}
+
+/** A tag for a process that its caller did not name: the prefix and eight hexadecimal digits. */
+export function newTag(prefix: 'proc' | 'pty'): string {
+  return `${prefix}-${randomBytes(4).toString('hex')}`;
+}
+
+/** Starts a program that nobody waits for; its output can be followed later by tag or pid. */
+export async function startBackground(
+  guest: GuestClient,
+  request: ProgramRequest,
+): Promise<StartedProcess> {
+  const tag = request.tag || newTag('proc');
+  for await (const event of startProgram(guest, { ...request, tag })) {
+    if (event.case === 'start') return { pid: event.value.pid, tag };
+  }
+  throw new TorporError('guest_unreachable', 'The guest did not say which process it started.');
+}
+
+export async function listProcesses(
+  guest: GuestClient,
+  options: CallOptions,
+): Promise<ProcessEntry[]> {
+  const { processes } = await guest.call(options, () =>
+    guest.process.list({}, guest.unary(options)),
+  );
+  return processes.map(({ config, pid, tag }) => ({
+    pid,
+    tag: tag ?? '',
+    cmd: config?.cmd ?? '',
+    args: config?.args ?? [],
+  }));
+}
+
+/** Signals a process and its group. Throws `not_found`. */
+export async function killProcess(
+  guest: GuestClient,
+  selector: ProcessSelector,
+  signalName: string,
+  options: CallOptions,
+): Promise<void> {
+  const signal = signalNumber(signalName);
+  await guest.call(options, () =>
+    guest.process.sendSignal({ process: { selector }, signal }, guest.unary(options)),
+  );
+}
+
+/** Writes to the standard input of a process, and closes it after that if `end` is set. */
+export async function sendInput(
+  guest: GuestClient,
+  selector: ProcessSelector,
+  input: { readonly data: Uint8Array; readonly end: boolean },
+  options: CallOptions,
+): Promise<void> {
+  await guest.call(options, async () => {
+    if (input.data.length > 0) {
+      await guest.process.sendInput(
+        { process: { selector }, input: { input: { case: 'stdin', value: input.data } } },
+        guest.unary(options),
+      );
+    }
+    if (input.end) await guest.process.closeStdin({ process: { selector } }, guest.unary(options));
+  });
+}
+
+function signalNumber(name: string): envdProcess.Signal {
+  switch (name) {
+    case '':
+    case 'SIGKILL':
+      return envdProcess.Signal.SIGKILL;
+    case 'SIGTERM':
+      return envdProcess.Signal.SIGTERM;
+    default:
+      throw new TorporError(
+        'invalid_request',
+        `The signal ${JSON.stringify(name)} cannot be sent; use SIGTERM or SIGKILL.`,
+      );
+  }
+}

@@ -1,0 +1,88 @@
+import { envdProcess, TorporError } from '@torpor/protocol';
+import type { GuestClient } from './guest-client.ts';
+
+/** How long a killed process group may take to end before the guest counts as stuck. */
+const KILL_GRACE_MS = 5_000;
+
+/**
+ * Watches over one program in the guest: ends its whole process group when its time
+ * is up or it is no longer wanted. The time limit is the agent's own, not a deadline
+ * of the RPC, so that it holds whoever is connected; it does not outlive the agent.
+ */
+export class Supervision implements Disposable {
+  readonly #guest: GuestClient;
+  readonly #giveUp = new AbortController();
+  readonly #timeoutMs: number;
+  readonly #limit: NodeJS.Timeout | undefined;
+  #grace: NodeJS.Timeout | undefined;
+  #pid: number | undefined;
+  #timedOut = false;
+
+  /** `timeoutMs`: 0 means no limit. */
+  constructor(guest: GuestClient, timeoutMs: number) {
+    this.#guest = guest;
+    this.#timeoutMs = timeoutMs;
+    if (timeoutMs > 0) {
+      this.#limit = setTimeout(() => {
+        this.#timedOut = true;
+        this.kill();
+      }, timeoutMs);
+    }
+  }
+
+  /** Aborted when waiting for the program has become pointless. */
+  get signal(): AbortSignal {
+    return this.#giveUp.signal;
+  }
+
+  get timedOut(): boolean {
+    return this.#timedOut;
+  }
+
+  get hasLimit(): boolean {
+    return this.#timeoutMs > 0;
+  }
+
+  started(pid: number): void {
+    this.#pid = pid;
+    // Its time was up before the guest said which process it is.
+    if (this.#grace !== undefined) this.#signalGroup();
+  }
+
+  /** Ends the process group. Its last output may still come, for a few seconds. */
+  kill(): void {
+    if (this.#grace !== undefined) return;
+    this.#grace = setTimeout(() => this.letGo(), KILL_GRACE_MS);
+    this.#signalGroup();
+  }
+
+  /** Stops listening to the program without ending it. */
+  letGo(): void {
+    this.#giveUp.abort(this.timeoutError());
+  }
+
+  timeoutError(): TorporError {
+    return new TorporError(
+      'timeout',
+      `The program did not end within ${this.#timeoutMs / 1000} s; its process group was killed.`,
+      { remedy: 'Give it more time with timeout_sec, or start it in the background.' },
+    );
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#limit);
+    clearTimeout(this.#grace);
+  }
+
+  #signalGroup(): void {
+    if (this.#pid === undefined) return;
+    const selector = { case: 'pid' as const, value: this.#pid };
+    // It may just have ended; and if the guest is stuck, the grace period ends the wait.
+    this.#guest.process
+      .sendSignal(
+        { process: { selector }, signal: envdProcess.Signal.SIGKILL },
+        this.#guest.unary(),
+      )
+      .catch(() => undefined);
+  }
+}
