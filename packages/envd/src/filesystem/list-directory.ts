@@ -1,0 +1,81 @@
+import { readdir, realpath, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Code, ConnectError } from '@connectrpc/connect';
+import type { UserDatabase } from '../users.ts';
+import { type EntryInfoInit, entryInfo } from './entry-info.ts';
+import { errnoName, filesystemError, isMissing } from './errors.ts';
+
+/** One answer holds them all in memory, about 1 KiB each. */
+const MAX_ENTRIES = 200_000;
+
+/**
+ * Describes what a directory holds, down to `depth` levels (1: its own entries),
+ * each directory followed by its contents, names in lexical order. A symbolic link
+ * at the path itself is followed, others are not; entries that vanish meanwhile are
+ * left out. Throws ConnectError `not_found`, `invalid_argument` (not a directory),
+ * `failed_precondition` (links in a circle), `resource_exhausted` (over 200,000 entries).
+ */
+export async function listDirectory(
+  path: string,
+  depth: number,
+  users: UserDatabase,
+): Promise<EntryInfoInit[]> {
+  await assertDirectory(path);
+  const entries: EntryInfoInit[] = [];
+  const visit = async (directory: string, level: number): Promise<void> => {
+    for (const child of await childrenOf(directory, directory === path)) {
+      const childPath = join(directory, child.name);
+      const entry = await entryInfo(childPath, users).catch(undefinedIfMissing);
+      if (entry === undefined) continue;
+      if (entries.length === MAX_ENTRIES) {
+        throw new ConnectError(
+          `${path} holds more than ${MAX_ENTRIES} entries: list it with a smaller depth`,
+          Code.ResourceExhausted,
+        );
+      }
+      entries.push(entry);
+      if (child.isDirectory && level < depth) await visit(childPath, level + 1);
+    }
+  };
+  await visit(path, 1);
+  return entries;
+}
+
+/** Throws a ConnectError unless the path is a directory or a link to one. */
+export async function assertDirectory(path: string): Promise<void> {
+  try {
+    const found = await stat(await realpath(path));
+    if (found.isDirectory()) return;
+  } catch (error) {
+    if (errnoName(error) === 'ELOOP') {
+      throw new ConnectError(
+        `cyclic symlink or too many links at ${path}`,
+        Code.FailedPrecondition,
+      );
+    }
+    throw filesystemError(isMissing(error) ? 'path not found' : `cannot read ${path}`, error);
+  }
+  throw new ConnectError(`path is not a directory: ${path}`, Code.InvalidArgument);
+}
+
+interface Child {
+  readonly name: string;
+  readonly isDirectory: boolean;
+}
+
+async function childrenOf(directory: string, isRoot: boolean): Promise<Child[]> {
+  try {
+    const children = await readdir(directory, { withFileTypes: true });
+    return children
+      .map((child) => ({ name: child.name, isDirectory: child.isDirectory() }))
+      .toSorted((left, right) => (left.name < right.name ? -1 : 1));
+  } catch (error) {
+    if (!isRoot && isMissing(error)) return [];
+    throw filesystemError(`cannot read ${directory}`, error);
+  }
+}
+
+function undefinedIfMissing(error: unknown): undefined {
+  if (!isMissing(error)) throw filesystemError('cannot read an entry', error);
+  return undefined;
+}

@@ -1,0 +1,45 @@
+import {
+  getXattr,
+  listXattrs,
+  removeXattr,
+  SystemError,
+  setXattr,
+  type XattrTarget,
+} from '@torpor/linux';
+
+/** Users' metadata are extended attributes with this prefix. */
+const PREFIX = 'user.e2b.';
+
+/** A file system without extended attributes, and files of other kinds than regular ones and directories. */
+const WITHOUT_XATTRS = new Set(['ENOTSUP', 'EOPNOTSUPP', 'EPERM', 'EACCES', 'ENOENT', 'ELOOP']);
+
+/** The metadata of a file; none where the file system cannot keep any. */
+export function readMetadata(target: XattrTarget): Record<string, string> {
+  const metadata: Record<string, string> = {};
+  try {
+    for (const name of listXattrs(target)) {
+      if (!name.startsWith(PREFIX)) continue;
+      const value = getXattr(target, name);
+      if (value !== undefined) metadata[name.slice(PREFIX.length)] = value.toString('utf8');
+    }
+  } catch (error) {
+    if (error instanceof SystemError && WITHOUT_XATTRS.has(error.code)) return metadata;
+    throw error;
+  }
+  return metadata;
+}
+
+/**
+ * Makes these the metadata of a file: others that it had are removed. Throws
+ * SystemError, `ENOTSUP` where the file system cannot keep any (not if there are none
+ * to keep), `ENOSPC` if it has no room for them.
+ */
+export function replaceMetadata(
+  target: XattrTarget,
+  metadata: Readonly<Record<string, string>>,
+): void {
+  for (const key of Object.keys(readMetadata(target))) {
+    if (!Object.hasOwn(metadata, key)) removeXattr(target, PREFIX + key);
+  }
+  for (const [key, value] of Object.entries(metadata)) setXattr(target, PREFIX + key, value);
+}

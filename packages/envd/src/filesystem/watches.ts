@@ -1,0 +1,144 @@
+import { randomBytes } from 'node:crypto';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { Code, ConnectError, type HandlerContext } from '@connectrpc/connect';
+import { fileSystemType } from '@torpor/linux';
+import { envdFilesystem } from '@torpor/protocol';
+import type { EnvdContext } from '../context.ts';
+import { DirectoryWatcher } from './directory-watcher.ts';
+import { entryInfo } from './entry-info.ts';
+import { filesystemError, isMissing } from './errors.ts';
+import { EventQueue } from './event-queue.ts';
+import { assertDirectory } from './list-directory.ts';
+
+type WatchRequest = envdFilesystem.WatchDirRequest | envdFilesystem.CreateWatcherRequest;
+type WatchResponse = MessageInitShape<typeof envdFilesystem.WatchDirResponseSchema>;
+
+/** About 200 bytes each, more with entries: some MiB for a watcher that nobody asks. */
+const MAX_WAITING_EVENTS = 32_768;
+
+/** Watchers of the polling form live until they are removed. */
+const MAX_POLLED_WATCHERS = 256;
+
+const DEFAULT_KEEPALIVE_MS = 90_000;
+
+interface Watch extends Disposable {
+  readonly events: EventQueue<envdFilesystem.FilesystemEvent>;
+}
+
+/** The four watch RPCs: a stream, and the same by polling for clients without streams. */
+export class WatchService {
+  readonly #context: EnvdContext;
+  readonly #polled = new Map<string, Watch>();
+
+  constructor(context: EnvdContext) {
+    this.#context = context;
+  }
+
+  /**
+   * Streams a `start`, then the events of a directory as they happen, and a
+   * `keepalive` whenever nothing was sent for the interval that the header
+   * `Keepalive-Ping-Interval` asks for (seconds; default 90). Ends when the directory
+   * itself is removed or renamed, after that event.
+   */
+  async *watchDir(
+    request: envdFilesystem.WatchDirRequest,
+    call: HandlerContext,
+  ): AsyncGenerator<WatchResponse> {
+    using watch = await this.#open(request, call);
+    yield { event: { case: 'start', value: {} } };
+    const keepaliveMs = keepaliveInterval(call.requestHeader);
+    for (;;) {
+      const state = await watch.events.wait(keepaliveMs, call.signal);
+      if (state === 'ended') return;
+      if (state === 'idle') yield { event: { case: 'keepalive', value: {} } };
+      for (const event of watch.events.take()) {
+        yield { event: { case: 'filesystem', value: event } };
+      }
+    }
+  }
+
+  async createWatcher(request: envdFilesystem.CreateWatcherRequest, call: HandlerContext) {
+    if (this.#polled.size >= MAX_POLLED_WATCHERS) {
+      throw new ConnectError(
+        `there are ${MAX_POLLED_WATCHERS} watchers already: remove those that are no longer needed`,
+        Code.ResourceExhausted,
+      );
+    }
+    const watch = await this.#open(request, call);
+    const watcherId = `w${randomBytes(10).toString('hex')}`;
+    this.#polled.set(watcherId, watch);
+    return { watcherId };
+  }
+
+  /** What happened since the last call, in order; nothing is lost between two calls. */
+  getWatcherEvents(request: envdFilesystem.GetWatcherEventsRequest) {
+    return { events: this.#find(request.watcherId).events.take() };
+  }
+
+  removeWatcher(request: envdFilesystem.RemoveWatcherRequest) {
+    this.#find(request.watcherId)[Symbol.dispose]();
+    this.#polled.delete(request.watcherId);
+    return {};
+  }
+
+  #find(watcherId: string): Watch {
+    const watch = this.#polled.get(watcherId);
+    if (watch === undefined) {
+      throw new ConnectError(`watcher with id ${watcherId} not found`, Code.NotFound);
+    }
+    return watch;
+  }
+
+  async #open(request: WatchRequest, call: HandlerContext): Promise<Watch> {
+    const user = this.#context.userOfAuthorization(call.requestHeader.get('authorization'));
+    const path = this.#context.resolvePath(request.path, user);
+    await assertDirectory(path);
+    const { recursive, allowNetworkMounts } = request;
+    if (!allowNetworkMounts) await assertNotOnNetwork(path);
+    const events = new EventQueue<envdFilesystem.FilesystemEvent>(MAX_WAITING_EVENTS);
+    const watcher = await DirectoryWatcher.start(
+      path,
+      { recursive, allowNetworkMounts },
+      {
+        event: async (name, type) => {
+          const entry = request.includeEntry ? await this.#entryOf(path, name, type) : undefined;
+          const event = create(envdFilesystem.FilesystemEventSchema, {
+            name,
+            type,
+            ...(entry === undefined ? {} : { entry }),
+          });
+          if (!events.push(event)) watcher[Symbol.dispose]();
+        },
+        end: (error) => events.end(error),
+      },
+    );
+    return { events, [Symbol.dispose]: () => watcher[Symbol.dispose]() };
+  }
+
+  /** The entry as it is now; none when it is gone, by this event or a later one. */
+  async #entryOf(path: string, name: string, type: envdFilesystem.EventType) {
+    const { REMOVE, RENAME } = envdFilesystem.EventType;
+    if (type === REMOVE || type === RENAME) return undefined;
+    try {
+      return await entryInfo(name === '.' ? path : `${path}/${name}`, this.#context.users);
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw filesystemError('cannot describe the entry', error);
+    }
+  }
+}
+
+async function assertNotOnNetwork(path: string): Promise<void> {
+  const type = await fileSystemType(path);
+  if (type.kind !== 'network') return;
+  throw new ConnectError(
+    `cannot watch path on network filesystem (${type.name}): ${path}; changes made elsewhere go unnoticed, set allow_network_mounts to watch it nevertheless`,
+    Code.InvalidArgument,
+  );
+}
+
+function keepaliveInterval(headers: Headers): number {
+  const seconds = Number(headers.get('keepalive-ping-interval') ?? '');
+  if (!Number.isFinite(seconds) || seconds <= 0) return DEFAULT_KEEPALIVE_MS;
+  return Math.min(seconds * 1000, DEFAULT_KEEPALIVE_MS * 10);
+}
