@@ -5,6 +5,8 @@
  */
 export interface NetworkSlot {
   readonly index: number;
+  /** Unique for each time that a slot is handed out: an outdated slot object releases nothing. */
+  readonly lease: string;
   /** Name of the network namespace. */
   readonly namespace: string;
   /** Tap device inside it. */
@@ -24,10 +26,25 @@ export interface SlotRequest {
 export interface SlotPool {
   /** A slot that is ready for use, from the pool if there is one. Throws `no_hosts_available` when all are taken. */
   acquire(request: SlotRequest): Promise<NetworkSlot>;
-  /** Takes the slot down (or cleans and pools it again); idempotent. */
+  /**
+   * Takes the slot down, after which its index may be used again. Idempotent: a
+   * slot of an earlier lease is left alone. The VMM should be gone by then; one
+   * that is not loses its network at once.
+   */
   release(slot: NetworkSlot): Promise<void>;
-  /** After a restart: claims a slot that a running sandbox still uses. */
+  /**
+   * After a restart: claims a slot that a running sandbox still uses, and repairs
+   * its rules. Throws `conflict` if it is another's, `guest_unreachable` if the
+   * namespace or the tap device is gone.
+   */
   adopt(owner: string, index: number): Promise<NetworkSlot>;
+  /**
+   * After a restart: takes down a slot that the journal names and no living
+   * sandbox owns. Idempotent. Throws `conflict` if the slot is handed out.
+   */
+  destroySlot(index: number): Promise<void>;
+  /** Restores the host's firewall rules if somebody removed or changed them. */
+  checkFirewall(): Promise<'intact' | 'repaired'>;
   /** Stops filling the pool and takes down what is pooled; slots in use stay. */
   close(): Promise<void>;
 }

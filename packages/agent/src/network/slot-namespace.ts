@@ -1,0 +1,245 @@
+import { existsSync } from 'node:fs';
+import {
+  CommandError,
+  ipBatch,
+  ipJson,
+  listNamespaces,
+  NETNS_DIRECTORY,
+  nftApply,
+  writeNetSysctls,
+} from '@torpor/linux';
+import { GUEST } from '@torpor/protocol';
+import { z } from 'zod';
+import { DENIED_RANGES, INTERNET_GROUP, NO_INTERNET_GROUP } from './host-firewall.ts';
+import {
+  GATEWAY_MAC_ADDRESS,
+  type InstanceNames,
+  indexInName,
+  PEER_INTERFACE,
+  type SlotLayout,
+  TAP_DEVICE,
+} from './layout.ts';
+
+/**
+ * One slot: the namespace and what is in it.
+ *
+ *     guest 169.254.0.21 ── tap0 169.254.0.22 │ namespace │ eth0 (hostAddress) ══ veth ══ host
+ *
+ * The namespace translates both ways. The host opens connections to `hostAddress`;
+ * the guest sees them come from its gateway. The guest's own connections leave
+ * with `hostAddress` as their source, and the host masquerades them.
+ *
+ * The rules in here do not trust the host's: they keep private ranges out of
+ * reach, and the host's end of the link too, even while the host's ruleset is
+ * flushed. The one thing that only the host knows is whether the guest may reach
+ * the internet.
+ */
+
+export interface TapOwner {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+const TABLE = 'torpor';
+
+function slotRules(layout: SlotLayout): string {
+  const { address: guest, gateway } = GUEST;
+  return `
+table inet ${TABLE} {}
+delete table inet ${TABLE}
+table inet ${TABLE} {
+  set denied {
+    type ipv4_addr
+    flags interval
+    auto-merge
+    elements = { ${[...DENIED_RANGES, layout.linkAddress].join(', ')} }
+  }
+  chain raw {
+    type filter hook prerouting priority raw; policy drop;
+    meta nfproto ipv6 drop
+    iifname "${TAP_DEVICE}" ip saddr ${guest} accept
+    iifname "${PEER_INTERFACE}" accept
+  }
+  chain prerouting {
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "${PEER_INTERFACE}" ip saddr ${layout.linkAddress} ip daddr ${layout.hostAddress} dnat ip to ${guest}
+  }
+  chain input {
+    type filter hook input priority filter; policy drop;
+  }
+  chain forward {
+    type filter hook forward priority filter; policy drop;
+    ct state established,related ct direction reply accept
+    iifname "${PEER_INTERFACE}" oifname "${TAP_DEVICE}" ip saddr ${layout.linkAddress} ct status dnat accept
+    iifname "${TAP_DEVICE}" oifname "${PEER_INTERFACE}" ip daddr != @denied accept
+    iifname "${TAP_DEVICE}" limit rate 100/second burst 100 packets reject with icmp admin-prohibited
+  }
+  chain output {
+    type filter hook output priority filter; policy drop;
+    icmp type { destination-unreachable, time-exceeded } accept
+  }
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname "${TAP_DEVICE}" snat ip to ${gateway}
+    oifname "${PEER_INTERFACE}" snat ip to ${layout.hostAddress}
+  }
+}
+`;
+}
+
+function linkLines(layout: SlotLayout): string[] {
+  const { hostInterface: host, namespace } = layout;
+  return [
+    `link add ${host} address ${layout.linkMacAddress} type veth peer name ${PEER_INTERFACE} address ${layout.peerMacAddress} netns ${namespace}`,
+    `link set ${host} addrgenmode none`,
+    `addr add ${layout.linkAddress}/31 dev ${host}`,
+    `link set ${host} up`,
+    `neigh replace ${layout.hostAddress} lladdr ${layout.peerMacAddress} dev ${host} nud permanent`,
+  ];
+}
+
+function peerLines(layout: SlotLayout): string[] {
+  return [
+    `link set ${PEER_INTERFACE} addrgenmode none`,
+    `addr add ${layout.hostAddress}/31 dev ${PEER_INTERFACE}`,
+    `link set ${PEER_INTERFACE} up`,
+    `neigh replace ${layout.linkAddress} lladdr ${layout.linkMacAddress} dev ${PEER_INTERFACE} nud permanent`,
+    `route replace default via ${layout.linkAddress} dev ${PEER_INTERFACE}`,
+  ];
+}
+
+function tapLines(owner: TapOwner | undefined): string[] {
+  const permissions = owner === undefined ? '' : ` user ${owner.uid} group ${owner.gid}`;
+  return [
+    `tuntap add dev ${TAP_DEVICE} mode tap${permissions}`,
+    `link set ${TAP_DEVICE} address ${GATEWAY_MAC_ADDRESS}`,
+    `link set ${TAP_DEVICE} addrgenmode none`,
+    `addr add ${GUEST.gateway}/${GUEST.prefixLength} dev ${TAP_DEVICE}`,
+    `link set ${TAP_DEVICE} up`,
+    `neigh replace ${GUEST.address} lladdr ${GUEST.macAddress} dev ${TAP_DEVICE} nud permanent`,
+  ];
+}
+
+/** IPv6 off and routing on. */
+const SYSCTLS = {
+  'ipv6/conf/all/disable_ipv6': 1,
+  'ipv6/conf/default/disable_ipv6': 1,
+  'ipv4/ip_forward': 1,
+} as const;
+
+/** Makes the slot, whose names must be free. Throws CommandError and leaves what was made until then. */
+export async function makeSlot(
+  layout: SlotLayout,
+  hostNamespace: string | undefined,
+): Promise<void> {
+  const { namespace } = layout;
+  await ipBatch([`netns add ${namespace}`, ...linkLines(layout)], { namespace: hostNamespace });
+  await secureSlot(layout);
+  await ipBatch([...tapLines(undefined), ...peerLines(layout)], { namespace });
+}
+
+async function secureSlot(layout: SlotLayout): Promise<void> {
+  await nftApply(slotRules(layout), { namespace: layout.namespace });
+  await writeNetSysctls(SYSCTLS, { namespace: layout.namespace });
+}
+
+/** Gives a ready slot to a sandbox: its permission to the internet, and the tap to its VMM's user. */
+export async function configureSlot(
+  layout: SlotLayout,
+  hostNamespace: string | undefined,
+  allowInternet: boolean,
+  tapOwner: TapOwner | undefined,
+): Promise<void> {
+  const group = allowInternet ? INTERNET_GROUP : NO_INTERNET_GROUP;
+  await ipBatch([`link set ${layout.hostInterface} group ${group}`], { namespace: hostNamespace });
+  if (tapOwner === undefined) return;
+  await ipBatch([`tuntap del dev ${TAP_DEVICE} mode tap`, ...tapLines(tapOwner)], {
+    namespace: layout.namespace,
+  });
+}
+
+const linksSchema = z.array(
+  z.looseObject({
+    ifname: z.string(),
+    address: z.string().optional(),
+    addr_info: z.array(z.looseObject({ local: z.string().optional() })).optional(),
+  }),
+);
+
+/** What {@link repairSlot} found: nothing amiss, the link made again, or no namespace or tap to repair. */
+export type SlotCondition = 'intact' | 'relinked' | 'lost';
+
+/**
+ * Brings a slot that a VMM uses back into the state in which it was made. The
+ * rules are replaced in any case, which disturbs no connection. A link that is
+ * gone or has other addresses is made anew, without permission to the internet. A
+ * namespace or a tap that is gone cannot be brought back under a running VMM.
+ */
+export async function repairSlot(
+  layout: SlotLayout,
+  hostNamespace: string | undefined,
+): Promise<SlotCondition> {
+  const { namespace } = layout;
+  if (!existsSync(`${NETNS_DIRECTORY}/${namespace}`)) return 'lost';
+  const inside = linksSchema.parse(await ipJson(['-4', 'addr', 'show'], { namespace }));
+  if (!inside.some((link) => link.ifname === TAP_DEVICE)) return 'lost';
+  await secureSlot(layout);
+  const outside = linksSchema.parse(
+    await ipJson(['-4', 'addr', 'show'], { namespace: hostNamespace }),
+  );
+  const linked =
+    hasAddress(inside, PEER_INTERFACE, layout.hostAddress) &&
+    hasAddress(outside, layout.hostInterface, layout.linkAddress);
+  if (linked) return 'intact';
+  await ipBatch([`link del ${layout.hostInterface}`], { namespace: hostNamespace }).catch(
+    () => undefined,
+  );
+  await ipBatch(linkLines(layout), { namespace: hostNamespace });
+  await ipBatch(peerLines(layout), { namespace });
+  return 'relinked';
+}
+
+function hasAddress(links: z.infer<typeof linksSchema>, name: string, address: string): boolean {
+  return links.some(
+    (link) => link.ifname === name && link.addr_info?.some((info) => info.local === address),
+  );
+}
+
+/**
+ * Removes a slot, whole or half-made; idempotent. The link goes first and at
+ * once, so that a VMM that still runs in the namespace is cut off. Throws
+ * CommandError if something of it remains.
+ */
+export async function removeSlot(
+  names: InstanceNames,
+  index: number,
+  hostNamespace: string | undefined,
+): Promise<void> {
+  const hostInterface = `${names.interfacePrefix}${index}`;
+  const namespace = `${names.namespacePrefix}${index}`;
+  try {
+    await ipBatch([`link del ${hostInterface}`, `netns del ${namespace}`], {
+      namespace: hostNamespace,
+      force: true,
+    });
+  } catch (error) {
+    // Part of it was missing, or could not be removed: only what is left tells.
+    const left = await listSlots(names, hostNamespace);
+    if (left.includes(index) || !(error instanceof CommandError)) throw error;
+  }
+}
+
+/** The indices of all slots of the instance of which a namespace or a link exists. */
+export async function listSlots(
+  names: InstanceNames,
+  hostNamespace: string | undefined,
+): Promise<number[]> {
+  const links = linksSchema.parse(
+    await ipJson(['link', 'show', 'type', 'veth'], { namespace: hostNamespace }),
+  );
+  const indices = [
+    ...links.map((link) => indexInName(names.interfacePrefix, link.ifname)),
+    ...(await listNamespaces()).map((name) => indexInName(names.namespacePrefix, name)),
+  ].filter((index) => index !== undefined);
+  return [...new Set(indices)].sort((a, b) => a - b);
+}

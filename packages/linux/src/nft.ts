@@ -1,0 +1,45 @@
+import { CommandError } from './command.ts';
+import { type NamespaceOptions, runInNamespace } from './netns.ts';
+
+/**
+ * Returns `name` if it can name a table, chain or set of nftables: 1 to 64
+ * characters of `[a-z0-9_]`, a letter first. Throws RangeError.
+ */
+export function checkedNftName(name: string): string {
+  if (!/^[a-z][a-z0-9_]{0,63}$/.test(name)) {
+    throw new RangeError(`${JSON.stringify(name)} is no name for nftables.`);
+  }
+  return name;
+}
+
+/**
+ * Applies a script of nft(8) as one transaction: all of it or nothing. The caller
+ * composes it from names and addresses that it has checked. Throws CommandError.
+ */
+export async function nftApply(script: string, options: NamespaceOptions = {}): Promise<void> {
+  await runInNamespace(options.namespace, 'nft', ['-f', '-'], { input: script });
+}
+
+/** What `nft -j -s list <what>` prints, parsed (libnftables-json(5)). Throws CommandError. */
+export async function nftList(
+  what: readonly string[],
+  options: NamespaceOptions = {},
+): Promise<unknown> {
+  const args = ['-j', '-s', 'list', ...what];
+  return JSON.parse(await runInNamespace(options.namespace, 'nft', args));
+}
+
+/** The `inet` table of this name as {@link nftList} gives it, or undefined if there is none. */
+export async function nftInetTable(
+  name: string,
+  options: NamespaceOptions = {},
+): Promise<unknown | undefined> {
+  try {
+    return await nftList(['table', 'inet', checkedNftName(name)], options);
+  } catch (error) {
+    if (error instanceof CommandError && error.stderr.includes('No such file or directory')) {
+      return undefined;
+    }
+    throw error;
+  }
+}
