@@ -1,1 +1,14 @@
-export {};
+export type {
+  Accelerator,
+  DriveSpec,
+  ExitReport,
+  MachineDescription,
+  MachineSpec,
+  MicroVm,
+  NetworkSpec,
+  RestoreSource,
+  VmmDriver,
+  VmmKind,
+} from './driver.ts';
+export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
+export { QemuDriver, type QemuDriverOptions } from './qemu/qemu-driver.ts';

@@ -1,0 +1,162 @@
+import type { Accelerator, DriveSpec, MachineSpec, NetworkSpec } from '../driver.ts';
+import { isAtLeast, type QemuInstallation } from './find-qemu.ts';
+import { runFiles } from './run-files.ts';
+
+/** Where the guest's RAM comes from. */
+export type MemoryBacking =
+  /** The machine's own file, shared: what the guest writes is in the file. */
+  | { readonly kind: 'shared'; readonly path: string }
+  /** Somebody else's file, which stays as it is: what the guest writes is private to the process. */
+  | { readonly kind: 'private'; readonly path: string };
+
+export interface CommandLineOptions {
+  readonly spec: MachineSpec;
+  readonly qemu: QemuInstallation;
+  readonly accelerator: Accelerator;
+  readonly memory: MemoryBacking;
+  /** Wait for a saved state instead of booting. */
+  readonly incoming: boolean;
+}
+
+/**
+ * What the driver adds to a kernel command line: the console that is logged, and
+ * that a panic or a reboot ends the machine at once (`-no-reboot`).
+ */
+export const DRIVER_KERNEL_ARGUMENTS = ['console=ttyS0', 'reboot=t', 'panic=-1'];
+
+/**
+ * Cache of translated code, a bound: QEMU's own default is up to 1 GiB per
+ * process. When it is full all of it is thrown away.
+ */
+const TRANSLATION_CACHE_MIB = 256;
+
+/**
+ * QEMU's arguments for a machine; pure. The same spec gives the same devices in
+ * the same order, which a saved state depends on. The vCPUs do not run until
+ * `cont`, so nothing that the guest prints is lost.
+ */
+export function qemuArguments(options: CommandLineOptions): string[] {
+  const { spec } = options;
+  const files = runFiles(spec.runDirectory);
+  return [
+    ...['-name', `${spec.id},debug-threads=on`],
+    ...['-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot', '-S'],
+    ...['-machine', machine(options)],
+    ...processor(options),
+    ...['-object', memoryBackend(options)],
+    ...privileges(options),
+    ...socket('control', files.control),
+    ...['-mon', 'chardev=control,mode=control'],
+    ...socket('console', files.console),
+    ...['-serial', 'chardev:console'],
+    ...['-kernel', spec.kernelPath, '-initrd', spec.initramfsPath],
+    ...['-append', [...DRIVER_KERNEL_ARGUMENTS, ...spec.kernelArguments].join(' ')],
+    ...spec.drives.flatMap((drive) => driveArguments(drive, options)),
+    ...(spec.network === undefined ? [] : networkArguments(spec.network, options)),
+    ...['-object', json({ 'qom-type': 'rng-builtin', id: 'entropy' })],
+    ...['-device', json({ driver: virtio('rng', options), id: 'rng', rng: 'entropy' })],
+    ...(options.incoming ? ['-incoming', 'defer'] : []),
+  ];
+}
+
+function machine({ qemu }: CommandLineOptions): string {
+  const common = 'memory-backend=ram,dump-guest-core=off';
+  return qemu.machineType === 'microvm'
+    ? `microvm,acpi=on,${common}`
+    : `q35,usb=off,vmport=off,smbus=off,sata=off,${common}`;
+}
+
+function processor({ spec, accelerator }: CommandLineOptions): string[] {
+  return [
+    ...(accelerator === 'kvm'
+      ? ['-accel', 'kvm', '-cpu', 'host']
+      : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATION_CACHE_MIB}`, '-cpu', 'max']),
+    ...['-smp', String(spec.vcpus), '-m', `${spec.memoryMiB}M`],
+  ];
+}
+
+function memoryBackend({ spec, qemu, memory }: CommandLineOptions): string {
+  const isPrivate = memory.kind === 'private';
+  return json({
+    'qom-type': 'memory-backend-file',
+    id: 'ram',
+    size: spec.memoryMiB * 1024 * 1024,
+    'mem-path': memory.path,
+    share: !isPrivate,
+    dump: false,
+    merge: false,
+    // The file is opened for reading only, and its private mapping is RAM all the same (docs/system/vm-templating.rst).
+    ...(isPrivate && isAtLeast(qemu.version, 8, 2) ? { readonly: true, rom: 'off' } : {}),
+  });
+}
+
+/**
+ * The seccomp filter starts before QEMU changes its user, so set*uid must stay
+ * allowed where it does; without capabilities and with no_new_privs, which the
+ * filter sets, it gains nothing then.
+ */
+function privileges({ spec, qemu }: CommandLineOptions): string[] {
+  const filter = (elevate: string) =>
+    `on,obsolete=deny,elevateprivileges=${elevate},spawn=deny,resourcecontrol=deny`;
+  if (spec.user === undefined) return ['-sandbox', filter('deny')];
+  const ids = `${spec.user.uid}:${spec.user.gid}`;
+  return [
+    ...['-sandbox', filter('allow')],
+    ...(isAtLeast(qemu.version, 9, 1) ? ['-run-with', `user=${ids}`] : ['-runas', ids]),
+  ];
+}
+
+function socket(id: string, path: string): string[] {
+  return ['-chardev', `socket,id=${id},path=${path.replaceAll(',', ',,')},server=on,wait=off`];
+}
+
+/**
+ * `cache=writeback` is the block layer's default: the guest's flushes reach the
+ * disk, and the host's page cache is shared by all machines. Zeroes and
+ * discarded blocks become holes, so that a disk layer holds what was written and
+ * nothing else. Read-only files are locked for readers, so any number of
+ * machines can share one.
+ */
+function driveArguments(drive: DriveSpec, options: CommandLineOptions): string[] {
+  const node = {
+    driver: 'raw',
+    'node-name': drive.id,
+    'read-only': drive.readOnly,
+    ...(drive.readOnly ? {} : { discard: 'unmap', 'detect-zeroes': 'unmap' }),
+    file: {
+      driver: 'file',
+      filename: drive.path,
+      ...(drive.readOnly ? {} : { discard: 'unmap' }),
+    },
+  };
+  const device = {
+    driver: virtio('blk', options),
+    id: `drive-${drive.id}`,
+    drive: drive.id,
+    serial: drive.id,
+  };
+  return ['-blockdev', json(node), '-device', json(device)];
+}
+
+function networkArguments(network: NetworkSpec, options: CommandLineOptions): string[] {
+  const device = {
+    driver: virtio('net', options),
+    id: 'nic',
+    netdev: 'net',
+    mac: network.macAddress,
+    // No boot from the network: saves a ROM in the guest's memory.
+    ...(options.qemu.machineType === 'q35' ? { romfile: '' } : {}),
+  };
+  return [
+    ...['-netdev', `tap,id=net,ifname=${network.tapDevice},script=no,downscript=no`],
+    ...['-device', json(device)],
+  ];
+}
+
+function virtio(kind: 'blk' | 'net' | 'rng', { qemu }: CommandLineOptions): string {
+  return `virtio-${kind}-${qemu.machineType === 'microvm' ? 'device' : 'pci'}`;
+}
+
+function json(value: Readonly<Record<string, unknown>>): string {
+  return JSON.stringify(value);
+}

@@ -1,0 +1,60 @@
+import { readLastLines } from '../console-log.ts';
+import type { ExitReport } from '../driver.ts';
+import type { ProcessEnd } from './vmm-process.ts';
+
+/** What is known of a VMM's end. */
+export interface ExitEvidence {
+  readonly end: ProcessEnd;
+  /** Set when the driver itself ended the machine: the reason to report. */
+  readonly intended: string | undefined;
+  /** `reason` of QMP's SHUTDOWN event, enum ShutdownCause. */
+  readonly shutdownReason: string | undefined;
+  readonly consolePath: string;
+  readonly outputPath: string;
+}
+
+const CONSOLE_TAIL_LINES = 20;
+
+const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
+  'guest-shutdown': 'The guest powered itself down.',
+  'guest-reset': 'The guest rebooted, which ends its machine.',
+  'guest-panic': "The guest's kernel panicked.",
+  'host-signal': 'QEMU was asked to end by a signal from the host.',
+  'host-qmp-quit': 'QEMU was told to quit.',
+  'host-error': 'QEMU ended because of an error on the host.',
+};
+
+/** One sentence on why the VMM ended, from all that is known, and the guest's last words. */
+export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
+  const consoleTail = await readLastLines(evidence.consolePath, CONSOLE_TAIL_LINES);
+  const [lastWords] = await readLastLines(evidence.outputPath, 1);
+  return { reason: reasonOf(evidence, consoleTail, lastWords), ...evidence.end, consoleTail };
+}
+
+function reasonOf(
+  { end, intended, shutdownReason }: ExitEvidence,
+  consoleTail: readonly string[],
+  lastWords: string | undefined,
+): string {
+  if (intended !== undefined) return intended;
+  const words = lastWords === undefined ? '' : ` Its last words: ${lastWords}`;
+  if (end.signal !== undefined) return `QEMU was ended by ${end.signal}.${words}`;
+  if (end.exitCode !== undefined && end.exitCode !== 0) {
+    return `QEMU ended with status ${end.exitCode}.${words}`;
+  }
+  const panic = panicOf(consoleTail);
+  if (panic !== undefined) return `The guest's kernel panicked: ${panic}.`;
+  if (shutdownReason !== undefined) {
+    return SHUTDOWN_SENTENCES[shutdownReason] ?? `QEMU ended: ${shutdownReason}.`;
+  }
+  return end.exitCode === 0 ? `QEMU ended.${words}` : `QEMU ended; how is not known.${words}`;
+}
+
+/** The words of a kernel's panic. Its line is the last word but for registers and the end marker. */
+function panicOf(consoleTail: readonly string[]): string | undefined {
+  for (const line of consoleTail.toReversed()) {
+    const words = /Kernel panic - not syncing: (.*?)\s*(?:\]---)?$/.exec(line)?.[1];
+    if (words !== undefined) return words;
+  }
+  return undefined;
+}

@@ -1,0 +1,198 @@
+import { copyFile, open, rm } from 'node:fs/promises';
+import { TorporError } from '@torpor/protocol';
+import { readLastLines } from '../console-log.ts';
+import type {
+  Accelerator,
+  MachineDescription,
+  MachineSpec,
+  MicroVm,
+  RestoreSource,
+  VmmDriver,
+} from '../driver.ts';
+import { checkMachineSpec } from '../machine-spec.ts';
+import { type MemoryBacking, qemuArguments } from './command-line.ts';
+import { ConsoleReader } from './console-reader.ts';
+import type { QemuInstallation } from './find-qemu.ts';
+import { checkVersion, loadDeviceState } from './migration.ts';
+import { QemuMachine, removeRunFiles } from './qemu-machine.ts';
+import { QmpClient } from './qmp-client.ts';
+import { runFiles } from './run-files.ts';
+import { VmmProcess } from './vmm-process.ts';
+
+export interface QemuDriverOptions {
+  readonly qemu: QemuInstallation;
+  readonly accelerator: Accelerator;
+  /** How long QEMU may take from its start to answering on its control socket. */
+  readonly startTimeoutMs?: number;
+}
+
+const DEFAULT_START_TIMEOUT_MS = 30_000;
+
+/** Machines in QEMU: `microvm` with virtio-mmio, or q35 with virtio-pci on an old QEMU. */
+export class QemuDriver implements VmmDriver {
+  readonly kind = 'qemu';
+  readonly #qemu: QemuInstallation;
+  readonly #accelerator: Accelerator;
+  readonly #startTimeoutMs: number;
+
+  constructor(options: QemuDriverOptions) {
+    this.#qemu = options.qemu;
+    this.#accelerator = options.accelerator;
+    this.#startTimeoutMs = options.startTimeoutMs ?? DEFAULT_START_TIMEOUT_MS;
+  }
+
+  /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with QEMU's words otherwise. */
+  async start(spec: MachineSpec): Promise<MicroVm> {
+    checkMachineSpec(spec);
+    await using undo = new AsyncDisposableStack();
+    const memory = await createMemory(spec, undo);
+    const machine = await this.#launch(spec, memory, undefined, undo);
+    await machine.resume();
+    undo.move();
+    return machine;
+  }
+
+  /**
+   * Throws as {@link start} does, and `not_implemented` for memory that a page
+   * server serves and for a QEMU that is too old.
+   */
+  async restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm> {
+    checkMachineSpec(spec);
+    checkVersion(this.#qemu.version);
+    await using undo = new AsyncDisposableStack();
+    const memory = restoredMemory(source);
+    const machine = await this.#launch(spec, memory, source.statePath, undo);
+    undo.move();
+    return machine;
+  }
+
+  /** Throws `vmm_failed` if the process lives but cannot be controlled. */
+  async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
+    const { spec, pid, startTimeTicks } = description;
+    const files = runFiles(spec.runDirectory);
+    const process = VmmProcess.adopt({ pid, startTimeTicks }, files.output);
+    if (process === undefined) return undefined;
+    await using undo = new AsyncDisposableStack();
+    undo.defer(() => process.unwatch());
+    try {
+      const machine = await this.#attach(description, process, undo);
+      undo.move();
+      return machine;
+    } catch (error) {
+      process.check();
+      if (process.status !== undefined) return undefined;
+      throw error;
+    }
+  }
+
+  /** Starts QEMU up to the point where its vCPUs could run. */
+  async #launch(
+    spec: MachineSpec,
+    memory: MemoryBacking,
+    statePath: string | undefined,
+    undo: AsyncDisposableStack,
+  ): Promise<QemuMachine> {
+    const files = runFiles(spec.runDirectory);
+    undo.defer(() => removeRunFiles(spec.runDirectory));
+    await prepareState(spec, statePath);
+    const process = await VmmProcess.spawn({
+      program: this.#qemu.path,
+      args: qemuArguments({
+        spec,
+        qemu: this.#qemu,
+        accelerator: this.#accelerator,
+        memory,
+        incoming: statePath !== undefined,
+      }),
+      ...(spec.network === undefined ? {} : { namespace: spec.network.namespace }),
+      outputPath: files.output,
+      statePath: files.state,
+    });
+    undo.defer(() => process.kill());
+    const description: MachineDescription = {
+      driver: this.kind,
+      vmmVersion: this.#qemu.version,
+      accelerator: this.#accelerator,
+      ...process.identity,
+      spec,
+    };
+    try {
+      const machine = await this.#attach(description, process, undo);
+      if (statePath !== undefined) await loadDeviceState(machine.control, spec.id);
+      return machine;
+    } catch (error) {
+      throw await explained(error, process, files.output);
+    }
+  }
+
+  async #attach(
+    description: MachineDescription,
+    process: VmmProcess,
+    undo: AsyncDisposableStack,
+  ): Promise<QemuMachine> {
+    const { spec } = description;
+    const files = runFiles(spec.runDirectory);
+    const control = await QmpClient.connect(files.control, {
+      timeoutMs: this.#startTimeoutMs,
+      givenUp: () => {
+        process.check();
+        return process.status === undefined ? undefined : hasEnded();
+      },
+    });
+    undo.defer(() => control.close());
+    const console = await ConsoleReader.open(files.console, spec.console);
+    undo.defer(() => console.close());
+    return new QemuMachine({ description, process, control, console });
+  }
+}
+
+/** The guest's RAM: a sparse file of the machine's own. A file that exists already is left alone. */
+async function createMemory(spec: MachineSpec, undo: AsyncDisposableStack): Promise<MemoryBacking> {
+  const file = await open(spec.memoryFile, 'wx', 0o600);
+  undo.defer(() => rm(spec.memoryFile, { force: true }));
+  try {
+    await file.truncate(spec.memoryMiB * 1024 * 1024);
+  } finally {
+    await file.close();
+  }
+  return { kind: 'shared', path: spec.memoryFile };
+}
+
+/**
+ * A page server needs RAM that is shared, in a fresh file of the machine's own,
+ * and registered with userfaultfd before QEMU touches it.
+ */
+function restoredMemory({ memory }: RestoreSource): MemoryBacking {
+  if (memory.kind === 'file') return { kind: 'private', path: memory.path };
+  throw new TorporError('not_implemented', 'QEMU cannot restore from a page server yet.');
+}
+
+/** Makes the file of the device state, for QEMU's user: empty, or with the state to be restored. */
+async function prepareState(spec: MachineSpec, statePath: string | undefined): Promise<void> {
+  const { state } = runFiles(spec.runDirectory);
+  await rm(state, { force: true });
+  if (statePath !== undefined) await copyFile(statePath, state);
+  const file = await open(state, 'a', 0o600);
+  try {
+    await file.chmod(0o600);
+    if (spec.user !== undefined) await file.chown(spec.user.uid, spec.user.gid);
+  } finally {
+    await file.close();
+  }
+}
+
+function hasEnded(): TorporError {
+  return new TorporError('vmm_failed', 'QEMU ended while it started.');
+}
+
+/** QEMU's own words say more than a connection that ended. */
+async function explained(
+  error: unknown,
+  process: VmmProcess,
+  outputPath: string,
+): Promise<unknown> {
+  if (!(await process.endsWithin(process.status === undefined ? 200 : 0))) return error;
+  const words = (await readLastLines(outputPath, 3)).join(' ');
+  const what = `QEMU ended while it started: ${words === '' ? 'it did not say why' : words}.`;
+  return new TorporError('vmm_failed', what, { cause: error });
+}

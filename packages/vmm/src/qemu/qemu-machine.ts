@@ -1,0 +1,136 @@
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import { readTail } from '../console-log.ts';
+import type { ExitReport, MachineDescription, MicroVm } from '../driver.ts';
+import type { ConsoleReader } from './console-reader.ts';
+import { reportExit } from './exit-report.ts';
+import { saveDeviceState } from './migration.ts';
+import type { QmpClient, QmpEvent } from './qmp-client.ts';
+import { runFiles } from './run-files.ts';
+import type { ProcessEnd, VmmProcess } from './vmm-process.ts';
+
+export interface QemuMachineParts {
+  readonly description: MachineDescription;
+  readonly process: VmmProcess;
+  readonly control: QmpClient;
+  readonly console: ConsoleReader;
+}
+
+const QUIT_TIMEOUT_MS = 3_000;
+/** How long the console's last bytes may take to reach the log after QEMU has ended. */
+const CONSOLE_DRAIN_MS = 500;
+
+/** A running QEMU. Survives {@link detach}; see `MicroVm` for what each method promises. */
+export class QemuMachine implements MicroVm {
+  readonly description: MachineDescription;
+  readonly exited: Promise<ExitReport>;
+  readonly #process: VmmProcess;
+  readonly control: QmpClient;
+  readonly #console: ConsoleReader;
+  /** The state file holds the machine's state, which has not run since. */
+  #isSaved = false;
+  #intendedEnd: string | undefined;
+  #shutdownReason: string | undefined;
+
+  constructor(parts: QemuMachineParts) {
+    this.description = parts.description;
+    this.#process = parts.process;
+    this.control = parts.control;
+    this.#console = parts.console;
+    parts.control.onEvent((event) => this.#note(event));
+    // QEMU's end closes the connection first; looking then is quicker than the next poll.
+    void parts.control.closed.then(() => parts.process.check());
+    this.exited = parts.process.ended.then((end) => this.#report(end));
+  }
+
+  async pause(): Promise<void> {
+    await this.control.execute('stop');
+  }
+
+  async resume(): Promise<void> {
+    await this.control.execute('cont');
+    this.#isSaved = false;
+  }
+
+  async saveState(path: string): Promise<void> {
+    const { state } = runFiles(this.description.spec.runDirectory);
+    // QEMU does not save a machine twice that has not run in between.
+    if (!this.#isSaved) await saveDeviceState(this.control, this.description);
+    this.#isSaved = true;
+    await writeFile(path, await readFile(state), { mode: 0o600 });
+  }
+
+  async stop(graceMs: number): Promise<void> {
+    this.#intendedEnd ??= 'The machine was stopped.';
+    try {
+      if (graceMs > 0) {
+        await this.control.execute('cont');
+        await this.control.execute('system_powerdown');
+        if (await this.#process.endsWithin(graceMs)) return;
+      }
+      // An orderly end writes out what QEMU itself still holds of the disks.
+      await this.control.execute('quit', undefined, QUIT_TIMEOUT_MS);
+      await this.#process.endsWithin(QUIT_TIMEOUT_MS);
+    } catch {
+      // A QEMU that does not answer is ended by force, like one that does not end.
+    } finally {
+      await this.#process.kill();
+      await this.exited;
+    }
+  }
+
+  async kill(): Promise<void> {
+    this.#intendedEnd ??= 'The machine was killed.';
+    await this.#process.kill();
+    await this.exited;
+  }
+
+  readConsole(maxBytes: number): Promise<Buffer> {
+    return readTail(this.description.spec.console.path, maxBytes);
+  }
+
+  async detach(): Promise<void> {
+    this.#process.unwatch();
+    this.control.close();
+    await this.#console.close();
+  }
+
+  #note(event: QmpEvent): void {
+    if (event.event === 'SHUTDOWN') this.#shutdownReason = String(event.data.reason);
+  }
+
+  /** Never rejects: a report without a console's tail is better than none. */
+  async #report(end: ProcessEnd): Promise<ExitReport> {
+    const { spec } = this.description;
+    try {
+      await this.#release();
+      return await reportExit({
+        end,
+        intended: this.#intendedEnd,
+        shutdownReason: this.#shutdownReason,
+        consolePath: spec.console.path,
+        outputPath: runFiles(spec.runDirectory).output,
+      });
+    } catch (error) {
+      const reason = `QEMU ended; how is not known: ${TorporError.from(error).message}`;
+      return { reason: this.#intendedEnd ?? reason, ...end, consoleTail: [] };
+    }
+  }
+
+  async #release(): Promise<void> {
+    const cancel = new AbortController();
+    const drained = sleep(CONSOLE_DRAIN_MS, undefined, { signal: cancel.signal });
+    await Promise.race([this.#console.finished, drained.catch(() => undefined)]);
+    cancel.abort();
+    this.control.close();
+    await this.#console.close();
+    await removeRunFiles(this.description.spec.runDirectory);
+  }
+}
+
+/** Removes what only a living QEMU needs; its output stays for whoever asks why it ended. */
+export async function removeRunFiles(runDirectory: string): Promise<void> {
+  const { control, console, state } = runFiles(runDirectory);
+  for (const path of [control, console, state]) await rm(path, { force: true });
+}

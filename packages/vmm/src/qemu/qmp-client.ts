@@ -1,0 +1,239 @@
+import { createConnection, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+
+/** An event of the QEMU Machine Protocol, e.g. `SHUTDOWN`. */
+export interface QmpEvent {
+  readonly event: string;
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+/** QEMU refused a command. `errorClass` is QMP's own, e.g. `GenericError`, `CommandNotFound`. */
+export class QmpError extends Error {
+  override readonly name = 'QmpError';
+  readonly command: string;
+  readonly errorClass: string;
+
+  constructor(command: string, errorClass: string, description: string) {
+    super(`QEMU refused ${command}: ${description}`);
+    this.command = command;
+    this.errorClass = errorClass;
+  }
+}
+
+interface PendingCommand {
+  readonly command: string;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (reason: Error) => void;
+  readonly timer: NodeJS.Timeout;
+}
+
+export interface QmpConnectOptions {
+  /** For connecting, the greeting and the negotiation together. */
+  readonly timeoutMs: number;
+  /** Asked between attempts: the reason why no QEMU will ever listen, if there is one. */
+  readonly givenUp?: () => Error | undefined;
+}
+
+/** QEMU's longest answers here are a few KiB; a peer that sends more without a newline is not QEMU. */
+const MAX_LINE_BYTES = 1024 * 1024;
+const CONNECT_RETRY_MS = 20;
+const DEFAULT_COMMAND_TIMEOUT_MS = 30_000;
+
+/**
+ * A client of the QEMU Machine Protocol over a Unix socket
+ * (docs/interop/qmp-spec.rst). Commands may overlap; each is answered by its id.
+ * When the connection ends, every command that waits is rejected.
+ */
+export class QmpClient {
+  /** Resolves when the connection has ended, for whatever reason. */
+  readonly closed: Promise<void>;
+  readonly #socket: Socket;
+  readonly #pending = new Map<number, PendingCommand>();
+  readonly #listeners = new Set<(event: QmpEvent) => void>();
+  readonly #greeting = Promise.withResolvers<void>();
+  #received: Buffer[] = [];
+  #receivedBytes = 0;
+  #nextId = 1;
+  #ended: Error | undefined;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.closed = promise;
+    // The greeting is awaited by connect() only; a connection that ends later has no reader for it.
+    this.#greeting.promise.catch(() => undefined);
+    socket.on('data', (chunk: Buffer) => this.#receive(chunk));
+    socket.on('error', (error) => this.#end(`failed: ${error.message}`));
+    socket.on('close', () => {
+      this.#end('was closed');
+      resolve();
+    });
+  }
+
+  /**
+   * Connects, retrying while the socket does not exist or refuses, and
+   * negotiates capabilities. Throws `vmm_failed` when the time is over, or what
+   * `givenUp` returns.
+   */
+  static async connect(path: string, options: QmpConnectOptions): Promise<QmpClient> {
+    const deadline = performance.now() + options.timeoutMs;
+    const client = new QmpClient(await openSocket(path, deadline, options.givenUp));
+    const timer = setTimeout(
+      () => client.#abort('did not answer in time'),
+      Math.max(1, deadline - performance.now()),
+    );
+    try {
+      await client.#greeting.promise;
+      await client.execute('qmp_capabilities');
+      return client;
+    } catch (error) {
+      client.close();
+      throw options.givenUp?.() ?? error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /**
+   * Runs one command and returns its `return` value. Throws {@link QmpError}
+   * when QEMU refuses it, and `vmm_failed` when there is no answer in time or
+   * the connection has ended.
+   */
+  execute(
+    command: string,
+    parameters?: Readonly<Record<string, unknown>>,
+    timeoutMs: number = DEFAULT_COMMAND_TIMEOUT_MS,
+  ): Promise<unknown> {
+    if (this.#ended !== undefined) return Promise.reject(this.#ended);
+    const id = this.#nextId++;
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    const timer = setTimeout(() => {
+      this.#pending.delete(id);
+      reject(
+        new TorporError('vmm_failed', `QEMU did not answer ${command} within ${timeoutMs} ms.`),
+      );
+    }, timeoutMs);
+    this.#pending.set(id, { command, resolve, reject, timer });
+    const message = { execute: command, ...(parameters && { arguments: parameters }), id };
+    this.#socket.write(`${JSON.stringify(message)}\r\n`);
+    return promise;
+  }
+
+  /** Calls the listener with every event from now on; returns how to stop that. */
+  onEvent(listener: (event: QmpEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Ends the connection; QEMU goes on and takes the next one. */
+  close(): void {
+    this.#abort('was closed');
+  }
+
+  #abort(how: string): void {
+    this.#end(how);
+    this.#socket.destroy();
+  }
+
+  #end(how: string): void {
+    if (this.#ended !== undefined) return;
+    const error = new TorporError('vmm_failed', `The control connection to QEMU ${how}.`);
+    this.#ended = error;
+    this.#greeting.reject(error);
+    for (const pending of this.#pending.values()) {
+      clearTimeout(pending.timer);
+      pending.reject(error);
+    }
+    this.#pending.clear();
+  }
+
+  #receive(chunk: Buffer): void {
+    let rest = chunk;
+    for (let end = rest.indexOf(10); end !== -1; end = rest.indexOf(10)) {
+      const line = Buffer.concat([...this.#received, rest.subarray(0, end)]).toString();
+      this.#received = [];
+      this.#receivedBytes = 0;
+      rest = rest.subarray(end + 1);
+      if (line.trim() !== '') this.#dispatch(line);
+    }
+    this.#received.push(rest);
+    this.#receivedBytes += rest.length;
+    if (this.#receivedBytes > MAX_LINE_BYTES) this.#abort('sent a line that is too long');
+  }
+
+  #dispatch(line: string): void {
+    const message = parseObject(line);
+    if (message === undefined) {
+      this.#abort('sent what is not a JSON object');
+    } else if ('QMP' in message) {
+      this.#greeting.resolve();
+    } else if (typeof message.event === 'string') {
+      const event = { event: message.event, data: asObject(message.data) ?? {} };
+      for (const listener of this.#listeners) listener(event);
+    } else {
+      this.#answer(message);
+    }
+  }
+
+  #answer(message: Readonly<Record<string, unknown>>): void {
+    const pending = typeof message.id === 'number' ? this.#pending.get(message.id) : undefined;
+    if (pending === undefined) return;
+    this.#pending.delete(Number(message.id));
+    clearTimeout(pending.timer);
+    const error = asObject(message.error);
+    if (error === undefined) {
+      pending.resolve(message.return);
+    } else {
+      pending.reject(new QmpError(pending.command, String(error.class), String(error.desc)));
+    }
+  }
+}
+
+async function openSocket(
+  path: string,
+  deadline: number,
+  givenUp: QmpConnectOptions['givenUp'],
+): Promise<Socket> {
+  for (;;) {
+    const result = await tryConnect(path);
+    if (!(result instanceof Error)) return result;
+    const reason = givenUp?.();
+    if (reason !== undefined) throw reason;
+    if (performance.now() > deadline) {
+      throw new TorporError(
+        'vmm_failed',
+        `QEMU did not open its control socket: ${result.message}.`,
+        {
+          cause: result,
+        },
+      );
+    }
+    await sleep(CONNECT_RETRY_MS);
+  }
+}
+
+function tryConnect(path: string): Promise<Socket | Error> {
+  return new Promise((resolve) => {
+    const socket = createConnection(path);
+    socket.once('error', resolve);
+    socket.once('connect', () => {
+      socket.off('error', resolve);
+      resolve(socket);
+    });
+  });
+}
+
+function parseObject(line: string): Record<string, unknown> | undefined {
+  try {
+    return asObject(JSON.parse(line));
+  } catch {
+    return undefined;
+  }
+}
+
+function asObject(value: unknown): Record<string, unknown> | undefined {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+    ? Object.fromEntries(Object.entries(value))
+    : undefined;
+}

@@ -1,0 +1,159 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { constants } from 'node:fs';
+import { open, stat, truncate } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  identifyProcess,
+  isProcessAlive,
+  type ProcessIdentity,
+  signalProcess,
+} from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import { STATE_FD } from './run-files.ts';
+
+/** How a process ended; both are absent for one that is not our child. */
+export interface ProcessEnd {
+  readonly exitCode?: number;
+  readonly signal?: string;
+}
+
+export interface SpawnOptions {
+  readonly program: string;
+  readonly args: readonly string[];
+  /** Network namespace (`ip netns`) to run in. */
+  readonly namespace?: string;
+  /** Standard output and error are appended here. */
+  readonly outputPath: string;
+  /** Inherited as descriptor {@link STATE_FD}. */
+  readonly statePath: string;
+}
+
+const POLL_MS = 400;
+/** QEMU prints a few lines in its life; what a guest could make it repeat must not fill the disk. */
+const MAX_OUTPUT_BYTES = 256 * 1024;
+/** SIGKILL takes effect when the last thread leaves the kernel, which for KVM can take a moment. */
+const KILL_TIMEOUT_MS = 10_000;
+
+/**
+ * A detached VMM process: one that this process started, or one that an earlier
+ * one did. Both are watched in /proc; a child's exit is known at once, with its status.
+ */
+export class VmmProcess {
+  readonly identity: ProcessIdentity;
+  /** Resolves within {@link POLL_MS} and a little of the end, unless {@link unwatch} was called before. */
+  readonly ended: Promise<ProcessEnd>;
+  readonly #outputPath: string;
+  readonly #end: (end: ProcessEnd) => void;
+  readonly #isChild: boolean;
+  #timer: NodeJS.Timeout;
+  #status: ProcessEnd | undefined;
+
+  private constructor(identity: ProcessIdentity, outputPath: string, child?: ChildProcess) {
+    this.identity = identity;
+    this.#outputPath = outputPath;
+    const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
+    this.ended = promise;
+    this.#end = (end) => {
+      clearInterval(this.#timer);
+      this.#status ??= end;
+      resolve(this.#status);
+    };
+    this.#timer = setInterval(() => this.check(), POLL_MS).unref();
+    child?.once('exit', (code, signal) => {
+      this.#end({
+        ...(code === null ? {} : { exitCode: code }),
+        ...(signal === null ? {} : { signal }),
+      });
+    });
+    // A child's own exit event brings the status, and comes once it has been reaped.
+    this.#isChild = child !== undefined;
+  }
+
+  /**
+   * Starts a VMM in a session of its own, so that neither a terminal's signals
+   * nor our end reach it. Throws `host_setup` if the program cannot be run.
+   */
+  static async spawn(options: SpawnOptions): Promise<VmmProcess> {
+    await using resources = new AsyncDisposableStack();
+    const output = await open(options.outputPath, 'a', 0o600);
+    resources.defer(() => output.close());
+    const state = await open(options.statePath, constants.O_RDWR);
+    resources.defer(() => state.close());
+    const command = inNamespace(options);
+    const stdio: (number | 'ignore')[] = ['ignore', output.fd, output.fd];
+    stdio[STATE_FD] = state.fd;
+    const child = spawn(command.program, command.args, {
+      detached: true,
+      cwd: '/',
+      env: { PATH: process.env.PATH, LANG: 'C.UTF-8' },
+      stdio,
+    });
+    await new Promise<void>((resolve, reject) => {
+      child.once('spawn', resolve);
+      child.once('error', (error) => {
+        const what = `${command.program} could not be started: ${error.message}.`;
+        reject(new TorporError('host_setup', what, { cause: error }));
+      });
+    });
+    child.unref();
+    const pid = child.pid ?? -1;
+    // A child that has ended already keeps its pid until its exit event, which nothing has awaited yet.
+    const identity = identifyProcess(pid) ?? { pid, startTimeTicks: '0' };
+    return new VmmProcess(identity, options.outputPath, child);
+  }
+
+  /** Watches a process that an earlier one started; undefined if it has ended. */
+  static adopt(identity: ProcessIdentity, outputPath: string): VmmProcess | undefined {
+    return isProcessAlive(identity) ? new VmmProcess(identity, outputPath) : undefined;
+  }
+
+  get status(): ProcessEnd | undefined {
+    return this.#status;
+  }
+
+  /** Looks whether the process still runs. */
+  check(): void {
+    if (!this.#isChild && !isProcessAlive(this.identity)) this.#end({});
+    boundFile(this.#outputPath, MAX_OUTPUT_BYTES).catch(() => undefined);
+  }
+
+  /** Ends the process at once and waits for its end. Throws `vmm_failed` if it does not end. */
+  async kill(): Promise<void> {
+    if (this.#status !== undefined) return;
+    signalProcess(this.identity, 'SIGKILL');
+    if (await this.endsWithin(KILL_TIMEOUT_MS)) return;
+    throw new TorporError(
+      'vmm_failed',
+      `QEMU (pid ${this.identity.pid}) does not end when killed.`,
+    );
+  }
+
+  /** Waits for the end, at most so long; returns whether it came. */
+  async endsWithin(timeoutMs: number): Promise<boolean> {
+    const cancel = new AbortController();
+    const timeout = sleep(timeoutMs, false, { signal: cancel.signal }).catch(() => false);
+    const ended = await Promise.race([this.ended.then(() => true), timeout]);
+    cancel.abort();
+    return ended;
+  }
+
+  /** Stops looking; the process goes on. */
+  unwatch(): void {
+    clearInterval(this.#timer);
+  }
+}
+
+/** Empties a file that has grown too long; its writer appends, and so begins anew. */
+async function boundFile(path: string, maxBytes: number): Promise<void> {
+  const { size } = await stat(path);
+  if (size > maxBytes) await truncate(path, 0);
+}
+
+/** nsenter(1) enters the namespace and becomes the program: the pid stays the same. */
+function inNamespace({ program, args, namespace }: SpawnOptions): {
+  program: string;
+  args: string[];
+} {
+  if (namespace === undefined) return { program, args: [...args] };
+  return { program: 'nsenter', args: [`--net=/run/netns/${namespace}`, '--', program, ...args] };
+}
