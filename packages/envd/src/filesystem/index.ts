@@ -1,5 +1,11 @@
 import { rm } from 'node:fs/promises';
-import { Code, ConnectError, type ConnectRouter, type HandlerContext } from '@connectrpc/connect';
+import {
+  Code,
+  ConnectError,
+  type ConnectRouter,
+  type HandlerContext,
+  type ServiceImpl,
+} from '@connectrpc/connect';
 import { envdFilesystem } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import type { User } from '../users.ts';
@@ -10,17 +16,24 @@ import { listDirectory } from './list-directory.ts';
 import { moveEntry } from './move.ts';
 import { WatchService } from './watches.ts';
 
+/** Adds {@link filesystemService} to a router. */
+export function registerFilesystem(router: ConnectRouter, context: EnvdContext): void {
+  router.service(envdFilesystem.Filesystem, filesystemService(context));
+}
+
 /**
- * Serves `filesystem.Filesystem`, wire-compatible with E2B. As there, the daemon
+ * Implements `filesystem.Filesystem`, wire-compatible with E2B. As there, the daemon
  * does the work with its own permissions, those of root; the requesting user decides
  * where relative paths begin and who owns what is made.
  */
-export function registerFilesystem(router: ConnectRouter, context: EnvdContext): void {
+export function filesystemService(
+  context: EnvdContext,
+): ServiceImpl<typeof envdFilesystem.Filesystem> {
   const watches = new WatchService(context);
   const userOf = (call: HandlerContext): User =>
     context.userOfAuthorization(call.requestHeader.get('authorization'));
 
-  router.service(envdFilesystem.Filesystem, {
+  return {
     async stat(request, call) {
       return { entry: await describe(context, context.resolvePath(request.path, userOf(call))) };
     },
@@ -53,7 +66,7 @@ export function registerFilesystem(router: ConnectRouter, context: EnvdContext):
     createWatcher: (request, call) => watches.createWatcher(request, call),
     getWatcherEvents: (request) => watches.getWatcherEvents(request),
     removeWatcher: (request) => watches.removeWatcher(request),
-  });
+  };
 }
 
 async function describe(context: EnvdContext, path: string) {

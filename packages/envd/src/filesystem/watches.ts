@@ -4,6 +4,7 @@ import { Code, ConnectError, type HandlerContext } from '@connectrpc/connect';
 import { fileSystemType } from '@torpor/linux';
 import { envdFilesystem } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
+import { keepaliveMs } from '../http/keepalive.ts';
 import { DirectoryWatcher } from './directory-watcher.ts';
 import { entryInfo } from './entry-info.ts';
 import { filesystemError, isMissing } from './errors.ts';
@@ -18,8 +19,6 @@ const MAX_WAITING_EVENTS = 32_768;
 
 /** Watchers of the polling form live until they are removed. */
 const MAX_POLLED_WATCHERS = 256;
-
-const DEFAULT_KEEPALIVE_MS = 90_000;
 
 interface Watch extends Disposable {
   readonly events: EventQueue<envdFilesystem.FilesystemEvent>;
@@ -45,10 +44,13 @@ export class WatchService {
     call: HandlerContext,
   ): AsyncGenerator<WatchResponse> {
     using watch = await this.#open(request, call);
+    // A generator whose client is gone is not always resumed: it cannot clean up by itself.
+    call.signal.addEventListener('abort', () => watch[Symbol.dispose](), { once: true });
+    call.signal.throwIfAborted();
     yield { event: { case: 'start', value: {} } };
-    const keepaliveMs = keepaliveInterval(call.requestHeader);
+    const silenceMs = keepaliveMs(call.requestHeader);
     for (;;) {
-      const state = await watch.events.wait(keepaliveMs, call.signal);
+      const state = await watch.events.wait(silenceMs, call.signal);
       if (state === 'ended') return;
       if (state === 'idle') yield { event: { case: 'keepalive', value: {} } };
       for (const event of watch.events.take()) {
@@ -135,10 +137,4 @@ async function assertNotOnNetwork(path: string): Promise<void> {
     `cannot watch path on network filesystem (${type.name}): ${path}; changes made elsewhere go unnoticed, set allow_network_mounts to watch it nevertheless`,
     Code.InvalidArgument,
   );
-}
-
-function keepaliveInterval(headers: Headers): number {
-  const seconds = Number(headers.get('keepalive-ping-interval') ?? '');
-  if (!Number.isFinite(seconds) || seconds <= 0) return DEFAULT_KEEPALIVE_MS;
-  return Math.min(seconds * 1000, DEFAULT_KEEPALIVE_MS * 10);
 }

@@ -1,0 +1,380 @@
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readlinkSync } from 'node:fs';
+import {
+  appendFile,
+  chmod,
+  mkdir,
+  readdir,
+  rename,
+  rm,
+  rmdir,
+  symlink,
+  unlink,
+  writeFile,
+} from 'node:fs/promises';
+import { join } from 'node:path';
+import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect';
+import { envdFilesystem } from '@torpor/protocol';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { registerFilesystem } from './index.ts';
+import { type TestGuest, testGuest } from './test-guest.ts';
+
+const { CREATE, WRITE, REMOVE, RENAME, CHMOD } = envdFilesystem.EventType;
+const NAMES = new Map<envdFilesystem.EventType, string>([
+  [CREATE, 'CREATE'],
+  [WRITE, 'WRITE'],
+  [REMOVE, 'REMOVE'],
+  [RENAME, 'RENAME'],
+  [CHMOD, 'CHMOD'],
+]);
+const DEADLINE_MS = 10_000;
+
+let guest: TestGuest;
+let root: string;
+let client: ReturnType<typeof connect>;
+let watching: Watching[];
+
+function connect() {
+  const transport = createRouterTransport((router) => registerFilesystem(router, guest.context));
+  return createClient(envdFilesystem.Filesystem, transport);
+}
+
+/** A watch by polling; every event so far is kept as `TYPE name`. */
+class Watching implements AsyncDisposable {
+  readonly events: envdFilesystem.FilesystemEvent[] = [];
+  readonly id: string;
+
+  constructor(id: string) {
+    this.id = id;
+  }
+
+  get seen(): string[] {
+    return this.events.map((event) => `${NAMES.get(event.type)} ${event.name}`);
+  }
+
+  async fetch(): Promise<void> {
+    this.events.push(...(await client.getWatcherEvents({ watcherId: this.id })).events);
+  }
+
+  /** Fetches until this event has come. */
+  async until(type: envdFilesystem.EventType, name: string): Promise<this> {
+    const found = () => this.events.some((event) => event.type === type && event.name === name);
+    await eventually(async () => {
+      await this.fetch();
+      if (!found()) throw new Error(`no ${NAMES.get(type)} ${name}: ${this.seen}`);
+    });
+    return this;
+  }
+
+  /** Fetches until all that was done before this call has been reported. */
+  async settle(): Promise<this> {
+    const name = `settled-${this.events.length}-${Math.random()}`;
+    await writeFile(join(root, name), '');
+    await this.until(CREATE, name);
+    const kept = this.events.filter((event) => !event.name.startsWith('settled-'));
+    this.events.splice(0, this.events.length, ...kept);
+    return this;
+  }
+
+  count(type: envdFilesystem.EventType, name: string): number {
+    return this.events.filter((event) => event.type === type && event.name === name).length;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await client.removeWatcher({ watcherId: this.id });
+  }
+}
+
+async function eventually(attempt: () => Promise<void>): Promise<void> {
+  const deadline = Date.now() + DEADLINE_MS;
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+}
+
+async function watch(
+  options: Partial<{ path: string; recursive: boolean; includeEntry: boolean }> = {},
+): Promise<Watching> {
+  const { watcherId } = await client.createWatcher({ path: root, recursive: true, ...options });
+  const made = new Watching(watcherId);
+  watching.push(made);
+  return made;
+}
+
+async function codeOf(call: Promise<unknown>): Promise<Code> {
+  try {
+    await call;
+  } catch (error) {
+    return ConnectError.from(error).code;
+  }
+  throw new Error('the call succeeded');
+}
+
+beforeEach(async () => {
+  guest = await testGuest();
+  root = join(guest.directory, 'watched');
+  await mkdir(root);
+  client = connect();
+  watching = [];
+});
+
+afterEach(async () => {
+  for (const each of watching) await each[Symbol.asyncDispose]().catch(() => undefined);
+  await guest[Symbol.asyncDispose]();
+});
+
+describe('the events of a directory', () => {
+  it('reports what happens to a file, in order, with names relative to the directory', async () => {
+    const events = await watch({ recursive: false });
+    const file = join(root, 'file');
+    await writeFile(file, '');
+    await (await events.settle()).fetch();
+    await appendFile(file, 'x');
+    await events.settle();
+    await chmod(file, 0o600);
+    await events.settle();
+    await rename(file, join(root, 'renamed'));
+    await unlink(join(root, 'renamed'));
+    await events.settle();
+    expect(events.seen).toEqual([
+      'CREATE file',
+      'WRITE file',
+      'CHMOD file',
+      'RENAME file',
+      'CREATE renamed',
+      'REMOVE renamed',
+    ]);
+  });
+
+  it('does not look into sub-directories unless asked to', async () => {
+    await mkdir(join(root, 'sub'));
+    const events = await watch({ recursive: false });
+    await writeFile(join(root, 'sub/file'), 'x');
+    await mkdir(join(root, 'new'));
+    await writeFile(join(root, 'new/file'), 'x');
+    await events.settle();
+    expect(events.seen).toEqual(['CREATE new']);
+  });
+
+  it('watches the directory behind a link', async () => {
+    await symlink(root, join(guest.directory, 'link'));
+    const events = await watch({ path: join(guest.directory, 'link') });
+    await writeFile(join(root, 'file'), '');
+    await events.until(CREATE, 'file');
+  });
+
+  it('carries the entry if asked to, and none for what is gone', async () => {
+    const events = await watch({ includeEntry: true });
+    await writeFile(join(root, 'file'), 'hello');
+    await events.until(WRITE, 'file');
+    const write = events.events.find((event) => event.type === WRITE);
+    expect(write?.entry).toMatchObject({ path: join(root, 'file'), size: 5n, owner: 'root' });
+    await unlink(join(root, 'file'));
+    await events.until(REMOVE, 'file');
+    expect(events.events.find((event) => event.type === REMOVE)?.entry).toBeUndefined();
+  });
+
+  it('ends with the directory itself', async () => {
+    const events = await watch();
+    await rmdir(root);
+    await events.until(REMOVE, '.');
+    await events.fetch();
+    expect(events.count(REMOVE, '.')).toBe(1);
+  });
+});
+
+describe('a recursive watch', () => {
+  it('covers what exists, and directories that are made later', async () => {
+    await mkdir(join(root, 'old/deep'), { recursive: true });
+    const events = await watch();
+    await writeFile(join(root, 'old/deep/file'), 'x');
+    await events.until(WRITE, 'old/deep/file');
+    await mkdir(join(root, 'new'));
+    await events.until(CREATE, 'new');
+    await writeFile(join(root, 'new/file'), 'x');
+    await events.until(WRITE, 'new/file');
+  });
+
+  it('reports each entry of a tree made in one go exactly once as created', async () => {
+    const events = await watch();
+    const names: string[] = [];
+    for (let d = 0; d < 20; d++) {
+      names.push(`d${d}`, `d${d}/s`);
+      await mkdir(join(root, `d${d}/s`), { recursive: true });
+      for (let f = 0; f < 10; f++) {
+        names.push(`d${d}/s/f${f}`);
+        await writeFile(join(root, `d${d}/s/f${f}`), 'x');
+      }
+    }
+    await events.settle();
+    for (const name of names) expect([name, events.count(CREATE, name)]).toEqual([name, 1]);
+    for (const name of names.filter((each) => each.includes('/f')))
+      expect([name, events.count(WRITE, name) > 0]).toEqual([name, true]);
+  });
+
+  it('reports a removal and a second creation under the same name', async () => {
+    const events = await watch();
+    for (let round = 0; round < 5; round++) {
+      await mkdir(join(root, 'd'));
+      await writeFile(join(root, 'd/f'), 'x');
+      await rm(join(root, 'd'), { recursive: true });
+    }
+    await events.settle();
+    expect(events.count(CREATE, 'd')).toBe(5);
+    expect(events.count(REMOVE, 'd')).toBe(5);
+    await mkdir(join(root, 'd'));
+    await events.settle();
+    await writeFile(join(root, 'd/last'), 'x');
+    await events.until(CREATE, 'd/last');
+  });
+
+  it('follows a renamed directory to its new name', async () => {
+    await mkdir(join(root, 'a/inner'), { recursive: true });
+    await mkdir(join(root, 'other'));
+    const events = await watch();
+    await rename(join(root, 'a'), join(root, 'other/b'));
+    await writeFile(join(root, 'other/b/inner/file'), 'x');
+    await events.until(WRITE, 'other/b/inner/file');
+    expect(events.seen).toContain('RENAME a');
+    expect(events.seen).toContain('CREATE other/b');
+    expect(events.seen.filter((each) => each.includes('a/'))).toEqual([]);
+    expect(events.count(CREATE, 'other/b/inner')).toBe(0);
+  });
+
+  it('looks no further into a directory that was moved away', async () => {
+    await mkdir(join(root, 'a'));
+    const events = await watch();
+    await rename(join(root, 'a'), join(guest.directory, 'away'));
+    await events.until(RENAME, 'a');
+    await eventually(async () => {
+      const before = events.events.length;
+      await writeFile(join(guest.directory, 'away/probe'), String(Math.random()));
+      await events.settle();
+      if (events.events.length > before) throw new Error(`still watched: ${events.seen}`);
+    });
+  });
+
+  it('reports what a directory holds that was moved in', async () => {
+    await mkdir(join(guest.directory, 'outside/sub'), { recursive: true });
+    await writeFile(join(guest.directory, 'outside/sub/file'), 'x');
+    const events = await watch();
+    await rename(join(guest.directory, 'outside'), join(root, 'in'));
+    await events.settle();
+    expect(events.seen).toEqual(['CREATE in', 'CREATE in/sub', 'CREATE in/sub/file']);
+    await appendFile(join(root, 'in/sub/file'), 'y');
+    await events.until(WRITE, 'in/sub/file');
+  });
+
+  it('reports the mode of a directory once, and only its own', async () => {
+    await mkdir(join(root, 'sub'));
+    const events = await watch();
+    await chmod(join(root, 'sub'), 0o700);
+    await events.settle();
+    expect(events.seen).toEqual(['CHMOD sub']);
+    expect(events.count(CHMOD, '.')).toBe(0);
+  });
+});
+
+describe('limits', () => {
+  it('fails, after what it could keep, when nobody fetches the events', async () => {
+    await mkdir(join(root, 'many'));
+    const events = await watch();
+    execFileSync('sh', [
+      '-c',
+      'cd "$1" && seq 1 12000 | xargs touch && seq 1 12000 | xargs rm',
+      'sh',
+      join(root, 'many'),
+    ]);
+    expect(await readdir(join(root, 'many'))).toEqual([]);
+    const failure = await (async () => {
+      const deadline = Date.now() + DEADLINE_MS;
+      while (Date.now() < deadline) {
+        try {
+          await events.fetch();
+        } catch (error) {
+          return ConnectError.from(error).code;
+        }
+      }
+      return undefined;
+    })();
+    expect(failure).toBe(Code.DataLoss);
+    expect(await codeOf(events.fetch())).toBe(Code.DataLoss);
+    expect(events.events.length).toBeGreaterThan(1000);
+  });
+
+  it('refuses what does not exist or is not a directory', async () => {
+    expect(await codeOf(client.createWatcher({ path: join(root, 'none') }))).toBe(Code.NotFound);
+    await writeFile(join(root, 'file'), '');
+    expect(await codeOf(client.createWatcher({ path: join(root, 'file') }))).toBe(
+      Code.InvalidArgument,
+    );
+  });
+
+  it('knows a watcher no more once it is removed', async () => {
+    const events = await watch();
+    await client.removeWatcher({ watcherId: events.id });
+    expect(await codeOf(client.getWatcherEvents({ watcherId: events.id }))).toBe(Code.NotFound);
+    expect(await codeOf(client.removeWatcher({ watcherId: events.id }))).toBe(Code.NotFound);
+  });
+});
+
+describe('WatchDir', () => {
+  it('streams a start, the events, and ends with the directory', async () => {
+    const seen: string[] = [];
+    for await (const { event } of client.watchDir({ path: root, recursive: true })) {
+      if (event.case === 'start') await writeFile(join(root, 'file'), '');
+      if (event.case !== 'filesystem') continue;
+      seen.push(`${NAMES.get(event.value.type)} ${event.value.name}`);
+      if (event.value.type === CREATE) await rm(root, { recursive: true });
+    }
+    expect(seen).toEqual(['CREATE file', 'REMOVE file', 'REMOVE .']);
+  });
+
+  it('sends keepalives as often as the header asks', async () => {
+    const headers = { 'keepalive-ping-interval': '1' };
+    const stream = client.watchDir({ path: root }, { headers });
+    const cases: (string | undefined)[] = [];
+    for await (const { event } of stream) {
+      cases.push(event.case);
+      if (cases.length === 3) break;
+    }
+    expect(cases).toEqual(['start', 'keepalive', 'keepalive']);
+  });
+
+  it('gives its inotify instance back when the client goes', async () => {
+    const instances = () =>
+      readdirSync('/proc/self/fd').filter((fd) => linkOf(fd) === 'anon_inode:inotify').length;
+    const before = instances();
+    const abort = new AbortController();
+    const stream = client.watchDir({ path: root }, { signal: abort.signal });
+    const ended = (async () => {
+      for await (const { event } of stream) if (event.case === 'start') abort.abort();
+    })();
+    await expect(ended).rejects.toThrow();
+    await eventually(async () => {
+      if (instances() !== before) throw new Error(`${instances()} instances, ${before} before`);
+    });
+  });
+
+  it('answers not_found and invalid_argument at once', async () => {
+    const first = async (path: string) => {
+      for await (const _ of client.watchDir({ path })) return;
+    };
+    await writeFile(join(root, 'file'), '');
+    expect(await codeOf(first(join(root, 'none')))).toBe(Code.NotFound);
+    expect(await codeOf(first(join(root, 'file')))).toBe(Code.InvalidArgument);
+  });
+});
+
+function linkOf(fd: string): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return '';
+  }
+}
