@@ -1,1 +1,2 @@
-export {};
+export { type Envd, type EnvdOptions, startEnvd } from './server.ts';
+export { ENVD_VERSION } from './version.ts';

@@ -1,7 +1,11 @@
+export { Arena, readInto } from './arena.ts';
+export { setSystemClock } from './clock.ts';
 export { CommandError, type CommandOptions, runCommand } from './command.ts';
 export { type Credentials, withCredentials } from './credentials.ts';
+export { addEntropy } from './entropy.ts';
 export { type FileSystemType, fileSystemType } from './file-system-type.ts';
 export { type FileLock, tryLockFile } from './flock.ts';
+export { setHostname } from './hostname.ts';
 export { IN, Inotify, type InotifyEvent } from './inotify.ts';
 export { checkedInterfaceName, type IpBatchOptions, ipBatch, ipJson } from './ip.ts';
 export { SystemError } from './libc.ts';
@@ -15,7 +19,9 @@ export {
   writeNetSysctls,
 } from './netns.ts';
 export { checkedNftName, nftApply, nftInetTable, nftList } from './nft.ts';
+export { killPidfd, openPidfd } from './pidfd.ts';
 export { createPipe, type Pipe } from './pipe.ts';
+export { closeFd, notifyFd, POLL, PollSet, WakeUp } from './poll.ts';
 export { reserveBlocks } from './preallocate.ts';
 export {
   identifyProcess,
@@ -24,4 +30,27 @@ export {
   signalProcess,
 } from './process.ts';
 export { copySparse, dataExtents, type FileExtent, type SparseCopy } from './sparse.ts';
+export {
+  acceptUnix,
+  connectUnix,
+  listenUnix,
+  type PeerCredentials,
+  peerCredentials,
+  type ReceivedMessage,
+  receiveWithFds,
+  sendWithFd,
+} from './unix-socket.ts';
+export {
+  createUserfaultfd,
+  UFFD_EVENT,
+  UFFD_FEATURE_EVENT_REMOVE,
+  UFFD_GONE,
+  UFFD_RETRY,
+  UffdEvents,
+  uffdCopy,
+  uffdRegister,
+  uffdUnregister,
+  uffdWake,
+  uffdZero,
+} from './userfaultfd.ts';
 export { getXattr, listXattrs, removeXattr, setXattr, type XattrTarget } from './xattr.ts';

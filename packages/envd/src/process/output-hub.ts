@@ -1,0 +1,202 @@
+import { Code, ConnectError } from '@connectrpc/connect';
+import { type OutputChunk, OutputRing } from './output-ring.ts';
+
+/** How a process ended, as the wire reports it. */
+export interface ProcessEnd {
+  /** The exit status; -1 if a signal ended the process. */
+  readonly exitCode: number;
+  /** Whether it ended by itself, not by a signal. */
+  readonly exited: boolean;
+  readonly status: string;
+  /** Absent after exit status 0. */
+  readonly error: string | undefined;
+}
+
+export type OutputEvent =
+  | { readonly type: 'data'; readonly chunk: OutputChunk }
+  | { readonly type: 'end'; readonly end: ProcessEnd };
+
+/** What a late subscriber gets first. */
+const REPLAY_BYTES = 64 * 1024;
+/** A subscriber with more than this in its queue lags: the process has to wait for it. */
+const LAGGING_BYTES = 256 * 1024;
+/** What an event counts beyond its bytes, so that tiny ones cannot pile up. */
+const EVENT_BYTES = 256;
+/** A subscriber that lagged has caught up when its queue is down to this. */
+const CAUGHT_UP_BYTES = 64 * 1024;
+/** How long one subscriber that takes nothing may hold up a process that others follow. */
+const STALLED_MS = 30_000;
+
+/**
+ * Fans the output of one process out to any number of subscribers. Nobody loses a
+ * byte: while a subscriber lags, the source is paused, so the process blocks on its
+ * full pipe. Without subscribers nothing is paused and the last 64 KiB are kept.
+ */
+export class OutputHub {
+  readonly #ring = new OutputRing(REPLAY_BYTES);
+  readonly #subscribers = new Set<OutputSubscription>();
+  readonly #setPaused: (paused: boolean) => void;
+  #paused = false;
+  #stallTimer: NodeJS.Timeout | undefined;
+  #end: ProcessEnd | undefined;
+
+  /** @param setPaused Stops and restarts the source of the output. */
+  constructor(setPaused: (paused: boolean) => void) {
+    this.#setPaused = setPaused;
+  }
+
+  get end(): ProcessEnd | undefined {
+    return this.#end;
+  }
+
+  get paused(): boolean {
+    return this.#paused;
+  }
+
+  push(chunk: OutputChunk): void {
+    if (chunk.bytes.length === 0 || this.#end !== undefined) return;
+    this.#ring.push(chunk);
+    for (const subscriber of this.#subscribers) {
+      subscriber.enqueue({ type: 'data', chunk });
+    }
+    this.#balance();
+  }
+
+  finish(end: ProcessEnd): void {
+    if (this.#end !== undefined) return;
+    this.#end = end;
+    for (const subscriber of this.#subscribers) {
+      subscriber.enqueue({ type: 'end', end });
+    }
+  }
+
+  /** Follows the output: first what is still known of it, then all that comes. */
+  subscribe(): OutputSubscription {
+    const subscriber = new OutputSubscription(() => {
+      if (subscriber.closed) this.#subscribers.delete(subscriber);
+      this.#balance();
+    });
+    for (const chunk of this.#ring.chunks()) {
+      subscriber.enqueue({ type: 'data', chunk });
+    }
+    if (this.#end === undefined) this.#subscribers.add(subscriber);
+    else subscriber.enqueue({ type: 'end', end: this.#end });
+    return subscriber;
+  }
+
+  #balance(): void {
+    const bound = this.#paused ? CAUGHT_UP_BYTES : LAGGING_BYTES;
+    const lagging = [...this.#subscribers].some((subscriber) => subscriber.queuedBytes > bound);
+    if (lagging === this.#paused) return;
+    this.#paused = lagging;
+    clearTimeout(this.#stallTimer);
+    if (lagging) this.#watchStall();
+    this.#setPaused(lagging);
+  }
+
+  #watchStall(): void {
+    const before = new Map([...this.#subscribers].map((each) => [each, each.takenEvents]));
+    this.#stallTimer = setTimeout(() => {
+      const stalled = [...this.#subscribers].filter(
+        (each) => each.queuedBytes > CAUGHT_UP_BYTES && before.get(each) === each.takenEvents,
+      );
+      if (stalled.length < this.#subscribers.size) {
+        for (const each of stalled) {
+          each.fail(
+            new ConnectError(
+              'the output was not read for too long while others follow the process; connect again',
+              Code.ResourceExhausted,
+            ),
+          );
+        }
+      }
+      if (this.#paused) this.#watchStall();
+    }, STALLED_MS);
+    this.#stallTimer.unref();
+  }
+}
+
+/** One follower of a process's output. To be closed when its client goes. */
+export class OutputSubscription implements Disposable {
+  readonly #changed: () => void;
+  #queue: OutputEvent[] = [];
+  #queuedBytes = 0;
+  #takenEvents = 0;
+  #closed = false;
+  #failure: ConnectError | undefined;
+  #wake: (() => void) | undefined;
+
+  constructor(changed: () => void) {
+    this.#changed = changed;
+  }
+
+  get queuedBytes(): number {
+    return this.#queuedBytes;
+  }
+
+  get takenEvents(): number {
+    return this.#takenEvents;
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  enqueue(event: OutputEvent): void {
+    this.#queue.push(event);
+    if (event.type === 'data') this.#queuedBytes += EVENT_BYTES + event.chunk.bytes.length;
+    this.#wake?.();
+  }
+
+  /**
+   * The next event; `idle` if none came within `idleMs`, `closed` once the
+   * subscription is closed. Throws the ConnectError that {@link fail} was given.
+   */
+  async next(idleMs: number): Promise<OutputEvent | 'idle' | 'closed'> {
+    if (this.#queue.length === 0 && !this.#isOver()) await this.#wait(idleMs);
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#closed) return 'closed';
+    const event = this.#queue.shift();
+    if (event === undefined) return 'idle';
+    this.#takenEvents += 1;
+    if (event.type === 'data') {
+      this.#queuedBytes -= EVENT_BYTES + event.chunk.bytes.length;
+      this.#changed();
+    }
+    return event;
+  }
+
+  fail(error: ConnectError): void {
+    this.#failure = error;
+    this.close();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#queue = [];
+    this.#queuedBytes = 0;
+    this.#wake?.();
+    this.#changed();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #isOver(): boolean {
+    return this.#closed || this.#failure !== undefined;
+  }
+
+  #wait(idleMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#wake = undefined;
+        resolve();
+      };
+      const timer = setTimeout(done, idleMs);
+      this.#wake = done;
+    });
+  }
+}

@@ -1,0 +1,177 @@
+import { stat } from 'node:fs/promises';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { TorporError } from '@torpor/protocol';
+import type { EnvdContext } from '../context.ts';
+import type { User } from '../users.ts';
+import { GuestProcess, type ProcessDescription, type TerminalSize } from './guest-process.ts';
+import type { Launcher, LaunchRequest } from './launcher.ts';
+import { openPipes } from './pipe-channel.ts';
+
+export interface StartOptions {
+  readonly user: User;
+  readonly description: ProcessDescription;
+  /** With a terminal of this size instead of pipes. */
+  readonly terminal: TerminalSize | undefined;
+  /** Without it the program reads /dev/null. Ignored with a terminal. */
+  readonly stdin: boolean;
+}
+
+export type Selector = { readonly pid: number } | { readonly tag: string };
+
+/** How long the last output and the end of a process can still be fetched. */
+const ENDED_RETENTION_MS = 30_000;
+/** Bounds the memory of a guest that starts very many short processes. */
+const MAX_ENDED = 256;
+
+export interface ProcessTableOptions {
+  readonly context: EnvdContext;
+  readonly launcher: Launcher;
+  /** `PATH` of processes whose request and `/init` set none. */
+  readonly searchPath: string;
+}
+
+/** All processes that were started through envd and have not been forgotten yet. */
+export class ProcessTable {
+  readonly #context: EnvdContext;
+  readonly #launcher: Launcher;
+  readonly #searchPath: string;
+  readonly #running = new Set<GuestProcess>();
+  readonly #ended = new Set<GuestProcess>();
+
+  constructor({ context, launcher, searchPath }: ProcessTableOptions) {
+    this.#context = context;
+    this.#launcher = launcher;
+    this.#searchPath = searchPath;
+  }
+
+  /** In the order in which they were started. */
+  running(): GuestProcess[] {
+    return [...this.#running];
+  }
+
+  /**
+   * Starts a process. Throws ConnectError `invalid_argument` for a working
+   * directory that is none, TorporError `program_not_found`.
+   */
+  async start(options: StartOptions): Promise<GuestProcess> {
+    const { description, terminal, user } = options;
+    const request: LaunchRequest = {
+      user,
+      program: description.cmd,
+      args: description.args,
+      env: this.#environment(user, description.envs),
+      cwd: await this.#workingDirectory(user, description.cwd),
+    };
+    checkArguments(request);
+    const ended = (process: GuestProcess): void => this.#retire(process);
+    if (terminal === undefined) {
+      const pipes = await this.#launcher.startOnPipes(request, options.stdin);
+      const process = GuestProcess.follow(description, (events) => openPipes(pipes, events), ended);
+      this.#running.add(process);
+      return process;
+    }
+    const { loadPty, openPty } = await import('./pty-channel.ts');
+    await loadPty();
+    const process = GuestProcess.follow(
+      description,
+      (events) => openPty(this.#launcher, request, terminal, events),
+      ended,
+    );
+    this.#running.add(process);
+    return process;
+  }
+
+  /** A process that runs. Throws ConnectError `not_found`. */
+  find(selector: Selector): GuestProcess {
+    return newestMatch(this.#running, selector) ?? notFound(selector);
+  }
+
+  /** A process that runs or ended at most 30 s ago. Throws ConnectError `not_found`. */
+  findOrEnded(selector: Selector): GuestProcess {
+    return (
+      newestMatch(this.#running, selector) ??
+      newestMatch(this.#ended, selector) ??
+      notFound(selector)
+    );
+  }
+
+  /** Kills everything that runs. */
+  killAll(): void {
+    for (const process of this.#running) {
+      if (!process.exited) process.signal('SIGKILL');
+    }
+  }
+
+  #retire(process: GuestProcess): void {
+    this.#running.delete(process);
+    this.#ended.add(process);
+    const forget = setTimeout(() => this.#ended.delete(process), ENDED_RETENTION_MS);
+    forget.unref();
+    if (this.#ended.size > MAX_ENDED) {
+      const [oldest] = this.#ended;
+      if (oldest !== undefined) this.#ended.delete(oldest);
+    }
+  }
+
+  #environment(user: User, requested: Readonly<Record<string, string>>): Record<string, string> {
+    return {
+      PATH: this.#searchPath,
+      HOME: user.home,
+      USER: user.name,
+      LOGNAME: user.name,
+      ...this.#context.envVars,
+      ...requested,
+    };
+  }
+
+  async #workingDirectory(user: User, requested: string | undefined): Promise<string> {
+    const path = this.#context.resolvePath(requested ?? '', user);
+    const found = await stat(path).catch(() => undefined);
+    if (found?.isDirectory()) return path;
+    const isImplied = (requested ?? '') === '' && this.#context.defaultWorkdir === undefined;
+    if (isImplied) return '/';
+    throw new ConnectError(
+      found === undefined ? `cwd '${path}' does not exist` : `cwd '${path}' is not a directory`,
+      Code.InvalidArgument,
+    );
+  }
+}
+
+function checkArguments({ program, args, env }: LaunchRequest): void {
+  if (program === '') {
+    throw new TorporError('invalid_request', 'The command is empty.');
+  }
+  const names = Object.keys(env);
+  const texts = [program, ...args, ...names, ...Object.values(env)];
+  if (texts.some((text) => text.includes('\0'))) {
+    throw new TorporError(
+      'invalid_request',
+      'Arguments and environment variables cannot contain a NUL byte.',
+    );
+  }
+  const wrong = names.find((name) => name === '' || name.includes('='));
+  if (wrong !== undefined) {
+    throw new TorporError(
+      'invalid_request',
+      `'${wrong}' cannot be the name of an environment variable.`,
+    );
+  }
+}
+
+function newestMatch(
+  processes: ReadonlySet<GuestProcess>,
+  selector: Selector,
+): GuestProcess | undefined {
+  return [...processes].findLast((process) =>
+    'pid' in selector ? process.pid === selector.pid : process.description.tag === selector.tag,
+  );
+}
+
+function notFound(selector: Selector): never {
+  throw new ConnectError(
+    'pid' in selector
+      ? `process with pid ${selector.pid} not found`
+      : `process with tag ${selector.tag} not found`,
+    Code.NotFound,
+  );
+}

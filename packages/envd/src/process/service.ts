@@ -1,0 +1,218 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
+import { envdProcess, TorporError } from '@torpor/protocol';
+import type { EnvdContext } from '../context.ts';
+import { keepaliveMs } from '../http/keepalive.ts';
+import type { GuestProcess } from './guest-process.ts';
+import type { OutputEvent, OutputSubscription } from './output-hub.ts';
+import type { ProcessTable, Selector } from './process-table.ts';
+import { terminalSize } from './terminal-size.ts';
+
+type ProcessEventSchema = typeof envdProcess.ProcessEventSchema;
+type ProcessImpl = ServiceImpl<typeof envdProcess.Process>;
+
+/** The Process service of E2B's envd; process.proto. */
+export function processService(context: EnvdContext, table: ProcessTable): ProcessImpl {
+  return {
+    list: () => ({
+      processes: table.running().map((process) => {
+        const { cmd, args, envs, cwd, tag } = process.description;
+        return {
+          pid: process.pid,
+          config: {
+            cmd,
+            args: [...args],
+            envs: { ...envs },
+            ...(cwd === undefined ? {} : { cwd }),
+          },
+          ...(tag === undefined ? {} : { tag }),
+        };
+      }),
+    }),
+
+    async *start(request, call) {
+      const process = await startProcess(context, table, request, call);
+      killAtDeadline(process, call);
+      using subscription = process.output.subscribe();
+      call.signal.addEventListener('abort', () => subscription.close());
+      yield* follow(process, subscription, call);
+    },
+
+    async *connect(request, call) {
+      const process = table.findOrEnded(selectorOf(request.process));
+      using subscription = process.output.subscribe();
+      call.signal.addEventListener('abort', () => subscription.close());
+      yield* follow(process, subscription, call);
+    },
+
+    update(request) {
+      const process = table.find(selectorOf(request.process));
+      if (request.pty !== undefined) {
+        process.resize(terminalSize(request.pty.size));
+      }
+      return {};
+    },
+
+    async streamInput(requests, call) {
+      let process: GuestProcess | undefined;
+      for await (const { event } of requests) {
+        if (event.case === 'start') {
+          process = table.find(selectorOf(event.value.process));
+        } else if (event.case === 'data') {
+          if (process === undefined) {
+            throw new ConnectError('the first message must select a process', Code.InvalidArgument);
+          }
+          await writeInput(process, event.value.input, call.signal);
+        }
+      }
+      return {};
+    },
+
+    async sendInput(request, call) {
+      const process = table.find(selectorOf(request.process));
+      await writeInput(process, request.input, call.signal);
+      return {};
+    },
+
+    sendSignal(request) {
+      const process = table.find(selectorOf(request.process));
+      switch (request.signal) {
+        case envdProcess.Signal.SIGTERM:
+          process.signal('SIGTERM');
+          return {};
+        case envdProcess.Signal.SIGKILL:
+          process.signal('SIGKILL');
+          return {};
+        default:
+          throw new ConnectError(
+            'only SIGTERM (15) and SIGKILL (9) can be sent',
+            Code.Unimplemented,
+          );
+      }
+    },
+
+    async closeStdin(request) {
+      await table.find(selectorOf(request.process)).closeInput();
+      return {};
+    },
+  };
+}
+
+async function startProcess(
+  context: EnvdContext,
+  table: ProcessTable,
+  request: envdProcess.StartRequest,
+  call: HandlerContext,
+): Promise<GuestProcess> {
+  const config = request.process;
+  if (config === undefined) {
+    throw new ConnectError('process is missing', Code.InvalidArgument);
+  }
+  const user = context.userOfAuthorization(call.requestHeader.get('authorization'));
+  try {
+    return await table.start({
+      user,
+      description: {
+        cmd: config.cmd,
+        args: config.args,
+        envs: config.envs,
+        cwd: config.cwd,
+        tag: request.tag,
+      },
+      terminal: request.pty === undefined ? undefined : terminalSize(request.pty.size),
+      stdin: request.stdin ?? true,
+    });
+  } catch (error) {
+    throw error instanceof TorporError ? error.toConnectError() : error;
+  }
+}
+
+/**
+ * A client that leaves this short before its deadline leaves because of it: its
+ * own clock has started earlier than ours.
+ */
+const MAX_DEADLINE_SKEW_MS = 2000;
+
+/**
+ * Kills the process when the deadline of the request that started it passes while
+ * the request is being answered. A client that has disconnected before does not
+ * take its process along.
+ */
+function killAtDeadline(process: GuestProcess, call: HandlerContext): void {
+  const timeoutMs = call.timeoutMs();
+  if (timeoutMs === undefined) return;
+  const skewMs = Math.min(MAX_DEADLINE_SKEW_MS, timeoutMs / 4);
+  call.signal.addEventListener('abort', () => {
+    if ((call.timeoutMs() ?? 0) <= skewMs) process.signal('SIGKILL');
+  });
+}
+
+/** What `Start` and `Connect` answer with. */
+type EventMessage = { event: MessageInitShape<ProcessEventSchema> };
+
+async function* follow(
+  process: GuestProcess,
+  subscription: OutputSubscription,
+  call: HandlerContext,
+): AsyncGenerator<EventMessage> {
+  const idleMs = keepaliveMs(call.requestHeader);
+  yield { event: { event: { case: 'start', value: { pid: process.pid } } } };
+  for (;;) {
+    const event = await subscription.next(idleMs);
+    if (event === 'closed') {
+      throw call.signal.reason ?? new ConnectError('the client is gone', Code.Canceled);
+    }
+    if (event === 'idle') {
+      yield { event: { event: { case: 'keepalive', value: {} } } };
+      continue;
+    }
+    yield { event: wireEvent(event) };
+    if (event.type === 'end') return;
+  }
+}
+
+function wireEvent(event: OutputEvent): MessageInitShape<ProcessEventSchema> {
+  if (event.type === 'data') {
+    const { kind, bytes } = event.chunk;
+    return {
+      event: {
+        case: 'data',
+        value: { output: { case: kind, value: bytes } },
+      },
+    };
+  }
+  const { exitCode, exited, status, error } = event.end;
+  return {
+    event: {
+      case: 'end',
+      value: {
+        exitCode,
+        exited,
+        status,
+        ...(error === undefined ? {} : { error }),
+      },
+    },
+  };
+}
+
+function selectorOf(selector: envdProcess.ProcessSelector | undefined): Selector {
+  switch (selector?.selector.case) {
+    case 'pid':
+      return { pid: selector.selector.value };
+    case 'tag':
+      return { tag: selector.selector.value };
+    default:
+      throw new ConnectError('select a process by pid or tag', Code.InvalidArgument);
+  }
+}
+
+async function writeInput(
+  process: GuestProcess,
+  input: envdProcess.ProcessInput | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  if (input?.input.case === undefined) {
+    throw new ConnectError('the input is missing', Code.InvalidArgument);
+  }
+  await process.writeInput(input.input.case, input.input.value, signal);
+}

@@ -1,0 +1,102 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { handleCors } from './http/cors.ts';
+import type { Services } from './services.ts';
+
+export interface EnvdOptions {
+  /** Default 49983; 0 takes a free one. */
+  readonly port?: number;
+  /** Address to listen on. Default 127.0.0.1. */
+  readonly host?: string;
+  /** Account of requests that name none, until `/init` says otherwise. Default `root`. */
+  readonly defaultUser?: string;
+  /** Working directory of commands that name none. Default: the user's home. */
+  readonly defaultWorkdir?: string;
+  /** As if a first `/init` had set it. */
+  readonly accessToken?: string;
+  /** Default `PATH` of processes. */
+  readonly searchPath?: string;
+  /**
+   * Whether `/init` may set the clock, the host name, /etc/hosts and so on, and
+   * feed the kernel's random generator. Only for the daemon of a guest. Default false.
+   */
+  readonly systemInit?: boolean;
+  /** Whether to shield the daemon from programs that take all CPU or memory. Needs root. Default false. */
+  readonly protect?: boolean;
+  /** Address on which loopback servers of the guest are made reachable; none by default. */
+  readonly forwardTo?: string;
+}
+
+/** A running daemon. */
+export interface Envd extends AsyncDisposable {
+  readonly port: number;
+  /** Stops listening, cuts connections and kills the processes that were started. */
+  close(): Promise<void>;
+}
+
+/** Longer than the proxy in front keeps an idle connection, so that it is never we who close first. */
+const IDLE_TIMEOUT_MS = 640_000;
+const DEFAULT_PORT = 49983;
+
+/**
+ * Starts envd. Resolves when `/health` answers; everything else is loaded behind
+ * that, since the daemon also starts on emulated processors. Throws the system
+ * error if the port cannot be listened on.
+ */
+export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
+  let services: Promise<Services> | undefined;
+  const loadServices = (): Promise<Services> => {
+    services ??= import('./services.ts').then(({ Services }) => new Services(options));
+    return services;
+  };
+  const server = createServer((request, response) => {
+    if (handleCors(request, response)) return;
+    if (isHealthCheck(request)) return answerHealth(response);
+    loadServices().then(
+      (loaded) => loaded.handle(request, response),
+      (error: unknown) => {
+        console.error(error);
+        response.writeHead(500).end();
+      },
+    );
+  });
+  server.keepAliveTimeout = IDLE_TIMEOUT_MS;
+  // Uploads and streams last as long as they last; only the header has to come soon.
+  server.requestTimeout = 0;
+  server.timeout = 0;
+  const port = await listen(server, options);
+  const loaded = loadServices();
+  const forwarder =
+    options.forwardTo === undefined
+      ? undefined
+      : (await import('./forwarder/forwarder.ts')).startForwarder({
+          address: options.forwardTo,
+          exclude: [port],
+        });
+  const close = async (): Promise<void> => {
+    forwarder?.close();
+    (await loaded).close();
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    server.closeAllConnections();
+    await closed;
+  };
+  return { port, close, [Symbol.asyncDispose]: close };
+}
+
+function isHealthCheck(request: IncomingMessage): boolean {
+  return request.url === '/health' && (request.method === 'GET' || request.method === 'HEAD');
+}
+
+function answerHealth(response: ServerResponse): void {
+  response.writeHead(204, { 'Cache-Control': 'no-store' }).end();
+}
+
+function listen(server: Server, options: EnvdOptions): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ port: options.port ?? DEFAULT_PORT, host: options.host ?? '127.0.0.1' }, () => {
+      server.off('error', reject);
+      resolve((server.address() as AddressInfo).port);
+    });
+  });
+}

@@ -1,0 +1,115 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { envdProcess } from '@torpor/protocol';
+import { EnvdContext } from './context.ts';
+import { DaemonProtection } from './daemon-protection.ts';
+import { registerFilesystem } from './filesystem/index.ts';
+import { sendError, sendJson } from './http/answer.ts';
+import { GuestSystem } from './init/guest-system.ts';
+import { InitHandler } from './init/handler.ts';
+import { Metrics } from './metrics.ts';
+import { Launcher } from './process/launcher.ts';
+import { ProcessTable } from './process/process-table.ts';
+import { processService } from './process/service.ts';
+import type { EnvdOptions } from './server.ts';
+
+/** A message is held in memory as a whole; files go through `/files` instead. */
+const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
+/** setTimeout's limit; a longer deadline is none. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+/** Where programs are found if nobody says otherwise; as on Debian. */
+const DEFAULT_SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+export const UNAUTHORIZED_MESSAGE =
+  'unauthorized access, please provide a valid access token or method signing if supported';
+
+export type RequestHandler = (request: IncomingMessage, response: ServerResponse) => void;
+
+/** Everything that envd serves besides `/health`. */
+export class Services {
+  readonly #context: EnvdContext;
+  readonly #processes: ProcessTable;
+  readonly #metrics = new Metrics();
+  readonly #init: InitHandler;
+  readonly #rpc: RequestHandler;
+
+  constructor(options: EnvdOptions) {
+    this.#context = new EnvdContext(options);
+    this.#init = new InitHandler(this.#context, options.systemInit ? new GuestSystem() : undefined);
+    this.#processes = new ProcessTable({
+      context: this.#context,
+      launcher: new Launcher(options.protect ? DaemonProtection.enable() : undefined),
+      searchPath: options.searchPath ?? DEFAULT_SEARCH_PATH,
+    });
+    this.#rpc = connectNodeAdapter({
+      routes: (router) => {
+        router.service(envdProcess.Process, processService(this.#context, this.#processes));
+        registerFilesystem(router, this.#context);
+      },
+      readMaxBytes: MAX_MESSAGE_BYTES,
+      fallback: (_request, response) => sendError(response as ServerResponse, 404, 'not found'),
+    }) as RequestHandler;
+  }
+
+  handle(request: IncomingMessage, response: ServerResponse): void {
+    const path = (request.url ?? '/').split('?', 1)[0] ?? '/';
+    const method = request.method ?? 'GET';
+    // Reading and writing a file can be allowed by a signature instead; /init proves itself.
+    const checksItself =
+      path === '/init' ||
+      (path === '/files' && (method === 'GET' || method === 'HEAD' || method === 'POST'));
+    const token = request.headers['x-access-token'];
+    if (
+      !checksItself &&
+      !this.#context.accessToken.allows(Array.isArray(token) ? token[0] : token)
+    ) {
+      request.resume();
+      sendError(response, 401, UNAUTHORIZED_MESSAGE);
+      return;
+    }
+    this.#route(path, method, request, response).catch((error: unknown) => {
+      if (response.headersSent) return void response.destroy();
+      const message = error instanceof Error ? error.message : String(error);
+      sendError(response, 500, message);
+    });
+  }
+
+  async #route(
+    path: string,
+    method: string,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
+    if (path === '/files' || path.startsWith('/files/')) {
+      return sendError(response, 501, 'files are not served yet');
+    }
+    switch (path) {
+      case '/init':
+        if (method !== 'POST') break;
+        return this.#init.handle(request, response);
+      case '/metrics':
+        if (method !== 'GET') break;
+        return sendJson(response, 200, await this.#metrics.read());
+      case '/envs':
+        if (method !== 'GET') break;
+        return sendJson(response, 200, this.#context.envVars);
+      default:
+        dropUselessTimeout(request);
+        return this.#rpc(request, response);
+    }
+    sendError(response, 405, `${path} does not answer to ${method}`);
+  }
+
+  /** Kills what still runs. */
+  close(): void {
+    this.#processes.killAll();
+  }
+}
+
+/** Zero means no deadline to E2B's clients, and so does one that no timer can hold. */
+function dropUselessTimeout(request: IncomingMessage): void {
+  const timeout = Number(request.headers['connect-timeout-ms']);
+  if (timeout === 0 || timeout > MAX_TIMEOUT_MS) {
+    delete request.headers['connect-timeout-ms'];
+  }
+}
