@@ -1,0 +1,52 @@
+import koffi from 'koffi';
+import { checked, libc, SystemError } from './libc.ts';
+
+const mmap = libc.func(
+  'intptr_t mmap(intptr_t address, size_t length, int protection, int flags, int fd, int64_t offset)',
+);
+const munmap = libc.func('int munmap(intptr_t address, size_t length)');
+
+const PROT_READ_WRITE = 0x3;
+const MAP_PRIVATE_ANONYMOUS = 0x22;
+
+/**
+ * Page-aligned memory outside of the JavaScript heap whose address is known, for
+ * system calls that take addresses inside of structures. Addresses of user space
+ * are below 2^47 and thus exact as numbers.
+ *
+ * `bytes` must not be used after the arena is disposed of: the memory is unmapped.
+ */
+export class Arena implements Disposable {
+  readonly address: number;
+  readonly bytes: Uint8Array;
+
+  /** `size` in bytes, a multiple of 4096. Throws SystemError when there is no memory. */
+  constructor(size: number) {
+    this.address = mmap(0, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
+    if (this.address === -1) throw new SystemError('mmap', koffi.errno());
+    this.bytes = new Uint8Array(koffi.view(this.address, size));
+  }
+
+  [Symbol.dispose](): void {
+    munmap(this.address, this.bytes.length);
+  }
+}
+
+const pread = libc.func('intptr_t pread(int fd, intptr_t buffer, size_t length, int64_t position)');
+
+/**
+ * Reads from a file into memory at `address`, on the calling thread. Answers fewer
+ * bytes than `length` only at the end of the file. Throws SystemError.
+ */
+export function readInto(fd: number, address: number, length: number, position: number): number {
+  let filled = 0;
+  while (filled < length) {
+    const bytes = checked(
+      'pread',
+      Number(pread(fd, address + filled, length - filled, position + filled)),
+    );
+    if (bytes === 0) break;
+    filled += bytes;
+  }
+  return filled;
+}

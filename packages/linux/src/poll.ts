@@ -1,0 +1,99 @@
+import { constants } from 'node:os';
+import koffi from 'koffi';
+import { checked, libc } from './libc.ts';
+
+const poll = libc.func('int poll(void *fds, unsigned long count, int timeoutMs)');
+const eventfd = libc.func('int eventfd(unsigned int initial, int flags)');
+const close = libc.func('int close(int fd)');
+const read = libc.func('intptr_t read(int fd, void *buffer, size_t length)');
+const write = libc.func('intptr_t write(int fd, void *buffer, size_t length)');
+
+const EFD_CLOEXEC_NONBLOCK = 0o2004000;
+
+/** Bits of struct pollfd; poll(2). */
+export const POLL = { IN: 0x1, ERR: 0x8, HUP: 0x10, NVAL: 0x20 } as const;
+
+/** struct pollfd: fd (4 bytes), events (2), revents (2). */
+const ENTRY_BYTES = 8;
+
+/**
+ * The file descriptors that a thread waits for, with poll(2). Waiting blocks the
+ * thread: it is meant for worker threads that do nothing else.
+ */
+export class PollSet {
+  #entries = new DataView(new ArrayBuffer(16 * ENTRY_BYTES));
+  #count = 0;
+
+  clear(): void {
+    this.#count = 0;
+  }
+
+  /** Waits for input on `fd` too; answers its index for {@link events}. */
+  add(fd: number): number {
+    const index = this.#count++;
+    if (this.#count * ENTRY_BYTES > this.#entries.byteLength) {
+      const larger = new Uint8Array(this.#entries.byteLength * 2);
+      larger.set(new Uint8Array(this.#entries.buffer));
+      this.#entries = new DataView(larger.buffer);
+    }
+    this.#entries.setInt32(index * ENTRY_BYTES, fd, true);
+    this.#entries.setInt16(index * ENTRY_BYTES + 4, POLL.IN, true);
+    this.#entries.setInt16(index * ENTRY_BYTES + 6, 0, true);
+    return index;
+  }
+
+  /** Blocks until something happens, or for `timeoutMs` (-1: for ever). Answers how many fds have events. */
+  wait(timeoutMs: number): number {
+    const entries = new Uint8Array(this.#entries.buffer);
+    return checked(
+      'poll',
+      retryOnSignal(() => poll(entries, this.#count, timeoutMs)),
+    );
+  }
+
+  /** Bits of {@link POLL}. */
+  events(index: number): number {
+    return this.#entries.getInt16(index * ENTRY_BYTES + 6, true);
+  }
+}
+
+/** An eventfd(2): wakes a thread that waits in a {@link PollSet}, from another thread. */
+export class WakeUp implements Disposable {
+  readonly fd: number;
+  readonly #counter = new BigUint64Array(1);
+
+  constructor() {
+    this.fd = checked('eventfd', eventfd(0, EFD_CLOEXEC_NONBLOCK));
+  }
+
+  notify(): void {
+    notifyFd(this.fd);
+  }
+
+  /** Takes back all notifications so far. */
+  reset(): void {
+    read(this.fd, this.#counter, 8);
+  }
+
+  [Symbol.dispose](): void {
+    close(this.fd);
+  }
+}
+
+/** Notifies the {@link WakeUp} of another thread by its descriptor. */
+export function notifyFd(fd: number): void {
+  write(fd, BigUint64Array.of(1n), 8);
+}
+
+/** Closes a descriptor that a foreign call made. */
+export function closeFd(fd: number): void {
+  close(fd);
+}
+
+/** EINTR is no answer. */
+function retryOnSignal(call: () => number): number {
+  for (;;) {
+    const result = call();
+    if (result >= 0 || koffi.errno() !== constants.errno.EINTR) return result;
+  }
+}
