@@ -1,3 +1,4 @@
+export { type AcceleratorChoice, type ProbeOptions, probeAccelerator } from './accelerator.ts';
 export type {
   Accelerator,
   DriveSpec,
