@@ -90,7 +90,7 @@ table inet ${TABLE} {
 function linkLines(layout: SlotLayout): string[] {
   const { hostInterface: host, namespace } = layout;
   return [
-    `link add ${host} address ${layout.linkMacAddress} type veth peer name ${PEER_INTERFACE} address ${layout.peerMacAddress} netns ${namespace}`,
+    `link add name ${host} address ${layout.linkMacAddress} type veth peer name ${PEER_INTERFACE} address ${layout.peerMacAddress} netns ${namespace}`,
     `link set ${host} addrgenmode none`,
     `addr add ${layout.linkAddress}/31 dev ${host}`,
     `link set ${host} up`,

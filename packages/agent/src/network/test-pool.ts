@@ -1,0 +1,45 @@
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { FileJournal } from '../journal/file-journal.ts';
+import { removeInstance } from './instance.ts';
+import type { SlotPool } from './slot.ts';
+import { openSlotPool, type SlotPoolOptions } from './slot-pool.ts';
+
+export interface TestPool extends AsyncDisposable {
+  readonly pool: SlotPool;
+  readonly instance: string;
+  readonly journal: FileJournal;
+}
+
+export interface TestPoolOptions extends Partial<SlotPoolOptions> {
+  /** For the journal and the state file. */
+  readonly directory: string;
+  readonly hostNamespace: string;
+}
+
+/** An instance tag that no other test has. */
+export function testInstance(): string {
+  return randomBytes(3).toString('hex');
+}
+
+/** Opens a pool of real slots, under a name of its own. Disposing of it removes all of it. */
+export async function openTestPool(options: TestPoolOptions): Promise<TestPool> {
+  await using stack = new AsyncDisposableStack();
+  const instance = options.instance ?? testInstance();
+  const stateFile = join(options.directory, 'network.json');
+  const journal = stack.use(await FileJournal.open(join(options.directory, 'resources.jsonl')));
+  const { hostNamespace } = options;
+  stack.defer(() => removeInstance({ instance, hostNamespace, stateFile }));
+  const pool = await openSlotPool({
+    poolSize: 0,
+    logger: pino({ level: 'silent' }),
+    ...options,
+    instance,
+    stateFile,
+    journal,
+  });
+  stack.defer(() => pool.close());
+  const resources = stack.move();
+  return { pool, instance, journal, [Symbol.asyncDispose]: () => resources.disposeAsync() };
+}

@@ -1,0 +1,64 @@
+import { randomBytes } from 'node:crypto';
+import { ipBatch } from '@torpor/linux';
+import { GUEST } from '@torpor/protocol';
+import {
+  type Listener,
+  type Outcome,
+  type ProbeRequest,
+  startListener,
+  visitFrom,
+} from './isolation-probe.ts';
+
+/** A namespace in the place of a guest, with the guest's own addresses. */
+export interface StandInGuest extends AsyncDisposable {
+  readonly namespace: string;
+  /** Listens where envd does. */
+  readonly service: Listener;
+  visit(request: ProbeRequest): Promise<Outcome[]>;
+}
+
+/**
+ * Puts a namespace in the place of the guest of a slot. The tap becomes one end
+ * of a veth pair with the same name and addresses, so that the slot's own rules,
+ * which go by its name, apply to what the stand-in sends. It is root in its
+ * namespace, as untrusted code is in a guest.
+ */
+export async function attachStandInGuest(slot: {
+  readonly namespace: string;
+  readonly tapDevice: string;
+}): Promise<StandInGuest> {
+  await using stack = new AsyncDisposableStack();
+  const namespace = `tpt-guest-${randomBytes(3).toString('hex')}`;
+  await ipBatch([`netns add ${namespace}`]);
+  stack.defer(() => ipBatch([`netns del ${namespace}`]));
+  const { tapDevice } = slot;
+  const { address, gateway, prefixLength, macAddress, interfaceName } = GUEST;
+  await ipBatch(
+    [
+      `link del ${tapDevice}`,
+      `link add name ${tapDevice} type veth peer name ${interfaceName} address ${macAddress} netns ${namespace}`,
+      `addr add ${gateway}/${prefixLength} dev ${tapDevice}`,
+      `link set ${tapDevice} up`,
+    ],
+    { namespace: slot.namespace },
+  );
+  await ipBatch(
+    [
+      'link set lo up',
+      `addr add ${address}/${prefixLength} dev ${interfaceName}`,
+      `addr add 2001:db8:2::21/64 dev ${interfaceName} nodad`,
+      `link set ${interfaceName} up`,
+      `route add default via ${gateway}`,
+      'route add default via 2001:db8:2::22',
+    ],
+    { namespace },
+  );
+  const service = stack.use(await startListener(namespace, GUEST.envdPort));
+  const resources = stack.move();
+  return {
+    namespace,
+    service,
+    visit: (request) => visitFrom(namespace, request),
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  };
+}
