@@ -14,6 +14,7 @@ export interface ExitEvidence {
 }
 
 const CONSOLE_TAIL_LINES = 20;
+const MAX_LINE_LENGTH = 400;
 
 const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
   'guest-shutdown': 'The guest powered itself down.',
@@ -26,8 +27,10 @@ const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
 
 /** One sentence on why the VMM ended, from all that is known, and the guest's last words. */
 export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
-  const consoleTail = await readLastLines(evidence.consolePath, CONSOLE_TAIL_LINES);
-  const [lastWords] = await readLastLines(evidence.outputPath, 1);
+  const consoleTail = (await readLastLines(evidence.consolePath, CONSOLE_TAIL_LINES)).map(
+    plainText,
+  );
+  const [lastWords] = (await readLastLines(evidence.outputPath, 1)).map(plainText);
   return { reason: reasonOf(evidence, consoleTail, lastWords), ...evidence.end, consoleTail };
 }
 
@@ -42,8 +45,8 @@ function reasonOf(
   if (end.exitCode !== undefined && end.exitCode !== 0) {
     return `QEMU ended with status ${end.exitCode}.${words}`;
   }
-  const panic = panicOf(consoleTail);
-  if (panic !== undefined) return `The guest's kernel panicked: ${panic}.`;
+  const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(consoleTail);
+  if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;
   if (shutdownReason !== undefined) {
     return SHUTDOWN_SENTENCES[shutdownReason] ?? `QEMU ended: ${shutdownReason}.`;
   }
@@ -53,8 +56,13 @@ function reasonOf(
 /** The words of a kernel's panic. Its line is the last word but for registers and the end marker. */
 function panicOf(consoleTail: readonly string[]): string | undefined {
   for (const line of consoleTail.toReversed()) {
-    const words = /Kernel panic - not syncing: (.*?)\s*(?:\]---)?$/.exec(line)?.[1];
-    if (words !== undefined) return words;
+    const words = /Kernel panic - not syncing: (.*?)[.\s]*(?:\]---)?$/.exec(line)?.[1];
+    if (words !== undefined) return /[!?]$/.test(words) ? words : `${words}.`;
   }
   return undefined;
+}
+
+/** What a guest prints is shown on people's terminals: without what would steer those. */
+function plainText(line: string): string {
+  return line.replace(/\p{Cc}/gu, '').slice(0, MAX_LINE_LENGTH);
 }

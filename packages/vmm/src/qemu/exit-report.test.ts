@@ -1,0 +1,76 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { type ExitEvidence, reportExit } from './exit-report.ts';
+
+async function reasonFor(evidence: Partial<ExitEvidence>, console = '', output = '') {
+  const directory = await mkdtemp(join(tmpdir(), 'torpor-exit-'));
+  onTestFinished(() => rm(directory, { recursive: true }));
+  const consolePath = join(directory, 'console');
+  const outputPath = join(directory, 'output');
+  await writeFile(consolePath, console);
+  await writeFile(outputPath, output);
+  return await reportExit({
+    end: {},
+    intended: undefined,
+    shutdownReason: undefined,
+    consolePath,
+    outputPath,
+    ...evidence,
+  });
+}
+
+const PANIC =
+  'booting\r\n[ 1.0] Kernel panic - not syncing: VFS: no root\r\n[ 1.1] CPU: 0 PID: 1\r\n';
+
+test('a panic that the guest printed says more than the reset that followed it', async () => {
+  const report = await reasonFor({ end: { exitCode: 0 }, shutdownReason: 'guest-reset' }, PANIC);
+  expect(report.reason).toBe("The guest's kernel panicked: VFS: no root.");
+  expect(report.consoleTail).toEqual([
+    'booting',
+    '[ 1.0] Kernel panic - not syncing: VFS: no root',
+    '[ 1.1] CPU: 0 PID: 1',
+  ]);
+});
+
+test('the end marker of a panic is not part of its reason', async () => {
+  const end = '[ 1.2] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---\r\n';
+  const { reason } = await reasonFor({}, end);
+  expect(reason).toBe("The guest's kernel panicked: Attempted to kill init!");
+});
+
+test('an intended end is reported as such, with its signal', async () => {
+  const report = await reasonFor({ end: { signal: 'SIGKILL' }, intended: 'It was killed.' }, PANIC);
+  expect(report).toMatchObject({ reason: 'It was killed.', signal: 'SIGKILL' });
+});
+
+test('a signal and a failure come with the last words of QEMU', async () => {
+  const killed = await reasonFor({ end: { signal: 'SIGKILL' } }, '', 'first\nlast words\n');
+  expect(killed.reason).toBe('QEMU was ended by SIGKILL. Its last words: last words');
+  const failed = await reasonFor({ end: { exitCode: 1 } }, '', 'qemu: no memory\n');
+  expect(failed.reason).toBe('QEMU ended with status 1. Its last words: qemu: no memory');
+});
+
+test('the reasons of a shutdown are told in sentences', async () => {
+  const end = { exitCode: 0 };
+  const { reason } = await reasonFor({ end, shutdownReason: 'guest-shutdown' });
+  expect(reason).toBe('The guest powered itself down.');
+  expect((await reasonFor({ end, shutdownReason: 'new-cause' })).reason).toContain('new-cause');
+});
+
+test('a guest that powers itself down has not panicked, whatever it prints', async () => {
+  const evidence = { end: { exitCode: 0 }, shutdownReason: 'guest-shutdown' };
+  const { reason } = await reasonFor(evidence, PANIC);
+  expect(reason).toBe('The guest powered itself down.');
+});
+
+test('nothing in the report can steer a terminal', async () => {
+  const { consoleTail } = await reasonFor({}, '\x1b[31mred\x07\n');
+  expect(consoleTail).toEqual(['[31mred']);
+});
+
+test('an adopted QEMU leaves no status', async () => {
+  const report = await reasonFor({});
+  expect(report).toEqual({ reason: 'QEMU ended; how is not known.', consoleTail: [] });
+});
