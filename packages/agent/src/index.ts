@@ -1,1 +1,1 @@
-export {};
+export { forwardingObstacles } from './network/index.ts';

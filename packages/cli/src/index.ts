@@ -1,1 +1,3 @@
-export {};
+export { runCli } from './cli.ts';
+export { EXIT } from './exit-codes.ts';
+export { type Io, processIo } from './io.ts';

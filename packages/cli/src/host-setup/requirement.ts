@@ -17,6 +17,13 @@ export interface Requirement {
   readonly remedy: string;
 }
 
+/** Something that doctor looks at beyond the requirements: it can warn, but set-up cannot help. */
+export interface Fact {
+  readonly id: string;
+  readonly result: CheckResult;
+  readonly remedy: string;
+}
+
 export interface CheckedRequirement {
   readonly requirement: Requirement;
   readonly result: CheckResult;

@@ -106,6 +106,27 @@ export const REQUIREMENTS: readonly Requirement[] = [
     remedy: 'Install the programs of util-linux.',
   },
   {
+    id: 'binutils',
+    purpose: 'a small agent drive',
+    check: programs('strip'),
+    packages: ['binutils'],
+    remedy: 'Install the program strip.',
+  },
+  {
+    id: 'passwd',
+    purpose: 'the account of the database',
+    check: programs('useradd'),
+    packages: ['passwd'],
+    remedy: 'Install the program useradd.',
+  },
+  {
+    id: 'dpkg',
+    purpose: "unpacking the guest's kernel",
+    check: programs('apt-get', 'dpkg-deb'),
+    packages: [],
+    remedy: 'Use a Debian or Ubuntu machine: the guest kernel comes from a Debian package.',
+  },
+  {
     id: 'tar',
     purpose: 'images and directories',
     check: programs('tar'),

@@ -1,0 +1,82 @@
+import { TorporError } from '@torpor/protocol';
+import type { Sandbox, Torpor } from '@torpor/sdk';
+import type { Command } from 'commander';
+import { type CommonOptions, connect } from './client/settings.ts';
+import { EXIT, exitCodeOfError, exitCodeOfProgramError } from './exit-codes.ts';
+import type { Io } from './io.ts';
+import { reportError } from './output/report-error.ts';
+
+/** What an action resolves to: nothing is success. */
+type ActionResult = Promise<number | undefined> | Promise<void>;
+
+/** What the files in `commands/` build their command with. */
+export class CliContext {
+  readonly io: Io;
+  readonly #program: Command;
+  #exitCode: number = EXIT.ok;
+
+  constructor(io: Io, program: Command) {
+    this.io = io;
+    this.#program = program;
+  }
+
+  /** The status to end with, once the command has run. */
+  get exitCode(): number {
+    return this.#exitCode;
+  }
+
+  /** A new command with the options that all have. */
+  command(nameAndArguments: string, description: string, parent: Command = this.#program): Command {
+    return parent
+      .command(nameAndArguments)
+      .description(description)
+      .option('--json', 'print JSON on standard output')
+      .option('--data-dir <path>', 'data directory of the local Torpor (TORPOR_DATA_DIR)')
+      .option('--api-url <url>', 'address of the API (TORPOR_API_URL)')
+      .option('--api-key <key>', 'key of the API (TORPOR_API_KEY)');
+  }
+
+  /** An action whose errors become a sentence, a remedy and an exit status. */
+  action<Args extends [...unknown[]]>(
+    handler: (...args: Args) => ActionResult,
+    exitCodeOf: (error: TorporError) => number = exitCodeOfError,
+  ): (...args: Args) => Promise<void> {
+    return async (...args) => {
+      try {
+        this.#exitCode = (await handler(...args)) ?? EXIT.ok;
+      } catch (reason) {
+        const error = TorporError.from(reason);
+        this.#exitCode = exitCodeOf(error);
+        await reportError(this.io, error, wantsJson(args));
+      }
+    };
+  }
+
+  /** The same for a command that passes the status of a program on. */
+  programAction<Args extends [...unknown[]]>(
+    handler: (...args: Args) => ActionResult,
+  ): (...args: Args) => Promise<void> {
+    return this.action(handler, exitCodeOfProgramError);
+  }
+
+  /** Runs something with a client of the API. */
+  async withTorpor<T>(options: CommonOptions, use: (torpor: Torpor) => Promise<T>): Promise<T> {
+    await using torpor = await connect(this.io, options);
+    return await use(torpor);
+  }
+
+  /** Runs something with one sandbox. */
+  withSandbox<T>(
+    options: CommonOptions,
+    id: string,
+    use: (sandbox: Sandbox) => Promise<T>,
+  ): Promise<T> {
+    return this.withTorpor(options, async (torpor) => use(await torpor.sandboxes.get(id)));
+  }
+}
+
+/** Commander passes the options before the command itself, which comes last. */
+function wantsJson(args: readonly unknown[]): boolean {
+  const options = args.at(-2);
+  return typeof options === 'object' && options !== null && 'json' in options && !!options.json;
+}

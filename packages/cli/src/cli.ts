@@ -1,0 +1,69 @@
+import { Command, CommanderError } from 'commander';
+import { CliContext } from './cli-context.ts';
+import { registerCp } from './commands/cp.ts';
+import { registerCreate } from './commands/create.ts';
+import { registerDoctor } from './commands/doctor.ts';
+import { registerEnv } from './commands/env.ts';
+import { registerExec } from './commands/exec.ts';
+import { registerInfo } from './commands/info.ts';
+import { registerKill } from './commands/kill.ts';
+import { registerLogs } from './commands/logs.ts';
+import { registerLs } from './commands/ls.ts';
+import { registerPs } from './commands/ps.ts';
+import { registerRm } from './commands/rm.ts';
+import { registerRun } from './commands/run.ts';
+import { registerSetup } from './commands/setup.ts';
+import { registerShell } from './commands/shell.ts';
+import { EXIT } from './exit-codes.ts';
+import type { Io } from './io.ts';
+import { VERSION } from './version.ts';
+
+const FOOTER = `
+Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY. Without the last
+two, the local Torpor is found by its data directory.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not allowed, 5 the state or
+another thing of that name is against it, 6 no answer or no room, 7 too late, 8 this machine
+lacks something (torpor doctor), 128+n ended by signal n. exec, run and shell end like the
+program in the sandbox; with 125 Torpor failed, with 127 there is no such program.`;
+
+/** Runs one command line. Returns the exit status; never throws for what a user did. */
+export async function runCli(args: readonly string[], io: Io): Promise<number> {
+  const program = new Command('torpor')
+    .description('Sandboxes that are microVMs, on your own machine.')
+    .version(VERSION)
+    .enablePositionalOptions()
+    .showHelpAfterError('(add --help for what is possible)')
+    .addHelpText('after', FOOTER)
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => void io.stdout.write(text),
+      writeErr: (text) => void io.stderr.write(text),
+    });
+  const cli = new CliContext(io, program);
+  for (const register of [
+    registerSetup,
+    registerDoctor,
+    registerEnv,
+    registerRun,
+    registerCreate,
+    registerLs,
+    registerInfo,
+    registerExec,
+    registerShell,
+    registerCp,
+    registerPs,
+    registerKill,
+    registerLogs,
+    registerRm,
+  ]) {
+    register(cli, args);
+  }
+  try {
+    await program.parseAsync(args, { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+  }
+  return cli.exitCode;
+}

@@ -1,0 +1,47 @@
+import { TorporError } from '@torpor/protocol';
+import type { CreateSandboxOptions, Sandbox, Torpor } from '@torpor/sdk';
+import { SIGNAL_EXIT_BASE } from '../exit-codes.ts';
+import type { Io } from '../io.ts';
+import { news } from '../output/progress.ts';
+
+const SIGINT_NUMBER = 2;
+
+/**
+ * Creates a sandbox, uses it, and destroys it, whatever happens. An interrupt
+ * while it is being created does not break off the create (the server would finish
+ * it, and nobody would know the sandbox): it is waited for and undone.
+ */
+export async function withTemporarySandbox(
+  io: Io,
+  torpor: Torpor,
+  options: CreateSandboxOptions,
+  use: (sandbox: Sandbox) => Promise<number>,
+): Promise<number> {
+  let interrupted = false;
+  const unsubscribe = io.onSignal(() => {
+    if (!interrupted) news(io, 'interrupted; removing the sandbox');
+    interrupted = true;
+  });
+  try {
+    const sandbox = await torpor.sandboxes.create(options);
+    try {
+      return interrupted ? SIGNAL_EXIT_BASE + SIGINT_NUMBER : await use(sandbox);
+    } finally {
+      await destroy(io, sandbox);
+    }
+  } finally {
+    unsubscribe();
+  }
+}
+
+/** A sandbox that cannot be removed is said so, but does not change how the program ended. */
+async function destroy(io: Io, sandbox: Sandbox): Promise<void> {
+  try {
+    await sandbox.destroy();
+  } catch (reason) {
+    const error = TorporError.from(reason);
+    if (error.code === 'not_found') return;
+    news(io, `sandbox ${sandbox.id} could not be removed: ${error.message}`);
+    news(io, `remove it with \`torpor rm ${sandbox.id}\``);
+  }
+}

@@ -1,0 +1,58 @@
+import type { CreateSandboxOptions } from '@torpor/sdk';
+import type { Command } from 'commander';
+import { assignment, duration, integer, mebibytes } from '../arguments.ts';
+import type { CliContext } from '../cli-context.ts';
+import type { CommonOptions } from '../client/settings.ts';
+import { json, line } from '../io.ts';
+import { news } from '../output/progress.ts';
+
+/** Options of the commands that make a sandbox. */
+export interface CreateOptions extends CommonOptions {
+  readonly template?: string;
+  readonly vcpus?: number;
+  readonly memory?: number;
+  readonly disk?: number;
+  readonly idleTimeout?: number;
+  readonly label?: Record<string, string>;
+  readonly env?: Record<string, string>;
+  readonly internet: boolean;
+}
+
+const MAX_VCPUS = 1024;
+
+export function addCreateOptions(command: Command): Command {
+  return command
+    .option('-t, --template <name>', 'what to start from (default: base)')
+    .option('--vcpus <n>', 'virtual CPUs (default: 1)', integer(1, MAX_VCPUS))
+    .option('-m, --memory <size>', 'memory, such as 512m or 2g (default: 512m)', mebibytes)
+    .option('--disk <size>', 'size of the writable disk, such as 10g', mebibytes)
+    .option('--idle-timeout <time>', 'end it after this time without activity', duration)
+    .option('-l, --label <name=value>', 'a label to find it by; may be repeated', assignment)
+    .option('-e, --env <name=value>', 'environment of its processes; may be repeated', assignment)
+    .option('--no-internet', 'let it reach nothing outside');
+}
+
+export function createRequest(options: CreateOptions): CreateSandboxOptions {
+  return {
+    template: options.template,
+    vcpus: options.vcpus,
+    memoryMiB: options.memory,
+    diskSizeMiB: options.disk,
+    idleTimeoutMs: options.idleTimeout,
+    metadata: options.label,
+    envs: options.env,
+    allowInternet: options.internet,
+  };
+}
+
+export function registerCreate(cli: CliContext): void {
+  addCreateOptions(cli.command('create', 'create a sandbox and print its id')).action(
+    cli.action(async (options: CreateOptions, _command: Command) => {
+      await cli.withTorpor(options, async (torpor) => {
+        if (cli.io.stderr.isTTY && !options.json) news(cli.io, 'starting a sandbox…');
+        const sandbox = await torpor.sandboxes.create(createRequest(options));
+        await (options.json ? json(cli.io, sandbox.info) : line(cli.io.stdout, sandbox.id));
+      });
+    }),
+  );
+}

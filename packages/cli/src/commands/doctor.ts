@@ -1,0 +1,85 @@
+import { TorporError } from '@torpor/protocol';
+import { Torpor } from '@torpor/sdk';
+import type { Command } from 'commander';
+import type { CliContext } from '../cli-context.ts';
+import { type CommonOptions, dataDirectory, findEndpoint } from '../client/settings.ts';
+import { EXIT } from '../exit-codes.ts';
+import type { Fact } from '../host-setup/requirement.ts';
+import { type Io, json, line } from '../io.ts';
+import { VERSION } from '../version.ts';
+
+const MARKS = { found: '✓', degraded: '!', missing: '✗' } as const;
+const HEALTH_TIMEOUT_MS = 3_000;
+
+export function registerDoctor(cli: CliContext): void {
+  cli.command('doctor', 'look at everything that Torpor needs, and say what to do about it').action(
+    cli.action(async (options: CommonOptions, _command: Command) => {
+      // Loaded here, because it brings in the host's side, which most commands do without.
+      const { acceleratorFact, checkRequirements, collectFacts, REQUIREMENTS } = await import(
+        '../host-setup/index.ts'
+      );
+      const dataDir = dataDirectory(cli.io, options);
+      const checked = await checkRequirements(REQUIREMENTS);
+      const facts: Fact[] = [
+        ...checked.map(({ requirement, result }) => ({
+          id: requirement.id,
+          result,
+          remedy: requirementRemedy(requirement.remedy, requirement.packages),
+        })),
+        ...(await collectFacts(dataDir)),
+        await acceleratorFact(dataDir, cli.io.env),
+        await serverFact(cli.io, options),
+      ];
+      const healthy = facts.every(({ result }) => result.state !== 'missing');
+      if (options.json) {
+        const checks = facts.map(({ id, result, remedy }) => ({
+          id,
+          ...result,
+          ...(result.state === 'found' || remedy === '' ? {} : { remedy }),
+        }));
+        await json(cli.io, { version: VERSION, data_dir: dataDir, healthy, checks });
+      } else {
+        await print(cli.io, facts);
+        await line(cli.io.stdout);
+        await line(
+          cli.io.stdout,
+          healthy
+            ? `Torpor ${VERSION} can run here. Data directory: ${dataDir}`
+            : `Torpor ${VERSION} cannot run here yet: see what is marked ${MARKS.missing}.`,
+        );
+      }
+      return healthy ? EXIT.ok : EXIT.hostSetup;
+    }),
+  );
+}
+
+async function print({ stdout }: Io, facts: readonly Fact[]): Promise<void> {
+  const width = Math.max(...facts.map(({ id }) => id.length));
+  for (const { id, result, remedy } of facts) {
+    await line(stdout, `${MARKS[result.state]} ${id.padEnd(width)}  ${result.detail}`);
+    if (result.state !== 'found' && remedy !== '') {
+      await line(stdout, `  ${''.padEnd(width)}  → ${remedy}`);
+    }
+  }
+}
+
+function requirementRemedy(remedy: string, packages: readonly string[]): string {
+  return packages.length === 0
+    ? remedy
+    : `${remedy} On Debian, \`torpor setup\` does it (${packages.join(', ')}).`;
+}
+
+/** Whether a Torpor serves where clients would look for it. None running is no fault. */
+async function serverFact(io: Io, options: CommonOptions): Promise<Fact> {
+  const { apiUrl } = await findEndpoint(io, options);
+  try {
+    await using torpor = new Torpor({ apiUrl });
+    const { version } = await torpor.health(AbortSignal.timeout(HEALTH_TIMEOUT_MS));
+    const result = { state: 'found', detail: `version ${version} serves at ${apiUrl}` } as const;
+    return { id: 'server', result, remedy: '' };
+  } catch (reason) {
+    const error = TorporError.from(reason);
+    const result = { state: 'degraded', detail: `none answers at ${apiUrl}` } as const;
+    return { id: 'server', result, remedy: error.remedy };
+  }
+}

@@ -1,0 +1,62 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Sandbox } from '@torpor/sdk';
+import type { Command } from 'commander';
+import { integer } from '../arguments.ts';
+import type { CliContext } from '../cli-context.ts';
+import type { CommonOptions } from '../client/settings.ts';
+import { EXIT, SIGNAL_EXIT_BASE } from '../exit-codes.ts';
+import { type Io, json, write } from '../io.ts';
+import { appendedPart } from '../output/appended-part.ts';
+
+interface LogsOptions extends CommonOptions {
+  readonly follow?: boolean;
+  readonly bytes?: number;
+}
+
+const POLL_INTERVAL_MS = 500;
+const MAX_BYTES = 0xffff_ffff;
+const SIGINT_NUMBER = 2;
+
+export function registerLogs(cli: CliContext): void {
+  cli
+    .command(
+      'logs <id>',
+      'print the console of a sandbox: its kernel, its init, why it did not start',
+    )
+    .option('-f, --follow', 'go on as more is printed, until the sandbox ends')
+    .option('--bytes <n>', 'at most so many bytes of the end', integer(1, MAX_BYTES))
+    .action(
+      cli.action(async (id: string, options: LogsOptions, _command: Command) =>
+        cli.withSandbox(options, id, async (sandbox) => {
+          const content = await sandbox.console({ maxBytes: options.bytes });
+          if (options.json) {
+            await json(cli.io, { id, console: content.toString() });
+            return EXIT.ok;
+          }
+          await write(cli.io.stdout, content);
+          return options.follow ? follow(cli.io, sandbox, content) : EXIT.ok;
+        }),
+      ),
+    );
+}
+
+/** The console is a bounded file without offsets: what is new is found by comparing. */
+async function follow(io: Io, sandbox: Sandbox, first: Buffer): Promise<number> {
+  const interrupted = new AbortController();
+  const unsubscribe = io.onSignal(() => interrupted.abort());
+  try {
+    for (let seen = first; ; ) {
+      await delay(POLL_INTERVAL_MS, undefined, { signal: interrupted.signal });
+      const { status } = await sandbox.refresh(interrupted.signal);
+      const content = await sandbox.console({ signal: interrupted.signal });
+      await write(io.stdout, appendedPart(seen, content));
+      seen = content;
+      if (status === 'stopped' || status === 'error') return EXIT.ok;
+    }
+  } catch (error) {
+    if (interrupted.signal.aborted) return SIGNAL_EXIT_BASE + SIGINT_NUMBER;
+    throw error;
+  } finally {
+    unsubscribe();
+  }
+}

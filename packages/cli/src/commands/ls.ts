@@ -1,0 +1,74 @@
+import { isSandboxState, SANDBOX_STATES, type SandboxState } from '@torpor/protocol';
+import { type Command, InvalidArgumentError } from 'commander';
+import { assignment } from '../arguments.ts';
+import type { CliContext } from '../cli-context.ts';
+import type { CommonOptions } from '../client/settings.ts';
+import { json, line } from '../io.ts';
+import { table } from '../output/table.ts';
+import { formatAge } from '../output/units.ts';
+
+interface LsOptions extends CommonOptions {
+  readonly all?: boolean;
+  readonly quiet?: boolean;
+  readonly state?: SandboxState[];
+  readonly template?: string;
+  readonly label?: Record<string, string>;
+}
+
+export function registerLs(cli: CliContext): void {
+  cli
+    .command('ls', 'list the sandboxes')
+    .alias('list')
+    .option('-a, --all', 'those that are stopped, too')
+    .option('-q, --quiet', 'the ids only')
+    .option('-s, --state <states>', 'those in these states, separated by commas', states)
+    .option('-t, --template <name>', 'those made from this template')
+    .option('-l, --label <name=value>', 'those with this label; may be repeated', assignment)
+    .action(
+      cli.action(async (options: LsOptions, _command: Command) => {
+        await cli.withTorpor(options, async (torpor) => {
+          const listed = await Array.fromAsync(
+            torpor.sandboxes.list({
+              states: options.state ?? (options.all ? SANDBOX_STATES : undefined),
+              template: options.template,
+              metadata: options.label,
+            }),
+          );
+          const sandboxes = listed.map(({ info }) => info);
+          if (options.json) return await json(cli.io, sandboxes);
+          if (options.quiet) {
+            for (const { id } of sandboxes) await line(cli.io.stdout, id);
+            return;
+          }
+          const rows = sandboxes.map((sandbox) => [
+            sandbox.id,
+            sandbox.status,
+            sandbox.template,
+            String(sandbox.vcpus),
+            `${sandbox.memory_mb} MiB`,
+            formatAge(sandbox.created_at),
+            sandbox.reason ?? labels(sandbox.metadata),
+          ]);
+          await line(
+            cli.io.stdout,
+            table(['ID', 'STATE', 'TEMPLATE', 'CPU', 'MEMORY', 'AGE', 'NOTE'], rows),
+          );
+        });
+      }),
+    );
+}
+
+function states(text: string): SandboxState[] {
+  return text.split(',').map((name) => {
+    if (!isSandboxState(name)) {
+      throw new InvalidArgumentError(`States are ${SANDBOX_STATES.join(', ')}.`);
+    }
+    return name;
+  });
+}
+
+function labels(metadata: Record<string, string>): string {
+  return Object.entries(metadata)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(' ');
+}

@@ -1,0 +1,52 @@
+import type { Command } from 'commander';
+import { duration } from '../arguments.ts';
+import type { CliContext } from '../cli-context.ts';
+import { withTemporarySandbox } from '../client/temporary-sandbox.ts';
+import { runAttached } from '../terminal/run-attached.ts';
+import { runCollected } from '../terminal/run-collected.ts';
+import { runTerminal } from '../terminal/run-terminal.ts';
+import { addCreateOptions, type CreateOptions, createRequest } from './create.ts';
+
+interface RunOptions extends CreateOptions {
+  readonly cwd?: string;
+  readonly user?: string;
+  readonly timeout?: number;
+  readonly stdin: boolean;
+  readonly tty?: boolean;
+}
+
+export function registerRun(cli: CliContext, args: readonly string[]): void {
+  addCreateOptions(cli.command('run <command...>', 'run a program in a sandbox of its own'))
+    .passThroughOptions(!args.includes('--'))
+    .option('-C, --cwd <path>', 'directory to run it in (default: the home of its user)')
+    .option('-u, --user <name>', 'user to run it as (default: user)')
+    .option('--timeout <time>', 'kill it after this time', duration)
+    .option('-n, --no-stdin', 'give it an empty standard input instead of ours')
+    .option('--tty', 'run it on a terminal')
+    .addHelpText(
+      'after',
+      "\nExample: torpor run -- python3 -c 'print(6*7)'\nThe sandbox is removed at the end, also after an interrupt.",
+    )
+    .action(
+      cli.programAction(async (command: string[], options: RunOptions, _command: Command) =>
+        cli.withTorpor(options, (torpor) =>
+          withTemporarySandbox(cli.io, torpor, createRequest(options), async (sandbox) => {
+            const surroundings = { cwd: options.cwd, user: options.user };
+            const [cmd = '', ...args] = command;
+            if (options.tty) return runTerminal(cli.io, sandbox, { ...surroundings, cmd, args });
+            if (!options.json) {
+              return runAttached(cli.io, sandbox, command, {
+                ...surroundings,
+                timeoutMs: options.timeout,
+                stdin: options.stdin,
+              });
+            }
+            return runCollected(cli.io, sandbox, command, {
+              ...surroundings,
+              timeoutMs: options.timeout,
+            });
+          }),
+        ),
+      ),
+    );
+}

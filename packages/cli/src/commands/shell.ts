@@ -1,0 +1,40 @@
+import type { Command } from 'commander';
+import type { CliContext } from '../cli-context.ts';
+import { withTemporarySandbox } from '../client/temporary-sandbox.ts';
+import { news } from '../output/progress.ts';
+import { runTerminal } from '../terminal/run-terminal.ts';
+import { addCreateOptions, type CreateOptions, createRequest } from './create.ts';
+
+interface ShellOptions extends CreateOptions {
+  readonly cwd?: string;
+  readonly user?: string;
+}
+
+export function registerShell(cli: CliContext): void {
+  addCreateOptions(cli.command('shell [id]', 'open a shell in a sandbox'))
+    .option('-C, --cwd <path>', 'directory to start in (default: the home of its user)')
+    .option('-u, --user <name>', 'user to be (default: user)')
+    .addHelpText('after', '\nWithout an id, in a new sandbox that is removed when the shell ends.')
+    .action(
+      cli.programAction(
+        async (id: string | undefined, options: ShellOptions, _command: Command) => {
+          const shell = {
+            cmd: '/bin/bash',
+            args: ['-l'],
+            cwd: options.cwd,
+            user: options.user,
+            envs: options.env,
+          };
+          if (id !== undefined) {
+            return cli.withSandbox(options, id, (sandbox) => runTerminal(cli.io, sandbox, shell));
+          }
+          return cli.withTorpor(options, (torpor) => {
+            news(cli.io, 'starting a sandbox…');
+            return withTemporarySandbox(cli.io, torpor, createRequest(options), (sandbox) =>
+              runTerminal(cli.io, sandbox, shell),
+            );
+          });
+        },
+      ),
+    );
+}

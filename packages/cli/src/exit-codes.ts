@@ -1,0 +1,82 @@
+import type { ErrorCode, TorporError } from '@torpor/protocol';
+import type { ExitStatus } from '@torpor/sdk';
+
+/**
+ * What the exit status of `torpor` means. `exec`, `run` and `shell` end with the
+ * status of the program in the sandbox, and with one of the last three where
+ * there was no such program; the rest of the commands use the first ones.
+ */
+export const EXIT = {
+  ok: 0,
+  failure: 1,
+  /** The command line is wrong. */
+  usage: 2,
+  notFound: 3,
+  /** The API key is missing or wrong, or may not do this. */
+  unauthorized: 4,
+  /** The state of the thing, or another of its name, stands against it. */
+  conflict: 5,
+  /** No answer from the API, or none of its hosts has room. */
+  unavailable: 6,
+  timeout: 7,
+  /** This machine lacks something; see `torpor doctor`. */
+  hostSetup: 8,
+  /** `exec`, `run`, `shell`: Torpor failed, not the program. */
+  torporFailed: 125,
+  /** `exec`, `run`, `shell`: the program could not be executed. */
+  notExecutable: 126,
+  /** `exec`, `run`, `shell`: there is no such program. */
+  programNotFound: 127,
+} as const;
+
+const EXIT_OF_ERROR: Partial<Record<ErrorCode, number>> = {
+  invalid_request: EXIT.usage,
+  not_found: EXIT.notFound,
+  unauthorized: EXIT.unauthorized,
+  forbidden: EXIT.unauthorized,
+  invalid_state: EXIT.conflict,
+  conflict: EXIT.conflict,
+  already_exists: EXIT.conflict,
+  no_hosts_available: EXIT.unavailable,
+  host_unavailable: EXIT.unavailable,
+  timeout: EXIT.timeout,
+  host_setup: EXIT.hostSetup,
+};
+
+export function exitCodeOfError(error: TorporError): number {
+  return EXIT_OF_ERROR[error.code] ?? EXIT.failure;
+}
+
+/** For the commands that pass the status of a program on. */
+export function exitCodeOfProgramError(error: TorporError): number {
+  return error.code === 'program_not_found' ? EXIT.programNotFound : EXIT.torporFailed;
+}
+
+/** A signal's number as a shell reports it: 128 + n. */
+export const SIGNAL_EXIT_BASE = 128;
+
+/** Names of signals as the guest reports them (`signal: killed`). */
+const SIGNAL_NUMBERS: Record<string, number> = {
+  hangup: 1,
+  interrupt: 2,
+  quit: 3,
+  'illegal instruction': 4,
+  'trace/breakpoint trap': 5,
+  aborted: 6,
+  'bus error': 7,
+  'floating point exception': 8,
+  killed: 9,
+  'segmentation fault': 11,
+  'broken pipe': 13,
+  'alarm clock': 14,
+  terminated: 15,
+};
+
+/** The status to end with for a program that ended so. */
+export function exitCodeOfProgram({ exitCode, error }: ExitStatus): number {
+  if (exitCode > 0 && exitCode <= 255) return exitCode;
+  const signal = /^signal: ([a-z/ ]+)/.exec(error ?? '')?.[1]?.trim();
+  const number = signal === undefined ? undefined : SIGNAL_NUMBERS[signal];
+  if (number !== undefined) return SIGNAL_EXIT_BASE + number;
+  return exitCode === 0 && error === undefined ? EXIT.ok : EXIT.failure;
+}

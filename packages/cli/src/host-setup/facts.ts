@@ -1,0 +1,112 @@
+import type { StatsFs } from 'node:fs';
+import { readFile, statfs } from 'node:fs/promises';
+import { freemem, release, totalmem } from 'node:os';
+import { dirname } from 'node:path';
+import { forwardingObstacles } from '@torpor/agent';
+import { formatBytes } from '../output/units.ts';
+import { findProgram } from './checks.ts';
+import type { Fact } from './requirement.ts';
+
+/** Less than this leaves no room for an image and a few disks. */
+const LOW_DISK_BYTES = 4 * 1024 ** 3;
+/** One sandbox of the default size. */
+const LOW_MEMORY_BYTES = 768 * 1024 ** 2;
+const SHARED_MEMORY = '/dev/shm';
+
+/** What this machine is and has. */
+export function collectFacts(dataDir: string): Promise<Fact[]> {
+  return Promise.all([system(), memory(), sharedMemory(), disk(dataDir), forwarding()]);
+}
+
+async function system(): Promise<Fact> {
+  const text = await readFile('/etc/os-release', 'utf8').catch(() => '');
+  const name = /^PRETTY_NAME="?([^"\n]+)"?$/m.exec(text)?.[1] ?? 'an unknown Linux';
+  return {
+    id: 'system',
+    result: {
+      state: 'found',
+      detail: `${name}, kernel ${release()}, Node ${process.versions.node}`,
+    },
+    remedy: '',
+  };
+}
+
+async function memory(): Promise<Fact> {
+  const info = await readFile('/proc/meminfo', 'utf8').catch(() => '');
+  const kib = /^MemAvailable:\s+(\d+) kB$/m.exec(info)?.[1];
+  const available = kib === undefined ? freemem() : Number(kib) * 1024;
+  return {
+    id: 'memory',
+    result: {
+      state: available < LOW_MEMORY_BYTES ? 'degraded' : 'found',
+      detail: `${formatBytes(available)} available of ${formatBytes(totalmem())}`,
+    },
+    remedy: 'Free memory: a sandbox needs what it is given, and a little more.',
+  };
+}
+
+/** The RAM of guests is in files there. */
+async function sharedMemory(): Promise<Fact> {
+  const remedy = `Enlarge it: \`mount -o remount,size=75% ${SHARED_MEMORY}\`.`;
+  try {
+    const { bavail, blocks, bsize } = await statfs(SHARED_MEMORY);
+    const free = bavail * bsize;
+    return {
+      id: 'shared-memory',
+      result: {
+        state: free < LOW_MEMORY_BYTES ? 'degraded' : 'found',
+        detail: `${formatBytes(free)} free of ${formatBytes(blocks * bsize)} in ${SHARED_MEMORY}`,
+      },
+      remedy,
+    };
+  } catch {
+    const result = { state: 'missing', detail: `no ${SHARED_MEMORY}` } as const;
+    return { id: 'shared-memory', result, remedy: `Mount a tmpfs on ${SHARED_MEMORY}.` };
+  }
+}
+
+async function disk(dataDir: string): Promise<Fact> {
+  const { bavail, bsize } = await statfsOfExisting(dataDir);
+  const free = bavail * bsize;
+  return {
+    id: 'disk',
+    result: {
+      state: free < LOW_DISK_BYTES ? 'degraded' : 'found',
+      detail: `${formatBytes(free)} free for ${dataDir}`,
+    },
+    remedy: 'Free space, or set TORPOR_DATA_DIR to a larger file system.',
+  };
+}
+
+async function statfsOfExisting(path: string): Promise<StatsFs> {
+  try {
+    return await statfs(path);
+  } catch (error) {
+    if (path === '/') throw error;
+    return statfsOfExisting(dirname(path));
+  }
+}
+
+/** Other firewalls that would keep guests from the internet. */
+async function forwarding(): Promise<Fact> {
+  const remedy =
+    'Allow forwarding for the interfaces tp*: the other firewall drops what Torpor allows.';
+  if ((await findProgram('nft')) === undefined || process.getuid?.() !== 0) {
+    const result = { state: 'degraded', detail: 'not looked at: it needs nft and root' } as const;
+    return { id: 'forwarding', result, remedy: '' };
+  }
+  try {
+    const obstacles = await forwardingObstacles();
+    return {
+      id: 'forwarding',
+      result:
+        obstacles.length === 0
+          ? { state: 'found', detail: 'no other firewall is in the way of guests' }
+          : { state: 'degraded', detail: obstacles.join('; ') },
+      remedy,
+    };
+  } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    return { id: 'forwarding', result: { state: 'missing', detail }, remedy };
+  }
+}

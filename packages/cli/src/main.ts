@@ -1,0 +1,13 @@
+import { enableCompileCache } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+// In the checkout and not in /tmp, where anybody could prepare code for root to run.
+enableCompileCache(fileURLToPath(new URL('../../../node_modules/.cache/torpor', import.meta.url)));
+const { processIo, runCli } = await import('./index.ts');
+
+// A reader that went away (`torpor … | head`) is noticed where it is written to.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+
+// Writes to files, pipes and terminals are synchronous here, so none is cut off; standard
+// input or a lingering socket must not keep a finished command alive.
+process.exit(await runCli(process.argv.slice(2), processIo()));

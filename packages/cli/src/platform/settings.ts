@@ -1,0 +1,19 @@
+import { resolve } from 'node:path';
+import { TorporError } from '@torpor/protocol';
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Where kernels and images are: `TORPOR_CACHE_DIR`, else the data directory itself. */
+export function cacheDirectory(dataDir: string, env: Environment): string {
+  return resolve(env.TORPOR_CACHE_DIR ?? dataDir);
+}
+
+/** `TORPOR_ACCELERATOR`: forces what a probe would choose. Throws `invalid_request`. */
+export function forcedAccelerator(env: Environment): 'kvm' | 'tcg' | undefined {
+  const value = env.TORPOR_ACCELERATOR;
+  if (value === undefined || value === '' || value === 'auto') return undefined;
+  if (value === 'kvm' || value === 'tcg') return value;
+  throw new TorporError('invalid_request', `TORPOR_ACCELERATOR is "${value}".`, {
+    remedy: 'Set it to kvm, tcg or auto.',
+  });
+}

@@ -1,0 +1,117 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
+import { exitCodeOfProgram, SIGNAL_EXIT_BASE } from '../exit-codes.ts';
+import { type Io, write } from '../io.ts';
+import { news } from '../output/progress.ts';
+
+const RECONNECT_INTERVAL_MS = 1000;
+const RECONNECT_ATTEMPTS = 30;
+const SIGNAL_NUMBERS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+
+export type TerminalOptions = Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' | 'envs'>;
+
+/**
+ * Connects our terminal with a program on a terminal in the sandbox, and returns
+ * the status to end with. Ours is in raw mode meanwhile, so that every key goes
+ * through, and always restored. If the connection is lost, the program lives on
+ * and is found again.
+ */
+export async function runTerminal(
+  io: Io,
+  sandbox: Sandbox,
+  options: TerminalOptions,
+): Promise<number> {
+  let session = await sandbox.pty({
+    ...options,
+    envs: { ...terminalEnvironment(io), ...options.envs },
+    size: terminalSize(io),
+  });
+  const signalled = new AbortController();
+  await using resources = new AsyncDisposableStack();
+  resources.defer(() => session[Symbol.asyncDispose]());
+  resources.defer(makeRaw(io));
+  resources.defer(io.onResize(() => void session.resize(terminalSize(io)).catch(() => undefined)));
+  // In raw mode Ctrl-C is a key; a signal comes from outside and means the end.
+  resources.defer(
+    io.onSignal((signal) => {
+      signalled.abort(signal);
+      void session[Symbol.asyncDispose]();
+    }),
+  );
+  const onInput = (chunk: Buffer) => {
+    io.stdin.pause();
+    session.write(chunk).then(
+      () => io.stdin.resume(),
+      () => io.stdin.resume(),
+    );
+  };
+  // End of file of a pipe is what Ctrl-D is on a terminal.
+  const onEnd = () => void session.write('\x04').catch(() => undefined);
+  io.stdin.on('data', onInput);
+  io.stdin.on('end', onEnd);
+  resources.defer(() => {
+    io.stdin.off('data', onInput);
+    io.stdin.off('end', onEnd);
+    io.stdin.pause();
+  });
+
+  for (;;) {
+    try {
+      for await (const data of session.output()) await write(io.stdout, data);
+      return exitCodeOfProgram(await session.wait());
+    } catch (reason) {
+      if (signalled.signal.aborted) {
+        const signal: keyof typeof SIGNAL_NUMBERS = signalled.signal.reason;
+        // Nobody can come back to it: its tag was never shown.
+        await sandbox.processes.kill(session.pid).catch(() => undefined);
+        return SIGNAL_EXIT_BASE + SIGNAL_NUMBERS[signal];
+      }
+      const error = TorporError.from(reason);
+      if (error.code !== 'host_unavailable') throw error;
+      const { tag } = session;
+      await session[Symbol.asyncDispose]();
+      session = await reconnect(io, sandbox, tag);
+      await session.resize(terminalSize(io));
+    }
+  }
+}
+
+/** Raw mode if our input is a terminal. Returns what restores it; so does the end of the process. */
+function makeRaw(io: Io): () => void {
+  if (!io.stdin.isTTY || io.stdin.setRawMode === undefined) return () => undefined;
+  const restore = () => void io.stdin.setRawMode?.(false);
+  process.once('exit', restore);
+  io.stdin.setRawMode(true);
+  return () => {
+    restore();
+    process.off('exit', restore);
+  };
+}
+
+async function reconnect(io: Io, sandbox: Sandbox, tag: string): Promise<PtySession> {
+  news(io, 'the connection was lost; trying to find the terminal again\r');
+  for (let attempt = 1; ; attempt++) {
+    await delay(RECONNECT_INTERVAL_MS);
+    try {
+      return await sandbox.connectPty(tag);
+    } catch (reason) {
+      const error = TorporError.from(reason);
+      if (error.code !== 'host_unavailable' || attempt === RECONNECT_ATTEMPTS) throw error;
+    }
+  }
+}
+
+function terminalSize({ stdout }: Io): TerminalSize {
+  return { cols: stdout.columns || 80, rows: stdout.rows || 24 };
+}
+
+function terminalEnvironment({ env }: Io): Record<string, string> {
+  const { TERM, COLORTERM } = env;
+  return {
+    // A guest has the descriptions of the common terminals only.
+    TERM:
+      TERM !== undefined && /^(xterm|screen|tmux|linux|vt100)/.test(TERM) ? TERM : 'xterm-256color',
+    ...(COLORTERM === undefined ? {} : { COLORTERM }),
+  };
+}
