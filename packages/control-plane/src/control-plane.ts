@@ -1,0 +1,128 @@
+import { lstat, mkdir } from 'node:fs/promises';
+import type { Transport } from '@connectrpc/connect';
+import type { Logger } from 'pino';
+import { AuditLog } from './audit/audit-log.ts';
+import { ApiKeyStore } from './auth/api-keys.ts';
+import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
+import { openDatabase } from './database/database.ts';
+import { startEmbeddedPostgres } from './database/embedded/embedded-postgres.ts';
+import { GuestFiles } from './guest/files.ts';
+import { GuestProcesses } from './guest/processes.ts';
+import { Host } from './hosts/host.ts';
+import { createApp } from './http/app.ts';
+import { listen } from './http/server.ts';
+import { Metrics } from './observability/metrics.ts';
+import { Operations } from './sandboxes/operations.ts';
+import { Reconciler, type ReconcilerTiming } from './sandboxes/reconciler.ts';
+import { SandboxRepository } from './sandboxes/repository.ts';
+import { SandboxService } from './sandboxes/service.ts';
+import { serveStreams } from './streams/server.ts';
+import { ensureLocalCredentials } from './teams/first-team.ts';
+
+export interface ControlPlaneOptions {
+  /** Created if missing. Others may traverse it (0711), because the database runs as an account of its own. */
+  readonly dataDir: string;
+  /** A PostgreSQL to use instead of the embedded one. */
+  readonly databaseUrl?: string | undefined;
+  /** Address to listen on. */
+  readonly host: string;
+  /** 0 takes any free port. */
+  readonly port: number;
+  /** To the HostAgentService of this machine. */
+  readonly hostTransport: Transport;
+  readonly logger: Logger;
+  readonly version: string;
+  /** How quickly the host's state is followed; for tests. */
+  readonly reconcilerTiming?: Partial<ReconcilerTiming>;
+}
+
+/** The only host, until there can be more. */
+const LOCAL_HOST_ID = 'local';
+const CLOSE_GRACE_MS = 10_000;
+
+/** The running control plane. */
+export class ControlPlane implements AsyncDisposable {
+  /** Base URL of the API. */
+  readonly url: string;
+  /** The key in `<dataDir>/credentials.json`. */
+  readonly apiKey: string;
+  readonly #resources: AsyncDisposableStack;
+
+  private constructor(url: string, apiKey: string, resources: AsyncDisposableStack) {
+    this.url = url;
+    this.apiKey = apiKey;
+    this.#resources = resources;
+  }
+
+  /**
+   * Starts the database, brings its schema up to date, makes the first team and key,
+   * follows the host's sandboxes and serves the API. On failure nothing is left
+   * running. Throws `host_setup` or `conflict` with a remedy.
+   */
+  static async start(options: ControlPlaneOptions): Promise<ControlPlane> {
+    const { dataDir, logger, version } = options;
+    await using resources = new AsyncDisposableStack();
+    await mkdir(dataDir, { recursive: true, mode: 0o711 });
+    await lstat(dataDir);
+
+    const connection = await databaseConnection(options, resources);
+    const db = await openDatabase(connection, logger);
+    resources.defer(() => db.destroy());
+    const { apiKey } = await ensureLocalCredentials(db, dataDir, logger);
+
+    const host = new Host(LOCAL_HOST_ID, options.hostTransport);
+    const repository = new SandboxRepository(db);
+    const operations = new Operations();
+    const audit = new AuditLog(db);
+    const metrics = new Metrics(repository);
+    resources.defer(() => metrics.close());
+    resources.defer(() => operations.settled());
+    const reconciler = new Reconciler({
+      host,
+      sandboxes: repository,
+      operations,
+      audit,
+      logger,
+      ...(options.reconcilerTiming === undefined ? {} : { timing: options.reconcilerTiming }),
+    });
+    reconciler.start();
+    resources.defer(() => reconciler.stop());
+
+    const sandboxes = new SandboxService({
+      host,
+      sandboxes: repository,
+      operations,
+      audit,
+      metrics,
+      logger,
+    });
+    const processes = new GuestProcesses(sandboxes, host.client, metrics);
+    const files = new GuestFiles(sandboxes, host.client);
+    const apiKeys = new ApiKeyStore(db);
+    const app = createApp({ version, logger, apiKeys, sandboxes, processes, files, metrics });
+    const http = await listen(app, options.host, options.port);
+    resources.defer(() => http.close(CLOSE_GRACE_MS));
+    const streams = serveStreams(http.server, { apiKeys, processes, logger });
+    resources.defer(() => streams.close());
+    await publishApiFile(dataDir, http.url);
+    resources.defer(() => withdrawApiFile(dataDir));
+    logger.info({ url: http.url }, 'The API is served');
+    return new ControlPlane(http.url, apiKey, resources.move());
+  }
+
+  /** Stops serving, waits for operations that are under way, and stops the embedded database. Sandboxes go on. */
+  async close(): Promise<void> {
+    await this.#resources.disposeAsync();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+async function databaseConnection(options: ControlPlaneOptions, resources: AsyncDisposableStack) {
+  if (options.databaseUrl !== undefined) return { connectionString: options.databaseUrl };
+  const database = await startEmbeddedPostgres(options);
+  resources.defer(() => database.close());
+  return database.connection;
+}

@@ -1,0 +1,59 @@
+import { TorporError } from '@torpor/protocol';
+import { Kysely, PostgresDialect } from 'kysely';
+import { Migrator } from 'kysely/migration';
+import pg from 'pg';
+import type { Logger } from 'pino';
+import { MIGRATIONS } from './migrations/index.ts';
+import type { Database } from './schema.ts';
+
+/** Enough for the API of one process; the embedded server allows 40. */
+const MAX_CONNECTIONS = 10;
+const STATEMENT_TIMEOUT_MS = 30_000;
+
+/**
+ * Opens the database and brings its schema up to date. Several processes may do so
+ * at once: the migrations run under an advisory lock. Throws `host_setup` if the
+ * database cannot be reached, or was made by a newer version of Torpor.
+ */
+export async function openDatabase(
+  connection: pg.ClientConfig,
+  logger: Logger,
+): Promise<Kysely<Database>> {
+  const pool = new pg.Pool({
+    ...connection,
+    max: MAX_CONNECTIONS,
+    idleTimeoutMillis: 30_000,
+    connectionTimeoutMillis: 10_000,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    application_name: 'torpor-control-plane',
+  });
+  // An idle connection that breaks is replaced; the pool only wants to be heard.
+  pool.on('error', (error) => logger.warn({ err: error }, 'A database connection was lost'));
+  const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
+  try {
+    await migrate(db);
+    return db;
+  } catch (error) {
+    await db.destroy();
+    throw error;
+  }
+}
+
+async function migrate(db: Kysely<Database>): Promise<void> {
+  const migrator = new Migrator({
+    db,
+    provider: { getMigrations: async () => MIGRATIONS },
+    migrationTableName: 'torpor_migrations',
+    migrationLockTableName: 'torpor_migrations_lock',
+  });
+  const { error, results } = await migrator.migrateToLatest();
+  if (error === undefined) return;
+  const failed = results?.find((result) => result.status === 'Error')?.migrationName;
+  const reason = error instanceof Error ? error.message : String(error);
+  const step = failed === undefined ? '' : ` (step ${failed})`;
+  throw new TorporError('host_setup', `The database cannot be prepared${step}: ${reason}`, {
+    remedy:
+      'Check that DATABASE_URL names a database that answers and lets Torpor create tables, and that no newer version of Torpor has used it.',
+    cause: error,
+  });
+}

@@ -1,0 +1,80 @@
+import type { SandboxState } from '@torpor/protocol';
+import type {
+  ColumnType,
+  Generated,
+  Insertable,
+  JSONColumnType,
+  Selectable,
+  Updateable,
+} from 'kysely';
+
+/** Set by the database where the writer does not. */
+type DefaultedTime = ColumnType<Date, Date | undefined, Date>;
+type StringMap = JSONColumnType<Record<string, string>, string, string>;
+
+export interface TeamTable {
+  id: string;
+  name: string;
+  created_at: DefaultedTime;
+}
+
+export interface ApiKeyTable {
+  id: string;
+  team_id: string;
+  name: string;
+  /** SHA-256 of the key in its `tpr_` form, as 64 hexadecimal digits. */
+  key_hash: string;
+  /** The first characters of the key, to tell keys apart in a list. */
+  key_prefix: string;
+  created_at: DefaultedTime;
+  last_used_at: Date | null;
+}
+
+export interface SandboxTable {
+  id: string;
+  team_id: string;
+  host_id: string;
+  template: string;
+  state: SandboxState;
+  reason: string | null;
+  vcpus: number;
+  memory_mb: number;
+  disk_size_mb: number | null;
+  timeout_sec: number;
+  allow_internet: boolean;
+  host_ip: string | null;
+  metadata: StringMap;
+  versions: StringMap;
+  created_at: DefaultedTime;
+  started_at: Date | null;
+  last_active_at: Date | null;
+  updated_at: DefaultedTime;
+  ended_at: Date | null;
+}
+
+export type AuditStatus = 'success' | 'error';
+
+export interface AuditLogTable {
+  id: string;
+  team_id: string;
+  actor_type: 'api_key' | 'system';
+  actor_id: string | null;
+  resource_type: string;
+  resource_id: string;
+  action: string;
+  status: AuditStatus;
+  metadata: StringMap;
+  created_at: Generated<Date>;
+}
+
+export interface Database {
+  teams: TeamTable;
+  api_keys: ApiKeyTable;
+  sandboxes: SandboxTable;
+  audit_logs: AuditLogTable;
+}
+
+export type SandboxRow = Selectable<SandboxTable>;
+export type NewSandboxRow = Insertable<SandboxTable>;
+export type SandboxChanges = Updateable<SandboxTable>;
+export type ApiKeyRow = Selectable<ApiKeyTable>;

@@ -1,0 +1,158 @@
+import type { hostAgent, rest } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol';
+import type { Principal } from '../auth/api-keys.ts';
+import { agentCall, type HostClient } from '../hosts/host.ts';
+import type { SandboxService } from '../sandboxes/service.ts';
+
+const AGENT_CALL_TIMEOUT_MS = 60_000;
+/** Sized so that one chunk is copied quickly and a message costs little per byte. */
+const MAX_CHUNK_BYTES = 256 * 1024;
+
+export interface FileLocation {
+  readonly path: string;
+  readonly user?: string | undefined;
+}
+
+/** Files in sandboxes. Contents are streamed, and wait for the slower side. */
+export class GuestFiles {
+  readonly #sandboxes: SandboxService;
+  readonly #client: HostClient;
+
+  constructor(sandboxes: SandboxService, client: HostClient) {
+    this.#sandboxes = sandboxes;
+    this.#client = client;
+  }
+
+  /** Throws what a transfer would meet, before its content is read. */
+  async requireRunning(principal: Principal, id: string): Promise<void> {
+    await this.#sandboxes.requireRunning(principal, id);
+  }
+
+  /** Writes a file from `content`, which is read only as fast as the guest takes it. */
+  async write(
+    principal: Principal,
+    id: string,
+    location: FileLocation,
+    content: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#sandboxes.requireRunning(principal, id);
+    const meta = { sandboxId: id, path: location.path, user: location.user ?? '' };
+    await agentCall(() =>
+      this.#client.writeFileStream(
+        (async function* () {
+          yield { content: { case: 'meta' as const, value: meta } };
+          for await (const part of content) {
+            for (let at = 0; at < part.length; at += MAX_CHUNK_BYTES) {
+              const value = part.subarray(at, at + MAX_CHUNK_BYTES);
+              yield { content: { case: 'chunk' as const, value } };
+            }
+          }
+        })(),
+        { signal },
+      ),
+    );
+  }
+
+  /**
+   * The content of a file, read only as fast as it is taken. Resolves when the first
+   * bytes have come, so that a missing file is an error and not an empty answer.
+   */
+  async read(
+    principal: Principal,
+    id: string,
+    location: FileLocation,
+    signal: AbortSignal,
+  ): Promise<ReadableStream<Uint8Array>> {
+    await this.#sandboxes.requireRunning(principal, id);
+    const abort = new AbortController();
+    const chunks = this.#client
+      .readFileStream(
+        { sandboxId: id, path: location.path, user: location.user ?? '' },
+        { signal: AbortSignal.any([signal, abort.signal]) },
+      )
+      [Symbol.asyncIterator]();
+    let first: IteratorResult<hostAgent.ReadFileStreamResponse> | undefined = await agentCall(() =>
+      chunks.next(),
+    );
+    return new ReadableStream<Uint8Array>(
+      {
+        async pull(controller) {
+          const next = first ?? (await agentCall(() => chunks.next()));
+          first = undefined;
+          if (next.done === true) controller.close();
+          else if (next.value.chunk.length > 0) controller.enqueue(next.value.chunk);
+          else await this.pull?.(controller);
+        },
+        cancel() {
+          abort.abort(new TorporError('conflict', 'The client has hung up.'));
+        },
+      },
+      { highWaterMark: 0 },
+    );
+  }
+
+  async list(
+    principal: Principal,
+    id: string,
+    request: rest.ListDirRequest,
+  ): Promise<rest.FileEntry[]> {
+    await this.#sandboxes.requireRunning(principal, id);
+    const answer = await agentCall(() =>
+      this.#client.listDir(
+        { sandboxId: id, path: request.path, depth: request.depth, user: request.user ?? '' },
+        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+      ),
+    );
+    return answer.entries.map(presentEntry);
+  }
+
+  /** Throws `already_exists` for a directory that is there. */
+  async makeDirectory(
+    principal: Principal,
+    id: string,
+    location: FileLocation,
+  ): Promise<rest.FileEntry> {
+    await this.#sandboxes.requireRunning(principal, id);
+    const answer = await agentCall(() =>
+      this.#client.makeDir(
+        { sandboxId: id, path: location.path, user: location.user ?? '' },
+        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+      ),
+    );
+    if (answer.entry === undefined) {
+      throw new TorporError(
+        'internal_error',
+        'The host agent made a directory without saying which.',
+      );
+    }
+    return presentEntry(answer.entry);
+  }
+
+  async remove(principal: Principal, id: string, location: FileLocation): Promise<void> {
+    await this.#sandboxes.requireRunning(principal, id);
+    await agentCall(() =>
+      this.#client.removePath(
+        { sandboxId: id, path: location.path, user: location.user ?? '' },
+        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+      ),
+    );
+  }
+}
+
+const ENTRY_TYPES: ReadonlySet<string> = new Set(['file', 'directory', 'symlink']);
+
+function presentEntry(entry: hostAgent.FileEntry): rest.FileEntry {
+  return {
+    name: entry.name,
+    path: entry.path,
+    type: (ENTRY_TYPES.has(entry.type) ? entry.type : 'other') as rest.FileEntry['type'],
+    size: Number(entry.size),
+    mode: entry.mode,
+    permissions: entry.permissions,
+    owner: entry.owner,
+    group: entry.group,
+    modified_at: Number(entry.modifiedAt),
+    ...(entry.symlinkTarget === undefined ? {} : { symlink_target: entry.symlinkTarget }),
+  };
+}

@@ -1,0 +1,102 @@
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type { ReadableStream as NodeReadableStream } from 'node:stream/web';
+import {
+  Busboy,
+  type BusboyFileStream,
+  type BusboyHeaders,
+  type BusboyInstance,
+} from '@fastify/busboy';
+import { TorporError } from '@torpor/protocol';
+
+export interface Upload {
+  /** The fields that came before the file. */
+  readonly fields: ReadonlyMap<string, string>;
+  readonly content: AsyncIterable<Uint8Array>;
+}
+
+const MAX_FIELD_BYTES = 8 * 1024;
+const MAX_FIELDS = 8;
+
+/**
+ * Reads a `multipart/form-data` request with one file and hands the file to
+ * `receive` as a stream: the request is read only as fast as the stream is taken.
+ * Returns what `receive` returns. Throws `invalid_request` for another kind of body,
+ * for a form without a file named `file`, and for a torn one.
+ */
+export async function receiveUpload<T>(
+  request: Request,
+  receive: (upload: Upload) => Promise<T>,
+): Promise<T> {
+  const contentType = request.headers.get('content-type') ?? '';
+  if (!contentType.startsWith('multipart/form-data') || request.body === null) {
+    throw new TorporError(
+      'invalid_request',
+      'The body must be multipart/form-data with the fields path and file.',
+      { remedy: 'To send a file as it is, use PUT /v1/sandboxes/{id}/files?path=….' },
+    );
+  }
+  const body = Readable.fromWeb(request.body as NodeReadableStream);
+  try {
+    return await parse(body, { 'content-type': contentType }, receive);
+  } finally {
+    body.destroy();
+  }
+}
+
+async function parse<T>(
+  body: Readable,
+  headers: BusboyHeaders,
+  receive: (upload: Upload) => Promise<T>,
+): Promise<T> {
+  const form = openForm(headers);
+  const fields = new Map<string, string>();
+  let received: Promise<T> | undefined;
+  form.on('field', (name: string, value: string, nameCut: boolean, valueCut: boolean) => {
+    if (nameCut || valueCut) {
+      form.destroy(new TorporError('invalid_request', `The form field ${name} is too long.`));
+    }
+    fields.set(name, value);
+  });
+  form.on('file', (name: string, stream: BusboyFileStream) => {
+    if (name !== 'file' || received !== undefined) {
+      stream.resume();
+      form.destroy(
+        new TorporError('invalid_request', 'The form must have one file, in the field "file".'),
+      );
+      return;
+    }
+    received = receive({ fields, content: stream });
+    received.catch((error: unknown) => {
+      stream.resume();
+      form.destroy(TorporError.from(error));
+    });
+  });
+  try {
+    await pipeline(body, form);
+  } catch (error) {
+    // The receiver's own failure is why the form was given up.
+    await received;
+    if (error instanceof TorporError) throw error;
+    throw new TorporError('invalid_request', 'The multipart body is not complete.', {
+      cause: error,
+    });
+  }
+  if (received === undefined) {
+    throw new TorporError('invalid_request', 'The form has no file in the field "file".');
+  }
+  return received;
+}
+
+function openForm(headers: BusboyHeaders): BusboyInstance {
+  try {
+    return new Busboy({
+      headers,
+      limits: { fieldSize: MAX_FIELD_BYTES, fields: MAX_FIELDS, files: 2, fileSize: Infinity },
+    });
+  } catch (error) {
+    throw new TorporError('invalid_request', 'The multipart body has no boundary.', {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,39 @@
+import type { Api } from './endpoint.ts';
+
+/** The OpenAPI 3.1 description of the whole API. The same application gives the same document. */
+export function openApiDocument(api: Api, version: string) {
+  return api.getOpenAPI31Document({
+    openapi: '3.1.0',
+    info: {
+      title: 'Torpor',
+      version,
+      description:
+        'Sandboxes that are microVMs. Three operations are WebSockets of JSON frames: ' +
+        '`/v1/sandboxes/{id}/exec/stream`, `/v1/sandboxes/{id}/pty` and ' +
+        '`/v1/sandboxes/{id}/processes/{selector}/stream`.',
+      license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
+    },
+    servers: [{ url: '/' }],
+    tags: [
+      { name: 'Sandboxes', description: 'Create, find and destroy microVMs.' },
+      { name: 'Processes', description: 'Run programs in a sandbox.' },
+      { name: 'Files', description: 'Read and write the files of a sandbox.' },
+      { name: 'System', description: 'The server itself.' },
+    ],
+  });
+}
+
+export function addOpenApiRoute(api: Api, version: string): void {
+  api.openAPIRegistry.registerComponent('securitySchemes', 'apiKey', {
+    type: 'apiKey',
+    in: 'header',
+    name: 'X-API-Key',
+    description: 'A key `tpr_…`; the same key is accepted with the prefix `e2b_`.',
+  });
+  let document: ReturnType<typeof openApiDocument> | undefined;
+  api.get('/openapi.json', (c) => {
+    c.set('route', '/openapi.json');
+    document ??= openApiDocument(api, version);
+    return c.json(document);
+  });
+}

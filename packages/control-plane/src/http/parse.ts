@@ -1,0 +1,73 @@
+import { rest, TorporError } from '@torpor/protocol';
+import type { z } from 'zod';
+
+/** At most so many faults of a request are listed. */
+const MAX_LISTED_ISSUES = 5;
+
+/** Checks `value` against `schema`. Throws `invalid_request` with a sentence that names every field at fault. */
+export function parseWith<S extends z.ZodType>(
+  schema: S,
+  value: unknown,
+  where: string,
+): z.output<S> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const faults = result.error.issues.slice(0, MAX_LISTED_ISSUES).map(describeIssue);
+  throw new TorporError('invalid_request', `Invalid ${where}: ${faults.join('; ')}.`);
+}
+
+function describeIssue(issue: z.core.$ZodIssue): string {
+  const path = issue.path.map(String).join('.').slice(0, 200);
+  if (issue.code === 'unrecognized_keys') {
+    const names = issue.keys.map((key) => JSON.stringify(key.slice(0, 100))).slice(0, 10);
+    const inside = path === '' ? '' : ` in ${path}`;
+    return `unknown field${names.length > 1 ? 's' : ''} ${names.join(', ')}${inside}`;
+  }
+  const message = issue.message.replace(/^Invalid input: /, '');
+  return path === '' ? message : `${path}: ${message}`;
+}
+
+/** A query string as an object: a parameter that is given several times becomes an array. */
+export function queryObject(queries: Record<string, string[]>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(queries).map(([name, values]) => [
+      name,
+      values.length === 1 ? values[0] : values,
+    ]),
+  );
+}
+
+/**
+ * Reads a JSON body of at most {@link rest.MAX_JSON_BODY_BYTES}; no body counts as
+ * `{}`. Throws `too_large` as soon as the limit is passed, `invalid_request` for what
+ * is not JSON in UTF-8.
+ */
+export async function readJson(request: Request): Promise<unknown> {
+  const bytes = await readLimited(request);
+  if (bytes.length === 0) return {};
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw new TorporError('invalid_request', 'The body is not valid JSON in UTF-8.', {
+      cause: error,
+    });
+  }
+}
+
+async function readLimited(request: Request): Promise<Buffer> {
+  const limit = rest.MAX_JSON_BODY_BYTES;
+  const tooLarge = () =>
+    new TorporError('too_large', `The body is larger than ${limit} bytes.`, {
+      remedy: 'Send large content as a file: PUT /v1/sandboxes/{id}/files?path=….',
+    });
+  if (Number(request.headers.get('content-length') ?? 0) > limit) throw tooLarge();
+  if (request.body === null) return Buffer.alloc(0);
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of request.body) {
+    size += chunk.byteLength;
+    if (size > limit) throw tooLarge();
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}

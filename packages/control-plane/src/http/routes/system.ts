@@ -1,0 +1,40 @@
+import { rest } from '@torpor/protocol';
+import { z } from 'zod';
+import type { Metrics } from '../../observability/metrics.ts';
+import { type Api, addEndpoint } from '../endpoint.ts';
+
+/** `/health` and `/metrics`: open to whoever reaches the port, so they tell nothing about users. */
+export function addSystemRoutes(
+  api: Api,
+  parts: { readonly version: string; readonly metrics: Metrics },
+): void {
+  addEndpoint(
+    api,
+    {
+      method: 'get',
+      path: '/health',
+      operationId: 'health',
+      summary: 'Whether the server answers, and its version',
+      tag: 'System',
+      public: true,
+      responses: {
+        200: { description: 'It does.', content: { 'application/json': rest.healthSchema } },
+      },
+    },
+    (c) => c.json({ status: 'ok', version: parts.version } satisfies rest.Health),
+  );
+  addEndpoint(
+    api,
+    {
+      method: 'get',
+      path: '/metrics',
+      operationId: 'metrics',
+      summary: 'Measurements in the Prometheus text format',
+      tag: 'System',
+      public: true,
+      responses: { 200: { description: 'Metrics.', content: { 'text/plain': z.string() } } },
+    },
+    async (c) =>
+      c.body(await parts.metrics.text(), 200, { 'Content-Type': parts.metrics.contentType }),
+  );
+}

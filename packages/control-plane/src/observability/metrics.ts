@@ -1,0 +1,60 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { SandboxRepository } from '../sandboxes/repository.ts';
+
+const HTTP_BUCKETS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const CREATE_BUCKETS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128];
+
+/** What `/metrics` shows, in a registry of its own: several control planes can live in one process. */
+export class Metrics {
+  readonly #registry = new Registry();
+
+  readonly httpDuration = new Histogram({
+    name: 'torpor_http_request_duration_seconds',
+    help: 'Time until the answer was ready to be sent.',
+    labelNames: ['method', 'route', 'status'] as const,
+    buckets: HTTP_BUCKETS,
+    registers: [this.#registry],
+  });
+
+  readonly createDuration = new Histogram({
+    name: 'torpor_sandbox_create_duration_seconds',
+    help: 'Time from the reservation of a sandbox until it runs, or has failed.',
+    labelNames: ['outcome'] as const,
+    buckets: CREATE_BUCKETS,
+    registers: [this.#registry],
+  });
+
+  readonly execs = new Counter({
+    name: 'torpor_execs_total',
+    help: 'Programs started in sandboxes.',
+    labelNames: ['kind'] as const,
+    registers: [this.#registry],
+  });
+
+  constructor(sandboxes: SandboxRepository) {
+    new Gauge({
+      name: 'torpor_sandboxes',
+      help: 'Sandboxes that have not been destroyed, by state.',
+      labelNames: ['state'] as const,
+      registers: [this.#registry],
+      async collect() {
+        this.reset();
+        for (const [state, count] of await sandboxes.countByState()) this.set({ state }, count);
+      },
+    });
+    collectDefaultMetrics({ register: this.#registry });
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  /** The Prometheus text format. */
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  close(): void {
+    this.#registry.clear();
+  }
+}

@@ -1,0 +1,28 @@
+import { isId, TorporError } from '@torpor/protocol';
+import { z } from 'zod';
+
+/** The last sandbox of a page, in the order of the list: newest first. */
+export interface Cursor {
+  readonly createdAt: Date;
+  readonly id: string;
+}
+
+const cursorSchema = z.tuple([z.number(), z.string()]);
+
+export function encodeCursor(cursor: Cursor): string {
+  return Buffer.from(JSON.stringify([cursor.createdAt.getTime(), cursor.id])).toString('base64url');
+}
+
+/** Throws `invalid_request` for what {@link encodeCursor} did not make. */
+export function decodeCursor(token: string): Cursor {
+  try {
+    const [time, id] = cursorSchema.parse(
+      JSON.parse(Buffer.from(token, 'base64url').toString('utf8')),
+    );
+    const createdAt = new Date(time);
+    if (isId('sandbox', id) && !Number.isNaN(createdAt.getTime())) return { createdAt, id };
+  } catch {
+    // Falls through to the one answer.
+  }
+  throw new TorporError('invalid_request', 'next_token is not one that this API has given out.');
+}

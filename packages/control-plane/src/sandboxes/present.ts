@@ -1,0 +1,28 @@
+import type { rest } from '@torpor/protocol';
+import type { SandboxRow } from '../database/schema.ts';
+
+export type PhaseTimings = NonNullable<rest.Sandbox['timings']>;
+
+/** A sandbox as the REST API shows it. */
+export function presentSandbox(row: SandboxRow, timings?: PhaseTimings): rest.Sandbox {
+  return {
+    id: row.id,
+    status: row.state,
+    ...(row.reason === null ? {} : { reason: row.reason }),
+    template: row.template,
+    vcpus: row.vcpus,
+    memory_mb: row.memory_mb,
+    ...(row.disk_size_mb === null ? {} : { disk_size_mb: row.disk_size_mb }),
+    timeout_sec: row.timeout_sec,
+    allow_internet: row.allow_internet,
+    ...(row.host_ip === null ? {} : { host_ip: row.host_ip }),
+    created_at: row.created_at.toISOString(),
+    ...(row.started_at === null ? {} : { started_at: row.started_at.toISOString() }),
+    ...(row.last_active_at === null ? {} : { last_active_at: row.last_active_at.toISOString() }),
+    last_updated: row.updated_at.toISOString(),
+    ...(row.ended_at === null ? {} : { ended_at: row.ended_at.toISOString() }),
+    metadata: row.metadata,
+    versions: row.versions,
+    ...(timings === undefined || timings.length === 0 ? {} : { timings }),
+  };
+}

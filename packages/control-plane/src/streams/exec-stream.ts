@@ -1,0 +1,80 @@
+import { rest, TorporError } from '@torpor/protocol';
+import { forwardProcessEvents } from './output.ts';
+import type { Session } from './server.ts';
+
+/** `…/exec/stream`: runs one program; it is killed when the client says stop or hangs up. */
+export async function serveExecStream(session: Session): Promise<void> {
+  const { socket, sandboxId, processes } = session;
+  const start = await socket.receive(rest.execClientFrameSchema);
+  if (start === undefined) return;
+  if (start.type !== 'start') {
+    throw new TorporError('invalid_request', 'The first frame must be of type "start".');
+  }
+  socket.keepAlive(rest.WEBSOCKET_PING_INTERVAL_MS);
+  const abort = new AbortController();
+  const { promise: started, resolve: setPid } = Promise.withResolvers<number>();
+  const kill = async () => {
+    const pid = await started;
+    await processes
+      .signal(sandboxId, { case: 'pid', value: pid }, 'SIGKILL')
+      .catch((reason: unknown) => {
+        if (TorporError.from(reason).code !== 'not_found') throw reason;
+      });
+  };
+
+  const output = forwardProcessEvents(
+    socket,
+    processes.execStream(
+      {
+        sandboxId,
+        cmd: start.cmd,
+        args: start.args,
+        timeoutSec: start.timeout_sec,
+        envs: start.envs ?? {},
+        cwd: start.cwd ?? '',
+        user: start.user ?? '',
+        stdin: start.stdin,
+        tag: start.tag ?? '',
+      },
+      abort.signal,
+    ),
+    setPid,
+  );
+  const input = (async () => {
+    for (;;) {
+      const frame = await socket.receive(rest.execClientFrameSchema);
+      if (frame === undefined) return;
+      if (frame.type === 'start') {
+        throw new TorporError('invalid_request', 'The program has been started already.');
+      }
+      if (frame.type === 'stop') {
+        await kill();
+        continue;
+      }
+      if (!start.stdin) {
+        throw new TorporError('invalid_request', 'The program was started without stdin.');
+      }
+      const end = frame.type === 'stdin_close';
+      const data = end ? new Uint8Array() : Buffer.from(frame.data, 'base64');
+      await processes.sendInput(sandboxId, { case: 'pid', value: await started }, data, end);
+    }
+  })();
+
+  // Whichever ends first decides: the program, the client, or an error of either.
+  let finished = false;
+  try {
+    await Promise.race([
+      output.then(() => {
+        finished = true;
+      }),
+      input,
+    ]);
+  } finally {
+    if (!finished) {
+      abort.abort(new TorporError('conflict', 'The client has hung up.'));
+      await Promise.race([kill(), output]).catch(() => undefined);
+    }
+    input.catch(() => undefined);
+    output.catch(() => undefined);
+  }
+}

@@ -1,0 +1,94 @@
+import { randomBytes } from 'node:crypto';
+import { rest, TorporError } from '@torpor/protocol';
+import type { Session } from './server.ts';
+
+/** `…/pty`: starts a PTY or connects to one. It goes on when the client hangs up. */
+export async function servePty(session: Session): Promise<void> {
+  const { socket } = session;
+  const first = await socket.receive(rest.ptyClientFrameSchema);
+  if (first === undefined) return;
+  if (first.type !== 'start' && first.type !== 'connect') {
+    throw new TorporError(
+      'invalid_request',
+      'The first frame must be of type "start" or "connect".',
+    );
+  }
+  socket.keepAlive(rest.WEBSOCKET_PING_INTERVAL_MS, () => void socket.send({ type: 'ping' }));
+  const abort = new AbortController();
+  const { promise: ready, resolve: setTag } = Promise.withResolvers<string>();
+  const output = forwardOutput(session, first, abort.signal, setTag);
+  const input = forwardInput(session, ready);
+  try {
+    await Promise.race([output, input]);
+  } finally {
+    abort.abort(new TorporError('conflict', 'The client has hung up.'));
+    input.catch(() => undefined);
+    output.catch(() => undefined);
+  }
+}
+
+type FirstFrame = Extract<rest.PtyClientFrame, { type: 'start' | 'connect' }>;
+
+async function forwardOutput(
+  { socket, sandboxId, processes }: Session,
+  first: FirstFrame,
+  signal: AbortSignal,
+  onReady: (tag: string) => void,
+): Promise<void> {
+  const request =
+    first.type === 'connect'
+      ? { sandboxId, tag: first.tag, cmd: '' }
+      : {
+          sandboxId,
+          tag: `pty-${randomBytes(4).toString('hex')}`,
+          cmd: first.cmd,
+          args: first.args,
+          cols: first.cols,
+          rows: first.rows,
+          envs: first.envs ?? {},
+          cwd: first.cwd ?? '',
+          user: first.user ?? '',
+        };
+  for await (const { event } of processes.attachPty(request, signal)) {
+    if (event.case === 'started') {
+      const { tag, pid } = event.value;
+      onReady(tag);
+      await socket.send({ type: 'started', tag, pid });
+    } else if (event.case === 'output') {
+      const data = Buffer.from(event.value.data).toString('base64');
+      await socket.send({ type: 'output', data });
+    } else if (event.case === 'exited') {
+      const { exitCode, error } = event.value;
+      await socket.send({ type: 'exit', exit_code: exitCode, ...(error === '' ? {} : { error }) });
+      return;
+    }
+  }
+  if (!socket.closed.aborted) {
+    throw new TorporError('guest_unreachable', 'The stream of the PTY ended without its exit.');
+  }
+}
+
+/** One frame after the other, in order; none is dropped. */
+async function forwardInput(
+  { socket, sandboxId, processes }: Session,
+  ready: Promise<string>,
+): Promise<void> {
+  for (;;) {
+    const frame = await socket.receive(rest.ptyClientFrameSchema);
+    if (frame === undefined) return;
+    const tag = await ready;
+    switch (frame.type) {
+      case 'input':
+        await processes.sendPtyInput(sandboxId, tag, Buffer.from(frame.data, 'base64'));
+        break;
+      case 'resize':
+        await processes.resizePty(sandboxId, tag, frame.cols, frame.rows);
+        break;
+      case 'kill':
+        await processes.killPty(sandboxId, tag);
+        break;
+      default:
+        throw new TorporError('invalid_request', 'This PTY has been started already.');
+    }
+  }
+}

@@ -1,0 +1,155 @@
+import type { IncomingMessage, Server } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { rest, TorporError } from '@torpor/protocol';
+import type { Logger } from 'pino';
+import { type WebSocket, WebSocketServer } from 'ws';
+import type { ApiKeyStore, Principal } from '../auth/api-keys.ts';
+import { type GuestProcesses, selectProcess } from '../guest/processes.ts';
+import { errorBody } from '../http/error-response.ts';
+import { serveExecStream } from './exec-stream.ts';
+import { serveProcessStream } from './process-stream.ts';
+import { servePty } from './pty-stream.ts';
+import { FrameSocket } from './socket.ts';
+
+export interface StreamParts {
+  readonly apiKeys: ApiKeyStore;
+  readonly processes: GuestProcesses;
+  readonly logger: Logger;
+}
+
+export interface StreamServer {
+  /** Ends every stream. Programs and PTYs are treated as if their clients had hung up. */
+  close(): Promise<void>;
+}
+
+/** One stream, after its client has been let in. */
+export interface Session {
+  readonly socket: FrameSocket;
+  readonly sandboxId: string;
+  readonly processes: GuestProcesses;
+}
+
+type Serve = (session: Session) => Promise<void>;
+
+/** The largest frame that a client may send, in bytes. */
+const MAX_FRAME_BYTES = 1024 * 1024;
+
+/** Serves the WebSockets of the API on `server`; see the frames in `@torpor/protocol`, `rest/streams.ts`. */
+export function serveStreams(server: Server, parts: StreamParts): StreamServer {
+  const sockets = new WebSocketServer({
+    noServer: true,
+    maxPayload: MAX_FRAME_BYTES,
+    perMessageDeflate: false,
+  });
+  const sessions = new Set<Promise<void>>();
+  const onUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    socket.on('error', () => socket.destroy());
+    void admit(request, parts.apiKeys).then(
+      ({ route, principal }) => {
+        sockets.handleUpgrade(request, socket, head, (webSocket) => {
+          const session = runSession(webSocket, route, principal, parts);
+          sessions.add(session);
+          void session.finally(() => sessions.delete(session));
+        });
+      },
+      (reason: unknown) => refuse(socket, TorporError.from(reason)),
+    );
+  };
+  server.on('upgrade', onUpgrade);
+  return {
+    async close() {
+      server.off('upgrade', onUpgrade);
+      for (const client of sockets.clients) client.close(1001);
+      const force = setTimeout(() => {
+        for (const client of sockets.clients) client.terminate();
+      }, 1_000);
+      await Promise.all(sessions);
+      clearTimeout(force);
+      sockets.close();
+    },
+  };
+}
+
+interface Route {
+  readonly sandboxId: string;
+  readonly serve: Serve;
+}
+
+/** Finds the stream that is asked for, and checks the key if it is in the header. */
+async function admit(
+  request: IncomingMessage,
+  apiKeys: ApiKeyStore,
+): Promise<{ route: Route; principal: Principal | undefined }> {
+  const route = findRoute(request.url ?? '/');
+  if (route === undefined) {
+    throw new TorporError('not_found', 'There is no such WebSocket in this API.', {
+      remedy: 'See /docs for what there is.',
+    });
+  }
+  const key = request.headers['x-api-key'];
+  const principal =
+    key === undefined ? undefined : await apiKeys.authenticate(Array.isArray(key) ? key[0] : key);
+  return { route, principal };
+}
+
+function findRoute(url: string): Route | undefined {
+  const path = url.split('?', 1)[0] ?? '';
+  const [, sandboxId, rest] = /^\/v1\/sandboxes\/([^/]+)\/(.+)$/.exec(path) ?? [];
+  if (sandboxId === undefined || rest === undefined) return undefined;
+  if (rest === 'exec/stream') return { sandboxId, serve: serveExecStream };
+  if (rest === 'pty') return { sandboxId, serve: servePty };
+  const [, selector] = /^processes\/([^/]+)\/stream$/.exec(rest) ?? [];
+  if (selector === undefined) return undefined;
+  const selected = selectProcess(selector);
+  return { sandboxId, serve: (session) => serveProcessStream(session, selected) };
+}
+
+async function runSession(
+  webSocket: WebSocket,
+  route: Route,
+  fromHeader: Principal | undefined,
+  parts: StreamParts,
+): Promise<void> {
+  const socket = new FrameSocket(webSocket);
+  try {
+    const principal = fromHeader ?? (await authenticateByFrame(socket, parts.apiKeys));
+    if (principal === undefined) return;
+    const { sandboxId } = route;
+    await parts.processes.requireRunning(principal, sandboxId);
+    await route.serve({ socket, sandboxId, processes: parts.processes });
+    await socket.close();
+  } catch (reason) {
+    const error = TorporError.from(reason);
+    if (!socket.closed.aborted && error.httpStatus >= 500) {
+      parts.logger.error({ sandbox: route.sandboxId, err: error }, 'A stream failed');
+    }
+    await socket.fail(error);
+  }
+}
+
+/** The principal of the first frame's token; undefined if the client hung up. */
+async function authenticateByFrame(
+  socket: FrameSocket,
+  apiKeys: ApiKeyStore,
+): Promise<Principal | undefined> {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => reject(new TorporError('unauthorized', 'No auth frame came in time.')),
+    rest.WEBSOCKET_AUTH_TIMEOUT_MS,
+  );
+  try {
+    const frame = await Promise.race([socket.receive(rest.authFrameSchema), late]);
+    return frame === undefined ? undefined : await apiKeys.authenticate(frame.token);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Answers an upgrade request with an HTTP error. */
+function refuse(socket: Duplex, error: TorporError): void {
+  const body = JSON.stringify(errorBody(error));
+  socket.end(
+    `HTTP/1.1 ${error.httpStatus} Refused\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+}

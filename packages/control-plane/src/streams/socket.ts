@@ -1,0 +1,125 @@
+import { once } from 'node:events';
+import { TorporError } from '@torpor/protocol';
+import type { WebSocket } from 'ws';
+import type { z } from 'zod';
+import { errorBody } from '../http/error-response.ts';
+import { parseWith } from '../http/parse.ts';
+
+/** Frames that wait to be handled; beyond it the socket is not read. */
+const MAX_WAITING_FRAMES = 64;
+/** How long a client may take to answer the closing handshake. */
+const CLOSE_TIMEOUT_MS = 5_000;
+
+/**
+ * A WebSocket of JSON frames with back-pressure both ways: `send` resolves when the
+ * frame has left this process, and input is read only as fast as it is handled.
+ */
+export class FrameSocket {
+  /** Aborts when the socket is closed, from whichever side. */
+  readonly closed: AbortSignal;
+  readonly #socket: WebSocket;
+  readonly #waiting: string[] = [];
+  #wake: () => void = () => undefined;
+
+  constructor(socket: WebSocket) {
+    this.#socket = socket;
+    const closed = new AbortController();
+    this.closed = closed.signal;
+    socket.on('message', (data, isBinary) => {
+      if (isBinary) {
+        void this.fail(new TorporError('invalid_request', 'Frames must be JSON text.'));
+        return;
+      }
+      this.#waiting.push(data.toString());
+      if (this.#waiting.length >= MAX_WAITING_FRAMES) socket.pause();
+      this.#wake();
+    });
+    // A protocol error closes the socket too; what the client sent is at fault.
+    socket.on('error', () => undefined);
+    socket.on('close', () => {
+      closed.abort(new TorporError('conflict', 'The client has hung up.'));
+      this.#wake();
+    });
+  }
+
+  /** Sends a frame, and waits until the client can take more. Does nothing once the socket is closed. */
+  send(frame: object): Promise<void> {
+    if (this.#socket.readyState !== this.#socket.OPEN) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#socket.send(JSON.stringify(frame), () => resolve());
+    });
+  }
+
+  /** The next frame, or undefined once the socket is closed. Throws `invalid_request`. */
+  async receive<S extends z.ZodType>(schema: S): Promise<z.output<S> | undefined> {
+    while (this.#waiting.length === 0) {
+      if (this.closed.aborted) return undefined;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    const text = this.#waiting.shift() ?? '';
+    if (this.#waiting.length < MAX_WAITING_FRAMES / 2) this.#socket.resume();
+    return parseWith(schema, parseJson(text), 'frame');
+  }
+
+  /** Reports an error after which the stream goes on. */
+  async warn(reason: unknown): Promise<void> {
+    await this.send(errorFrame(TorporError.from(reason), false));
+  }
+
+  /** Reports an error and closes the socket. */
+  async fail(reason: unknown): Promise<void> {
+    const error = TorporError.from(reason);
+    await this.send(errorFrame(error, true));
+    await this.close(error.httpStatus < 500 ? 1008 : 1011);
+  }
+
+  /** Closes the socket after all that was sent; ends the connection if the client does not answer. */
+  async close(code = 1000): Promise<void> {
+    if (this.#socket.readyState === this.#socket.CLOSED) return;
+    const gone = once(this.#socket, 'close');
+    this.#socket.resume();
+    this.#socket.close(code);
+    const force = setTimeout(() => this.#socket.terminate(), CLOSE_TIMEOUT_MS);
+    await gone;
+    clearTimeout(force);
+  }
+
+  /** Calls `beat` at an interval, and ends a connection whose other side answers no ping between two of them. */
+  keepAlive(intervalMs: number, beat: () => void = () => undefined): void {
+    let answered = true;
+    this.#socket.on('pong', () => {
+      answered = true;
+    });
+    const timer = setInterval(() => {
+      if (!answered) {
+        this.#socket.terminate();
+        return;
+      }
+      answered = false;
+      this.#socket.ping();
+      beat();
+    }, intervalMs);
+    this.closed.addEventListener('abort', () => clearInterval(timer));
+  }
+}
+
+function errorFrame(error: TorporError, fatal: boolean) {
+  const { code, message, remedy } = errorBody(error).error;
+  return {
+    type: 'error' as const,
+    data: message,
+    code,
+    ...(remedy === undefined ? {} : { remedy }),
+    fatal,
+  };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new TorporError('invalid_request', 'A frame is not valid JSON.');
+  }
+}

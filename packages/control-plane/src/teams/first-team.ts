@@ -1,0 +1,75 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { newId } from '@torpor/protocol';
+import type { Kysely } from 'kysely';
+import { sql } from 'kysely';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+import { ApiKeyStore, createApiKey } from '../auth/api-keys.ts';
+import { writePrivateFile } from '../data-directory/private-file.ts';
+import type { Database } from '../database/schema.ts';
+
+/** The key of whoever owns the data directory. */
+export interface LocalCredentials {
+  readonly apiKey: string;
+  readonly teamId: string;
+}
+
+const credentialsSchema = z.strictObject({ api_key: z.string(), team_id: z.string() });
+
+/** Serialises first starts that share a database. */
+const FIRST_TEAM_LOCK = '128077194588019';
+
+/**
+ * The API key in `<dataDir>/credentials.json`. At the first start the team and the
+ * key are made. A key is made anew if the file is lost or belongs to another
+ * database: who can write the data directory may use the API.
+ */
+export async function ensureLocalCredentials(
+  db: Kysely<Database>,
+  dataDir: string,
+  logger: Logger,
+): Promise<LocalCredentials> {
+  const path = join(dataDir, 'credentials.json');
+  const known = await readCredentials(path);
+  if (known !== undefined && (await isValid(db, known))) return known;
+  const credentials = await db.transaction().execute(async (transaction) => {
+    await sql`select pg_advisory_xact_lock(${sql.lit(FIRST_TEAM_LOCK)}::bigint)`.execute(
+      transaction,
+    );
+    const first = await transaction
+      .selectFrom('teams')
+      .select('id')
+      .orderBy('created_at')
+      .executeTakeFirst();
+    const teamId = first?.id ?? newId('team');
+    if (first === undefined) {
+      await transaction.insertInto('teams').values({ id: teamId, name: 'Default' }).execute();
+    }
+    const apiKey = await createApiKey(transaction, teamId, 'local');
+    // Before the commit: a key that nobody has would be of no use.
+    await writePrivateFile(
+      path,
+      `${JSON.stringify({ api_key: apiKey, team_id: teamId }, null, 2)}\n`,
+    );
+    return { apiKey, teamId };
+  });
+  logger.info({ path, teamId: credentials.teamId }, 'Made an API key');
+  return credentials;
+}
+
+async function readCredentials(path: string): Promise<LocalCredentials | undefined> {
+  try {
+    const parsed = credentialsSchema.parse(JSON.parse(await readFile(path, 'utf8')));
+    return { apiKey: parsed.api_key, teamId: parsed.team_id };
+  } catch {
+    return undefined;
+  }
+}
+
+async function isValid(db: Kysely<Database>, credentials: LocalCredentials): Promise<boolean> {
+  const principal = await new ApiKeyStore(db)
+    .authenticate(credentials.apiKey)
+    .catch(() => undefined);
+  return principal?.teamId === credentials.teamId;
+}
