@@ -3,10 +3,10 @@ import { chmod, mkdir, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /**
- * Where the host agent keeps things. The data directory and those that lead to a
- * sandbox's files can be traversed but not listed (0711), because each VMM runs
- * under an unprivileged user of its own and opens its files by path; what a VMM
- * has no business with is private to the agent.
+ * Where the host agent keeps things. Directories that lead to files which other
+ * users may have to reach can be traversed but not listed (0711); everything of a
+ * sandbox is root's own. A VMM runs under an unprivileged user: it opens its files
+ * before it gives up root, and an escape from it can open none.
  */
 export interface DataLayout {
   readonly dataDir: string;
@@ -16,17 +16,18 @@ export interface DataLayout {
   readonly journalFile: string;
   /** Secret from which the guests' access tokens are derived. */
   readonly guestKeyFile: string;
+  /** Which block of addresses the network slots use. */
+  readonly networkStateFile: string;
+  /** Record, disk and console log of a sandbox. */
   sandboxDirectory(id: string): string;
   recordFile(id: string): string;
-  /** Owned by the VMM's user: disk and console log. */
-  vmDirectory(id: string): string;
   upperDisk(id: string): string;
   consoleLog(id: string): string;
-  /** Sockets and pid file of the VMM. */
+  /** Sockets and output of the VMM. */
   runDirectory(id: string): string;
-  /** On tmpfs, owned by the VMM's user: guest RAM. */
-  memoryDirectory(id: string): string;
-  /** All directories whose entries are named after sandboxes. */
+  /** Guest RAM, on tmpfs. */
+  memoryFile(id: string): string;
+  /** Directories whose entries are named after sandboxes. */
   readonly sandboxesRoot: string;
   readonly runRoot: string;
   readonly memoryRoot: string;
@@ -63,13 +64,13 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
     lockFile: join(root, 'agent.lock'),
     journalFile: join(root, 'journal', 'resources.jsonl'),
     guestKeyFile: join(root, 'keys', 'guest.key'),
+    networkStateFile: join(root, 'journal', 'network.json'),
     sandboxDirectory: (id) => join(sandboxesRoot, id),
     recordFile: (id) => join(sandboxesRoot, id, 'sandbox.json'),
-    vmDirectory: (id) => join(sandboxesRoot, id, 'vm'),
-    upperDisk: (id) => join(sandboxesRoot, id, 'vm', 'upper.ext4'),
-    consoleLog: (id) => join(sandboxesRoot, id, 'vm', 'console.log'),
+    upperDisk: (id) => join(sandboxesRoot, id, 'upper.ext4'),
+    consoleLog: (id) => join(sandboxesRoot, id, 'console.log'),
     runDirectory: (id) => join(runRoot, id),
-    memoryDirectory: (id) => join(memoryRoot, id),
+    memoryFile: (id) => join(memoryRoot, `${id}.ram`),
     sandboxesRoot,
     runRoot,
     memoryRoot,

@@ -1,5 +1,5 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import { type ErrorCode, TorporError } from '@torpor/protocol';
+import { type ErrorCode, hostAgent, TorporError } from '@torpor/protocol';
 
 /** What was asked of the guest, for the sentence of an error. */
 export interface GuestCall {
@@ -21,6 +21,16 @@ const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
   [Code.Unavailable]: 'guest_unreachable',
   [Code.Aborted]: 'guest_unreachable',
 };
+
+/** Codes of our table that envd may name itself; the guest is not trusted with those about the host. */
+const NAMED_BY_ENVD: ReadonlySet<string> = new Set<ErrorCode>([
+  'program_not_found',
+  'invalid_request',
+  'forbidden',
+  'not_found',
+  'already_exists',
+  'conflict',
+]);
 
 const FROM_HTTP: Readonly<Record<number, ErrorCode>> = {
   400: 'invalid_request',
@@ -49,6 +59,8 @@ export function fromGuest(reason: unknown, call: GuestCall): TorporError {
   if (!(reason instanceof ConnectError)) return unreachable(reason, call);
   if (reason.cause instanceof TorporError) return reason.cause;
   if (reason.code === Code.Unauthenticated) return refused(reason, call);
+  const named = reason.findDetails(hostAgent.ErrorDetailSchema)[0]?.code ?? '';
+  if (NAMED_BY_ENVD.has(named)) return TorporError.from(reason);
   const code = FROM_CONNECT[reason.code];
   if (code === 'guest_unreachable') return unreachable(reason, call);
   if (code === undefined && isBrokenConnection(reason)) return unreachable(reason, call);

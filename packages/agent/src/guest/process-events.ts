@@ -1,4 +1,3 @@
-import { Code, ConnectError } from '@connectrpc/connect';
 import { type envdProcess, TorporError } from '@torpor/protocol';
 import { type CallOptions, type GuestClient, STREAM_SILENCE_LIMIT_MS } from './guest-client.ts';
 import { failOnSilence } from './stream-watch.ts';
@@ -46,9 +45,7 @@ export function startProgram(
     ...(request.tag ? { tag: request.tag } : {}),
     ...(request.terminal === undefined ? {} : { pty: { size: request.terminal } }),
   };
-  return processEvents(guest, request, request.cmd, (options) =>
-    guest.process.start(message, options),
-  );
+  return processEvents(guest, request, (options) => guest.process.start(message, options));
 }
 
 /** The events of a process that runs, beginning with a start event and what it printed last. Throws `not_found`. */
@@ -57,7 +54,7 @@ export function connectProgram(
   selector: ProcessSelector,
   options: CallOptions,
 ): AsyncGenerator<ProcessEvent> {
-  return processEvents(guest, options, undefined, (streamOptions) =>
+  return processEvents(guest, options, (streamOptions) =>
     guest.process.connect({ process: { selector } }, streamOptions),
   );
 }
@@ -67,7 +64,6 @@ type StreamOptions = ReturnType<GuestClient['stream']>;
 async function* processEvents(
   guest: GuestClient,
   options: CallOptions,
-  program: string | undefined,
   open: (options: StreamOptions) => AsyncIterable<{
     readonly event?: envdProcess.ProcessEvent | undefined;
   }>,
@@ -81,13 +77,6 @@ async function* processEvents(
       if (event !== undefined) yield event.event;
     }
   } catch (error) {
-    if (program !== undefined && error instanceof ConnectError && error.code === Code.NotFound) {
-      throw new TorporError(
-        'program_not_found',
-        `There is no program ${JSON.stringify(program)} in the sandbox.`,
-        { cause: error },
-      );
-    }
     throw guest.error(error, options);
   } finally {
     abort.abort();

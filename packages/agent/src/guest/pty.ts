@@ -71,7 +71,8 @@ export async function resizePty(
   );
 }
 
-function byTag(tag: string): { case: 'tag'; value: string } {
+/** A terminal by its tag. Throws `invalid_request` for an empty one. */
+export function byTag(tag: string): { case: 'tag'; value: string } {
   if (tag === '') {
     throw new TorporError('invalid_request', 'Say which terminal is meant: tag is empty.');
   }

@@ -1,0 +1,199 @@
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { assertTransition, isId, TorporError } from '@torpor/protocol';
+import type { NetworkSlot } from '../network/slot.ts';
+import { connectGuest, holdMachine } from '../sandbox/create-steps.ts';
+import type { HostParts } from '../sandbox/host-parts.ts';
+import type { RecoveredSandbox } from '../sandbox/manager.ts';
+import { readRecord, type SandboxRecord, writeRecord } from '../sandbox/record.ts';
+import type { RunningMachine } from '../sandbox/sandbox.ts';
+import { endProcess, takeDownOwned } from '../sandbox/take-down.ts';
+import { findVmms } from './orphans.ts';
+
+/*
+ * What an agent does when it starts, before it serves anybody. An earlier one may
+ * have ended at any point, so nothing is assumed of how far it came:
+ *
+ * - a sandbox that was running and whose VMM still lives is taken over as it is;
+ * - one that was being destroyed is destroyed to the end;
+ * - every other one that an operation was in the middle of becomes `error`, with the
+ *   reason, since its caller has been told nothing and its guest may be half-made;
+ * - what the journal names and no running sandbox owns is taken down, and so is what
+ *   lies in the places that are ours alone (run directories, guest RAM).
+ *
+ * A record that cannot be read is left alone with everything that it may own.
+ */
+
+const HEALTH_TIMEOUT_MS = 15_000;
+const POOL_OWNER = 'pool';
+
+/** Returns the sandboxes that there are now. Whatever it cannot free stays in the journal for the next start. */
+export async function reclaim(host: HostParts): Promise<RecoveredSandbox[]> {
+  const { known, unreadable } = await loadRecords(host);
+  const recovered = (await Promise.all(known.map((record) => recover(host, record)))).filter(
+    (sandbox) => sandbox !== undefined,
+  );
+  const running = recovered.filter(({ machine }) => machine !== undefined);
+  const living = new Set([...running.map(({ record }) => record.id), ...unreadable]);
+  await endOrphans(host, living);
+  for (const owner of new Set(host.journal.entries().map((entry) => entry.owner))) {
+    if (owner !== POOL_OWNER && !living.has(owner)) await attempt(host, owner, takeDownOwned);
+  }
+  await removeStrays(host, living);
+  return recovered;
+}
+
+async function loadRecords(
+  host: HostParts,
+): Promise<{ known: SandboxRecord[]; unreadable: string[] }> {
+  const known: SandboxRecord[] = [];
+  const unreadable: string[] = [];
+  for (const id of await readdir(host.layout.sandboxesRoot)) {
+    if (!isId('sandbox', id)) continue;
+    try {
+      const record = await readRecord(host.layout.recordFile(id));
+      // A directory without a record: the crash came before the sandbox existed.
+      if (record === undefined) await removeDirectory(host, id);
+      else known.push(record);
+    } catch (error) {
+      unreadable.push(id);
+      host.logger.error({ sandbox: id, err: error }, 'record unreadable, sandbox left alone');
+    }
+  }
+  return { known, unreadable };
+}
+
+async function recover(
+  host: HostParts,
+  record: SandboxRecord,
+): Promise<RecoveredSandbox | undefined> {
+  switch (record.state) {
+    case 'running':
+      return adopt(host, record);
+    case 'destroying':
+    case 'stopped':
+      return finishDestroying(host, record);
+    case 'creating':
+    case 'pausing':
+    case 'resuming':
+    case 'snapshotting':
+      return fail(host, record, `The host agent ended while the sandbox was ${record.state}.`);
+    case 'paused':
+    case 'error':
+    case 'missing':
+      return { record };
+  }
+}
+
+async function adopt(host: HostParts, record: SandboxRecord): Promise<RecoveredSandbox> {
+  const { id } = record;
+  try {
+    const machine = await adoptMachine(host, record);
+    if (machine === undefined) {
+      return await fail(host, record, 'VMM ended while the agent was away.');
+    }
+    host.logger.info({ sandbox: id }, 'sandbox adopted');
+    return { record, machine };
+  } catch (error) {
+    const why = TorporError.from(error).message;
+    return await fail(host, record, `The host agent could not take the sandbox over: ${why}`);
+  }
+}
+
+async function adoptMachine(
+  host: HostParts,
+  record: SandboxRecord,
+): Promise<RunningMachine | undefined> {
+  const { id, machine: description, slot: slotRecord } = record;
+  if (description === undefined || slotRecord === undefined) return undefined;
+  const vm = await host.driver.adopt(description);
+  if (vm === undefined) return undefined;
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => vm.detach());
+  const slot: NetworkSlot = await host.slots.adopt(id, slotRecord.index);
+  await using resources = new AsyncDisposableStack();
+  resources.defer(() => host.slots.release(slot));
+  resources.defer(() => takeDownFiles(host, id));
+  await holdMachine(host, id, vm, resources);
+  const guest = connectGuest(host, id, slot);
+  resources.defer(() =>
+    guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)),
+  );
+  // A guest that is busy keeps running: only its VMM's end is the end of a sandbox.
+  if (!(await guest.isHealthy(HEALTH_TIMEOUT_MS))) {
+    host.logger.warn({ sandbox: id }, 'the guest of an adopted sandbox does not answer');
+  }
+  stack.move();
+  return { vm, slot, guest, resources: resources.move() };
+}
+
+async function takeDownFiles(host: HostParts, id: string): Promise<void> {
+  const directory = { kind: 'directory', path: host.layout.runDirectory(id) } as const;
+  const memory = { kind: 'file', path: host.layout.memoryFile(id) } as const;
+  await rm(directory.path, { recursive: true, force: true });
+  await host.journal.forget(directory);
+  await rm(memory.path, { force: true });
+  await host.journal.forget(memory);
+}
+
+async function fail(
+  host: HostParts,
+  record: SandboxRecord,
+  reason: string,
+): Promise<RecoveredSandbox> {
+  assertTransition(record.id, record.state, 'error');
+  const failed: SandboxRecord = { ...record, state: 'error', reason };
+  await writeRecord(host.layout.recordFile(record.id), failed);
+  host.logger.warn({ sandbox: record.id, reason }, 'sandbox lost');
+  return { record: failed };
+}
+
+async function finishDestroying(
+  host: HostParts,
+  record: SandboxRecord,
+): Promise<RecoveredSandbox | undefined> {
+  try {
+    await takeDownOwned(host, record.id);
+    await removeDirectory(host, record.id);
+    return undefined;
+  } catch (error) {
+    const why = TorporError.from(error).message;
+    return await fail(host, record, `The sandbox could not be taken down: ${why}`);
+  }
+}
+
+async function endOrphans(host: HostParts, living: ReadonlySet<string>): Promise<void> {
+  for (const { identity, sandboxId } of await findVmms(host.layout.runRoot)) {
+    if (living.has(sandboxId)) continue;
+    host.logger.warn({ sandbox: sandboxId, pid: identity.pid }, 'ending a VMM without a sandbox');
+    await attempt(host, sandboxId, () => endProcess(identity));
+  }
+}
+
+/** Removes run directories and guest RAM that no running sandbox owns. */
+async function removeStrays(host: HostParts, living: ReadonlySet<string>): Promise<void> {
+  const { runRoot, memoryRoot } = host.layout;
+  for (const root of [runRoot, memoryRoot]) {
+    for (const name of await readdir(root)) {
+      const id = name.split('.')[0] ?? name;
+      if (!isId('sandbox', id) || living.has(id)) continue;
+      await rm(join(root, name), { recursive: true, force: true });
+    }
+  }
+}
+
+async function removeDirectory(host: HostParts, id: string): Promise<void> {
+  await rm(host.layout.sandboxDirectory(id), { recursive: true, force: true });
+}
+
+async function attempt(
+  host: HostParts,
+  owner: string,
+  action: (host: HostParts, owner: string) => Promise<void>,
+): Promise<void> {
+  try {
+    await action(host, owner);
+  } catch (error) {
+    host.logger.error({ owner, err: error }, 'could not be taken down, trying at the next start');
+  }
+}

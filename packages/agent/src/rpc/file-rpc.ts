@@ -1,0 +1,75 @@
+import type { ServiceImpl } from '@connectrpc/connect';
+import { type hostAgent, TorporError } from '@torpor/protocol';
+import { listDirectory, makeDirectory, removePath } from '../guest/files.ts';
+import type { SandboxManager } from '../sandbox/manager.ts';
+
+type Methods = Pick<
+  ServiceImpl<typeof hostAgent.HostAgentService>,
+  'writeFileStream' | 'readFileStream' | 'listDir' | 'makeDir' | 'removePath'
+>;
+
+/** The calls about files in a guest. Contents are streamed both ways, never held. */
+export function fileRpc(manager: SandboxManager): Methods {
+  return {
+    async writeFileStream(messages, { signal }) {
+      const iterator = messages[Symbol.asyncIterator]();
+      const first = await iterator.next();
+      const content = first.done ? undefined : first.value.content;
+      if (content?.case !== 'meta') {
+        throw new TorporError('invalid_request', 'The first message must say which file is meant.');
+      }
+      const { sandboxId, path, user } = content.value;
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      await guest.writeFile({ path: required(path), user }, chunks(iterator), signal);
+      return {};
+    },
+
+    async *readFileStream({ sandboxId, path, user }, { signal }) {
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      for await (const chunk of guest.readFile({ path: required(path), user }, signal)) {
+        yield { chunk };
+      }
+    },
+
+    async listDir({ sandboxId, path, depth, user }, { signal }) {
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      return { entries: await listDirectory(guest, path, depth, { user, signal }) };
+    },
+
+    async makeDir({ sandboxId, path, user }, { signal }) {
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      const entry = await makeDirectory(guest, required(path), { user, signal });
+      return entry === undefined ? {} : { entry };
+    },
+
+    async removePath({ sandboxId, path, user }, { signal }) {
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      await removePath(guest, required(path), { user, signal });
+      return {};
+    },
+  };
+}
+
+async function* chunks(
+  messages: AsyncIterator<hostAgent.WriteFileStreamRequest>,
+): AsyncGenerator<Uint8Array> {
+  for (;;) {
+    const next = await messages.next();
+    if (next.done) return;
+    const { content } = next.value;
+    if (content.case !== 'chunk') {
+      throw new TorporError('invalid_request', 'After the first message only chunks may follow.');
+    }
+    if (content.value.length > 0) yield content.value;
+  }
+}
+
+function required(path: string): string {
+  if (path !== '') return path;
+  throw new TorporError('invalid_request', 'Say which file is meant: path is empty.');
+}

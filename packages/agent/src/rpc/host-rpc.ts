@@ -1,0 +1,59 @@
+import { statfs } from 'node:fs/promises';
+import { arch, cpus, totalmem } from 'node:os';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { hostAgent } from '@torpor/protocol';
+import type { SandboxLimits } from '../sandbox/limits.ts';
+import type { SandboxManager } from '../sandbox/manager.ts';
+
+type Methods = Pick<ServiceImpl<typeof hostAgent.HostAgentService>, 'describeHost' | 'terminate'>;
+
+export interface HostImage {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Unix milliseconds. */
+  readonly createdAt: number;
+}
+
+export interface HostDescription {
+  readonly dataDir: string;
+  readonly limits: SandboxLimits;
+  readonly versions: Readonly<Record<string, string>>;
+  listImages(): Promise<readonly HostImage[]>;
+}
+
+const MIB = 1024 * 1024;
+
+/** The calls about the machine and the agent itself. */
+export function hostRpc(
+  manager: SandboxManager,
+  host: HostDescription,
+  onTerminate: () => void,
+): Methods {
+  return {
+    async describeHost() {
+      const disk = await statfs(host.dataDir);
+      const images = await host.listImages();
+      return {
+        arch: arch(),
+        cpuCores: cpus().length,
+        memoryMb: BigInt(Math.floor(totalmem() / MIB)),
+        diskMb: BigInt(Math.floor((disk.bsize * disk.blocks) / MIB)),
+        maxVcpus: host.limits.maxVcpus,
+        maxMemoryMb: BigInt(host.limits.maxMemoryMiB),
+        versions: host.versions,
+        images: images.map(({ name, sizeBytes, createdAt }) => ({
+          name,
+          sizeBytes: BigInt(sizeBytes),
+          createdAtUnix: BigInt(Math.floor(createdAt / 1000)),
+        })),
+      };
+    },
+
+    async terminate() {
+      await manager.destroyAll();
+      // After the answer is on its way.
+      setImmediate(onTerminate);
+      return {};
+    },
+  };
+}

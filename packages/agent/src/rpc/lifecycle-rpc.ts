@@ -1,0 +1,125 @@
+import { open } from 'node:fs/promises';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { hostAgent } from '@torpor/protocol';
+import type { SandboxManager } from '../sandbox/manager.ts';
+import type { SandboxRecord } from '../sandbox/record.ts';
+
+type Methods = Pick<
+  ServiceImpl<typeof hostAgent.HostAgentService>,
+  | 'createSandbox'
+  | 'destroySandbox'
+  | 'getSandbox'
+  | 'listSandboxes'
+  | 'watchSandboxes'
+  | 'pingSandbox'
+  | 'readConsole'
+>;
+
+const KEEPALIVE_MS = 15_000;
+const MAX_CONSOLE_BYTES = 1024 * 1024;
+
+/** The calls about sandboxes as a whole. Those that change one run to their end, whether the caller stays or not. */
+export function lifecycleRpc(manager: SandboxManager): Methods {
+  return {
+    async createSandbox(request) {
+      const { record, timings } = await manager.create({
+        id: request.sandboxId,
+        vcpus: request.vcpus,
+        memoryMiB: request.memoryMb,
+        diskSizeMiB: request.diskSizeMb,
+        timeoutSec: request.timeoutSec,
+        teamId: request.teamId,
+        templateId: request.templateId,
+        defaultUser: request.defaultUser,
+        defaultEnv: request.defaultEnv,
+        envs: request.envs,
+        allowInternet: !request.denyInternet,
+        hostname: request.hostname,
+      });
+      return {
+        sandboxId: record.id,
+        hostIp: record.slot?.hostAddress ?? '',
+        metadata: record.metadata,
+        sandbox: sandboxInfo(record),
+        timings: [...timings],
+      };
+    },
+
+    async destroySandbox({ sandboxId }) {
+      await manager.destroy(sandboxId);
+      return {};
+    },
+
+    getSandbox({ sandboxId }) {
+      return { sandbox: sandboxInfo(manager.get(sandboxId)) };
+    },
+
+    listSandboxes() {
+      return { sandboxes: manager.list().map(sandboxInfo) };
+    },
+
+    async *watchSandboxes(_, { signal }) {
+      for await (const event of manager.watch(KEEPALIVE_MS, signal)) {
+        switch (event.kind) {
+          case 'item':
+            yield { event: { case: 'sandbox' as const, value: sandboxInfo(event.item) } };
+            break;
+          case 'synchronised':
+          case 'keepalive':
+            yield { event: { case: event.kind, value: {} } };
+        }
+      }
+    },
+
+    pingSandbox({ sandboxId }) {
+      manager.touch(sandboxId);
+      return {};
+    },
+
+    async readConsole({ sandboxId, maxBytes }) {
+      const limit = Math.min(maxBytes || MAX_CONSOLE_BYTES, MAX_CONSOLE_BYTES);
+      return { content: await readTail(manager.consoleLog(sandboxId), limit) };
+    },
+  };
+}
+
+function sandboxInfo(record: SandboxRecord): MessageInitShape<typeof hostAgent.SandboxInfoSchema> {
+  const { spec } = record;
+  return {
+    sandboxId: record.id,
+    status: record.state,
+    vcpus: spec.vcpus,
+    memoryMb: spec.memoryMiB,
+    diskSizeMb: spec.diskSizeMiB,
+    hostIp: record.slot?.hostAddress ?? '',
+    createdAtUnix: unixSeconds(record.createdAt),
+    lastActiveAtUnix: unixSeconds(record.lastActiveAt),
+    timeoutSec: spec.timeoutSec,
+    teamId: spec.teamId,
+    templateId: spec.templateId,
+    metadata: record.metadata,
+    reason: record.reason ?? '',
+  };
+}
+
+function unixSeconds(milliseconds: number): bigint {
+  return BigInt(Math.floor(milliseconds / 1000));
+}
+
+/** The last bytes of a file; none if there is no such file yet. */
+async function readTail(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  const file = await open(path, 'r').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (file === undefined) return new Uint8Array();
+  try {
+    const { size } = await file.stat();
+    const content = new Uint8Array(Math.min(size, maxBytes));
+    const { bytesRead } = await file.read(content, 0, content.length, size - content.length);
+    return content.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,73 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { hostAgent } from '@torpor/protocol';
+import type { ProcessEvent } from '../guest/process-events.ts';
+import { killProcess } from '../guest/processes.ts';
+import { attachPty, byTag, resizePty, sendPtyInput } from '../guest/pty.ts';
+import type { SandboxManager } from '../sandbox/manager.ts';
+
+type Methods = Pick<
+  ServiceImpl<typeof hostAgent.HostAgentService>,
+  'ptyAttach' | 'ptySendInput' | 'ptyResize' | 'ptyKill'
+>;
+
+/** The calls about terminals in a guest. A terminal lives on when its viewer leaves. */
+export function ptyRpc(manager: SandboxManager): Methods {
+  return {
+    async *ptyAttach(request, { signal }) {
+      const { guest, hold } = manager.use(request.sandboxId);
+      using _ = hold;
+      const { tag, cmd, args, envs, cwd, user, cols, rows } = request;
+      const size = { cols, rows };
+      const pty = attachPty(guest, { tag, cmd, args, envs, cwd, user, size, signal });
+      for await (const event of pty.events) {
+        const message = attachMessage(event, pty.tag);
+        if (message !== undefined) yield message;
+      }
+    },
+
+    async ptySendInput({ sandboxId, tag, data }, { signal }) {
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      await sendPtyInput(guest, tag, data, { signal });
+      return {};
+    },
+
+    async ptyResize({ sandboxId, tag, cols, rows }, { signal }) {
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      await resizePty(guest, tag, { cols, rows }, { signal });
+      return {};
+    },
+
+    async ptyKill({ sandboxId, tag }, { signal }) {
+      const { guest, hold } = manager.use(sandboxId);
+      using _ = hold;
+      await killProcess(guest, byTag(tag), 'SIGKILL', { signal });
+      return {};
+    },
+  };
+}
+
+function attachMessage(
+  event: ProcessEvent,
+  tag: string,
+): MessageInitShape<typeof hostAgent.PtyAttachResponseSchema> | undefined {
+  switch (event.case) {
+    case 'start':
+      return { event: { case: 'started', value: { pid: event.value.pid, tag } } };
+    case 'data': {
+      const data = event.value.output.value;
+      return data === undefined ? undefined : { event: { case: 'output', value: { data } } };
+    }
+    case 'end': {
+      const { exitCode, exited, error, status } = event.value;
+      return {
+        event: { case: 'exited', value: { exitCode, error: exited ? '' : (error ?? status) } },
+      };
+    }
+    case 'keepalive':
+    case undefined:
+      return undefined;
+  }
+}

@@ -1,0 +1,49 @@
+/** Milliseconds of a clock that never goes back; its zero means nothing. */
+export type MonotonicClock = () => number;
+
+/**
+ * When a sandbox was used last. An open stream counts as use for as long as it is
+ * open. After a restart of the agent the count begins anew.
+ */
+export class Activity {
+  readonly #now: MonotonicClock;
+  #last: number;
+  #lastWallClock: number;
+  #open = 0;
+
+  constructor(now: MonotonicClock, lastActiveAt = Date.now()) {
+    this.#now = now;
+    this.#last = now();
+    this.#lastWallClock = lastActiveAt;
+  }
+
+  /** Unix milliseconds. */
+  get lastActiveAt(): number {
+    return this.#open > 0 ? Date.now() : this.#lastWallClock;
+  }
+
+  touch(): void {
+    this.#last = this.#now();
+    this.#lastWallClock = Date.now();
+  }
+
+  /** Counts as use until it is disposed of. */
+  hold(): Disposable {
+    this.touch();
+    this.#open++;
+    let held = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (!held) return;
+        held = false;
+        this.#open--;
+        this.touch();
+      },
+    };
+  }
+
+  /** Milliseconds since the last use; 0 while a stream is open. */
+  idleMs(): number {
+    return this.#open > 0 ? 0 : this.#now() - this.#last;
+  }
+}

@@ -1,0 +1,142 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
+import type { MicroVm } from '@torpor/vmm';
+import { GuestClient } from '../guest/guest-client.ts';
+import type { NetworkSlot } from '../network/slot.ts';
+import type { BaseImage, HostParts } from './host-parts.ts';
+import type { SandboxSpec } from './record.ts';
+
+/*
+ * The steps that bring a sandbox up, in their order. Each one registers the release
+ * of what it made on the stack at once, so a later failure unwinds them in reverse,
+ * and records it in the journal before it makes it, so a crash at any point leaves
+ * nothing that the next start does not know of.
+ */
+
+export interface CreateContext {
+  readonly host: HostParts;
+  readonly id: string;
+  readonly spec: SandboxSpec;
+  readonly uid: number;
+  /** Takes over the releases of what the steps make. */
+  readonly stack: AsyncDisposableStack;
+}
+
+const CONSOLE_LOG_BYTES = 1024 * 1024;
+
+/** A namespace with a tap device. The pool records the slot in the journal. */
+export async function acquireSlot({ host, id, spec, uid, stack }: CreateContext) {
+  const slot = await host.slots.acquire({
+    owner: id,
+    allowInternet: spec.allowInternet,
+    vmmUser: { uid, gid: uid },
+  });
+  stack.defer(() => host.slots.release(slot));
+  return slot;
+}
+
+/** The run directory, and the place of guest RAM, which the VMM driver fills. */
+export async function makeRunFiles({ host, id, stack }: CreateContext): Promise<void> {
+  const directory = { kind: 'directory', path: host.layout.runDirectory(id) } as const;
+  await host.journal.record(id, directory);
+  stack.defer(async () => {
+    await rm(directory.path, { recursive: true, force: true });
+    await host.journal.forget(directory);
+  });
+  await mkdir(directory.path, { mode: 0o700 });
+  const memory = { kind: 'file', path: host.layout.memoryFile(id) } as const;
+  await host.journal.record(id, memory);
+  stack.defer(async () => {
+    await rm(memory.path, { force: true });
+    await host.journal.forget(memory);
+  });
+}
+
+/** The VMM, its vCPUs running. */
+export async function startMachine(
+  { host, id, spec, uid, stack }: CreateContext,
+  image: BaseImage,
+  slot: NetworkSlot,
+): Promise<MicroVm> {
+  const { layout, artifacts } = host;
+  const vm = await host.driver.start({
+    id,
+    vcpus: spec.vcpus,
+    memoryMiB: spec.memoryMiB,
+    kernelPath:
+      host.driver.kind === 'firecracker'
+        ? artifacts.kernel.vmlinuxPath
+        : artifacts.kernel.bzImagePath,
+    initramfsPath: artifacts.initramfsPath,
+    kernelArguments: host.kernelArguments,
+    drives: [
+      { id: GUEST_DRIVES.base.id, path: image.path, readOnly: true },
+      { id: GUEST_DRIVES.agent.id, path: artifacts.agentDrivePath, readOnly: true },
+      { id: GUEST_DRIVES.upper.id, path: layout.upperDisk(id), readOnly: false },
+    ],
+    network: {
+      namespace: slot.namespace,
+      tapDevice: slot.tapDevice,
+      macAddress: GUEST.macAddress,
+    },
+    runDirectory: layout.runDirectory(id),
+    memoryFile: layout.memoryFile(id),
+    console: { path: layout.consoleLog(id), maxBytes: CONSOLE_LOG_BYTES },
+    user: { uid, gid: uid },
+  });
+  await holdMachine(host, id, vm, stack);
+  return vm;
+}
+
+/** Registers the release of a VMM that runs, started or adopted. */
+export async function holdMachine(
+  host: Pick<HostParts, 'journal'>,
+  id: string,
+  vm: MicroVm,
+  stack: AsyncDisposableStack,
+): Promise<void> {
+  const { pid, startTimeTicks } = vm.description;
+  const identity = { kind: 'process', pid, startTimeTicks } as const;
+  stack.defer(async () => {
+    await vm.kill();
+    await vm.exited;
+    await host.journal.forget(identity);
+  });
+  await host.journal.record(id, identity);
+}
+
+/** The agent's connection to the guest in this slot. */
+export function connectGuest(host: HostParts, id: string, slot: NetworkSlot): GuestClient {
+  return new GuestClient({
+    sandboxId: id,
+    baseUrl: host.guestUrl(slot),
+    accessToken: host.secrets.accessToken(id),
+  });
+}
+
+const INIT_TIMEOUT_MS = 20_000;
+
+/**
+ * Makes the booted guest this sandbox: clock, entropy, token, environment, names.
+ * Nothing may use the guest before this has succeeded.
+ */
+export async function initGuest(
+  { host, id, spec }: CreateContext,
+  guest: GuestClient,
+  environment: Readonly<Record<string, string>>,
+): Promise<void> {
+  await guest.init(
+    {
+      accessToken: host.secrets.accessToken(id),
+      envVars: { ...environment },
+      timestamp: new Date().toISOString(),
+      ...(spec.defaultUser === '' ? {} : { defaultUser: spec.defaultUser }),
+      hostname: spec.hostname,
+      machineId: host.secrets.machineId(id),
+      entropy: randomBytes(64).toString('base64'),
+      nameservers: [...host.nameservers],
+    },
+    INIT_TIMEOUT_MS,
+  );
+}

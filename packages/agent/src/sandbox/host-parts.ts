@@ -1,0 +1,48 @@
+import type { GuestArtifacts } from '@torpor/images';
+import type { VmmDriver } from '@torpor/vmm';
+import type { Logger } from 'pino';
+import type { DataLayout } from '../data-dir/layout.ts';
+import type { GuestSecrets } from '../guest/access-token.ts';
+import type { ResourceJournal } from '../journal/journal.ts';
+import type { NetworkSlot, SlotPool } from '../network/slot.ts';
+import type { MonotonicClock } from './activity.ts';
+import type { SandboxLimits } from './limits.ts';
+
+export interface BaseImage {
+  readonly name: string;
+  /** A read-only ext4 image; never changed while a sandbox uses it. */
+  readonly path: string;
+}
+
+/** Where root file systems come from. */
+export interface BaseImages {
+  /** Throws `not_found`. */
+  resolve(name: string): Promise<BaseImage>;
+}
+
+/** What the steps of a sandbox's life work with. */
+export interface HostParts {
+  readonly layout: DataLayout;
+  readonly journal: ResourceJournal;
+  readonly slots: SlotPool;
+  readonly driver: VmmDriver;
+  readonly images: BaseImages;
+  readonly artifacts: Pick<
+    GuestArtifacts,
+    'kernel' | 'initramfsPath' | 'agentDrivePath' | 'envdVersion'
+  >;
+  readonly kernelArguments: readonly string[];
+  /** Makes the empty disk of a new sandbox. */
+  readonly createUpperDisk: (path: string, sizeMiB: number) => Promise<void>;
+  readonly secrets: GuestSecrets;
+  readonly limits: SandboxLimits;
+  /** For the guests' /etc/resolv.conf. */
+  readonly nameservers: readonly string[];
+  readonly logger: Logger;
+  readonly now: MonotonicClock;
+  /** How long a guest may take from its start to answering. */
+  readonly bootTimeoutMs: number;
+  readonly agentVersion: string;
+  /** Where the host agent reaches envd of the guest in this slot. */
+  readonly guestUrl: (slot: NetworkSlot) => string;
+}

@@ -1,0 +1,119 @@
+import { readFile } from 'node:fs/promises';
+import { isId, TorporError } from '@torpor/protocol';
+import type { SandboxSpec } from './record.ts';
+
+/** What a single sandbox may ask for. */
+export interface SandboxLimits {
+  readonly maxVcpus: number;
+  readonly maxMemoryMiB: number;
+  readonly maxDiskMiB: number;
+}
+
+export interface CreateRequest {
+  readonly id: string;
+  readonly vcpus: number;
+  readonly memoryMiB: number;
+  /** 0 means the default. */
+  readonly diskSizeMiB: number;
+  readonly timeoutSec: number;
+  readonly teamId: string;
+  /** Name of the image; empty means the default. */
+  readonly templateId: string;
+  readonly defaultUser: string;
+  readonly defaultEnv: Readonly<Record<string, string>>;
+  readonly envs: Readonly<Record<string, string>>;
+  readonly allowInternet: boolean;
+  /** Empty means the sandbox's id. */
+  readonly hostname: string;
+}
+
+export const DEFAULT_DISK_MIB = 5120;
+export const DEFAULT_TEMPLATE = 'base';
+const MIN_MEMORY_MIB = 128;
+const MIN_DISK_MIB = 64;
+const MAX_TIMEOUT_SEC = 365 * 24 * 3600;
+const MAX_ENVIRONMENT_BYTES = 512 * 1024;
+
+/** Throws `invalid_request` for what makes no sense and `capacity_exceeded` for what this host cannot give. */
+export function checkedSpec(request: CreateRequest, limits: SandboxLimits): SandboxSpec {
+  const { id, defaultUser } = request;
+  require(isId('sandbox', id), `${JSON.stringify(id)} is no sandbox id`);
+  requireWhole('vcpus', request.vcpus, 1);
+  requireWhole('memory_mb', request.memoryMiB, MIN_MEMORY_MIB);
+  const diskSizeMiB = request.diskSizeMiB === 0 ? DEFAULT_DISK_MIB : request.diskSizeMiB;
+  requireWhole('disk_size_mb', diskSizeMiB, MIN_DISK_MIB);
+  requireWhole('timeout_sec', request.timeoutSec, 0);
+  require(request.timeoutSec <=
+    MAX_TIMEOUT_SEC, `timeout_sec is ${request.timeoutSec}; the most is ${MAX_TIMEOUT_SEC}, and 0 means no limit`);
+  requireCapacity('vCPUs', request.vcpus, limits.maxVcpus);
+  requireCapacity('MiB of memory', request.memoryMiB, limits.maxMemoryMiB);
+  requireCapacity('MiB of disk', diskSizeMiB, limits.maxDiskMiB);
+  require(defaultUser === '' ||
+    /^[a-z_][a-z0-9_-]{0,31}$/.test(defaultUser), `${JSON.stringify(defaultUser)} is no user name`);
+  const hostname = request.hostname === '' ? id : request.hostname;
+  require(/^[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/.test(
+    hostname,
+  ), `${JSON.stringify(hostname)} is no host name`);
+  checkEnvironment({ ...request.defaultEnv, ...request.envs });
+  return {
+    vcpus: request.vcpus,
+    memoryMiB: request.memoryMiB,
+    diskSizeMiB,
+    timeoutSec: request.timeoutSec,
+    teamId: request.teamId,
+    templateId: request.templateId,
+    defaultUser,
+    allowInternet: request.allowInternet,
+    hostname,
+  };
+}
+
+/**
+ * Throws `no_hosts_available` if the host has less free memory than a new guest may
+ * come to use: memory that is promised twice ends in the kernel killing VMMs.
+ */
+export async function requireFreeMemory(memoryMiB: number): Promise<void> {
+  const available = await availableMemoryMiB();
+  if (available === undefined || available >= memoryMiB) return;
+  throw new TorporError(
+    'no_hosts_available',
+    `The sandbox asks for ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
+  );
+}
+
+/** MemAvailable of proc_meminfo(5); undefined where the kernel does not tell. */
+async function availableMemoryMiB(): Promise<number | undefined> {
+  const text = await readFile('/proc/meminfo', 'utf8');
+  const kib = /^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1];
+  return kib === undefined ? undefined : Math.floor(Number(kib) / 1024);
+}
+
+function checkEnvironment(envs: Readonly<Record<string, string>>): void {
+  let size = 0;
+  for (const [name, value] of Object.entries(envs)) {
+    require(name !== '' &&
+      !/[=\0]/.test(name) &&
+      !value.includes('\0'), `${JSON.stringify(name)} cannot be an environment variable`);
+    size += name.length + value.length;
+  }
+  require(size <=
+    MAX_ENVIRONMENT_BYTES, `the environment has ${size} characters; the most is ${MAX_ENVIRONMENT_BYTES}`);
+}
+
+function requireWhole(name: string, value: number, least: number): void {
+  require(Number.isSafeInteger(value) &&
+    value >= least, `${name} must be a whole number of at least ${least}, not ${value}`);
+}
+
+function requireCapacity(what: string, asked: number, available: number): void {
+  if (asked <= available) return;
+  throw new TorporError(
+    'capacity_exceeded',
+    `The sandbox asks for ${asked} ${what}; this host gives at most ${available}.`,
+  );
+}
+
+function require(condition: boolean, what: string): void {
+  if (!condition)
+    throw new TorporError('invalid_request', `The sandbox cannot be created: ${what}.`);
+}

@@ -1,0 +1,319 @@
+import { newId } from '@torpor/protocol';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { StubHost, type StubVm } from '../testing/stub-host.ts';
+import type { CreateRequest } from './limits.ts';
+import { SandboxManager } from './manager.ts';
+import { readRecord, type SandboxRecord } from './record.ts';
+
+let host: StubHost;
+
+beforeEach(async () => {
+  host = await StubHost.open();
+});
+afterEach(() => host[Symbol.asyncDispose]());
+
+function request(changes: Partial<CreateRequest> = {}): CreateRequest {
+  return {
+    id: newId('sandbox'),
+    vcpus: 1,
+    memoryMiB: 128,
+    diskSizeMiB: 1024,
+    timeoutSec: 0,
+    teamId: 'team',
+    templateId: 'base',
+    defaultUser: 'user',
+    defaultEnv: { A: '1', B: '1' },
+    envs: { B: '2' },
+    allowInternet: true,
+    hostname: '',
+    ...changes,
+  };
+}
+
+/** The states that a watcher sees, by sandbox. */
+function follow(manager: SandboxManager): { states: Map<string, string[]>; stop: () => void } {
+  const states = new Map<string, string[]>();
+  const end = new AbortController();
+  void (async () => {
+    for await (const event of manager.watch(60_000, end.signal)) {
+      if (event.kind !== 'item') continue;
+      const { id, state } = event.item;
+      states.set(id, [...(states.get(id) ?? []), state]);
+    }
+  })();
+  return { states, stop: () => end.abort() };
+}
+
+async function stateOf(manager: SandboxManager, id: string, state: string): Promise<SandboxRecord> {
+  return await expect
+    .poll(() => manager.get(id), { timeout: 10_000, interval: 5 })
+    .toMatchObject({ state })
+    .then(() => manager.get(id));
+}
+
+async function onDisk(id: string): Promise<string | undefined> {
+  return (await readRecord(host.layout.recordFile(id)))?.state;
+}
+
+describe('creating and destroying', () => {
+  test('a sandbox comes up, is initialised as itself, and leaves nothing', async () => {
+    const manager = new SandboxManager(host.parts(), []);
+    const watcher = follow(manager);
+    const { record, timings } = await manager.create(request());
+    expect(record).toMatchObject({
+      state: 'running',
+      slot: { hostAddress: '10.0.0.1' },
+      metadata: { envd_version: '0.6.4', kernel_version: '6.12', vmm: 'qemu' },
+    });
+    expect(timings.map(({ phase }) => phase)).toEqual([
+      'network',
+      'disk',
+      'vmm',
+      'boot',
+      'init',
+      'total',
+    ]);
+    expect(host.guests.inits).toEqual([
+      expect.objectContaining({
+        envVars: { A: '1', B: '2' },
+        defaultUser: 'user',
+        hostname: record.id,
+        machineId: expect.stringMatching(/^[0-9a-f]{32}$/),
+        accessToken: expect.stringMatching(/^[0-9a-f]{64}$/),
+        nameservers: ['192.0.2.53'],
+      }),
+    ]);
+    expect(await onDisk(record.id)).toBe('running');
+    await manager.destroy(record.id);
+    await manager.destroy(record.id);
+    expect(() => manager.get(record.id)).toThrowError(
+      expect.objectContaining({ code: 'not_found' }),
+    );
+    expect(await host.leftovers()).toEqual([]);
+    expect(watcher.states.get(record.id)).toEqual(['creating', 'running', 'destroying', 'stopped']);
+    watcher.stop();
+  });
+
+  test('a state is on disk before it is acted on', async () => {
+    const seen: (string | undefined)[] = [];
+    host.driver.beforeStart = async ({ id }) => void seen.push(await onDisk(id));
+    host.driver.beforeKill = async (vm) => void seen.push(await onDisk(vm.description.spec.id));
+    const manager = new SandboxManager(host.parts(), []);
+    const { record } = await manager.create(request());
+    await manager.destroy(record.id);
+    expect(seen).toEqual(['creating', 'destroying']);
+  });
+
+  test.each<[string, () => void, string, RegExp]>([
+    ['the slot', () => (host.slots.beforeAcquire = failing), 'internal_error', /broken/],
+    ['the disk', () => (host.beforeDisk = failing), 'internal_error', /broken/],
+    ['the VMM', () => (host.driver.beforeStart = failing), 'internal_error', /broken/],
+    [
+      'the boot, because the VMM ends',
+      () => {
+        host.guests.healthy = false;
+        host.driver.afterStart = (vm: StubVm) => vm.die();
+      },
+      'vmm_failed',
+      /ended by SIGKILL.*no such device/s,
+    ],
+    ['/init', () => (host.guests.initStatus = 500), 'internal_error', /500/],
+  ])('when %s fails, the error says so and nothing is left', async (_, arrange, code, words) => {
+    arrange();
+    const manager = new SandboxManager(host.parts(), []);
+    const watcher = follow(manager);
+    const create = request();
+    await expect(manager.create(create)).rejects.toMatchObject({
+      code,
+      message: expect.stringMatching(words),
+    });
+    expect(manager.list()).toEqual([]);
+    expect(await host.leftovers()).toEqual([]);
+    expect(watcher.states.get(create.id)).toEqual(['creating', 'error']);
+    watcher.stop();
+  });
+
+  test('a guest that does not answer in time fails the creation, with its last words', async () => {
+    host.guests.healthy = false;
+    const manager = new SandboxManager(host.parts({ bootTimeoutMs: 100 }), []);
+    await expect(manager.create(request())).rejects.toMatchObject({
+      code: 'guest_unreachable',
+      message: expect.stringMatching(/within 0.1 s.*no such device/s),
+    });
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('an unknown image is refused', async () => {
+    const manager = new SandboxManager(host.parts(), []);
+    const create = request({ templateId: 'nope' });
+    await expect(manager.create(create)).rejects.toMatchObject({ code: 'not_found' });
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('of two creations with one id, one succeeds and the other does no harm', async () => {
+    const manager = new SandboxManager(host.parts(), []);
+    const create = request();
+    const results = await Promise.allSettled([manager.create(create), manager.create(create)]);
+    expect(results.map((result) => result.status)).toEqual(['fulfilled', 'rejected']);
+    expect(results[1]).toMatchObject({ reason: { code: 'already_exists' } });
+    await expect(manager.create(create)).rejects.toMatchObject({ code: 'already_exists' });
+    expect(manager.get(create.id)).toMatchObject({ state: 'running' });
+    expect(host.slots.leased.size).toBe(1);
+  });
+
+  test('destroying a sandbox that is being created cancels it', async () => {
+    host.guests.healthy = false;
+    const manager = new SandboxManager(host.parts(), []);
+    const create = request();
+    const creation = manager.create(create);
+    const { promise: started, resolve } = Promise.withResolvers<void>();
+    host.driver.afterStart = () => resolve();
+    await started;
+    const results = await Promise.allSettled([creation, manager.destroy(create.id)]);
+    expect(results).toMatchObject([
+      { status: 'rejected', reason: { code: 'conflict' } },
+      { status: 'fulfilled' },
+    ]);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('what cannot be released is tried again, and reported if it still cannot', async () => {
+    const manager = new SandboxManager(host.parts(), []);
+    const { record } = await manager.create(request());
+    host.slots.beforeRelease = failing;
+    // The slot counts as handed out, so the journal's way of taking it down fails as well.
+    await expect(manager.destroy(record.id)).rejects.toMatchObject({ code: 'internal_error' });
+    expect(manager.get(record.id)).toMatchObject({ state: 'error' });
+    expect(host.driver.living()).toEqual([]);
+    host.slots.forgetLeases();
+    await manager.destroy(record.id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+});
+
+describe('the end of a VMM', () => {
+  test('is reported with the reason, frees everything, and touches no other sandbox', async () => {
+    const vms: StubVm[] = [];
+    host.driver.afterStart = (vm) => vms.push(vm);
+    const manager = new SandboxManager(host.parts(), []);
+    const [victim, other] = await Promise.all([
+      manager.create(request()),
+      manager.create(request()),
+    ]);
+    const { id } = victim.record;
+    vms.find((vm) => vm.description.spec.id === id)?.die();
+    const record = await stateOf(manager, id, 'error');
+    expect(record.reason).toMatch(/ended by SIGKILL.*no such device/s);
+    expect(await onDisk(id)).toBe('error');
+    await expect.poll(() => host.slots.leased.size, { timeout: 10_000 }).toBe(1);
+    expect(() => manager.use(id)).toThrowError(
+      expect.objectContaining({ code: 'invalid_state', message: expect.stringMatching(/SIGKILL/) }),
+    );
+    expect(manager.get(other.record.id)).toMatchObject({ state: 'running' });
+    expect(host.driver.living()).toHaveLength(1);
+    await manager.destroy(id);
+    await manager.destroy(other.record.id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('while it is being destroyed is the end that was asked for', async () => {
+    const manager = new SandboxManager(host.parts(), []);
+    const { record } = await manager.create(request());
+    host.driver.beforeKill = (vm) => vm.die();
+    const watcher = follow(manager);
+    await manager.destroy(record.id);
+    await expect
+      .poll(() => watcher.states.get(record.id))
+      .toEqual(['running', 'destroying', 'stopped']);
+    expect(await host.leftovers()).toEqual([]);
+    watcher.stop();
+  });
+});
+
+describe('the time to live', () => {
+  test('ends a sandbox that nobody uses, and only that', async () => {
+    const manager = new SandboxManager(host.parts(), []);
+    const { record: mortal } = await manager.create(request({ timeoutSec: 10 }));
+    const { record: immortal } = await manager.create(request());
+    host.clock = 9_999;
+    await manager.destroyIdle();
+    expect(manager.list()).toHaveLength(2);
+    manager.touch(mortal.id);
+    host.clock = 19_998;
+    await manager.destroyIdle();
+    expect(manager.list()).toHaveLength(2);
+    host.clock = 19_999;
+    await manager.destroyIdle();
+    expect(manager.list().map(({ id }) => id)).toEqual([immortal.id]);
+  });
+
+  test('does not run while a stream is open', async () => {
+    const manager = new SandboxManager(host.parts(), []);
+    const { record } = await manager.create(request({ timeoutSec: 10 }));
+    const { hold } = manager.use(record.id);
+    host.clock = 100_000;
+    await manager.destroyIdle();
+    expect(manager.get(record.id)).toMatchObject({ state: 'running' });
+    hold[Symbol.dispose]();
+    host.clock += 10_000;
+    await manager.destroyIdle();
+    expect(manager.list()).toEqual([]);
+  });
+});
+
+test('an agent that stops lets go of its machines, and does nothing more', async () => {
+  const vms: StubVm[] = [];
+  host.driver.afterStart = (vm) => vms.push(vm);
+  const manager = new SandboxManager(host.parts(), []);
+  const { record } = await manager.create(request());
+  await manager.close();
+  expect(vms.map((vm) => vm.detached)).toEqual([true]);
+  expect(host.driver.living()).toHaveLength(1);
+  expect(await onDisk(record.id)).toBe('running');
+  await expect(manager.create(request())).rejects.toMatchObject({ code: 'host_unavailable' });
+  expect(() => manager.use(record.id)).toThrowError(
+    expect.objectContaining({ code: 'host_unavailable' }),
+  );
+});
+
+test('whatever happens at the same time, no slot is released twice and nothing is left', async () => {
+  const ids = Array.from({ length: 3 }, () => newId('sandbox'));
+  const step = fc.record({
+    action: fc.constantFrom('create', 'create', 'destroy', 'die', 'idle'),
+    id: fc.constantFrom(...ids),
+    pause: fc.nat(3),
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 14 }), async (steps) => {
+      const vms = new Map<string, StubVm>();
+      host.driver.afterStart = (vm) => void vms.set(vm.description.spec.id, vm);
+      const manager = new SandboxManager(host.parts(), []);
+      const errors: { code?: string }[] = [];
+      const running: Promise<unknown>[] = [];
+      const run = (operation: Promise<unknown>) =>
+        running.push(operation.catch((error) => errors.push(error)));
+      for (const { action, id, pause } of steps) {
+        if (action === 'create') run(manager.create(request({ id, timeoutSec: 1 })));
+        if (action === 'destroy') run(manager.destroy(id));
+        if (action === 'die') vms.get(id)?.die();
+        if (action === 'idle') {
+          host.clock += 2_000;
+          run(manager.destroyIdle());
+        }
+        for (let turn = 0; turn < pause * 20; turn++) await new Promise(setImmediate);
+      }
+      await Promise.all(running);
+      const allowed = ['already_exists', 'conflict', 'vmm_failed'];
+      for (const { code } of errors) expect(allowed).toContain(code);
+      await manager.destroyAll();
+      await manager.close();
+      expect(await host.leftovers()).toEqual([]);
+    }),
+    { numRuns: 15 },
+  );
+});
+
+function failing(): never {
+  throw new Error('it is broken');
+}

@@ -1,0 +1,393 @@
+import { mkdir, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { assertTransition, type SandboxState, TorporError } from '@torpor/protocol';
+import type { ExitReport } from '@torpor/vmm';
+import { syncDirectory } from '../data-dir/atomic-file.ts';
+import type { GuestClient } from '../guest/guest-client.ts';
+import { ChangeFeed, type FeedEvent } from './change-feed.ts';
+import * as steps from './create-steps.ts';
+import type { HostParts } from './host-parts.ts';
+import { KeyedLock } from './keyed-lock.ts';
+import { type CreateRequest, checkedSpec, DEFAULT_TEMPLATE, requireFreeMemory } from './limits.ts';
+import { PhaseTimer, type PhaseTiming } from './phase-timer.ts';
+import { newRecord, type SandboxRecord, writeRecord } from './record.ts';
+import { type RunningMachine, Sandbox } from './sandbox.ts';
+import { takeDownOwned } from './take-down.ts';
+import { VmmUsers } from './vmm-users.ts';
+import { exitReason, waitForGuest } from './wait-for-guest.ts';
+
+export interface CreatedSandbox {
+  readonly record: SandboxRecord;
+  readonly timings: readonly PhaseTiming[];
+}
+
+/** What start-up found: a sandbox, with its machine if it runs. */
+export interface RecoveredSandbox {
+  readonly record: SandboxRecord;
+  readonly machine?: RunningMachine;
+}
+
+/**
+ * Conducts the life of all sandboxes of this host. Every change of a sandbox happens
+ * under its lock, is checked against the table of transitions, and is on disk before
+ * it is acted on. No operation depends on the connection of whoever asked for it.
+ */
+export class SandboxManager {
+  readonly #host: HostParts;
+  readonly #sandboxes = new Map<string, Sandbox>();
+  readonly #locks = new KeyedLock();
+  readonly #changes = new ChangeFeed<SandboxRecord>();
+  readonly #users: VmmUsers;
+  readonly #operations = new Set<Promise<unknown>>();
+  #closing = false;
+
+  constructor(host: HostParts, recovered: readonly RecoveredSandbox[]) {
+    this.#host = host;
+    this.#users = new VmmUsers(host.layout.instance);
+    for (const { record, machine } of recovered) {
+      const sandbox = new Sandbox(record, host.now, machine);
+      this.#sandboxes.set(record.id, sandbox);
+      this.#users.reserve(record.uid);
+      if (machine !== undefined) this.#watchMachine(sandbox, machine);
+    }
+  }
+
+  list(): SandboxRecord[] {
+    return [...this.#sandboxes.values()].map(presentRecord);
+  }
+
+  /** Throws `not_found`. */
+  get(id: string): SandboxRecord {
+    return presentRecord(this.#find(id));
+  }
+
+  /** All sandboxes, then every change; see {@link ChangeFeed.watch}. */
+  watch(keepAliveMs: number, signal: AbortSignal): AsyncGenerator<FeedEvent<SandboxRecord>> {
+    return this.#changes.watch(() => this.list(), keepAliveMs, signal);
+  }
+
+  /** Counts as use of the sandbox. Throws `not_found`. */
+  touch(id: string): void {
+    this.#find(id).activity.touch();
+  }
+
+  /**
+   * The guest of a running sandbox, and a hold on the sandbox for as long as it is
+   * used. Throws `not_found`, and `invalid_state` with the reason for one that does not run.
+   */
+  use(id: string): { guest: GuestClient; hold: Disposable } {
+    this.#requireOpen();
+    const sandbox = this.#find(id);
+    const { state, reason } = sandbox.record;
+    if (state !== 'running' || sandbox.machine === undefined) {
+      const why = reason === undefined ? '' : `: ${reason}`;
+      throw new TorporError('invalid_state', `Sandbox ${id} is not running but ${state}${why}`);
+    }
+    return { guest: sandbox.machine.guest, hold: sandbox.activity.hold() };
+  }
+
+  /** The last bytes of the console log, also of a sandbox that has failed. Throws `not_found`. */
+  consoleLog(id: string): string {
+    this.touch(id);
+    return this.#host.layout.consoleLog(id);
+  }
+
+  /**
+   * Creates a sandbox and resolves when its guest is ready. If it fails, nothing is
+   * left. Throws `already_exists` for an id that is taken, also by one that is just
+   * being created; `invalid_request`, `capacity_exceeded`, `no_hosts_available`,
+   * `not_found` for an image, `conflict` if it is destroyed meanwhile, and what the
+   * steps throw.
+   */
+  async create(request: CreateRequest): Promise<CreatedSandbox> {
+    this.#requireOpen();
+    const { id } = request;
+    const spec = checkedSpec(request, this.#host.limits);
+    if (this.#sandboxes.has(id)) {
+      throw new TorporError('already_exists', `There is a sandbox ${id} already.`, {
+        remedy: 'Each sandbox needs a new id.',
+      });
+    }
+    const now = Date.now();
+    const record = newRecord({
+      id,
+      state: 'creating',
+      spec,
+      uid: this.#users.acquire(),
+      createdAt: now,
+      lastActiveAt: now,
+      metadata: {},
+    });
+    const sandbox = new Sandbox(record, this.#host.now);
+    this.#sandboxes.set(id, sandbox);
+    const environment = { ...request.defaultEnv, ...request.envs };
+    return this.#operation(id, () => this.#create(sandbox, environment));
+  }
+
+  /**
+   * Ends a sandbox and removes all of it. Idempotent: one that does not exist is
+   * destroyed already. One that is being created is cancelled. If something cannot be
+   * removed, the sandbox stays in state `error` and destroying it can be tried again.
+   */
+  async destroy(id: string): Promise<void> {
+    await this.#destroyIf(id, () => true);
+  }
+
+  /** Destroys the sandboxes that have not been used for longer than their time to live. */
+  async destroyIdle(): Promise<void> {
+    const idle = [...this.#sandboxes.values()].filter(isIdle);
+    await Promise.all(
+      // Looked at again under the lock: it may have been used or destroyed meanwhile.
+      idle.map(async (sandbox) => {
+        const reason = `It was not used for ${sandbox.record.spec.timeoutSec} s.`;
+        try {
+          await this.#destroyIf(sandbox.id, isIdle, reason);
+        } catch (error) {
+          this.#host.logger.error(
+            { sandbox: sandbox.id, err: error },
+            'idle sandbox not destroyed',
+          );
+        }
+      }),
+    );
+  }
+
+  /** Destroys all sandboxes. Throws the first error after all have been tried. */
+  async destroyAll(): Promise<void> {
+    const results = await Promise.allSettled(
+      [...this.#sandboxes.keys()].map((id) => this.destroy(id)),
+    );
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  /** Refuses new operations, waits for those that run, and lets go of the machines without ending them. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    await Promise.allSettled(this.#operations);
+    const reason = new TorporError('host_unavailable', 'The host agent is stopping.');
+    for (const sandbox of this.#sandboxes.values()) {
+      const { machine } = sandbox;
+      sandbox.machine = undefined;
+      machine?.guest.close(reason);
+      await machine?.vm.detach();
+    }
+  }
+
+  async #create(
+    sandbox: Sandbox,
+    environment: Readonly<Record<string, string>>,
+  ): Promise<CreatedSandbox> {
+    const { id } = sandbox;
+    const timer = new PhaseTimer();
+    await this.#claimDirectory(sandbox);
+    try {
+      sandbox.creation.signal.throwIfAborted();
+      await requireFreeMemory(sandbox.record.spec.memoryMiB);
+      await this.#save(sandbox, sandbox.record);
+      const machine = await this.#bringUp(sandbox, environment, timer);
+      await this.#transition(sandbox, 'running', {
+        slot: { index: machine.slot.index, hostAddress: machine.slot.hostAddress },
+        machine: machine.vm.description,
+        metadata: this.#versions(machine),
+      });
+      sandbox.machine = machine;
+      sandbox.activity.touch();
+      this.#watchMachine(sandbox, machine);
+      return { record: presentRecord(sandbox), timings: timer.finish() };
+    } catch (error) {
+      const failure = TorporError.from(error);
+      this.#host.logger.warn({ sandbox: id, err: error }, 'sandbox could not be created');
+      await this.#abandon(sandbox, failure);
+      throw failure;
+    }
+  }
+
+  /** Makes the sandbox's directory, which must be new: what lies in an old one is not ours to remove. */
+  async #claimDirectory(sandbox: Sandbox): Promise<void> {
+    const { layout } = this.#host;
+    try {
+      await mkdir(layout.sandboxDirectory(sandbox.id), { mode: 0o700 });
+      await syncDirectory(layout.sandboxesRoot);
+    } catch (error) {
+      this.#sandboxes.delete(sandbox.id);
+      this.#users.release(sandbox.record.uid);
+      throw TorporError.from(error);
+    }
+  }
+
+  async #bringUp(
+    sandbox: Sandbox,
+    environment: Readonly<Record<string, string>>,
+    timer: PhaseTimer,
+  ): Promise<RunningMachine> {
+    const host = this.#host;
+    const { id, record } = sandbox;
+    const { signal } = sandbox.creation;
+    const { spec, uid } = record;
+    await using stack = new AsyncDisposableStack();
+    const context: steps.CreateContext = { host, id, spec, uid, stack };
+    const image = await host.images.resolve(spec.templateId || DEFAULT_TEMPLATE);
+    const slot = await timer.measure('network', () => steps.acquireSlot(context));
+    await timer.measure('disk', async () => {
+      await steps.makeRunFiles(context);
+      await host.createUpperDisk(host.layout.upperDisk(id), spec.diskSizeMiB);
+    });
+    signal.throwIfAborted();
+    const vm = await timer.measure('vmm', () => steps.startMachine(context, image, slot));
+    const guest = steps.connectGuest(host, id, slot);
+    stack.defer(() => guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)));
+    await timer.measure('boot', () =>
+      waitForGuest({ vm, guest, timeoutMs: host.bootTimeoutMs, signal }),
+    );
+    await timer.measure('init', () => steps.initGuest(context, guest, environment));
+    signal.throwIfAborted();
+    return { vm, slot, guest, resources: stack.move() };
+  }
+
+  /** After a failed creation: removes what is left, or keeps the sandbox as `error` if that fails too. */
+  async #abandon(sandbox: Sandbox, failure: TorporError): Promise<void> {
+    try {
+      await this.#remove(sandbox);
+      this.#changes.publish({ ...sandbox.record, state: 'error', reason: failure.message });
+    } catch (error) {
+      const reason = `${failure.message} It could not be taken down either: ${TorporError.from(error).message}`;
+      await this.#transition(sandbox, 'error', { reason });
+    }
+  }
+
+  #destroyIf(id: string, condition: (sandbox: Sandbox) => boolean, reason?: string): Promise<void> {
+    const sandbox = this.#sandboxes.get(id);
+    if (sandbox === undefined) return Promise.resolve();
+    if (reason === undefined) {
+      sandbox.creation.abort(
+        new TorporError('conflict', `Sandbox ${id} was destroyed while it was being created.`),
+      );
+    }
+    return this.#operation(id, async () => {
+      if (this.#sandboxes.get(id) !== sandbox || !condition(sandbox)) return;
+      await this.#transition(sandbox, 'destroying', reason === undefined ? {} : { reason });
+      try {
+        await this.#release(sandbox);
+        await this.#remove(sandbox);
+      } catch (error) {
+        const message = `The sandbox could not be taken down: ${TorporError.from(error).message}`;
+        await this.#transition(sandbox, 'error', { reason: message });
+        throw new TorporError('internal_error', message, { cause: error });
+      }
+      assertTransition(id, sandbox.record.state, 'stopped');
+      this.#changes.publish({ ...sandbox.record, state: 'stopped' });
+    });
+  }
+
+  /** Reports the end of a VMM that nobody asked for, at once, and frees what the sandbox held. */
+  #watchMachine(sandbox: Sandbox, machine: RunningMachine): void {
+    void machine.vm.exited.then((report) => {
+      if (sandbox.machine !== machine) return;
+      const reason = exitReason(report);
+      machine.guest.close(new TorporError('vmm_failed', `Sandbox ${sandbox.id}: ${reason}`));
+      return this.#operation(sandbox.id, () => this.#machineEnded(sandbox, machine, report)).catch(
+        (error: unknown) => {
+          this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'after the end of a VMM');
+        },
+      );
+    });
+  }
+
+  async #machineEnded(sandbox: Sandbox, machine: RunningMachine, report: ExitReport) {
+    if (sandbox.machine !== machine) return;
+    this.#host.logger.warn({ sandbox: sandbox.id, reason: report.reason }, 'VMM ended');
+    await this.#transition(sandbox, 'error', { reason: exitReason(report) });
+    await this.#release(sandbox);
+  }
+
+  /** Ends the machine and frees everything outside the sandbox's directory. */
+  async #release(sandbox: Sandbox): Promise<void> {
+    const { machine } = sandbox;
+    sandbox.machine = undefined;
+    try {
+      await machine?.resources.disposeAsync();
+    } catch (error) {
+      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'release failed, trying again');
+    }
+    await takeDownOwned(this.#host, sandbox.id);
+  }
+
+  /** Removes the last traces of a sandbox whose machine is gone. */
+  async #remove(sandbox: Sandbox): Promise<void> {
+    const { layout } = this.#host;
+    await takeDownOwned(this.#host, sandbox.id);
+    await rm(layout.sandboxDirectory(sandbox.id), { recursive: true, force: true });
+    await syncDirectory(layout.sandboxesRoot);
+    this.#sandboxes.delete(sandbox.id);
+    this.#users.release(sandbox.record.uid);
+  }
+
+  async #transition(
+    sandbox: Sandbox,
+    to: SandboxState,
+    changes: Partial<SandboxRecord> = {},
+  ): Promise<void> {
+    assertTransition(sandbox.id, sandbox.record.state, to);
+    await this.#save(sandbox, { ...presentRecord(sandbox), ...changes, state: to });
+  }
+
+  /** Writes the record, and lets the world know of it once it is durable. */
+  async #save(sandbox: Sandbox, record: SandboxRecord): Promise<void> {
+    const path = this.#host.layout.recordFile(sandbox.id);
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    try {
+      await writeRecord(path, record);
+    } catch (error) {
+      // On a full disk a machine that has ended must still be reported and freed.
+      if (record.state !== 'error') throw error;
+      this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'record not written');
+    }
+    sandbox.record = record;
+    this.#changes.publish(record);
+  }
+
+  /** Runs an operation under the sandbox's lock; {@link close} waits for it. */
+  #operation<T>(id: string, action: () => Promise<T>): Promise<T> {
+    const operation = this.#locks.with(id, action);
+    const settled = operation.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#operations.add(settled);
+    void settled.then(() => this.#operations.delete(settled));
+    return operation;
+  }
+
+  #find(id: string): Sandbox {
+    const sandbox = this.#sandboxes.get(id);
+    if (sandbox !== undefined) return sandbox;
+    throw new TorporError('not_found', `There is no sandbox ${JSON.stringify(id)} on this host.`);
+  }
+
+  #requireOpen(): void {
+    if (this.#closing) throw new TorporError('host_unavailable', 'The host agent is stopping.');
+  }
+
+  #versions(machine: RunningMachine): Record<string, string> {
+    const { artifacts, agentVersion } = this.#host;
+    const { driver, vmmVersion, accelerator } = machine.vm.description;
+    return {
+      envd_version: artifacts.envdVersion,
+      kernel_version: artifacts.kernel.version,
+      vmm: driver,
+      vmm_version: vmmVersion,
+      accelerator,
+      agent_version: agentVersion,
+    };
+  }
+}
+
+function presentRecord(sandbox: Sandbox): SandboxRecord {
+  return { ...sandbox.record, lastActiveAt: sandbox.activity.lastActiveAt };
+}
+
+function isIdle({ record, activity }: Sandbox): boolean {
+  const { timeoutSec } = record.spec;
+  return record.state === 'running' && timeoutSec > 0 && activity.idleMs() >= timeoutSec * 1000;
+}

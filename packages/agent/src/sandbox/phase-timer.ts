@@ -1,0 +1,24 @@
+export interface PhaseTiming {
+  readonly phase: string;
+  readonly milliseconds: number;
+}
+
+/** Measures the phases of an operation, in the order in which they ended. */
+export class PhaseTimer {
+  readonly #timings: PhaseTiming[] = [];
+  readonly #start = performance.now();
+
+  async measure<T>(phase: string, action: () => Promise<T>): Promise<T> {
+    const start = performance.now();
+    try {
+      return await action();
+    } finally {
+      this.#timings.push({ phase, milliseconds: performance.now() - start });
+    }
+  }
+
+  /** All phases so far, and `total` since the timer was made. */
+  finish(): readonly PhaseTiming[] {
+    return [...this.#timings, { phase: 'total', milliseconds: performance.now() - this.#start }];
+  }
+}

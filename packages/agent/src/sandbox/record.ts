@@ -1,0 +1,76 @@
+import { readFile } from 'node:fs/promises';
+import { SANDBOX_STATES, TorporError } from '@torpor/protocol';
+import { z } from 'zod';
+import { writeFileAtomically } from '../data-dir/atomic-file.ts';
+import { type MachineDescription, machineDescriptionSchema } from './machine-schema.ts';
+
+const FORMAT_VERSION = 1;
+
+const recordSchema = z.strictObject({
+  formatVersion: z.literal(FORMAT_VERSION),
+  id: z.string(),
+  state: z.enum(SANDBOX_STATES),
+  /** Why the sandbox is in state `error`. */
+  reason: z.string().optional(),
+  spec: z.strictObject({
+    vcpus: z.int(),
+    memoryMiB: z.int(),
+    diskSizeMiB: z.int(),
+    /** Seconds of inactivity after which the sandbox is destroyed; 0 means never. */
+    timeoutSec: z.int(),
+    teamId: z.string(),
+    templateId: z.string(),
+    defaultUser: z.string(),
+    allowInternet: z.boolean(),
+    hostname: z.string(),
+  }),
+  /** User and group id of the VMM. */
+  uid: z.int(),
+  /** Unix milliseconds. */
+  createdAt: z.number(),
+  lastActiveAt: z.number(),
+  slot: z.strictObject({ index: z.int(), hostAddress: z.string() }).optional(),
+  machine: machineDescriptionSchema.optional(),
+  /** Versions of what runs it. */
+  metadata: z.record(z.string(), z.string()),
+});
+
+/** What is remembered of a sandbox: `sandbox.json` in its directory. */
+export type SandboxRecord = Readonly<z.infer<typeof recordSchema>>;
+export type SandboxSpec = SandboxRecord['spec'];
+export type { MachineDescription };
+
+export function newRecord(fields: Omit<SandboxRecord, 'formatVersion'>): SandboxRecord {
+  return { formatVersion: FORMAT_VERSION, ...fields };
+}
+
+/** Durable when it resolves; a reader sees the old record or the new one. */
+export async function writeRecord(path: string, record: SandboxRecord): Promise<void> {
+  await writeFileAtomically(path, `${JSON.stringify(record, undefined, 2)}\n`);
+}
+
+/**
+ * Reads a record; undefined if there is none. Throws `host_setup` for a file that
+ * is damaged or of another version, without touching it.
+ */
+export async function readRecord(path: string): Promise<SandboxRecord | undefined> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    throw error;
+  }
+  try {
+    return recordSchema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new TorporError(
+      'host_setup',
+      `The record ${path} is damaged or of another version of Torpor.`,
+      {
+        remedy: 'Use the release that wrote it, or remove the directory that it is in.',
+        cause: error,
+      },
+    );
+  }
+}

@@ -1,0 +1,33 @@
+import type { MicroVm } from '@torpor/vmm';
+import type { GuestClient } from '../guest/guest-client.ts';
+import type { NetworkSlot } from '../network/slot.ts';
+import { Activity, type MonotonicClock } from './activity.ts';
+import type { SandboxRecord } from './record.ts';
+
+/** The live part of a running sandbox. `resources` releases all of it, in reverse order. */
+export interface RunningMachine {
+  readonly vm: MicroVm;
+  readonly slot: NetworkSlot;
+  readonly guest: GuestClient;
+  readonly resources: AsyncDisposableStack;
+}
+
+/**
+ * A sandbox that this host knows. `record` and `machine` change only while the
+ * sandbox's lock is held; anybody may read them.
+ */
+export class Sandbox {
+  readonly id: string;
+  readonly activity: Activity;
+  /** Aborted when the sandbox is to be destroyed before it has come up. */
+  readonly creation = new AbortController();
+  record: SandboxRecord;
+  machine: RunningMachine | undefined;
+
+  constructor(record: SandboxRecord, now: MonotonicClock, machine?: RunningMachine) {
+    this.id = record.id;
+    this.record = record;
+    this.machine = machine;
+    this.activity = new Activity(now, record.lastActiveAt);
+  }
+}

@@ -1,0 +1,63 @@
+import { rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isProcessAlive, signalProcess } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import type { HostResource } from '../journal/journal.ts';
+import type { HostParts } from './host-parts.ts';
+
+const ORDER: readonly HostResource['kind'][] = ['process', 'network-slot', 'file', 'directory'];
+const KILL_TIMEOUT_MS = 10_000;
+
+/**
+ * Takes down whatever the journal still names for this owner: processes first,
+ * then what they used. Idempotent; what cannot be taken down stays in the journal, and
+ * the first such error is thrown after all else has been tried.
+ */
+export async function takeDownOwned(
+  host: Pick<HostParts, 'journal' | 'slots'>,
+  owner: string,
+): Promise<void> {
+  const owned = host.journal
+    .entries()
+    .filter((entry) => entry.owner === owner)
+    .map((entry) => entry.resource)
+    .toSorted((a, b) => ORDER.indexOf(a.kind) - ORDER.indexOf(b.kind));
+  const errors: unknown[] = [];
+  for (const resource of owned) {
+    try {
+      await takeDown(host, resource);
+      await host.journal.forget(resource);
+    } catch (error) {
+      errors.push(error);
+    }
+  }
+  if (errors.length > 0) throw errors[0];
+}
+
+async function takeDown(host: Pick<HostParts, 'slots'>, resource: HostResource): Promise<void> {
+  switch (resource.kind) {
+    case 'process':
+      return endProcess(resource);
+    case 'network-slot':
+      return host.slots.destroySlot(resource.index);
+    case 'file':
+      return rm(resource.path, { force: true });
+    case 'directory':
+      return rm(resource.path, { recursive: true, force: true });
+  }
+}
+
+/** Kills this very process, not a later one with its pid, and waits for its end. */
+export async function endProcess(identity: {
+  readonly pid: number;
+  readonly startTimeTicks: string;
+}): Promise<void> {
+  signalProcess(identity, 'SIGKILL');
+  const deadline = performance.now() + KILL_TIMEOUT_MS;
+  while (isProcessAlive(identity)) {
+    if (performance.now() > deadline) {
+      throw new TorporError('vmm_failed', `Process ${identity.pid} does not end when killed.`);
+    }
+    await sleep(20);
+  }
+}

@@ -1,0 +1,323 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import type { ExitReport, MachineDescription, MachineSpec, MicroVm, VmmDriver } from '@torpor/vmm';
+import { type Logger, pino } from 'pino';
+import { type DataLayout, openLayout } from '../data-dir/layout.ts';
+import { GuestSecrets } from '../guest/access-token.ts';
+import { FileJournal } from '../journal/file-journal.ts';
+import type { NetworkSlot, SlotPool, SlotRequest } from '../network/slot.ts';
+import type { HostParts } from '../sandbox/host-parts.ts';
+
+/*
+ * A host without virtual machines and namespaces, for the tests of what the agent
+ * does around them: the journal, the records, the processes and the HTTP to the guest
+ * are real, a VMM is a `sleep`, a slot is a number, and all guests share one server.
+ * It survives the "crash" of an agent, as a real host does.
+ */
+
+type Hook = () => void | Promise<void>;
+
+export class StubHost implements AsyncDisposable {
+  readonly directory: string;
+  readonly layout: DataLayout;
+  readonly driver = new StubDriver();
+  readonly slots: StubSlots;
+  readonly guests: StubGuests;
+  journal: FileJournal;
+  /** Milliseconds of the agent's clock. */
+  clock = 0;
+  beforeDisk: Hook = () => undefined;
+
+  static async open(): Promise<StubHost> {
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-agent-'));
+    const layout = await openLayout(directory);
+    const journal = await FileJournal.open(layout.journalFile);
+    return new StubHost(directory, layout, journal, await StubGuests.open());
+  }
+
+  private constructor(
+    directory: string,
+    layout: DataLayout,
+    journal: FileJournal,
+    guests: StubGuests,
+  ) {
+    this.directory = directory;
+    this.layout = layout;
+    this.journal = journal;
+    this.guests = guests;
+    this.slots = new StubSlots(() => this.journal);
+  }
+
+  parts(changes: Partial<HostParts> = {}): HostParts {
+    return {
+      layout: this.layout,
+      journal: this.journal,
+      slots: this.slots,
+      driver: this.driver,
+      images: {
+        resolve: async (name) => {
+          if (name === 'base') return { name, path: '/images/base.ext4' };
+          throw new TorporError('not_found', `There is no image ${name}.`);
+        },
+      },
+      artifacts: {
+        kernel: { version: '6.12', bzImagePath: '/k/bzImage', vmlinuxPath: '/k/vmlinux' },
+        initramfsPath: '/k/initramfs',
+        agentDrivePath: '/k/agent-drive',
+        envdVersion: '0.6.4',
+      },
+      kernelArguments: ['quiet'],
+      createUpperDisk: async (path) => {
+        await this.beforeDisk();
+        await writeFile(path, 'disk', { flag: 'wx' });
+      },
+      secrets: new GuestSecrets(Buffer.alloc(32, 7)),
+      limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 100_000 },
+      nameservers: ['192.0.2.53'],
+      logger: silentLogger(),
+      now: () => this.clock,
+      bootTimeoutMs: 30_000,
+      agentVersion: '0.1.0',
+      guestUrl: () => this.guests.url,
+      ...changes,
+    };
+  }
+
+  /** What an agent that starts again finds: the journal as it is on disk, no slot handed out. */
+  async restart(): Promise<void> {
+    await this.journal[Symbol.asyncDispose]();
+    this.journal = await FileJournal.open(this.layout.journalFile);
+    this.slots.forgetLeases();
+  }
+
+  /** Everything that a sandbox could have left on this host. */
+  async leftovers(): Promise<string[]> {
+    const { sandboxesRoot, runRoot, memoryRoot } = this.layout;
+    const roots = [sandboxesRoot, runRoot, memoryRoot];
+    const files = await Promise.all(roots.map((root) => readdir(root)));
+    return [
+      ...files.flat(),
+      ...this.journal.entries().map((entry) => `journal: ${JSON.stringify(entry)}`),
+      ...this.slots.leased.keys().map((index) => `slot ${index}`),
+      ...this.driver.living().map((pid) => `process ${pid}`),
+    ];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.driver.killAll();
+    await this.guests.close();
+    await this.journal[Symbol.asyncDispose]();
+    await rm(this.layout.memoryRoot, { recursive: true, force: true });
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+export function silentLogger(): Logger {
+  return pino({ level: 'silent' });
+}
+
+export class StubDriver implements VmmDriver {
+  readonly kind = 'qemu';
+  beforeStart: (spec: MachineSpec) => void | Promise<void> = () => undefined;
+  afterStart: (vm: StubVm) => void = () => undefined;
+  beforeKill: (vm: StubVm) => void | Promise<void> = () => undefined;
+  readonly #children: ChildProcess[] = [];
+
+  async start(spec: MachineSpec): Promise<MicroVm> {
+    await this.beforeStart(spec);
+    const child = spawn('sleep', ['600'], { stdio: 'ignore' });
+    this.#children.push(child);
+    await new Promise((resolve, reject) => {
+      child.once('spawn', resolve);
+      child.once('error', reject);
+    });
+    await writeFile(spec.memoryFile, 'ram', { flag: 'wx' });
+    await writeFile(spec.console.path, 'Linux boots\r\ninit: no such device\r\n');
+    const identity = identifyProcess(child.pid ?? -1);
+    if (identity === undefined) throw new Error('the process is gone');
+    const vm = new StubVm(this, {
+      driver: 'qemu',
+      vmmVersion: '10.0.0',
+      accelerator: 'tcg',
+      ...identity,
+      spec,
+    });
+    this.afterStart(vm);
+    return vm;
+  }
+
+  restore(): Promise<MicroVm> {
+    return Promise.reject(new TorporError('not_implemented', 'No restore here.'));
+  }
+
+  async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
+    return isProcessAlive(description) ? new StubVm(this, description) : undefined;
+  }
+
+  living(): number[] {
+    return this.#children
+      .map((child) => child.pid ?? -1)
+      .filter((pid) => identifyProcess(pid) !== undefined);
+  }
+
+  killAll(): void {
+    for (const child of this.#children) child.kill('SIGKILL');
+  }
+}
+
+export class StubVm implements MicroVm {
+  readonly description: MachineDescription;
+  readonly exited: Promise<ExitReport>;
+  detached = false;
+  readonly #driver: StubDriver;
+  #intended = false;
+
+  constructor(driver: StubDriver, description: MachineDescription) {
+    this.#driver = driver;
+    this.description = description;
+    this.exited = new Promise((resolve) => {
+      const timer = setInterval(() => {
+        if (isProcessAlive(description)) return;
+        clearInterval(timer);
+        resolve({
+          reason: this.#intended ? 'The machine was killed.' : 'QEMU was ended by SIGKILL.',
+          consoleTail: ['Linux boots', 'init: no such device'],
+        });
+      }, 5);
+      timer.unref();
+    });
+  }
+
+  async kill(): Promise<void> {
+    this.#intended = true;
+    await this.#driver.beforeKill(this);
+    this.die();
+    await this.exited;
+  }
+
+  /** What happens to a VMM from outside. */
+  die(): void {
+    signalProcess(this.description, 'SIGKILL');
+  }
+
+  stop(): Promise<void> {
+    return this.kill();
+  }
+
+  readConsole(): Promise<Buffer> {
+    return readFile(this.description.spec.console.path);
+  }
+
+  async detach(): Promise<void> {
+    this.detached = true;
+  }
+
+  async pause(): Promise<void> {}
+  async resume(): Promise<void> {}
+  async saveState(): Promise<void> {}
+}
+
+export class StubSlots implements SlotPool {
+  readonly leased = new Map<number, NetworkSlot>();
+  beforeAcquire: Hook = () => undefined;
+  beforeRelease: Hook = () => undefined;
+  readonly #journal: () => FileJournal;
+  #leases = 0;
+
+  constructor(journal: () => FileJournal) {
+    this.#journal = journal;
+  }
+
+  async acquire({ owner }: SlotRequest): Promise<NetworkSlot> {
+    await this.beforeAcquire();
+    let index = 0;
+    while (this.leased.has(index)) index++;
+    const slot = this.#lease(index);
+    await this.#journal().record(owner, { kind: 'network-slot', index });
+    return slot;
+  }
+
+  async release(slot: NetworkSlot): Promise<void> {
+    await this.beforeRelease();
+    const current = this.leased.get(slot.index);
+    if (current !== undefined && current.lease !== slot.lease) {
+      throw new Error(`slot ${slot.index} was released after it had been handed out again`);
+    }
+    await this.#journal().forget({ kind: 'network-slot', index: slot.index });
+    this.leased.delete(slot.index);
+  }
+
+  async adopt(_owner: string, index: number): Promise<NetworkSlot> {
+    return this.#lease(index);
+  }
+
+  async destroySlot(index: number): Promise<void> {
+    if (this.leased.has(index)) {
+      throw new TorporError('conflict', `Slot ${index} is handed out.`);
+    }
+    await this.#journal().forget({ kind: 'network-slot', index });
+  }
+
+  async checkFirewall(): Promise<'intact'> {
+    return 'intact';
+  }
+
+  async close(): Promise<void> {}
+
+  forgetLeases(): void {
+    this.leased.clear();
+  }
+
+  #lease(index: number): NetworkSlot {
+    const slot = {
+      index,
+      lease: String(this.#leases++),
+      namespace: `ns${index}`,
+      tapDevice: `tap${index}`,
+      hostAddress: `10.0.0.${index + 1}`,
+    };
+    this.leased.set(index, slot);
+    return slot;
+  }
+}
+
+/** One HTTP server that answers for all guests. */
+export class StubGuests {
+  readonly url: string;
+  healthy = true;
+  initStatus = 204;
+  readonly inits: unknown[] = [];
+  readonly #server: Server;
+
+  static async open(): Promise<StubGuests> {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    return new StubGuests(server);
+  }
+
+  private constructor(server: Server) {
+    this.#server = server;
+    this.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    server.on('request', async (request, response) => {
+      const chunks: Buffer[] = [];
+      for await (const chunk of request) chunks.push(chunk);
+      if (request.url === '/init') {
+        this.inits.push(JSON.parse(Buffer.concat(chunks).toString()));
+        response.writeHead(this.initStatus).end();
+        return;
+      }
+      response.writeHead(this.healthy ? 204 : 503).end();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+}
