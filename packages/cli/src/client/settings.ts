@@ -3,8 +3,8 @@ import { join, resolve } from 'node:path';
 import { TorporError } from '@torpor/protocol';
 import { DEFAULT_API_URL, Torpor } from '@torpor/sdk';
 import type { Io } from '../io.ts';
+import { DEFAULT_DATA_DIR } from '../platform/settings.ts';
 
-export const DEFAULT_DATA_DIR = '/var/lib/torpor';
 export const DEFAULT_PORT = 7070;
 
 /** Options that every command has. */

@@ -1,6 +1,9 @@
 import { resolve } from 'node:path';
 import { TorporError } from '@torpor/protocol';
 
+/** The data directory where nothing says otherwise. */
+export const DEFAULT_DATA_DIR = '/var/lib/torpor';
+
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Where kernels and images are: `TORPOR_CACHE_DIR`, else the data directory itself. */

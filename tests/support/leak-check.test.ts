@@ -1,0 +1,100 @@
+import { spawn } from 'node:child_process';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { runCommand } from '@torpor/linux';
+import { describe, expect, test } from 'vitest';
+import { findLeaks, readHost, settledLeaks } from './leak-check.ts';
+
+const MARKER = `TORPOR_LEAK_CHECK_TEST=${process.pid}`;
+const isRoot = process.getuid?.() === 0;
+
+/** Only what this test made: other tests run at the same time. */
+async function leaksNaming(word: string, before: Awaited<ReturnType<typeof readHost>>) {
+  const leaks = findLeaks(before, await readHost({ environmentMarker: MARKER }));
+  return leaks.filter((leak) => leak.includes(word));
+}
+
+describe('leak check', () => {
+  test('finds nothing between two readings of the same', async () => {
+    const reading = await readHost();
+    expect(findLeaks(reading, reading)).toEqual([]);
+  });
+
+  test('names a process by the environment that it inherited, until it is gone', async () => {
+    const before = await readHost({ environmentMarker: MARKER });
+    const [name = '', value = ''] = MARKER.split('=');
+    const child = spawn('sleep', ['4711'], { env: { ...process.env, [name]: value } });
+    try {
+      await expect
+        .poll(() => leaksNaming('sleep 4711', before))
+        .toEqual([`processes: ${child.pid} sleep 4711`]);
+    } finally {
+      child.kill('SIGKILL');
+    }
+    await expect.poll(() => leaksNaming('sleep 4711', before)).toEqual([]);
+  });
+
+  test('names one of our programs without the marker', async () => {
+    const before = await readHost();
+    const child = spawn('sleep', ['4712'], { argv0: 'qemu-system-x86_64' });
+    try {
+      await expect.poll(() => leaksNaming('4712', before)).toHaveLength(1);
+    } finally {
+      child.kill('SIGKILL');
+    }
+  });
+
+  test('names a temporary directory', async () => {
+    const before = await readHost();
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-leak-check-test-'));
+    try {
+      expect(await leaksNaming(directory, before)).toEqual([`directories: ${directory}`]);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
+
+  test.runIf(isRoot)('names a namespace, its mount, a device and a table', async () => {
+    const namespace = `tpleak${process.pid}`;
+    const device = `tpl${process.pid % 100_000}`;
+    const table = `torpor_leak_${process.pid}`;
+    const before = await readHost();
+    await using undo = new AsyncDisposableStack();
+    await runCommand('ip', ['netns', 'add', namespace]);
+    undo.defer(async () => void (await runCommand('ip', ['netns', 'del', namespace])));
+    await runCommand('ip', ['link', 'add', device, 'type', 'veth', 'peer', 'name', `${device}p`]);
+    undo.defer(async () => void (await runCommand('ip', ['link', 'del', device])));
+    await runCommand('nft', ['add', 'table', 'inet', table]);
+    undo.defer(async () => void (await runCommand('nft', ['delete', 'table', 'inet', table])));
+
+    expect((await leaksNaming(namespace, before)).toSorted()).toEqual([
+      `mounts: /run/netns/${namespace}`,
+      `namespaces: ${namespace}`,
+    ]);
+    expect(await leaksNaming(device, before)).toHaveLength(2);
+    expect(await leaksNaming(table, before)).toEqual([`nftTables: table inet ${table}`]);
+  });
+
+  test.runIf(isRoot)('names a mount', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-leak-mount-'));
+    const target = join(directory, 'mounted');
+    await mkdir(target);
+    const before = await readHost();
+    await using undo = new AsyncDisposableStack();
+    undo.defer(() => rm(directory, { recursive: true }));
+    await runCommand('mount', ['-t', 'tmpfs', 'tmpfs', target]);
+    undo.defer(async () => void (await runCommand('umount', [target])));
+    expect(await leaksNaming(target, before)).toEqual([`mounts: ${target}`]);
+  });
+
+  test('waits for what is about to go', async () => {
+    const before = await readHost({ environmentMarker: MARKER });
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-leak-wait-'));
+    const started = await readHost();
+    expect(findLeaks(before, started).some((leak) => leak.includes(directory))).toBe(true);
+    await rm(directory, { recursive: true });
+    const leaks = await settledLeaks(before, { environmentMarker: MARKER }, 0);
+    expect(leaks.filter((leak) => leak.includes(directory))).toEqual([]);
+  });
+});

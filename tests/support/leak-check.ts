@@ -1,0 +1,157 @@
+import { readdir, readFile, readlink } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { runCommand } from '@torpor/linux';
+
+/**
+ * What a machine has that a test could leave behind, by kind. Each thing is one
+ * line that names it, so that two readings are compared as sets.
+ */
+export interface HostReading {
+  readonly processes: ReadonlySet<string>;
+  readonly namespaces: ReadonlySet<string>;
+  readonly interfaces: ReadonlySet<string>;
+  readonly routes: ReadonlySet<string>;
+  readonly mounts: ReadonlySet<string>;
+  readonly loopDevices: ReadonlySet<string>;
+  readonly nftTables: ReadonlySet<string>;
+  readonly directories: ReadonlySet<string>;
+}
+
+export interface ReadingOptions {
+  /**
+   * A line `NAME=VALUE` of the environment that everything started by the tests
+   * inherits: it finds processes whatever they are called.
+   */
+  readonly environmentMarker?: string;
+}
+
+/** Programs that are ours, also where they were started with an environment of their own. */
+const OUR_PROGRAMS =
+  /qemu-system|(^|\/)postgres(:|$| )|(^|\/)firecracker( |$)|\/envd|packages\/(cli|agent|envd|pager)\/|mmdebstrap/;
+const OUR_INTERFACES = /^(tp|tap|veth)/;
+const OUR_DIRECTORIES = /^torpor-/;
+
+/** Reads what there is now. */
+export async function readHost(options: ReadingOptions = {}): Promise<HostReading> {
+  const [processes, namespaces, interfaces, routes, mounts, loopDevices, nftTables, directories] =
+    await Promise.all([
+      readProcesses(options.environmentMarker),
+      list('/run/netns', () => true),
+      list('/sys/class/net', (name) => OUR_INTERFACES.test(name)),
+      readRoutes(),
+      readMounts(),
+      readLoopDevices(),
+      readNftTables(),
+      readDirectories(),
+    ]);
+  return {
+    processes,
+    namespaces,
+    interfaces,
+    routes,
+    mounts,
+    loopDevices,
+    nftTables,
+    directories,
+  };
+}
+
+/** What is in the later reading and was not in the earlier one, as `kind: name`. */
+export function findLeaks(before: HostReading, after: HostReading): string[] {
+  const kinds = Object.keys(after) as (keyof HostReading)[];
+  return kinds.flatMap((kind) =>
+    [...after[kind]].filter((name) => !before[kind].has(name)).map((name) => `${kind}: ${name}`),
+  );
+}
+
+/**
+ * The leaks that are still there when `graceMs` have passed: a process that was
+ * told to end needs a moment.
+ */
+export async function settledLeaks(
+  before: HostReading,
+  options: ReadingOptions,
+  graceMs: number,
+): Promise<string[]> {
+  const deadline = Date.now() + graceMs;
+  for (;;) {
+    const leaks = findLeaks(before, await readHost(options));
+    if (leaks.length === 0 || Date.now() > deadline) return leaks;
+    await delay(200);
+  }
+}
+
+async function readProcesses(marker: string | undefined): Promise<Set<string>> {
+  const pids = await list('/proc', (name) => /^\d+$/.test(name));
+  const found = new Set<string>();
+  await Promise.all(
+    [...pids].map(async (pid) => {
+      if (Number(pid) === process.pid) return;
+      const command = (await readText(`/proc/${pid}/cmdline`)).replaceAll('\0', ' ').trim();
+      // Kernel threads and zombies have none.
+      if (command === '') return;
+      const environment = marker === undefined ? '' : await readText(`/proc/${pid}/environ`);
+      const isMarked = marker !== undefined && environment.split('\0').includes(marker);
+      if (isMarked || OUR_PROGRAMS.test(command)) found.add(`${pid} ${command.slice(0, 200)}`);
+    }),
+  );
+  return found;
+}
+
+/** Addresses that an instance claims. */
+async function readRoutes(): Promise<Set<string>> {
+  return linesOf(() => runCommand('ip', ['-4', 'route', 'show', 'type', 'unreachable']));
+}
+
+async function readMounts(): Promise<Set<string>> {
+  const text = await readText('/proc/self/mountinfo');
+  return new Set(text.split('\n').flatMap((line) => line.split(' ')[4] ?? []));
+}
+
+async function readLoopDevices(): Promise<Set<string>> {
+  const devices = await list('/sys/block', (name) => name.startsWith('loop'));
+  const found = new Set<string>();
+  for (const device of devices) {
+    const backing = (await readText(`/sys/block/${device}/loop/backing_file`)).trim();
+    if (backing !== '') found.add(`/dev/${device} on ${backing}`);
+  }
+  return found;
+}
+
+async function readNftTables(): Promise<Set<string>> {
+  return linesOf(() => runCommand('nft', ['list', 'tables']));
+}
+
+async function readDirectories(): Promise<Set<string>> {
+  const found = new Set<string>();
+  for (const parent of ['/dev/shm', '/run', tmpdir()]) {
+    for (const name of await list(parent, (entry) => OUR_DIRECTORIES.test(entry))) {
+      const path = join(parent, name);
+      // A link is somebody's name for a directory elsewhere.
+      const target = await readlink(path).catch(() => undefined);
+      found.add(target === undefined ? path : `${path} -> ${target}`);
+    }
+  }
+  return found;
+}
+
+async function list(directory: string, wanted: (name: string) => boolean): Promise<Set<string>> {
+  return new Set((await readdir(directory).catch(() => [])).filter(wanted));
+}
+
+/** The file's text, or nothing where it is gone or not ours to read. */
+function readText(path: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => '');
+}
+
+async function linesOf(run: () => Promise<string>): Promise<Set<string>> {
+  const output = await run();
+  return new Set(
+    output
+      .split('\n')
+      .map((line) => line.trim())
+      .filter((line) => line !== ''),
+  );
+}
