@@ -1,4 +1,4 @@
-export { Arena, readInto } from './arena.ts';
+export { Arena, bytesAt, discardPages, readInto } from './arena.ts';
 export { setSystemClock } from './clock.ts';
 export { CommandError, type CommandOptions, runCommand } from './command.ts';
 export { type Credentials, withCredentials } from './credentials.ts';
@@ -9,6 +9,7 @@ export { setHostname } from './hostname.ts';
 export { IN, Inotify, type InotifyEvent } from './inotify.ts';
 export { checkedInterfaceName, type IpBatchOptions, ipBatch, ipJson } from './ip.ts';
 export { SystemError } from './libc.ts';
+export { linkOpenFile, O_TMPFILE } from './link-open-file.ts';
 export {
   checkedNamespaceName,
   listNamespaces,

@@ -30,16 +30,32 @@ export function readMetadata(target: XattrTarget): Record<string, string> {
 }
 
 /**
- * Makes these the metadata of a file: others that it had are removed. Throws
- * SystemError, `ENOTSUP` where the file system cannot keep any (not if there are none
- * to keep), `ENOSPC` if it has no room for them.
+ * Makes these the metadata of a file: others that it had are removed. If that fails
+ * the file keeps those it had. Throws SystemError, `ENOTSUP` where the file system
+ * cannot keep any (not if there are none to keep), `ENOSPC` if it has no room for them.
  */
 export function replaceMetadata(
   target: XattrTarget,
   metadata: Readonly<Record<string, string>>,
 ): void {
-  for (const key of Object.keys(readMetadata(target))) {
-    if (!Object.hasOwn(metadata, key)) removeXattr(target, PREFIX + key);
+  const before = readMetadata(target);
+  try {
+    write(target, before, metadata);
+  } catch (error) {
+    write(target, readMetadata(target), before);
+    throw error;
   }
-  for (const [key, value] of Object.entries(metadata)) setXattr(target, PREFIX + key, value);
+}
+
+function write(
+  target: XattrTarget,
+  present: Readonly<Record<string, string>>,
+  wanted: Readonly<Record<string, string>>,
+): void {
+  for (const key of Object.keys(present)) {
+    if (!Object.hasOwn(wanted, key)) removeXattr(target, PREFIX + key);
+  }
+  for (const [key, value] of Object.entries(wanted)) {
+    if (present[key] !== value) setXattr(target, PREFIX + key, value);
+  }
 }

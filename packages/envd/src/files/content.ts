@@ -1,0 +1,93 @@
+import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { type FileHandle, open, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { O_TMPFILE } from '@torpor/linux';
+import { errnoName } from '../filesystem/errors.ts';
+
+/** Bodies up to this size are put in place from memory; longer ones wait on the disk. */
+const IN_MEMORY_BYTES = 1024 * 1024;
+const COPY_BYTES = 1024 * 1024;
+
+/**
+ * All the bytes of an upload. Nothing is done to its destination before they are
+ * complete, so an upload that breaks off leaves no trace.
+ */
+export interface Content extends AsyncDisposable {
+  readonly size: number;
+  /** The file without a name that holds them, on the destination's file system. */
+  readonly file: FileHandle | undefined;
+  chunks(): AsyncIterable<Buffer> | Iterable<Buffer>;
+}
+
+/**
+ * Receives a body: into memory, or if it is longer than 1 MiB into a nameless file on
+ * the file system of `directory`. Throws what reading throws, and the file system's
+ * errors (`ENOSPC`, …).
+ */
+export async function receive(body: AsyncIterable<Buffer>, directory: string): Promise<Content> {
+  const head: Buffer[] = [];
+  let size = 0;
+  let file: FileHandle | undefined;
+  try {
+    for await (const chunk of body) {
+      size += chunk.length;
+      if (file !== undefined) {
+        await file.appendFile(chunk);
+        continue;
+      }
+      head.push(chunk);
+      if (size <= IN_MEMORY_BYTES) continue;
+      file = await openNameless(directory);
+      for (const kept of head.splice(0)) await file.appendFile(kept);
+    }
+  } catch (error) {
+    await file?.close();
+    throw error;
+  }
+  const spooled = file;
+  return {
+    size,
+    file: spooled,
+    chunks: () => (spooled === undefined ? head : readAll(spooled)),
+    [Symbol.asyncDispose]: async () => spooled?.close(),
+  };
+}
+
+/** Reads an open file from its beginning. */
+export async function* readAll(file: FileHandle): AsyncGenerator<Buffer> {
+  let position = 0;
+  for (;;) {
+    const { bytesRead, buffer } = await file.read(
+      Buffer.allocUnsafe(COPY_BYTES),
+      0,
+      COPY_BYTES,
+      position,
+    );
+    if (bytesRead === 0) return;
+    position += bytesRead;
+    yield buffer.subarray(0, bytesRead);
+  }
+}
+
+/** The errors of open(2) where a file system knows no O_TMPFILE. */
+const NO_TMPFILE = new Set(['EOPNOTSUPP', 'ENOTSUP', 'EISDIR', 'EINVAL', 'ENOENT']);
+
+async function openNameless(directory: string): Promise<FileHandle> {
+  const mode = 0o644;
+  try {
+    return await open(directory, O_TMPFILE | constants.O_RDWR, mode);
+  } catch (error) {
+    if (!NO_TMPFILE.has(errnoName(error) ?? '')) throw error;
+  }
+  const path = join(directory, `.upload-${randomBytes(8).toString('hex')}`);
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+  const file = await open(path, flags, mode);
+  try {
+    await unlink(path);
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  return file;
+}

@@ -1,0 +1,49 @@
+import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+import { errnoName } from '../filesystem/errors.ts';
+import { HttpError } from './http-error.ts';
+
+/**
+ * The body of a request as its sender meant it: unpacked if `Content-Encoding` is
+ * gzip. Throws HttpError 400 for another encoding; reading it throws 400 for what
+ * is not gzip or ends too early.
+ */
+export function openBody(request: IncomingMessage): Readable {
+  const encoding = (request.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
+  if (encoding === 'identity' || encoding === '') return request;
+  if (encoding !== 'gzip' && encoding !== 'x-gzip') {
+    throw new HttpError(400, `unsupported Content-Encoding: ${encoding}, supported: gzip`);
+  }
+  const gunzip = createGunzip();
+  // It can fail before it is read; whoever reads it then gets the error.
+  gunzip.on('error', () => undefined);
+  // Destroying the request would cut the connection that the answer needs.
+  request.once('close', () => {
+    if (!request.complete) gunzip.destroy(new HttpError(400, 'the request was cut off'));
+  });
+  return request.pipe(gunzip);
+}
+
+/**
+ * Reads a body without destroying it when reading ends early, so that the
+ * connection can still carry the answer. Throws HttpError 400 if it is cut off.
+ */
+export async function* chunksOf(body: Readable): AsyncGenerator<Buffer> {
+  try {
+    for await (const chunk of body.iterator({ destroyOnReturn: false })) yield chunk as Buffer;
+  } catch (error) {
+    throw bodyError(error);
+  }
+}
+
+function bodyError(error: unknown): unknown {
+  const name = errnoName(error) ?? '';
+  if (name.startsWith('Z_')) {
+    return new HttpError(400, `the body is not valid gzip: ${String(error)}`, error);
+  }
+  if (name === 'ECONNRESET' || name === 'ERR_STREAM_PREMATURE_CLOSE') {
+    return new HttpError(400, 'the request was cut off', error);
+  }
+  return error;
+}

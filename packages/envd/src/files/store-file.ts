@@ -1,0 +1,191 @@
+import { constants, type Stats } from 'node:fs';
+import { type FileHandle, lstat, open, readlink, realpath, stat, unlink } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { linkOpenFile, reserveBlocks } from '@torpor/linux';
+import { ensureDirectories, removeDirectories } from '../filesystem/directories.ts';
+import { errnoName, isMissing } from '../filesystem/errors.ts';
+import { replaceMetadata } from '../filesystem/metadata.ts';
+import type { User } from '../users.ts';
+import { type Content, receive } from './content.ts';
+import { HttpError } from './http-error.ts';
+
+/*
+ * How an upload becomes a file.
+ *
+ * The body is received completely before the destination is touched: in memory, or in
+ * a nameless file that the kernel drops by itself if we die. Then
+ *
+ * - a new file is made in one step, by giving the nameless file its name, or by writing
+ *   it from memory; if that fails the name is taken away again;
+ * - an existing file is overwritten where it is, so that hard links, symbolic links,
+ *   mounts and open descriptors keep meaning the same file, and its mode stays. Its
+ *   blocks are reserved first: a full disk is found before the old content is touched.
+ *   (Renaming a new file over it would be simpler, and would break all of these; writing
+ *   while receiving would need no space for both contents, and would leave half of each
+ *   when the client goes.)
+ *
+ * Either way the directory's watchers see CREATE or WRITE of the file's own name, and no
+ * names but that. As in E2B the file then belongs to the user.
+ */
+
+export interface StoreOptions {
+  readonly user: User;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** As many symbolic links as the kernel follows. */
+const MAX_LINKS = 40;
+
+/**
+ * Stores a body as the file at an absolute path; missing parents are made for the
+ * user. If anything fails, an existing file is as before, and there is no new one, nor
+ * new parents. Throws HttpError 400 for a path that is a directory or no regular
+ * file, and the errors of reading and of the file system (`ENOSPC`, …).
+ */
+export async function storeFile(
+  path: string,
+  body: AsyncIterable<Buffer>,
+  options: StoreOptions,
+): Promise<void> {
+  const destination = await followDanglingLinks(path);
+  await statRegular(destination);
+  const directory = dirname(destination);
+  const made = await ensureDirectories(directory, options.user);
+  try {
+    await using content = await receive(body, directory);
+    await withPathLock(destination, () => place(destination, content, options));
+  } catch (error) {
+    await removeDirectories(made);
+    throw error;
+  }
+}
+
+async function place(path: string, content: Content, options: StoreOptions): Promise<void> {
+  if ((await statRegular(path)) === undefined && (await create(path, content, options))) return;
+  await overwrite(path, content, options);
+}
+
+/** Returns false if something exists at the path by now. */
+async function create(path: string, content: Content, options: StoreOptions): Promise<boolean> {
+  try {
+    if (content.file === undefined) await createFromMemory(path, content, options);
+    else await createByLink(path, content.file, options);
+    return true;
+  } catch (error) {
+    if (errnoName(error) === 'EEXIST') return false;
+    if (!UNLINKABLE.has(errnoName(error) ?? '')) throw error;
+  }
+  await createFromMemory(path, content, options);
+  return true;
+}
+
+/** A nameless file that cannot have a name: it was unlinked, or its file system cannot do it. */
+const UNLINKABLE = new Set(['ENOENT', 'EXDEV', 'EOPNOTSUPP', 'EPERM']);
+
+async function createFromMemory(
+  path: string,
+  content: Content,
+  options: StoreOptions,
+): Promise<void> {
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
+  const file = await open(path, flags, 0o644);
+  try {
+    await file.chown(options.user.uid, options.user.gid);
+    replaceMetadata(file.fd, options.metadata);
+    await writeAll(file, content);
+  } catch (error) {
+    await unlink(path);
+    throw error;
+  } finally {
+    await file.close();
+  }
+}
+
+async function createByLink(
+  path: string,
+  file: FileHandle,
+  { user, metadata }: StoreOptions,
+): Promise<void> {
+  await file.chown(user.uid, user.gid);
+  replaceMetadata(file.fd, metadata);
+  linkOpenFile(file.fd, path);
+  // Watchers of the directory were told of a new file; that it is written too they
+  // learn by a write through its name.
+  await using named = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  const { buffer, bytesRead } = await named.read(Buffer.alloc(1), 0, 1, 0);
+  await named.write(buffer, 0, bytesRead, 0);
+}
+
+async function overwrite(path: string, content: Content, options: StoreOptions): Promise<void> {
+  await using file = await open(path, constants.O_WRONLY | constants.O_NONBLOCK);
+  const { uid, gid } = assertRegular(path, await file.stat());
+  reserveBlocks(file.fd, content.size);
+  replaceMetadata(file.fd, options.metadata);
+  const { user } = options;
+  if (uid !== user.uid || gid !== user.gid) await file.chown(user.uid, user.gid);
+  await writeAll(file, content);
+  await file.truncate(content.size);
+}
+
+/** Writes from where a newly opened file begins; without positions, which proc does not take. */
+async function writeAll(file: FileHandle, content: Content): Promise<void> {
+  for await (const chunk of content.chunks()) {
+    for (let offset = 0; offset < chunk.length; ) {
+      const { bytesWritten } = await file.write(chunk, offset, chunk.length - offset, null);
+      offset += bytesWritten;
+    }
+  }
+}
+
+async function statRegular(path: string): Promise<Stats | undefined> {
+  try {
+    return assertRegular(path, await stat(path));
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw error;
+  }
+}
+
+function assertRegular(path: string, stats: Stats): Stats {
+  if (stats.isDirectory()) throw new HttpError(400, `path is a directory: ${path}`);
+  if (!stats.isFile()) throw new HttpError(400, `path is not a regular file: ${path}`);
+  return stats;
+}
+
+/** Where a new file has to be made for a path that may be a link to nothing. */
+async function followDanglingLinks(path: string): Promise<string> {
+  let current = path;
+  for (let links = 0; links < MAX_LINKS; links++) {
+    try {
+      return await realpath(current);
+    } catch (error) {
+      if (!isMissing(error)) throw error;
+    }
+    const isLink = await lstat(current).then(
+      (stats) => stats.isSymbolicLink(),
+      () => false,
+    );
+    if (!isLink) return current;
+    const directory = await realpath(dirname(current));
+    current = resolve(directory, await readlink(current));
+  }
+  throw new HttpError(400, `too many symbolic links: ${path}`);
+}
+
+const locks = new Map<string, Promise<void>>();
+
+/** Puts uploads to one path in place one after the other, so that they do not mix. */
+async function withPathLock<T>(path: string, work: () => Promise<T>): Promise<T> {
+  const before = locks.get(path) ?? Promise.resolve();
+  const mine = before.then(work);
+  const settled = mine.then(
+    () => undefined,
+    () => undefined,
+  );
+  locks.set(path, settled);
+  try {
+    return await mine;
+  } finally {
+    if (locks.get(path) === settled) locks.delete(path);
+  }
+}
