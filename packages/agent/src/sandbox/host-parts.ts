@@ -24,7 +24,7 @@ export interface BaseImages {
 export interface HostParts {
   readonly layout: DataLayout;
   readonly journal: ResourceJournal;
-  readonly slots: SlotPool;
+  readonly slots: Pick<SlotPool, 'acquire' | 'release' | 'adopt' | 'destroySlot'>;
   readonly driver: VmmDriver;
   readonly images: BaseImages;
   readonly artifacts: Pick<

@@ -11,7 +11,7 @@ import { type Logger, pino } from 'pino';
 import { type DataLayout, openLayout } from '../data-dir/layout.ts';
 import { GuestSecrets } from '../guest/access-token.ts';
 import { FileJournal } from '../journal/file-journal.ts';
-import type { NetworkSlot, SlotPool, SlotRequest } from '../network/slot.ts';
+import type { NetworkSlot, SlotRequest } from '../network/slot.ts';
 import type { HostParts } from '../sandbox/host-parts.ts';
 
 /*
@@ -21,6 +21,7 @@ import type { HostParts } from '../sandbox/host-parts.ts';
  * It survives the "crash" of an agent, as a real host does.
  */
 
+type HostSlots = HostParts['slots'];
 type Hook = () => void | Promise<void>;
 
 export class StubHost implements AsyncDisposable {
@@ -223,7 +224,7 @@ export class StubVm implements MicroVm {
   async saveState(): Promise<void> {}
 }
 
-export class StubSlots implements SlotPool {
+export class StubSlots implements HostSlots {
   readonly leased = new Map<number, NetworkSlot>();
   beforeAcquire: Hook = () => undefined;
   beforeRelease: Hook = () => undefined;
@@ -263,12 +264,6 @@ export class StubSlots implements SlotPool {
     }
     await this.#journal().forget({ kind: 'network-slot', index });
   }
-
-  async checkFirewall(): Promise<'intact'> {
-    return 'intact';
-  }
-
-  async close(): Promise<void> {}
 
   forgetLeases(): void {
     this.leased.clear();

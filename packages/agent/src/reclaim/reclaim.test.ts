@@ -1,0 +1,187 @@
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { newId, type SandboxState } from '@torpor/protocol';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { CreateRequest } from '../sandbox/limits.ts';
+import { SandboxManager } from '../sandbox/manager.ts';
+import { readRecord, type SandboxRecord, writeRecord } from '../sandbox/record.ts';
+import { StubHost, type StubVm } from '../testing/stub-host.ts';
+import { reclaim } from './reclaim.ts';
+
+let host: StubHost;
+let vms: StubVm[];
+
+beforeEach(async () => {
+  host = await StubHost.open();
+  vms = [];
+  host.driver.afterStart = (vm) => vms.push(vm);
+});
+afterEach(() => host[Symbol.asyncDispose]());
+
+function request(): CreateRequest {
+  return {
+    id: newId('sandbox'),
+    vcpus: 1,
+    memoryMiB: 128,
+    diskSizeMiB: 1024,
+    timeoutSec: 0,
+    teamId: '',
+    templateId: 'base',
+    defaultUser: '',
+    defaultEnv: {},
+    envs: {},
+    allowInternet: true,
+    hostname: '',
+  };
+}
+
+/** The next agent of this host, after its predecessor was killed. */
+async function nextAgent(): Promise<SandboxManager> {
+  await host.restart();
+  const parts = host.parts();
+  return new SandboxManager(parts, await reclaim(parts));
+}
+
+/** A sandbox whose agent is gone: it has let go of everything and writes nothing any more. */
+async function runningSandbox(): Promise<SandboxRecord> {
+  const manager = new SandboxManager(host.parts(), []);
+  const { record } = await manager.create(request());
+  await manager.close();
+  return record;
+}
+
+/** As if the agent had been killed with the sandbox in this state. */
+async function interruptedIn(state: SandboxState): Promise<SandboxRecord> {
+  const record = await runningSandbox();
+  await writeRecord(host.layout.recordFile(record.id), { ...record, state });
+  return record;
+}
+
+describe('an agent that starts after another was killed', () => {
+  test('takes running sandboxes over, and can end them', async () => {
+    const [first, second] = [await runningSandbox(), await runningSandbox()];
+    const manager = await nextAgent();
+    expect(manager.list().map(({ id, state }) => [id, state])).toEqual(
+      expect.arrayContaining([
+        [first.id, 'running'],
+        [second.id, 'running'],
+      ]),
+    );
+    expect(manager.use(first.id).guest.sandboxId).toBe(first.id);
+    expect(host.driver.living()).toHaveLength(2);
+    expect(host.guests.inits).toHaveLength(2);
+    await manager.destroy(first.id);
+    expect(manager.get(second.id)).toMatchObject({ state: 'running', slot: second.slot });
+    await manager.destroy(second.id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('notices the end of a VMM that it took over', async () => {
+    const { id } = await runningSandbox();
+    const manager = await nextAgent();
+    vms[0]?.die();
+    await expect
+      .poll(() => manager.get(id), { timeout: 10_000 })
+      .toMatchObject({ state: 'error', reason: expect.stringMatching(/SIGKILL/) });
+  });
+
+  test('gives a new sandbox neither the slot nor the user of one that it took over', async () => {
+    const old = await runningSandbox();
+    const manager = await nextAgent();
+    const { record } = await manager.create(request());
+    expect(record.slot?.index).not.toBe(old.slot?.index);
+    expect(record.uid).not.toBe(old.uid);
+  });
+
+  test('says of a sandbox whose VMM is gone when it ended, and frees what it held', async () => {
+    const { id } = await runningSandbox();
+    vms[0]?.die();
+    await vms[0]?.exited;
+    const manager = await nextAgent();
+    expect(manager.get(id)).toMatchObject({
+      state: 'error',
+      reason: 'VMM ended while the agent was away.',
+    });
+    expect(await host.leftovers()).toEqual([id]);
+    await manager.destroy(id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test.each(['creating', 'pausing', 'resuming', 'snapshotting'] as const)(
+    'ends what was %s, with the reason',
+    async (state) => {
+      const { id } = await interruptedIn(state);
+      const manager = await nextAgent();
+      expect(manager.get(id)).toMatchObject({
+        state: 'error',
+        reason: `The host agent ended while the sandbox was ${state}.`,
+      });
+      expect(await host.leftovers()).toEqual([id]);
+      await manager.destroy(id);
+      expect(await host.leftovers()).toEqual([]);
+    },
+  );
+
+  test('finishes what was being destroyed', async () => {
+    await interruptedIn('destroying');
+    const manager = await nextAgent();
+    expect(manager.list()).toEqual([]);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('removes what was made before the sandbox had a record', async () => {
+    const id = newId('sandbox');
+    await mkdir(host.layout.sandboxDirectory(id));
+    await mkdir(host.layout.runDirectory(id));
+    await writeFile(host.layout.memoryFile(id), '');
+    await host.journal.record(id, { kind: 'network-slot', index: 5 });
+    const manager = await nextAgent();
+    expect(manager.list()).toEqual([]);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('leaves a process alone that has the pid of a VMM of old', async () => {
+    const { id } = await runningSandbox();
+    const pid = vms[0]?.description.pid ?? -1;
+    const record = await readRecord(host.layout.recordFile(id));
+    if (record?.machine === undefined) throw new Error('no machine');
+    const machine = { ...record.machine, startTimeTicks: '1' };
+    await writeRecord(host.layout.recordFile(id), { ...record, machine });
+    for (const { resource } of host.journal.entries()) {
+      if (resource.kind !== 'process') continue;
+      await host.journal.forget(resource);
+      await host.journal.record(id, { ...resource, startTimeTicks: '1' });
+    }
+    const manager = await nextAgent();
+    expect(manager.get(id)).toMatchObject({ state: 'error' });
+    expect(host.driver.living()).toEqual([pid]);
+    expect(host.journal.entries()).toEqual([]);
+  });
+
+  test('does not touch the slots that the pool keeps ready', async () => {
+    await host.journal.record('pool', { kind: 'network-slot', index: 9 });
+    await nextAgent();
+    expect(host.journal.entries()).toEqual([
+      { owner: 'pool', resource: { kind: 'network-slot', index: 9 } },
+    ]);
+  });
+
+  test.each([
+    ['damaged', () => '{"formatVersion":1,'],
+    [
+      'of a later version',
+      (text: string) => text.replace('"formatVersion": 1', '"formatVersion": 2'),
+    ],
+  ])('leaves a sandbox alone whose record is %s', async (_, damage) => {
+    const { id } = await runningSandbox();
+    const path = host.layout.recordFile(id);
+    const damaged = damage(await readFile(path, 'utf8'));
+    await writeFile(path, damaged);
+    const manager = await nextAgent();
+    expect(manager.list()).toEqual([]);
+    expect(await readFile(path, 'utf8')).toBe(damaged);
+    expect(host.driver.living()).toHaveLength(1);
+    expect(await readdir(join(host.layout.runRoot, id))).toEqual([]);
+    expect(host.journal.entries().some((entry) => entry.owner === id)).toBe(true);
+  });
+});
