@@ -10,7 +10,7 @@ import { ipBatch, runInNamespace } from '@torpor/linux';
  * works, the other everything that the host can reach. A listener answers on each
  * address of both.
  *
- *     guest ─ slot ─ host namespace (uplink0) ══ uplink namespace (internet, LAN, metadata)
+ *     guest ─ slot ─ host namespace (uplink0) ══ world namespace (internet, LAN, metadata)
  */
 
 export interface ProbeTarget {
@@ -50,7 +50,6 @@ export const INTERNET = [target('203.0.113.10'), target('198.51.100.5')] as cons
 export const FORBIDDEN = {
   'host, public address': target('203.0.113.2'),
   'host, LAN address': target('192.168.77.2'),
-  'host, loopback address': target('127.0.0.1'),
   LAN: target('192.168.77.10'),
   'private 10/8': target('10.99.0.5'),
   'private 172.16/12': target('172.20.0.5'),
@@ -64,6 +63,8 @@ export const FORBIDDEN = {
 export interface IsolationProbe extends AsyncDisposable {
   /** Name of the namespace that plays the host. */
   readonly hostNamespace: string;
+  /** Name of the namespace that plays the world, a neighbour of the host. */
+  readonly worldNamespace: string;
   /** The source that the internet sees: the host's address there. */
   readonly hostInternetAddress: string;
   /** Who came to the listener that plays the world. */
@@ -81,11 +82,11 @@ export async function startIsolationProbe(): Promise<IsolationProbe> {
   await using stack = new AsyncDisposableStack();
   const tag = randomBytes(3).toString('hex');
   const hostNamespace = await makeNamespace(stack, `tpt-host-${tag}`);
-  const uplinkNamespace = await makeNamespace(stack, `tpt-up-${tag}`);
+  const worldNamespace = await makeNamespace(stack, `tpt-up-${tag}`);
   await ipBatch(
     [
       'link set lo up',
-      `link add name uplink0 type veth peer name host0 netns ${uplinkNamespace}`,
+      `link add name uplink0 type veth peer name host0 netns ${worldNamespace}`,
       'addr add 203.0.113.2/24 dev uplink0',
       'addr add 192.168.77.2/24 dev uplink0',
       'addr add 2001:db8:1::2/64 dev uplink0 nodad',
@@ -105,13 +106,14 @@ export async function startIsolationProbe(): Promise<IsolationProbe> {
       ...[...lone, '169.254.169.254', '168.63.129.16'].map((ip) => `addr add ${ip}/32 dev host0`),
       'link set host0 up',
     ],
-    { namespace: uplinkNamespace },
+    { namespace: worldNamespace },
   );
-  const world = stack.use(await startListener(uplinkNamespace, PORT));
+  const world = stack.use(await startListener(worldNamespace, PORT));
   const host = stack.use(await startListener(hostNamespace, PORT));
   const resources = stack.move();
   return {
     hostNamespace,
+    worldNamespace,
     hostInternetAddress: '203.0.113.2',
     world,
     host,

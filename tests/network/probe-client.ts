@@ -27,10 +27,11 @@ function visit(target: ProbeTarget): Promise<Outcome> {
         response.on('end', () => resolve({ reached: true, answer: JSON.parse(body) }));
       },
     );
-    outgoing.setTimeout(request.patienceMs, () => {
+    const patience = setTimeout(() => {
       resolve({ reached: false, code: 'silence' });
       outgoing.destroy();
-    });
+    }, request.patienceMs);
+    outgoing.on('close', () => clearTimeout(patience));
     outgoing.on('error', (error: NodeJS.ErrnoException) => {
       resolve({ reached: false, code: error.code ?? error.message });
     });

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { ipBatch, nftApply } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
@@ -9,6 +10,7 @@ import {
   type IsolationProbe,
   type Outcome,
   startIsolationProbe,
+  visitFrom,
 } from '../../../../tests/network/isolation-probe.ts';
 import { attachStandInGuest, type StandInGuest } from '../../../../tests/network/stand-in-guest.ts';
 import type { NetworkSlot, SlotPool } from './slot.ts';
@@ -93,7 +95,6 @@ describe('a guest with internet', () => {
 
   test('cannot send with a source that is not its own', async () => {
     const spoofed = '198.51.100.77';
-    const { ipBatch } = await import('@torpor/linux');
     await ipBatch([`addr add ${spoofed}/32 dev ${GUEST.interfaceName}`], {
       namespace: onlineGuest.namespace,
     });
@@ -153,5 +154,42 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
     const outcomes = await guest().visit({ targets: [envd(other())], patienceMs: IMPATIENT_MS });
     expect(unreached(outcomes)).toEqual([false]);
     expect(neighbour.service.events.slice(before)).toEqual([]);
+  });
+});
+
+test('a neighbour of the host that routes to the slots through it reaches no guest', async () => {
+  const route = `${online.hostAddress} via ${probe.hostInternetAddress}`;
+  await ipBatch([`route add ${route}`], { namespace: probe.worldNamespace });
+  const before = onlineGuest.service.events.length;
+  const request = { targets: [envd(online)], patienceMs: IMPATIENT_MS };
+  expect(unreached(await visitFrom(probe.worldNamespace, request))).toEqual([false]);
+  expect(onlineGuest.service.events.slice(before)).toEqual([]);
+});
+
+describe('after somebody has flushed the ruleset of the host', () => {
+  beforeAll(() => nftApply('flush ruleset', { namespace: probe.hostNamespace }));
+
+  test('private ranges, other guests and the link are still out of reach', async () => {
+    const { LAN, metadata } = FORBIDDEN;
+    const link = { address: linkAddress(online), port: LAN.port };
+    const before = { world: probe.world.events.length, host: probe.host.events.length };
+    const outcomes = await onlineGuest.visit({
+      targets: [LAN, metadata, FORBIDDEN['host, LAN address'], link, envd(offline)],
+      patienceMs: IMPATIENT_MS,
+    });
+    expect(unreached(outcomes)).toEqual([false, false, false, false, false]);
+    expect(probe.world.events.slice(before.world)).toEqual([]);
+    expect(probe.host.events.slice(before.host)).toEqual([]);
+  });
+
+  test('a check restores it', async () => {
+    expect(await pool.checkFirewall()).toBe('repaired');
+    expect(await pool.checkFirewall()).toBe('intact');
+    const [internet] = await onlineGuest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+    const [denied, host] = await offlineGuest.visit({
+      targets: [INTERNET[0], FORBIDDEN['host, public address']],
+      patienceMs: IMPATIENT_MS,
+    });
+    expect([internet?.reached, denied?.reached, host?.reached]).toEqual([true, false, false]);
   });
 });

@@ -127,13 +127,24 @@ const SYSCTLS = {
   'ipv4/ip_forward': 1,
 } as const;
 
-/** Makes the slot, whose names must be free. Throws CommandError and leaves what was made until then. */
+/**
+ * Makes a slot. What has its names is removed first: the tools that a killed agent
+ * had started may finish after it. Throws CommandError and leaves what was made
+ * until then.
+ */
 export async function makeSlot(
+  names: InstanceNames,
   layout: SlotLayout,
   hostNamespace: string | undefined,
 ): Promise<void> {
   const { namespace } = layout;
-  await ipBatch([`netns add ${namespace}`, ...linkLines(layout)], { namespace: hostNamespace });
+  const link = () =>
+    ipBatch([`netns add ${namespace}`, ...linkLines(layout)], { namespace: hostNamespace });
+  await link().catch(async (error: unknown) => {
+    if (!(error instanceof CommandError && error.stderr.includes('File exists'))) throw error;
+    await removeSlot(names, layout.index, hostNamespace);
+    await link();
+  });
   await secureSlot(layout);
   await ipBatch([...tapLines(undefined), ...peerLines(layout)], { namespace });
 }

@@ -14,7 +14,7 @@ import {
   TAP_DEVICE,
 } from './layout.ts';
 import { Limit } from './limit.ts';
-import type { NetworkSlot, SlotPool, SlotRequest } from './slot.ts';
+import type { NetworkSlot, SlotPool, SlotPoolStats, SlotRequest } from './slot.ts';
 import { configureSlot, listSlots, makeSlot, removeSlot, repairSlot } from './slot-namespace.ts';
 
 /** Owner in the journal of a slot that waits to be used. */
@@ -90,7 +90,7 @@ export async function openSlotPool(options: SlotPoolOptions): Promise<SlotPool> 
       {
         names,
         block,
-        deniedRanges: [addressRange, ...deniedRanges],
+        deniedRanges: [addressRange, block, ...deniedRanges],
         uplinkInterface: options.uplinkInterface,
         uid: process.getuid?.() ?? 0,
       },
@@ -252,12 +252,23 @@ class Pool implements SlotPool {
     return condition;
   }
 
+  stats(): SlotPoolStats {
+    const count = (...kinds: SlotState['kind'][]) =>
+      [...this.#states.values()].filter((state) => kinds.includes(state.kind)).length;
+    return {
+      ready: count('ready'),
+      inUse: count('leased', 'reserved'),
+      changing: count('changing'),
+      free: this.#free.length,
+    };
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     clearInterval(this.#firewallTimer);
     while (this.#changes.size > 0) await Promise.allSettled(this.#changes);
     const ready = [...this.#states].filter(([, state]) => state.kind === 'ready');
-    await Promise.all(ready.map(([index, state]) => this.#takeDown(index, state)));
+    await allDone(ready.map(([index, state]) => this.#takeDown(index, state)));
     if (this.#states.size > 0) return;
     await removeHostFirewall(this.#names, this.#options.hostNamespace);
     await releaseAddressBlock(this.#options.stateFile, this.#options.hostNamespace);
@@ -292,8 +303,7 @@ class Pool implements SlotPool {
 
   /** Starts to make slots until enough are ready; a failure waits for the next occasion. */
   #fill(): void {
-    const states = [...this.#states.values()];
-    const ready = states.filter((state) => state.kind === 'ready').length;
+    const { ready } = this.stats();
     while (!this.#closed && ready + this.#filling < this.#poolSize) {
       const index = this.#free.shift();
       if (index === undefined) return;
@@ -320,7 +330,7 @@ class Pool implements SlotPool {
 
   async #make(index: number): Promise<void> {
     await this.#options.journal.record(POOL_OWNER, { kind: 'network-slot', index });
-    await makeSlot(this.#layout(index), this.#options.hostNamespace);
+    await makeSlot(this.#names, this.#layout(index), this.#options.hostNamespace);
   }
 
   async #makeAndLease(index: number, request: SlotRequest): Promise<NetworkSlot> {

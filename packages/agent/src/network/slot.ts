@@ -23,6 +23,18 @@ export interface SlotRequest {
   readonly vmmUser?: { readonly uid: number; readonly gid: number };
 }
 
+/** How many slots there are, by what they are for. */
+export interface SlotPoolStats {
+  /** Made, and waiting to be used. */
+  readonly ready: number;
+  /** Handed out, or kept for a sandbox of an earlier run that has not been adopted yet. */
+  readonly inUse: number;
+  /** Being made, repaired or taken down. */
+  readonly changing: number;
+  /** Not made; further ones than these there cannot be. */
+  readonly free: number;
+}
+
 export interface SlotPool {
   /** A slot that is ready for use, from the pool if there is one. Throws `no_hosts_available` when all are taken. */
   acquire(request: SlotRequest): Promise<NetworkSlot>;
@@ -45,6 +57,7 @@ export interface SlotPool {
   destroySlot(index: number): Promise<void>;
   /** Restores the host's firewall rules if somebody removed or changed them. */
   checkFirewall(): Promise<'intact' | 'repaired'>;
+  stats(): SlotPoolStats;
   /** Stops filling the pool and takes down what is pooled; slots in use stay. */
   close(): Promise<void>;
 }

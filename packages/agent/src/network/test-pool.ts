@@ -10,6 +10,8 @@ export interface TestPool extends AsyncDisposable {
   readonly pool: SlotPool;
   readonly instance: string;
   readonly journal: FileJournal;
+  /** Lets go of the pool as it is, as `kill -9` of an agent does. Nothing may be changing. */
+  crash(): Promise<void>;
 }
 
 export interface TestPoolOptions extends Partial<SlotPoolOptions> {
@@ -39,7 +41,19 @@ export async function openTestPool(options: TestPoolOptions): Promise<TestPool> 
     stateFile,
     journal,
   });
-  stack.defer(() => pool.close());
+  let crashed = false;
+  stack.defer(async () => {
+    if (!crashed) await pool.close();
+  });
   const resources = stack.move();
-  return { pool, instance, journal, [Symbol.asyncDispose]: () => resources.disposeAsync() };
+  return {
+    pool,
+    instance,
+    journal,
+    crash: async () => {
+      crashed = true;
+      await journal[Symbol.asyncDispose]();
+    },
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  };
 }
