@@ -1,3 +1,4 @@
+import { constants } from 'node:os';
 import type { ErrorCode, TorporError } from '@torpor/protocol';
 import type { ExitStatus } from '@torpor/sdk';
 
@@ -55,8 +56,9 @@ export function exitCodeOfProgramError(error: TorporError): number {
 /** A signal's number as a shell reports it: 128 + n. */
 export const SIGNAL_EXIT_BASE = 128;
 
-/** Names of signals as the guest reports them (`signal: killed`). */
+/** Names of signals as the guest reports them: `signal: killed`, also `signal: SIGKILL`. */
 const SIGNAL_NUMBERS: Record<string, number> = {
+  ...constants.signals,
   hangup: 1,
   interrupt: 2,
   quit: 3,
@@ -75,7 +77,7 @@ const SIGNAL_NUMBERS: Record<string, number> = {
 /** The status to end with for a program that ended so. */
 export function exitCodeOfProgram({ exitCode, error }: ExitStatus): number {
   if (exitCode > 0 && exitCode <= 255) return exitCode;
-  const signal = /^signal: ([a-z/ ]+)/.exec(error ?? '')?.[1]?.trim();
+  const signal = /^signal: ([A-Za-z/ ]+)/.exec(error ?? '')?.[1]?.trim();
   const number = signal === undefined ? undefined : SIGNAL_NUMBERS[signal];
   if (number !== undefined) return SIGNAL_EXIT_BASE + number;
   return exitCode === 0 && error === undefined ? EXIT.ok : EXIT.failure;

@@ -429,7 +429,10 @@ export class MemoryAgent implements AsyncDisposable {
       }.bind(this),
       listDir: async ({ sandboxId, path }) => {
         this.#enter('listDir');
-        const names = await readdir(this.#path(sandboxId, path));
+        const names = await readdir(this.#path(sandboxId, path)).catch((error) => {
+          const code = error.code === 'ENOTDIR' ? 'invalid_request' : 'not_found';
+          throw new TorporError(code, `There is no directory ${path}.`).toConnectError();
+        });
         return {
           entries: await Promise.all(names.map((name) => this.#entry(sandboxId, join(path, name)))),
         };

@@ -1,0 +1,234 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { type Harness, startHarness } from '../../packages/control-plane/src/testing/harness.ts';
+import { type CliInput, cli } from '../support/cli.ts';
+
+let harness: Harness;
+const id = /^sb[a-z0-9]{20}$/;
+
+beforeAll(async () => {
+  harness = await startHarness();
+});
+afterAll(async () => harness[Symbol.asyncDispose]());
+// The host of the harness has room for a few only.
+afterEach(async () => void (await torpor(['rm', '--all', '--yes'])));
+
+/** Finds the API as a user on this machine would: by the data directory. */
+function torpor(args: readonly string[], input: CliInput = {}) {
+  return cli(args, { ...input, env: { TORPOR_DATA_DIR: harness.dataDir, ...input.env } });
+}
+
+async function create(...args: string[]): Promise<string> {
+  const { stdout, exitCode } = await torpor(['create', ...args]);
+  expect(exitCode).toBe(0);
+  expect(stdout.trim()).toMatch(id);
+  return stdout.trim();
+}
+
+describe('create, ls, info, rm', () => {
+  test('create passes its options on and prints the id alone', async () => {
+    const sandbox = await create(
+      '-m',
+      '1g',
+      '--vcpus',
+      '2',
+      '-l',
+      'job=x',
+      '-e',
+      'A=1',
+      '--no-internet',
+    );
+    const request = harness.agent.requests.find(({ sandboxId }) => sandboxId === sandbox);
+    expect(request).toMatchObject({
+      memoryMb: 1024,
+      vcpus: 2,
+      envs: { A: '1' },
+      denyInternet: true,
+    });
+    const info = JSON.parse((await torpor(['info', sandbox, '--json'])).stdout);
+    expect(info).toMatchObject({ id: sandbox, status: 'running', metadata: { job: 'x' } });
+  });
+
+  test('ls shows it until it is removed', async () => {
+    const sandbox = await create('-l', 'test=ls');
+    expect((await torpor(['ls', '-q', '-l', 'test=ls'])).stdout).toBe(`${sandbox}\n`);
+    const listed = await torpor(['ls']);
+    expect(listed.stdout).toMatch(new RegExp(`^${sandbox} +running +base +1 +512 MiB`, 'm'));
+    const removed = await torpor(['rm', sandbox]);
+    expect(removed).toMatchObject({ exitCode: 0, stdout: `${sandbox}\n` });
+    expect((await torpor(['ls', '-q', '-l', 'test=ls'])).stdout).toBe('');
+  });
+
+  test('rm removes what it can, and says what it cannot', async () => {
+    const sandbox = await create();
+    const result = await torpor(['rm', 'sbnosuchsandbox0000000', sandbox, '--json']);
+    expect(result.exitCode).toBe(3);
+    expect(JSON.parse(result.stdout)).toEqual(
+      expect.arrayContaining([
+        { id: sandbox, removed: true },
+        {
+          id: 'sbnosuchsandbox0000000',
+          removed: false,
+          error: expect.objectContaining({ code: 'not_found' }),
+        },
+      ]),
+    );
+  });
+
+  test('rm --all asks, and without a terminal refuses, unless told --yes', async () => {
+    await create();
+    const refused = await torpor(['rm', '--all']);
+    expect(refused.exitCode).toBe(2);
+    expect(refused.stderr).toContain('--yes');
+    expect((await torpor(['ls', '-q'])).stdout).not.toBe('');
+    expect((await torpor(['rm', '--all', '--yes'])).exitCode).toBe(0);
+    expect((await torpor(['ls', '-q'])).stdout).toBe('');
+  });
+});
+
+describe('exec', () => {
+  test('passes output, error output and the exit status on', async () => {
+    const sandbox = await create();
+    const result = await torpor([
+      'exec',
+      sandbox,
+      '--',
+      'sh',
+      '-c',
+      'echo out; echo err >&2; exit 7',
+    ]);
+    expect(result).toMatchObject({ exitCode: 7, stdout: 'out\n', stderr: 'err\n' });
+  });
+
+  test('needs no -- where the program has no options', async () => {
+    const sandbox = await create();
+    expect((await torpor(['exec', sandbox, 'echo', '-n', 'hello'])).stdout).toBe('hello');
+  });
+
+  test('gives it our standard input, byte for byte', async () => {
+    const sandbox = await create();
+    const stdin = Buffer.from(Array.from({ length: 100_000 }, (_, index) => index % 256));
+    const result = await torpor(['exec', sandbox, '--', 'cat'], { stdin });
+    expect(result.stdoutBytes.equals(stdin)).toBe(true);
+  });
+
+  test('a signal that ended the program becomes 128 and its number', async () => {
+    const sandbox = await create();
+    const { exitCode } = await torpor(['exec', sandbox, '--', 'sh', '-c', 'kill -TERM $$']);
+    expect(exitCode).toBe(143);
+  });
+
+  test('a program that does not exist is 127, a sandbox that does not is 125', async () => {
+    const sandbox = await create();
+    expect((await torpor(['exec', sandbox, '--', 'no-such-program'])).exitCode).toBe(127);
+    const missing = await torpor(['exec', 'sbnosuchsandbox0000000', '--', 'true']);
+    expect(missing.exitCode).toBe(125);
+    expect(missing.stderr).toContain('→');
+  });
+
+  test('--json collects the result in one line', async () => {
+    const sandbox = await create();
+    const result = await torpor(['exec', '--json', sandbox, '--', 'sh', '-c', 'echo out; exit 3']);
+    expect(result.exitCode).toBe(3);
+    expect(JSON.parse(result.stdout)).toMatchObject({ id: sandbox, exit_code: 3, stdout: 'out\n' });
+  });
+
+  test('--detach leaves it running; ps shows it and kill ends it', async () => {
+    const sandbox = await create();
+    const detached = await torpor(['exec', '-d', '--tag', 'server', sandbox, '--', 'sleep', '600']);
+    const { pid } = JSON.parse(detached.stdout);
+    expect((await torpor(['ps', sandbox])).stdout).toMatch(
+      new RegExp(`^${pid} +server +sleep 600$`, 'm'),
+    );
+    expect((await torpor(['kill', sandbox, 'server'])).exitCode).toBe(0);
+    await expect
+      .poll(async () => JSON.parse((await torpor(['ps', sandbox, '--json'])).stdout))
+      .toEqual([]);
+  });
+});
+
+describe('run', () => {
+  test('ends like the program and leaves no sandbox', async () => {
+    const before = (await torpor(['ls', '-q'])).stdout;
+    const result = await torpor(['run', '-m', '256', '--', 'sh', '-c', 'echo 42; exit 5']);
+    expect(result).toMatchObject({ exitCode: 5, stdout: '42\n' });
+    expect((await torpor(['ls', '-q'])).stdout).toBe(before);
+  });
+
+  test('leaves no sandbox where the program does not exist', async () => {
+    const before = (await torpor(['ls', '-q'])).stdout;
+    expect((await torpor(['run', 'no-such-program'])).exitCode).toBe(127);
+    expect((await torpor(['ls', '-q'])).stdout).toBe(before);
+  });
+});
+
+describe('shell', () => {
+  test('connects the streams and ends with the status of the shell', async () => {
+    const sandbox = await create();
+    const result = await torpor(['shell', sandbox], { stdin: 'echo $((6*7)); exit 9\n' });
+    expect(result.stdout).toContain('42');
+    expect(result.exitCode).toBe(9);
+  });
+});
+
+describe('logs', () => {
+  test('prints the console', async () => {
+    const sandbox = await create();
+    expect((await torpor(['logs', sandbox])).stdout).toContain('Linux version');
+  });
+});
+
+describe('env', () => {
+  test('prints exports with the local key, under both names', async () => {
+    const { api_key } = JSON.parse(
+      await readFile(join(harness.dataDir, 'credentials.json'), 'utf8'),
+    );
+    const { stdout } = await torpor(['env']);
+    expect(stdout).toContain(`export TORPOR_API_KEY='${api_key}'`);
+    expect(stdout).toContain(`export E2B_API_KEY='${api_key.replace('tpr_', 'e2b_')}'`);
+    expect(stdout).toContain(`export TORPOR_API_URL='${harness.controlPlane.url}'`);
+  });
+});
+
+describe('what goes wrong', () => {
+  test('an unknown sandbox is 3, with a sentence and a remedy', async () => {
+    const result = await torpor(['info', 'sbnosuchsandbox0000000']);
+    expect(result.exitCode).toBe(3);
+    expect(result.stderr).toMatch(/^torpor: There is no sandbox .*\n {2}→ .*torpor ls/);
+    expect(result.stdout).toBe('');
+  });
+
+  test('with --json the error is on standard output, too', async () => {
+    const { stdout } = await torpor(['info', 'sbnosuchsandbox0000000', '--json']);
+    expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'not_found' } });
+  });
+
+  test('a wrong key is 4', async () => {
+    const result = await torpor(['ls'], { env: { TORPOR_API_KEY: `tpr_${'0'.repeat(40)}` } });
+    expect(result.exitCode).toBe(4);
+  });
+
+  test('no server is 6, and the remedy says how to start one', async () => {
+    const env = { TORPOR_API_URL: 'http://127.0.0.1:1', TORPOR_API_KEY: 'tpr_x' };
+    const result = await torpor(['ls'], { env });
+    expect(result.exitCode).toBe(6);
+    expect(result.stderr).toContain('npm start');
+  });
+
+  test.each([
+    ['lss'],
+    ['create', '--memory', 'much'],
+    ['create', '--vcpus', '0'],
+    ['create', '--label', 'nonsense'],
+    ['ls', '--state', 'asleep'],
+    ['rm'],
+    ['exec'],
+    ['kill', 'sb1', '1', '--signal', 'SIGWINCH'],
+  ])('wrong usage is 2: %s %s %s', async (...args) => {
+    const result = await torpor(args.filter((arg) => typeof arg === 'string'));
+    expect(result.exitCode).toBe(2);
+    expect(result.stderr).not.toBe('');
+    expect(result.stdout).toBe('');
+  });
+});

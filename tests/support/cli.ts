@@ -1,0 +1,51 @@
+import { PassThrough, Writable } from 'node:stream';
+import { type Io, runCli } from '@torpor/cli';
+
+export interface CliResult {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly stdoutBytes: Buffer;
+}
+
+export interface CliInput {
+  readonly env?: Record<string, string>;
+  /** Standard input; empty by default. */
+  readonly stdin?: string | Buffer;
+}
+
+/** Runs a command line in this process, with streams that are remembered. */
+export async function cli(args: readonly string[], input: CliInput = {}): Promise<CliResult> {
+  const stdout = new Memory();
+  const stderr = new Memory();
+  const stdin = new PassThrough();
+  stdin.end(input.stdin ?? '');
+  const io: Io = {
+    stdin,
+    stdout,
+    stderr,
+    env: input.env ?? {},
+    onSignal: () => () => undefined,
+    onResize: () => () => undefined,
+  };
+  const exitCode = await runCli(args, io);
+  return {
+    exitCode,
+    stdout: stdout.content.toString(),
+    stderr: stderr.content.toString(),
+    stdoutBytes: stdout.content,
+  };
+}
+
+class Memory extends Writable {
+  readonly #chunks: Buffer[] = [];
+
+  get content(): Buffer {
+    return Buffer.concat(this.#chunks);
+  }
+
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.#chunks.push(chunk);
+    done();
+  }
+}
