@@ -31,6 +31,7 @@ export {
   signalProcess,
 } from './process.ts';
 export { copySparse, dataExtents, type FileExtent, type SparseCopy } from './sparse.ts';
+export { tscKhz } from './tsc.ts';
 export {
   acceptUnix,
   connectUnix,

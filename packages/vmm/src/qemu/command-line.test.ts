@@ -126,3 +126,12 @@ test('a restore differs from a boot in nothing but the memory and that it waits 
     '-incoming defer',
   ]);
 });
+
+test('an emulated guest is told the frequency of the time stamp counter, one under KVM is not', () => {
+  const appended = (options: CommandLineOptions) =>
+    lines(options).find((line) => line.startsWith('-append '));
+  expect(appended({ ...MICROVM, tscKhz: 2_499_998 })).toContain(
+    ' tsc_early_khz=2499998 tsc=reliable ',
+  );
+  expect(appended({ ...MICROVM, tscKhz: 2_499_998, accelerator: 'kvm' })).not.toContain('tsc');
+});

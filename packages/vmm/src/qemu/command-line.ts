@@ -16,6 +16,8 @@ export interface CommandLineOptions {
   readonly memory: MemoryBacking;
   /** Wait for a saved state instead of booting. */
   readonly incoming: boolean;
+  /** Frequency of the host's time stamp counter; undefined where it is not known. */
+  readonly tscKhz?: number | undefined;
 }
 
 /**
@@ -23,6 +25,18 @@ export interface CommandLineOptions {
  * that a panic or a reboot ends the machine at once (`-no-reboot`).
  */
 export const DRIVER_KERNEL_ARGUMENTS = ['console=ttyS0', 'reboot=t', 'panic=-1'];
+
+/**
+ * An emulated guest reads the host's time stamp counter, but can learn its
+ * frequency only from the PIT. Where the host is busy that fails, and a microvm,
+ * which has no other timer, then waits for a tick for ever ("tsc: Unable to
+ * calibrate against PIT" is its last line). Without `tsc=reliable` the guest
+ * distrusts the counter after two seconds and falls back to a clock of 4 ms.
+ */
+function clockArguments({ accelerator, tscKhz }: CommandLineOptions): string[] {
+  if (accelerator !== 'tcg' || tscKhz === undefined) return [];
+  return [`tsc_early_khz=${tscKhz}`, 'tsc=reliable'];
+}
 
 /**
  * Cache of translated code, a bound: QEMU's own default is up to 1 GiB per
@@ -50,13 +64,18 @@ export function qemuArguments(options: CommandLineOptions): string[] {
     ...socket('console', files.console),
     ...['-serial', 'chardev:console'],
     ...['-kernel', spec.kernelPath, '-initrd', spec.initramfsPath],
-    ...['-append', [...DRIVER_KERNEL_ARGUMENTS, ...spec.kernelArguments].join(' ')],
+    ...['-append', kernelCommandLine(options)],
     ...spec.drives.flatMap((drive) => driveArguments(drive, options)),
     ...(spec.network === undefined ? [] : networkArguments(spec.network, options)),
     ...['-object', json({ 'qom-type': 'rng-builtin', id: 'entropy' })],
     ...['-device', json({ driver: virtio('rng', options), id: 'rng', rng: 'entropy' })],
     ...(options.incoming ? ['-incoming', 'defer'] : []),
   ];
+}
+
+function kernelCommandLine(options: CommandLineOptions): string {
+  const ours = [...DRIVER_KERNEL_ARGUMENTS, ...clockArguments(options)];
+  return [...ours, ...options.spec.kernelArguments].join(' ');
 }
 
 function machine({ qemu }: CommandLineOptions): string {

@@ -1,4 +1,5 @@
 import { copyFile, open, rm } from 'node:fs/promises';
+import { tscKhz } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { readLastLines } from '../console-log.ts';
 import type {
@@ -103,6 +104,7 @@ export class QemuDriver implements VmmDriver {
         accelerator: this.#accelerator,
         memory,
         incoming: statePath !== undefined,
+        tscKhz: await tscKhz(),
       }),
       ...(spec.network === undefined ? {} : { namespace: spec.network.namespace }),
       outputPath: files.output,
