@@ -3,6 +3,7 @@ import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { envdProcess } from '@torpor/protocol';
 import { EnvdContext } from './context.ts';
 import { DaemonProtection } from './daemon-protection.ts';
+import { handleFiles } from './files/index.ts';
 import { registerFilesystem } from './filesystem/index.ts';
 import { sendError, sendJson } from './http/answer.ts';
 import { GuestSystem } from './init/guest-system.ts';
@@ -81,7 +82,7 @@ export class Services {
     response: ServerResponse,
   ): Promise<void> {
     if (path === '/files' || path.startsWith('/files/')) {
-      return sendError(response, 501, 'files are not served yet');
+      return handleFiles(request, response, this.#context);
     }
     switch (path) {
       case '/init':

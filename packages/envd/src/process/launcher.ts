@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { Socket } from 'node:net';
+import { resolve } from 'node:path';
 import { createPipe, withCredentials } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { DaemonProtection } from '../daemon-protection.ts';
@@ -133,6 +135,24 @@ function isOwnIdentity(user: User): boolean {
   if (user.uid !== 0) return true;
   const own = new Set([...(process.getgroups?.() ?? []), user.gid]);
   return own.size === new Set(user.groups).size && user.groups.every((gid) => own.has(gid));
+}
+
+/**
+ * Throws what {@link launchError} says if the program is not to be found. For a
+ * fork that cannot report a failed execve(2).
+ */
+export async function checkProgram(request: LaunchRequest): Promise<void> {
+  const { program, cwd, env } = request;
+  const candidates = program.includes('/')
+    ? [resolve(cwd, program)]
+    : (env.PATH ?? '').split(':').map((directory) => resolve(cwd, directory, program));
+  let failure = 'ENOENT';
+  for (const path of candidates) {
+    const found = await stat(path).catch(() => undefined);
+    if (found?.isFile() && (found.mode & 0o111) !== 0) return;
+    if (found !== undefined) failure = 'EACCES';
+  }
+  throw launchError(request, Object.assign(new Error(failure), { code: failure }));
 }
 
 /** The error for a program that could not be executed. */

@@ -4,7 +4,7 @@ import { TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import type { User } from '../users.ts';
 import { GuestProcess, type ProcessDescription, type TerminalSize } from './guest-process.ts';
-import type { Launcher, LaunchRequest } from './launcher.ts';
+import { checkProgram, type Launcher, type LaunchRequest } from './launcher.ts';
 import { openPipes } from './pipe-channel.ts';
 
 export interface StartOptions {
@@ -72,6 +72,7 @@ export class ProcessTable {
     }
     const { loadPty, openPty } = await import('./pty-channel.ts');
     await loadPty();
+    await checkProgram(request);
     const process = GuestProcess.follow(
       description,
       (events) => openPty(this.#launcher, request, terminal, events),

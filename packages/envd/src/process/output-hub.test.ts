@@ -1,0 +1,93 @@
+import { describe, expect, it } from 'vitest';
+import { endByStatus } from './end-status.ts';
+import { OutputHub, type OutputSubscription } from './output-hub.ts';
+
+const KIB = 1024;
+const block = (size: number) => ({ kind: 'stdout', bytes: Buffer.alloc(size, 'x') }) as const;
+
+function hub(): { hub: OutputHub; paused: () => boolean } {
+  let paused = false;
+  return {
+    hub: new OutputHub((value) => {
+      paused = value;
+    }),
+    paused: () => paused,
+  };
+}
+
+async function takeBytes(subscription: OutputSubscription, count: number): Promise<void> {
+  let taken = 0;
+  while (taken < count) {
+    const event = await subscription.next(1000);
+    if (typeof event === 'string' || event.type !== 'data')
+      throw new Error(`got ${JSON.stringify(event)}`);
+    taken += event.chunk.bytes.length;
+  }
+}
+
+describe('OutputHub', () => {
+  it('never pauses a process that nobody follows', () => {
+    const { hub: output, paused } = hub();
+    for (let index = 0; index < 100; index += 1) output.push(block(64 * KIB));
+    expect(paused()).toBe(false);
+  });
+
+  it('pauses while a follower lags, and goes on when it has caught up', async () => {
+    const { hub: output, paused } = hub();
+    using slow = output.subscribe();
+    using fast = output.subscribe();
+    for (let index = 0; index < 5; index += 1) {
+      output.push(block(64 * KIB));
+      await takeBytes(fast, 64 * KIB);
+    }
+    expect(paused()).toBe(true);
+    await takeBytes(slow, 64 * KIB);
+    expect(paused()).toBe(true);
+    await takeBytes(slow, 4 * 64 * KIB);
+    expect(paused()).toBe(false);
+  });
+
+  it('counts tiny pieces of output by more than their bytes', () => {
+    const { hub: output, paused } = hub();
+    using slow = output.subscribe();
+    for (let index = 0; index < 2000; index += 1) output.push(block(1));
+    expect(paused()).toBe(true);
+    expect(slow.closed).toBe(false);
+  });
+
+  it('goes on when the follower that lagged leaves', () => {
+    const { hub: output, paused } = hub();
+    const slow = output.subscribe();
+    for (let index = 0; index < 5; index += 1) output.push(block(64 * KIB));
+    expect(paused()).toBe(true);
+    slow.close();
+    expect(paused()).toBe(false);
+  });
+
+  it('puts the end behind the last output, also for who comes later', async () => {
+    const { hub: output } = hub();
+    using early = output.subscribe();
+    output.push(block(3));
+    output.finish(endByStatus(0));
+    output.push(block(3));
+    using late = output.subscribe();
+    for (const follower of [early, late]) {
+      expect(await follower.next(1000)).toMatchObject({ type: 'data' });
+      expect(await follower.next(1000)).toMatchObject({ type: 'end', end: { exitCode: 0 } });
+    }
+  });
+
+  it('wakes a follower that waits when it is closed', async () => {
+    const { hub: output } = hub();
+    const follower = output.subscribe();
+    const waiting = follower.next(60_000);
+    follower.close();
+    expect(await waiting).toBe('closed');
+  });
+
+  it('reports silence', async () => {
+    const { hub: output } = hub();
+    using follower = output.subscribe();
+    expect(await follower.next(5)).toBe('idle');
+  });
+});
