@@ -11,5 +11,6 @@ export function agentCommand(): readonly string[] {
     '--',
     `${AGENT_DIRECTORY}/bin/node`,
     `${AGENT_DIRECTORY}/envd/envd.mjs`,
+    '--guest',
   ];
 }
