@@ -157,6 +157,43 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
   });
 });
 
+test('a guest of another instance reaches what its own operator allows, and no guest of ours', async () => {
+  await using own = new AsyncDisposableStack();
+  const directory = await mkdtemp(join(tmpdir(), 'torpor-isolation-'));
+  own.defer(() => rm(directory, { recursive: true }));
+  const { hostNamespace } = probe;
+  const other = own.use(
+    await openTestPool({
+      directory,
+      hostNamespace,
+      uplinkInterface: 'uplink0',
+      deniedRanges: [`${INTERNET[1].address}/32`],
+    }),
+  );
+  const slot = await other.pool.acquire({ owner: 'sbother', allowInternet: true });
+  const guest = own.use(await attachStandInGuest(slot));
+  const before = onlineGuest.service.events.length;
+  const outcomes = await guest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+  expect(outcomes).toMatchObject([{ reached: true }, { reached: false, code: 'EHOSTUNREACH' }]);
+  const request = { targets: [envd(online)], patienceMs: IMPATIENT_MS };
+  expect(unreached(await guest.visit(request))).toEqual([false]);
+  expect(onlineGuest.service.events.slice(before)).toEqual([]);
+});
+
+test('no guest uses an interface that is not the uplink', async () => {
+  await using own = new AsyncDisposableStack();
+  const directory = await mkdtemp(join(tmpdir(), 'torpor-isolation-'));
+  own.defer(() => rm(directory, { recursive: true }));
+  const { hostNamespace } = probe;
+  const other = own.use(
+    await openTestPool({ directory, hostNamespace, uplinkInterface: 'elsewhere0' }),
+  );
+  const slot = await other.pool.acquire({ owner: 'sbother', allowInternet: true });
+  const guest = own.use(await attachStandInGuest(slot));
+  const outcomes = await guest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+  expect(outcomes).toEqual(INTERNET.map(() => ({ reached: false, code: 'EHOSTUNREACH' })));
+});
+
 test('a neighbour of the host that routes to the slots through it reaches no guest', async () => {
   const route = `${online.hostAddress} via ${probe.hostInternetAddress}`;
   await ipBatch([`route add ${route}`], { namespace: probe.worldNamespace });
