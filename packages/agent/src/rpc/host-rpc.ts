@@ -2,23 +2,17 @@ import { statfs } from 'node:fs/promises';
 import { arch, cpus, totalmem } from 'node:os';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
+import type { BaseImages } from '../sandbox/host-parts.ts';
 import type { SandboxLimits } from '../sandbox/limits.ts';
 import type { SandboxManager } from '../sandbox/manager.ts';
 
 type Methods = Pick<ServiceImpl<typeof hostAgent.HostAgentService>, 'describeHost' | 'terminate'>;
 
-export interface HostImage {
-  readonly name: string;
-  readonly sizeBytes: number;
-  /** Unix milliseconds. */
-  readonly createdAt: number;
-}
-
 export interface HostDescription {
   readonly dataDir: string;
   readonly limits: SandboxLimits;
   readonly versions: Readonly<Record<string, string>>;
-  listImages(): Promise<readonly HostImage[]>;
+  readonly images: Pick<BaseImages, 'list'>;
 }
 
 const MIB = 1024 * 1024;
@@ -32,7 +26,7 @@ export function hostRpc(
   return {
     async describeHost() {
       const disk = await statfs(host.dataDir);
-      const images = await host.listImages();
+      const images = await host.images.list();
       return {
         arch: arch(),
         cpuCores: cpus().length,

@@ -14,10 +14,19 @@ export interface BaseImage {
   readonly path: string;
 }
 
+/** An image that this host has, for a person. */
+export interface ImageSummary {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Unix milliseconds. */
+  readonly createdAt: number;
+}
+
 /** Where root file systems come from. */
 export interface BaseImages {
   /** Throws `not_found`. */
   resolve(name: string): Promise<BaseImage>;
+  list(): Promise<readonly ImageSummary[]>;
 }
 
 /** What the steps of a sandbox's life work with. */

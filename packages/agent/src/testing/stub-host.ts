@@ -66,6 +66,7 @@ export class StubHost implements AsyncDisposable {
           if (name === 'base') return { name, path: '/images/base.ext4' };
           throw new TorporError('not_found', `There is no image ${name}.`);
         },
+        list: async () => [],
       },
       artifacts: {
         kernel: { version: '6.12', bzImagePath: '/k/bzImage', vmlinuxPath: '/k/vmlinux' },

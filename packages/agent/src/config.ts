@@ -1,0 +1,49 @@
+import { availableParallelism, totalmem } from 'node:os';
+import type { OnProgress } from '@torpor/images';
+import type { Accelerator } from '@torpor/vmm';
+import type { Logger } from 'pino';
+import type { SlotPoolOptions } from './network/index.ts';
+import type { BaseImages } from './sandbox/host-parts.ts';
+import type { SandboxLimits } from './sandbox/limits.ts';
+
+export interface HostAgentConfig {
+  /** Everything of this host: sandboxes, journal, keys. One agent at a time uses it. */
+  readonly dataDir: string;
+  /** Kernels and images, which several data directories may share. */
+  readonly cacheDir: string;
+  /** Where root file systems come from. */
+  readonly images: BaseImages;
+  /** Absent: found by a probe boot, once. */
+  readonly forcedAccelerator?: Accelerator | undefined;
+  readonly logger: Logger;
+  /** What one sandbox may ask for; by default all that the machine has. */
+  readonly limits?: Partial<SandboxLimits>;
+  readonly network?: Pick<
+    SlotPoolOptions,
+    'poolSize' | 'maxSlots' | 'addressRange' | 'deniedRanges' | 'uplinkInterface' | 'hostNamespace'
+  >;
+  /** For the guests' /etc/resolv.conf; they cannot reach resolvers in private networks. */
+  readonly nameservers?: readonly string[];
+  /** How long a guest may take to boot; two minutes where it is absent. */
+  readonly bootTimeoutMs?: number;
+  /** What is being made or downloaded, at the first start above all. */
+  readonly onProgress?: OnProgress;
+  /** Called after a Terminate call has destroyed all sandboxes and been answered. */
+  readonly onTerminate?: () => void;
+}
+
+export const DEFAULT_NAMESERVERS: readonly string[] = ['1.1.1.1', '8.8.8.8'];
+/** Under emulation on a loaded machine a boot takes tens of seconds. */
+export const DEFAULT_BOOT_TIMEOUT_MS = 120_000;
+
+const MAX_DISK_MIB = 1024 * 1024;
+
+/** A sandbox may have the whole machine but no more: vCPUs beyond it only take turns, memory beyond it is not there. */
+export function hostLimits(configured: Partial<SandboxLimits> = {}): SandboxLimits {
+  const memoryMiB = Math.floor(totalmem() / (1024 * 1024));
+  return {
+    maxVcpus: Math.min(configured.maxVcpus ?? Number.POSITIVE_INFINITY, availableParallelism()),
+    maxMemoryMiB: Math.min(configured.maxMemoryMiB ?? Number.POSITIVE_INFINITY, memoryMiB),
+    maxDiskMiB: configured.maxDiskMiB ?? MAX_DISK_MIB,
+  };
+}

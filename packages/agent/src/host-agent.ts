@@ -1,0 +1,149 @@
+import { readFile } from 'node:fs/promises';
+import type { ConnectRouter } from '@connectrpc/connect';
+import { createUpperDisk, ensureGuestArtifacts, kernelArguments } from '@torpor/images';
+import { GUEST, hostAgent } from '@torpor/protocol';
+import { type AcceleratorChoice, findQemu, probeAccelerator, QemuDriver } from '@torpor/vmm';
+import {
+  DEFAULT_BOOT_TIMEOUT_MS,
+  DEFAULT_NAMESERVERS,
+  type HostAgentConfig,
+  hostLimits,
+} from './config.ts';
+import { lockDataDirectory } from './data-dir/agent-lock.ts';
+import { openLayout } from './data-dir/layout.ts';
+import { loadOrCreateKey } from './data-dir/secret-key.ts';
+import { GuestSecrets } from './guest/access-token.ts';
+import { FileJournal } from './journal/file-journal.ts';
+import { openSlotPool } from './network/index.ts';
+import { reclaim } from './reclaim/reclaim.ts';
+import { errorInterceptor } from './rpc/error-interceptor.ts';
+import { fileRpc } from './rpc/file-rpc.ts';
+import { type HostDescription, hostRpc } from './rpc/host-rpc.ts';
+import { lifecycleRpc } from './rpc/lifecycle-rpc.ts';
+import { processRpc } from './rpc/process-rpc.ts';
+import { ptyRpc } from './rpc/pty-rpc.ts';
+import type { HostParts } from './sandbox/host-parts.ts';
+import { SandboxManager } from './sandbox/manager.ts';
+import { Reaper } from './sandbox/reaper.ts';
+
+/** The agent of one machine: all its sandboxes, and the RPCs with which they are worked. */
+export class HostAgent {
+  readonly accelerator: AcceleratorChoice;
+  readonly #config: HostAgentConfig;
+  readonly #manager: SandboxManager;
+  readonly #description: HostDescription;
+  readonly #resources: AsyncDisposableStack;
+
+  /**
+   * Starts the agent of a data directory: makes what guests need if the cache lacks
+   * it, takes over the sandboxes that still run, and takes down what an earlier agent
+   * left. Throws `conflict` if another agent uses the directory, and `host_setup` with
+   * the remedy for what this machine lacks.
+   */
+  static async open(config: HostAgentConfig): Promise<HostAgent> {
+    await using stack = new AsyncDisposableStack();
+    const layout = await openLayout(config.dataDir);
+    stack.use(await lockDataDirectory(layout.lockFile));
+    const secrets = new GuestSecrets(await loadOrCreateKey(layout.guestKeyFile));
+    const journal = stack.use(await FileJournal.open(layout.journalFile));
+    const { logger } = config;
+    const artifacts = await ensureGuestArtifacts({
+      cacheDir: config.cacheDir,
+      ...(config.onProgress === undefined ? {} : { onProgress: config.onProgress }),
+    });
+    const qemu = await findQemu();
+    const accelerator = await probeAccelerator({
+      qemu,
+      kernelPath: artifacts.kernel.bzImagePath,
+      stateDirectory: layout.dataDir,
+      forced: config.forcedAccelerator,
+    });
+    logger.info(accelerator, 'accelerator');
+    const slots = await openSlotPool({
+      ...config.network,
+      instance: layout.instance,
+      journal,
+      stateFile: layout.networkStateFile,
+      logger,
+    });
+    stack.defer(() => slots.close());
+    const host: HostParts = {
+      layout,
+      journal,
+      slots,
+      driver: new QemuDriver({ qemu, accelerator: accelerator.accelerator }),
+      images: config.images,
+      artifacts,
+      kernelArguments: kernelArguments(),
+      createUpperDisk,
+      secrets,
+      limits: hostLimits(config.limits),
+      nameservers: config.nameservers ?? DEFAULT_NAMESERVERS,
+      logger,
+      now: () => performance.now(),
+      bootTimeoutMs: config.bootTimeoutMs ?? DEFAULT_BOOT_TIMEOUT_MS,
+      agentVersion: await ownVersion(),
+      guestUrl: (slot) => `http://${slot.hostAddress}:${GUEST.envdPort}`,
+    };
+    const manager = new SandboxManager(host, await reclaim(host));
+    stack.defer(() => manager.close());
+    stack.use(new Reaper(manager, logger));
+    return new HostAgent(config, host, accelerator, manager, stack.move());
+  }
+
+  private constructor(
+    config: HostAgentConfig,
+    host: HostParts,
+    accelerator: AcceleratorChoice,
+    manager: SandboxManager,
+    resources: AsyncDisposableStack,
+  ) {
+    this.accelerator = accelerator;
+    this.#config = config;
+    this.#manager = manager;
+    this.#resources = resources;
+    this.#description = {
+      dataDir: host.layout.dataDir,
+      limits: host.limits,
+      versions: {
+        agent_version: host.agentVersion,
+        envd_version: host.artifacts.envdVersion,
+        kernel_version: host.artifacts.kernel.version,
+        accelerator: accelerator.accelerator,
+      },
+      images: host.images,
+    };
+  }
+
+  /** Registers the HostAgentService with a Connect router. */
+  routes(router: ConnectRouter): void {
+    router.service(
+      hostAgent.HostAgentService,
+      {
+        ...lifecycleRpc(this.#manager),
+        ...processRpc(this.#manager),
+        ...ptyRpc(this.#manager),
+        ...fileRpc(this.#manager),
+        ...hostRpc(this.#manager, this.#description, () => this.#config.onTerminate?.()),
+      },
+      { interceptors: [errorInterceptor(this.#config.logger)] },
+    );
+  }
+
+  /**
+   * Ends the agent. Running sandboxes run on and are taken over by the next agent,
+   * unless all are to be destroyed. Operations that are under way are finished first.
+   */
+  async close(options: { readonly destroyAll?: boolean } = {}): Promise<void> {
+    try {
+      if (options.destroyAll === true) await this.#manager.destroyAll();
+    } finally {
+      await this.#resources.disposeAsync();
+    }
+  }
+}
+
+async function ownVersion(): Promise<string> {
+  const text = await readFile(new URL('../package.json', import.meta.url), 'utf8');
+  return String((JSON.parse(text) as { version: unknown }).version);
+}
