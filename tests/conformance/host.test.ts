@@ -1,9 +1,12 @@
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describeFiles } from './files.ts';
 import { describeGit } from './git.ts';
 import { type HostTarget, startHostTarget } from './harness.ts';
 import { describeProcesses } from './process.ts';
 import { describePty } from './pty.ts';
+import { describeSignedUrls } from './signed-urls.ts';
+import { describeWatch } from './watch.ts';
 
 describe('envd on this machine', () => {
   let host: HostTarget;
@@ -21,6 +24,8 @@ describe('envd on this machine', () => {
   describeProcesses(target);
   describePty(target);
   describeGit(target);
+  describeFiles(target);
+  describeWatch(target);
 });
 
 describe('envd on this machine, with an access token', () => {
@@ -35,6 +40,7 @@ describe('envd on this machine, with an access token', () => {
   });
 
   describeProcesses(() => host.target);
+  describeSignedUrls(() => host.target);
 
   it('is closed to a client without it', async () => {
     const sandbox = await Sandbox.create({

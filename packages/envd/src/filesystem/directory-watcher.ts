@@ -1,4 +1,4 @@
-import type { Dirent } from 'node:fs';
+import type { Dirent, Stats } from 'node:fs';
 import { lstat, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
@@ -42,6 +42,9 @@ const MASK =
 
 /** Twice the kernel's own default queue (fs.inotify.max_queued_events). */
 const MAX_PENDING = 32_768;
+
+/** How the kernel calls a file that was opened with O_TMPFILE, and is in no directory. */
+const NAMELESS = /^(#\d+|\/)$/;
 
 /** How long the second half of a rename may be behind the first. */
 const RENAME_GRACE_MS = 100;
@@ -183,10 +186,9 @@ export class DirectoryWatcher implements Disposable {
     if (mask & (IN.CREATE | IN.MOVED_TO)) {
       if (!node.listed?.delete(name)) await this.#report(node, name, CREATE);
       if (isDirectory && this.#options.recursive) await this.#adopt(node, event);
-    } else if (mask & IN.MODIFY) {
-      await this.#report(node, name, WRITE);
-    } else if (mask & IN.ATTRIB) {
-      await this.#report(node, name, CHMOD);
+    } else if (mask & (IN.MODIFY | IN.ATTRIB)) {
+      if (NAMELESS.test(name) && (await this.#isGone(node, name))) return;
+      await this.#report(node, name, mask & IN.MODIFY ? WRITE : CHMOD);
     } else if (mask & IN.DELETE) {
       node.listed?.delete(name);
       await this.#report(node, name, REMOVE);
@@ -261,11 +263,19 @@ export class DirectoryWatcher implements Disposable {
   }
 
   async #hasContent(node: Node, name: string): Promise<boolean> {
+    const stats = await this.#statOf(node, name);
+    return stats?.isFile() === true && stats.size > 0;
+  }
+
+  async #isGone(node: Node, name: string): Promise<boolean> {
+    return (await this.#statOf(node, name)) === undefined;
+  }
+
+  async #statOf(node: Node, name: string): Promise<Stats | undefined> {
     try {
-      const stats = await lstat(join(this.#path, relativePath(node, name)));
-      return stats.isFile() && stats.size > 0;
+      return await lstat(join(this.#path, relativePath(node, name)));
     } catch (error) {
-      if (isMissing(error)) return false;
+      if (isMissing(error)) return undefined;
       throw error;
     }
   }

@@ -1,8 +1,16 @@
-import { readdirSync, readFileSync, readlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  constants,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import {
   appendFile,
   chmod,
   mkdir,
+  open,
   rename,
   rm,
   rmdir,
@@ -12,6 +20,7 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect';
+import { O_TMPFILE } from '@torpor/linux';
 import { envdFilesystem } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { registerFilesystem } from './index.ts';
@@ -175,6 +184,16 @@ describe('the events of a directory', () => {
     await unlink(join(root, 'file'));
     await events.until(REMOVE, 'file');
     expect(events.events.find((event) => event.type === REMOVE)?.entry).toBeUndefined();
+  });
+
+  it('says nothing of files without a name, but of those that are called like them', async () => {
+    const events = await watch();
+    const nameless = await open(root, O_TMPFILE | constants.O_RDWR);
+    await nameless.write('x');
+    await nameless.close();
+    await writeFile(join(root, '#123'), 'x');
+    await events.until(WRITE, '#123');
+    expect(events.seen).toEqual(['CREATE #123', 'WRITE #123']);
   });
 
   it('ends with the directory itself', async () => {
