@@ -24,7 +24,7 @@ export class Arena implements Disposable {
   constructor(size: number) {
     this.address = mmap(0, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
     if (this.address === -1) throw new SystemError('mmap', koffi.errno());
-    this.bytes = new Uint8Array(koffi.view(this.address, size));
+    this.bytes = bytesAt(this.address, size);
   }
 
   [Symbol.dispose](): void {
@@ -49,4 +49,17 @@ export function readInto(fd: number, address: number, length: number, position: 
     filled += bytes;
   }
   return filled;
+}
+
+const madvise = libc.func('int madvise(intptr_t address, size_t length, int advice)');
+const MADV_DONTNEED = 4;
+
+/** Gives pages of anonymous memory back: they read as zeros, or fault anew (`MADV_DONTNEED`). */
+export function discardPages(address: number, length: number): void {
+  checked('madvise', madvise(address, length, MADV_DONTNEED));
+}
+
+/** The bytes at an address of this process, which must stay mapped while they are used. */
+export function bytesAt(address: number, length: number): Uint8Array {
+  return new Uint8Array(koffi.view(address, length));
 }

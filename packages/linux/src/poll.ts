@@ -2,7 +2,7 @@ import { constants } from 'node:os';
 import koffi from 'koffi';
 import { checked, libc } from './libc.ts';
 
-const poll = libc.func('int poll(void *fds, unsigned long count, int timeoutMs)');
+const ppoll = libc.func('int ppoll(void *fds, unsigned long count, void *timeout, void *signals)');
 const eventfd = libc.func('int eventfd(unsigned int initial, int flags)');
 const close = libc.func('int close(int fd)');
 const read = libc.func('intptr_t read(int fd, void *buffer, size_t length)');
@@ -17,7 +17,7 @@ export const POLL = { IN: 0x1, ERR: 0x8, HUP: 0x10, NVAL: 0x20 } as const;
 const ENTRY_BYTES = 8;
 
 /**
- * The file descriptors that a thread waits for, with poll(2). Waiting blocks the
+ * The file descriptors that a thread waits for, with ppoll(2). Waiting blocks the
  * thread: it is meant for worker threads that do nothing else.
  */
 export class PollSet {
@@ -42,12 +42,16 @@ export class PollSet {
     return index;
   }
 
-  /** Blocks until something happens, or for `timeoutMs` (-1: for ever). Answers how many fds have events. */
-  wait(timeoutMs: number): number {
+  /**
+   * Blocks until something happens, or for `timeoutMs`, which may be a fraction
+   * (undefined: for ever). Answers how many descriptors have events.
+   */
+  wait(timeoutMs?: number): number {
     const entries = new Uint8Array(this.#entries.buffer);
+    const timeout = timeoutMs === undefined ? null : timespec(timeoutMs);
     return checked(
-      'poll',
-      retryOnSignal(() => poll(entries, this.#count, timeoutMs)),
+      'ppoll',
+      retryOnSignal(() => ppoll(entries, this.#count, timeout, null)),
     );
   }
 
@@ -88,6 +92,12 @@ export function notifyFd(fd: number): void {
 /** Closes a descriptor that a foreign call made. */
 export function closeFd(fd: number): void {
   close(fd);
+}
+
+/** struct timespec: seconds and nanoseconds, 8 bytes each. */
+function timespec(milliseconds: number): BigInt64Array {
+  const nanoseconds = BigInt(Math.round(milliseconds * 1e6));
+  return BigInt64Array.of(nanoseconds / 1_000_000_000n, nanoseconds % 1_000_000_000n);
 }
 
 /** EINTR is no answer. */

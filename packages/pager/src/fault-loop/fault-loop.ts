@@ -1,0 +1,83 @@
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { BLOCK_SIZE } from '@torpor/builds';
+import { Arena, PollSet, WakeUp } from '@torpor/linux';
+import { MAX_COPY_BLOCKS } from './guest-memory.ts';
+import type { LoopEvent, LoopRequest } from './messages.ts';
+import { ServedVm } from './served-vm.ts';
+
+/**
+ * A worker thread that serves the faults of several VMs. It blocks in ppoll(2), not
+ * in the event loop: requests of the control thread come with a notification of the
+ * eventfd that is announced first.
+ */
+function runFaultLoop(port: NonNullable<typeof parentPort>): void {
+  using wakeUp = new WakeUp();
+  using arena = new Arena(MAX_COPY_BLOCKS * BLOCK_SIZE);
+  const vms = new Map<string, ServedVm>();
+  const emit = (event: LoopEvent) => port.postMessage(event);
+  const poll = new PollSet();
+  port.postMessage({ kind: 'started', wakeUpFd: wakeUp.fd });
+  for (;;) {
+    const ready = waitForEvents(poll, wakeUp, vms);
+    if (ready.has(wakeUp.fd)) {
+      wakeUp.reset();
+      for (
+        let message = receiveMessageOnPort(port);
+        message;
+        message = receiveMessageOnPort(port)
+      ) {
+        handleRequest(message.message, vms, arena, emit);
+      }
+    }
+    for (const vm of vms.values()) {
+      vm.step(ready);
+      if (vm.ended) vms.delete(vm.id);
+    }
+  }
+}
+
+function waitForEvents(
+  poll: PollSet,
+  wakeUp: WakeUp,
+  vms: ReadonlyMap<string, ServedVm>,
+): Set<number> {
+  poll.clear();
+  const fds = [wakeUp.fd];
+  let timeoutMs: number | undefined;
+  for (const vm of vms.values()) {
+    fds.push(...vm.descriptors);
+    const { patienceMs } = vm;
+    if (patienceMs !== undefined) timeoutMs = Math.min(patienceMs, timeoutMs ?? patienceMs);
+  }
+  for (const fd of fds) poll.add(fd);
+  poll.wait(timeoutMs);
+  return new Set(fds.filter((_, index) => poll.events(index) !== 0));
+}
+
+function handleRequest(
+  request: LoopRequest,
+  vms: Map<string, ServedVm>,
+  arena: Arena,
+  emit: (event: LoopEvent) => void,
+): void {
+  if (request.kind === 'serve') {
+    try {
+      vms.set(request.vm, new ServedVm(request, arena, emit));
+      emit({ kind: 'listening', vm: request.vm });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      emit({ kind: 'failed', vm: request.vm, reason });
+    }
+    return;
+  }
+  const vm = vms.get(request.vm);
+  if (vm === undefined) return;
+  if (request.kind === 'materialise') vm.materialise();
+  else if (request.kind === 'describe') vm.describe(request.requestId);
+  else {
+    vm.end();
+    vms.delete(vm.id);
+  }
+}
+
+if (parentPort !== null && workerData?.torporFaultLoop === true) runFaultLoop(parentPort);

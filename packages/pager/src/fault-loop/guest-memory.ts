@@ -1,0 +1,257 @@
+import { BLOCK_SIZE, type Mapping, ZERO_INDEX } from '@torpor/builds';
+import {
+  type Arena,
+  readInto,
+  UFFD_RETRY,
+  uffdCopy,
+  uffdUnregister,
+  uffdZero,
+} from '@torpor/linux';
+import type { Region } from './handshake.ts';
+import { FaultCounters } from './statistics.ts';
+
+/** Blocks that one read and one copy move at most: 1 MiB. Larger copies are slower. */
+export const MAX_COPY_BLOCKS = 256;
+/** A fault brings its neighbourhood: blocks of an aligned window of 64 KiB. */
+const WINDOW_BLOCKS = 16;
+
+const ABSENT = 0;
+const PRESENT = 1;
+/** Given back by the VMM: reads as zeros from then on, never as the build's content. */
+const REMOVED = 2;
+
+export type ServeResult = 'served' | 'retry' | 'gone';
+
+/** A page that cannot be served. The VM must not go on: its guest waits for that page. */
+export class PageError extends Error {
+  override readonly name = 'PageError';
+}
+
+export interface GuestMemoryOptions {
+  readonly uffd: number;
+  readonly regions: readonly Region[];
+  readonly mapping: Mapping;
+  /** Descriptors of the diff files, in the order of `mapping.builds`. */
+  readonly diffs: readonly number[];
+  /** At least {@link MAX_COPY_BLOCKS} blocks; may be shared between VMs of one thread. */
+  readonly arena: Arena;
+}
+
+/** The RAM of one VM: which blocks are there, and how the others get there. */
+export class GuestMemory {
+  readonly counters = new FaultCounters();
+  readonly #options: GuestMemoryOptions;
+  readonly #state: Uint8Array;
+  /** Windows that faults brought, in order: pairs of first block and count. */
+  #recorded = new Uint32Array(1024);
+  #recordedLength = 0;
+  #expected: Uint8Array | undefined;
+
+  constructor(options: GuestMemoryOptions) {
+    this.#options = options;
+    this.#state = new Uint8Array(options.mapping.blockCount);
+  }
+
+  /** Brings the page at `address`, and its neighbours that are absent too. Throws {@link PageError}. */
+  serveFault(address: number): ServeResult {
+    const block = this.#blockAt(address);
+    if (block === undefined)
+      throw new PageError(`A fault at 0x${address.toString(16)} is outside of RAM.`);
+    const late = this.#expected?.[block] === 1 && this.#state[block] === ABSENT;
+    const result = this.#serveBlock(block);
+    if (result === 'served') {
+      this.counters.faults++;
+      if (late) this.counters.prefetchLate++;
+    }
+    return result;
+  }
+
+  #serveBlock(block: number): ServeResult {
+    if (this.#state[block] === REMOVED) return this.#zeroRemoved(block);
+    // Present already: another fault brought it, and its waker may have been early.
+    if (this.#state[block] === PRESENT) return this.#installAgain(block);
+    const [first, end] = this.#window(block);
+    const installed = this.#install(first, end);
+    if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'gone';
+    this.counters.faultBytes += installed * BLOCK_SIZE;
+    this.#record(first, end - first);
+    return 'served';
+  }
+
+  /** The VMM gave `[start, end)` of its addresses back. */
+  remove(start: number, end: number): void {
+    for (let address = start; address < end; address += BLOCK_SIZE) {
+      const block = this.#blockAt(address);
+      if (block === undefined) continue;
+      this.#state[block] = REMOVED;
+      this.counters.removedPages++;
+    }
+  }
+
+  /**
+   * Brings the absent blocks of `[first, first + count)`, at most {@link MAX_COPY_BLOCKS}.
+   * Zero blocks are left to faults: they cost as much then, and memory only if used.
+   */
+  prefetch(first: number, count: number): ServeResult {
+    const end = Math.min(first + count, this.#state.length);
+    for (let block = first; block < end; ) {
+      if (this.#state[block] !== ABSENT || this.#isZero(block)) {
+        block++;
+        continue;
+      }
+      let stop = block + 1;
+      while (stop < end && this.#state[stop] === ABSENT && !this.#isZero(stop)) stop++;
+      const installed = this.#install(block, stop);
+      if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'gone';
+      this.counters.prefetchBytes += installed * BLOCK_SIZE;
+      block = stop;
+    }
+    return 'served';
+  }
+
+  /** Marks the blocks that prefetching will bring, so that faults on them count as late. */
+  expect(workingSet: Uint32Array): void {
+    const expected = new Uint8Array(this.#state.length);
+    for (let at = 0; at + 1 < workingSet.length; at += 2) {
+      const first = workingSet[at] as number;
+      expected.fill(1, first, first + (workingSet[at + 1] as number));
+    }
+    this.#expected = expected;
+  }
+
+  /** Windows that faults brought, in order: pairs of first block and count. */
+  workingSet(): Uint32Array {
+    return this.#recorded.slice(0, this.#recordedLength);
+  }
+
+  get blockCount(): number {
+    return this.#state.length;
+  }
+
+  /** Once every block that is not zero is there: the kernel may answer all other faults with zeros. */
+  unregister(): void {
+    for (const region of this.#options.regions) {
+      uffdUnregister(this.#options.uffd, region.start, region.size);
+    }
+  }
+
+  #blockAt(address: number): number | undefined {
+    for (const region of this.#options.regions) {
+      if (address >= region.start && address < region.start + region.size) {
+        return Math.floor((address - region.start + region.offset) / BLOCK_SIZE);
+      }
+    }
+    return undefined;
+  }
+
+  #regionOf(block: number): Region {
+    const offset = block * BLOCK_SIZE;
+    for (const region of this.#options.regions) {
+      if (offset >= region.offset && offset < region.offset + region.size) return region;
+    }
+    throw new PageError(`Block ${block} is in no region.`);
+  }
+
+  #isZero(block: number): boolean {
+    const { mapping } = this.#options;
+    return mapping.buildOf(mapping.find(block)) === ZERO_INDEX;
+  }
+
+  /**
+   * The absent blocks around `block`, within its window and region, that are of its
+   * kind: zero blocks bring zero neighbours, others bring others.
+   */
+  #window(block: number): [first: number, end: number] {
+    const region = this.#regionOf(block);
+    const regionFirst = region.offset / BLOCK_SIZE;
+    const windowFirst = block - (block % WINDOW_BLOCKS);
+    const low = Math.max(windowFirst, regionFirst);
+    const high = Math.min(windowFirst + WINDOW_BLOCKS, regionFirst + region.size / BLOCK_SIZE);
+    const zero = this.#isZero(block);
+    const joins = (other: number) => this.#state[other] === ABSENT && this.#isZero(other) === zero;
+    let first = block;
+    while (first > low && joins(first - 1)) first--;
+    let end = block + 1;
+    while (end < high && joins(end)) end++;
+    return [first, end];
+  }
+
+  /** Brings `[first, end)`, all absent and in one region. Answers how many blocks came, or a failure. */
+  #install(first: number, end: number): number {
+    const { mapping } = this.#options;
+    for (let block = first; block < end; ) {
+      const run = mapping.find(block);
+      const stop = Math.min(end, mapping.endOf(run), block + MAX_COPY_BLOCKS);
+      const result =
+        mapping.buildOf(run) === ZERO_INDEX
+          ? this.#zero(block, stop)
+          : this.#copy(run, block, stop);
+      if (result < 0) return result;
+      block = stop;
+    }
+    return end - first;
+  }
+
+  #zero(first: number, end: number): number {
+    const { uffd } = this.#options;
+    for (let block = first; block < end; ) {
+      const bytes = uffdZero(uffd, this.#addressOf(block), (end - block) * BLOCK_SIZE);
+      if (bytes < 0) return bytes;
+      block = this.#present(block, bytes);
+    }
+    this.counters.zeroPages += end - first;
+    return end - first;
+  }
+
+  #copy(run: number, first: number, end: number): number {
+    const { mapping, diffs, arena, uffd } = this.#options;
+    const build = mapping.buildOf(run);
+    const position = (mapping.storageOf(run) + first - mapping.startOf(run)) * BLOCK_SIZE;
+    const length = (end - first) * BLOCK_SIZE;
+    if (readInto(diffs[build] as number, arena.address, length, position) !== length) {
+      throw new PageError(`The diff file of build ${mapping.builds[build]} ends too early.`);
+    }
+    for (let block = first; block < end; ) {
+      const source = arena.address + (block - first) * BLOCK_SIZE;
+      const bytes = uffdCopy(uffd, this.#addressOf(block), source, (end - block) * BLOCK_SIZE);
+      if (bytes < 0) return bytes;
+      block = this.#present(block, bytes);
+    }
+    return end - first;
+  }
+
+  /** Notes that `bytes` from `block` on are there; answers the block after them. */
+  #present(block: number, bytes: number): number {
+    const end = block + bytes / BLOCK_SIZE;
+    this.#state.fill(PRESENT, block, end);
+    return end;
+  }
+
+  #zeroRemoved(block: number): ServeResult {
+    const result = this.#zero(block, block + 1);
+    if (result < 0) return result === UFFD_RETRY ? 'retry' : 'gone';
+    return 'served';
+  }
+
+  /** A copy onto a page that is there answers EEXIST, and wakes whoever waits for it. */
+  #installAgain(block: number): ServeResult {
+    const result = this.#install(block, block + 1);
+    if (result < 0) return result === UFFD_RETRY ? 'retry' : 'gone';
+    return 'served';
+  }
+
+  #addressOf(block: number): number {
+    const region = this.#regionOf(block);
+    return region.start + block * BLOCK_SIZE - region.offset;
+  }
+
+  #record(first: number, count: number): void {
+    if (this.#recordedLength === this.#recorded.length) {
+      const larger = new Uint32Array(this.#recorded.length * 2);
+      larger.set(this.#recorded);
+      this.#recorded = larger;
+    }
+    this.#recorded[this.#recordedLength++] = first;
+    this.#recorded[this.#recordedLength++] = count;
+  }
+}

@@ -1,0 +1,42 @@
+import { Worker } from 'node:worker_threads';
+import { notifyFd } from '@torpor/linux';
+import type { LoopEvent, LoopRequest } from './messages.ts';
+
+/** The control thread's side of a worker that runs `fault-loop.ts`. */
+export class LoopThread {
+  readonly #worker: Worker;
+  readonly #wakeUpFd: number;
+
+  private constructor(worker: Worker, wakeUpFd: number) {
+    this.#worker = worker;
+    this.#wakeUpFd = wakeUpFd;
+  }
+
+  /** `onExit` is called if the thread ends by itself: then its VMs are without a pager. */
+  static async start(
+    onEvent: (event: LoopEvent) => void,
+    onExit: (reason: string) => void,
+  ): Promise<LoopThread> {
+    const worker = new Worker(new URL('./fault-loop.ts', import.meta.url), {
+      workerData: { torporFaultLoop: true },
+    });
+    let reason = 'the thread ended';
+    worker.on('error', (error) => {
+      reason = error instanceof Error ? error.message : String(error);
+    });
+    worker.on('exit', () => onExit(reason));
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    worker.once('error', reject);
+    worker.once('message', (message: { wakeUpFd: number }) => {
+      worker.off('error', reject);
+      worker.on('message', onEvent);
+      resolve(message.wakeUpFd);
+    });
+    return new LoopThread(worker, await promise);
+  }
+
+  request(request: LoopRequest): void {
+    this.#worker.postMessage(request);
+    notifyFd(this.#wakeUpFd);
+  }
+}

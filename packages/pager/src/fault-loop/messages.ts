@@ -1,0 +1,37 @@
+import type { PagerStatistics } from './statistics.ts';
+
+/** What the control thread asks of a fault loop. */
+export type LoopRequest =
+  | {
+      readonly kind: 'serve';
+      readonly vm: string;
+      /** The Unix socket at which the VMM will connect. */
+      readonly socketPath: string;
+      readonly headerPath: string;
+      /** Diff files by build id. */
+      readonly diffPaths: Readonly<Record<string, string>>;
+      /** Pairs of first block and count, to be brought ahead of faults. */
+      readonly workingSet?: Uint32Array;
+      /** How long the VMM may take to connect. */
+      readonly connectTimeoutMs: number;
+    }
+  | { readonly kind: 'materialise'; readonly vm: string }
+  | { readonly kind: 'describe'; readonly vm: string; readonly requestId: number }
+  | { readonly kind: 'stop'; readonly vm: string };
+
+/** What a fault loop tells the control thread. */
+export type LoopEvent =
+  | { readonly kind: 'listening'; readonly vm: string }
+  | { readonly kind: 'connected'; readonly vm: string; readonly pid: number }
+  | { readonly kind: 'materialised'; readonly vm: string }
+  /** The VMM has ended, or the VM was stopped: nothing is served any more. */
+  | { readonly kind: 'ended'; readonly vm: string }
+  /** A page could not be served, or the handshake failed; the VMM was killed. */
+  | { readonly kind: 'failed'; readonly vm: string; readonly reason: string }
+  | {
+      readonly kind: 'described';
+      readonly vm: string;
+      readonly requestId: number;
+      readonly statistics: PagerStatistics;
+      readonly workingSet: Uint32Array;
+    };

@@ -1,0 +1,27 @@
+import { availableParallelism } from 'node:os';
+import { parseArgs } from 'node:util';
+import { PagerServer } from './control/server.ts';
+
+/**
+ * The pager process: `main.ts --socket PATH [--threads N]`. It is started detached
+ * by the host agent, and ends when it is told to.
+ */
+const { values } = parseArgs({
+  options: { socket: { type: 'string' }, threads: { type: 'string' } },
+});
+if (values.socket === undefined) {
+  process.stderr.write('usage: main.ts --socket PATH [--threads N]\n');
+  process.exit(2);
+}
+const threads = Number(values.threads ?? Math.min(4, availableParallelism()));
+
+// An agent that goes away must not take the pager with it.
+process.on('SIGHUP', () => undefined);
+process.on('SIGINT', () => undefined);
+
+await PagerServer.start({
+  socketPath: values.socket,
+  threads,
+  onShutdown: () => process.exit(0),
+});
+process.stdout.write('ready\n');

@@ -1,0 +1,250 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtemp, open, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { applyChanges, newBuildId, writeMemoryHeader, zeroMapping } from '@torpor/builds';
+import { connectPager, type PagerClient, type PagerEvent } from '@torpor/pager';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { BLOCK, patternOf } from './client-process.ts';
+
+/** A campaign raises it to 10⁶. */
+const FAULTS = Number(process.env.TORPOR_PAGER_FAULTS ?? 100_000);
+const CLIENT = fileURLToPath(new URL('./client-process.ts', import.meta.url));
+
+let directory: string;
+let pager: PagerClient;
+let pagerPid: number;
+let children: ChildProcess[];
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'torpor-pager-'));
+  children = [];
+  await attach();
+});
+
+afterEach(async () => {
+  for (const child of children) child.kill('SIGKILL');
+  pager.close();
+  try {
+    process.kill(pagerPid, 'SIGKILL');
+  } catch {
+    // A test ended it.
+  }
+  await rm(directory, { recursive: true });
+});
+
+async function attach() {
+  const connection = await connectPager({
+    socketPath: join(directory, 'control'),
+    logPath: join(directory, 'log'),
+    threads: 1,
+  });
+  pager = connection.client;
+  pagerPid = connection.hello.pid;
+  return connection;
+}
+
+interface TestBuild {
+  readonly headerPath: string;
+  readonly diffPaths: Record<string, string>;
+  readonly diffPath: string;
+}
+
+/** A build whose RAM holds the client's pattern. */
+async function makeBuild(blocks: number): Promise<TestBuild> {
+  const id = newBuildId();
+  const diffPath = join(directory, id);
+  const changes = new Uint8Array(blocks);
+  await using diff = await open(diffPath, 'w');
+  for (let block = 0; block < blocks; block++) {
+    const value = patternOf(block);
+    changes[block] = value === 0 ? 1 : 2;
+    if (value !== 0) await diff.writeFile(Buffer.alloc(BLOCK, value));
+  }
+  const mapping = applyChanges(zeroMapping(blocks), id, changes);
+  const headerPath = `${diffPath}.header`;
+  const header = { generation: 0, buildId: id, baseBuildId: id, mapping };
+  await writeFile(headerPath, writeMemoryHeader(header));
+  return { headerPath, diffPaths: { [id]: diffPath }, diffPath };
+}
+
+const serve = (vm: string, build: TestBuild, more: { workingSet?: number[] } = {}) =>
+  pager.serve({
+    vm,
+    socketPath: join(directory, vm),
+    headerPath: build.headerPath,
+    diffPaths: build.diffPaths,
+    ...more,
+  });
+
+interface Client {
+  readonly child: ChildProcess;
+  /** What the client prints when it has touched all that it was told to; undefined if it ended before. */
+  readonly results: Promise<{ faults: number; wrong: number }[] | undefined>;
+  readonly signal: Promise<NodeJS.Signals | null>;
+}
+
+function startClient(vm: string, blocks: number, faults: number, threads: number): Client {
+  const args = [CLIENT, join(directory, vm), ...[blocks, faults, threads].map(String)];
+  const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  children.push(child);
+  const signal = new Promise<NodeJS.Signals | null>((resolve) => {
+    child.once('exit', (_, name) => resolve(name));
+  });
+  const results = new Promise<{ faults: number; wrong: number }[] | undefined>((resolve) => {
+    child.stdout?.once('data', (line: Buffer) => resolve(JSON.parse(line.toString())));
+    child.once('exit', () => resolve(undefined));
+  });
+  return { child, results, signal };
+}
+
+function nextEvent(kind: PagerEvent['event'], vm: string): Promise<PagerEvent> {
+  const { promise, resolve } = Promise.withResolvers<PagerEvent>();
+  const subscription = pager.onEvent((event) => {
+    if (event.event !== kind || event.vm !== vm) return;
+    subscription[Symbol.dispose]();
+    resolve(event);
+  });
+  return promise;
+}
+
+describe('a client in another process', () => {
+  test('reads no wrong byte, from four threads that give pages back in between', {
+    timeout: 600_000,
+  }, async () => {
+    const blocks = 8192;
+    await serve('vm', await makeBuild(blocks));
+    const client = startClient('vm', blocks, FAULTS, 4);
+    const results = (await client.results) ?? [];
+    expect(results.map((result) => result.wrong)).toEqual([0, 0, 0, 0]);
+    const { statistics } = await pager.describe('vm');
+    expect(statistics.faults).toBeGreaterThan(FAULTS / 4);
+    expect(statistics.removedPages).toBeGreaterThan(FAULTS / 4);
+    expect(statistics.latency.reduce((sum, count) => sum + count, 0)).toBe(statistics.faults);
+    client.child.stdin?.end();
+    expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
+  });
+
+  test('faults less when its recorded working set is brought ahead', async () => {
+    const blocks = 4096;
+    const build = await makeBuild(blocks);
+    const run = async (vm: string, workingSet?: number[]) => {
+      const ended = nextEvent('ended', vm);
+      await serve(vm, build, workingSet === undefined ? {} : { workingSet });
+      const client = startClient(vm, blocks, 4, 2);
+      expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
+      const description = await pager.describe(vm);
+      client.child.stdin?.end();
+      await ended;
+      return description;
+    };
+    const first = await run('first');
+    expect(first.workingSet.length).toBeGreaterThan(0);
+    const second = await run('second', first.workingSet);
+    expect(second.statistics.prefetchBytes).toBeGreaterThan(0);
+    const brought = (s: typeof first.statistics) => s.faultBytes - s.zeroPages * BLOCK;
+    expect(brought(second.statistics)).toBeLessThanOrEqual(brought(first.statistics));
+  });
+
+  test('needs no pager any more once it is materialised', async () => {
+    const blocks = 2048;
+    await serve('vm', await makeBuild(blocks));
+    const materialised = nextEvent('materialised', 'vm');
+    await pager.materialise('vm');
+    const client = startClient('vm', blocks, 2000, 2);
+    await materialised;
+    process.kill(pagerPid, 'SIGKILL');
+    await pager.closed;
+    expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
+  });
+});
+
+describe('a page that cannot be served', () => {
+  test('ends its VM at once, says why, and harms no other', async () => {
+    const blocks = 2048;
+    const [broken, sound] = [await makeBuild(blocks), await makeBuild(blocks)];
+    await serve('broken', broken);
+    await serve('sound', sound);
+    await truncate(broken.diffPath, 0);
+    const failed = nextEvent('failed', 'broken');
+    const victim = startClient('broken', blocks, 1000, 2);
+    const other = startClient('sound', blocks, 1000, 2);
+    expect(await victim.signal).toBe('SIGKILL');
+    expect(await failed).toMatchObject({ reason: expect.stringMatching(/ends too early/) });
+    expect((await other.results)?.map((result) => result.wrong)).toEqual([0, 0]);
+    pager.close();
+    const { hello } = await attach();
+    expect(hello.vms).toContainEqual({
+      vm: 'broken',
+      state: 'failed',
+      reason: expect.stringMatching(/ends too early/),
+    });
+  });
+
+  test.each([
+    ['no JSON', 'nonsense', /no JSON/],
+    ['no regions', '[]', /no list of memory regions/],
+    [
+      'RAM of another size',
+      JSON.stringify([{ base_host_virt_addr: 4096, size: 4096, offset: 0 }]),
+      /RAM/,
+    ],
+    [
+      'huge pages',
+      JSON.stringify([{ base_host_virt_addr: 0, size: 8192, offset: 0, page_size: 2 ** 21 }]),
+      /not supported/,
+    ],
+  ])('a handshake with %s is refused', async (_, message, what) => {
+    await serve('vm', await makeBuild(2));
+    const failed = nextEvent('failed', 'vm');
+    const script = `import { connectUnix, createUserfaultfd, sendWithFd } from '@torpor/linux';
+      sendWithFd(connectUnix(process.argv[1]), Buffer.from(process.argv[2]), createUserfaultfd(0));
+      process.stdin.resume();`;
+    const child = spawn(
+      process.execPath,
+      ['--input-type=module', '-e', script, join(directory, 'vm'), message],
+      { stdio: ['pipe', 'ignore', 'inherit'], cwd: fileURLToPath(new URL('.', import.meta.url)) },
+    );
+    children.push(child);
+    expect(await failed).toMatchObject({ reason: expect.stringMatching(what) });
+  });
+});
+
+describe('the pager', () => {
+  test('outlives its client, and the next one finds its VMs', async () => {
+    const blocks = 2048;
+    await serve('vm', await makeBuild(blocks));
+    pager.close();
+    const client = startClient('vm', blocks, 2000, 2);
+    const { started, hello } = await attach();
+    expect(started).toBe(false);
+    expect(hello.vms.map((vm) => vm.vm)).toEqual(['vm']);
+    expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
+    await expect(pager.shutdown()).rejects.toThrow(/still serves 1/);
+  });
+
+  test('refuses a build whose files are missing or damaged, and stays', async () => {
+    const build = await makeBuild(4);
+    await truncate(build.headerPath, 70);
+    await expect(serve('vm', build)).rejects.toThrow(/torn/);
+    await expect(serve('vm', { ...build, headerPath: '/nonexistent' })).rejects.toThrow(/ENOENT/);
+    expect((await pager.describe('vm').catch((error: Error) => error)).toString()).toMatch(
+      /not served/,
+    );
+  });
+
+  test('gives a VM up whose VMM does not connect', async () => {
+    const failed = nextEvent('failed', 'vm');
+    const build = await makeBuild(4);
+    await pager.serve({
+      vm: 'vm',
+      socketPath: join(directory, 'vm'),
+      connectTimeoutMs: 50,
+      ...pick(build),
+    });
+    expect(await failed).toMatchObject({ reason: 'No VMM connected in time.' });
+  });
+});
+
+const pick = ({ headerPath, diffPaths }: TestBuild) => ({ headerPath, diffPaths });
