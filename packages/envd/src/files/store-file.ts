@@ -68,21 +68,16 @@ async function place(path: string, content: Content, options: StoreOptions): Pro
 /** Returns false if something exists at the path by now. */
 async function create(path: string, content: Content, options: StoreOptions): Promise<boolean> {
   try {
-    if (content.file === undefined) await createFromMemory(path, content, options);
-    else await createByLink(path, content.file, options);
+    const linked = content.file !== undefined && (await createByLink(path, content.file, options));
+    if (!linked) await createByWriting(path, content, options);
     return true;
   } catch (error) {
     if (errnoName(error) === 'EEXIST') return false;
-    if (!UNLINKABLE.has(errnoName(error) ?? '')) throw error;
+    throw error;
   }
-  await createFromMemory(path, content, options);
-  return true;
 }
 
-/** A nameless file that cannot have a name: it was unlinked, or its file system cannot do it. */
-const UNLINKABLE = new Set(['ENOENT', 'EXDEV', 'EOPNOTSUPP', 'EPERM']);
-
-async function createFromMemory(
+async function createByWriting(
   path: string,
   content: Content,
   options: StoreOptions,
@@ -101,19 +96,36 @@ async function createFromMemory(
   }
 }
 
+/** Why linkat(2) may refuse: the nameless file was unlinked, or its file system cannot do it. */
+const UNLINKABLE = new Set(['ENOENT', 'EXDEV', 'EOPNOTSUPP', 'EPERM']);
+
+/** Returns false if the file cannot get a name. */
 async function createByLink(
   path: string,
   file: FileHandle,
   { user, metadata }: StoreOptions,
-): Promise<void> {
+): Promise<boolean> {
   await file.chown(user.uid, user.gid);
   replaceMetadata(file.fd, metadata);
-  linkOpenFile(file.fd, path);
-  // Watchers of the directory were told of a new file; that it is written too they
-  // learn by a write through its name.
-  await using named = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
-  const { buffer, bytesRead } = await named.read(Buffer.alloc(1), 0, 1, 0);
-  await named.write(buffer, 0, bytesRead, 0);
+  try {
+    linkOpenFile(file.fd, path);
+  } catch (error) {
+    if (UNLINKABLE.has(errnoName(error) ?? '')) return false;
+    throw error;
+  }
+  await touchContent(path).catch(() => undefined);
+  return true;
+}
+
+/**
+ * Writes the first byte again. Watchers of the directory were told of a new file;
+ * that it was written too they learn by a write through its name. If somebody has
+ * removed the file by now, there is nothing to tell.
+ */
+async function touchContent(path: string): Promise<void> {
+  await using file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(1), 0, 1, 0);
+  await file.write(buffer, 0, bytesRead, 0);
 }
 
 async function overwrite(path: string, content: Content, options: StoreOptions): Promise<void> {
