@@ -3,6 +3,12 @@ export {
   type GuestArtifactOptions,
   type GuestArtifacts,
 } from './artifacts.ts';
+export {
+  type Image,
+  type ImageBuildOptions,
+  ImageStore,
+  type ImageStoreOptions,
+} from './base-image/image-store.ts';
 export { createUpperDisk } from './disk/upper-disk.ts';
 export { type KernelArgumentOptions, kernelArguments } from './kernel-arguments.ts';
 export type { ArtifactKind, OnProgress, Progress } from './progress.ts';

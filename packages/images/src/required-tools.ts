@@ -20,6 +20,10 @@ export const REQUIRED_TOOLS: readonly RequiredTool[] = [
   { command: 'patchelf', package: 'patchelf' },
   { command: 'strip', package: 'binutils' },
   { command: 'mmdebstrap', package: 'mmdebstrap' },
+  { command: 'unshare', package: 'util-linux' },
+  { command: 'setpriv', package: 'util-linux' },
+  { command: 'tar', package: 'tar' },
+  { command: 'npm', package: 'npm' },
 ];
 
 /** Where Debian keeps programs of the administrator, which a user's PATH may lack. */
@@ -27,7 +31,7 @@ const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 /** The path of one of {@link REQUIRED_TOOLS}. Throws `host_setup` that names its package. */
 export async function findProgram(command: string): Promise<string> {
-  const path = `${process.env['PATH'] ?? ''}:${SYSTEM_PATH}`;
+  const path = `${process.env.PATH ?? ''}:${SYSTEM_PATH}`;
   for (const directory of path.split(delimiter)) {
     if (directory === '') continue;
     const candidate = join(directory, command);

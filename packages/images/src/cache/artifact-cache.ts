@@ -65,7 +65,8 @@ async function buildAndPublish(request: ArtifactRequest, target: string): Promis
     await syncTree(staging);
     await rename(staging, target);
   } catch (error) {
-    await rm(staging, { recursive: true, force: true });
+    // A builder that was killed may take a moment to stop writing.
+    await rm(staging, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
     throw error;
   }
   await syncFile(request.directory);

@@ -24,8 +24,9 @@ exec </dev/console >/dev/console 2>&1
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 
+uptime=/proc/uptime
 say() {
-	read -r up _ </proc/uptime
+	read -r up _ <$uptime
 	echo "torpor: [$up] $1"
 }
 fail() {
@@ -67,6 +68,7 @@ for directory in dev proc sys run tmp etc root home; do
 	[ -d /root/$directory ] || mkdir /root/$directory || fail "the directory /$directory cannot be made"
 done
 mount --move /dev /root/dev && mount --move /proc /root/proc && mount --move /sys /root/sys || fail "the kernel's file systems cannot be moved"
+uptime=/root/proc/uptime
 mkdir -m 1777 /root/dev/shm
 mkdir -m 755 /root/dev/pts
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /root/dev/pts || fail "/dev/pts cannot be mounted"
@@ -85,10 +87,9 @@ if [ -d /root/sys/class/net/${GUEST.interfaceName} ]; then
 	route add default gw ${GUEST.gateway} || fail "the default route cannot be set"
 fi
 
-read -r up _ </root/proc/uptime
-echo "torpor: [$up] starting envd"
+say "starting envd"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-unset PWD OLDPWD SHLVL TERM up polls
+unset PWD OLDPWD SHLVL TERM up uptime polls
 cd /
 exec /bin/switch_root /root ${agentCommand().join(' ')}
 `;

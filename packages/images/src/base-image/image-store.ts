@@ -1,0 +1,203 @@
+import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { GUEST, TorporError } from '@torpor/protocol';
+import { z } from 'zod';
+import {
+  computeKey,
+  ensureArtifact,
+  ignoreMissing,
+  isKey,
+  listArtifacts,
+  removeArtifact,
+  writeFileAtomically,
+} from '../cache/artifact-cache.ts';
+import type { OnProgress } from '../progress.ts';
+import { baseImageInputs, buildDebianBase } from './debian-base.ts';
+
+// An image has a name and, over time, several versions, each a directory named
+// after its key: images/<name>/<key>/{rootfs.ext4,manifest.json}. Which one is
+// meant by the name says images/<name>/current.json. So a new version does not
+// touch the one that sandboxes run from; that goes when nothing uses it.
+
+const FORMAT = 1;
+const POINTER = 'current.json';
+const BUILT_IN = 'base';
+
+const pointerSchema = z.strictObject({ format: z.literal(FORMAT), key: z.string().refine(isKey) });
+const manifestSchema = z.strictObject({
+  format: z.literal(FORMAT),
+  name: z.string(),
+  key: z.string(),
+  createdAt: z.iso.datetime(),
+  defaultUser: z.string().optional(),
+});
+
+export interface Image {
+  readonly name: string;
+  /** Names this version of the image for ever. */
+  readonly key: string;
+  /** Read-only ext4. */
+  readonly path: string;
+  readonly sizeBytes: number;
+  /** RFC 3339. */
+  readonly createdAt: string;
+  /** Whose commands run in the guest unless told otherwise. */
+  readonly defaultUser?: string;
+}
+
+export interface ImageStoreOptions {
+  readonly cacheDir: string;
+  /** Whether something still needs an image; by default nothing does. */
+  readonly isInUse?: (image: Image) => boolean | Promise<boolean>;
+}
+
+export interface ImageBuildOptions {
+  readonly onProgress?: OnProgress;
+  /** Ends the build; nothing is left of it. */
+  readonly signal?: AbortSignal;
+  /** Builds anew from today's packages even if there is an image of this recipe. */
+  readonly refresh?: boolean;
+}
+
+/** The base images of this machine. Safe to use from several processes at once. */
+export class ImageStore {
+  readonly #directory: string;
+  readonly #isInUse: (image: Image) => boolean | Promise<boolean>;
+
+  constructor(options: ImageStoreOptions) {
+    this.#directory = join(options.cacheDir, 'images');
+    this.#isInUse = options.isInUse ?? (() => false);
+  }
+
+  /** Every image that can be used, by name. */
+  async list(): Promise<Image[]> {
+    const names = (await readdir(this.#directory).catch(ignoreMissing)) ?? [];
+    const images: Image[] = [];
+    for (const name of names.filter(isImageName).sort()) {
+      const image = await this.resolve(name);
+      if (image !== undefined) images.push(image);
+    }
+    return images;
+  }
+
+  /** The version of an image that its name means now; undefined if there is none. */
+  async resolve(name: string): Promise<Image | undefined> {
+    if (!isImageName(name)) return undefined;
+    const text = await readFile(join(this.#directory, name, POINTER), 'utf8').catch(ignoreMissing);
+    if (text === undefined) return undefined;
+    return this.#read(name, parse(pointerSchema, text, `${name}/${POINTER}`).key);
+  }
+
+  /**
+   * Builds an image and makes its name mean it; returns at once if this recipe
+   * was built already. Throws `not_found` for a name that nobody knows how to
+   * build, `disk_full`, `host_setup`, or the signal's reason.
+   */
+  async build(name: string, options: ImageBuildOptions = {}): Promise<Image> {
+    if (name !== BUILT_IN) {
+      throw new TorporError(
+        'not_found',
+        `There is no recipe for an image named ${JSON.stringify(name)}; the built-in one is "${BUILT_IN}".`,
+      );
+    }
+    const { signal, onProgress } = options;
+    const report = (message: string) => onProgress?.({ artifact: 'base image', message });
+    const inputs = await baseImageInputs();
+    const createdAt = new Date().toISOString();
+    const key = computeKey(options.refresh === true ? { ...inputs, createdAt } : inputs);
+    const directory = join(this.#directory, name);
+    await ensureArtifact({
+      directory,
+      key,
+      build: async (staging) => {
+        await buildDebianBase({ staging, seed: key, report, signal });
+        const manifest: z.infer<typeof manifestSchema> = {
+          format: FORMAT,
+          name,
+          key,
+          createdAt,
+          defaultUser: GUEST.defaultUser,
+        };
+        await writeFile(join(staging, 'manifest.json'), JSON.stringify(manifest, undefined, 2));
+      },
+      signal,
+      onWait: () => report('waiting for another process that builds it'),
+    });
+    await writeFileAtomically(join(directory, POINTER), JSON.stringify({ format: FORMAT, key }));
+    const image = await this.#read(name, key);
+    if (image === undefined) throw new TorporError('internal_error', `The image ${name} vanished.`);
+    return image;
+  }
+
+  /**
+   * Removes an image with all its versions. Throws `not_found`, or `conflict` if
+   * something uses any of them; nothing is removed then.
+   */
+  async remove(name: string): Promise<void> {
+    const versions = await this.#versions(name);
+    if (versions.length === 0) {
+      throw new TorporError('not_found', `There is no image named ${JSON.stringify(name)}.`);
+    }
+    for (const version of versions) {
+      if (await this.#isInUse(version)) {
+        throw new TorporError('conflict', `The image ${name} is in use.`, {
+          remedy: 'Destroy the sandboxes and templates that use it first.',
+        });
+      }
+    }
+    const directory = join(this.#directory, name);
+    await rm(join(directory, POINTER), { force: true });
+    for (const { key } of versions) await removeArtifact(directory, key);
+  }
+
+  /** Removes versions that their name no longer means and nothing uses. Returns their keys. */
+  async prune(): Promise<string[]> {
+    const removed: string[] = [];
+    for (const current of await this.list()) {
+      for (const version of await this.#versions(current.name)) {
+        if (version.key === current.key || (await this.#isInUse(version))) continue;
+        await removeArtifact(join(this.#directory, current.name), version.key);
+        removed.push(version.key);
+      }
+    }
+    return removed;
+  }
+
+  async #versions(name: string): Promise<Image[]> {
+    if (!isImageName(name)) return [];
+    const keys = await listArtifacts(join(this.#directory, name));
+    const images = await Promise.all(keys.map((key) => this.#read(name, key)));
+    return images.filter((image) => image !== undefined);
+  }
+
+  async #read(name: string, key: string): Promise<Image | undefined> {
+    const directory = join(this.#directory, name, key);
+    const text = await readFile(join(directory, 'manifest.json'), 'utf8').catch(ignoreMissing);
+    if (text === undefined) return undefined;
+    const manifest = parse(manifestSchema, text, `${name}/${key}/manifest.json`);
+    const path = join(directory, 'rootfs.ext4');
+    return {
+      name,
+      key,
+      path,
+      sizeBytes: (await stat(path)).size,
+      createdAt: manifest.createdAt,
+      ...(manifest.defaultUser === undefined ? {} : { defaultUser: manifest.defaultUser }),
+    };
+  }
+}
+
+function isImageName(name: string): boolean {
+  return /^[a-z0-9][a-z0-9._-]{0,62}$/.test(name);
+}
+
+function parse<T>(schema: z.ZodType<T>, text: string, what: string): T {
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (cause) {
+    throw new TorporError('internal_error', `The file images/${what} is damaged.`, {
+      cause,
+      remedy: 'Remove the image and build it again.',
+    });
+  }
+}
