@@ -76,7 +76,7 @@ describe('the memory of envd', () => {
     'stays bounded when nobody follows',
     async () => {
       const before = memoryOf(daemon.pid, 'VmRSS');
-      for await (const { event } of client().start(zeros(GIB, 'ignored'))) {
+      for await (const { event } of client().start(zeros(GIB / 4, 'ignored'))) {
         if (event?.event.case === 'start') break;
       }
       let end: number | undefined;

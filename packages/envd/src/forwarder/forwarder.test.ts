@@ -1,0 +1,103 @@
+import { createServer, type Server } from 'node:http';
+import { type AddressInfo, connect } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import { type Forwarder, startForwarder } from './forwarder.ts';
+import { parseListening } from './proc-net-tcp.ts';
+
+/** Stands for the guest's address: loopback, but not the one that the servers listen on. */
+const GUEST = '127.77.0.21';
+
+const servers: Server[] = [];
+let forwarder: Forwarder | undefined;
+
+afterEach(async () => {
+  forwarder?.close();
+  await Promise.all(servers.splice(0).map(close));
+});
+
+function close(server: Server): Promise<void> {
+  server.closeAllConnections();
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+  });
+}
+
+async function serve(host: string): Promise<number> {
+  const server = createServer((request, response) => request.pipe(response));
+  await new Promise<void>((resolve) => {
+    server.listen(0, host, () => resolve());
+  });
+  servers.push(server);
+  return (server.address() as AddressInfo).port;
+}
+
+function start(exclude: number[] = []): void {
+  forwarder = startForwarder({ address: GUEST, exclude, intervalMs: 20 });
+}
+
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, GUEST);
+    socket.once('connect', () => resolve(true));
+    socket.once('error', () => resolve(false));
+    socket.once('close', () => socket.destroy());
+    socket.once('connect', () => socket.destroy());
+  });
+}
+
+describe('the port forwarder', () => {
+  it.each(['127.0.0.1', '::1'])('makes a server on %s reachable until it is gone', async (host) => {
+    const port = await serve(host);
+    start();
+    await expect.poll(() => answers(port)).toBe(true);
+    const body = 'x'.repeat(3_000_000);
+    const response = await fetch(`http://${GUEST}:${port}/`, { method: 'POST', body });
+    expect(await response.text()).toBe(body);
+    await Promise.all(servers.splice(0).map(close));
+    await expect.poll(() => answers(port)).toBe(false);
+  });
+
+  it('forwards servers that start later', async () => {
+    start();
+    const port = await serve('127.0.0.1');
+    await expect.poll(() => answers(port)).toBe(true);
+  });
+
+  it('leaves excluded ports alone, and those that are served on every address', async () => {
+    const excluded = await serve('127.0.0.1');
+    const everywhere = await serve('0.0.0.0');
+    const marker = await serve('127.0.0.1');
+    start([excluded]);
+    await expect.poll(() => answers(marker)).toBe(true);
+    expect(await answers(excluded)).toBe(false);
+    const response = await fetch(`http://${GUEST}:${everywhere}/`, {
+      method: 'POST',
+      body: 'itself',
+    });
+    expect(await response.text()).toBe('itself');
+  });
+});
+
+describe('parseListening', () => {
+  it('reads addresses of both families and skips what does not listen', () => {
+    const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 27373 1
+   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 20170 1
+   2: 0100007F:1F90 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 27400 1
+   3: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1
+   4: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1
+   5: 0000000000000000FFFF00000100007F:0051 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1
+`;
+    expect(parseListening(table).map(({ address, port }) => `${address} ${port}`)).toEqual([
+      '127.0.0.1 8080',
+      '0.0.0.0 22',
+      '::1 80',
+      ':: 443',
+      '127.0.0.1 81',
+    ]);
+  });
+
+  it('reads an empty table', () => {
+    expect(parseListening('')).toEqual([]);
+  });
+});

@@ -1,0 +1,137 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Code } from '@connectrpc/connect';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { basicUserName, EnvdContext } from './context.ts';
+import { UserDatabase } from './users.ts';
+
+let directory: string;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'torpor-users-'));
+});
+
+afterEach(async () => {
+  await rm(directory, { recursive: true });
+});
+
+async function database(passwd: string, group = ''): Promise<UserDatabase> {
+  await writeFile(join(directory, 'passwd'), passwd);
+  await writeFile(join(directory, 'group'), group);
+  return new UserDatabase(join(directory, 'passwd'), join(directory, 'group'));
+}
+
+const PASSWD = `root:x:0:0:root:/root:/bin/bash
+# a comment
+user:x:1000:1000:,,,:/home/user:/bin/bash
+bare:x:1001:1002:::
+broken line
+daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
+`;
+const GROUP = `root:x:0:
+sudo:x:27:user,other
+users:x:100:user
+user:x:1000:
+twice:x:1000:user
+`;
+
+describe('UserDatabase', () => {
+  it('knows an account with all its groups', async () => {
+    const users = await database(PASSWD, GROUP);
+    expect(users.resolve('user')).toEqual({
+      name: 'user',
+      uid: 1000,
+      gid: 1000,
+      groups: [1000, 27, 100],
+      home: '/home/user',
+      shell: '/bin/bash',
+    });
+  });
+
+  it('completes an account without home and shell', async () => {
+    const users = await database(PASSWD, GROUP);
+    expect(users.resolve('bare')).toMatchObject({ home: '/', shell: '/bin/sh', groups: [1002] });
+  });
+
+  it('takes a number for a name', async () => {
+    const users = await database(PASSWD, GROUP);
+    expect(users.resolve('1001').name).toBe('bare');
+  });
+
+  it.each(['ghost', '', '4242', 'broken line', 'root:x'])('does not know %j', async (name) => {
+    const users = await database(PASSWD, GROUP);
+    expect(() => users.resolve(name)).toThrow(
+      expect.objectContaining({
+        code: Code.Unauthenticated,
+        rawMessage: `invalid username: '${name}'`,
+      }),
+    );
+  });
+
+  it('has a superuser even in an image without accounts', () => {
+    const users = new UserDatabase(join(directory, 'none'), join(directory, 'none'));
+    expect(users.resolve('root')).toMatchObject({ uid: 0, home: '/root', groups: [0] });
+  });
+
+  it('notices accounts that are made later', async () => {
+    const users = await database(PASSWD, GROUP);
+    expect(() => users.resolve('late')).toThrow();
+    await writeFile(join(directory, 'passwd'), `${PASSWD}late:x:2000:2000::/home/late:/bin/sh\n`);
+    expect(users.resolve('late').uid).toBe(2000);
+  });
+
+  it('names owners and groups, and numbers those without a name', async () => {
+    const users = await database(PASSWD, GROUP);
+    expect([
+      users.userName(1),
+      users.userName(77),
+      users.groupName(27),
+      users.groupName(77),
+    ]).toEqual(['daemon', '77', 'sudo', '77']);
+  });
+});
+
+describe('EnvdContext', () => {
+  const basic = (text: string): string => `Basic ${Buffer.from(text).toString('base64')}`;
+
+  it.each([
+    [undefined, undefined],
+    ['', undefined],
+    [basic('user:'), 'user'],
+    [basic('user:with a password:'), 'user'],
+    [basic('user'), 'user'],
+    [basic(':'), undefined],
+    ['Bearer abc', undefined],
+    ['basic dXNlcjo=', 'user'],
+  ])('reads the account from %j', (header, name) => {
+    expect(basicUserName(header)).toBe(name);
+  });
+
+  it('resolves paths from where the account is at home', async () => {
+    const context = new EnvdContext({ users: await database(PASSWD, GROUP), defaultUser: 'user' });
+    const user = context.resolveUser();
+    const resolved = ['', '~', '~/a', 'a/../b', './c', '/x//y/../z', '/'].map((path) =>
+      context.resolvePath(path, user),
+    );
+    expect(resolved).toEqual([
+      '/home/user',
+      '/home/user',
+      '/home/user/a',
+      '/home/user/b',
+      '/home/user/c',
+      '/x/z',
+      '/',
+    ]);
+    context.defaultWorkdir = '/work';
+    expect(context.resolvePath('', user)).toBe('/work');
+    expect(context.resolvePath('a', user)).toBe('/home/user/a');
+  });
+
+  it.each(['~root/x', 'a\0b'])('refuses the path %j', async (path) => {
+    const context = new EnvdContext({ users: await database(PASSWD, GROUP), defaultUser: 'user' });
+    expect(() => context.resolvePath(path, context.resolveUser())).toThrow(
+      expect.objectContaining({ code: Code.InvalidArgument }),
+    );
+  });
+});
