@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { ConnectRouter } from '@connectrpc/connect';
 import { createUpperDisk, ensureGuestArtifacts, kernelArguments } from '@torpor/images';
-import { GUEST, hostAgent } from '@torpor/protocol';
+import { GUEST } from '@torpor/protocol';
 import { type AcceleratorChoice, findQemu, probeAccelerator, QemuDriver } from '@torpor/vmm';
 import {
   DEFAULT_BOOT_TIMEOUT_MS,
@@ -10,18 +10,14 @@ import {
   hostLimits,
 } from './config.ts';
 import { lockDataDirectory } from './data-dir/agent-lock.ts';
-import { openLayout } from './data-dir/layout.ts';
+import { closeLayout, openLayout } from './data-dir/layout.ts';
 import { loadOrCreateKey } from './data-dir/secret-key.ts';
 import { GuestSecrets } from './guest/access-token.ts';
 import { FileJournal } from './journal/file-journal.ts';
 import { openSlotPool } from './network/index.ts';
 import { reclaim } from './reclaim/reclaim.ts';
-import { errorInterceptor } from './rpc/error-interceptor.ts';
-import { fileRpc } from './rpc/file-rpc.ts';
-import { type HostDescription, hostRpc } from './rpc/host-rpc.ts';
-import { lifecycleRpc } from './rpc/lifecycle-rpc.ts';
-import { processRpc } from './rpc/process-rpc.ts';
-import { ptyRpc } from './rpc/pty-rpc.ts';
+import type { HostDescription } from './rpc/host-rpc.ts';
+import { agentRoutes } from './rpc/routes.ts';
 import type { HostParts } from './sandbox/host-parts.ts';
 import { SandboxManager } from './sandbox/manager.ts';
 import { Reaper } from './sandbox/reaper.ts';
@@ -44,6 +40,7 @@ export class HostAgent {
     await using stack = new AsyncDisposableStack();
     const layout = await openLayout(config.dataDir);
     stack.use(await lockDataDirectory(layout.lockFile));
+    stack.defer(() => closeLayout(layout));
     const secrets = new GuestSecrets(await loadOrCreateKey(layout.guestKeyFile));
     const journal = stack.use(await FileJournal.open(layout.journalFile));
     const { logger } = config;
@@ -117,17 +114,12 @@ export class HostAgent {
 
   /** Registers the HostAgentService with a Connect router. */
   routes(router: ConnectRouter): void {
-    router.service(
-      hostAgent.HostAgentService,
-      {
-        ...lifecycleRpc(this.#manager),
-        ...processRpc(this.#manager),
-        ...ptyRpc(this.#manager),
-        ...fileRpc(this.#manager),
-        ...hostRpc(this.#manager, this.#description, () => this.#config.onTerminate?.()),
-      },
-      { interceptors: [errorInterceptor(this.#config.logger)] },
-    );
+    agentRoutes({
+      manager: this.#manager,
+      description: this.#description,
+      logger: this.#config.logger,
+      onTerminate: () => this.#config.onTerminate?.(),
+    })(router);
   }
 
   /**

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
-import { chmod, mkdir, realpath } from 'node:fs/promises';
+import { chmod, mkdir, realpath, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { newId } from '@torpor/protocol';
 
 /**
  * Where the host agent keeps things. Directories that lead to files which other
@@ -35,7 +36,7 @@ export interface DataLayout {
 
 /** The longest run directory that leaves room for socket names: `MachineSpec.runDirectory`. */
 const MAX_RUN_DIRECTORY_BYTES = 80;
-const LONGEST_ID = 64;
+const ID_BYTES = newId('sandbox').length;
 
 /** Six hexadecimal digits from the real path of a data directory. */
 export function instanceTag(realDataDir: string): string {
@@ -50,7 +51,7 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
   const sandboxesRoot = join(root, 'sandboxes');
   const memoryRoot = join('/dev/shm', `torpor-${instance}`);
   const localRun = join(root, 'run');
-  const fits = Buffer.byteLength(localRun) + 1 + LONGEST_ID <= MAX_RUN_DIRECTORY_BYTES;
+  const fits = Buffer.byteLength(localRun) + 1 + ID_BYTES <= MAX_RUN_DIRECTORY_BYTES;
   const runRoot = fits ? localRun : join('/run', `torpor-${instance}`);
   for (const directory of [root, sandboxesRoot, runRoot, memoryRoot]) {
     await makeDirectory(directory, 0o711);
@@ -81,4 +82,13 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
 export async function makeDirectory(path: string, mode: number): Promise<void> {
   await mkdir(path, { recursive: true, mode });
   await chmod(path, mode);
+}
+
+/** Removes the directories outside the data directory unless a sandbox still uses them. */
+export async function closeLayout(layout: DataLayout): Promise<void> {
+  for (const directory of [layout.runRoot, layout.memoryRoot]) {
+    await rmdir(directory).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOTEMPTY' && error.code !== 'ENOENT') throw error;
+    });
+  }
 }
