@@ -10,6 +10,7 @@ import {
   bundleEnvd,
   copyNativePackages,
   ENVD_ENTRY,
+  nativeModules,
   nativePackageVersions,
   packageDirectory,
   readPackage,
@@ -61,14 +62,13 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
   const nodeVersion = (await readPackage(nodePackage)).version;
   const envdVersion = (await readPackage(join(dirname(ENVD_ENTRY), '..'))).version;
   const programs = await Promise.all(HOST_PROGRAMS.map(findProgram));
-  const nativeModules = await nativePackageVersions();
   const bundle = await bundleEnvd(entry);
-  const libraries = await collectLibraries([nodePath, ...programs]);
+  const libraries = await collectLibraries([nodePath, ...programs, ...(await nativeModules())]);
   const key = computeKey({
     recipe: RECIPE,
     node: nodeVersion,
     nodeSize: (await stat(nodePath)).size,
-    nativeModules,
+    nativeModules: await nativePackageVersions(),
     envd: bundle.sha256,
     programs: await hashAll(programs),
     libraries: await hashAll([...libraries.values()]),

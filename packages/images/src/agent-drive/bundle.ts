@@ -62,9 +62,18 @@ export async function nativePackageVersions(): Promise<Record<string, string>> {
   return versions;
 }
 
-/** Copies the packages with compiled parts below `target/node_modules`; returns the paths of the compiled parts. */
-export async function copyNativePackages(target: string): Promise<string[]> {
-  const libraries: string[] = [];
+/** Paths of the compiled parts where npm put them. */
+export async function nativeModules(): Promise<string[]> {
+  const modules: string[] = [];
+  for (const { name, files } of NATIVE_PACKAGES) {
+    const directory = await packageDirectory(name);
+    for (const file of files) if (file.endsWith('.node')) modules.push(join(directory, file));
+  }
+  return modules;
+}
+
+/** Copies the packages with compiled parts below `target/node_modules`. */
+export async function copyNativePackages(target: string): Promise<void> {
   for (const { name, files } of NATIVE_PACKAGES) {
     const source = await packageDirectory(name);
     const destination = join(target, 'node_modules', name);
@@ -74,10 +83,8 @@ export async function copyNativePackages(target: string): Promise<string[]> {
         recursive: true,
         filter: (path) => RUNTIME_FILE_PATTERN.test(path),
       });
-      if (file.endsWith('.node')) libraries.push(join(destination, file));
     }
   }
-  return libraries;
 }
 
 /** Where npm put a package. Its own manifest need not be exported, so the search goes by directory. */
