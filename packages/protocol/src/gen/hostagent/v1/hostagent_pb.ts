@@ -5,26 +5,15 @@
 // What the control plane asks of a host agent. Messages that the seed system
 // has keep its field numbers; fields that are Torpor's own start at 20.
 
+import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
-import type {
-	GenFile,
-	GenMessage,
-	GenService,
-} from "@bufbuild/protobuf/codegenv2";
-import {
-	fileDesc,
-	messageDesc,
-	serviceDesc,
-} from "@bufbuild/protobuf/codegenv2";
 
 /**
  * Describes the file hostagent/v1/hostagent.proto.
  */
-export const file_hostagent_v1_hostagent: GenFile =
-	/*@__PURE__*/
-	fileDesc(
-		"Chxob3N0YWdlbnQvdjEvaG9zdGFnZW50LnByb3RvEgxob3N0YWdlbnQudjEiKwoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIOCgZyZW1lZHkYAiABKAkixwMKFENyZWF0ZVNhbmRib3hSZXF1ZXN0Eg0KBXZjcHVzGAIgASgFEhEKCW1lbW9yeV9tYhgDIAEoBRITCgt0aW1lb3V0X3NlYxgEIAEoBRISCgpzYW5kYm94X2lkGAUgASgJEhQKDGRpc2tfc2l6ZV9tYhgGIAEoBRIPCgd0ZWFtX2lkGAcgASgJEhMKC3RlbXBsYXRlX2lkGAggASgJEhQKDGRlZmF1bHRfdXNlchgJIAEoCRJHCgtkZWZhdWx0X2VudhgKIAMoCzIyLmhvc3RhZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdC5EZWZhdWx0RW52RW50cnkSOgoEZW52cxgUIAMoCzIsLmhvc3RhZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdC5FbnZzRW50cnkSFQoNZGVueV9pbnRlcm5ldBgVIAEoCBIQCghob3N0bmFtZRgWIAEoCRoxCg9EZWZhdWx0RW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARorCglFbnZzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUoECAEQAiKQAgoVQ3JlYXRlU2FuZGJveFJlc3BvbnNlEhIKCnNhbmRib3hfaWQYASABKAkSDwoHaG9zdF9pcBgDIAEoCRJDCghtZXRhZGF0YRgEIAMoCzIxLmhvc3RhZ2VudC52MS5DcmVhdGVTYW5kYm94UmVzcG9uc2UuTWV0YWRhdGFFbnRyeRIqCgdzYW5kYm94GBQgASgLMhkuaG9zdGFnZW50LnYxLlNhbmRib3hJbmZvEioKB3RpbWluZ3MYFSADKAsyGS5ob3N0YWdlbnQudjEuUGhhc2VUaW1pbmcaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBSgQIAhADIjIKC1BoYXNlVGltaW5nEg0KBXBoYXNlGAEgASgJEhQKDG1pbGxpc2Vjb25kcxgCIAEoASIrChVEZXN0cm95U2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSIYChZEZXN0cm95U2FuZGJveFJlc3BvbnNlIicKEUdldFNhbmRib3hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkiQAoSR2V0U2FuZGJveFJlc3BvbnNlEioKB3NhbmRib3gYASABKAsyGS5ob3N0YWdlbnQudjEuU2FuZGJveEluZm8iFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiRQoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEiwKCXNhbmRib3hlcxgBIAMoCzIZLmhvc3RhZ2VudC52MS5TYW5kYm94SW5mbyIXChVXYXRjaFNhbmRib3hlc1JlcXVlc3Qi/AEKFldhdGNoU2FuZGJveGVzUmVzcG9uc2USLAoHc2FuZGJveBgBIAEoCzIZLmhvc3RhZ2VudC52MS5TYW5kYm94SW5mb0gAEkkKDHN5bmNocm9uaXNlZBgCIAEoCzIxLmhvc3RhZ2VudC52MS5XYXRjaFNhbmRib3hlc1Jlc3BvbnNlLlN5bmNocm9uaXNlZEgAEkMKCWtlZXBhbGl2ZRgDIAEoCzIuLmhvc3RhZ2VudC52MS5XYXRjaFNhbmRib3hlc1Jlc3BvbnNlLktlZXBBbGl2ZUgAGg4KDFN5bmNocm9uaXNlZBoLCglLZWVwQWxpdmVCBwoFZXZlbnQi7QIKC1NhbmRib3hJbmZvEhIKCnNhbmRib3hfaWQYASABKAkSDgoGc3RhdHVzGAIgASgJEg0KBXZjcHVzGAQgASgFEhEKCW1lbW9yeV9tYhgFIAEoBRIPCgdob3N0X2lwGAYgASgJEhcKD2NyZWF0ZWRfYXRfdW5peBgHIAEoAxIbChNsYXN0X2FjdGl2ZV9hdF91bml4GAggASgDEhMKC3RpbWVvdXRfc2VjGAkgASgFEg8KB3RlYW1faWQYCiABKAkSEwoLdGVtcGxhdGVfaWQYCyABKAkSOQoIbWV0YWRhdGEYDCADKAsyJy5ob3N0YWdlbnQudjEuU2FuZGJveEluZm8uTWV0YWRhdGFFbnRyeRIOCgZyZWFzb24YFCABKAkSFAoMZGlza19zaXplX21iGBUgASgFGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUoECAMQBCIoChJQaW5nU2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSIVChNQaW5nU2FuZGJveFJlc3BvbnNlIjsKElJlYWRDb25zb2xlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhEKCW1heF9ieXRlcxgCIAEoDSImChNSZWFkQ29uc29sZVJlc3BvbnNlEg8KB2NvbnRlbnQYASABKAwi5gEKC0V4ZWNSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSCwoDY21kGAIgASgJEgwKBGFyZ3MYAyADKAkSEwoLdGltZW91dF9zZWMYBCABKAUSMQoEZW52cxgUIAMoCzIjLmhvc3RhZ2VudC52MS5FeGVjUmVxdWVzdC5FbnZzRW50cnkSCwoDY3dkGBUgASgJEgwKBHVzZXIYFiABKAkSGAoQbWF4X291dHB1dF9ieXRlcxgXIAEoBBorCglFbnZzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKNAQoMRXhlY1Jlc3BvbnNlEg4KBnN0ZG91dBgBIAEoDBIOCgZzdGRlcnIYAiABKAwSEQoJZXhpdF9jb2RlGAMgASgFEhwKFHN0ZG91dF9kcm9wcGVkX2J5dGVzGBQgASgEEhwKFHN0ZGVycl9kcm9wcGVkX2J5dGVzGBUgASgEEg4KBnN0YXR1cxgWIAEoCSL0AQoRRXhlY1N0cmVhbVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRILCgNjbWQYAiABKAkSDAoEYXJncxgDIAMoCRITCgt0aW1lb3V0X3NlYxgEIAEoBRI3CgRlbnZzGBQgAygLMikuaG9zdGFnZW50LnYxLkV4ZWNTdHJlYW1SZXF1ZXN0LkVudnNFbnRyeRILCgNjd2QYFSABKAkSDAoEdXNlchgWIAEoCRINCgVzdGRpbhgXIAEoCBILCgN0YWcYGCABKAkaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEilAMKEkV4ZWNTdHJlYW1SZXNwb25zZRI3CgVzdGFydBgBIAEoCzImLmhvc3RhZ2VudC52MS5FeGVjU3RyZWFtUmVzcG9uc2UuU3RhcnRIABI1CgRkYXRhGAIgASgLMiUuaG9zdGFnZW50LnYxLkV4ZWNTdHJlYW1SZXNwb25zZS5EYXRhSAASMwoDZW5kGAMgASgLMiQuaG9zdGFnZW50LnYxLkV4ZWNTdHJlYW1SZXNwb25zZS5FbmRIABI/CglrZWVwYWxpdmUYBCABKAsyKi5ob3N0YWdlbnQudjEuRXhlY1N0cmVhbVJlc3BvbnNlLktlZXBBbGl2ZUgAGhQKBVN0YXJ0EgsKA3BpZBgBIAEoDRpDCgREYXRhEhAKBnN0ZG91dBgBIAEoDEgAEhAKBnN0ZGVychgCIAEoDEgAEg0KA3B0eRgDIAEoDEgAQggKBm91dHB1dBonCgNFbmQSEQoJZXhpdF9jb2RlGAEgASgFEg0KBWVycm9yGAIgASgJGgsKCUtlZXBBbGl2ZUIHCgVldmVudCLaAQoWU3RhcnRCYWNrZ3JvdW5kUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgsKA2NtZBgCIAEoCRIMCgRhcmdzGAMgAygJEgsKA3RhZxgEIAEoCRI8CgRlbnZzGAUgAygLMi4uaG9zdGFnZW50LnYxLlN0YXJ0QmFja2dyb3VuZFJlcXVlc3QuRW52c0VudHJ5EgsKA2N3ZBgGIAEoCRIMCgR1c2VyGBQgASgJGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIjMKF1N0YXJ0QmFja2dyb3VuZFJlc3BvbnNlEgsKA3BpZBgBIAEoDRILCgN0YWcYAiABKAkiKgoUTGlzdFByb2Nlc3Nlc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSJDCgxQcm9jZXNzRW50cnkSCwoDcGlkGAEgASgNEgsKA3RhZxgCIAEoCRILCgNjbWQYAyABKAkSDAoEYXJncxgEIAMoCSJGChVMaXN0UHJvY2Vzc2VzUmVzcG9uc2USLQoJcHJvY2Vzc2VzGAEgAygLMhouaG9zdGFnZW50LnYxLlByb2Nlc3NFbnRyeSJiChJLaWxsUHJvY2Vzc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRINCgNwaWQYAiABKA1IABINCgN0YWcYAyABKAlIABIOCgZzaWduYWwYBCABKAlCCgoIc2VsZWN0b3IiFQoTS2lsbFByb2Nlc3NSZXNwb25zZSJVChVDb25uZWN0UHJvY2Vzc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRINCgNwaWQYAiABKA1IABINCgN0YWcYAyABKAlIAEIKCghzZWxlY3RvciJyChdTZW5kUHJvY2Vzc0lucHV0UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEg0KA3BpZBgCIAEoDUgAEg0KA3RhZxgDIAEoCUgAEgwKBGRhdGEYBCABKAwSCwoDZW5kGAUgASgIQgoKCHNlbGVjdG9yIhoKGFNlbmRQcm9jZXNzSW5wdXRSZXNwb25zZSLqAQoQUHR5QXR0YWNoUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgsKA3RhZxgCIAEoCRILCgNjbWQYAyABKAkSDAoEYXJncxgEIAMoCRIMCgRjb2xzGAUgASgNEgwKBHJvd3MYBiABKA0SNgoEZW52cxgHIAMoCzIoLmhvc3RhZ2VudC52MS5QdHlBdHRhY2hSZXF1ZXN0LkVudnNFbnRyeRILCgNjd2QYCCABKAkSDAoEdXNlchgJIAEoCRorCglFbnZzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASK1AgoRUHR5QXR0YWNoUmVzcG9uc2USOgoHc3RhcnRlZBgBIAEoCzInLmhvc3RhZ2VudC52MS5QdHlBdHRhY2hSZXNwb25zZS5TdGFydGVkSAASOAoGb3V0cHV0GAIgASgLMiYuaG9zdGFnZW50LnYxLlB0eUF0dGFjaFJlc3BvbnNlLk91dHB1dEgAEjgKBmV4aXRlZBgDIAEoCzImLmhvc3RhZ2VudC52MS5QdHlBdHRhY2hSZXNwb25zZS5FeGl0ZWRIABojCgdTdGFydGVkEgsKA3BpZBgBIAEoDRILCgN0YWcYAiABKAkaFgoGT3V0cHV0EgwKBGRhdGEYASABKAwaKgoGRXhpdGVkEhEKCWV4aXRfY29kZRgBIAEoBRINCgVlcnJvchgCIAEoCUIHCgVldmVudCJEChNQdHlTZW5kSW5wdXRSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSCwoDdGFnGAIgASgJEgwKBGRhdGEYAyABKAwiFgoUUHR5U2VuZElucHV0UmVzcG9uc2UiTwoQUHR5UmVzaXplUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgsKA3RhZxgCIAEoCRIMCgRjb2xzGAMgASgNEgwKBHJvd3MYBCABKA0iEwoRUHR5UmVzaXplUmVzcG9uc2UiMQoOUHR5S2lsbFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRILCgN0YWcYAiABKAkiEQoPUHR5S2lsbFJlc3BvbnNlIqcBChZXcml0ZUZpbGVTdHJlYW1SZXF1ZXN0EjkKBG1ldGEYASABKAsyKS5ob3N0YWdlbnQudjEuV3JpdGVGaWxlU3RyZWFtUmVxdWVzdC5NZXRhSAASDwoFY2h1bmsYAiABKAxIABo2CgRNZXRhEhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGBQgASgJQgkKB2NvbnRlbnQiGQoXV3JpdGVGaWxlU3RyZWFtUmVzcG9uc2UiRwoVUmVhZEZpbGVTdHJlYW1SZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGBQgASgJIicKFlJlYWRGaWxlU3RyZWFtUmVzcG9uc2USDQoFY2h1bmsYASABKAwiyQEKCUZpbGVFbnRyeRIMCgRuYW1lGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdHlwZRgDIAEoCRIMCgRzaXplGAQgASgDEgwKBG1vZGUYBSABKA0SEwoLcGVybWlzc2lvbnMYBiABKAkSDQoFb3duZXIYByABKAkSDQoFZ3JvdXAYCCABKAkSEwoLbW9kaWZpZWRfYXQYCSABKAMSGwoOc3ltbGlua190YXJnZXQYCiABKAlIAIgBAUIRCg9fc3ltbGlua190YXJnZXQiTwoOTGlzdERpclJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEg0KBWRlcHRoGAMgASgNEgwKBHVzZXIYFCABKAkiOwoPTGlzdERpclJlc3BvbnNlEigKB2VudHJpZXMYASADKAsyFy5ob3N0YWdlbnQudjEuRmlsZUVudHJ5IkAKDk1ha2VEaXJSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR1c2VyGBQgASgJIjkKD01ha2VEaXJSZXNwb25zZRImCgVlbnRyeRgBIAEoCzIXLmhvc3RhZ2VudC52MS5GaWxlRW50cnkiQwoRUmVtb3ZlUGF0aFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYFCABKAkiFAoSUmVtb3ZlUGF0aFJlc3BvbnNlIhUKE0Rlc2NyaWJlSG9zdFJlcXVlc3QiowIKFERlc2NyaWJlSG9zdFJlc3BvbnNlEgwKBGFyY2gYASABKAkSEQoJY3B1X2NvcmVzGAIgASgFEhEKCW1lbW9yeV9tYhgDIAEoAxIPCgdkaXNrX21iGAQgASgDEhEKCW1heF92Y3B1cxgFIAEoBRIVCg1tYXhfbWVtb3J5X21iGAYgASgDEkIKCHZlcnNpb25zGAcgAygLMjAuaG9zdGFnZW50LnYxLkRlc2NyaWJlSG9zdFJlc3BvbnNlLlZlcnNpb25zRW50cnkSJwoGaW1hZ2VzGAggAygLMhcuaG9zdGFnZW50LnYxLkltYWdlSW5mbxovCg1WZXJzaW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiRgoJSW1hZ2VJbmZvEgwKBG5hbWUYASABKAkSEgoKc2l6ZV9ieXRlcxgCIAEoAxIXCg9jcmVhdGVkX2F0X3VuaXgYAyABKAMiEgoQVGVybWluYXRlUmVxdWVzdCITChFUZXJtaW5hdGVSZXNwb25zZTLdEAoQSG9zdEFnZW50U2VydmljZRJYCg1DcmVhdGVTYW5kYm94EiIuaG9zdGFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0GiMuaG9zdGFnZW50LnYxLkNyZWF0ZVNhbmRib3hSZXNwb25zZRJbCg5EZXN0cm95U2FuZGJveBIjLmhvc3RhZ2VudC52MS5EZXN0cm95U2FuZGJveFJlcXVlc3QaJC5ob3N0YWdlbnQudjEuRGVzdHJveVNhbmRib3hSZXNwb25zZRJPCgpHZXRTYW5kYm94Eh8uaG9zdGFnZW50LnYxLkdldFNhbmRib3hSZXF1ZXN0GiAuaG9zdGFnZW50LnYxLkdldFNhbmRib3hSZXNwb25zZRJYCg1MaXN0U2FuZGJveGVzEiIuaG9zdGFnZW50LnYxLkxpc3RTYW5kYm94ZXNSZXF1ZXN0GiMuaG9zdGFnZW50LnYxLkxpc3RTYW5kYm94ZXNSZXNwb25zZRJdCg5XYXRjaFNhbmRib3hlcxIjLmhvc3RhZ2VudC52MS5XYXRjaFNhbmRib3hlc1JlcXVlc3QaJC5ob3N0YWdlbnQudjEuV2F0Y2hTYW5kYm94ZXNSZXNwb25zZTABElIKC1BpbmdTYW5kYm94EiAuaG9zdGFnZW50LnYxLlBpbmdTYW5kYm94UmVxdWVzdBohLmhvc3RhZ2VudC52MS5QaW5nU2FuZGJveFJlc3BvbnNlElIKC1JlYWRDb25zb2xlEiAuaG9zdGFnZW50LnYxLlJlYWRDb25zb2xlUmVxdWVzdBohLmhvc3RhZ2VudC52MS5SZWFkQ29uc29sZVJlc3BvbnNlEj0KBEV4ZWMSGS5ob3N0YWdlbnQudjEuRXhlY1JlcXVlc3QaGi5ob3N0YWdlbnQudjEuRXhlY1Jlc3BvbnNlElEKCkV4ZWNTdHJlYW0SHy5ob3N0YWdlbnQudjEuRXhlY1N0cmVhbVJlcXVlc3QaIC5ob3N0YWdlbnQudjEuRXhlY1N0cmVhbVJlc3BvbnNlMAESXgoPU3RhcnRCYWNrZ3JvdW5kEiQuaG9zdGFnZW50LnYxLlN0YXJ0QmFja2dyb3VuZFJlcXVlc3QaJS5ob3N0YWdlbnQudjEuU3RhcnRCYWNrZ3JvdW5kUmVzcG9uc2USWAoNTGlzdFByb2Nlc3NlcxIiLmhvc3RhZ2VudC52MS5MaXN0UHJvY2Vzc2VzUmVxdWVzdBojLmhvc3RhZ2VudC52MS5MaXN0UHJvY2Vzc2VzUmVzcG9uc2USUgoLS2lsbFByb2Nlc3MSIC5ob3N0YWdlbnQudjEuS2lsbFByb2Nlc3NSZXF1ZXN0GiEuaG9zdGFnZW50LnYxLktpbGxQcm9jZXNzUmVzcG9uc2USWQoOQ29ubmVjdFByb2Nlc3MSIy5ob3N0YWdlbnQudjEuQ29ubmVjdFByb2Nlc3NSZXF1ZXN0GiAuaG9zdGFnZW50LnYxLkV4ZWNTdHJlYW1SZXNwb25zZTABEmEKEFNlbmRQcm9jZXNzSW5wdXQSJS5ob3N0YWdlbnQudjEuU2VuZFByb2Nlc3NJbnB1dFJlcXVlc3QaJi5ob3N0YWdlbnQudjEuU2VuZFByb2Nlc3NJbnB1dFJlc3BvbnNlEk4KCVB0eUF0dGFjaBIeLmhvc3RhZ2VudC52MS5QdHlBdHRhY2hSZXF1ZXN0Gh8uaG9zdGFnZW50LnYxLlB0eUF0dGFjaFJlc3BvbnNlMAESVQoMUHR5U2VuZElucHV0EiEuaG9zdGFnZW50LnYxLlB0eVNlbmRJbnB1dFJlcXVlc3QaIi5ob3N0YWdlbnQudjEuUHR5U2VuZElucHV0UmVzcG9uc2USTAoJUHR5UmVzaXplEh4uaG9zdGFnZW50LnYxLlB0eVJlc2l6ZVJlcXVlc3QaHy5ob3N0YWdlbnQudjEuUHR5UmVzaXplUmVzcG9uc2USRgoHUHR5S2lsbBIcLmhvc3RhZ2VudC52MS5QdHlLaWxsUmVxdWVzdBodLmhvc3RhZ2VudC52MS5QdHlLaWxsUmVzcG9uc2USYAoPV3JpdGVGaWxlU3RyZWFtEiQuaG9zdGFnZW50LnYxLldyaXRlRmlsZVN0cmVhbVJlcXVlc3QaJS5ob3N0YWdlbnQudjEuV3JpdGVGaWxlU3RyZWFtUmVzcG9uc2UoARJdCg5SZWFkRmlsZVN0cmVhbRIjLmhvc3RhZ2VudC52MS5SZWFkRmlsZVN0cmVhbVJlcXVlc3QaJC5ob3N0YWdlbnQudjEuUmVhZEZpbGVTdHJlYW1SZXNwb25zZTABEkYKB0xpc3REaXISHC5ob3N0YWdlbnQudjEuTGlzdERpclJlcXVlc3QaHS5ob3N0YWdlbnQudjEuTGlzdERpclJlc3BvbnNlEkYKB01ha2VEaXISHC5ob3N0YWdlbnQudjEuTWFrZURpclJlcXVlc3QaHS5ob3N0YWdlbnQudjEuTWFrZURpclJlc3BvbnNlEk8KClJlbW92ZVBhdGgSHy5ob3N0YWdlbnQudjEuUmVtb3ZlUGF0aFJlcXVlc3QaIC5ob3N0YWdlbnQudjEuUmVtb3ZlUGF0aFJlc3BvbnNlElUKDERlc2NyaWJlSG9zdBIhLmhvc3RhZ2VudC52MS5EZXNjcmliZUhvc3RSZXF1ZXN0GiIuaG9zdGFnZW50LnYxLkRlc2NyaWJlSG9zdFJlc3BvbnNlEkwKCVRlcm1pbmF0ZRIeLmhvc3RhZ2VudC52MS5UZXJtaW5hdGVSZXF1ZXN0Gh8uaG9zdGFnZW50LnYxLlRlcm1pbmF0ZVJlc3BvbnNlYgZwcm90bzM",
-	);
+export const file_hostagent_v1_hostagent: GenFile = /*@__PURE__*/
+  fileDesc("Chxob3N0YWdlbnQvdjEvaG9zdGFnZW50LnByb3RvEgxob3N0YWdlbnQudjEiKwoLRXJyb3JEZXRhaWwSDAoEY29kZRgBIAEoCRIOCgZyZW1lZHkYAiABKAki8gMKFENyZWF0ZVNhbmRib3hSZXF1ZXN0Eg0KBXZjcHVzGAIgASgFEhEKCW1lbW9yeV9tYhgDIAEoBRITCgt0aW1lb3V0X3NlYxgEIAEoBRISCgpzYW5kYm94X2lkGAUgASgJEhQKDGRpc2tfc2l6ZV9tYhgGIAEoBRIPCgd0ZWFtX2lkGAcgASgJEhMKC3RlbXBsYXRlX2lkGAggASgJEhQKDGRlZmF1bHRfdXNlchgJIAEoCRJHCgtkZWZhdWx0X2VudhgKIAMoCzIyLmhvc3RhZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdC5EZWZhdWx0RW52RW50cnkSOgoEZW52cxgUIAMoCzIsLmhvc3RhZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdC5FbnZzRW50cnkSFQoNZGVueV9pbnRlcm5ldBgVIAEoCBIQCghob3N0bmFtZRgWIAEoCRISCgphdXRvX3BhdXNlGBcgASgIEhUKDWZyb21fc25hcHNob3QYGCABKAgaMQoPRGVmYXVsdEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFKBAgBEAIikAIKFUNyZWF0ZVNhbmRib3hSZXNwb25zZRISCgpzYW5kYm94X2lkGAEgASgJEg8KB2hvc3RfaXAYAyABKAkSQwoIbWV0YWRhdGEYBCADKAsyMS5ob3N0YWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlc3BvbnNlLk1ldGFkYXRhRW50cnkSKgoHc2FuZGJveBgUIAEoCzIZLmhvc3RhZ2VudC52MS5TYW5kYm94SW5mbxIqCgd0aW1pbmdzGBUgAygLMhkuaG9zdGFnZW50LnYxLlBoYXNlVGltaW5nGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUoECAIQAyIyCgtQaGFzZVRpbWluZxINCgVwaGFzZRgBIAEoCRIUCgxtaWxsaXNlY29uZHMYAiABKAEiKQoTUGF1c2VTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJIm4KFFBhdXNlU2FuZGJveFJlc3BvbnNlEioKB3NhbmRib3gYFCABKAsyGS5ob3N0YWdlbnQudjEuU2FuZGJveEluZm8SKgoHdGltaW5ncxgVIAMoCzIZLmhvc3RhZ2VudC52MS5QaGFzZVRpbWluZyLtAQoUUmVzdW1lU2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRITCgt0aW1lb3V0X3NlYxgCIAEoBRIUCgxkZWZhdWx0X3VzZXIYAyABKAkSRwoLZGVmYXVsdF9lbnYYBCADKAsyMi5ob3N0YWdlbnQudjEuUmVzdW1lU2FuZGJveFJlcXVlc3QuRGVmYXVsdEVudkVudHJ5EhQKDGtlZXBfdGltZW91dBgUIAEoCBoxCg9EZWZhdWx0RW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUoECAUQBiKQAgoVUmVzdW1lU2FuZGJveFJlc3BvbnNlEhIKCnNhbmRib3hfaWQYASABKAkSDwoHaG9zdF9pcBgDIAEoCRJDCghtZXRhZGF0YRgEIAMoCzIxLmhvc3RhZ2VudC52MS5SZXN1bWVTYW5kYm94UmVzcG9uc2UuTWV0YWRhdGFFbnRyeRIqCgdzYW5kYm94GBQgASgLMhkuaG9zdGFnZW50LnYxLlNhbmRib3hJbmZvEioKB3RpbWluZ3MYFSADKAsyGS5ob3N0YWdlbnQudjEuUGhhc2VUaW1pbmcaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBSgQIAhADIlAKEkZvcmtTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhEKCWNoaWxkX2lkcxgCIAMoCRITCgt0aW1lb3V0X3NlYxgDIAEoBSKWAQoKRm9ya1Jlc3VsdBISCgpzYW5kYm94X2lkGAEgASgJEiwKB3NhbmRib3gYAiABKAsyGS5ob3N0YWdlbnQudjEuU2FuZGJveEluZm9IABIqCgVlcnJvchgDIAEoCzIZLmhvc3RhZ2VudC52MS5FcnJvckRldGFpbEgAEg8KB21lc3NhZ2UYBCABKAlCCQoHb3V0Y29tZSJtChNGb3JrU2FuZGJveFJlc3BvbnNlEioKCGNoaWxkcmVuGAEgAygLMhguaG9zdGFnZW50LnYxLkZvcmtSZXN1bHQSKgoHdGltaW5ncxgVIAMoCzIZLmhvc3RhZ2VudC52MS5QaGFzZVRpbWluZyJuChVDcmVhdGVTbmFwc2hvdFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIPCgd0ZWFtX2lkGAMgASgJEhMKC3RlbXBsYXRlX2lkGAQgASgJEhUKDXJlc3VtZV9zb3VyY2UYFCABKAhKBAgCEAMirAEKFkNyZWF0ZVNuYXBzaG90UmVzcG9uc2USEgoKc2l6ZV9ieXRlcxgCIAEoAxIqCgdzYW5kYm94GBQgASgLMhkuaG9zdGFnZW50LnYxLlNhbmRib3hJbmZvEioKB3RpbWluZ3MYFSADKAsyGS5ob3N0YWdlbnQudjEuUGhhc2VUaW1pbmcSDQoFdmNwdXMYFiABKAUSEQoJbWVtb3J5X21iGBcgASgFSgQIARACIkMKFURlbGV0ZVNuYXBzaG90UmVxdWVzdBIPCgd0ZWFtX2lkGAIgASgJEhMKC3RlbXBsYXRlX2lkGAMgASgJSgQIARACIhgKFkRlbGV0ZVNuYXBzaG90UmVzcG9uc2UiFQoTVmVyaWZ5QnVpbGRzUmVxdWVzdCJfChRWZXJpZnlCdWlsZHNSZXNwb25zZRIQCghidWlsZF9pZBgBIAEoCRINCgVmYXVsdBgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgDEhIKCnJlZmVyZW5jZXMYBCADKAkiFgoUQ29sbGVjdEJ1aWxkc1JlcXVlc3QiRwoVQ29sbGVjdEJ1aWxkc1Jlc3BvbnNlEhkKEXJlbW92ZWRfYnVpbGRfaWRzGAEgAygJEhMKC2ZyZWVkX2J5dGVzGAIgASgDIisKFURlc3Ryb3lTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJIhgKFkRlc3Ryb3lTYW5kYm94UmVzcG9uc2UiJwoRR2V0U2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSJAChJHZXRTYW5kYm94UmVzcG9uc2USKgoHc2FuZGJveBgBIAEoCzIZLmhvc3RhZ2VudC52MS5TYW5kYm94SW5mbyIWChRMaXN0U2FuZGJveGVzUmVxdWVzdCJFChVMaXN0U2FuZGJveGVzUmVzcG9uc2USLAoJc2FuZGJveGVzGAEgAygLMhkuaG9zdGFnZW50LnYxLlNhbmRib3hJbmZvIhcKFVdhdGNoU2FuZGJveGVzUmVxdWVzdCL8AQoWV2F0Y2hTYW5kYm94ZXNSZXNwb25zZRIsCgdzYW5kYm94GAEgASgLMhkuaG9zdGFnZW50LnYxLlNhbmRib3hJbmZvSAASSQoMc3luY2hyb25pc2VkGAIgASgLMjEuaG9zdGFnZW50LnYxLldhdGNoU2FuZGJveGVzUmVzcG9uc2UuU3luY2hyb25pc2VkSAASQwoJa2VlcGFsaXZlGAMgASgLMi4uaG9zdGFnZW50LnYxLldhdGNoU2FuZGJveGVzUmVzcG9uc2UuS2VlcEFsaXZlSAAaDgoMU3luY2hyb25pc2VkGgsKCUtlZXBBbGl2ZUIHCgVldmVudCL/AgoLU2FuZGJveEluZm8SEgoKc2FuZGJveF9pZBgBIAEoCRIOCgZzdGF0dXMYAiABKAkSDQoFdmNwdXMYBCABKAUSEQoJbWVtb3J5X21iGAUgASgFEg8KB2hvc3RfaXAYBiABKAkSFwoPY3JlYXRlZF9hdF91bml4GAcgASgDEhsKE2xhc3RfYWN0aXZlX2F0X3VuaXgYCCABKAMSEwoLdGltZW91dF9zZWMYCSABKAUSDwoHdGVhbV9pZBgKIAEoCRITCgt0ZW1wbGF0ZV9pZBgLIAEoCRI5CghtZXRhZGF0YRgMIAMoCzInLmhvc3RhZ2VudC52MS5TYW5kYm94SW5mby5NZXRhZGF0YUVudHJ5Eg4KBnJlYXNvbhgUIAEoCRIUCgxkaXNrX3NpemVfbWIYFSABKAUSEAoIYnVpbGRfaWQYFiABKAkaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBSgQIAxAEIigKElBpbmdTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJIhUKE1BpbmdTYW5kYm94UmVzcG9uc2UiOwoSUmVhZENvbnNvbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSEQoJbWF4X2J5dGVzGAIgASgNIiYKE1JlYWRDb25zb2xlUmVzcG9uc2USDwoHY29udGVudBgBIAEoDCLmAQoLRXhlY1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRILCgNjbWQYAiABKAkSDAoEYXJncxgDIAMoCRITCgt0aW1lb3V0X3NlYxgEIAEoBRIxCgRlbnZzGBQgAygLMiMuaG9zdGFnZW50LnYxLkV4ZWNSZXF1ZXN0LkVudnNFbnRyeRILCgNjd2QYFSABKAkSDAoEdXNlchgWIAEoCRIYChBtYXhfb3V0cHV0X2J5dGVzGBcgASgEGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIo0BCgxFeGVjUmVzcG9uc2USDgoGc3Rkb3V0GAEgASgMEg4KBnN0ZGVychgCIAEoDBIRCglleGl0X2NvZGUYAyABKAUSHAoUc3Rkb3V0X2Ryb3BwZWRfYnl0ZXMYFCABKAQSHAoUc3RkZXJyX2Ryb3BwZWRfYnl0ZXMYFSABKAQSDgoGc3RhdHVzGBYgASgJIvQBChFFeGVjU3RyZWFtUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgsKA2NtZBgCIAEoCRIMCgRhcmdzGAMgAygJEhMKC3RpbWVvdXRfc2VjGAQgASgFEjcKBGVudnMYFCADKAsyKS5ob3N0YWdlbnQudjEuRXhlY1N0cmVhbVJlcXVlc3QuRW52c0VudHJ5EgsKA2N3ZBgVIAEoCRIMCgR1c2VyGBYgASgJEg0KBXN0ZGluGBcgASgIEgsKA3RhZxgYIAEoCRorCglFbnZzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKUAwoSRXhlY1N0cmVhbVJlc3BvbnNlEjcKBXN0YXJ0GAEgASgLMiYuaG9zdGFnZW50LnYxLkV4ZWNTdHJlYW1SZXNwb25zZS5TdGFydEgAEjUKBGRhdGEYAiABKAsyJS5ob3N0YWdlbnQudjEuRXhlY1N0cmVhbVJlc3BvbnNlLkRhdGFIABIzCgNlbmQYAyABKAsyJC5ob3N0YWdlbnQudjEuRXhlY1N0cmVhbVJlc3BvbnNlLkVuZEgAEj8KCWtlZXBhbGl2ZRgEIAEoCzIqLmhvc3RhZ2VudC52MS5FeGVjU3RyZWFtUmVzcG9uc2UuS2VlcEFsaXZlSAAaFAoFU3RhcnQSCwoDcGlkGAEgASgNGkMKBERhdGESEAoGc3Rkb3V0GAEgASgMSAASEAoGc3RkZXJyGAIgASgMSAASDQoDcHR5GAMgASgMSABCCAoGb3V0cHV0GicKA0VuZBIRCglleGl0X2NvZGUYASABKAUSDQoFZXJyb3IYAiABKAkaCwoJS2VlcEFsaXZlQgcKBWV2ZW50ItoBChZTdGFydEJhY2tncm91bmRSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSCwoDY21kGAIgASgJEgwKBGFyZ3MYAyADKAkSCwoDdGFnGAQgASgJEjwKBGVudnMYBSADKAsyLi5ob3N0YWdlbnQudjEuU3RhcnRCYWNrZ3JvdW5kUmVxdWVzdC5FbnZzRW50cnkSCwoDY3dkGAYgASgJEgwKBHVzZXIYFCABKAkaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiMwoXU3RhcnRCYWNrZ3JvdW5kUmVzcG9uc2USCwoDcGlkGAEgASgNEgsKA3RhZxgCIAEoCSIqChRMaXN0UHJvY2Vzc2VzUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJIkMKDFByb2Nlc3NFbnRyeRILCgNwaWQYASABKA0SCwoDdGFnGAIgASgJEgsKA2NtZBgDIAEoCRIMCgRhcmdzGAQgAygJIkYKFUxpc3RQcm9jZXNzZXNSZXNwb25zZRItCglwcm9jZXNzZXMYASADKAsyGi5ob3N0YWdlbnQudjEuUHJvY2Vzc0VudHJ5ImIKEktpbGxQcm9jZXNzUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEg0KA3BpZBgCIAEoDUgAEg0KA3RhZxgDIAEoCUgAEg4KBnNpZ25hbBgEIAEoCUIKCghzZWxlY3RvciIVChNLaWxsUHJvY2Vzc1Jlc3BvbnNlIlUKFUNvbm5lY3RQcm9jZXNzUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEg0KA3BpZBgCIAEoDUgAEg0KA3RhZxgDIAEoCUgAQgoKCHNlbGVjdG9yInIKF1NlbmRQcm9jZXNzSW5wdXRSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDQoDcGlkGAIgASgNSAASDQoDdGFnGAMgASgJSAASDAoEZGF0YRgEIAEoDBILCgNlbmQYBSABKAhCCgoIc2VsZWN0b3IiGgoYU2VuZFByb2Nlc3NJbnB1dFJlc3BvbnNlIuoBChBQdHlBdHRhY2hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSCwoDdGFnGAIgASgJEgsKA2NtZBgDIAEoCRIMCgRhcmdzGAQgAygJEgwKBGNvbHMYBSABKA0SDAoEcm93cxgGIAEoDRI2CgRlbnZzGAcgAygLMiguaG9zdGFnZW50LnYxLlB0eUF0dGFjaFJlcXVlc3QuRW52c0VudHJ5EgsKA2N3ZBgIIAEoCRIMCgR1c2VyGAkgASgJGisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIrUCChFQdHlBdHRhY2hSZXNwb25zZRI6CgdzdGFydGVkGAEgASgLMicuaG9zdGFnZW50LnYxLlB0eUF0dGFjaFJlc3BvbnNlLlN0YXJ0ZWRIABI4CgZvdXRwdXQYAiABKAsyJi5ob3N0YWdlbnQudjEuUHR5QXR0YWNoUmVzcG9uc2UuT3V0cHV0SAASOAoGZXhpdGVkGAMgASgLMiYuaG9zdGFnZW50LnYxLlB0eUF0dGFjaFJlc3BvbnNlLkV4aXRlZEgAGiMKB1N0YXJ0ZWQSCwoDcGlkGAEgASgNEgsKA3RhZxgCIAEoCRoWCgZPdXRwdXQSDAoEZGF0YRgBIAEoDBoqCgZFeGl0ZWQSEQoJZXhpdF9jb2RlGAEgASgFEg0KBWVycm9yGAIgASgJQgcKBWV2ZW50IkQKE1B0eVNlbmRJbnB1dFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRILCgN0YWcYAiABKAkSDAoEZGF0YRgDIAEoDCIWChRQdHlTZW5kSW5wdXRSZXNwb25zZSJPChBQdHlSZXNpemVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSCwoDdGFnGAIgASgJEgwKBGNvbHMYAyABKA0SDAoEcm93cxgEIAEoDSITChFQdHlSZXNpemVSZXNwb25zZSIxCg5QdHlLaWxsUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgsKA3RhZxgCIAEoCSIRCg9QdHlLaWxsUmVzcG9uc2UipwEKFldyaXRlRmlsZVN0cmVhbVJlcXVlc3QSOQoEbWV0YRgBIAEoCzIpLmhvc3RhZ2VudC52MS5Xcml0ZUZpbGVTdHJlYW1SZXF1ZXN0Lk1ldGFIABIPCgVjaHVuaxgCIAEoDEgAGjYKBE1ldGESEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYFCABKAlCCQoHY29udGVudCIZChdXcml0ZUZpbGVTdHJlYW1SZXNwb25zZSJHChVSZWFkRmlsZVN0cmVhbVJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYFCABKAkiJwoWUmVhZEZpbGVTdHJlYW1SZXNwb25zZRINCgVjaHVuaxgBIAEoDCLJAQoJRmlsZUVudHJ5EgwKBG5hbWUYASABKAkSDAoEcGF0aBgCIAEoCRIMCgR0eXBlGAMgASgJEgwKBHNpemUYBCABKAMSDAoEbW9kZRgFIAEoDRITCgtwZXJtaXNzaW9ucxgGIAEoCRINCgVvd25lchgHIAEoCRINCgVncm91cBgIIAEoCRITCgttb2RpZmllZF9hdBgJIAEoAxIbCg5zeW1saW5rX3RhcmdldBgKIAEoCUgAiAEBQhEKD19zeW1saW5rX3RhcmdldCJPCg5MaXN0RGlyUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDQoFZGVwdGgYAyABKA0SDAoEdXNlchgUIAEoCSI7Cg9MaXN0RGlyUmVzcG9uc2USKAoHZW50cmllcxgBIAMoCzIXLmhvc3RhZ2VudC52MS5GaWxlRW50cnkiQAoOTWFrZURpclJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRwYXRoGAIgASgJEgwKBHVzZXIYFCABKAkiOQoPTWFrZURpclJlc3BvbnNlEiYKBWVudHJ5GAEgASgLMhcuaG9zdGFnZW50LnYxLkZpbGVFbnRyeSJDChFSZW1vdmVQYXRoUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBHBhdGgYAiABKAkSDAoEdXNlchgUIAEoCSIUChJSZW1vdmVQYXRoUmVzcG9uc2UiFQoTRGVzY3JpYmVIb3N0UmVxdWVzdCKjAgoURGVzY3JpYmVIb3N0UmVzcG9uc2USDAoEYXJjaBgBIAEoCRIRCgljcHVfY29yZXMYAiABKAUSEQoJbWVtb3J5X21iGAMgASgDEg8KB2Rpc2tfbWIYBCABKAMSEQoJbWF4X3ZjcHVzGAUgASgFEhUKDW1heF9tZW1vcnlfbWIYBiABKAMSQgoIdmVyc2lvbnMYByADKAsyMC5ob3N0YWdlbnQudjEuRGVzY3JpYmVIb3N0UmVzcG9uc2UuVmVyc2lvbnNFbnRyeRInCgZpbWFnZXMYCCADKAsyFy5ob3N0YWdlbnQudjEuSW1hZ2VJbmZvGi8KDVZlcnNpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJGCglJbWFnZUluZm8SDAoEbmFtZRgBIAEoCRISCgpzaXplX2J5dGVzGAIgASgDEhcKD2NyZWF0ZWRfYXRfdW5peBgDIAEoAyISChBUZXJtaW5hdGVSZXF1ZXN0IhMKEVRlcm1pbmF0ZVJlc3BvbnNlMs8VChBIb3N0QWdlbnRTZXJ2aWNlElgKDUNyZWF0ZVNhbmRib3gSIi5ob3N0YWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QaIy5ob3N0YWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlc3BvbnNlElsKDkRlc3Ryb3lTYW5kYm94EiMuaG9zdGFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBokLmhvc3RhZ2VudC52MS5EZXN0cm95U2FuZGJveFJlc3BvbnNlEk8KCkdldFNhbmRib3gSHy5ob3N0YWdlbnQudjEuR2V0U2FuZGJveFJlcXVlc3QaIC5ob3N0YWdlbnQudjEuR2V0U2FuZGJveFJlc3BvbnNlElgKDUxpc3RTYW5kYm94ZXMSIi5ob3N0YWdlbnQudjEuTGlzdFNhbmRib3hlc1JlcXVlc3QaIy5ob3N0YWdlbnQudjEuTGlzdFNhbmRib3hlc1Jlc3BvbnNlEl0KDldhdGNoU2FuZGJveGVzEiMuaG9zdGFnZW50LnYxLldhdGNoU2FuZGJveGVzUmVxdWVzdBokLmhvc3RhZ2VudC52MS5XYXRjaFNhbmRib3hlc1Jlc3BvbnNlMAESVQoMUGF1c2VTYW5kYm94EiEuaG9zdGFnZW50LnYxLlBhdXNlU2FuZGJveFJlcXVlc3QaIi5ob3N0YWdlbnQudjEuUGF1c2VTYW5kYm94UmVzcG9uc2USWAoNUmVzdW1lU2FuZGJveBIiLmhvc3RhZ2VudC52MS5SZXN1bWVTYW5kYm94UmVxdWVzdBojLmhvc3RhZ2VudC52MS5SZXN1bWVTYW5kYm94UmVzcG9uc2USUgoLRm9ya1NhbmRib3gSIC5ob3N0YWdlbnQudjEuRm9ya1NhbmRib3hSZXF1ZXN0GiEuaG9zdGFnZW50LnYxLkZvcmtTYW5kYm94UmVzcG9uc2USWwoOQ3JlYXRlU25hcHNob3QSIy5ob3N0YWdlbnQudjEuQ3JlYXRlU25hcHNob3RSZXF1ZXN0GiQuaG9zdGFnZW50LnYxLkNyZWF0ZVNuYXBzaG90UmVzcG9uc2USWwoORGVsZXRlU25hcHNob3QSIy5ob3N0YWdlbnQudjEuRGVsZXRlU25hcHNob3RSZXF1ZXN0GiQuaG9zdGFnZW50LnYxLkRlbGV0ZVNuYXBzaG90UmVzcG9uc2USVwoMVmVyaWZ5QnVpbGRzEiEuaG9zdGFnZW50LnYxLlZlcmlmeUJ1aWxkc1JlcXVlc3QaIi5ob3N0YWdlbnQudjEuVmVyaWZ5QnVpbGRzUmVzcG9uc2UwARJYCg1Db2xsZWN0QnVpbGRzEiIuaG9zdGFnZW50LnYxLkNvbGxlY3RCdWlsZHNSZXF1ZXN0GiMuaG9zdGFnZW50LnYxLkNvbGxlY3RCdWlsZHNSZXNwb25zZRJSCgtQaW5nU2FuZGJveBIgLmhvc3RhZ2VudC52MS5QaW5nU2FuZGJveFJlcXVlc3QaIS5ob3N0YWdlbnQudjEuUGluZ1NhbmRib3hSZXNwb25zZRJSCgtSZWFkQ29uc29sZRIgLmhvc3RhZ2VudC52MS5SZWFkQ29uc29sZVJlcXVlc3QaIS5ob3N0YWdlbnQudjEuUmVhZENvbnNvbGVSZXNwb25zZRI9CgRFeGVjEhkuaG9zdGFnZW50LnYxLkV4ZWNSZXF1ZXN0GhouaG9zdGFnZW50LnYxLkV4ZWNSZXNwb25zZRJRCgpFeGVjU3RyZWFtEh8uaG9zdGFnZW50LnYxLkV4ZWNTdHJlYW1SZXF1ZXN0GiAuaG9zdGFnZW50LnYxLkV4ZWNTdHJlYW1SZXNwb25zZTABEl4KD1N0YXJ0QmFja2dyb3VuZBIkLmhvc3RhZ2VudC52MS5TdGFydEJhY2tncm91bmRSZXF1ZXN0GiUuaG9zdGFnZW50LnYxLlN0YXJ0QmFja2dyb3VuZFJlc3BvbnNlElgKDUxpc3RQcm9jZXNzZXMSIi5ob3N0YWdlbnQudjEuTGlzdFByb2Nlc3Nlc1JlcXVlc3QaIy5ob3N0YWdlbnQudjEuTGlzdFByb2Nlc3Nlc1Jlc3BvbnNlElIKC0tpbGxQcm9jZXNzEiAuaG9zdGFnZW50LnYxLktpbGxQcm9jZXNzUmVxdWVzdBohLmhvc3RhZ2VudC52MS5LaWxsUHJvY2Vzc1Jlc3BvbnNlElkKDkNvbm5lY3RQcm9jZXNzEiMuaG9zdGFnZW50LnYxLkNvbm5lY3RQcm9jZXNzUmVxdWVzdBogLmhvc3RhZ2VudC52MS5FeGVjU3RyZWFtUmVzcG9uc2UwARJhChBTZW5kUHJvY2Vzc0lucHV0EiUuaG9zdGFnZW50LnYxLlNlbmRQcm9jZXNzSW5wdXRSZXF1ZXN0GiYuaG9zdGFnZW50LnYxLlNlbmRQcm9jZXNzSW5wdXRSZXNwb25zZRJOCglQdHlBdHRhY2gSHi5ob3N0YWdlbnQudjEuUHR5QXR0YWNoUmVxdWVzdBofLmhvc3RhZ2VudC52MS5QdHlBdHRhY2hSZXNwb25zZTABElUKDFB0eVNlbmRJbnB1dBIhLmhvc3RhZ2VudC52MS5QdHlTZW5kSW5wdXRSZXF1ZXN0GiIuaG9zdGFnZW50LnYxLlB0eVNlbmRJbnB1dFJlc3BvbnNlEkwKCVB0eVJlc2l6ZRIeLmhvc3RhZ2VudC52MS5QdHlSZXNpemVSZXF1ZXN0Gh8uaG9zdGFnZW50LnYxLlB0eVJlc2l6ZVJlc3BvbnNlEkYKB1B0eUtpbGwSHC5ob3N0YWdlbnQudjEuUHR5S2lsbFJlcXVlc3QaHS5ob3N0YWdlbnQudjEuUHR5S2lsbFJlc3BvbnNlEmAKD1dyaXRlRmlsZVN0cmVhbRIkLmhvc3RhZ2VudC52MS5Xcml0ZUZpbGVTdHJlYW1SZXF1ZXN0GiUuaG9zdGFnZW50LnYxLldyaXRlRmlsZVN0cmVhbVJlc3BvbnNlKAESXQoOUmVhZEZpbGVTdHJlYW0SIy5ob3N0YWdlbnQudjEuUmVhZEZpbGVTdHJlYW1SZXF1ZXN0GiQuaG9zdGFnZW50LnYxLlJlYWRGaWxlU3RyZWFtUmVzcG9uc2UwARJGCgdMaXN0RGlyEhwuaG9zdGFnZW50LnYxLkxpc3REaXJSZXF1ZXN0Gh0uaG9zdGFnZW50LnYxLkxpc3REaXJSZXNwb25zZRJGCgdNYWtlRGlyEhwuaG9zdGFnZW50LnYxLk1ha2VEaXJSZXF1ZXN0Gh0uaG9zdGFnZW50LnYxLk1ha2VEaXJSZXNwb25zZRJPCgpSZW1vdmVQYXRoEh8uaG9zdGFnZW50LnYxLlJlbW92ZVBhdGhSZXF1ZXN0GiAuaG9zdGFnZW50LnYxLlJlbW92ZVBhdGhSZXNwb25zZRJVCgxEZXNjcmliZUhvc3QSIS5ob3N0YWdlbnQudjEuRGVzY3JpYmVIb3N0UmVxdWVzdBoiLmhvc3RhZ2VudC52MS5EZXNjcmliZUhvc3RSZXNwb25zZRJMCglUZXJtaW5hdGUSHi5ob3N0YWdlbnQudjEuVGVybWluYXRlUmVxdWVzdBofLmhvc3RhZ2VudC52MS5UZXJtaW5hdGVSZXNwb25zZWIGcHJvdG8z");
 
 /**
  * Attached to a Connect error: the stable code of Torpor's error table.
@@ -32,2084 +21,2456 @@ export const file_hostagent_v1_hostagent: GenFile =
  * @generated from message hostagent.v1.ErrorDetail
  */
 export type ErrorDetail = Message<"hostagent.v1.ErrorDetail"> & {
-	/**
-	 * @generated from field: string code = 1;
-	 */
-	code: string;
+  /**
+   * @generated from field: string code = 1;
+   */
+  code: string;
 
-	/**
-	 * @generated from field: string remedy = 2;
-	 */
-	remedy: string;
+  /**
+   * @generated from field: string remedy = 2;
+   */
+  remedy: string;
 };
 
 /**
  * Describes the message hostagent.v1.ErrorDetail.
  * Use `create(ErrorDetailSchema)` to create a new message.
  */
-export const ErrorDetailSchema: GenMessage<ErrorDetail> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 0);
+export const ErrorDetailSchema: GenMessage<ErrorDetail> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 0);
 
 /**
  * @generated from message hostagent.v1.CreateSandboxRequest
  */
-export type CreateSandboxRequest =
-	Message<"hostagent.v1.CreateSandboxRequest"> & {
-		/**
-		 * @generated from field: int32 vcpus = 2;
-		 */
-		vcpus: number;
+export type CreateSandboxRequest = Message<"hostagent.v1.CreateSandboxRequest"> & {
+  /**
+   * @generated from field: int32 vcpus = 2;
+   */
+  vcpus: number;
 
-		/**
-		 * @generated from field: int32 memory_mb = 3;
-		 */
-		memoryMb: number;
+  /**
+   * @generated from field: int32 memory_mb = 3;
+   */
+  memoryMb: number;
 
-		/**
-		 * @generated from field: int32 timeout_sec = 4;
-		 */
-		timeoutSec: number;
+  /**
+   * @generated from field: int32 timeout_sec = 4;
+   */
+  timeoutSec: number;
 
-		/**
-		 * @generated from field: string sandbox_id = 5;
-		 */
-		sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 5;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from field: int32 disk_size_mb = 6;
-		 */
-		diskSizeMb: number;
+  /**
+   * @generated from field: int32 disk_size_mb = 6;
+   */
+  diskSizeMb: number;
 
-		/**
-		 * @generated from field: string team_id = 7;
-		 */
-		teamId: string;
+  /**
+   * @generated from field: string team_id = 7;
+   */
+  teamId: string;
 
-		/**
-		 * @generated from field: string template_id = 8;
-		 */
-		templateId: string;
+  /**
+   * @generated from field: string template_id = 8;
+   */
+  templateId: string;
 
-		/**
-		 * @generated from field: string default_user = 9;
-		 */
-		defaultUser: string;
+  /**
+   * @generated from field: string default_user = 9;
+   */
+  defaultUser: string;
 
-		/**
-		 * @generated from field: map<string, string> default_env = 10;
-		 */
-		defaultEnv: { [key: string]: string };
+  /**
+   * @generated from field: map<string, string> default_env = 10;
+   */
+  defaultEnv: { [key: string]: string };
 
-		/**
-		 * Environment of this sandbox, over default_env.
-		 *
-		 * @generated from field: map<string, string> envs = 20;
-		 */
-		envs: { [key: string]: string };
+  /**
+   * Environment of this sandbox, over default_env.
+   *
+   * @generated from field: map<string, string> envs = 20;
+   */
+  envs: { [key: string]: string };
 
-		/**
-		 * @generated from field: bool deny_internet = 21;
-		 */
-		denyInternet: boolean;
+  /**
+   * @generated from field: bool deny_internet = 21;
+   */
+  denyInternet: boolean;
 
-		/**
-		 * @generated from field: string hostname = 22;
-		 */
-		hostname: string;
-	};
+  /**
+   * @generated from field: string hostname = 22;
+   */
+  hostname: string;
+
+  /**
+   * At the end of its time to live the sandbox is paused, not destroyed.
+   *
+   * @generated from field: bool auto_pause = 23;
+   */
+  autoPause: boolean;
+
+  /**
+   * template_id names a snapshot: the sandbox is restored from its build.
+   *
+   * @generated from field: bool from_snapshot = 24;
+   */
+  fromSnapshot: boolean;
+};
 
 /**
  * Describes the message hostagent.v1.CreateSandboxRequest.
  * Use `create(CreateSandboxRequestSchema)` to create a new message.
  */
-export const CreateSandboxRequestSchema: GenMessage<CreateSandboxRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 1);
+export const CreateSandboxRequestSchema: GenMessage<CreateSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 1);
 
 /**
  * @generated from message hostagent.v1.CreateSandboxResponse
  */
-export type CreateSandboxResponse =
-	Message<"hostagent.v1.CreateSandboxResponse"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
+export type CreateSandboxResponse = Message<"hostagent.v1.CreateSandboxResponse"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from field: string host_ip = 3;
-		 */
-		hostIp: string;
+  /**
+   * @generated from field: string host_ip = 3;
+   */
+  hostIp: string;
 
-		/**
-		 * Versions: envd_version, kernel_version, vmm, vmm_version, agent_version.
-		 *
-		 * @generated from field: map<string, string> metadata = 4;
-		 */
-		metadata: { [key: string]: string };
+  /**
+   * Versions: envd_version, kernel_version, vmm, vmm_version, agent_version.
+   *
+   * @generated from field: map<string, string> metadata = 4;
+   */
+  metadata: { [key: string]: string };
 
-		/**
-		 * @generated from field: hostagent.v1.SandboxInfo sandbox = 20;
-		 */
-		sandbox?: SandboxInfo | undefined;
+  /**
+   * @generated from field: hostagent.v1.SandboxInfo sandbox = 20;
+   */
+  sandbox?: SandboxInfo | undefined;
 
-		/**
-		 * @generated from field: repeated hostagent.v1.PhaseTiming timings = 21;
-		 */
-		timings: PhaseTiming[];
-	};
+  /**
+   * @generated from field: repeated hostagent.v1.PhaseTiming timings = 21;
+   */
+  timings: PhaseTiming[];
+};
 
 /**
  * Describes the message hostagent.v1.CreateSandboxResponse.
  * Use `create(CreateSandboxResponseSchema)` to create a new message.
  */
-export const CreateSandboxResponseSchema: GenMessage<CreateSandboxResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 2);
+export const CreateSandboxResponseSchema: GenMessage<CreateSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 2);
 
 /**
  * @generated from message hostagent.v1.PhaseTiming
  */
 export type PhaseTiming = Message<"hostagent.v1.PhaseTiming"> & {
-	/**
-	 * @generated from field: string phase = 1;
-	 */
-	phase: string;
+  /**
+   * @generated from field: string phase = 1;
+   */
+  phase: string;
 
-	/**
-	 * @generated from field: double milliseconds = 2;
-	 */
-	milliseconds: number;
+  /**
+   * @generated from field: double milliseconds = 2;
+   */
+  milliseconds: number;
 };
 
 /**
  * Describes the message hostagent.v1.PhaseTiming.
  * Use `create(PhaseTimingSchema)` to create a new message.
  */
-export const PhaseTimingSchema: GenMessage<PhaseTiming> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 3);
+export const PhaseTimingSchema: GenMessage<PhaseTiming> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 3);
+
+/**
+ * @generated from message hostagent.v1.PauseSandboxRequest
+ */
+export type PauseSandboxRequest = Message<"hostagent.v1.PauseSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+};
+
+/**
+ * Describes the message hostagent.v1.PauseSandboxRequest.
+ * Use `create(PauseSandboxRequestSchema)` to create a new message.
+ */
+export const PauseSandboxRequestSchema: GenMessage<PauseSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 4);
+
+/**
+ * @generated from message hostagent.v1.PauseSandboxResponse
+ */
+export type PauseSandboxResponse = Message<"hostagent.v1.PauseSandboxResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.SandboxInfo sandbox = 20;
+   */
+  sandbox?: SandboxInfo | undefined;
+
+  /**
+   * @generated from field: repeated hostagent.v1.PhaseTiming timings = 21;
+   */
+  timings: PhaseTiming[];
+};
+
+/**
+ * Describes the message hostagent.v1.PauseSandboxResponse.
+ * Use `create(PauseSandboxResponseSchema)` to create a new message.
+ */
+export const PauseSandboxResponseSchema: GenMessage<PauseSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 5);
+
+/**
+ * @generated from message hostagent.v1.ResumeSandboxRequest
+ */
+export type ResumeSandboxRequest = Message<"hostagent.v1.ResumeSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: int32 timeout_sec = 2;
+   */
+  timeoutSec: number;
+
+  /**
+   * @generated from field: string default_user = 3;
+   */
+  defaultUser: string;
+
+  /**
+   * @generated from field: map<string, string> default_env = 4;
+   */
+  defaultEnv: { [key: string]: string };
+
+  /**
+   * Keep the time to live that the sandbox had instead of timeout_sec.
+   *
+   * @generated from field: bool keep_timeout = 20;
+   */
+  keepTimeout: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.ResumeSandboxRequest.
+ * Use `create(ResumeSandboxRequestSchema)` to create a new message.
+ */
+export const ResumeSandboxRequestSchema: GenMessage<ResumeSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 6);
+
+/**
+ * @generated from message hostagent.v1.ResumeSandboxResponse
+ */
+export type ResumeSandboxResponse = Message<"hostagent.v1.ResumeSandboxResponse"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string host_ip = 3;
+   */
+  hostIp: string;
+
+  /**
+   * @generated from field: map<string, string> metadata = 4;
+   */
+  metadata: { [key: string]: string };
+
+  /**
+   * @generated from field: hostagent.v1.SandboxInfo sandbox = 20;
+   */
+  sandbox?: SandboxInfo | undefined;
+
+  /**
+   * @generated from field: repeated hostagent.v1.PhaseTiming timings = 21;
+   */
+  timings: PhaseTiming[];
+};
+
+/**
+ * Describes the message hostagent.v1.ResumeSandboxResponse.
+ * Use `create(ResumeSandboxResponseSchema)` to create a new message.
+ */
+export const ResumeSandboxResponseSchema: GenMessage<ResumeSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 7);
+
+/**
+ * @generated from message hostagent.v1.ForkSandboxRequest
+ */
+export type ForkSandboxRequest = Message<"hostagent.v1.ForkSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * One new sandbox for each.
+   *
+   * @generated from field: repeated string child_ids = 2;
+   */
+  childIds: string[];
+
+  /**
+   * @generated from field: int32 timeout_sec = 3;
+   */
+  timeoutSec: number;
+};
+
+/**
+ * Describes the message hostagent.v1.ForkSandboxRequest.
+ * Use `create(ForkSandboxRequestSchema)` to create a new message.
+ */
+export const ForkSandboxRequestSchema: GenMessage<ForkSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 8);
+
+/**
+ * @generated from message hostagent.v1.ForkResult
+ */
+export type ForkResult = Message<"hostagent.v1.ForkResult"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from oneof hostagent.v1.ForkResult.outcome
+   */
+  outcome: {
+    /**
+     * @generated from field: hostagent.v1.SandboxInfo sandbox = 2;
+     */
+    value: SandboxInfo;
+    case: "sandbox";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.ErrorDetail error = 3;
+     */
+    value: ErrorDetail;
+    case: "error";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Of an error.
+   *
+   * @generated from field: string message = 4;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message hostagent.v1.ForkResult.
+ * Use `create(ForkResultSchema)` to create a new message.
+ */
+export const ForkResultSchema: GenMessage<ForkResult> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 9);
+
+/**
+ * @generated from message hostagent.v1.ForkSandboxResponse
+ */
+export type ForkSandboxResponse = Message<"hostagent.v1.ForkSandboxResponse"> & {
+  /**
+   * @generated from field: repeated hostagent.v1.ForkResult children = 1;
+   */
+  children: ForkResult[];
+
+  /**
+   * @generated from field: repeated hostagent.v1.PhaseTiming timings = 21;
+   */
+  timings: PhaseTiming[];
+};
+
+/**
+ * Describes the message hostagent.v1.ForkSandboxResponse.
+ * Use `create(ForkSandboxResponseSchema)` to create a new message.
+ */
+export const ForkSandboxResponseSchema: GenMessage<ForkSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 10);
+
+/**
+ * @generated from message hostagent.v1.CreateSnapshotRequest
+ */
+export type CreateSnapshotRequest = Message<"hostagent.v1.CreateSnapshotRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string team_id = 3;
+   */
+  teamId: string;
+
+  /**
+   * The template's id: the reference under which the build is kept.
+   *
+   * @generated from field: string template_id = 4;
+   */
+  templateId: string;
+
+  /**
+   * Let the source run on afterwards; the seed system leaves it paused.
+   *
+   * @generated from field: bool resume_source = 20;
+   */
+  resumeSource: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.CreateSnapshotRequest.
+ * Use `create(CreateSnapshotRequestSchema)` to create a new message.
+ */
+export const CreateSnapshotRequestSchema: GenMessage<CreateSnapshotRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 11);
+
+/**
+ * @generated from message hostagent.v1.CreateSnapshotResponse
+ */
+export type CreateSnapshotResponse = Message<"hostagent.v1.CreateSnapshotResponse"> & {
+  /**
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * @generated from field: hostagent.v1.SandboxInfo sandbox = 20;
+   */
+  sandbox?: SandboxInfo | undefined;
+
+  /**
+   * @generated from field: repeated hostagent.v1.PhaseTiming timings = 21;
+   */
+  timings: PhaseTiming[];
+
+  /**
+   * @generated from field: int32 vcpus = 22;
+   */
+  vcpus: number;
+
+  /**
+   * @generated from field: int32 memory_mb = 23;
+   */
+  memoryMb: number;
+};
+
+/**
+ * Describes the message hostagent.v1.CreateSnapshotResponse.
+ * Use `create(CreateSnapshotResponseSchema)` to create a new message.
+ */
+export const CreateSnapshotResponseSchema: GenMessage<CreateSnapshotResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 12);
+
+/**
+ * @generated from message hostagent.v1.DeleteSnapshotRequest
+ */
+export type DeleteSnapshotRequest = Message<"hostagent.v1.DeleteSnapshotRequest"> & {
+  /**
+   * @generated from field: string team_id = 2;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string template_id = 3;
+   */
+  templateId: string;
+};
+
+/**
+ * Describes the message hostagent.v1.DeleteSnapshotRequest.
+ * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
+ */
+export const DeleteSnapshotRequestSchema: GenMessage<DeleteSnapshotRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 13);
+
+/**
+ * @generated from message hostagent.v1.DeleteSnapshotResponse
+ */
+export type DeleteSnapshotResponse = Message<"hostagent.v1.DeleteSnapshotResponse"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.DeleteSnapshotResponse.
+ * Use `create(DeleteSnapshotResponseSchema)` to create a new message.
+ */
+export const DeleteSnapshotResponseSchema: GenMessage<DeleteSnapshotResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 14);
+
+/**
+ * @generated from message hostagent.v1.VerifyBuildsRequest
+ */
+export type VerifyBuildsRequest = Message<"hostagent.v1.VerifyBuildsRequest"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.VerifyBuildsRequest.
+ * Use `create(VerifyBuildsRequestSchema)` to create a new message.
+ */
+export const VerifyBuildsRequestSchema: GenMessage<VerifyBuildsRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 15);
+
+/**
+ * @generated from message hostagent.v1.VerifyBuildsResponse
+ */
+export type VerifyBuildsResponse = Message<"hostagent.v1.VerifyBuildsResponse"> & {
+  /**
+   * @generated from field: string build_id = 1;
+   */
+  buildId: string;
+
+  /**
+   * Empty for a sound build.
+   *
+   * @generated from field: string fault = 2;
+   */
+  fault: string;
+
+  /**
+   * @generated from field: int64 size_bytes = 3;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * What keeps the build: names of sandboxes and templates.
+   *
+   * @generated from field: repeated string references = 4;
+   */
+  references: string[];
+};
+
+/**
+ * Describes the message hostagent.v1.VerifyBuildsResponse.
+ * Use `create(VerifyBuildsResponseSchema)` to create a new message.
+ */
+export const VerifyBuildsResponseSchema: GenMessage<VerifyBuildsResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 16);
+
+/**
+ * @generated from message hostagent.v1.CollectBuildsRequest
+ */
+export type CollectBuildsRequest = Message<"hostagent.v1.CollectBuildsRequest"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.CollectBuildsRequest.
+ * Use `create(CollectBuildsRequestSchema)` to create a new message.
+ */
+export const CollectBuildsRequestSchema: GenMessage<CollectBuildsRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 17);
+
+/**
+ * @generated from message hostagent.v1.CollectBuildsResponse
+ */
+export type CollectBuildsResponse = Message<"hostagent.v1.CollectBuildsResponse"> & {
+  /**
+   * @generated from field: repeated string removed_build_ids = 1;
+   */
+  removedBuildIds: string[];
+
+  /**
+   * @generated from field: int64 freed_bytes = 2;
+   */
+  freedBytes: bigint;
+};
+
+/**
+ * Describes the message hostagent.v1.CollectBuildsResponse.
+ * Use `create(CollectBuildsResponseSchema)` to create a new message.
+ */
+export const CollectBuildsResponseSchema: GenMessage<CollectBuildsResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 18);
 
 /**
  * @generated from message hostagent.v1.DestroySandboxRequest
  */
-export type DestroySandboxRequest =
-	Message<"hostagent.v1.DestroySandboxRequest"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
-	};
+export type DestroySandboxRequest = Message<"hostagent.v1.DestroySandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+};
 
 /**
  * Describes the message hostagent.v1.DestroySandboxRequest.
  * Use `create(DestroySandboxRequestSchema)` to create a new message.
  */
-export const DestroySandboxRequestSchema: GenMessage<DestroySandboxRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 4);
+export const DestroySandboxRequestSchema: GenMessage<DestroySandboxRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 19);
 
 /**
  * @generated from message hostagent.v1.DestroySandboxResponse
  */
-export type DestroySandboxResponse =
-	Message<"hostagent.v1.DestroySandboxResponse"> & {};
+export type DestroySandboxResponse = Message<"hostagent.v1.DestroySandboxResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.DestroySandboxResponse.
  * Use `create(DestroySandboxResponseSchema)` to create a new message.
  */
-export const DestroySandboxResponseSchema: GenMessage<DestroySandboxResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 5);
+export const DestroySandboxResponseSchema: GenMessage<DestroySandboxResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 20);
 
 /**
  * @generated from message hostagent.v1.GetSandboxRequest
  */
 export type GetSandboxRequest = Message<"hostagent.v1.GetSandboxRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 };
 
 /**
  * Describes the message hostagent.v1.GetSandboxRequest.
  * Use `create(GetSandboxRequestSchema)` to create a new message.
  */
-export const GetSandboxRequestSchema: GenMessage<GetSandboxRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 6);
+export const GetSandboxRequestSchema: GenMessage<GetSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 21);
 
 /**
  * @generated from message hostagent.v1.GetSandboxResponse
  */
 export type GetSandboxResponse = Message<"hostagent.v1.GetSandboxResponse"> & {
-	/**
-	 * @generated from field: hostagent.v1.SandboxInfo sandbox = 1;
-	 */
-	sandbox?: SandboxInfo | undefined;
+  /**
+   * @generated from field: hostagent.v1.SandboxInfo sandbox = 1;
+   */
+  sandbox?: SandboxInfo | undefined;
 };
 
 /**
  * Describes the message hostagent.v1.GetSandboxResponse.
  * Use `create(GetSandboxResponseSchema)` to create a new message.
  */
-export const GetSandboxResponseSchema: GenMessage<GetSandboxResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 7);
+export const GetSandboxResponseSchema: GenMessage<GetSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 22);
 
 /**
  * @generated from message hostagent.v1.ListSandboxesRequest
  */
-export type ListSandboxesRequest =
-	Message<"hostagent.v1.ListSandboxesRequest"> & {};
+export type ListSandboxesRequest = Message<"hostagent.v1.ListSandboxesRequest"> & {
+};
 
 /**
  * Describes the message hostagent.v1.ListSandboxesRequest.
  * Use `create(ListSandboxesRequestSchema)` to create a new message.
  */
-export const ListSandboxesRequestSchema: GenMessage<ListSandboxesRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 8);
+export const ListSandboxesRequestSchema: GenMessage<ListSandboxesRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 23);
 
 /**
  * @generated from message hostagent.v1.ListSandboxesResponse
  */
-export type ListSandboxesResponse =
-	Message<"hostagent.v1.ListSandboxesResponse"> & {
-		/**
-		 * @generated from field: repeated hostagent.v1.SandboxInfo sandboxes = 1;
-		 */
-		sandboxes: SandboxInfo[];
-	};
+export type ListSandboxesResponse = Message<"hostagent.v1.ListSandboxesResponse"> & {
+  /**
+   * @generated from field: repeated hostagent.v1.SandboxInfo sandboxes = 1;
+   */
+  sandboxes: SandboxInfo[];
+};
 
 /**
  * Describes the message hostagent.v1.ListSandboxesResponse.
  * Use `create(ListSandboxesResponseSchema)` to create a new message.
  */
-export const ListSandboxesResponseSchema: GenMessage<ListSandboxesResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 9);
+export const ListSandboxesResponseSchema: GenMessage<ListSandboxesResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 24);
 
 /**
  * @generated from message hostagent.v1.WatchSandboxesRequest
  */
-export type WatchSandboxesRequest =
-	Message<"hostagent.v1.WatchSandboxesRequest"> & {};
+export type WatchSandboxesRequest = Message<"hostagent.v1.WatchSandboxesRequest"> & {
+};
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesRequest.
  * Use `create(WatchSandboxesRequestSchema)` to create a new message.
  */
-export const WatchSandboxesRequestSchema: GenMessage<WatchSandboxesRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 10);
+export const WatchSandboxesRequestSchema: GenMessage<WatchSandboxesRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 25);
 
 /**
  * @generated from message hostagent.v1.WatchSandboxesResponse
  */
-export type WatchSandboxesResponse =
-	Message<"hostagent.v1.WatchSandboxesResponse"> & {
-		/**
-		 * @generated from oneof hostagent.v1.WatchSandboxesResponse.event
-		 */
-		event:
-			| {
-					/**
-					 * @generated from field: hostagent.v1.SandboxInfo sandbox = 1;
-					 */
-					value: SandboxInfo;
-					case: "sandbox";
-			  }
-			| {
-					/**
-					 * Sent once, after the sandboxes that were known when the call began.
-					 *
-					 * @generated from field: hostagent.v1.WatchSandboxesResponse.Synchronised synchronised = 2;
-					 */
-					value: WatchSandboxesResponse_Synchronised;
-					case: "synchronised";
-			  }
-			| {
-					/**
-					 * Sent at least every 15 s, so that a silent agent is noticed.
-					 *
-					 * @generated from field: hostagent.v1.WatchSandboxesResponse.KeepAlive keepalive = 3;
-					 */
-					value: WatchSandboxesResponse_KeepAlive;
-					case: "keepalive";
-			  }
-			| { case: undefined; value?: undefined };
-	};
+export type WatchSandboxesResponse = Message<"hostagent.v1.WatchSandboxesResponse"> & {
+  /**
+   * @generated from oneof hostagent.v1.WatchSandboxesResponse.event
+   */
+  event: {
+    /**
+     * @generated from field: hostagent.v1.SandboxInfo sandbox = 1;
+     */
+    value: SandboxInfo;
+    case: "sandbox";
+  } | {
+    /**
+     * Sent once, after the sandboxes that were known when the call began.
+     *
+     * @generated from field: hostagent.v1.WatchSandboxesResponse.Synchronised synchronised = 2;
+     */
+    value: WatchSandboxesResponse_Synchronised;
+    case: "synchronised";
+  } | {
+    /**
+     * Sent at least every 15 s, so that a silent agent is noticed.
+     *
+     * @generated from field: hostagent.v1.WatchSandboxesResponse.KeepAlive keepalive = 3;
+     */
+    value: WatchSandboxesResponse_KeepAlive;
+    case: "keepalive";
+  } | { case: undefined; value?: undefined };
+};
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesResponse.
  * Use `create(WatchSandboxesResponseSchema)` to create a new message.
  */
-export const WatchSandboxesResponseSchema: GenMessage<WatchSandboxesResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 11);
+export const WatchSandboxesResponseSchema: GenMessage<WatchSandboxesResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 26);
 
 /**
  * @generated from message hostagent.v1.WatchSandboxesResponse.Synchronised
  */
-export type WatchSandboxesResponse_Synchronised =
-	Message<"hostagent.v1.WatchSandboxesResponse.Synchronised"> & {};
+export type WatchSandboxesResponse_Synchronised = Message<"hostagent.v1.WatchSandboxesResponse.Synchronised"> & {
+};
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesResponse.Synchronised.
  * Use `create(WatchSandboxesResponse_SynchronisedSchema)` to create a new message.
  */
-export const WatchSandboxesResponse_SynchronisedSchema: GenMessage<WatchSandboxesResponse_Synchronised> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 11, 0);
+export const WatchSandboxesResponse_SynchronisedSchema: GenMessage<WatchSandboxesResponse_Synchronised> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 26, 0);
 
 /**
  * @generated from message hostagent.v1.WatchSandboxesResponse.KeepAlive
  */
-export type WatchSandboxesResponse_KeepAlive =
-	Message<"hostagent.v1.WatchSandboxesResponse.KeepAlive"> & {};
+export type WatchSandboxesResponse_KeepAlive = Message<"hostagent.v1.WatchSandboxesResponse.KeepAlive"> & {
+};
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesResponse.KeepAlive.
  * Use `create(WatchSandboxesResponse_KeepAliveSchema)` to create a new message.
  */
-export const WatchSandboxesResponse_KeepAliveSchema: GenMessage<WatchSandboxesResponse_KeepAlive> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 11, 1);
+export const WatchSandboxesResponse_KeepAliveSchema: GenMessage<WatchSandboxesResponse_KeepAlive> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 26, 1);
 
 /**
  * @generated from message hostagent.v1.SandboxInfo
  */
 export type SandboxInfo = Message<"hostagent.v1.SandboxInfo"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * A state of the sandbox state machine, for example "running".
-	 *
-	 * @generated from field: string status = 2;
-	 */
-	status: string;
+  /**
+   * A state of the sandbox state machine, for example "running".
+   *
+   * @generated from field: string status = 2;
+   */
+  status: string;
 
-	/**
-	 * @generated from field: int32 vcpus = 4;
-	 */
-	vcpus: number;
+  /**
+   * @generated from field: int32 vcpus = 4;
+   */
+  vcpus: number;
 
-	/**
-	 * @generated from field: int32 memory_mb = 5;
-	 */
-	memoryMb: number;
+  /**
+   * @generated from field: int32 memory_mb = 5;
+   */
+  memoryMb: number;
 
-	/**
-	 * @generated from field: string host_ip = 6;
-	 */
-	hostIp: string;
+  /**
+   * @generated from field: string host_ip = 6;
+   */
+  hostIp: string;
 
-	/**
-	 * @generated from field: int64 created_at_unix = 7;
-	 */
-	createdAtUnix: bigint;
+  /**
+   * @generated from field: int64 created_at_unix = 7;
+   */
+  createdAtUnix: bigint;
 
-	/**
-	 * @generated from field: int64 last_active_at_unix = 8;
-	 */
-	lastActiveAtUnix: bigint;
+  /**
+   * @generated from field: int64 last_active_at_unix = 8;
+   */
+  lastActiveAtUnix: bigint;
 
-	/**
-	 * @generated from field: int32 timeout_sec = 9;
-	 */
-	timeoutSec: number;
+  /**
+   * @generated from field: int32 timeout_sec = 9;
+   */
+  timeoutSec: number;
 
-	/**
-	 * @generated from field: string team_id = 10;
-	 */
-	teamId: string;
+  /**
+   * @generated from field: string team_id = 10;
+   */
+  teamId: string;
 
-	/**
-	 * @generated from field: string template_id = 11;
-	 */
-	templateId: string;
+  /**
+   * @generated from field: string template_id = 11;
+   */
+  templateId: string;
 
-	/**
-	 * @generated from field: map<string, string> metadata = 12;
-	 */
-	metadata: { [key: string]: string };
+  /**
+   * @generated from field: map<string, string> metadata = 12;
+   */
+  metadata: { [key: string]: string };
 
-	/**
-	 * Why the sandbox is in state "error".
-	 *
-	 * @generated from field: string reason = 20;
-	 */
-	reason: string;
+  /**
+   * Why the sandbox is in state "error".
+   *
+   * @generated from field: string reason = 20;
+   */
+  reason: string;
 
-	/**
-	 * @generated from field: int32 disk_size_mb = 21;
-	 */
-	diskSizeMb: number;
+  /**
+   * @generated from field: int32 disk_size_mb = 21;
+   */
+  diskSizeMb: number;
+
+  /**
+   * The build that the sandbox is paused in, or was restored from.
+   *
+   * @generated from field: string build_id = 22;
+   */
+  buildId: string;
 };
 
 /**
  * Describes the message hostagent.v1.SandboxInfo.
  * Use `create(SandboxInfoSchema)` to create a new message.
  */
-export const SandboxInfoSchema: GenMessage<SandboxInfo> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 12);
+export const SandboxInfoSchema: GenMessage<SandboxInfo> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 27);
 
 /**
  * @generated from message hostagent.v1.PingSandboxRequest
  */
 export type PingSandboxRequest = Message<"hostagent.v1.PingSandboxRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 };
 
 /**
  * Describes the message hostagent.v1.PingSandboxRequest.
  * Use `create(PingSandboxRequestSchema)` to create a new message.
  */
-export const PingSandboxRequestSchema: GenMessage<PingSandboxRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 13);
+export const PingSandboxRequestSchema: GenMessage<PingSandboxRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 28);
 
 /**
  * @generated from message hostagent.v1.PingSandboxResponse
  */
-export type PingSandboxResponse =
-	Message<"hostagent.v1.PingSandboxResponse"> & {};
+export type PingSandboxResponse = Message<"hostagent.v1.PingSandboxResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.PingSandboxResponse.
  * Use `create(PingSandboxResponseSchema)` to create a new message.
  */
-export const PingSandboxResponseSchema: GenMessage<PingSandboxResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 14);
+export const PingSandboxResponseSchema: GenMessage<PingSandboxResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 29);
 
 /**
  * @generated from message hostagent.v1.ReadConsoleRequest
  */
 export type ReadConsoleRequest = Message<"hostagent.v1.ReadConsoleRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * 0 means all that is kept.
-	 *
-	 * @generated from field: uint32 max_bytes = 2;
-	 */
-	maxBytes: number;
+  /**
+   * 0 means all that is kept.
+   *
+   * @generated from field: uint32 max_bytes = 2;
+   */
+  maxBytes: number;
 };
 
 /**
  * Describes the message hostagent.v1.ReadConsoleRequest.
  * Use `create(ReadConsoleRequestSchema)` to create a new message.
  */
-export const ReadConsoleRequestSchema: GenMessage<ReadConsoleRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 15);
+export const ReadConsoleRequestSchema: GenMessage<ReadConsoleRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 30);
 
 /**
  * @generated from message hostagent.v1.ReadConsoleResponse
  */
-export type ReadConsoleResponse =
-	Message<"hostagent.v1.ReadConsoleResponse"> & {
-		/**
-		 * @generated from field: bytes content = 1;
-		 */
-		content: Uint8Array;
-	};
+export type ReadConsoleResponse = Message<"hostagent.v1.ReadConsoleResponse"> & {
+  /**
+   * @generated from field: bytes content = 1;
+   */
+  content: Uint8Array;
+};
 
 /**
  * Describes the message hostagent.v1.ReadConsoleResponse.
  * Use `create(ReadConsoleResponseSchema)` to create a new message.
  */
-export const ReadConsoleResponseSchema: GenMessage<ReadConsoleResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 16);
+export const ReadConsoleResponseSchema: GenMessage<ReadConsoleResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 31);
 
 /**
  * @generated from message hostagent.v1.ExecRequest
  */
 export type ExecRequest = Message<"hostagent.v1.ExecRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string cmd = 2;
-	 */
-	cmd: string;
+  /**
+   * @generated from field: string cmd = 2;
+   */
+  cmd: string;
 
-	/**
-	 * @generated from field: repeated string args = 3;
-	 */
-	args: string[];
+  /**
+   * @generated from field: repeated string args = 3;
+   */
+  args: string[];
 
-	/**
-	 * 0 means no limit.
-	 *
-	 * @generated from field: int32 timeout_sec = 4;
-	 */
-	timeoutSec: number;
+  /**
+   * 0 means no limit.
+   *
+   * @generated from field: int32 timeout_sec = 4;
+   */
+  timeoutSec: number;
 
-	/**
-	 * @generated from field: map<string, string> envs = 20;
-	 */
-	envs: { [key: string]: string };
+  /**
+   * @generated from field: map<string, string> envs = 20;
+   */
+  envs: { [key: string]: string };
 
-	/**
-	 * @generated from field: string cwd = 21;
-	 */
-	cwd: string;
+  /**
+   * @generated from field: string cwd = 21;
+   */
+  cwd: string;
 
-	/**
-	 * @generated from field: string user = 22;
-	 */
-	user: string;
+  /**
+   * @generated from field: string user = 22;
+   */
+  user: string;
 
-	/**
-	 * Per stream; what is beyond is dropped and counted. 0 means the agent's limit.
-	 *
-	 * @generated from field: uint64 max_output_bytes = 23;
-	 */
-	maxOutputBytes: bigint;
+  /**
+   * Per stream; what is beyond is dropped and counted. 0 means the agent's limit.
+   *
+   * @generated from field: uint64 max_output_bytes = 23;
+   */
+  maxOutputBytes: bigint;
 };
 
 /**
  * Describes the message hostagent.v1.ExecRequest.
  * Use `create(ExecRequestSchema)` to create a new message.
  */
-export const ExecRequestSchema: GenMessage<ExecRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 17);
+export const ExecRequestSchema: GenMessage<ExecRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 32);
 
 /**
  * @generated from message hostagent.v1.ExecResponse
  */
 export type ExecResponse = Message<"hostagent.v1.ExecResponse"> & {
-	/**
-	 * @generated from field: bytes stdout = 1;
-	 */
-	stdout: Uint8Array;
+  /**
+   * @generated from field: bytes stdout = 1;
+   */
+  stdout: Uint8Array;
 
-	/**
-	 * @generated from field: bytes stderr = 2;
-	 */
-	stderr: Uint8Array;
+  /**
+   * @generated from field: bytes stderr = 2;
+   */
+  stderr: Uint8Array;
 
-	/**
-	 * @generated from field: int32 exit_code = 3;
-	 */
-	exitCode: number;
+  /**
+   * @generated from field: int32 exit_code = 3;
+   */
+  exitCode: number;
 
-	/**
-	 * @generated from field: uint64 stdout_dropped_bytes = 20;
-	 */
-	stdoutDroppedBytes: bigint;
+  /**
+   * @generated from field: uint64 stdout_dropped_bytes = 20;
+   */
+  stdoutDroppedBytes: bigint;
 
-	/**
-	 * @generated from field: uint64 stderr_dropped_bytes = 21;
-	 */
-	stderrDroppedBytes: bigint;
+  /**
+   * @generated from field: uint64 stderr_dropped_bytes = 21;
+   */
+  stderrDroppedBytes: bigint;
 
-	/**
-	 * Set when a signal ended the process, for example "signal: killed".
-	 *
-	 * @generated from field: string status = 22;
-	 */
-	status: string;
+  /**
+   * Set when a signal ended the process, for example "signal: killed".
+   *
+   * @generated from field: string status = 22;
+   */
+  status: string;
 };
 
 /**
  * Describes the message hostagent.v1.ExecResponse.
  * Use `create(ExecResponseSchema)` to create a new message.
  */
-export const ExecResponseSchema: GenMessage<ExecResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 18);
+export const ExecResponseSchema: GenMessage<ExecResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 33);
 
 /**
  * @generated from message hostagent.v1.ExecStreamRequest
  */
 export type ExecStreamRequest = Message<"hostagent.v1.ExecStreamRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string cmd = 2;
-	 */
-	cmd: string;
+  /**
+   * @generated from field: string cmd = 2;
+   */
+  cmd: string;
 
-	/**
-	 * @generated from field: repeated string args = 3;
-	 */
-	args: string[];
+  /**
+   * @generated from field: repeated string args = 3;
+   */
+  args: string[];
 
-	/**
-	 * @generated from field: int32 timeout_sec = 4;
-	 */
-	timeoutSec: number;
+  /**
+   * @generated from field: int32 timeout_sec = 4;
+   */
+  timeoutSec: number;
 
-	/**
-	 * @generated from field: map<string, string> envs = 20;
-	 */
-	envs: { [key: string]: string };
+  /**
+   * @generated from field: map<string, string> envs = 20;
+   */
+  envs: { [key: string]: string };
 
-	/**
-	 * @generated from field: string cwd = 21;
-	 */
-	cwd: string;
+  /**
+   * @generated from field: string cwd = 21;
+   */
+  cwd: string;
 
-	/**
-	 * @generated from field: string user = 22;
-	 */
-	user: string;
+  /**
+   * @generated from field: string user = 22;
+   */
+  user: string;
 
-	/**
-	 * Keep stdin open for SendProcessInput.
-	 *
-	 * @generated from field: bool stdin = 23;
-	 */
-	stdin: boolean;
+  /**
+   * Keep stdin open for SendProcessInput.
+   *
+   * @generated from field: bool stdin = 23;
+   */
+  stdin: boolean;
 
-	/**
-	 * @generated from field: string tag = 24;
-	 */
-	tag: string;
+  /**
+   * @generated from field: string tag = 24;
+   */
+  tag: string;
 };
 
 /**
  * Describes the message hostagent.v1.ExecStreamRequest.
  * Use `create(ExecStreamRequestSchema)` to create a new message.
  */
-export const ExecStreamRequestSchema: GenMessage<ExecStreamRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 19);
+export const ExecStreamRequestSchema: GenMessage<ExecStreamRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 34);
 
 /**
  * @generated from message hostagent.v1.ExecStreamResponse
  */
 export type ExecStreamResponse = Message<"hostagent.v1.ExecStreamResponse"> & {
-	/**
-	 * @generated from oneof hostagent.v1.ExecStreamResponse.event
-	 */
-	event:
-		| {
-				/**
-				 * @generated from field: hostagent.v1.ExecStreamResponse.Start start = 1;
-				 */
-				value: ExecStreamResponse_Start;
-				case: "start";
-		  }
-		| {
-				/**
-				 * @generated from field: hostagent.v1.ExecStreamResponse.Data data = 2;
-				 */
-				value: ExecStreamResponse_Data;
-				case: "data";
-		  }
-		| {
-				/**
-				 * @generated from field: hostagent.v1.ExecStreamResponse.End end = 3;
-				 */
-				value: ExecStreamResponse_End;
-				case: "end";
-		  }
-		| {
-				/**
-				 * @generated from field: hostagent.v1.ExecStreamResponse.KeepAlive keepalive = 4;
-				 */
-				value: ExecStreamResponse_KeepAlive;
-				case: "keepalive";
-		  }
-		| { case: undefined; value?: undefined };
+  /**
+   * @generated from oneof hostagent.v1.ExecStreamResponse.event
+   */
+  event: {
+    /**
+     * @generated from field: hostagent.v1.ExecStreamResponse.Start start = 1;
+     */
+    value: ExecStreamResponse_Start;
+    case: "start";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.ExecStreamResponse.Data data = 2;
+     */
+    value: ExecStreamResponse_Data;
+    case: "data";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.ExecStreamResponse.End end = 3;
+     */
+    value: ExecStreamResponse_End;
+    case: "end";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.ExecStreamResponse.KeepAlive keepalive = 4;
+     */
+    value: ExecStreamResponse_KeepAlive;
+    case: "keepalive";
+  } | { case: undefined; value?: undefined };
 };
 
 /**
  * Describes the message hostagent.v1.ExecStreamResponse.
  * Use `create(ExecStreamResponseSchema)` to create a new message.
  */
-export const ExecStreamResponseSchema: GenMessage<ExecStreamResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 20);
+export const ExecStreamResponseSchema: GenMessage<ExecStreamResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 35);
 
 /**
  * @generated from message hostagent.v1.ExecStreamResponse.Start
  */
-export type ExecStreamResponse_Start =
-	Message<"hostagent.v1.ExecStreamResponse.Start"> & {
-		/**
-		 * @generated from field: uint32 pid = 1;
-		 */
-		pid: number;
-	};
+export type ExecStreamResponse_Start = Message<"hostagent.v1.ExecStreamResponse.Start"> & {
+  /**
+   * @generated from field: uint32 pid = 1;
+   */
+  pid: number;
+};
 
 /**
  * Describes the message hostagent.v1.ExecStreamResponse.Start.
  * Use `create(ExecStreamResponse_StartSchema)` to create a new message.
  */
-export const ExecStreamResponse_StartSchema: GenMessage<ExecStreamResponse_Start> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 20, 0);
+export const ExecStreamResponse_StartSchema: GenMessage<ExecStreamResponse_Start> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 35, 0);
 
 /**
  * @generated from message hostagent.v1.ExecStreamResponse.Data
  */
-export type ExecStreamResponse_Data =
-	Message<"hostagent.v1.ExecStreamResponse.Data"> & {
-		/**
-		 * @generated from oneof hostagent.v1.ExecStreamResponse.Data.output
-		 */
-		output:
-			| {
-					/**
-					 * @generated from field: bytes stdout = 1;
-					 */
-					value: Uint8Array;
-					case: "stdout";
-			  }
-			| {
-					/**
-					 * @generated from field: bytes stderr = 2;
-					 */
-					value: Uint8Array;
-					case: "stderr";
-			  }
-			| {
-					/**
-					 * @generated from field: bytes pty = 3;
-					 */
-					value: Uint8Array;
-					case: "pty";
-			  }
-			| { case: undefined; value?: undefined };
-	};
+export type ExecStreamResponse_Data = Message<"hostagent.v1.ExecStreamResponse.Data"> & {
+  /**
+   * @generated from oneof hostagent.v1.ExecStreamResponse.Data.output
+   */
+  output: {
+    /**
+     * @generated from field: bytes stdout = 1;
+     */
+    value: Uint8Array;
+    case: "stdout";
+  } | {
+    /**
+     * @generated from field: bytes stderr = 2;
+     */
+    value: Uint8Array;
+    case: "stderr";
+  } | {
+    /**
+     * @generated from field: bytes pty = 3;
+     */
+    value: Uint8Array;
+    case: "pty";
+  } | { case: undefined; value?: undefined };
+};
 
 /**
  * Describes the message hostagent.v1.ExecStreamResponse.Data.
  * Use `create(ExecStreamResponse_DataSchema)` to create a new message.
  */
-export const ExecStreamResponse_DataSchema: GenMessage<ExecStreamResponse_Data> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 20, 1);
+export const ExecStreamResponse_DataSchema: GenMessage<ExecStreamResponse_Data> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 35, 1);
 
 /**
  * @generated from message hostagent.v1.ExecStreamResponse.End
  */
-export type ExecStreamResponse_End =
-	Message<"hostagent.v1.ExecStreamResponse.End"> & {
-		/**
-		 * @generated from field: int32 exit_code = 1;
-		 */
-		exitCode: number;
+export type ExecStreamResponse_End = Message<"hostagent.v1.ExecStreamResponse.End"> & {
+  /**
+   * @generated from field: int32 exit_code = 1;
+   */
+  exitCode: number;
 
-		/**
-		 * @generated from field: string error = 2;
-		 */
-		error: string;
-	};
+  /**
+   * @generated from field: string error = 2;
+   */
+  error: string;
+};
 
 /**
  * Describes the message hostagent.v1.ExecStreamResponse.End.
  * Use `create(ExecStreamResponse_EndSchema)` to create a new message.
  */
-export const ExecStreamResponse_EndSchema: GenMessage<ExecStreamResponse_End> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 20, 2);
+export const ExecStreamResponse_EndSchema: GenMessage<ExecStreamResponse_End> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 35, 2);
 
 /**
  * @generated from message hostagent.v1.ExecStreamResponse.KeepAlive
  */
-export type ExecStreamResponse_KeepAlive =
-	Message<"hostagent.v1.ExecStreamResponse.KeepAlive"> & {};
+export type ExecStreamResponse_KeepAlive = Message<"hostagent.v1.ExecStreamResponse.KeepAlive"> & {
+};
 
 /**
  * Describes the message hostagent.v1.ExecStreamResponse.KeepAlive.
  * Use `create(ExecStreamResponse_KeepAliveSchema)` to create a new message.
  */
-export const ExecStreamResponse_KeepAliveSchema: GenMessage<ExecStreamResponse_KeepAlive> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 20, 3);
+export const ExecStreamResponse_KeepAliveSchema: GenMessage<ExecStreamResponse_KeepAlive> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 35, 3);
 
 /**
  * @generated from message hostagent.v1.StartBackgroundRequest
  */
-export type StartBackgroundRequest =
-	Message<"hostagent.v1.StartBackgroundRequest"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
+export type StartBackgroundRequest = Message<"hostagent.v1.StartBackgroundRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from field: string cmd = 2;
-		 */
-		cmd: string;
+  /**
+   * @generated from field: string cmd = 2;
+   */
+  cmd: string;
 
-		/**
-		 * @generated from field: repeated string args = 3;
-		 */
-		args: string[];
+  /**
+   * @generated from field: repeated string args = 3;
+   */
+  args: string[];
 
-		/**
-		 * @generated from field: string tag = 4;
-		 */
-		tag: string;
+  /**
+   * @generated from field: string tag = 4;
+   */
+  tag: string;
 
-		/**
-		 * @generated from field: map<string, string> envs = 5;
-		 */
-		envs: { [key: string]: string };
+  /**
+   * @generated from field: map<string, string> envs = 5;
+   */
+  envs: { [key: string]: string };
 
-		/**
-		 * @generated from field: string cwd = 6;
-		 */
-		cwd: string;
+  /**
+   * @generated from field: string cwd = 6;
+   */
+  cwd: string;
 
-		/**
-		 * @generated from field: string user = 20;
-		 */
-		user: string;
-	};
+  /**
+   * @generated from field: string user = 20;
+   */
+  user: string;
+};
 
 /**
  * Describes the message hostagent.v1.StartBackgroundRequest.
  * Use `create(StartBackgroundRequestSchema)` to create a new message.
  */
-export const StartBackgroundRequestSchema: GenMessage<StartBackgroundRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 21);
+export const StartBackgroundRequestSchema: GenMessage<StartBackgroundRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 36);
 
 /**
  * @generated from message hostagent.v1.StartBackgroundResponse
  */
-export type StartBackgroundResponse =
-	Message<"hostagent.v1.StartBackgroundResponse"> & {
-		/**
-		 * @generated from field: uint32 pid = 1;
-		 */
-		pid: number;
+export type StartBackgroundResponse = Message<"hostagent.v1.StartBackgroundResponse"> & {
+  /**
+   * @generated from field: uint32 pid = 1;
+   */
+  pid: number;
 
-		/**
-		 * @generated from field: string tag = 2;
-		 */
-		tag: string;
-	};
+  /**
+   * @generated from field: string tag = 2;
+   */
+  tag: string;
+};
 
 /**
  * Describes the message hostagent.v1.StartBackgroundResponse.
  * Use `create(StartBackgroundResponseSchema)` to create a new message.
  */
-export const StartBackgroundResponseSchema: GenMessage<StartBackgroundResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 22);
+export const StartBackgroundResponseSchema: GenMessage<StartBackgroundResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 37);
 
 /**
  * @generated from message hostagent.v1.ListProcessesRequest
  */
-export type ListProcessesRequest =
-	Message<"hostagent.v1.ListProcessesRequest"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
-	};
+export type ListProcessesRequest = Message<"hostagent.v1.ListProcessesRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+};
 
 /**
  * Describes the message hostagent.v1.ListProcessesRequest.
  * Use `create(ListProcessesRequestSchema)` to create a new message.
  */
-export const ListProcessesRequestSchema: GenMessage<ListProcessesRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 23);
+export const ListProcessesRequestSchema: GenMessage<ListProcessesRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 38);
 
 /**
  * @generated from message hostagent.v1.ProcessEntry
  */
 export type ProcessEntry = Message<"hostagent.v1.ProcessEntry"> & {
-	/**
-	 * @generated from field: uint32 pid = 1;
-	 */
-	pid: number;
+  /**
+   * @generated from field: uint32 pid = 1;
+   */
+  pid: number;
 
-	/**
-	 * @generated from field: string tag = 2;
-	 */
-	tag: string;
+  /**
+   * @generated from field: string tag = 2;
+   */
+  tag: string;
 
-	/**
-	 * @generated from field: string cmd = 3;
-	 */
-	cmd: string;
+  /**
+   * @generated from field: string cmd = 3;
+   */
+  cmd: string;
 
-	/**
-	 * @generated from field: repeated string args = 4;
-	 */
-	args: string[];
+  /**
+   * @generated from field: repeated string args = 4;
+   */
+  args: string[];
 };
 
 /**
  * Describes the message hostagent.v1.ProcessEntry.
  * Use `create(ProcessEntrySchema)` to create a new message.
  */
-export const ProcessEntrySchema: GenMessage<ProcessEntry> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 24);
+export const ProcessEntrySchema: GenMessage<ProcessEntry> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 39);
 
 /**
  * @generated from message hostagent.v1.ListProcessesResponse
  */
-export type ListProcessesResponse =
-	Message<"hostagent.v1.ListProcessesResponse"> & {
-		/**
-		 * @generated from field: repeated hostagent.v1.ProcessEntry processes = 1;
-		 */
-		processes: ProcessEntry[];
-	};
+export type ListProcessesResponse = Message<"hostagent.v1.ListProcessesResponse"> & {
+  /**
+   * @generated from field: repeated hostagent.v1.ProcessEntry processes = 1;
+   */
+  processes: ProcessEntry[];
+};
 
 /**
  * Describes the message hostagent.v1.ListProcessesResponse.
  * Use `create(ListProcessesResponseSchema)` to create a new message.
  */
-export const ListProcessesResponseSchema: GenMessage<ListProcessesResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 25);
+export const ListProcessesResponseSchema: GenMessage<ListProcessesResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 40);
 
 /**
  * @generated from message hostagent.v1.KillProcessRequest
  */
 export type KillProcessRequest = Message<"hostagent.v1.KillProcessRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from oneof hostagent.v1.KillProcessRequest.selector
-	 */
-	selector:
-		| {
-				/**
-				 * @generated from field: uint32 pid = 2;
-				 */
-				value: number;
-				case: "pid";
-		  }
-		| {
-				/**
-				 * @generated from field: string tag = 3;
-				 */
-				value: string;
-				case: "tag";
-		  }
-		| { case: undefined; value?: undefined };
+  /**
+   * @generated from oneof hostagent.v1.KillProcessRequest.selector
+   */
+  selector: {
+    /**
+     * @generated from field: uint32 pid = 2;
+     */
+    value: number;
+    case: "pid";
+  } | {
+    /**
+     * @generated from field: string tag = 3;
+     */
+    value: string;
+    case: "tag";
+  } | { case: undefined; value?: undefined };
 
-	/**
-	 * SIGTERM or SIGKILL; empty means SIGKILL.
-	 *
-	 * @generated from field: string signal = 4;
-	 */
-	signal: string;
+  /**
+   * SIGTERM or SIGKILL; empty means SIGKILL.
+   *
+   * @generated from field: string signal = 4;
+   */
+  signal: string;
 };
 
 /**
  * Describes the message hostagent.v1.KillProcessRequest.
  * Use `create(KillProcessRequestSchema)` to create a new message.
  */
-export const KillProcessRequestSchema: GenMessage<KillProcessRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 26);
+export const KillProcessRequestSchema: GenMessage<KillProcessRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 41);
 
 /**
  * @generated from message hostagent.v1.KillProcessResponse
  */
-export type KillProcessResponse =
-	Message<"hostagent.v1.KillProcessResponse"> & {};
+export type KillProcessResponse = Message<"hostagent.v1.KillProcessResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.KillProcessResponse.
  * Use `create(KillProcessResponseSchema)` to create a new message.
  */
-export const KillProcessResponseSchema: GenMessage<KillProcessResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 27);
+export const KillProcessResponseSchema: GenMessage<KillProcessResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 42);
 
 /**
  * @generated from message hostagent.v1.ConnectProcessRequest
  */
-export type ConnectProcessRequest =
-	Message<"hostagent.v1.ConnectProcessRequest"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
+export type ConnectProcessRequest = Message<"hostagent.v1.ConnectProcessRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from oneof hostagent.v1.ConnectProcessRequest.selector
-		 */
-		selector:
-			| {
-					/**
-					 * @generated from field: uint32 pid = 2;
-					 */
-					value: number;
-					case: "pid";
-			  }
-			| {
-					/**
-					 * @generated from field: string tag = 3;
-					 */
-					value: string;
-					case: "tag";
-			  }
-			| { case: undefined; value?: undefined };
-	};
+  /**
+   * @generated from oneof hostagent.v1.ConnectProcessRequest.selector
+   */
+  selector: {
+    /**
+     * @generated from field: uint32 pid = 2;
+     */
+    value: number;
+    case: "pid";
+  } | {
+    /**
+     * @generated from field: string tag = 3;
+     */
+    value: string;
+    case: "tag";
+  } | { case: undefined; value?: undefined };
+};
 
 /**
  * Describes the message hostagent.v1.ConnectProcessRequest.
  * Use `create(ConnectProcessRequestSchema)` to create a new message.
  */
-export const ConnectProcessRequestSchema: GenMessage<ConnectProcessRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 28);
+export const ConnectProcessRequestSchema: GenMessage<ConnectProcessRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 43);
 
 /**
  * @generated from message hostagent.v1.SendProcessInputRequest
  */
-export type SendProcessInputRequest =
-	Message<"hostagent.v1.SendProcessInputRequest"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
+export type SendProcessInputRequest = Message<"hostagent.v1.SendProcessInputRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from oneof hostagent.v1.SendProcessInputRequest.selector
-		 */
-		selector:
-			| {
-					/**
-					 * @generated from field: uint32 pid = 2;
-					 */
-					value: number;
-					case: "pid";
-			  }
-			| {
-					/**
-					 * @generated from field: string tag = 3;
-					 */
-					value: string;
-					case: "tag";
-			  }
-			| { case: undefined; value?: undefined };
+  /**
+   * @generated from oneof hostagent.v1.SendProcessInputRequest.selector
+   */
+  selector: {
+    /**
+     * @generated from field: uint32 pid = 2;
+     */
+    value: number;
+    case: "pid";
+  } | {
+    /**
+     * @generated from field: string tag = 3;
+     */
+    value: string;
+    case: "tag";
+  } | { case: undefined; value?: undefined };
 
-		/**
-		 * @generated from field: bytes data = 4;
-		 */
-		data: Uint8Array;
+  /**
+   * @generated from field: bytes data = 4;
+   */
+  data: Uint8Array;
 
-		/**
-		 * Close stdin after data.
-		 *
-		 * @generated from field: bool end = 5;
-		 */
-		end: boolean;
-	};
+  /**
+   * Close stdin after data.
+   *
+   * @generated from field: bool end = 5;
+   */
+  end: boolean;
+};
 
 /**
  * Describes the message hostagent.v1.SendProcessInputRequest.
  * Use `create(SendProcessInputRequestSchema)` to create a new message.
  */
-export const SendProcessInputRequestSchema: GenMessage<SendProcessInputRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 29);
+export const SendProcessInputRequestSchema: GenMessage<SendProcessInputRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 44);
 
 /**
  * @generated from message hostagent.v1.SendProcessInputResponse
  */
-export type SendProcessInputResponse =
-	Message<"hostagent.v1.SendProcessInputResponse"> & {};
+export type SendProcessInputResponse = Message<"hostagent.v1.SendProcessInputResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.SendProcessInputResponse.
  * Use `create(SendProcessInputResponseSchema)` to create a new message.
  */
-export const SendProcessInputResponseSchema: GenMessage<SendProcessInputResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 30);
+export const SendProcessInputResponseSchema: GenMessage<SendProcessInputResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 45);
 
 /**
  * @generated from message hostagent.v1.PtyAttachRequest
  */
 export type PtyAttachRequest = Message<"hostagent.v1.PtyAttachRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string tag = 2;
-	 */
-	tag: string;
+  /**
+   * @generated from field: string tag = 2;
+   */
+  tag: string;
 
-	/**
-	 * Empty reconnects to the PTY with this tag.
-	 *
-	 * @generated from field: string cmd = 3;
-	 */
-	cmd: string;
+  /**
+   * Empty reconnects to the PTY with this tag.
+   *
+   * @generated from field: string cmd = 3;
+   */
+  cmd: string;
 
-	/**
-	 * @generated from field: repeated string args = 4;
-	 */
-	args: string[];
+  /**
+   * @generated from field: repeated string args = 4;
+   */
+  args: string[];
 
-	/**
-	 * @generated from field: uint32 cols = 5;
-	 */
-	cols: number;
+  /**
+   * @generated from field: uint32 cols = 5;
+   */
+  cols: number;
 
-	/**
-	 * @generated from field: uint32 rows = 6;
-	 */
-	rows: number;
+  /**
+   * @generated from field: uint32 rows = 6;
+   */
+  rows: number;
 
-	/**
-	 * @generated from field: map<string, string> envs = 7;
-	 */
-	envs: { [key: string]: string };
+  /**
+   * @generated from field: map<string, string> envs = 7;
+   */
+  envs: { [key: string]: string };
 
-	/**
-	 * @generated from field: string cwd = 8;
-	 */
-	cwd: string;
+  /**
+   * @generated from field: string cwd = 8;
+   */
+  cwd: string;
 
-	/**
-	 * @generated from field: string user = 9;
-	 */
-	user: string;
+  /**
+   * @generated from field: string user = 9;
+   */
+  user: string;
 };
 
 /**
  * Describes the message hostagent.v1.PtyAttachRequest.
  * Use `create(PtyAttachRequestSchema)` to create a new message.
  */
-export const PtyAttachRequestSchema: GenMessage<PtyAttachRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 31);
+export const PtyAttachRequestSchema: GenMessage<PtyAttachRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 46);
 
 /**
  * @generated from message hostagent.v1.PtyAttachResponse
  */
 export type PtyAttachResponse = Message<"hostagent.v1.PtyAttachResponse"> & {
-	/**
-	 * @generated from oneof hostagent.v1.PtyAttachResponse.event
-	 */
-	event:
-		| {
-				/**
-				 * @generated from field: hostagent.v1.PtyAttachResponse.Started started = 1;
-				 */
-				value: PtyAttachResponse_Started;
-				case: "started";
-		  }
-		| {
-				/**
-				 * @generated from field: hostagent.v1.PtyAttachResponse.Output output = 2;
-				 */
-				value: PtyAttachResponse_Output;
-				case: "output";
-		  }
-		| {
-				/**
-				 * @generated from field: hostagent.v1.PtyAttachResponse.Exited exited = 3;
-				 */
-				value: PtyAttachResponse_Exited;
-				case: "exited";
-		  }
-		| { case: undefined; value?: undefined };
+  /**
+   * @generated from oneof hostagent.v1.PtyAttachResponse.event
+   */
+  event: {
+    /**
+     * @generated from field: hostagent.v1.PtyAttachResponse.Started started = 1;
+     */
+    value: PtyAttachResponse_Started;
+    case: "started";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.PtyAttachResponse.Output output = 2;
+     */
+    value: PtyAttachResponse_Output;
+    case: "output";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.PtyAttachResponse.Exited exited = 3;
+     */
+    value: PtyAttachResponse_Exited;
+    case: "exited";
+  } | { case: undefined; value?: undefined };
 };
 
 /**
  * Describes the message hostagent.v1.PtyAttachResponse.
  * Use `create(PtyAttachResponseSchema)` to create a new message.
  */
-export const PtyAttachResponseSchema: GenMessage<PtyAttachResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 32);
+export const PtyAttachResponseSchema: GenMessage<PtyAttachResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 47);
 
 /**
  * @generated from message hostagent.v1.PtyAttachResponse.Started
  */
-export type PtyAttachResponse_Started =
-	Message<"hostagent.v1.PtyAttachResponse.Started"> & {
-		/**
-		 * @generated from field: uint32 pid = 1;
-		 */
-		pid: number;
+export type PtyAttachResponse_Started = Message<"hostagent.v1.PtyAttachResponse.Started"> & {
+  /**
+   * @generated from field: uint32 pid = 1;
+   */
+  pid: number;
 
-		/**
-		 * @generated from field: string tag = 2;
-		 */
-		tag: string;
-	};
+  /**
+   * @generated from field: string tag = 2;
+   */
+  tag: string;
+};
 
 /**
  * Describes the message hostagent.v1.PtyAttachResponse.Started.
  * Use `create(PtyAttachResponse_StartedSchema)` to create a new message.
  */
-export const PtyAttachResponse_StartedSchema: GenMessage<PtyAttachResponse_Started> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 32, 0);
+export const PtyAttachResponse_StartedSchema: GenMessage<PtyAttachResponse_Started> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 47, 0);
 
 /**
  * @generated from message hostagent.v1.PtyAttachResponse.Output
  */
-export type PtyAttachResponse_Output =
-	Message<"hostagent.v1.PtyAttachResponse.Output"> & {
-		/**
-		 * @generated from field: bytes data = 1;
-		 */
-		data: Uint8Array;
-	};
+export type PtyAttachResponse_Output = Message<"hostagent.v1.PtyAttachResponse.Output"> & {
+  /**
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+};
 
 /**
  * Describes the message hostagent.v1.PtyAttachResponse.Output.
  * Use `create(PtyAttachResponse_OutputSchema)` to create a new message.
  */
-export const PtyAttachResponse_OutputSchema: GenMessage<PtyAttachResponse_Output> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 32, 1);
+export const PtyAttachResponse_OutputSchema: GenMessage<PtyAttachResponse_Output> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 47, 1);
 
 /**
  * @generated from message hostagent.v1.PtyAttachResponse.Exited
  */
-export type PtyAttachResponse_Exited =
-	Message<"hostagent.v1.PtyAttachResponse.Exited"> & {
-		/**
-		 * @generated from field: int32 exit_code = 1;
-		 */
-		exitCode: number;
+export type PtyAttachResponse_Exited = Message<"hostagent.v1.PtyAttachResponse.Exited"> & {
+  /**
+   * @generated from field: int32 exit_code = 1;
+   */
+  exitCode: number;
 
-		/**
-		 * @generated from field: string error = 2;
-		 */
-		error: string;
-	};
+  /**
+   * @generated from field: string error = 2;
+   */
+  error: string;
+};
 
 /**
  * Describes the message hostagent.v1.PtyAttachResponse.Exited.
  * Use `create(PtyAttachResponse_ExitedSchema)` to create a new message.
  */
-export const PtyAttachResponse_ExitedSchema: GenMessage<PtyAttachResponse_Exited> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 32, 2);
+export const PtyAttachResponse_ExitedSchema: GenMessage<PtyAttachResponse_Exited> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 47, 2);
 
 /**
  * @generated from message hostagent.v1.PtySendInputRequest
  */
-export type PtySendInputRequest =
-	Message<"hostagent.v1.PtySendInputRequest"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
+export type PtySendInputRequest = Message<"hostagent.v1.PtySendInputRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from field: string tag = 2;
-		 */
-		tag: string;
+  /**
+   * @generated from field: string tag = 2;
+   */
+  tag: string;
 
-		/**
-		 * @generated from field: bytes data = 3;
-		 */
-		data: Uint8Array;
-	};
+  /**
+   * @generated from field: bytes data = 3;
+   */
+  data: Uint8Array;
+};
 
 /**
  * Describes the message hostagent.v1.PtySendInputRequest.
  * Use `create(PtySendInputRequestSchema)` to create a new message.
  */
-export const PtySendInputRequestSchema: GenMessage<PtySendInputRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 33);
+export const PtySendInputRequestSchema: GenMessage<PtySendInputRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 48);
 
 /**
  * @generated from message hostagent.v1.PtySendInputResponse
  */
-export type PtySendInputResponse =
-	Message<"hostagent.v1.PtySendInputResponse"> & {};
+export type PtySendInputResponse = Message<"hostagent.v1.PtySendInputResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.PtySendInputResponse.
  * Use `create(PtySendInputResponseSchema)` to create a new message.
  */
-export const PtySendInputResponseSchema: GenMessage<PtySendInputResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 34);
+export const PtySendInputResponseSchema: GenMessage<PtySendInputResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 49);
 
 /**
  * @generated from message hostagent.v1.PtyResizeRequest
  */
 export type PtyResizeRequest = Message<"hostagent.v1.PtyResizeRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string tag = 2;
-	 */
-	tag: string;
+  /**
+   * @generated from field: string tag = 2;
+   */
+  tag: string;
 
-	/**
-	 * @generated from field: uint32 cols = 3;
-	 */
-	cols: number;
+  /**
+   * @generated from field: uint32 cols = 3;
+   */
+  cols: number;
 
-	/**
-	 * @generated from field: uint32 rows = 4;
-	 */
-	rows: number;
+  /**
+   * @generated from field: uint32 rows = 4;
+   */
+  rows: number;
 };
 
 /**
  * Describes the message hostagent.v1.PtyResizeRequest.
  * Use `create(PtyResizeRequestSchema)` to create a new message.
  */
-export const PtyResizeRequestSchema: GenMessage<PtyResizeRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 35);
+export const PtyResizeRequestSchema: GenMessage<PtyResizeRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 50);
 
 /**
  * @generated from message hostagent.v1.PtyResizeResponse
  */
-export type PtyResizeResponse = Message<"hostagent.v1.PtyResizeResponse"> & {};
+export type PtyResizeResponse = Message<"hostagent.v1.PtyResizeResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.PtyResizeResponse.
  * Use `create(PtyResizeResponseSchema)` to create a new message.
  */
-export const PtyResizeResponseSchema: GenMessage<PtyResizeResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 36);
+export const PtyResizeResponseSchema: GenMessage<PtyResizeResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 51);
 
 /**
  * @generated from message hostagent.v1.PtyKillRequest
  */
 export type PtyKillRequest = Message<"hostagent.v1.PtyKillRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string tag = 2;
-	 */
-	tag: string;
+  /**
+   * @generated from field: string tag = 2;
+   */
+  tag: string;
 };
 
 /**
  * Describes the message hostagent.v1.PtyKillRequest.
  * Use `create(PtyKillRequestSchema)` to create a new message.
  */
-export const PtyKillRequestSchema: GenMessage<PtyKillRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 37);
+export const PtyKillRequestSchema: GenMessage<PtyKillRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 52);
 
 /**
  * @generated from message hostagent.v1.PtyKillResponse
  */
-export type PtyKillResponse = Message<"hostagent.v1.PtyKillResponse"> & {};
+export type PtyKillResponse = Message<"hostagent.v1.PtyKillResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.PtyKillResponse.
  * Use `create(PtyKillResponseSchema)` to create a new message.
  */
-export const PtyKillResponseSchema: GenMessage<PtyKillResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 38);
+export const PtyKillResponseSchema: GenMessage<PtyKillResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 53);
 
 /**
  * @generated from message hostagent.v1.WriteFileStreamRequest
  */
-export type WriteFileStreamRequest =
-	Message<"hostagent.v1.WriteFileStreamRequest"> & {
-		/**
-		 * @generated from oneof hostagent.v1.WriteFileStreamRequest.content
-		 */
-		content:
-			| {
-					/**
-					 * First, once.
-					 *
-					 * @generated from field: hostagent.v1.WriteFileStreamRequest.Meta meta = 1;
-					 */
-					value: WriteFileStreamRequest_Meta;
-					case: "meta";
-			  }
-			| {
-					/**
-					 * @generated from field: bytes chunk = 2;
-					 */
-					value: Uint8Array;
-					case: "chunk";
-			  }
-			| { case: undefined; value?: undefined };
-	};
+export type WriteFileStreamRequest = Message<"hostagent.v1.WriteFileStreamRequest"> & {
+  /**
+   * @generated from oneof hostagent.v1.WriteFileStreamRequest.content
+   */
+  content: {
+    /**
+     * First, once.
+     *
+     * @generated from field: hostagent.v1.WriteFileStreamRequest.Meta meta = 1;
+     */
+    value: WriteFileStreamRequest_Meta;
+    case: "meta";
+  } | {
+    /**
+     * @generated from field: bytes chunk = 2;
+     */
+    value: Uint8Array;
+    case: "chunk";
+  } | { case: undefined; value?: undefined };
+};
 
 /**
  * Describes the message hostagent.v1.WriteFileStreamRequest.
  * Use `create(WriteFileStreamRequestSchema)` to create a new message.
  */
-export const WriteFileStreamRequestSchema: GenMessage<WriteFileStreamRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 39);
+export const WriteFileStreamRequestSchema: GenMessage<WriteFileStreamRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 54);
 
 /**
  * @generated from message hostagent.v1.WriteFileStreamRequest.Meta
  */
-export type WriteFileStreamRequest_Meta =
-	Message<"hostagent.v1.WriteFileStreamRequest.Meta"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
+export type WriteFileStreamRequest_Meta = Message<"hostagent.v1.WriteFileStreamRequest.Meta"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from field: string path = 2;
-		 */
-		path: string;
+  /**
+   * @generated from field: string path = 2;
+   */
+  path: string;
 
-		/**
-		 * @generated from field: string user = 20;
-		 */
-		user: string;
-	};
+  /**
+   * @generated from field: string user = 20;
+   */
+  user: string;
+};
 
 /**
  * Describes the message hostagent.v1.WriteFileStreamRequest.Meta.
  * Use `create(WriteFileStreamRequest_MetaSchema)` to create a new message.
  */
-export const WriteFileStreamRequest_MetaSchema: GenMessage<WriteFileStreamRequest_Meta> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 39, 0);
+export const WriteFileStreamRequest_MetaSchema: GenMessage<WriteFileStreamRequest_Meta> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 54, 0);
 
 /**
  * @generated from message hostagent.v1.WriteFileStreamResponse
  */
-export type WriteFileStreamResponse =
-	Message<"hostagent.v1.WriteFileStreamResponse"> & {};
+export type WriteFileStreamResponse = Message<"hostagent.v1.WriteFileStreamResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.WriteFileStreamResponse.
  * Use `create(WriteFileStreamResponseSchema)` to create a new message.
  */
-export const WriteFileStreamResponseSchema: GenMessage<WriteFileStreamResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 40);
+export const WriteFileStreamResponseSchema: GenMessage<WriteFileStreamResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 55);
 
 /**
  * @generated from message hostagent.v1.ReadFileStreamRequest
  */
-export type ReadFileStreamRequest =
-	Message<"hostagent.v1.ReadFileStreamRequest"> & {
-		/**
-		 * @generated from field: string sandbox_id = 1;
-		 */
-		sandboxId: string;
+export type ReadFileStreamRequest = Message<"hostagent.v1.ReadFileStreamRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-		/**
-		 * @generated from field: string path = 2;
-		 */
-		path: string;
+  /**
+   * @generated from field: string path = 2;
+   */
+  path: string;
 
-		/**
-		 * @generated from field: string user = 20;
-		 */
-		user: string;
-	};
+  /**
+   * @generated from field: string user = 20;
+   */
+  user: string;
+};
 
 /**
  * Describes the message hostagent.v1.ReadFileStreamRequest.
  * Use `create(ReadFileStreamRequestSchema)` to create a new message.
  */
-export const ReadFileStreamRequestSchema: GenMessage<ReadFileStreamRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 41);
+export const ReadFileStreamRequestSchema: GenMessage<ReadFileStreamRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 56);
 
 /**
  * @generated from message hostagent.v1.ReadFileStreamResponse
  */
-export type ReadFileStreamResponse =
-	Message<"hostagent.v1.ReadFileStreamResponse"> & {
-		/**
-		 * @generated from field: bytes chunk = 1;
-		 */
-		chunk: Uint8Array;
-	};
+export type ReadFileStreamResponse = Message<"hostagent.v1.ReadFileStreamResponse"> & {
+  /**
+   * @generated from field: bytes chunk = 1;
+   */
+  chunk: Uint8Array;
+};
 
 /**
  * Describes the message hostagent.v1.ReadFileStreamResponse.
  * Use `create(ReadFileStreamResponseSchema)` to create a new message.
  */
-export const ReadFileStreamResponseSchema: GenMessage<ReadFileStreamResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 42);
+export const ReadFileStreamResponseSchema: GenMessage<ReadFileStreamResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 57);
 
 /**
  * @generated from message hostagent.v1.FileEntry
  */
 export type FileEntry = Message<"hostagent.v1.FileEntry"> & {
-	/**
-	 * @generated from field: string name = 1;
-	 */
-	name: string;
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
 
-	/**
-	 * @generated from field: string path = 2;
-	 */
-	path: string;
+  /**
+   * @generated from field: string path = 2;
+   */
+  path: string;
 
-	/**
-	 * file, directory or symlink.
-	 *
-	 * @generated from field: string type = 3;
-	 */
-	type: string;
+  /**
+   * file, directory or symlink.
+   *
+   * @generated from field: string type = 3;
+   */
+  type: string;
 
-	/**
-	 * @generated from field: int64 size = 4;
-	 */
-	size: bigint;
+  /**
+   * @generated from field: int64 size = 4;
+   */
+  size: bigint;
 
-	/**
-	 * @generated from field: uint32 mode = 5;
-	 */
-	mode: number;
+  /**
+   * @generated from field: uint32 mode = 5;
+   */
+  mode: number;
 
-	/**
-	 * @generated from field: string permissions = 6;
-	 */
-	permissions: string;
+  /**
+   * @generated from field: string permissions = 6;
+   */
+  permissions: string;
 
-	/**
-	 * @generated from field: string owner = 7;
-	 */
-	owner: string;
+  /**
+   * @generated from field: string owner = 7;
+   */
+  owner: string;
 
-	/**
-	 * @generated from field: string group = 8;
-	 */
-	group: string;
+  /**
+   * @generated from field: string group = 8;
+   */
+  group: string;
 
-	/**
-	 * Unix seconds.
-	 *
-	 * @generated from field: int64 modified_at = 9;
-	 */
-	modifiedAt: bigint;
+  /**
+   * Unix seconds.
+   *
+   * @generated from field: int64 modified_at = 9;
+   */
+  modifiedAt: bigint;
 
-	/**
-	 * @generated from field: optional string symlink_target = 10;
-	 */
-	symlinkTarget?: string | undefined;
+  /**
+   * @generated from field: optional string symlink_target = 10;
+   */
+  symlinkTarget?: string | undefined;
 };
 
 /**
  * Describes the message hostagent.v1.FileEntry.
  * Use `create(FileEntrySchema)` to create a new message.
  */
-export const FileEntrySchema: GenMessage<FileEntry> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 43);
+export const FileEntrySchema: GenMessage<FileEntry> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 58);
 
 /**
  * @generated from message hostagent.v1.ListDirRequest
  */
 export type ListDirRequest = Message<"hostagent.v1.ListDirRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string path = 2;
-	 */
-	path: string;
+  /**
+   * @generated from field: string path = 2;
+   */
+  path: string;
 
-	/**
-	 * @generated from field: uint32 depth = 3;
-	 */
-	depth: number;
+  /**
+   * @generated from field: uint32 depth = 3;
+   */
+  depth: number;
 
-	/**
-	 * @generated from field: string user = 20;
-	 */
-	user: string;
+  /**
+   * @generated from field: string user = 20;
+   */
+  user: string;
 };
 
 /**
  * Describes the message hostagent.v1.ListDirRequest.
  * Use `create(ListDirRequestSchema)` to create a new message.
  */
-export const ListDirRequestSchema: GenMessage<ListDirRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 44);
+export const ListDirRequestSchema: GenMessage<ListDirRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 59);
 
 /**
  * @generated from message hostagent.v1.ListDirResponse
  */
 export type ListDirResponse = Message<"hostagent.v1.ListDirResponse"> & {
-	/**
-	 * @generated from field: repeated hostagent.v1.FileEntry entries = 1;
-	 */
-	entries: FileEntry[];
+  /**
+   * @generated from field: repeated hostagent.v1.FileEntry entries = 1;
+   */
+  entries: FileEntry[];
 };
 
 /**
  * Describes the message hostagent.v1.ListDirResponse.
  * Use `create(ListDirResponseSchema)` to create a new message.
  */
-export const ListDirResponseSchema: GenMessage<ListDirResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 45);
+export const ListDirResponseSchema: GenMessage<ListDirResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 60);
 
 /**
  * @generated from message hostagent.v1.MakeDirRequest
  */
 export type MakeDirRequest = Message<"hostagent.v1.MakeDirRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string path = 2;
-	 */
-	path: string;
+  /**
+   * @generated from field: string path = 2;
+   */
+  path: string;
 
-	/**
-	 * @generated from field: string user = 20;
-	 */
-	user: string;
+  /**
+   * @generated from field: string user = 20;
+   */
+  user: string;
 };
 
 /**
  * Describes the message hostagent.v1.MakeDirRequest.
  * Use `create(MakeDirRequestSchema)` to create a new message.
  */
-export const MakeDirRequestSchema: GenMessage<MakeDirRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 46);
+export const MakeDirRequestSchema: GenMessage<MakeDirRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 61);
 
 /**
  * @generated from message hostagent.v1.MakeDirResponse
  */
 export type MakeDirResponse = Message<"hostagent.v1.MakeDirResponse"> & {
-	/**
-	 * @generated from field: hostagent.v1.FileEntry entry = 1;
-	 */
-	entry?: FileEntry | undefined;
+  /**
+   * @generated from field: hostagent.v1.FileEntry entry = 1;
+   */
+  entry?: FileEntry | undefined;
 };
 
 /**
  * Describes the message hostagent.v1.MakeDirResponse.
  * Use `create(MakeDirResponseSchema)` to create a new message.
  */
-export const MakeDirResponseSchema: GenMessage<MakeDirResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 47);
+export const MakeDirResponseSchema: GenMessage<MakeDirResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 62);
 
 /**
  * @generated from message hostagent.v1.RemovePathRequest
  */
 export type RemovePathRequest = Message<"hostagent.v1.RemovePathRequest"> & {
-	/**
-	 * @generated from field: string sandbox_id = 1;
-	 */
-	sandboxId: string;
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
 
-	/**
-	 * @generated from field: string path = 2;
-	 */
-	path: string;
+  /**
+   * @generated from field: string path = 2;
+   */
+  path: string;
 
-	/**
-	 * @generated from field: string user = 20;
-	 */
-	user: string;
+  /**
+   * @generated from field: string user = 20;
+   */
+  user: string;
 };
 
 /**
  * Describes the message hostagent.v1.RemovePathRequest.
  * Use `create(RemovePathRequestSchema)` to create a new message.
  */
-export const RemovePathRequestSchema: GenMessage<RemovePathRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 48);
+export const RemovePathRequestSchema: GenMessage<RemovePathRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 63);
 
 /**
  * @generated from message hostagent.v1.RemovePathResponse
  */
-export type RemovePathResponse =
-	Message<"hostagent.v1.RemovePathResponse"> & {};
+export type RemovePathResponse = Message<"hostagent.v1.RemovePathResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.RemovePathResponse.
  * Use `create(RemovePathResponseSchema)` to create a new message.
  */
-export const RemovePathResponseSchema: GenMessage<RemovePathResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 49);
+export const RemovePathResponseSchema: GenMessage<RemovePathResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 64);
 
 /**
  * @generated from message hostagent.v1.DescribeHostRequest
  */
-export type DescribeHostRequest =
-	Message<"hostagent.v1.DescribeHostRequest"> & {};
+export type DescribeHostRequest = Message<"hostagent.v1.DescribeHostRequest"> & {
+};
 
 /**
  * Describes the message hostagent.v1.DescribeHostRequest.
  * Use `create(DescribeHostRequestSchema)` to create a new message.
  */
-export const DescribeHostRequestSchema: GenMessage<DescribeHostRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 50);
+export const DescribeHostRequestSchema: GenMessage<DescribeHostRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 65);
 
 /**
  * @generated from message hostagent.v1.DescribeHostResponse
  */
-export type DescribeHostResponse =
-	Message<"hostagent.v1.DescribeHostResponse"> & {
-		/**
-		 * @generated from field: string arch = 1;
-		 */
-		arch: string;
+export type DescribeHostResponse = Message<"hostagent.v1.DescribeHostResponse"> & {
+  /**
+   * @generated from field: string arch = 1;
+   */
+  arch: string;
 
-		/**
-		 * @generated from field: int32 cpu_cores = 2;
-		 */
-		cpuCores: number;
+  /**
+   * @generated from field: int32 cpu_cores = 2;
+   */
+  cpuCores: number;
 
-		/**
-		 * @generated from field: int64 memory_mb = 3;
-		 */
-		memoryMb: bigint;
+  /**
+   * @generated from field: int64 memory_mb = 3;
+   */
+  memoryMb: bigint;
 
-		/**
-		 * @generated from field: int64 disk_mb = 4;
-		 */
-		diskMb: bigint;
+  /**
+   * @generated from field: int64 disk_mb = 4;
+   */
+  diskMb: bigint;
 
-		/**
-		 * Limits that a create request is checked against.
-		 *
-		 * @generated from field: int32 max_vcpus = 5;
-		 */
-		maxVcpus: number;
+  /**
+   * Limits that a create request is checked against.
+   *
+   * @generated from field: int32 max_vcpus = 5;
+   */
+  maxVcpus: number;
 
-		/**
-		 * @generated from field: int64 max_memory_mb = 6;
-		 */
-		maxMemoryMb: bigint;
+  /**
+   * @generated from field: int64 max_memory_mb = 6;
+   */
+  maxMemoryMb: bigint;
 
-		/**
-		 * @generated from field: map<string, string> versions = 7;
-		 */
-		versions: { [key: string]: string };
+  /**
+   * @generated from field: map<string, string> versions = 7;
+   */
+  versions: { [key: string]: string };
 
-		/**
-		 * @generated from field: repeated hostagent.v1.ImageInfo images = 8;
-		 */
-		images: ImageInfo[];
-	};
+  /**
+   * @generated from field: repeated hostagent.v1.ImageInfo images = 8;
+   */
+  images: ImageInfo[];
+};
 
 /**
  * Describes the message hostagent.v1.DescribeHostResponse.
  * Use `create(DescribeHostResponseSchema)` to create a new message.
  */
-export const DescribeHostResponseSchema: GenMessage<DescribeHostResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 51);
+export const DescribeHostResponseSchema: GenMessage<DescribeHostResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 66);
 
 /**
  * @generated from message hostagent.v1.ImageInfo
  */
 export type ImageInfo = Message<"hostagent.v1.ImageInfo"> & {
-	/**
-	 * @generated from field: string name = 1;
-	 */
-	name: string;
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
 
-	/**
-	 * @generated from field: int64 size_bytes = 2;
-	 */
-	sizeBytes: bigint;
+  /**
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
 
-	/**
-	 * @generated from field: int64 created_at_unix = 3;
-	 */
-	createdAtUnix: bigint;
+  /**
+   * @generated from field: int64 created_at_unix = 3;
+   */
+  createdAtUnix: bigint;
 };
 
 /**
  * Describes the message hostagent.v1.ImageInfo.
  * Use `create(ImageInfoSchema)` to create a new message.
  */
-export const ImageInfoSchema: GenMessage<ImageInfo> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 52);
+export const ImageInfoSchema: GenMessage<ImageInfo> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 67);
 
 /**
  * @generated from message hostagent.v1.TerminateRequest
  */
-export type TerminateRequest = Message<"hostagent.v1.TerminateRequest"> & {};
+export type TerminateRequest = Message<"hostagent.v1.TerminateRequest"> & {
+};
 
 /**
  * Describes the message hostagent.v1.TerminateRequest.
  * Use `create(TerminateRequestSchema)` to create a new message.
  */
-export const TerminateRequestSchema: GenMessage<TerminateRequest> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 53);
+export const TerminateRequestSchema: GenMessage<TerminateRequest> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 68);
 
 /**
  * @generated from message hostagent.v1.TerminateResponse
  */
-export type TerminateResponse = Message<"hostagent.v1.TerminateResponse"> & {};
+export type TerminateResponse = Message<"hostagent.v1.TerminateResponse"> & {
+};
 
 /**
  * Describes the message hostagent.v1.TerminateResponse.
  * Use `create(TerminateResponseSchema)` to create a new message.
  */
-export const TerminateResponseSchema: GenMessage<TerminateResponse> =
-	/*@__PURE__*/
-	messageDesc(file_hostagent_v1_hostagent, 54);
+export const TerminateResponseSchema: GenMessage<TerminateResponse> = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 69);
 
 /**
  * @generated from service hostagent.v1.HostAgentService
  */
 export const HostAgentService: GenService<{
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.CreateSandbox
-	 */
-	createSandbox: {
-		methodKind: "unary";
-		input: typeof CreateSandboxRequestSchema;
-		output: typeof CreateSandboxResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.DestroySandbox
-	 */
-	destroySandbox: {
-		methodKind: "unary";
-		input: typeof DestroySandboxRequestSchema;
-		output: typeof DestroySandboxResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.GetSandbox
-	 */
-	getSandbox: {
-		methodKind: "unary";
-		input: typeof GetSandboxRequestSchema;
-		output: typeof GetSandboxResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.ListSandboxes
-	 */
-	listSandboxes: {
-		methodKind: "unary";
-		input: typeof ListSandboxesRequestSchema;
-		output: typeof ListSandboxesResponseSchema;
-	};
-	/**
-	 * Every change of a sandbox's state from the time of the call on, preceded by
-	 * one event per sandbox that the agent knows.
-	 *
-	 * @generated from rpc hostagent.v1.HostAgentService.WatchSandboxes
-	 */
-	watchSandboxes: {
-		methodKind: "server_streaming";
-		input: typeof WatchSandboxesRequestSchema;
-		output: typeof WatchSandboxesResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.PingSandbox
-	 */
-	pingSandbox: {
-		methodKind: "unary";
-		input: typeof PingSandboxRequestSchema;
-		output: typeof PingSandboxResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.ReadConsole
-	 */
-	readConsole: {
-		methodKind: "unary";
-		input: typeof ReadConsoleRequestSchema;
-		output: typeof ReadConsoleResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.Exec
-	 */
-	exec: {
-		methodKind: "unary";
-		input: typeof ExecRequestSchema;
-		output: typeof ExecResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.ExecStream
-	 */
-	execStream: {
-		methodKind: "server_streaming";
-		input: typeof ExecStreamRequestSchema;
-		output: typeof ExecStreamResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.StartBackground
-	 */
-	startBackground: {
-		methodKind: "unary";
-		input: typeof StartBackgroundRequestSchema;
-		output: typeof StartBackgroundResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.ListProcesses
-	 */
-	listProcesses: {
-		methodKind: "unary";
-		input: typeof ListProcessesRequestSchema;
-		output: typeof ListProcessesResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.KillProcess
-	 */
-	killProcess: {
-		methodKind: "unary";
-		input: typeof KillProcessRequestSchema;
-		output: typeof KillProcessResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.ConnectProcess
-	 */
-	connectProcess: {
-		methodKind: "server_streaming";
-		input: typeof ConnectProcessRequestSchema;
-		output: typeof ExecStreamResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.SendProcessInput
-	 */
-	sendProcessInput: {
-		methodKind: "unary";
-		input: typeof SendProcessInputRequestSchema;
-		output: typeof SendProcessInputResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.PtyAttach
-	 */
-	ptyAttach: {
-		methodKind: "server_streaming";
-		input: typeof PtyAttachRequestSchema;
-		output: typeof PtyAttachResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.PtySendInput
-	 */
-	ptySendInput: {
-		methodKind: "unary";
-		input: typeof PtySendInputRequestSchema;
-		output: typeof PtySendInputResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.PtyResize
-	 */
-	ptyResize: {
-		methodKind: "unary";
-		input: typeof PtyResizeRequestSchema;
-		output: typeof PtyResizeResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.PtyKill
-	 */
-	ptyKill: {
-		methodKind: "unary";
-		input: typeof PtyKillRequestSchema;
-		output: typeof PtyKillResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.WriteFileStream
-	 */
-	writeFileStream: {
-		methodKind: "client_streaming";
-		input: typeof WriteFileStreamRequestSchema;
-		output: typeof WriteFileStreamResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.ReadFileStream
-	 */
-	readFileStream: {
-		methodKind: "server_streaming";
-		input: typeof ReadFileStreamRequestSchema;
-		output: typeof ReadFileStreamResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.ListDir
-	 */
-	listDir: {
-		methodKind: "unary";
-		input: typeof ListDirRequestSchema;
-		output: typeof ListDirResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.MakeDir
-	 */
-	makeDir: {
-		methodKind: "unary";
-		input: typeof MakeDirRequestSchema;
-		output: typeof MakeDirResponseSchema;
-	};
-	/**
-	 * @generated from rpc hostagent.v1.HostAgentService.RemovePath
-	 */
-	removePath: {
-		methodKind: "unary";
-		input: typeof RemovePathRequestSchema;
-		output: typeof RemovePathResponseSchema;
-	};
-	/**
-	 * Capacity, versions and images of the machine.
-	 *
-	 * @generated from rpc hostagent.v1.HostAgentService.DescribeHost
-	 */
-	describeHost: {
-		methodKind: "unary";
-		input: typeof DescribeHostRequestSchema;
-		output: typeof DescribeHostResponseSchema;
-	};
-	/**
-	 * Destroys every sandbox, then ends the agent.
-	 *
-	 * @generated from rpc hostagent.v1.HostAgentService.Terminate
-	 */
-	terminate: {
-		methodKind: "unary";
-		input: typeof TerminateRequestSchema;
-		output: typeof TerminateResponseSchema;
-	};
-}> = /*@__PURE__*/ serviceDesc(file_hostagent_v1_hostagent, 0);
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.CreateSandbox
+   */
+  createSandbox: {
+    methodKind: "unary";
+    input: typeof CreateSandboxRequestSchema;
+    output: typeof CreateSandboxResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.DestroySandbox
+   */
+  destroySandbox: {
+    methodKind: "unary";
+    input: typeof DestroySandboxRequestSchema;
+    output: typeof DestroySandboxResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.GetSandbox
+   */
+  getSandbox: {
+    methodKind: "unary";
+    input: typeof GetSandboxRequestSchema;
+    output: typeof GetSandboxResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ListSandboxes
+   */
+  listSandboxes: {
+    methodKind: "unary";
+    input: typeof ListSandboxesRequestSchema;
+    output: typeof ListSandboxesResponseSchema;
+  },
+  /**
+   * Every change of a sandbox's state from the time of the call on, preceded by
+   * one event per sandbox that the agent knows.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.WatchSandboxes
+   */
+  watchSandboxes: {
+    methodKind: "server_streaming";
+    input: typeof WatchSandboxesRequestSchema;
+    output: typeof WatchSandboxesResponseSchema;
+  },
+  /**
+   * Commits a build of the running sandbox, then frees everything it holds.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.PauseSandbox
+   */
+  pauseSandbox: {
+    methodKind: "unary";
+    input: typeof PauseSandboxRequestSchema;
+    output: typeof PauseSandboxResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ResumeSandbox
+   */
+  resumeSandbox: {
+    methodKind: "unary";
+    input: typeof ResumeSandboxRequestSchema;
+    output: typeof ResumeSandboxResponseSchema;
+  },
+  /**
+   * Copies of a running or paused sandbox; the source goes on as it was.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.ForkSandbox
+   */
+  forkSandbox: {
+    methodKind: "unary";
+    input: typeof ForkSandboxRequestSchema;
+    output: typeof ForkSandboxResponseSchema;
+  },
+  /**
+   * Names the build of a sandbox as a template.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.CreateSnapshot
+   */
+  createSnapshot: {
+    methodKind: "unary";
+    input: typeof CreateSnapshotRequestSchema;
+    output: typeof CreateSnapshotResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.DeleteSnapshot
+   */
+  deleteSnapshot: {
+    methodKind: "unary";
+    input: typeof DeleteSnapshotRequestSchema;
+    output: typeof DeleteSnapshotResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.VerifyBuilds
+   */
+  verifyBuilds: {
+    methodKind: "server_streaming";
+    input: typeof VerifyBuildsRequestSchema;
+    output: typeof VerifyBuildsResponseSchema;
+  },
+  /**
+   * Removes the builds that nothing reaches.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.CollectBuilds
+   */
+  collectBuilds: {
+    methodKind: "unary";
+    input: typeof CollectBuildsRequestSchema;
+    output: typeof CollectBuildsResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.PingSandbox
+   */
+  pingSandbox: {
+    methodKind: "unary";
+    input: typeof PingSandboxRequestSchema;
+    output: typeof PingSandboxResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ReadConsole
+   */
+  readConsole: {
+    methodKind: "unary";
+    input: typeof ReadConsoleRequestSchema;
+    output: typeof ReadConsoleResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.Exec
+   */
+  exec: {
+    methodKind: "unary";
+    input: typeof ExecRequestSchema;
+    output: typeof ExecResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ExecStream
+   */
+  execStream: {
+    methodKind: "server_streaming";
+    input: typeof ExecStreamRequestSchema;
+    output: typeof ExecStreamResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.StartBackground
+   */
+  startBackground: {
+    methodKind: "unary";
+    input: typeof StartBackgroundRequestSchema;
+    output: typeof StartBackgroundResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ListProcesses
+   */
+  listProcesses: {
+    methodKind: "unary";
+    input: typeof ListProcessesRequestSchema;
+    output: typeof ListProcessesResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.KillProcess
+   */
+  killProcess: {
+    methodKind: "unary";
+    input: typeof KillProcessRequestSchema;
+    output: typeof KillProcessResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ConnectProcess
+   */
+  connectProcess: {
+    methodKind: "server_streaming";
+    input: typeof ConnectProcessRequestSchema;
+    output: typeof ExecStreamResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.SendProcessInput
+   */
+  sendProcessInput: {
+    methodKind: "unary";
+    input: typeof SendProcessInputRequestSchema;
+    output: typeof SendProcessInputResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.PtyAttach
+   */
+  ptyAttach: {
+    methodKind: "server_streaming";
+    input: typeof PtyAttachRequestSchema;
+    output: typeof PtyAttachResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.PtySendInput
+   */
+  ptySendInput: {
+    methodKind: "unary";
+    input: typeof PtySendInputRequestSchema;
+    output: typeof PtySendInputResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.PtyResize
+   */
+  ptyResize: {
+    methodKind: "unary";
+    input: typeof PtyResizeRequestSchema;
+    output: typeof PtyResizeResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.PtyKill
+   */
+  ptyKill: {
+    methodKind: "unary";
+    input: typeof PtyKillRequestSchema;
+    output: typeof PtyKillResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.WriteFileStream
+   */
+  writeFileStream: {
+    methodKind: "client_streaming";
+    input: typeof WriteFileStreamRequestSchema;
+    output: typeof WriteFileStreamResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ReadFileStream
+   */
+  readFileStream: {
+    methodKind: "server_streaming";
+    input: typeof ReadFileStreamRequestSchema;
+    output: typeof ReadFileStreamResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ListDir
+   */
+  listDir: {
+    methodKind: "unary";
+    input: typeof ListDirRequestSchema;
+    output: typeof ListDirResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.MakeDir
+   */
+  makeDir: {
+    methodKind: "unary";
+    input: typeof MakeDirRequestSchema;
+    output: typeof MakeDirResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.RemovePath
+   */
+  removePath: {
+    methodKind: "unary";
+    input: typeof RemovePathRequestSchema;
+    output: typeof RemovePathResponseSchema;
+  },
+  /**
+   * Capacity, versions and images of the machine.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.DescribeHost
+   */
+  describeHost: {
+    methodKind: "unary";
+    input: typeof DescribeHostRequestSchema;
+    output: typeof DescribeHostResponseSchema;
+  },
+  /**
+   * Destroys every sandbox, then ends the agent.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.Terminate
+   */
+  terminate: {
+    methodKind: "unary";
+    input: typeof TerminateRequestSchema;
+    output: typeof TerminateResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_hostagent_v1_hostagent, 0);
+
