@@ -1,20 +1,8 @@
-import type { rest } from '@torpor/protocol';
 import { TorporError } from '@torpor/protocol';
 import type { Context } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
-
-/** The JSON body of an error. What is a defect of ours is not shown, only that it happened. */
-export function errorBody(error: TorporError): rest.ErrorBody {
-  const message = error.code === 'internal_error' ? 'Torpor met an internal error.' : error.message;
-  return {
-    error: {
-      code: error.code,
-      message,
-      ...(error.remedy === '' ? {} : { remedy: error.remedy }),
-    },
-  };
-}
+import { errorBody } from '../errors/public-error.ts';
 
 /** The HTTP answer to anything that was thrown. */
 export function errorResponse(c: Context, reason: unknown): Response {

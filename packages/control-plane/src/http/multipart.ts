@@ -1,6 +1,4 @@
-import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import type { ReadableStream as NodeReadableStream } from 'node:stream/web';
 import {
   Busboy,
   type BusboyFileStream,
@@ -8,6 +6,7 @@ import {
   type BusboyInstance,
 } from '@fastify/busboy';
 import { TorporError } from '@torpor/protocol';
+import { bodyChunks } from './request-body.ts';
 
 export interface Upload {
   /** The fields that came before the file. */
@@ -36,16 +35,11 @@ export async function receiveUpload<T>(
       { remedy: 'To send a file as it is, use PUT /v1/sandboxes/{id}/files?path=….' },
     );
   }
-  const body = Readable.fromWeb(request.body as NodeReadableStream);
-  try {
-    return await parse(body, { 'content-type': contentType }, receive);
-  } finally {
-    body.destroy();
-  }
+  return parse(bodyChunks(request.body), { 'content-type': contentType }, receive);
 }
 
 async function parse<T>(
-  body: Readable,
+  body: AsyncIterable<Uint8Array>,
   headers: BusboyHeaders,
   receive: (upload: Upload) => Promise<T>,
 ): Promise<T> {

@@ -1,5 +1,6 @@
 import { rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
+import { bodyChunks } from './request-body.ts';
 
 /** At most so many faults of a request are listed. */
 const MAX_LISTED_ISSUES = 5;
@@ -64,7 +65,7 @@ async function readLimited(request: Request): Promise<Buffer> {
   if (request.body === null) return Buffer.alloc(0);
   const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const chunk of request.body) {
+  for await (const chunk of bodyChunks(request.body)) {
     size += chunk.byteLength;
     if (size > limit) throw tooLarge();
     chunks.push(chunk);

@@ -18,6 +18,7 @@ import type { Logger } from 'pino';
 import type { AuditLog } from '../audit/audit-log.ts';
 import type { Principal } from '../auth/api-keys.ts';
 import type { SandboxRow } from '../database/schema.ts';
+import { publicMessage } from '../errors/public-error.ts';
 import { agentCall, type Host } from '../hosts/host.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import { decodeCursor, encodeCursor } from './cursor.ts';
@@ -149,7 +150,7 @@ export class SandboxService {
       finished({ outcome: error.code });
       logger.error({ sandbox: row.id, err: error }, 'Sandbox could not be created');
       await this.#discard(row.id);
-      await sandboxes.update(row.id, { state: 'error', reason: error.message });
+      await sandboxes.update(row.id, { state: 'error', reason: publicMessage(error) });
       await audit.record({
         teamId: row.team_id,
         actor: principal,
@@ -233,10 +234,12 @@ export class SandboxService {
     } catch (reason) {
       const error = TorporError.from(reason);
       if (error.code !== 'not_found') {
-        await sandboxes.update(id, {
-          state: row.state === 'destroying' ? 'error' : row.state,
-          reason: error.message,
-        });
+        // A destroy that fails twice has left something half taken down.
+        const back =
+          row.state === 'destroying'
+            ? { state: 'error' as const, reason: publicMessage(error) }
+            : { state: row.state, reason: row.reason };
+        await sandboxes.update(id, back);
         await audit.record({ ...entry, status: 'error', metadata: { code: error.code } });
         throw error;
       }

@@ -1,6 +1,10 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { rest, TorporError } from '@torpor/protocol';
 import { forwardProcessEvents } from './output.ts';
 import type { Session } from './server.ts';
+
+/** How long a program that nobody waits for any more may take to start, before it is given up unkilled. */
+const START_PATIENCE_MS = 10_000;
 
 /** `…/exec/stream`: runs one program; it is killed when the client says stop or hangs up. */
 export async function serveExecStream(session: Session): Promise<void> {
@@ -71,8 +75,13 @@ export async function serveExecStream(session: Session): Promise<void> {
     ]);
   } finally {
     if (!finished) {
+      // First the kill: an aborted stream would not tell the pid any more.
+      await Promise.race([
+        kill(),
+        output,
+        delay(START_PATIENCE_MS, undefined, { ref: false }),
+      ]).catch(() => undefined);
       abort.abort(new TorporError('conflict', 'The client has hung up.'));
-      await Promise.race([kill(), output]).catch(() => undefined);
     }
     input.catch(() => undefined);
     output.catch(() => undefined);

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { TorporError } from '@torpor/protocol';
 import type { WebSocket } from 'ws';
 import type { z } from 'zod';
-import { errorBody } from '../http/error-response.ts';
+import { errorBody } from '../errors/public-error.ts';
 import { parseWith } from '../http/parse.ts';
 
 /** Frames that wait to be handled; beyond it the socket is not read. */

@@ -36,11 +36,8 @@ export async function findBinaries(
     if (second.exitCode === 0) return copied;
     throw new TorporError(
       'host_setup',
-      `The account ${account.name} cannot reach ${copyRoot}: ${second.spawnError?.message ?? second.output}`,
-      {
-        remedy:
-          'Choose a data directory (TORPOR_DATA_DIR) whose parent directories other users may traverse, for example /var/lib/torpor.',
-      },
+      `The account ${account.name} cannot run the programs in ${copyRoot}: ${second.spawnError?.message ?? second.output}`,
+      { remedy: OWN_DATABASE },
     );
   }
   throw new TorporError(

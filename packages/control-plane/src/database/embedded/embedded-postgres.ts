@@ -32,7 +32,7 @@ import type { Logger } from 'pino';
 import { type Account, databaseAccount } from './account.ts';
 import { findBinaries, isErrno, type PostgresBinaries } from './binaries.ts';
 import { isPostmasterOf, readPostmasterFile, stopPostmaster } from './postmaster.ts';
-import { databaseEnvironment, requireProgram } from './run-program.ts';
+import { databaseEnvironment, requireProgram, runProgram } from './run-program.ts';
 
 export interface EmbeddedPostgres {
   readonly connection: pg.ClientConfig;
@@ -87,6 +87,7 @@ export async function startEmbeddedPostgres(options: {
 }): Promise<EmbeddedPostgres> {
   const account = await databaseAccount();
   const layout = await openDatabaseLayout(options.dataDir, account);
+  await requireReachable(layout.root, account);
   const binaries = await findBinaries(account, layout.root);
   await initialise(layout, binaries, account);
   const server = new Server(layout, binaries, account, options.logger);
@@ -145,6 +146,17 @@ async function makeDirectory(
   }
   await chmod(path, mode);
   if (owner !== undefined) await chown(path, owner.uid, owner.gid);
+}
+
+/** The account must be able to traverse every directory that leads to its data. */
+async function requireReachable(root: string, account: Account | undefined): Promise<void> {
+  if (account === undefined) return;
+  const result = await runProgram('test', ['-x', root], { account });
+  if (result.exitCode === 0) return;
+  throw new TorporError('host_setup', `The account ${account.name} cannot reach ${root}.`, {
+    remedy:
+      'Choose a data directory (TORPOR_DATA_DIR) whose parents other users may traverse, for example /var/lib/torpor.',
+  });
 }
 
 /** Creates the database cluster unless there is one. A crash in between leaves a staging directory, which is replaced. */
@@ -263,6 +275,7 @@ class Server implements EmbeddedPostgres {
 
   async #launch(): Promise<number> {
     await this.#writeAccessRules();
+    await this.#removeStaleSocket();
     const settings = { ...SETTINGS, unix_socket_directories: this.#layout.socketDirectory };
     const args = ['-D', this.#layout.data, '-p', String(PORT)];
     for (const [name, value] of Object.entries(settings)) args.push('-c', `${name}=${value}`);
@@ -292,6 +305,18 @@ class Server implements EmbeddedPostgres {
       return running?.pid ?? child.pid ?? 0;
     } finally {
       await log.close();
+    }
+  }
+
+  /**
+   * A killed server leaves its socket and a lock file with its pid, which PostgreSQL
+   * takes for a running server's if the pid is in use again, or still a zombie's.
+   */
+  async #removeStaleSocket(): Promise<void> {
+    const running = await readPostmasterFile(this.#layout.data);
+    if (running !== undefined) return;
+    for (const name of [`.s.PGSQL.${PORT}`, `.s.PGSQL.${PORT}.lock`]) {
+      await rm(join(this.#layout.socketDirectory, name), { force: true });
     }
   }
 

@@ -6,6 +6,7 @@ import { type Api, addEndpoint } from '../endpoint.ts';
 import type { AppEnvironment } from '../environment.ts';
 import { receiveUpload } from '../multipart.ts';
 import { parseWith } from '../parse.ts';
+import { bodyChunks } from '../request-body.ts';
 import { sandboxParamsSchema } from './sandboxes.ts';
 
 const TAG = 'Files';
@@ -70,7 +71,7 @@ export function addFileRoutes(api: Api, files: GuestFiles): void {
     },
     async (c, { query }) => {
       const body = c.req.raw.body ?? new Blob([]).stream();
-      await files.write(c.get('principal'), id(c), query, body, c.req.raw.signal);
+      await files.write(c.get('principal'), id(c), query, bodyChunks(body), c.req.raw.signal);
       return c.body(null, 204);
     },
   );

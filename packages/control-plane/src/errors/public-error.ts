@@ -1,0 +1,17 @@
+import type { rest, TorporError } from '@torpor/protocol';
+
+/** The sentence of an error for users. Of what is a defect of ours they learn only that it happened. */
+export function publicMessage(error: TorporError): string {
+  return error.code === 'internal_error' ? 'Torpor met an internal error.' : error.message;
+}
+
+/** The JSON body of an error. */
+export function errorBody(error: TorporError): rest.ErrorBody {
+  return {
+    error: {
+      code: error.code,
+      message: publicMessage(error),
+      ...(error.remedy === '' ? {} : { remedy: error.remedy }),
+    },
+  };
+}
