@@ -11,6 +11,7 @@ import { TorporError } from '@torpor/protocol';
 import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
 import { processIo } from '../../packages/cli/src/io.ts';
 import { news } from '../../packages/cli/src/output/progress.ts';
+import { openImageStore } from '../../packages/cli/src/platform/images.ts';
 import { prepareGuest } from '../../packages/cli/src/platform/prepare-guest.ts';
 import { cacheDirectory, DEFAULT_DATA_DIR } from '../../packages/cli/src/platform/settings.ts';
 import { readHost, settledLeaks } from '../../tests/support/leak-check.ts';
@@ -35,7 +36,7 @@ async function main(vitestArguments: readonly string[]): Promise<number> {
   try {
     await setUpHost({ report: setupReport(io) });
     const cacheDir = cacheDirectory(DEFAULT_DATA_DIR, process.env);
-    await prepareGuest(io, cacheDir);
+    await prepareGuest(io, cacheDir, openImageStore(cacheDir, cacheDir));
     const counts = await runAll(cacheDir, vitestArguments);
     await publish(counts);
     return counts.failed === 0 && counts.passed > 0 ? 0 : 1;

@@ -36,6 +36,11 @@ export class CliContext {
       .option('--api-key <key>', 'key of the API (TORPOR_API_KEY)');
   }
 
+  /** A command that only holds others. */
+  group(name: string, description: string): Command {
+    return this.#program.command(name).description(description);
+  }
+
   /** An action whose errors become a sentence, a remedy and an exit status. */
   action<Args extends [...unknown[]]>(
     handler: (...args: Args) => ActionResult,

@@ -5,6 +5,7 @@ import { registerCreate } from './commands/create.ts';
 import { registerDoctor } from './commands/doctor.ts';
 import { registerEnv } from './commands/env.ts';
 import { registerExec } from './commands/exec.ts';
+import { registerImage } from './commands/image.ts';
 import { registerInfo } from './commands/info.ts';
 import { registerKill } from './commands/kill.ts';
 import { registerLogs } from './commands/logs.ts';
@@ -14,6 +15,7 @@ import { registerRm } from './commands/rm.ts';
 import { registerRun } from './commands/run.ts';
 import { registerSetup } from './commands/setup.ts';
 import { registerShell } from './commands/shell.ts';
+import { registerUp } from './commands/up.ts';
 import { EXIT } from './exit-codes.ts';
 import type { Io } from './io.ts';
 import { VERSION } from './version.ts';
@@ -42,6 +44,7 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     });
   const cli = new CliContext(io, program);
   for (const register of [
+    registerUp,
     registerSetup,
     registerDoctor,
     registerEnv,
@@ -56,6 +59,7 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     registerKill,
     registerLogs,
     registerRm,
+    registerImage,
   ]) {
     register(cli, args);
   }

@@ -22,7 +22,7 @@ export async function acceleratorFact(
     const choice = await probeAccelerator({
       qemu: await findQemu(),
       kernelPath: kernelPath ?? '',
-      stateDirectory: join(dataDir, 'run'),
+      stateDirectory: dataDir,
       forced: forcedAccelerator(env),
     });
     return {

@@ -1,10 +1,18 @@
-import { ensureGuestArtifacts, type GuestArtifacts, type Progress } from '@torpor/images';
+import { ensureGuestArtifacts, type ImageStore, type Progress } from '@torpor/images';
 import type { Io } from '../io.ts';
 import { news } from '../output/progress.ts';
 
-/** Kernel, initramfs and agent drive, made if the cache lacks them, with news on standard error. */
-export function prepareGuest(io: Io, cacheDir: string): Promise<GuestArtifacts> {
-  return ensureGuestArtifacts({ cacheDir, onProgress: progressNews(io) });
+/** The image that a sandbox has unless told otherwise. */
+export const BASE_IMAGE = 'base';
+
+/**
+ * Makes what a first sandbox needs, if the cache lacks it, with news on standard
+ * error: kernel, initramfs, agent drive and the base image.
+ */
+export async function prepareGuest(io: Io, cacheDir: string, store: ImageStore): Promise<void> {
+  const onProgress = progressNews(io);
+  await ensureGuestArtifacts({ cacheDir, onProgress });
+  await store.build(BASE_IMAGE, { onProgress });
 }
 
 export function progressNews(io: Io): (progress: Progress) => void {

@@ -1,0 +1,79 @@
+import type { Image } from '@torpor/images';
+import type { Command } from 'commander';
+import type { CliContext } from '../cli-context.ts';
+import { type CommonOptions, dataDirectory } from '../client/settings.ts';
+import { json, line } from '../io.ts';
+import { table } from '../output/table.ts';
+import { formatAge, formatBytes } from '../output/units.ts';
+import { cacheDirectory } from '../platform/settings.ts';
+
+interface BuildOptions extends CommonOptions {
+  readonly refresh?: boolean;
+}
+
+export function registerImage(cli: CliContext): void {
+  const image = cli.group('image', 'the images on this machine that sandboxes start from');
+
+  cli
+    .command('ls', 'list the images', image)
+    .alias('list')
+    .action(
+      cli.action(async (options: CommonOptions, _command: Command) => {
+        const images = await (await openStore(cli, options)).list();
+        if (options.json) return json(cli.io, images.map(describe));
+        const rows = images.map(({ name, key, sizeBytes, createdAt }) => [
+          name,
+          key.slice(0, 12),
+          formatBytes(sizeBytes),
+          formatAge(createdAt),
+        ]);
+        await line(cli.io.stdout, table(['NAME', 'VERSION', 'SIZE', 'AGE'], rows));
+      }),
+    );
+
+  cli
+    .command('build [name]', 'build an image, "base" by default', image)
+    .option('--refresh', "build it anew from today's packages")
+    .action(
+      cli.action(async (name = 'base', options: BuildOptions, _command: Command) => {
+        const { progressNews } = await import('../platform/prepare-guest.ts');
+        const interrupted = new AbortController();
+        const unsubscribe = cli.io.onSignal(() => interrupted.abort());
+        try {
+          const store = await openStore(cli, options);
+          const built = await store.build(name, {
+            onProgress: progressNews(cli.io),
+            signal: interrupted.signal,
+            refresh: options.refresh === true,
+          });
+          await (options.json
+            ? json(cli.io, describe(built))
+            : line(cli.io.stdout, `${built.name} ${built.key.slice(0, 12)}`));
+        } finally {
+          unsubscribe();
+        }
+      }),
+    );
+
+  cli.command('rm <names...>', 'remove images that no sandbox uses', image).action(
+    cli.action(async (names: string[], options: CommonOptions, _command: Command) => {
+      const store = await openStore(cli, options);
+      for (const name of new Set(names)) {
+        await store.remove(name);
+        if (!options.json) await line(cli.io.stdout, name);
+      }
+      if (options.json) await json(cli.io, { removed: names });
+    }),
+  );
+}
+
+async function openStore({ io }: CliContext, options: CommonOptions) {
+  // Loaded here: most commands do without the host's side.
+  const { openImageStore } = await import('../platform/images.ts');
+  const dataDir = dataDirectory(io, options);
+  return openImageStore(cacheDirectory(dataDir, io.env), dataDir);
+}
+
+function describe({ name, key, path, sizeBytes, createdAt }: Image) {
+  return { name, key, path, size_bytes: sizeBytes, created_at: createdAt };
+}

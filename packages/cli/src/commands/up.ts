@@ -1,0 +1,125 @@
+import { TorporError } from '@torpor/protocol';
+import { type Command, InvalidArgumentError } from 'commander';
+import { integer } from '../arguments.ts';
+import type { CliContext } from '../cli-context.ts';
+import { type CommonOptions, DEFAULT_PORT, dataDirectory } from '../client/settings.ts';
+import { type Io, json, line } from '../io.ts';
+import { news } from '../output/progress.ts';
+import type { Platform } from '../platform/platform.ts';
+import { cacheDirectory, forcedAccelerator } from '../platform/settings.ts';
+import { StopRequest } from '../platform/stop-request.ts';
+import { VERSION } from '../version.ts';
+
+interface UpOptions extends CommonOptions {
+  readonly host: string;
+  readonly port?: number;
+  readonly setup?: boolean;
+  readonly destroyAll?: boolean;
+}
+
+const MAX_PORT = 65_535;
+const port = integer(0, MAX_PORT);
+
+export function registerUp(cli: CliContext): void {
+  cli
+    .command('up', 'serve: the API, the database and the host agent, in one process')
+    .option('-p, --port <n>', `port of the API; 0 is any (TORPOR_PORT, else ${DEFAULT_PORT})`, port)
+    .option('--host <address>', 'address to serve on', '127.0.0.1')
+    .option('--setup', 'first install what this machine lacks')
+    .option('--destroy-all', 'destroy all sandboxes at the end, instead of letting them run on')
+    .addHelpText(
+      'after',
+      `
+With --json one line on standard output says when it can serve:
+  {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
+The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM end it; sandboxes run on
+and are taken over by the next start. DATABASE_URL names a PostgreSQL to use instead of the
+embedded one, TORPOR_CACHE_DIR where kernels and images are, TORPOR_ACCELERATOR kvm or tcg.`,
+    )
+    .action(
+      cli.action(async (options: UpOptions, _command: Command) => {
+        const { io } = cli;
+        const stop = new StopRequest(io);
+        try {
+          const dataDir = dataDirectory(io, options);
+          const platform = await start(io, options, dataDir, stop);
+          try {
+            await announce(io, options, platform, dataDir);
+            await stop.requested;
+            news(
+              io,
+              options.destroyAll ? 'destroying all sandboxes' : 'stopping; sandboxes run on',
+            );
+          } finally {
+            await platform.close({ destroyAll: options.destroyAll === true });
+          }
+        } finally {
+          stop.dispose();
+        }
+      }),
+    );
+}
+
+async function start(
+  io: Io,
+  options: UpOptions,
+  dataDir: string,
+  stop: StopRequest,
+): Promise<Platform> {
+  // Loaded here: most commands do without the server's side.
+  const { assertHostReady, setupReport, setUpHost } = await import('../host-setup/index.ts');
+  if (options.setup) await setUpHost({ report: setupReport(io) });
+  else await assertHostReady();
+
+  const { createLogger } = await import('../platform/logger.ts');
+  const { prepareGuest, progressNews } = await import('../platform/prepare-guest.ts');
+  const { openImageStore } = await import('../platform/images.ts');
+  const { Platform } = await import('../platform/platform.ts');
+  const cacheDir = cacheDirectory(dataDir, io.env);
+  const images = openImageStore(cacheDir, dataDir);
+  await prepareGuest(io, cacheDir, images);
+  return Platform.start({
+    dataDir,
+    cacheDir,
+    images,
+    host: options.host,
+    port: options.port ?? portOf(io) ?? DEFAULT_PORT,
+    databaseUrl: io.env.DATABASE_URL,
+    forcedAccelerator: forcedAccelerator(io.env),
+    version: VERSION,
+    logger: createLogger(io, options.json === true),
+    onProgress: progressNews(io),
+    onTerminate: () => stop.request(),
+  });
+}
+
+function portOf({ env }: Io): number | undefined {
+  if (env.TORPOR_PORT === undefined || env.TORPOR_PORT === '') return undefined;
+  try {
+    return port(env.TORPOR_PORT);
+  } catch (error) {
+    if (!(error instanceof InvalidArgumentError)) throw error;
+    throw new TorporError('invalid_request', `TORPOR_PORT is "${env.TORPOR_PORT}".`, {
+      remedy: error.message,
+    });
+  }
+}
+
+async function announce(
+  io: Io,
+  options: UpOptions,
+  { apiUrl, accelerator }: Platform,
+  dataDir: string,
+): Promise<void> {
+  if (options.json) {
+    return json(io, { event: 'ready', api_url: apiUrl, data_dir: dataDir });
+  }
+  const lines = [
+    `Torpor ${VERSION} serves at ${apiUrl}; ${apiUrl}/docs describes the API.`,
+    `  data directory  ${dataDir}`,
+    `  accelerator     ${accelerator.accelerator}: ${accelerator.reason}`,
+    "  try             npx torpor run -- python3 -c 'print(6*7)'",
+    'Ctrl-C stops it; sandboxes run on until they are removed.',
+  ];
+  for (const text of lines) await line(io.stdout, text);
+}

@@ -1,0 +1,76 @@
+import { createRouterTransport } from '@connectrpc/connect';
+import { HostAgent } from '@torpor/agent';
+import { ControlPlane } from '@torpor/control-plane';
+import type { ImageStore, Progress } from '@torpor/images';
+import type { Accelerator, AcceleratorChoice } from '@torpor/vmm';
+import type { Logger } from 'pino';
+import { baseImages } from './images.ts';
+
+export interface PlatformConfig {
+  readonly dataDir: string;
+  readonly cacheDir: string;
+  /** Where root file systems come from. */
+  readonly images: ImageStore;
+  /** Address to serve on. */
+  readonly host: string;
+  /** 0 takes any free port. */
+  readonly port: number;
+  /** A PostgreSQL to use instead of the embedded one. */
+  readonly databaseUrl: string | undefined;
+  readonly forcedAccelerator: Accelerator | undefined;
+  readonly version: string;
+  readonly logger: Logger;
+  readonly onProgress: (progress: Progress) => void;
+  /** Called when a client of the host agent asked the whole host to end. */
+  readonly onTerminate: () => void;
+}
+
+/** Control plane and host agent in one process, joined without a socket. */
+export class Platform {
+  readonly apiUrl: string;
+  readonly accelerator: AcceleratorChoice;
+  readonly #controlPlane: ControlPlane;
+  readonly #agent: HostAgent;
+
+  private constructor(controlPlane: ControlPlane, agent: HostAgent) {
+    this.#controlPlane = controlPlane;
+    this.#agent = agent;
+    this.apiUrl = controlPlane.url;
+    this.accelerator = agent.accelerator;
+  }
+
+  /** Starts both; on failure nothing is left running but the sandboxes that ran before. */
+  static async start(config: PlatformConfig): Promise<Platform> {
+    await using stack = new AsyncDisposableStack();
+    const agent = await HostAgent.open({
+      dataDir: config.dataDir,
+      cacheDir: config.cacheDir,
+      images: baseImages(config.images),
+      forcedAccelerator: config.forcedAccelerator,
+      logger: config.logger.child({ part: 'agent' }),
+      onProgress: config.onProgress,
+      onTerminate: config.onTerminate,
+    });
+    stack.defer(() => agent.close());
+    const controlPlane = await ControlPlane.start({
+      dataDir: config.dataDir,
+      databaseUrl: config.databaseUrl,
+      host: config.host,
+      port: config.port,
+      hostTransport: createRouterTransport((router) => agent.routes(router)),
+      logger: config.logger.child({ part: 'control-plane' }),
+      version: config.version,
+    });
+    stack.move();
+    return new Platform(controlPlane, agent);
+  }
+
+  /** Stops serving. Sandboxes run on, unless all are to be destroyed. */
+  async close({ destroyAll }: { readonly destroyAll: boolean }): Promise<void> {
+    try {
+      await this.#controlPlane.close();
+    } finally {
+      await this.#agent.close({ destroyAll });
+    }
+  }
+}
