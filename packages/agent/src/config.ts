@@ -11,8 +11,8 @@ export interface HostAgentConfig {
   readonly dataDir: string;
   /** Kernels and images, which several data directories may share. */
   readonly cacheDir: string;
-  /** Where root file systems come from. */
-  readonly images: BaseImages;
+  /** Where root file systems come from; where it is absent, the image store in the cache directory, whose image `base` is built at the first start. */
+  readonly images?: BaseImages;
   /** Absent: found by a probe boot, once. */
   readonly forcedAccelerator?: Accelerator | undefined;
   readonly logger: Logger;

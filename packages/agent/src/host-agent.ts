@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import type { ConnectRouter } from '@connectrpc/connect';
-import { createUpperDisk, ensureGuestArtifacts, kernelArguments } from '@torpor/images';
+import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } from '@torpor/images';
 import { GUEST } from '@torpor/protocol';
 import { type AcceleratorChoice, findQemu, probeAccelerator, QemuDriver } from '@torpor/vmm';
 import {
@@ -18,13 +18,17 @@ import { openSlotPool } from './network/index.ts';
 import { reclaim } from './reclaim/reclaim.ts';
 import type { HostDescription } from './rpc/host-rpc.ts';
 import { agentRoutes } from './rpc/routes.ts';
-import type { HostParts } from './sandbox/host-parts.ts';
+import type { BaseImages, HostParts } from './sandbox/host-parts.ts';
+import { DEFAULT_TEMPLATE } from './sandbox/limits.ts';
 import { SandboxManager } from './sandbox/manager.ts';
 import { Reaper } from './sandbox/reaper.ts';
+import { StoredImages } from './stored-images.ts';
 
 /** The agent of one machine: all its sandboxes, and the RPCs with which they are worked. */
 export class HostAgent {
   readonly accelerator: AcceleratorChoice;
+  /** Tag in the names of everything that this agent makes outside its data directory. */
+  readonly instance: string;
   readonly #config: HostAgentConfig;
   readonly #manager: SandboxManager;
   readonly #description: HostDescription;
@@ -48,6 +52,7 @@ export class HostAgent {
       cacheDir: config.cacheDir,
       ...(config.onProgress === undefined ? {} : { onProgress: config.onProgress }),
     });
+    const images = config.images ?? (await openImages(config));
     const qemu = await findQemu();
     const accelerator = await probeAccelerator({
       qemu,
@@ -69,7 +74,7 @@ export class HostAgent {
       journal,
       slots,
       driver: new QemuDriver({ qemu, accelerator: accelerator.accelerator }),
-      images: config.images,
+      images,
       artifacts,
       kernelArguments: kernelArguments(),
       createUpperDisk,
@@ -96,6 +101,7 @@ export class HostAgent {
     resources: AsyncDisposableStack,
   ) {
     this.accelerator = accelerator;
+    this.instance = host.layout.instance;
     this.#config = config;
     this.#manager = manager;
     this.#resources = resources;
@@ -133,6 +139,12 @@ export class HostAgent {
       await this.#resources.disposeAsync();
     }
   }
+}
+
+async function openImages({ cacheDir, onProgress }: HostAgentConfig): Promise<BaseImages> {
+  const store = new ImageStore({ cacheDir });
+  await store.build(DEFAULT_TEMPLATE, onProgress === undefined ? {} : { onProgress });
+  return new StoredImages(store);
 }
 
 async function ownVersion(): Promise<string> {

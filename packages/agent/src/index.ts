@@ -1,4 +1,5 @@
 export type { HostAgentConfig } from './config.ts';
+export { instanceTag } from './data-dir/layout.ts';
 export { HostAgent } from './host-agent.ts';
 export { forwardingObstacles } from './network/index.ts';
 export type { BaseImage, BaseImages, ImageSummary } from './sandbox/host-parts.ts';

@@ -124,14 +124,16 @@ const INIT_TIMEOUT_MS = 20_000;
 export async function initGuest(
   { host, id, spec }: CreateContext,
   guest: GuestClient,
+  image: BaseImage,
   environment: Readonly<Record<string, string>>,
 ): Promise<void> {
+  const defaultUser = spec.defaultUser || image.defaultUser;
   await guest.init(
     {
       accessToken: host.secrets.accessToken(id),
       envVars: { ...environment },
       timestamp: new Date().toISOString(),
-      ...(spec.defaultUser === '' ? {} : { defaultUser: spec.defaultUser }),
+      ...(defaultUser === undefined ? {} : { defaultUser }),
       hostname: spec.hostname,
       machineId: host.secrets.machineId(id),
       entropy: randomBytes(64).toString('base64'),

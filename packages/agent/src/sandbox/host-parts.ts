@@ -12,6 +12,8 @@ export interface BaseImage {
   readonly name: string;
   /** A read-only ext4 image; never changed while a sandbox uses it. */
   readonly path: string;
+  /** Whose commands run unless the sandbox says otherwise. */
+  readonly defaultUser?: string;
 }
 
 /** An image that this host has, for a person. */

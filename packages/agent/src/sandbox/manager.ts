@@ -240,7 +240,7 @@ export class SandboxManager {
     await timer.measure('boot', () =>
       waitForGuest({ vm, guest, timeoutMs: host.bootTimeoutMs, signal }),
     );
-    await timer.measure('init', () => steps.initGuest(context, guest, environment));
+    await timer.measure('init', () => steps.initGuest(context, guest, image, environment));
     signal.throwIfAborted();
     return { vm, slot, guest, resources: stack.move() };
   }
