@@ -13,7 +13,7 @@ export class HttpError extends Error {
 
   /**
    * The HttpError for anything that was thrown: ConnectErrors by their code, a full
-   * disk 507, an attribute or link that the file system does not offer 400, else 500.
+   * disk 507, a path that cannot be that of a file 400, else 500.
    */
   static from(reason: unknown): HttpError {
     if (reason instanceof HttpError) return reason;
@@ -40,7 +40,6 @@ const STATUS_OF_ERRNO: Readonly<Record<string, number>> = {
   ENOTDIR: 400,
   EISDIR: 400,
   ELOOP: 400,
-  ENOTSUP: 400,
   EROFS: 400,
   EFBIG: 507,
 };

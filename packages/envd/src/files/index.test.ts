@@ -331,6 +331,21 @@ describe('metadata', () => {
     expect(readMetadata(join(directory, 'large'))).toEqual({ a: 'b' });
   });
 
+  it('is refused where the file system cannot keep it, and the file with it', async () => {
+    execFileSync('mount', ['-t', 'ramfs', 'ramfs', directory]);
+    try {
+      const refused = await put(join(directory, 'file'), 'x', { 'x-metadata-a': 'b' });
+      expect((await errorOf(refused)).message).toContain('cannot keep metadata');
+      expect(await readdir(directory)).toEqual([]);
+      expect((await put(join(directory, 'file'), 'x')).status).toBe(200);
+      expect((await put(join(directory, 'large'), randomBytes(2_000_000))).status).toBe(200);
+      expect((await put(join(directory, 'large'), randomBytes(3_000_000))).status).toBe(200);
+      expect((await readdir(directory)).toSorted()).toEqual(['file', 'large']);
+    } finally {
+      execFileSync('umount', [directory]);
+    }
+  });
+
   it('is refused when it is too long or not printable ASCII', async () => {
     const path = join(directory, 'file');
     for (const headers of [

@@ -86,7 +86,7 @@ async function createByWriting(
   const file = await open(path, flags, 0o644);
   try {
     await file.chown(options.user.uid, options.user.gid);
-    replaceMetadata(file.fd, options.metadata);
+    setMetadata(file, options.metadata);
     await writeAll(file, content);
   } catch (error) {
     await unlink(path);
@@ -106,7 +106,7 @@ async function createByLink(
   { user, metadata }: StoreOptions,
 ): Promise<boolean> {
   await file.chown(user.uid, user.gid);
-  replaceMetadata(file.fd, metadata);
+  setMetadata(file, metadata);
   try {
     linkOpenFile(file.fd, path);
   } catch (error) {
@@ -132,11 +132,20 @@ async function overwrite(path: string, content: Content, options: StoreOptions):
   await using file = await open(path, constants.O_WRONLY | constants.O_NONBLOCK);
   const { uid, gid } = assertRegular(path, await file.stat());
   reserveBlocks(file.fd, content.size);
-  replaceMetadata(file.fd, options.metadata);
+  setMetadata(file, options.metadata);
   const { user } = options;
   if (uid !== user.uid || gid !== user.gid) await file.chown(user.uid, user.gid);
   await writeAll(file, content);
   await file.truncate(content.size);
+}
+
+function setMetadata(file: FileHandle, metadata: Readonly<Record<string, string>>): void {
+  try {
+    replaceMetadata(file.fd, metadata);
+  } catch (error) {
+    if (errnoName(error) !== 'EOPNOTSUPP') throw error;
+    throw new HttpError(400, 'the file system of this path cannot keep metadata', error);
+  }
 }
 
 /** Writes from where a newly opened file begins; without positions, which proc does not take. */

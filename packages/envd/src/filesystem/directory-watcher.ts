@@ -317,7 +317,8 @@ export class DirectoryWatcher implements Disposable {
         children: new Map(),
         listed: undefined,
       };
-      if (node === this.#root) return undefined;
+      // A mount that shows its own parents again would make the tree of names endless.
+      if (isAncestor(node, parent)) return undefined;
       this.#nodes.set(watch, node);
       this.#place(node, parent, name);
       return node;
@@ -371,6 +372,14 @@ export class DirectoryWatcher implements Disposable {
 
 const LOST =
   'filesystem events were lost because they came faster than they were read: list the directory and watch it again';
+
+/** Whether `node` is `descendant` or one of the directories above it. */
+function isAncestor(node: Node, descendant: Node): boolean {
+  for (let current: Node | undefined = descendant; current; current = current.parent) {
+    if (current === node) return true;
+  }
+  return false;
+}
 
 function relativePath(node: Node, name?: string): string {
   const names = name === undefined ? [] : [name];

@@ -1,5 +1,15 @@
 import { execFileSync } from 'node:child_process';
-import { chmod, link, mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  link,
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect';
 import { setXattr } from '@torpor/linux';
@@ -207,6 +217,26 @@ describe('Move', () => {
       expect(await codeOf(client.stat({ path: join(directory, 'tree') }))).toBe(Code.NotFound);
     } finally {
       execFileSync('umount', [join(directory, 'mount')]);
+    }
+  });
+});
+
+describe('Move on an overlay', () => {
+  it('moves a directory of the lower layer, which the kernel refuses to rename', async () => {
+    for (const layer of ['lower/dir/sub', 'upper', 'work', 'merged'])
+      await mkdir(join(directory, layer), { recursive: true });
+    await writeFile(join(directory, 'lower/dir/sub/file'), 'content');
+    const merged = join(directory, 'merged');
+    const layers = ['lower', 'upper', 'work'].map((layer) => `${layer}dir=${directory}/${layer}`);
+    const options = [...layers, 'redirect_dir=off'].join(',');
+    execFileSync('mount', ['-t', 'overlay', '-o', options, 'overlay', merged]);
+    try {
+      await expect(rename(join(merged, 'dir'), join(merged, 'x'))).rejects.toThrow('EXDEV');
+      await client.move({ source: join(merged, 'dir'), destination: join(merged, 'moved') });
+      expect(await readFile(join(merged, 'moved/sub/file'), 'utf8')).toBe('content');
+      expect(await readdir(merged)).toEqual(['moved']);
+    } finally {
+      execFileSync('umount', [merged]);
     }
   });
 });

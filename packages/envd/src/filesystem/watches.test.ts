@@ -1,5 +1,8 @@
+import { execFileSync } from 'node:child_process';
 import {
+  closeSync,
   constants,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -287,6 +290,20 @@ describe('a recursive watch', () => {
     await events.until(WRITE, 'in/sub/file');
   });
 
+  it('is not led in a circle by a mount that shows its own parents', async () => {
+    await mkdir(join(root, 'a/b/c'), { recursive: true });
+    execFileSync('mount', ['--bind', join(root, 'a'), join(root, 'a/b/c')]);
+    try {
+      const events = await watch();
+      await writeFile(join(root, 'a/file'), 'x');
+      await events.until(WRITE, 'a/file');
+      await writeFile(join(root, 'a/b/file'), 'x');
+      await events.until(WRITE, 'a/b/file');
+    } finally {
+      execFileSync('umount', [join(root, 'a/b/c')]);
+    }
+  });
+
   it('reports the mode of a directory once, and only its own', async () => {
     await mkdir(join(root, 'sub'));
     const events = await watch();
@@ -327,6 +344,28 @@ describe('limits', () => {
     expect(await codeOf(client.createWatcher({ path: join(root, 'file') }))).toBe(
       Code.InvalidArgument,
     );
+  });
+
+  it('refuses a network file system unless it is allowed', async () => {
+    // Mounted for another user, FUSE answers statfs(2) without its daemon, and refuses the rest.
+    const device = openSync('/dev/fuse', 'r+');
+    const options = 'fd=3,rootmode=40000,user_id=12345,group_id=12345';
+    execFileSync('mount', ['-i', '-t', 'fuse', '-o', options, 'none', root], {
+      stdio: ['ignore', 'ignore', 'inherit', device],
+    });
+    try {
+      await expect(client.createWatcher({ path: root })).rejects.toThrow(
+        'cannot watch path on network filesystem (FUSE)',
+      );
+      expect(await codeOf(client.createWatcher({ path: root }))).toBe(Code.InvalidArgument);
+      const allowed = client.createWatcher({ path: root, allowNetworkMounts: true });
+      expect(await codeOf(allowed)).toBe(Code.PermissionDenied);
+      // Below a local directory it is passed over.
+      await watch({ path: guest.directory });
+    } finally {
+      execFileSync('umount', ['-l', root]);
+      closeSync(device);
+    }
   });
 
   it('knows a watcher no more once it is removed', async () => {

@@ -94,9 +94,9 @@ export class WatchService {
   async #open(request: WatchRequest, call: HandlerContext): Promise<Watch> {
     const user = this.#context.userOfAuthorization(call.requestHeader.get('authorization'));
     const path = this.#context.resolvePath(request.path, user);
-    await assertDirectory(path);
     const { recursive, allowNetworkMounts } = request;
     if (!allowNetworkMounts) await assertNotOnNetwork(path);
+    await assertDirectory(path);
     const events = new EventQueue<envdFilesystem.FilesystemEvent>(MAX_WAITING_EVENTS);
     const watcher = await DirectoryWatcher.start(
       path,
@@ -131,8 +131,9 @@ export class WatchService {
 }
 
 async function assertNotOnNetwork(path: string): Promise<void> {
-  const type = await fileSystemType(path);
-  if (type.kind !== 'network') return;
+  // What is wrong with the path otherwise is found when it is looked at.
+  const type = await fileSystemType(path).catch(() => undefined);
+  if (type?.kind !== 'network') return;
   throw new ConnectError(
     `cannot watch path on network filesystem (${type.name}): ${path}; changes made elsewhere go unnoticed, set allow_network_mounts to watch it nevertheless`,
     Code.InvalidArgument,
