@@ -8,6 +8,9 @@ import { errnoName, filesystemError, isMissing } from './errors.ts';
 /** One answer holds them all in memory, about 1 KiB each. */
 const MAX_ENTRIES = 200_000;
 
+/** Entries that are looked at together; the thread pool works on four at a time. */
+const AT_ONCE = 64;
+
 /**
  * Describes what a directory holds, down to `depth` levels (1: its own entries),
  * each directory followed by its contents, names in lexical order. A symbolic link
@@ -23,22 +26,30 @@ export async function listDirectory(
   await assertDirectory(path);
   const entries: EntryInfoInit[] = [];
   const visit = async (directory: string, level: number): Promise<void> => {
-    for (const child of await childrenOf(directory, directory === path)) {
-      const childPath = join(directory, child.name);
-      const entry = await entryInfo(childPath, users).catch(undefinedIfMissing);
-      if (entry === undefined) continue;
-      if (entries.length === MAX_ENTRIES) {
-        throw new ConnectError(
-          `${path} holds more than ${MAX_ENTRIES} entries: list it with a smaller depth`,
-          Code.ResourceExhausted,
-        );
+    const children = await childrenOf(directory, directory === path);
+    for (let start = 0; start < children.length; start += AT_ONCE) {
+      const batch = children.slice(start, start + AT_ONCE);
+      const described = await Promise.all(
+        batch.map(({ name }) => entryInfo(join(directory, name), users).catch(undefinedIfMissing)),
+      );
+      for (const [at, child] of batch.entries()) {
+        const entry = described[at];
+        if (entry === undefined) continue;
+        if (entries.length === MAX_ENTRIES) throw tooMany(path);
+        entries.push(entry);
+        if (child.isDirectory && level < depth) await visit(join(directory, child.name), level + 1);
       }
-      entries.push(entry);
-      if (child.isDirectory && level < depth) await visit(childPath, level + 1);
     }
   };
   await visit(path, 1);
   return entries;
+}
+
+function tooMany(path: string): ConnectError {
+  return new ConnectError(
+    `${path} holds more than ${MAX_ENTRIES} entries: list it with a smaller depth`,
+    Code.ResourceExhausted,
+  );
 }
 
 /** Throws a ConnectError unless the path is a directory or a link to one. */
