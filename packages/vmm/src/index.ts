@@ -12,4 +12,5 @@ export type {
   VmmKind,
 } from './driver.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
+export { killLeftovers } from './qemu/leftovers.ts';
 export { QemuDriver, type QemuDriverOptions } from './qemu/qemu-driver.ts';

@@ -35,6 +35,7 @@ test.for([
   ['drive id', { drives: [{ id: 'a,readonly=off', path: '/a', readOnly: true }] }],
   ['tap', { network: { ...RIGHT.network, tapDevice: 'tap0,script=/x' } }],
   ['namespace', { network: { ...RIGHT.network, namespace: '../../proc/1/ns/net' } }],
+  ['namespace', { network: { ...RIGHT.network, namespace: '..' } }],
   ['mac', { network: { ...RIGHT.network, macAddress: 'here' } }],
   ['user', { user: { uid: -1, gid: 0 } }],
 ])('a spec with a wrong %s is refused', ([, change]) => {

@@ -21,8 +21,14 @@ export function checkMachineSpec(spec: MachineSpec): void {
   for (const id of ids) check(/^[a-z][a-z0-9-]{0,19}$/.test(id), `"${id}" is not a drive's id`);
   if (spec.network !== undefined) {
     const { namespace, tapDevice, macAddress } = spec.network;
-    check(/^[\w.-]{1,64}$/.test(namespace), `"${namespace}" is not a namespace's name`);
-    check(/^[\w.-]{1,15}$/.test(tapDevice), `"${tapDevice}" is not an interface's name`);
+    check(
+      /^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/.test(namespace),
+      `"${namespace}" is not a namespace's name`,
+    );
+    check(
+      /^[A-Za-z0-9_][A-Za-z0-9_-]{0,14}$/.test(tapDevice),
+      `"${tapDevice}" is not an interface's name`,
+    );
     check(/^(?:[0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(macAddress), `"${macAddress}" is no MAC address`);
   }
   if (spec.user !== undefined) {

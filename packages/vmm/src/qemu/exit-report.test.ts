@@ -65,6 +65,13 @@ test('a guest that powers itself down has not panicked, whatever it prints', asy
   expect(reason).toBe('The guest powered itself down.');
 });
 
+test('a guest whose initramfs gave up says why', async () => {
+  const evidence = { end: { exitCode: 0 }, shutdownReason: 'guest-shutdown' };
+  const line = 'torpor: [3.25] boot failed: the base drive cannot be mounted\r\n';
+  const { reason } = await reasonFor(evidence, line);
+  expect(reason).toBe('The guest could not start: the base drive cannot be mounted.');
+});
+
 test('nothing in the report can steer a terminal', async () => {
   const { consoleTail } = await reasonFor({}, '\x1b[31mred\x07\n');
   expect(consoleTail).toEqual(['[31mred']);

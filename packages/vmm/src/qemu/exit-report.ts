@@ -47,6 +47,8 @@ function reasonOf(
   }
   const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(consoleTail);
   if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;
+  const failure = bootFailureOf(consoleTail);
+  if (failure !== undefined) return `The guest could not start: ${failure}.`;
   if (shutdownReason !== undefined) {
     return SHUTDOWN_SENTENCES[shutdownReason] ?? `QEMU ended: ${shutdownReason}.`;
   }
@@ -60,6 +62,11 @@ function panicOf(consoleTail: readonly string[]): string | undefined {
     if (words !== undefined) return /[!?]$/.test(words) ? words : `${words}.`;
   }
   return undefined;
+}
+
+/** What our initramfs says before it powers the machine off. */
+function bootFailureOf(consoleTail: readonly string[]): string | undefined {
+  return /^torpor: \[[\d.]+\] boot failed: (.*)$/.exec(consoleTail.at(-1) ?? '')?.[1];
 }
 
 /** What a guest prints is shown on people's terminals: without what would steer those. */

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   identifyProcess,
   isProcessAlive,
+  NETNS_DIRECTORY,
   type ProcessIdentity,
   signalProcess,
 } from '@torpor/linux';
@@ -155,5 +156,8 @@ function inNamespace({ program, args, namespace }: SpawnOptions): {
   args: string[];
 } {
   if (namespace === undefined) return { program, args: [...args] };
-  return { program: 'nsenter', args: [`--net=/run/netns/${namespace}`, '--', program, ...args] };
+  return {
+    program: 'nsenter',
+    args: [`--net=${NETNS_DIRECTORY}/${namespace}`, '--', program, ...args],
+  };
 }
