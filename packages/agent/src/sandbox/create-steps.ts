@@ -65,9 +65,7 @@ export async function startMachine(
     vcpus: spec.vcpus,
     memoryMiB: spec.memoryMiB,
     kernelPath:
-      host.driver.kind === 'firecracker'
-        ? artifacts.kernel.vmlinuxPath
-        : artifacts.kernel.bzImagePath,
+      host.driver.kind === 'firecracker' ? artifacts.kernel.vmlinuxPath : artifacts.kernel.qemuPath,
     initramfsPath: artifacts.initramfsPath,
     kernelArguments: host.kernelArguments,
     drives: [

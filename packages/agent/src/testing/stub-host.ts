@@ -69,7 +69,12 @@ export class StubHost implements AsyncDisposable {
         list: async () => [],
       },
       artifacts: {
-        kernel: { version: '6.12', bzImagePath: '/k/bzImage', vmlinuxPath: '/k/vmlinux' },
+        kernel: {
+          version: '6.12',
+          bzImagePath: '/k/bzImage',
+          vmlinuxPath: '/k/vmlinux',
+          qemuPath: '/k/vmlinux',
+        },
         initramfsPath: '/k/initramfs',
         agentDrivePath: '/k/agent-drive',
         envdVersion: '0.6.4',

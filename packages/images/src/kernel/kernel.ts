@@ -54,9 +54,9 @@ export interface GuestKernel {
   readonly key: string;
   /** As `uname -r` shows it in the guest. */
   readonly version: string;
-  /** For QEMU. */
+  /** The packed kernel, as the distribution ships it. */
   readonly bzImagePath: string;
-  /** The same kernel as an ELF file, for Firecracker. */
+  /** The same kernel as an ELF file. */
   readonly vmlinuxPath: string;
   /** Whether a VMM can enter the ELF file by PVH. */
   readonly pvhEntry: boolean;
