@@ -9,6 +9,7 @@ import {
   mkdir,
   readdir,
   readFile,
+  readlink,
   stat,
   symlink,
   truncate,
@@ -184,6 +185,17 @@ describe('uploading a raw body', () => {
     }
   });
 
+  it('survives the failure of another upload that had made its parents', async () => {
+    const first = partialUpload(join(directory, 'p/first'));
+    await until(async () => (await readdir(directory)).join() === 'p');
+    const second = partialUpload(join(directory, 'p/second'), 2_000_000);
+    await until(async () => await holdsNamelessFile(join(directory, 'p')));
+    first.breakOff();
+    await until(async () => (await readdir(directory)).length === 0);
+    expect(await second.finish()).toBe(200);
+    expect(await readdir(join(directory, 'p'))).toEqual(['second']);
+  });
+
   it('does not mix uploads to one path', async () => {
     const path = join(directory, 'file');
     const bodies = Array.from({ length: 6 }, (_, index) => Buffer.alloc(1_500_000 + index, index));
@@ -193,15 +205,41 @@ describe('uploading a raw body', () => {
   });
 });
 
-/** Sends part of a body that is announced longer, waits until it is read, and hangs up. */
+/** Sends part of a body that is announced longer, waits until it is sent, and hangs up. */
 async function breakOff(path: string, size: number): Promise<void> {
+  const upload = partialUpload(path, size);
+  await upload.begun;
+  upload.breakOff();
+}
+
+/** An upload of which one half is sent, and the other when it is told to. */
+function partialUpload(path: string, size = 1000) {
   const request = httpRequest(url(path), {
     method: 'POST',
     headers: { 'content-type': 'application/octet-stream', 'content-length': size * 2 },
   });
-  request.on('error', () => undefined);
-  await new Promise<void>((resolve) => request.write(Buffer.alloc(size), () => resolve()));
-  request.destroy();
+  const status = new Promise<number | undefined>((resolve) => {
+    request.on('error', () => resolve(undefined));
+    request.on('response', (response) => {
+      response.resume();
+      resolve(response.statusCode);
+    });
+  });
+  return {
+    begun: new Promise<void>((resolve) => request.write(Buffer.alloc(size), () => resolve())),
+    breakOff: () => request.destroy(),
+    finish: () => {
+      request.end(Buffer.alloc(size));
+      return status;
+    },
+  };
+}
+
+/** Whether this process, which is the server too, is receiving a long body for a directory. */
+async function holdsNamelessFile(parent: string): Promise<boolean> {
+  const fds = await readdir('/proc/self/fd');
+  const links = await Promise.all(fds.map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')));
+  return links.some((target) => target.startsWith(`${parent}/#`));
 }
 
 async function until(condition: () => Promise<boolean>): Promise<void> {

@@ -53,7 +53,11 @@ export async function storeFile(
   const made = await ensureDirectories(directory, options.user);
   try {
     await using content = await receive(body, directory);
-    await withPathLock(destination, () => place(destination, content, options));
+    await withPathLock(destination, async () => {
+      // Another upload that made the parents may have failed, and removed them again.
+      made.push(...(await ensureDirectories(directory, options.user)));
+      await place(destination, content, options);
+    });
   } catch (error) {
     await removeDirectories(made);
     throw error;
