@@ -34,6 +34,14 @@ test('a panic that the guest printed says more than the reset that followed it',
   ]);
 });
 
+test('a panic is found before a long stack, and the tail stays short', async () => {
+  const stack = Array.from({ length: 60 }, (_, index) => `[ 1.1]  frame_${index}\r\n`).join('');
+  const report = await reasonFor({}, `${PANIC}${stack}`);
+  expect(report.reason).toBe("The guest's kernel panicked: VFS: no root.");
+  expect(report.consoleTail).toHaveLength(20);
+  expect(report.consoleTail.at(-1)).toBe('[ 1.1]  frame_59');
+});
+
 test('the end marker of a panic is not part of its reason', async () => {
   const end = '[ 1.2] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---\r\n';
   const { reason } = await reasonFor({}, end);

@@ -14,6 +14,8 @@ export interface ExitEvidence {
 }
 
 const CONSOLE_TAIL_LINES = 20;
+/** A panic's own line is followed by registers and the stack. */
+const SEARCHED_LINES = 100;
 const MAX_LINE_LENGTH = 400;
 
 const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
@@ -27,16 +29,15 @@ const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
 
 /** One sentence on why the VMM ended, from all that is known, and the guest's last words. */
 export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
-  const consoleTail = (await readLastLines(evidence.consolePath, CONSOLE_TAIL_LINES)).map(
-    plainText,
-  );
+  const lines = (await readLastLines(evidence.consolePath, SEARCHED_LINES)).map(plainText);
   const [lastWords] = (await readLastLines(evidence.outputPath, 1)).map(plainText);
-  return { reason: reasonOf(evidence, consoleTail, lastWords), ...evidence.end, consoleTail };
+  const consoleTail = lines.slice(-CONSOLE_TAIL_LINES);
+  return { reason: reasonOf(evidence, lines, lastWords), ...evidence.end, consoleTail };
 }
 
 function reasonOf(
   { end, intended, shutdownReason }: ExitEvidence,
-  consoleTail: readonly string[],
+  lines: readonly string[],
   lastWords: string | undefined,
 ): string {
   if (intended !== undefined) return intended;
@@ -45,9 +46,9 @@ function reasonOf(
   if (end.exitCode !== undefined && end.exitCode !== 0) {
     return `QEMU ended with status ${end.exitCode}.${words}`;
   }
-  const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(consoleTail);
+  const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(lines);
   if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;
-  const failure = bootFailureOf(consoleTail);
+  const failure = bootFailureOf(lines);
   if (failure !== undefined) return `The guest could not start: ${failure}.`;
   if (shutdownReason !== undefined) {
     return SHUTDOWN_SENTENCES[shutdownReason] ?? `QEMU ended: ${shutdownReason}.`;
@@ -55,9 +56,9 @@ function reasonOf(
   return end.exitCode === 0 ? `QEMU ended.${words}` : `QEMU ended; how is not known.${words}`;
 }
 
-/** The words of a kernel's panic. Its line is the last word but for registers and the end marker. */
-function panicOf(consoleTail: readonly string[]): string | undefined {
-  for (const line of consoleTail.toReversed()) {
+/** The words of a kernel's panic. The last one counts. */
+function panicOf(lines: readonly string[]): string | undefined {
+  for (const line of lines.toReversed()) {
     const words = /Kernel panic - not syncing: (.*?)[.\s]*(?:\]---)?$/.exec(line)?.[1];
     if (words !== undefined) return /[!?]$/.test(words) ? words : `${words}.`;
   }
@@ -65,8 +66,8 @@ function panicOf(consoleTail: readonly string[]): string | undefined {
 }
 
 /** What our initramfs says before it powers the machine off. */
-function bootFailureOf(consoleTail: readonly string[]): string | undefined {
-  return /^torpor: \[[\d.]+\] boot failed: (.*)$/.exec(consoleTail.at(-1) ?? '')?.[1];
+function bootFailureOf(lines: readonly string[]): string | undefined {
+  return /^torpor: \[[\d.]+\] boot failed: (.*)$/.exec(lines.at(-1) ?? '')?.[1];
 }
 
 /** What a guest prints is shown on people's terminals: without what would steer those. */

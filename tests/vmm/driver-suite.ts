@@ -1,0 +1,249 @@
+import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { readFile, rm, stat } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { isProcessAlive, runCommand, signalProcess } from '@torpor/linux';
+import type { MachineDescription, MicroVm, VmmDriver } from '@torpor/vmm';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { counted, MachineBench, printed } from './machines.ts';
+import {
+  BASE_WORDS,
+  GUEST_MODES,
+  GUEST_WORDS,
+  type KernelFormat,
+  makeTestGuest,
+  type TestGuest,
+} from './test-guest.ts';
+
+export interface DriverUnderTest {
+  readonly name: string;
+  readonly kernelFormat: KernelFormat;
+  readonly createDriver: () => Promise<VmmDriver>;
+  /** A module whose default export is the same function, for a process of its own. */
+  readonly driverModule: URL;
+  /** Whether the VMM itself gives up root for the ids of a spec. */
+  readonly dropsPrivileges: boolean;
+}
+
+/** What `MicroVm.exited` promises. */
+const EXIT_NOTICED_WITHIN_MS = 2_000;
+const UNPRIVILEGED = { uid: 61_234, gid: 61_234 };
+
+/** What every driver must do: real boots of real kernels. Needs root. */
+export function describeDriver(subject: DriverUnderTest): void {
+  describe(subject.name, () => {
+    let bench: MachineBench;
+    let guest: TestGuest;
+    let driver: VmmDriver;
+    let vm: MicroVm;
+
+    beforeAll(async () => {
+      bench = await MachineBench.create();
+      guest = await makeTestGuest(bench.directory, subject.kernelFormat);
+      driver = await subject.createDriver();
+      const user = subject.dropsPrivileges ? { user: UNPRIVILEGED } : {};
+      vm = bench.track(await driver.start(await bench.spec(guest, GUEST_MODES.count, user)));
+      await printed(vm, 'guest: count');
+    });
+
+    afterAll(async () => {
+      await bench[Symbol.asyncDispose]();
+    });
+
+    test('a machine boots with its drives in order, and its console is kept', async () => {
+      await printed(vm, `guest: base says ${BASE_WORDS}, ro 1`);
+      const upper = vm.description.spec.drives[1]?.path ?? '';
+      expect((await readFile(upper)).subarray(0, GUEST_WORDS.length).toString()).toBe(GUEST_WORDS);
+      expect((await vm.readConsole(10)).length).toBe(10);
+    });
+
+    test('it runs unprivileged, in a session of its own, with its memory in its own file', async () => {
+      const { pid, spec } = vm.description;
+      const status = await readFile(`/proc/${pid}/status`, 'utf8');
+      if (subject.dropsPrivileges) {
+        const { uid } = UNPRIVILEGED;
+        expect(status).toMatch(new RegExp(`^Uid:\\s+${uid}\\s+${uid}\\s+${uid}\\s+${uid}$`, 'm'));
+        expect(status).toMatch(/^CapEff:\s+0+$/m);
+      }
+      expect(status).toMatch(/^Seccomp:\s+2$/m);
+      const [, afterName = ''] = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ');
+      expect(afterName.split(' ')[3]).toBe(String(pid));
+      const memory = await stat(spec.memoryFile);
+      expect(memory.size).toBe(spec.memoryMiB * 1024 * 1024);
+      expect(memory.blocks).toBeGreaterThan(0);
+    });
+
+    test('pause stops the guest, resume lets it go on, and both may be said twice', async () => {
+      await vm.pause();
+      await vm.pause();
+      const paused = await counted(vm);
+      await vm.resume();
+      await vm.resume();
+      await printed(vm, `guest: count ${paused + 3}\r`);
+    });
+
+    test('a running machine is not saved', async () => {
+      const path = `${bench.directory}/never`;
+      await expect(vm.saveState(path)).rejects.toMatchObject({ code: 'invalid_state' });
+      await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
+    });
+
+    test('two clones of a saved machine run at once from one memory file, then it runs on', async () => {
+      const statePath = `${bench.directory}/state`;
+      await vm.pause();
+      await vm.saveState(statePath);
+      await vm.saveState(`${statePath}-again`);
+      expect(await readFile(`${statePath}-again`)).toEqual(await readFile(statePath));
+      const reached = await counted(vm);
+      const memory = await readFile(vm.description.spec.memoryFile);
+      const source = {
+        statePath,
+        memory: { kind: 'file', path: vm.description.spec.memoryFile },
+      } as const;
+      const user = subject.dropsPrivileges ? { user: UNPRIVILEGED } : {};
+      const clones: MicroVm[] = [];
+      for (let i = 0; i < 2; i++) {
+        const spec = await bench.spec(guest, GUEST_MODES.count, user);
+        clones.push(bench.track(await driver.restore(spec, source)));
+      }
+      for (const clone of clones) {
+        expect(await counted(clone)).toBe(0);
+        await clone.resume();
+      }
+      for (const clone of clones) {
+        await printed(clone, `guest: count ${reached + 5}\r`);
+        expect((await clone.readConsole(65536)).toString()).not.toContain('guest: ready');
+      }
+      // What the clones wrote is theirs: the file is as it was.
+      expect(memory.equals(await readFile(vm.description.spec.memoryFile))).toBe(true);
+      for (const clone of clones) {
+        await clone.kill();
+        expect((await clone.exited).reason).toBe('The machine was killed.');
+        expect(await bench.leftovers(clone.description.spec)).toEqual([]);
+      }
+      await vm.resume();
+      await printed(vm, `guest: count ${reached + 2}\r`);
+    });
+
+    test('a torn state is refused, and nothing is left of the machine', async () => {
+      const spec = await bench.spec(guest, GUEST_MODES.count);
+      const memory = { kind: 'file', path: vm.description.spec.memoryFile } as const;
+      const restoring = driver.restore(spec, { statePath: guest.initramfsPath, memory });
+      await expect(restoring).rejects.toMatchObject({ code: 'vmm_failed' });
+      expect(await bench.leftovers(spec)).toEqual([]);
+    });
+
+    test('a machine can be let go and taken over, and its end is noticed all the same', async () => {
+      const reached = await counted(vm);
+      await vm.detach();
+      expect(isProcessAlive(vm.description)).toBe(true);
+      const restarted = await subject.createDriver();
+      const description: MachineDescription = JSON.parse(JSON.stringify(vm.description));
+      const adopted = await restarted.adopt(description);
+      if (adopted === undefined) throw new Error('it was not there any more');
+      vm = bench.track(adopted);
+      await printed(vm, `guest: count ${reached + 5}\r`);
+      await vm.pause();
+      await vm.resume();
+      signalProcess(description, 'SIGKILL');
+      const noticed = AbortSignal.timeout(EXIT_NOTICED_WITHIN_MS);
+      const { reason, consoleTail } = await Promise.race([vm.exited, rejection(noticed)]);
+      expect(reason).toMatch(/ended/);
+      expect(consoleTail.join('\n')).toMatch(/guest: count \d+/);
+      expect(await restarted.adopt(description)).toBeUndefined();
+      await rm(description.spec.memoryFile);
+      expect(await bench.leftovers(description.spec)).toEqual([]);
+    });
+
+    test('a machine outlives the process that started it, and the next one takes it over', async () => {
+      const spec = await bench.spec(guest, GUEST_MODES.count);
+      const { stdout } = await promisify(execFile)(process.execPath, [
+        fileURLToPath(new URL('start-and-die.ts', import.meta.url)),
+        subject.driverModule.href,
+        JSON.stringify(spec),
+      ]).catch((error) => error);
+      const description: MachineDescription = JSON.parse(stdout);
+      const adopted = await driver.adopt(description);
+      if (adopted === undefined) throw new Error('it was not there any more');
+      bench.track(adopted);
+      await printed(adopted, 'guest: count');
+      await adopted.stop(0);
+      expect((await adopted.exited).reason).toBe('The machine was stopped.');
+      expect(isProcessAlive(description)).toBe(false);
+    });
+
+    test('a VMM that is killed is noticed in time, with the signal', async () => {
+      const own = await driver.start(await bench.spec(guest, GUEST_MODES.count));
+      bench.track(own);
+      signalProcess(own.description, 'SIGKILL');
+      const noticed = AbortSignal.timeout(EXIT_NOTICED_WITHIN_MS);
+      const report = await Promise.race([own.exited, rejection(noticed)]);
+      expect(report).toMatchObject({
+        signal: 'SIGKILL',
+        reason: expect.stringContaining('SIGKILL'),
+      });
+      await expect(own.pause()).rejects.toMatchObject({ code: 'vmm_failed' });
+      await own.kill();
+    });
+
+    test("a guest's panic ends the machine and is reported in its own words", async () => {
+      const own = bench.track(await driver.start(await bench.spec(guest, GUEST_MODES.panic)));
+      const report = await own.exited;
+      expect(report.reason).toMatch(/^The guest's kernel panicked: Attempted to kill init!/);
+      expect(report.consoleTail).toHaveLength(20);
+    });
+
+    test('a guest that powers itself off is reported as such', async () => {
+      const own = bench.track(await driver.start(await bench.spec(guest, GUEST_MODES.powerOff)));
+      expect(await own.exited).toMatchObject({
+        reason: 'The guest powered itself down.',
+        exitCode: 0,
+      });
+    });
+
+    test('a machine that cannot start says why, and nothing is left of it', async () => {
+      const spec = await bench.spec(guest, GUEST_MODES.count, {
+        kernelPath: '/nonexistent/kernel',
+      });
+      await expect(driver.start(spec)).rejects.toMatchObject({
+        code: 'vmm_failed',
+        message: expect.stringContaining('/nonexistent/kernel'),
+      });
+      expect(await bench.leftovers(spec)).toEqual([]);
+    });
+
+    test("a memory file that exists already is somebody else's", async () => {
+      const spec = await bench.spec(guest, GUEST_MODES.count, { memoryFile: guest.initramfsPath });
+      await expect(driver.start(spec)).rejects.toThrow('EEXIST');
+      expect((await stat(guest.initramfsPath)).size).toBeGreaterThan(0);
+      expect(await bench.leftovers(spec)).toEqual([]);
+    });
+
+    test('a machine runs in its network namespace with its tap device', async () => {
+      const namespace = `torpor-vmm-${randomUUID().slice(0, 8)}`;
+      await runCommand('ip', ['netns', 'add', namespace]);
+      onTestFinished(async () => {
+        await runCommand('ip', ['netns', 'delete', namespace]);
+      });
+      const inside = ['-n', namespace];
+      await runCommand('ip', [...inside, 'tuntap', 'add', 'tap0', 'mode', 'tap']);
+      await runCommand('ip', [...inside, 'link', 'set', 'tap0', 'up']);
+      const network = { namespace, tapDevice: 'tap0', macAddress: '02:fc:00:00:00:05' };
+      const spec = await bench.spec(guest, GUEST_MODES.count, { network });
+      const own = bench.track(await driver.start(spec));
+      await printed(own, 'guest: eth0 is 02:fc:00:00:00:05');
+      const links = await runCommand('ip', [...inside, '-json', 'link', 'show', 'tap0']);
+      expect(JSON.parse(links)[0].flags).toContain('LOWER_UP');
+      const pids = await runCommand('ip', ['netns', 'pids', namespace]);
+      expect(pids.trim()).toBe(String(own.description.pid));
+      await own.kill();
+    });
+  });
+}
+
+function rejection(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    signal.addEventListener('abort', () => reject(new Error('the end was not noticed in time')));
+  });
+}
