@@ -17,7 +17,7 @@ import type { QemuInstallation } from './find-qemu.ts';
 import { checkVersion, loadDeviceState } from './migration.ts';
 import { QemuMachine, removeRunFiles } from './qemu-machine.ts';
 import { QmpClient } from './qmp-client.ts';
-import { runFiles } from './run-files.ts';
+import { runFiles, STATE_FD } from './run-files.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 export interface QemuDriverOptions {
@@ -71,7 +71,7 @@ export class QemuDriver implements VmmDriver {
   async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
     const { spec, pid, startTimeTicks } = description;
     const files = runFiles(spec.runDirectory);
-    const process = VmmProcess.adopt({ pid, startTimeTicks }, files.output);
+    const process = VmmProcess.adopt('QEMU', { pid, startTimeTicks }, files.output);
     if (process === undefined) return undefined;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => process.unwatch());
@@ -97,6 +97,7 @@ export class QemuDriver implements VmmDriver {
     undo.defer(() => removeRunFiles(spec.runDirectory));
     await prepareState(spec, statePath);
     const process = await VmmProcess.spawn({
+      name: 'QEMU',
       program: this.#qemu.path,
       args: qemuArguments({
         spec,
@@ -108,7 +109,7 @@ export class QemuDriver implements VmmDriver {
       }),
       ...(spec.network === undefined ? {} : { namespace: spec.network.namespace }),
       outputPath: files.output,
-      statePath: files.state,
+      inherited: { path: files.state, fd: STATE_FD },
     });
     undo.defer(() => process.kill());
     const description: MachineDescription = {

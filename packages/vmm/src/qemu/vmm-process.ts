@@ -10,7 +10,6 @@ import {
   signalProcess,
 } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import { STATE_FD } from './run-files.ts';
 
 /** How a process ended; both are absent for one that is not our child. */
 export interface ProcessEnd {
@@ -19,18 +18,24 @@ export interface ProcessEnd {
 }
 
 export interface SpawnOptions {
+  /** What the VMM is called in messages. */
+  readonly name: string;
   readonly program: string;
   readonly args: readonly string[];
   /** Network namespace (`ip netns`) to run in. */
   readonly namespace?: string;
-  /** Standard output and error are appended here. */
+  /** `/` where absent. */
+  readonly workingDirectory?: string;
+  /** Standard error is appended here, and standard output unless {@link outputFd} is given. */
   readonly outputPath: string;
-  /** Inherited as descriptor {@link STATE_FD}. */
-  readonly statePath: string;
+  /** An open file for standard output. */
+  readonly outputFd?: number;
+  /** A file that is opened to be read and written, and inherited as descriptor `fd`. */
+  readonly inherited?: { readonly path: string; readonly fd: number };
 }
 
 const POLL_MS = 400;
-/** QEMU prints a few lines in its life; what a guest could make it repeat must not fill the disk. */
+/** A VMM prints a few lines in its life; what a guest could make it repeat must not fill the disk. */
 const MAX_OUTPUT_BYTES = 256 * 1024;
 /** SIGKILL takes effect when the last thread leaves the kernel, which for KVM can take a moment. */
 const KILL_TIMEOUT_MS = 10_000;
@@ -43,13 +48,20 @@ export class VmmProcess {
   readonly identity: ProcessIdentity;
   /** Resolves within {@link POLL_MS} and a little of the end, unless {@link unwatch} was called before. */
   readonly ended: Promise<ProcessEnd>;
+  readonly #name: string;
   readonly #outputPath: string;
   readonly #end: (end: ProcessEnd) => void;
   readonly #isChild: boolean;
   #timer: NodeJS.Timeout;
   #status: ProcessEnd | undefined;
 
-  private constructor(identity: ProcessIdentity, outputPath: string, child?: ChildProcess) {
+  private constructor(
+    name: string,
+    identity: ProcessIdentity,
+    outputPath: string,
+    child?: ChildProcess,
+  ) {
+    this.#name = name;
     this.identity = identity;
     this.#outputPath = outputPath;
     const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
@@ -78,14 +90,16 @@ export class VmmProcess {
     await using resources = new AsyncDisposableStack();
     const output = await open(options.outputPath, 'a', 0o600);
     resources.defer(() => output.close());
-    const state = await open(options.statePath, constants.O_RDWR);
-    resources.defer(() => state.close());
+    const stdio: (number | 'ignore')[] = ['ignore', options.outputFd ?? output.fd, output.fd];
+    if (options.inherited !== undefined) {
+      const inherited = await open(options.inherited.path, constants.O_RDWR);
+      resources.defer(() => inherited.close());
+      stdio[options.inherited.fd] = inherited.fd;
+    }
     const command = inNamespace(options);
-    const stdio: (number | 'ignore')[] = ['ignore', output.fd, output.fd];
-    stdio[STATE_FD] = state.fd;
     const child = spawn(command.program, command.args, {
       detached: true,
-      cwd: '/',
+      cwd: options.workingDirectory ?? '/',
       env: { PATH: process.env.PATH, LANG: 'C.UTF-8' },
       stdio,
     });
@@ -100,12 +114,16 @@ export class VmmProcess {
     const pid = child.pid ?? -1;
     // A child that has ended already keeps its pid until its exit event, which nothing has awaited yet.
     const identity = identifyProcess(pid) ?? { pid, startTimeTicks: '0' };
-    return new VmmProcess(identity, options.outputPath, child);
+    return new VmmProcess(options.name, identity, options.outputPath, child);
   }
 
   /** Watches a process that an earlier one started; undefined if it has ended. */
-  static adopt(identity: ProcessIdentity, outputPath: string): VmmProcess | undefined {
-    return isProcessAlive(identity) ? new VmmProcess(identity, outputPath) : undefined;
+  static adopt(
+    name: string,
+    identity: ProcessIdentity,
+    outputPath: string,
+  ): VmmProcess | undefined {
+    return isProcessAlive(identity) ? new VmmProcess(name, identity, outputPath) : undefined;
   }
 
   get status(): ProcessEnd | undefined {
@@ -125,7 +143,7 @@ export class VmmProcess {
     if (await this.endsWithin(KILL_TIMEOUT_MS)) return;
     throw new TorporError(
       'vmm_failed',
-      `QEMU (pid ${this.identity.pid}) does not end when killed.`,
+      `${this.#name} (pid ${this.identity.pid}) does not end when killed.`,
     );
   }
 
