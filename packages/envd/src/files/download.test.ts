@@ -1,0 +1,178 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { stat, truncate, writeFile } from 'node:fs/promises';
+import { request as httpRequest } from 'node:http';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { gunzipSync } from 'node:zlib';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { errorOf, FilesServer } from './files-server.ts';
+
+let files: FilesServer;
+let directory: string;
+
+beforeEach(async () => {
+  files = await FilesServer.start();
+  directory = files.directory;
+});
+
+afterEach(async () => {
+  await files[Symbol.asyncDispose]();
+});
+
+describe('downloading', () => {
+  const content = 'abcdefghij';
+  let path: string;
+
+  beforeEach(async () => {
+    path = join(directory, 'data.bin');
+    await writeFile(path, content);
+  });
+
+  const get = (headers: Record<string, string> = {}, method = 'GET') =>
+    fetch(files.url(path), { method, headers: { 'accept-encoding': 'identity', ...headers } });
+
+  it('sends the bytes with their length, validators and an inline disposition', async () => {
+    const response = await get();
+    expect(response.status).toBe(200);
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      'content-length': '10',
+      'content-disposition': 'inline; filename="data.bin"',
+      'accept-ranges': 'bytes',
+      vary: 'Accept-Encoding',
+      'last-modified': new Date((await stat(path)).mtimeMs).toUTCString(),
+    });
+    expect(await response.text()).toBe(content);
+    const head = await get({}, 'HEAD');
+    expect([head.headers.get('content-length'), await head.text()]).toEqual(['10', '']);
+  });
+
+  it.each([
+    ['bytes=0-3', 'abcd', '0-3'],
+    ['bytes=8-', 'ij', '8-9'],
+    ['bytes=-3', 'hij', '7-9'],
+    ['bytes=-99', content, '0-9'],
+    ['bytes=5-99', 'fghij', '5-9'],
+    ['bytes=0-1, 2-4', 'abcde', '0-4'],
+    ['bytes=3-5,99-', 'def', '3-5'],
+  ])('answers %s', async (range, text, shown) => {
+    const response = await get({ range });
+    expect([response.status, await response.text()]).toEqual([206, text]);
+    expect(response.headers.get('content-range')).toBe(`bytes ${shown}/10`);
+  });
+
+  it.each(['bytes=10-', 'bytes=-0', 'bytes=11-12,13-'])('refuses %s with 416', async (range) => {
+    const response = await get({ range });
+    expect(response.status).toBe(416);
+    expect(response.headers.get('content-range')).toBe('bytes */10');
+    await errorOf(response);
+  });
+
+  it.each(['lines=1-2', 'bytes=5-2', 'bytes=0-1,5-6', 'bytes=a-b'])(
+    'sends all for %s',
+    async (range) => {
+      const response = await get({ range });
+      expect([response.status, await response.text()]).toEqual([200, content]);
+    },
+  );
+
+  it('honours conditions', async () => {
+    const first = await get();
+    const etag = first.headers.get('etag') ?? '';
+    const modified = first.headers.get('last-modified') ?? '';
+    const status = async (headers: Record<string, string>) => (await get(headers)).status;
+    expect(await status({ 'if-none-match': etag })).toBe(304);
+    expect(await status({ 'if-none-match': '"x", W/"y"' })).toBe(200);
+    expect(await status({ 'if-modified-since': modified })).toBe(304);
+    expect(await status({ 'if-match': '"x"' })).toBe(412);
+    expect(await status({ 'if-match': etag })).toBe(200);
+    expect(await status({ 'if-unmodified-since': new Date(0).toUTCString() })).toBe(412);
+    expect(await status({ range: 'bytes=0-1', 'if-range': etag })).toBe(206);
+    expect(await status({ range: 'bytes=0-1', 'if-range': '"x"' })).toBe(200);
+    await writeFile(path, 'another');
+    expect(await status({ 'if-none-match': etag })).toBe(200);
+  });
+
+  it('packs when asked to, and refuses when it may send nothing', async () => {
+    const packed = await rawGet(path, { 'accept-encoding': 'gzip' });
+    expect(packed.headers['content-encoding']).toBe('gzip');
+    expect(gunzipSync(packed.body).toString()).toBe(content);
+    const preferred = await rawGet(path, { 'accept-encoding': 'gzip;q=0.5, identity' });
+    expect(preferred.body.toString()).toBe(content);
+    const none = await rawGet(path, { 'accept-encoding': 'br, identity;q=0' });
+    expect([none.status, JSON.parse(none.body.toString()).code]).toEqual([406, 406]);
+    const range = await rawGet(path, { 'accept-encoding': 'gzip', range: 'bytes=0-1' });
+    expect([range.status, range.body.toString()]).toEqual([206, 'ab']);
+  });
+
+  it('sends files of proc, which claim to be empty, and truly empty ones', async () => {
+    const status = await fetch(files.url('/proc/self/status'), {
+      headers: { 'accept-encoding': '*' },
+    });
+    expect(await status.text()).toContain('Name:');
+    await writeFile(path, '');
+    const empty = await get();
+    expect([empty.headers.get('content-length'), await empty.text()]).toEqual(['0', '']);
+  });
+
+  it('cuts the connection when the file shrinks under the download', async () => {
+    await truncate(path, 50_000_000);
+    const response = await get();
+    const reader = (response.body ?? new ReadableStream()).getReader();
+    await reader.read();
+    await truncate(path, 10);
+    const drain = (async () => {
+      for (;;) if ((await reader.read()).done) return;
+    })();
+    await expect(drain).rejects.toThrow();
+  });
+
+  it('tells missing files, directories, devices and unknown users apart', async () => {
+    const missing = await fetch(files.url(join(directory, 'none')));
+    expect((await errorOf(missing)).message).toBe(
+      `path '${join(directory, 'none')}' does not exist`,
+    );
+    expect(missing.status).toBe(404);
+    expect((await fetch(files.url(directory))).status).toBe(400);
+    expect((await fetch(files.url('/dev/zero'))).status).toBe(400);
+    expect((await fetch(files.url(path, { username: 'mallory' }))).status).toBe(401);
+    expect((await fetch(files.url(path), { method: 'DELETE' })).status).toBe(405);
+    expect((await fetch(`${files.base}/files/other`)).status).toBe(404);
+  });
+
+  it('streams many megabytes both ways unchanged', async () => {
+    const bytes = randomBytes(30_000_000);
+    await writeFile(join(directory, 'source'), bytes);
+    const stream = Readable.toWeb(createReadStream(join(directory, 'source')));
+    expect((await files.put(path, stream as unknown as ReadableStream)).status).toBe(200);
+    const hash = createHash('sha256');
+    for await (const chunk of (await get()).body ?? []) hash.update(chunk);
+    expect(hash.digest('hex')).toBe(createHash('sha256').update(bytes).digest('hex'));
+  });
+});
+
+interface RawAnswer {
+  status: number | undefined;
+  headers: NodeJS.Dict<string | string[]>;
+  body: Buffer;
+}
+
+/** Without fetch, which unpacks and which sets headers of its own. */
+function rawGet(path: string, headers: Record<string, string>): Promise<RawAnswer> {
+  return new Promise((resolve, reject) => {
+    const request = httpRequest(files.url(path), { headers }, (response) => {
+      const chunks: Buffer[] = [];
+      response.on('data', (chunk: Buffer) => chunks.push(chunk));
+      response.on('error', reject);
+      response.on('end', () =>
+        resolve({
+          status: response.statusCode,
+          headers: response.headers,
+          body: Buffer.concat(chunks),
+        }),
+      );
+    });
+    request.on('error', reject);
+    request.end();
+  });
+}

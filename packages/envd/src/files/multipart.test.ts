@@ -1,0 +1,86 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { errorOf, FilesServer } from './files-server.ts';
+
+let files: FilesServer;
+let directory: string;
+
+beforeEach(async () => {
+  files = await FilesServer.start();
+  directory = files.directory;
+});
+
+afterEach(async () => {
+  await files[Symbol.asyncDispose]();
+});
+
+describe('uploading a form', () => {
+  const form = (...files: [name: string | undefined, content: string][]) => {
+    const data = new FormData();
+    for (const [name, content] of files) {
+      if (name === undefined) data.append('file', content);
+      else data.append('file', new Blob([content]), name);
+    }
+    return data;
+  };
+  const post = (query: string, body: FormData, headers: Record<string, string> = {}) =>
+    fetch(`${files.base}/files${query}`, { method: 'POST', body, headers });
+
+  it('stores each part under its own name, whatever characters it has', async () => {
+    const names = ['a', 'sub/b', 'ä ö/日本語 🎉.txt', 'quo"te', 'per%cent', "it's;a=b"];
+    const data = form(...names.map((name): [string, string] => [join(directory, name), name]));
+    data.append('other', 'passed over');
+    const response = await post('', data);
+    expect(response.status).toBe(200);
+    const stored = (await response.json()) as { path: string }[];
+    expect(stored.map((file) => file.path)).toEqual(names.map((name) => join(directory, name)));
+    for (const name of names) expect(await readFile(join(directory, name), 'utf8')).toBe(name);
+  });
+
+  it('takes the path of the query for a part with or without a name', async () => {
+    for (const name of ['ignored', undefined]) {
+      const response = await post('?path=hello.txt&username=alice', form([name, 'hello']));
+      const path = join(files.guest.home, 'hello.txt');
+      expect(await response.json()).toEqual([{ name: 'hello.txt', path, type: 'file' }]);
+      expect(await readFile(path, 'utf8')).toBe('hello');
+    }
+  });
+
+  it('stores large parts next to small ones', async () => {
+    const large = 'x'.repeat(3_000_000);
+    const names = ['s1', 'l1', 's2', 'l2', 's3'].map((name) => join(directory, name));
+    const contents = ['a', large, '', `${large}y`, 'b'];
+    const data = form(...names.map((name, at): [string, string] => [name, contents[at] ?? '']));
+    expect((await post('', data)).status).toBe(200);
+    for (const [at, name] of names.entries())
+      expect((await readFile(name, 'utf8')) === contents[at]).toBe(true);
+  });
+
+  it('refuses the same path twice, a part without any path, and a torn form', async () => {
+    const path = join(directory, 'twice');
+    const twice = await post('', form([path, 'first'], [path, 'second']));
+    expect((await errorOf(twice)).message).toContain('multiple files to the same path');
+    expect(await readFile(path, 'utf8')).toBe('first');
+    expect((await post('', form([undefined, 'x']))).status).toBe(400);
+    const torn = await fetch(`${files.base}/files`, {
+      method: 'POST',
+      headers: { 'content-type': 'multipart/form-data; boundary=XX' },
+      body: `--XX\r\nContent-Disposition: form-data; name="file"; filename="${directory}/torn"\r\n\r\nabc`,
+    });
+    expect(torn.status).toBe(400);
+    const boundless = await fetch(`${files.base}/files`, {
+      method: 'POST',
+      headers: { 'content-type': 'multipart/form-data' },
+      body: 'x',
+    });
+    expect(boundless.status).toBe(400);
+    expect(await readdir(directory)).toEqual(['twice']);
+  });
+
+  it('answers although the client is still sending', async () => {
+    const data = form([directory, 'a directory'], [join(directory, 'big'), 'x'.repeat(20_000_000)]);
+    expect((await post('', data)).status).toBe(400);
+    expect(await readdir(directory)).toEqual([]);
+  });
+});

@@ -1,0 +1,92 @@
+import { createHash } from 'node:crypto';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { errorOf, FilesServer } from './files-server.ts';
+import { signatureOf } from './index.ts';
+
+let files: FilesServer;
+let directory: string;
+
+beforeEach(async () => {
+  files = await FilesServer.start();
+  directory = files.directory;
+});
+
+afterEach(async () => {
+  await files[Symbol.asyncDispose]();
+});
+
+describe('authorization', () => {
+  const token = 'secret-token';
+
+  beforeEach(() => {
+    files.guest.context.accessToken.set(token);
+  });
+
+  const signed = (
+    path: string,
+    operation: 'read' | 'write',
+    extra: { username?: string; expiration?: number } = {},
+  ) => {
+    const username = extra.username ?? '';
+    const signature = signatureOf(
+      { path, operation, username, expiration: extra.expiration },
+      token,
+    );
+    return files.url(path, {
+      signature,
+      ...(extra.username === undefined ? {} : { username }),
+      ...(extra.expiration === undefined ? {} : { signature_expiration: `${extra.expiration}` }),
+    });
+  };
+  const now = () => Math.floor(Date.now() / 1000);
+
+  it('lets the token and valid signatures pass', async () => {
+    const path = join(directory, 'file');
+    expect((await files.put(path, 'x', { 'x-access-token': token })).status).toBe(200);
+    expect((await fetch(signed(path, 'read'))).status).toBe(200);
+    expect((await fetch(signed(path, 'read', { expiration: now() + 60 }))).status).toBe(200);
+    const body = new FormData();
+    body.append('file', 'content');
+    const upload = await fetch(signed('hello.txt', 'write', { username: 'alice' }), {
+      method: 'POST',
+      body,
+    });
+    expect(await upload.json()).toMatchObject([{ path: join(files.guest.home, 'hello.txt') }]);
+  });
+
+  it('refuses everything else, and writes nothing then', async () => {
+    const path = join(directory, 'file');
+    const message = async (response: Promise<Response>) => {
+      const answer = await response;
+      return [answer.status, (await errorOf(answer)).message];
+    };
+    expect(await message(files.put(path, 'x'))).toEqual([401, 'missing signature query parameter']);
+    expect(await message(files.put(path, 'x', { 'x-access-token': 'wrong' }))).toEqual([
+      401,
+      'access token present in header but does not match',
+    ]);
+    expect(await message(fetch(files.url(path, { signature: 'v1_x' })))).toEqual([
+      401,
+      'invalid signature',
+    ]);
+    expect(await message(fetch(signed(path, 'write')))).toEqual([401, 'invalid signature']);
+    const later = signed(path, 'read', { expiration: now() - 5 });
+    expect(await message(fetch(later))).toEqual([401, 'signature is already expired']);
+    const extended = later.replace(
+      /signature_expiration=\d+/,
+      `signature_expiration=${now() + 99}`,
+    );
+    expect(await message(fetch(extended))).toEqual([401, 'invalid signature']);
+    expect(await readdir(directory)).toEqual([]);
+  });
+
+  it('signs as the SDK does', () => {
+    // sha256("a/b:read::secret-token"), base64 without padding.
+    const digest = createHash('sha256').update('a/b:read::secret-token').digest('base64');
+    expect(signatureOf({ path: 'a/b', operation: 'read', username: '' }, token)).toBe(
+      `v1_${digest.slice(0, 43)}`,
+    );
+  });
+});
