@@ -11,6 +11,7 @@ import type {
   VmmDriver,
 } from '../driver.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
+import { VmmProcess } from '../vmm-process.ts';
 import { type MemoryBacking, qemuArguments } from './command-line.ts';
 import { ConsoleReader } from './console-reader.ts';
 import type { QemuInstallation } from './find-qemu.ts';
@@ -18,7 +19,6 @@ import { checkVersion, loadDeviceState } from './migration.ts';
 import { QemuMachine, removeRunFiles } from './qemu-machine.ts';
 import { QmpClient } from './qmp-client.ts';
 import { runFiles, STATE_FD } from './run-files.ts';
-import { VmmProcess } from './vmm-process.ts';
 
 export interface QemuDriverOptions {
   readonly qemu: QemuInstallation;

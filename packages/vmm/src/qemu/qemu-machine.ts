@@ -3,12 +3,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { readTail } from '../console-log.ts';
 import type { ExitReport, MachineDescription, MicroVm } from '../driver.ts';
+import { reportExit } from '../exit-report.ts';
+import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
 import type { ConsoleReader } from './console-reader.ts';
-import { reportExit } from './exit-report.ts';
 import { saveDeviceState } from './migration.ts';
 import type { QmpClient, QmpEvent } from './qmp-client.ts';
 import { runFiles } from './run-files.ts';
-import type { ProcessEnd, VmmProcess } from './vmm-process.ts';
 
 export interface QemuMachineParts {
   readonly description: MachineDescription;
@@ -106,6 +106,7 @@ export class QemuMachine implements MicroVm {
     try {
       await this.#release();
       return await reportExit({
+        vmm: 'QEMU',
         end,
         intended: this.#intendedEnd,
         shutdownReason: this.#shutdownReason,

@@ -12,6 +12,7 @@ async function reasonFor(evidence: Partial<ExitEvidence>, console = '', output =
   await writeFile(consolePath, console);
   await writeFile(outputPath, output);
   return await reportExit({
+    vmm: 'QEMU',
     end: {},
     intended: undefined,
     shutdownReason: undefined,

@@ -1,13 +1,15 @@
-import { readLastLines } from '../console-log.ts';
-import type { ExitReport } from '../driver.ts';
+import { readLastLines } from './console-log.ts';
+import type { ExitReport } from './driver.ts';
 import type { ProcessEnd } from './vmm-process.ts';
 
 /** What is known of a VMM's end. */
 export interface ExitEvidence {
+  /** What the VMM is called in messages. */
+  readonly vmm: string;
   readonly end: ProcessEnd;
   /** Set when the driver itself ended the machine: the reason to report. */
   readonly intended: string | undefined;
-  /** `reason` of QMP's SHUTDOWN event, enum ShutdownCause. */
+  /** Why the machine was shut down, in the words of QEMU's enum ShutdownCause. */
   readonly shutdownReason: string | undefined;
   readonly consolePath: string;
   readonly outputPath: string;
@@ -36,24 +38,24 @@ export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
 }
 
 function reasonOf(
-  { end, intended, shutdownReason }: ExitEvidence,
+  { vmm, end, intended, shutdownReason }: ExitEvidence,
   lines: readonly string[],
   lastWords: string | undefined,
 ): string {
   if (intended !== undefined) return intended;
   const words = lastWords === undefined ? '' : ` Its last words: ${lastWords}`;
-  if (end.signal !== undefined) return `QEMU was ended by ${end.signal}.${words}`;
+  if (end.signal !== undefined) return `${vmm} was ended by ${end.signal}.${words}`;
   if (end.exitCode !== undefined && end.exitCode !== 0) {
-    return `QEMU ended with status ${end.exitCode}.${words}`;
+    return `${vmm} ended with status ${end.exitCode}.${words}`;
   }
   const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(lines);
   if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;
   const failure = bootFailureOf(lines);
   if (failure !== undefined) return `The guest could not start: ${failure}.`;
   if (shutdownReason !== undefined) {
-    return SHUTDOWN_SENTENCES[shutdownReason] ?? `QEMU ended: ${shutdownReason}.`;
+    return SHUTDOWN_SENTENCES[shutdownReason] ?? `${vmm} ended: ${shutdownReason}.`;
   }
-  return end.exitCode === 0 ? `QEMU ended.${words}` : `QEMU ended; how is not known.${words}`;
+  return end.exitCode === 0 ? `${vmm} ended.${words}` : `${vmm} ended; how is not known.${words}`;
 }
 
 /** The words of a kernel's panic. The last one counts. */
