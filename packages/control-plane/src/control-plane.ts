@@ -1,4 +1,5 @@
-import { lstat, mkdir } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
 import type { Logger } from 'pino';
 import { AuditLog } from './audit/audit-log.ts';
@@ -39,6 +40,7 @@ export interface ControlPlaneOptions {
 /** The only host, until there can be more. */
 const LOCAL_HOST_ID = 'local';
 const CLOSE_GRACE_MS = 10_000;
+const OPERATION_GRACE_MS = 20_000;
 
 /** The running control plane. */
 export class ControlPlane implements AsyncDisposable {
@@ -63,7 +65,6 @@ export class ControlPlane implements AsyncDisposable {
     const { dataDir, logger, version } = options;
     await using resources = new AsyncDisposableStack();
     await mkdir(dataDir, { recursive: true, mode: 0o711 });
-    await lstat(dataDir);
 
     const connection = await databaseConnection(options, resources);
     const db = await openDatabase(connection, logger);
@@ -76,7 +77,10 @@ export class ControlPlane implements AsyncDisposable {
     const audit = new AuditLog(db);
     const metrics = new Metrics(repository);
     resources.defer(() => metrics.close());
-    resources.defer(() => operations.settled());
+    resources.defer(() =>
+      // What takes longer is put right by the reconciler of the next start.
+      Promise.race([operations.settled(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
+    );
     const reconciler = new Reconciler({
       host,
       sandboxes: repository,

@@ -57,39 +57,20 @@ export class GuestFiles {
   /**
    * The content of a file, read only as fast as it is taken. Resolves when the first
    * bytes have come, so that a missing file is an error and not an empty answer.
+   * Whoever leaves the iteration early ends the transfer.
    */
   async read(
     principal: Principal,
     id: string,
     location: FileLocation,
     signal: AbortSignal,
-  ): Promise<ReadableStream<Uint8Array>> {
+  ): Promise<AsyncIterable<Uint8Array>> {
     await this.#sandboxes.requireRunning(principal, id);
-    const abort = new AbortController();
-    const chunks = this.#client
-      .readFileStream(
-        { sandboxId: id, path: location.path, user: location.user ?? '' },
-        { signal: AbortSignal.any([signal, abort.signal]) },
-      )
+    const messages = this.#client
+      .readFileStream({ sandboxId: id, path: location.path, user: location.user ?? '' }, { signal })
       [Symbol.asyncIterator]();
-    let first: IteratorResult<hostAgent.ReadFileStreamResponse> | undefined = await agentCall(() =>
-      chunks.next(),
-    );
-    return new ReadableStream<Uint8Array>(
-      {
-        async pull(controller) {
-          const next = first ?? (await agentCall(() => chunks.next()));
-          first = undefined;
-          if (next.done === true) controller.close();
-          else if (next.value.chunk.length > 0) controller.enqueue(next.value.chunk);
-          else await this.pull?.(controller);
-        },
-        cancel() {
-          abort.abort(new TorporError('conflict', 'The client has hung up.'));
-        },
-      },
-      { highWaterMark: 0 },
-    );
+    const first = await agentCall(() => messages.next());
+    return contentOf(first, messages);
   }
 
   async list(
@@ -137,6 +118,19 @@ export class GuestFiles {
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
+  }
+}
+
+async function* contentOf(
+  first: IteratorResult<hostAgent.ReadFileStreamResponse>,
+  messages: AsyncIterator<hostAgent.ReadFileStreamResponse>,
+): AsyncGenerator<Uint8Array> {
+  try {
+    for (let next = first; next.done !== true; next = await agentCall(() => messages.next())) {
+      if (next.value.chunk.length > 0) yield next.value.chunk;
+    }
+  } finally {
+    await messages.return?.();
   }
 }
 

@@ -15,6 +15,7 @@ import { addOpenApiRoute } from './openapi.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addProcessRoutes } from './routes/processes.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
+import { addStreamRoutes } from './routes/streams.ts';
 import { addSystemRoutes } from './routes/system.ts';
 
 export interface AppParts {
@@ -37,7 +38,8 @@ export function createApp(parts: AppParts): Api {
   addSystemRoutes(app, parts);
   addSandboxRoutes(app, parts.sandboxes);
   addProcessRoutes(app, parts.processes);
-  addFileRoutes(app, parts.files);
+  addStreamRoutes(app);
+  addFileRoutes(app, parts.files, parts.logger);
   addOpenApiRoute(app, parts.version);
   addDocsRoutes(app);
 

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { rest } from '@torpor/protocol';
+import { rest, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Harness, startHarness, until } from '../testing/harness.ts';
 
@@ -244,6 +244,15 @@ describe('files', () => {
       expect(response.status).toBe(404);
       expect(await codeOf(response)).toBe('not_found');
     }
+  });
+
+  test('an answer that breaks off half-way is seen to be incomplete', async () => {
+    harness.agent.readError = new TorporError('guest_unreachable', 'The guest is gone.');
+    const response = await harness.request(files('?path=raw.bin'));
+    expect(response.status).toBe(200);
+    await expect(response.arrayBuffer()).rejects.toThrow();
+    harness.agent.readError = undefined;
+    expect(harness.log()).toContain('broke off half-way');
   });
 
   test('directories are made, listed and removed', async () => {

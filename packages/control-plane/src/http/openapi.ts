@@ -8,9 +8,7 @@ export function openApiDocument(api: Api, version: string) {
       title: 'Torpor',
       version,
       description:
-        'Sandboxes that are microVMs. Three operations are WebSockets of JSON frames: ' +
-        '`/v1/sandboxes/{id}/exec/stream`, `/v1/sandboxes/{id}/pty` and ' +
-        '`/v1/sandboxes/{id}/processes/{selector}/stream`.',
+        'Sandboxes that are microVMs. Errors are `{"error":{"code","message","remedy"?}}`; the codes are stable.',
       license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
     },
     servers: [{ url: '/' }],

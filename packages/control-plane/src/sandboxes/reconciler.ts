@@ -209,7 +209,7 @@ export class Reconciler {
       state,
       reason: info.reason === '' ? null : info.reason,
       ...(info.hostIp === '' ? {} : { host_ip: info.hostIp }),
-      ...(state === 'running' && row.started_at === null ? { started_at: new Date() } : {}),
+      ...(state === 'running' && row.started_at === null ? completed(info) : {}),
       ...(state === 'stopped' ? { ended_at: new Date() } : {}),
     };
     if (row.state === state && row.reason === changes.reason) return;
@@ -301,6 +301,11 @@ export class Reconciler {
       this.#options.logger.error({ err: TorporError.from(reason) }, 'A step of reconciling failed');
     }
   }
+}
+
+/** What the create would have written, had its process lived to see the end. */
+function completed(info: hostAgent.SandboxInfo): SandboxChanges {
+  return { started_at: new Date(), versions: JSON.stringify(info.metadata) };
 }
 
 function changesForUnknown(row: SandboxRow): SandboxChanges | undefined {

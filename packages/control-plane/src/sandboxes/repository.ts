@@ -153,19 +153,13 @@ export class SandboxRepository {
     return query.returningAll().executeTakeFirst();
   }
 
-  /** Notes activity, at most once in `resolutionMs`. */
-  async touch(id: string, resolutionMs: number): Promise<void> {
+  /** Notes that a running sandbox is in use. */
+  async touch(id: string): Promise<void> {
     await this.#db
       .updateTable('sandboxes')
       .set({ last_active_at: new Date() })
       .where('id', '=', id)
       .where('state', '=', 'running')
-      .where((where) =>
-        where.or([
-          where('last_active_at', 'is', null),
-          where('last_active_at', '<', new Date(Date.now() - resolutionMs)),
-        ]),
-      )
       .execute();
   }
 }

@@ -256,7 +256,7 @@ export class SandboxService {
     await agentCall(() =>
       host.client.pingSandbox({ sandboxId: id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
-    await sandboxes.touch(id, 0);
+    await sandboxes.touch(id);
   }
 
   /** The last bytes of the serial console, also of a sandbox whose VMM has died. */
@@ -293,7 +293,9 @@ export class SandboxService {
         `Sandbox ${id} is not running, it is ${row.state}${why}`,
       );
     }
-    await this.#parts.sandboxes.touch(id, ACTIVITY_RESOLUTION_MS);
+    if (Date.now() - (row.last_active_at?.getTime() ?? 0) > ACTIVITY_RESOLUTION_MS) {
+      await this.#parts.sandboxes.touch(id);
+    }
     return row;
   }
 

@@ -22,14 +22,25 @@ export interface Harness extends AsyncDisposable {
   get(id: string): Promise<rest.Sandbox>;
 }
 
-export async function startHarness(options: Partial<ControlPlaneOptions> = {}): Promise<Harness> {
+/** What a control plane needs around it: a data directory, an agent, a logger. */
+export interface TestSite extends AsyncDisposable {
+  readonly dataDir: string;
+  readonly agent: MemoryAgent;
+  readonly options: ControlPlaneOptions;
+  log(): string;
+}
+
+export async function openTestSite(): Promise<TestSite> {
   await using stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
   stack.defer(() => rm(dataDir, { recursive: true, force: true }));
   const agent = stack.use(await MemoryAgent.start());
   const { logger, text } = recordingLogger();
-  const controlPlane = stack.use(
-    await ControlPlane.start({
+  const moved = stack.move();
+  return {
+    dataDir,
+    agent,
+    options: {
       dataDir,
       host: '127.0.0.1',
       port: 0,
@@ -37,9 +48,17 @@ export async function startHarness(options: Partial<ControlPlaneOptions> = {}): 
       logger,
       version: '0.0.0-test',
       reconcilerTiming: { missingAfterMs: 300, reconnectMs: 20, listIntervalMs: 100 },
-      ...options,
-    }),
-  );
+    },
+    log: text,
+    [Symbol.asyncDispose]: () => moved.disposeAsync(),
+  };
+}
+
+export async function startHarness(options: Partial<ControlPlaneOptions> = {}): Promise<Harness> {
+  await using stack = new AsyncDisposableStack();
+  const site = stack.use(await openTestSite());
+  const { dataDir, agent, log } = site;
+  const controlPlane = stack.use(await ControlPlane.start({ ...site.options, ...options }));
   const request = (path: string, init: RequestInit = {}) =>
     fetch(`${controlPlane.url}${path}`, {
       ...init,
@@ -56,7 +75,7 @@ export async function startHarness(options: Partial<ControlPlaneOptions> = {}): 
     controlPlane,
     agent,
     dataDir,
-    log: text,
+    log,
     request,
     send,
     async create(body = {}) {

@@ -10,7 +10,12 @@ import { mkdir, mkdtemp, open, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
-import { type ConnectRouter, createRouterTransport, type Transport } from '@connectrpc/connect';
+import {
+  ConnectError,
+  type ConnectRouter,
+  createRouterTransport,
+  type Transport,
+} from '@connectrpc/connect';
 import { hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
 
 type Info = hostAgent.SandboxInfo;
@@ -70,9 +75,13 @@ export class MemoryAgent implements AsyncDisposable {
   readonly #watchers = new Set<Feed<Info>>();
   /** Awaited by every create, so that a test can hold it. */
   createGate: Promise<void> = Promise.resolve();
+  /** Awaited by every destroy. */
+  destroyGate: Promise<void> = Promise.resolve();
   /** Makes the next create fail. */
   createError: TorporError | undefined;
   destroyError: TorporError | undefined;
+  /** Breaks off every read of a file after its first chunk. */
+  readError: TorporError | undefined;
   /** While set, every call fails with it. */
   down: TorporError | undefined;
   #transport: Transport | undefined;
@@ -235,8 +244,9 @@ export class MemoryAgent implements AsyncDisposable {
           timings: [{ phase: 'boot', milliseconds: 1.5 }],
         };
       },
-      destroySandbox: ({ sandboxId }) => {
+      destroySandbox: async ({ sandboxId }) => {
         this.#enter('destroySandbox');
+        await this.destroyGate;
         if (this.destroyError !== undefined) throw this.destroyError.toConnectError();
         this.#require(sandboxId);
         for (const program of this.#programs.values()) {
@@ -422,8 +432,12 @@ export class MemoryAgent implements AsyncDisposable {
         this.#enter('readFileStream');
         try {
           const stream = createReadStream(this.#path(request.sandboxId, request.path));
-          for await (const chunk of stream) yield { chunk: chunk as Buffer };
-        } catch {
+          for await (const chunk of stream) {
+            yield { chunk: chunk as Buffer };
+            if (this.readError !== undefined) throw this.readError.toConnectError();
+          }
+        } catch (reason) {
+          if (reason instanceof ConnectError) throw reason;
           throw new TorporError('not_found', `There is no file ${request.path}.`).toConnectError();
         }
       }.bind(this),

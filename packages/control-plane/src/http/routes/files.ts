@@ -1,5 +1,6 @@
 import { rest } from '@torpor/protocol';
 import type { Context } from 'hono';
+import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { FileLocation, GuestFiles } from '../../guest/files.ts';
 import { type Api, addEndpoint } from '../endpoint.ts';
@@ -7,22 +8,20 @@ import type { AppEnvironment } from '../environment.ts';
 import { receiveUpload } from '../multipart.ts';
 import { parseWith } from '../parse.ts';
 import { bodyChunks } from '../request-body.ts';
+import { streamedAnswer } from '../streamed-answer.ts';
 import { sandboxParamsSchema } from './sandboxes.ts';
 
 const TAG = 'Files';
 const BINARY = { 'application/octet-stream': z.string().meta({ format: 'binary' }) };
 const WRITTEN = { 204: { description: 'It is written.' } };
 
-export function addFileRoutes(api: Api, files: GuestFiles): void {
+export function addFileRoutes(api: Api, files: GuestFiles, logger: Logger): void {
   const params = sandboxParamsSchema;
   const id = (c: Context<AppEnvironment>) => c.req.param('id') ?? '';
 
   const download = async (c: Context<AppEnvironment>, location: FileLocation) => {
     const content = await files.read(c.get('principal'), id(c), location, c.req.raw.signal);
-    return c.body(content, 200, {
-      'Content-Type': 'application/octet-stream',
-      'X-Content-Type-Options': 'nosniff',
-    });
+    return streamedAnswer(c, content, logger);
   };
 
   const upload = async (

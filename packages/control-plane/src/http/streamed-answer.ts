@@ -1,0 +1,42 @@
+import { TorporError } from '@torpor/protocol';
+import type { Context } from 'hono';
+import type { Logger } from 'pino';
+import type { AppEnvironment } from './environment.ts';
+
+/**
+ * An answer of bytes that are still coming. It is read only as fast as the client
+ * takes it. If the source fails half-way, the connection is cut, because the status
+ * has been sent already: the client sees that the answer is not complete.
+ */
+export function streamedAnswer(
+  c: Context<AppEnvironment>,
+  content: AsyncIterable<Uint8Array>,
+  logger: Logger,
+): Response {
+  const chunks = content[Symbol.asyncIterator]();
+  const body = new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        try {
+          const next = await chunks.next();
+          if (next.done === true) controller.close();
+          else controller.enqueue(next.value);
+        } catch (reason) {
+          const error = TorporError.from(reason);
+          const { outgoing } = c.env;
+          logger.warn({ route: c.get('route'), err: error }, 'An answer broke off half-way');
+          if (outgoing === undefined) controller.error(error);
+          else outgoing.destroy();
+        }
+      },
+      async cancel() {
+        await chunks.return?.();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+  return c.body(body, 200, {
+    'Content-Type': 'application/octet-stream',
+    'X-Content-Type-Options': 'nosniff',
+  });
+}

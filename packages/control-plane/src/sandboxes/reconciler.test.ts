@@ -1,0 +1,109 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { newId, type SandboxState } from '@torpor/protocol';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Harness, startHarness, until } from '../testing/harness.ts';
+
+let harness: Harness;
+
+beforeAll(async () => {
+  harness = await startHarness({
+    reconcilerTiming: {
+      missingAfterMs: 200,
+      reconnectMs: 20,
+      listIntervalMs: 100,
+      destroyGraceMs: 50,
+    },
+  });
+});
+
+afterAll(async () => {
+  await harness[Symbol.asyncDispose]();
+});
+
+const becomes = (id: string, state: SandboxState) =>
+  until(async () => (await harness.get(id)).status === state);
+
+async function teamId(): Promise<string> {
+  const text = await readFile(join(harness.dataDir, 'credentials.json'), 'utf8');
+  return (JSON.parse(text) as { team_id: string }).team_id;
+}
+
+test('the death of a VMM shows as error with its reason, and touches no other sandbox', async () => {
+  const dead = await harness.create({ memory_mb: 128 });
+  const other = await harness.create({ memory_mb: 128 });
+  harness.agent.report(dead.id, 'error', 'The VMM was killed by signal 9.');
+  await becomes(dead.id, 'error');
+  expect((await harness.get(dead.id)).reason).toBe('The VMM was killed by signal 9.');
+  expect((await harness.get(other.id)).status).toBe('running');
+  const answer = await harness.send('POST', `/v1/sandboxes/${dead.id}/exec`, { cmd: 'true' });
+  expect(answer.status).toBe(409);
+  expect(await answer.text()).toContain('killed by signal 9');
+});
+
+test('an end that the agent decided on, for lack of activity, is recorded', async () => {
+  const { id } = await harness.create({ memory_mb: 128, timeout_sec: 1 });
+  harness.agent.report(id, 'stopped');
+  await becomes(id, 'stopped');
+  expect((await harness.get(id)).ended_at).toBeDefined();
+});
+
+test('sandboxes are missing while the agent is away, and come back with it', async () => {
+  const kept = await harness.create({ memory_mb: 128 });
+  const lost = await harness.create({ memory_mb: 128 });
+  harness.agent.goAway();
+  await becomes(kept.id, 'missing');
+  await becomes(lost.id, 'missing');
+  const answer = await harness.send('POST', `/v1/sandboxes/${kept.id}/exec`, { cmd: 'true' });
+  expect(answer.status).toBe(503);
+  expect((await harness.send('POST', '/v1/sandboxes', {})).status).toBe(503);
+  harness.agent.sandboxes.delete(lost.id);
+  harness.agent.comeBack();
+  await becomes(kept.id, 'running');
+  expect((await harness.get(kept.id)).reason).toBeUndefined();
+  await becomes(lost.id, 'error');
+  expect((await harness.get(lost.id)).reason).toContain('does not have this sandbox');
+});
+
+test('a change that the stream did not tell is found by the list', async () => {
+  const { id } = await harness.create({ memory_mb: 128 });
+  const info = harness.agent.sandboxes.get(id);
+  Object.assign(info ?? {}, { status: 'error', reason: 'silent death' });
+  await becomes(id, 'error');
+});
+
+test('a sandbox of ours that the database does not know is adopted, not destroyed', async () => {
+  const id = newId('sandbox');
+  const destroys = harness.agent.count('destroySandbox');
+  harness.agent.addSandbox(id, await teamId());
+  await becomes(id, 'running');
+  expect(await harness.get(id)).toMatchObject({ template: 'base', memory_mb: 512, vcpus: 1 });
+  expect(harness.agent.count('destroySandbox')).toBe(destroys);
+});
+
+test('a sandbox of a strange team is left alone', async () => {
+  const id = newId('sandbox');
+  harness.agent.addSandbox(id, newId('team'));
+  await until(() => harness.log().includes('left alone'));
+  expect((await harness.request(`/v1/sandboxes/${id}`)).status).toBe(404);
+  expect(harness.agent.sandboxes.has(id)).toBe(true);
+});
+
+test('a destroyed sandbox that the host still has is destroyed again', async () => {
+  const { id } = await harness.create({ memory_mb: 128 });
+  await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' });
+  harness.agent.addSandbox(id, await teamId());
+  await until(() => !harness.agent.sandboxes.has(id));
+  expect((await harness.get(id)).status).toBe('stopped');
+});
+
+test('a late report does not bring back what has ended, nor undo what runs', async () => {
+  const { id } = await harness.create({ memory_mb: 128 });
+  const info = harness.agent.sandboxes.get(id);
+  harness.agent.report(id, 'creating');
+  Object.assign(info ?? {}, { status: 'running' });
+  const marker = await harness.create({ memory_mb: 128 });
+  harness.agent.report(marker.id, 'error', 'marker');
+  await becomes(marker.id, 'error');
+  expect((await harness.get(id)).status).toBe('running');
+});
