@@ -11,6 +11,7 @@ export type {
   VmmDriver,
   VmmKind,
 } from './driver.ts';
+export { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
 export { killLeftovers } from './qemu/leftovers.ts';
 export { QemuDriver, type QemuDriverOptions } from './qemu/qemu-driver.ts';
