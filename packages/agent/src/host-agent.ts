@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import type { ConnectRouter } from '@connectrpc/connect';
 import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } from '@torpor/images';
 import { GUEST } from '@torpor/protocol';
@@ -84,19 +85,21 @@ export class HostAgent {
       logger,
       now: () => performance.now(),
       bootTimeoutMs: config.bootTimeoutMs ?? DEFAULT_BOOT_TIMEOUT_MS,
+      concurrentBoots: Math.max(2, availableParallelism()),
       agentVersion: await ownVersion(),
       guestUrl: (slot) => `http://${slot.hostAddress}:${GUEST.envdPort}`,
     };
     const manager = new SandboxManager(host, await reclaim(host));
     stack.defer(() => manager.close());
     stack.use(new Reaper(manager, logger));
-    return new HostAgent(config, host, accelerator, manager, stack.move());
+    return new HostAgent(config, host, accelerator, qemu.version, manager, stack.move());
   }
 
   private constructor(
     config: HostAgentConfig,
     host: HostParts,
     accelerator: AcceleratorChoice,
+    vmmVersion: string,
     manager: SandboxManager,
     resources: AsyncDisposableStack,
   ) {
@@ -112,6 +115,8 @@ export class HostAgent {
         agent_version: host.agentVersion,
         envd_version: host.artifacts.envdVersion,
         kernel_version: host.artifacts.kernel.version,
+        vmm: host.driver.kind,
+        vmm_version: vmmVersion,
         accelerator: accelerator.accelerator,
       },
       images: host.images,

@@ -30,6 +30,8 @@ export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void 
   return (router) => {
     router.service(hostAgent.HostAgentService, implementation, {
       interceptors: [errorInterceptor(logger)],
+      // File contents and output pass here in bulk: compressing them costs more than it saves.
+      acceptCompression: [],
     });
   };
 }

@@ -53,6 +53,8 @@ export interface HostParts {
   readonly now: MonotonicClock;
   /** How long a guest may take from its start to answering. */
   readonly bootTimeoutMs: number;
+  /** Guests that boot at a time; the others wait for their turn, so that none boots too slowly. */
+  readonly concurrentBoots: number;
   readonly agentVersion: string;
   /** Where the host agent reaches envd of the guest in this slot. */
   readonly guestUrl: (slot: NetworkSlot) => string;

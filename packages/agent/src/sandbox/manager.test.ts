@@ -67,6 +67,7 @@ describe('creating and destroying', () => {
       metadata: { envd_version: '0.6.4', kernel_version: '6.12', vmm: 'qemu' },
     });
     expect(timings.map(({ phase }) => phase)).toEqual([
+      'queue',
       'network',
       'disk',
       'vmm',
@@ -175,6 +176,27 @@ describe('creating and destroying', () => {
       { status: 'rejected', reason: { code: 'conflict' } },
       { status: 'fulfilled' },
     ]);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('one that waits for its turn to boot can be destroyed', async () => {
+    host.guests.healthy = false;
+    const manager = new SandboxManager(host.parts({ concurrentBoots: 1 }), []);
+    const [first, second] = [request(), request()];
+    const creations = [manager.create(first), manager.create(second)];
+    const outcomes = Promise.allSettled(creations);
+    const { promise: started, resolve } = Promise.withResolvers<void>();
+    host.driver.afterStart = () => resolve();
+    await started;
+    expect(host.slots.leased.size).toBe(1);
+    const destroyed = manager.destroy(second.id);
+    host.guests.healthy = true;
+    await destroyed;
+    expect(await outcomes).toMatchObject([
+      { status: 'fulfilled' },
+      { status: 'rejected', reason: { code: 'conflict' } },
+    ]);
+    await manager.destroy(first.id);
     expect(await host.leftovers()).toEqual([]);
   });
 

@@ -13,6 +13,7 @@ import { PhaseTimer, type PhaseTiming } from './phase-timer.ts';
 import { newRecord, type SandboxRecord, writeRecord } from './record.ts';
 import { type RunningMachine, Sandbox } from './sandbox.ts';
 import { takeDownOwned } from './take-down.ts';
+import { Turns } from './turns.ts';
 import { VmmUsers } from './vmm-users.ts';
 import { exitReason, waitForGuest } from './wait-for-guest.ts';
 
@@ -38,12 +39,14 @@ export class SandboxManager {
   readonly #locks = new KeyedLock();
   readonly #changes = new ChangeFeed<SandboxRecord>();
   readonly #users: VmmUsers;
+  readonly #boots: Turns;
   readonly #operations = new Set<Promise<unknown>>();
   #closing = false;
 
   constructor(host: HostParts, recovered: readonly RecoveredSandbox[]) {
     this.#host = host;
     this.#users = new VmmUsers(host.layout.instance);
+    this.#boots = new Turns(host.concurrentBoots);
     for (const { record, machine } of recovered) {
       const sandbox = new Sandbox(record, host.now, machine);
       this.#sandboxes.set(record.id, sandbox);
@@ -185,7 +188,12 @@ export class SandboxManager {
       sandbox.creation.signal.throwIfAborted();
       await requireFreeMemory(sandbox.record.spec.memoryMiB);
       await this.#save(sandbox, sandbox.record);
-      const machine = await this.#bringUp(sandbox, environment, timer);
+      const turn = performance.now();
+      const machine = await this.#boots.run(() => {
+        timer.add('queue', performance.now() - turn);
+        sandbox.creation.signal.throwIfAborted();
+        return this.#bringUp(sandbox, environment, timer);
+      });
       await this.#transition(sandbox, 'running', {
         slot: { index: machine.slot.index, hostAddress: machine.slot.hostAddress },
         machine: machine.vm.description,
@@ -269,6 +277,8 @@ export class SandboxManager {
       await this.#transition(sandbox, 'destroying', reason === undefined ? {} : { reason });
       try {
         await this.#release(sandbox);
+        // What takes the space goes before what needs some: the disk may be full.
+        await rm(this.#host.layout.upperDisk(id), { force: true });
         await this.#remove(sandbox);
       } catch (error) {
         const message = `The sandbox could not be taken down: ${TorporError.from(error).message}`;
@@ -299,6 +309,7 @@ export class SandboxManager {
     this.#host.logger.warn({ sandbox: sandbox.id, reason: report.reason }, 'VMM ended');
     await this.#transition(sandbox, 'error', { reason: exitReason(report) });
     await this.#release(sandbox);
+    await takeDownOwned(this.#host, sandbox.id);
   }
 
   /** Ends the machine and frees everything outside the sandbox's directory. */
@@ -308,9 +319,8 @@ export class SandboxManager {
     try {
       await machine?.resources.disposeAsync();
     } catch (error) {
-      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'release failed, trying again');
+      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'not everything was released');
     }
-    await takeDownOwned(this.#host, sandbox.id);
   }
 
   /** Removes the last traces of a sandbox whose machine is gone. */
@@ -339,8 +349,8 @@ export class SandboxManager {
     try {
       await writeRecord(path, record);
     } catch (error) {
-      // On a full disk a machine that has ended must still be reported and freed.
-      if (record.state !== 'error') throw error;
+      // On a full disk a machine that has ended must still be reported, and destroying one makes room.
+      if (record.state !== 'error' && record.state !== 'destroying') throw error;
       this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'record not written');
     }
     sandbox.record = record;

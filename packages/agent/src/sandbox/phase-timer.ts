@@ -13,8 +13,12 @@ export class PhaseTimer {
     try {
       return await action();
     } finally {
-      this.#timings.push({ phase, milliseconds: performance.now() - start });
+      this.add(phase, performance.now() - start);
     }
+  }
+
+  add(phase: string, milliseconds: number): void {
+    this.#timings.push({ phase, milliseconds });
   }
 
   /** All phases so far, and `total` since the timer was made. */

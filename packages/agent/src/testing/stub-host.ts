@@ -35,8 +35,9 @@ export class StubHost implements AsyncDisposable {
   clock = 0;
   beforeDisk: Hook = () => undefined;
 
-  static async open(): Promise<StubHost> {
-    const directory = await mkdtemp(join(tmpdir(), 'torpor-agent-'));
+  /** `directory`: the data directory; a new temporary one where it is absent. */
+  static async open(dataDir?: string): Promise<StubHost> {
+    const directory = dataDir ?? (await mkdtemp(join(tmpdir(), 'torpor-agent-')));
     const layout = await openLayout(directory);
     const journal = await FileJournal.open(layout.journalFile);
     return new StubHost(directory, layout, journal, await StubGuests.open());
@@ -90,6 +91,7 @@ export class StubHost implements AsyncDisposable {
       logger: silentLogger(),
       now: () => this.clock,
       bootTimeoutMs: 30_000,
+      concurrentBoots: 3,
       agentVersion: '0.1.0',
       guestUrl: () => this.guests.url,
       ...changes,

@@ -1,0 +1,80 @@
+import { mkdtemp, rm, rmdir, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { runCommand } from '@torpor/linux';
+import { newId } from '@torpor/protocol';
+import { expect, onTestFinished, test } from 'vitest';
+import { StubHost } from '../testing/stub-host.ts';
+import { SandboxManager } from './manager.ts';
+
+const REQUEST = {
+  vcpus: 1,
+  memoryMiB: 128,
+  diskSizeMiB: 1024,
+  timeoutSec: 0,
+  teamId: '',
+  templateId: 'base',
+  defaultUser: '',
+  defaultEnv: {},
+  envs: {},
+  allowInternet: true,
+  hostname: '',
+};
+
+async function fill(path: string): Promise<void> {
+  for (const size of [65_536, 4_096, 1]) {
+    for (let count = 0; ; count++) {
+      try {
+        await writeFile(`${path}.${size}.${count}`, Buffer.alloc(size));
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ENOSPC' });
+        break;
+      }
+    }
+  }
+}
+
+test('on a full disk nothing can be created, a lost VMM is reported, and destroying makes room', async () => {
+  const small = await mkdtemp(join(tmpdir(), 'torpor-full-'));
+  await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=1m,nr_inodes=2000', 'torpor-test', small]);
+  onTestFinished(async () => {
+    await runCommand('umount', [small]);
+    await rmdir(small);
+  });
+  await using host = await StubHost.open(join(small, 'data'));
+  const manager = new SandboxManager(host.parts(), []);
+  const [first, second] = await Promise.all([
+    manager.create({ ...REQUEST, id: newId('sandbox') }),
+    manager.create({ ...REQUEST, id: newId('sandbox') }),
+  ]);
+  for (const { record } of [first, second]) {
+    await writeFile(host.layout.upperDisk(record.id), Buffer.alloc(32_768));
+  }
+  await fill(join(small, 'ballast'));
+
+  await expect(manager.create({ ...REQUEST, id: newId('sandbox') })).rejects.toMatchObject({
+    code: 'disk_full',
+  });
+  expect(manager.list()).toHaveLength(2);
+
+  const [pid] = host.driver.living();
+  if (pid === undefined) throw new Error('no VMM');
+  process.kill(pid, 'SIGKILL');
+  await expect
+    .poll(
+      () =>
+        manager
+          .list()
+          .map(({ state }) => state)
+          .toSorted(),
+      { timeout: 10_000 },
+    )
+    .toEqual(['error', 'running']);
+
+  for (const { record } of [first, second]) {
+    await manager.destroy(record.id);
+    await expect(stat(host.layout.upperDisk(record.id))).rejects.toMatchObject({ code: 'ENOENT' });
+  }
+  expect(await host.leftovers()).toEqual([]);
+  await rm(join(small, 'data'), { recursive: true });
+});
