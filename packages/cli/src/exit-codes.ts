@@ -5,7 +5,7 @@ import type { ExitStatus } from '@torpor/sdk';
 /**
  * What the exit status of `torpor` means. `exec`, `run` and `shell` end with the
  * status of the program in the sandbox, and with one of the last three where
- * there was no such program; the rest of the commands use the first ones.
+ * there is none; the other commands use the first ones.
  */
 export const EXIT = {
   ok: 0,
@@ -22,10 +22,10 @@ export const EXIT = {
   timeout: 7,
   /** This machine lacks something; see `torpor doctor`. */
   hostSetup: 8,
+  /** `exec`, `run`: the program was killed because its time was up, as with timeout(1). */
+  programTimeout: 124,
   /** `exec`, `run`, `shell`: Torpor failed, not the program. */
   torporFailed: 125,
-  /** `exec`, `run`, `shell`: the program could not be executed. */
-  notExecutable: 126,
   /** `exec`, `run`, `shell`: there is no such program. */
   programNotFound: 127,
 } as const;
@@ -48,9 +48,14 @@ export function exitCodeOfError(error: TorporError): number {
   return EXIT_OF_ERROR[error.code] ?? EXIT.failure;
 }
 
+const EXIT_OF_PROGRAM_ERROR: Partial<Record<ErrorCode, number>> = {
+  program_not_found: EXIT.programNotFound,
+  timeout: EXIT.programTimeout,
+};
+
 /** For the commands that pass the status of a program on. */
 export function exitCodeOfProgramError(error: TorporError): number {
-  return error.code === 'program_not_found' ? EXIT.programNotFound : EXIT.torporFailed;
+  return EXIT_OF_PROGRAM_ERROR[error.code] ?? EXIT.torporFailed;
 }
 
 /** A signal's number as a shell reports it: 128 + n. */

@@ -19,7 +19,8 @@ export function baseImages(store: ImageStore): BaseImages {
           remedy: '`torpor image ls` shows those that there are.',
         });
       }
-      return { name: image.name, path: image.path };
+      const { path, defaultUser } = image;
+      return { name, path, ...(defaultUser === undefined ? {} : { defaultUser }) };
     },
     async list() {
       return (await store.list()).map(({ name, sizeBytes, createdAt }) => ({

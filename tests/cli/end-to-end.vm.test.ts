@@ -1,0 +1,180 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { spawn as spawnPty } from '@lydell/node-pty';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { runTorpor, TORPOR, TorporProcess, temporaryDataDir } from '../support/torpor-process.ts';
+
+const MIB = 1024 * 1024;
+const LARGE_FILE_MIB = 200;
+/** Of emulated machines that share two processors with others. */
+const SLOW = 15 * 60_000;
+
+let resources: AsyncDisposableStack;
+let dataDir: string;
+let platform: TorporProcess;
+
+beforeAll(async () => {
+  resources = new AsyncDisposableStack();
+  dataDir = resources.use(await temporaryDataDir()).path;
+  platform = await TorporProcess.start(dataDir);
+  resources.defer(() => platform[Symbol.asyncDispose]());
+  resources.defer(async () => void (await torpor('rm', '--all', '--yes')));
+});
+afterAll(() => resources.disposeAsync());
+
+function torpor(...args: readonly string[]) {
+  return runTorpor(dataDir, args);
+}
+
+/** Processes of this machine with this word in their arguments. */
+async function processesNaming(word: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    if (command.includes(word)) found.push(pid);
+  }
+  return found;
+}
+
+async function sha256(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path), hash);
+  return hash.digest('hex');
+}
+
+describe('one sandbox from its start to its end', () => {
+  let id: string;
+
+  test('create boots it, and ls shows it', async () => {
+    const created = await torpor('create');
+    expect(created).toMatchObject({ exitCode: 0, stderr: '' });
+    id = created.stdout.trim();
+    expect((await torpor('ls', '-q')).stdout).toBe(`${id}\n`);
+    expect(await processesNaming(id)).not.toEqual([]);
+  });
+
+  test('exec runs Python in it as the user of the image', async () => {
+    const result = await torpor('exec', id, '--', 'python3', '-c', 'print(6*7)');
+    expect(result).toMatchObject({ exitCode: 0, stdout: '42\n' });
+    const who = await torpor('exec', id, '--', 'sh', '-c', 'whoami; pwd; sudo -n whoami');
+    expect(who.stdout).toBe('user\n/home/user\nroot\n');
+  });
+
+  test(
+    'shell is a terminal with colours, its own size, and an exit status',
+    async () => {
+      // The outer shell shows afterwards whether the terminal was given back as it was.
+      const script = `"${process.execPath}" "${TORPOR}" shell ${id}; echo status=$?; stty -a`;
+      const terminal = spawnPty('/bin/sh', ['-c', script], {
+        name: 'xterm-256color',
+        cols: 91,
+        rows: 31,
+        env: { ...process.env, TORPOR_DATA_DIR: dataDir },
+      });
+      let screen = '';
+      terminal.onData((data) => {
+        screen += data;
+      });
+      const ended = new Promise<void>((resolve) => terminal.onExit(() => resolve()));
+      const sees = (text: string | RegExp) =>
+        expect.poll(() => screen, { timeout: SLOW }).toMatch(text);
+      try {
+        await sees(/user@.*\$ $/);
+        terminal.write('stty size; tput colors; echo $((6*7))\r');
+        await sees(/31 91\r?\n256\r?\n42\r?\n/);
+        terminal.resize(100, 40);
+        await expect
+          .poll(
+            () => {
+              terminal.write('stty size\r');
+              return screen;
+            },
+            { timeout: SLOW, interval: 1000 },
+          )
+          .toContain('40 100');
+        terminal.write('exit 7\r');
+        await ended;
+      } finally {
+        terminal.kill('SIGKILL');
+      }
+      expect(screen).toContain('status=7');
+      expect(screen).toMatch(/[^-]icanon/);
+      expect(screen).toMatch(/[^-]echo[^a-z]/);
+    },
+    SLOW,
+  );
+
+  test(
+    `cp moves ${LARGE_FILE_MIB} MiB in and out unharmed`,
+    async () => {
+      const directory = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
+      try {
+        const original = join(directory, 'original');
+        const copy = join(directory, 'copy');
+        const blocks = Array.from({ length: LARGE_FILE_MIB }, () => randomBytes(MIB));
+        await pipeline(Readable.from(blocks), createWriteStream(original));
+        const up = await torpor('cp', '--json', '--verify', original, `${id}:large`);
+        expect(up).toMatchObject({ exitCode: 0, stderr: '' });
+        const checksum = await sha256(original);
+        expect(JSON.parse(up.stdout)).toMatchObject({
+          bytes: LARGE_FILE_MIB * MIB,
+          sha256: checksum,
+        });
+        expect(await torpor('cp', `${id}:large`, copy)).toMatchObject({ exitCode: 0, stderr: '' });
+        expect(await sha256(copy)).toBe(checksum);
+      } finally {
+        await rm(directory, { recursive: true });
+      }
+    },
+    SLOW,
+  );
+
+  test(
+    'a `torpor up` that was killed finds it running when it starts again',
+    async () => {
+      await torpor('exec', id, '--', 'sh', '-c', 'echo kept > note');
+      await platform.kill();
+      platform = await TorporProcess.start(dataDir);
+      expect((await torpor('ls', '-q', '--state', 'running')).stdout).toBe(`${id}\n`);
+      const read = await torpor('exec', id, '--', 'cat', 'note');
+      expect(read).toMatchObject({ exitCode: 0, stdout: 'kept\n' });
+    },
+    SLOW,
+  );
+
+  test('rm leaves nothing of it', async () => {
+    expect(await torpor('rm', id)).toMatchObject({ exitCode: 0, stdout: `${id}\n` });
+    expect((await torpor('ls', '-q')).stdout).toBe('');
+    expect(await processesNaming(id)).toEqual([]);
+    expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
+    expect((await torpor('exec', id, '--', 'true')).exitCode).toBe(125);
+  });
+});
+
+describe('run', () => {
+  test('prints what the program prints, and removes the sandbox', async () => {
+    const result = await torpor('run', '--', 'python3', '-c', 'print(6*7); exit(3)');
+    expect(result).toMatchObject({ exitCode: 3, stdout: '42\n', stderr: '' });
+    expect((await torpor('ls', '-q')).stdout).toBe('');
+  });
+
+  test('removes the sandbox when it is interrupted', async () => {
+    const result = await runTorpor(dataDir, ['run', '--', 'sh', '-c', 'echo up; sleep 600'], {
+      onSpawn: (child) => {
+        child.stdout?.once('data', () => child.kill('SIGINT'));
+      },
+    });
+    expect(result.exitCode).toBe(130);
+    expect((await torpor('ls', '-q')).stdout).toBe('');
+    expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
+  });
+});
+
+test('SIGTERM ends `torpor up` with status 0', async () => {
+  expect(await platform.stop()).toBe(0);
+});

@@ -1,0 +1,118 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+
+export const TORPOR = fileURLToPath(new URL('../../packages/cli/bin/torpor.mjs', import.meta.url));
+
+const readySchema = z.strictObject({
+  event: z.literal('ready'),
+  api_url: z.url(),
+  data_dir: z.string(),
+});
+
+const STOP_TIMEOUT_MS = 60_000;
+const LOG_LINES = 60;
+
+/** A `torpor up` as a child, with a data directory of its own on a port of its own. */
+export class TorporProcess implements AsyncDisposable {
+  readonly dataDir: string;
+  readonly apiUrl: string;
+  readonly #child: ChildProcess;
+
+  private constructor(child: ChildProcess, ready: z.infer<typeof readySchema>) {
+    this.#child = child;
+    this.apiUrl = ready.api_url;
+    this.dataDir = ready.data_dir;
+  }
+
+  /** Starts it; resolves when it says that it is ready. Throws with the end of its log if it ends instead. */
+  static async start(dataDir: string): Promise<TorporProcess> {
+    const child = spawn(process.execPath, [TORPOR, 'up', '--json', '--port', '0'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, TORPOR_DATA_DIR: dataDir },
+    });
+    const log: string[] = [];
+    createInterface({ input: child.stderr }).on('line', (line) => {
+      log.push(line);
+      if (log.length > LOG_LINES) log.shift();
+    });
+    const ended = once(child, 'exit').then(([code, signal]) => {
+      throw new Error(`torpor up ended with ${code ?? signal}:\n${log.join('\n')}`);
+    });
+    const [line] = await Promise.race([
+      once(createInterface({ input: child.stdout }), 'line'),
+      ended,
+    ]);
+    ended.catch(() => undefined);
+    return new TorporProcess(child, readySchema.parse(JSON.parse(String(line))));
+  }
+
+  /** Ends it in an orderly way. Returns its exit status. */
+  async stop(): Promise<number | null> {
+    return this.#end('SIGTERM');
+  }
+
+  /** Ends it as a crash would. */
+  async kill(): Promise<void> {
+    await this.#end('SIGKILL');
+  }
+
+  async #end(signal: NodeJS.Signals): Promise<number | null> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
+      return this.#child.exitCode;
+    }
+    const exited = once(this.#child, 'exit', { signal: AbortSignal.timeout(STOP_TIMEOUT_MS) });
+    this.#child.kill(signal);
+    const [code] = await exited;
+    return code;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop().catch(() => this.kill());
+  }
+}
+
+/** A data directory that lasts as long as the test. */
+export async function temporaryDataDir(): Promise<AsyncDisposable & { readonly path: string }> {
+  const path = await mkdtemp(join(tmpdir(), 'torpor-e2e-'));
+  return {
+    path,
+    [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }),
+  };
+}
+
+export interface CommandResult {
+  readonly exitCode: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs the command line as a program. */
+export async function runTorpor(
+  dataDir: string,
+  args: readonly string[],
+  options: { readonly input?: string; readonly onSpawn?: (child: ChildProcess) => void } = {},
+): Promise<CommandResult> {
+  const child = spawn(process.execPath, [TORPOR, ...args], {
+    env: { ...process.env, TORPOR_DATA_DIR: dataDir },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  options.onSpawn?.(child);
+  child.stdin.on('error', () => undefined);
+  child.stdin.end(options.input ?? '');
+  const [stdout, stderr, [exitCode]] = await Promise.all([
+    child.stdout.toArray(),
+    child.stderr.toArray(),
+    once(child, 'close'),
+  ]);
+  return {
+    exitCode,
+    stdout: Buffer.concat(stdout).toString(),
+    stderr: Buffer.concat(stderr).toString(),
+  };
+}
