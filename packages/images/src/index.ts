@@ -9,6 +9,7 @@ export {
   ImageStore,
   type ImageStoreOptions,
 } from './base-image/image-store.ts';
+export { type PruneOptions, pruneGuestArtifacts } from './cache/prune.ts';
 export { createUpperDisk } from './disk/upper-disk.ts';
 export { type KernelArgumentOptions, kernelArguments } from './kernel-arguments.ts';
 export type { ArtifactKind, OnProgress, Progress } from './progress.ts';

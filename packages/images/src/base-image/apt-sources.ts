@@ -35,12 +35,10 @@ export function imageSources(): string[] {
 export function parseMirrors(output: string): typeof DEFAULT_MIRRORS {
   const mirrors = { ...DEFAULT_MIRRORS };
   for (const line of output.split('\n')) {
-    const [label, codename, uri] = line.split('|');
+    const [label, , uri] = line.split('|');
     if (uri === undefined || !/^https?:\/\/\S+$/.test(uri)) continue;
     const address = uri.replace(/\/+$/, '');
-    if (label === 'Debian' && codename !== undefined && !codename.includes('/')) {
-      mirrors.debian = address;
-    }
+    if (label === 'Debian') mirrors.debian = address;
     if (label === 'Debian-Security') mirrors.security = address;
   }
   return mirrors;

@@ -1,8 +1,8 @@
 import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
 import { AGENT_DIRECTORY, agentCommand } from '../agent-drive/layout.ts';
 
-/** How long the guest waits for its drives, in steps of 50 ms: 20 s, far beyond any boot that works. */
-const DRIVE_POLLS = 400;
+/** How long the guest waits for each of its drives: far beyond any boot that works. */
+const DRIVE_TIMEOUT_SECONDS = 15;
 
 /**
  * The program with which the guest starts, run by busybox's shell. It puts the
@@ -45,10 +45,11 @@ insmod_all() {
 insmod_all ${moduleFiles.join(' ')}
 
 wait_for() {
-	polls=0
+	read -r up _ <$uptime
+	deadline=$((\${up%%.*} + ${DRIVE_TIMEOUT_SECONDS}))
 	until [ -b "$1" ]; do
-		polls=$((polls + 1))
-		[ $polls -le ${DRIVE_POLLS} ] || fail "the $2 drive $1 did not appear"
+		read -r up _ <$uptime
+		[ \${up%%.*} -lt $deadline ] || fail "the $2 drive $1 did not appear"
 		usleep 50000
 	done
 }
@@ -89,7 +90,7 @@ fi
 
 say "starting envd"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-unset PWD OLDPWD SHLVL TERM up uptime polls
+unset PWD OLDPWD SHLVL TERM up uptime deadline
 cd /
 exec /bin/switch_root /root ${agentCommand().join(' ')}
 `;

@@ -1,0 +1,70 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ensureGuestArtifacts, type GuestArtifacts } from '@torpor/images';
+import { runCommand } from '@torpor/linux';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+/* The agent drive alone, over a root that has nothing: no C library, no shell, no /usr. */
+
+let directory: string;
+let root: string;
+let artifacts: GuestArtifacts;
+
+beforeAll(async () => {
+  const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
+  artifacts = await ensureGuestArtifacts({ cacheDir });
+  directory = await mkdtemp(join(tmpdir(), 'agent-drive-'));
+  await mkdir(join(directory, 'drive'));
+  await runCommand('mount', [
+    ...['-o', 'loop,ro', artifacts.agentDrivePath],
+    join(directory, 'drive'),
+  ]);
+  root = join(directory, 'drive', 'root');
+});
+
+afterAll(async () => {
+  if (directory === undefined) return;
+  await runCommand('umount', [join(directory, 'drive')]);
+  await rm(directory, { recursive: true });
+});
+
+function chroot(...command: string[]): Promise<string> {
+  return runCommand('chroot', [root, ...command]);
+}
+
+test('Node runs, and knows where it is', async () => {
+  const script = 'console.log(process.execPath, process.versions.node)';
+  expect(await chroot('/.torpor/bin/node', '-e', script)).toBe(
+    `/.torpor/bin/node ${artifacts.nodeVersion}\n`,
+  );
+});
+
+test('the compiled modules find their libraries', async () => {
+  const script = `
+    const { createRequire } = require('node:module');
+    const load = createRequire('/.torpor/envd/envd.mjs');
+    const libc = load('koffi').load('libc.so.6');
+    console.log(libc.func('int getpid()')() === process.pid, typeof load('@lydell/node-pty').spawn);`;
+  expect(await chroot('/.torpor/bin/node', '-e', script)).toBe('true function\n');
+});
+
+test('tini and setpriv run', async () => {
+  expect(await chroot('/.torpor/bin/tini', '--version')).toContain('tini version');
+  expect(await chroot('/.torpor/bin/setpriv', '--version')).toContain('setpriv');
+});
+
+test('the file system is whole', async () => {
+  await runCommand('e2fsck', ['-f', '-n', artifacts.agentDrivePath]);
+});
+
+test('a second call makes nothing', async () => {
+  const messages: string[] = [];
+  const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
+  const again = await ensureGuestArtifacts({
+    cacheDir,
+    onProgress: ({ message }) => messages.push(message),
+  });
+  expect(again).toEqual(artifacts);
+  expect(messages).toEqual([]);
+});
