@@ -14,20 +14,22 @@ const USAGE = `envd: the daemon in the guest
   --no-forwarder      do not make loopback servers reachable
 `;
 
-const { values } = parseArgs({
-  options: {
-    host: { type: 'string', default: '0.0.0.0' },
-    port: { type: 'string', default: '49983' },
-    user: { type: 'string', default: 'root' },
-    guest: { type: 'boolean', default: false },
-    'no-forwarder': { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
-  },
-});
-
-if (values.help) {
-  process.stdout.write(USAGE);
-} else {
+/** A function, since a bundle in CommonJS form (which starts faster) knows no await at its top. */
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      host: { type: 'string', default: '0.0.0.0' },
+      port: { type: 'string', default: '49983' },
+      user: { type: 'string', default: 'root' },
+      guest: { type: 'boolean', default: false },
+      'no-forwarder': { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) {
+    process.stdout.write(USAGE);
+    return;
+  }
   const { guest } = values;
   // A defect in one request must not take the guest's only daemon along.
   process.on('uncaughtException', (error) => console.error('envd:', error));
@@ -45,3 +47,8 @@ if (values.help) {
     process.once(signal, () => void envd.close().then(() => process.exit(0)));
   }
 }
+
+main().catch((error: unknown) => {
+  console.error('envd:', error);
+  process.exit(1);
+});
