@@ -99,6 +99,27 @@ describe('an agent that is killed and started again', () => {
     expect(await stateOf(first)).toMatchObject({ status: 'error' });
   });
 
+  test('takes down a sandbox that was half-made, and says so', async () => {
+    const sandboxId = newId('sandbox');
+    const creation = client
+      .createSandbox({ sandboxId, vcpus: 1, memoryMb: 128, diskSizeMb: 1024 })
+      .then(
+        () => 'created',
+        () => 'failed',
+      );
+    await expect.poll(() => vmmsOf(sandboxId), { timeout: 60_000 }).toHaveLength(1);
+    await endAgent('SIGKILL');
+    expect(await creation).toBe('failed');
+    await startAgent();
+    expect(await stateOf(sandboxId)).toEqual({
+      status: 'error',
+      reason: 'The host agent ended while the sandbox was creating.',
+    });
+    expect(await vmmsOf(sandboxId)).toEqual([]);
+    expect(await stateOf(second)).toEqual({ status: 'running', reason: '' });
+    await client.destroySandbox({ sandboxId });
+  });
+
   test('removes the failed sandbox and the living one without a trace', async () => {
     await client.destroySandbox({ sandboxId: first });
     await client.destroySandbox({ sandboxId: second });

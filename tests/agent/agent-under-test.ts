@@ -47,8 +47,8 @@ export async function vmmsOf(sandboxId: string): Promise<number[]> {
   for (const entry of await readdir('/proc')) {
     if (!/^[0-9]+$/.test(entry)) continue;
     const commandLine = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '');
-    if (commandLine.startsWith('/usr/bin/qemu') && commandLine.includes(sandboxId))
-      pids.push(Number(entry));
+    const [program = ''] = commandLine.split('\0');
+    if (/qemu/.test(program) && commandLine.includes(sandboxId)) pids.push(Number(entry));
   }
   return pids;
 }

@@ -1,11 +1,14 @@
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId, type SandboxState } from '@torpor/protocol';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import type { CreateRequest } from '../sandbox/limits.ts';
 import { SandboxManager } from '../sandbox/manager.ts';
 import { readRecord, type SandboxRecord, writeRecord } from '../sandbox/record.ts';
 import { StubHost, type StubVm } from '../testing/stub-host.ts';
+import { findVmms } from './orphans.ts';
 import { reclaim } from './reclaim.ts';
 
 let host: StubHost;
@@ -55,6 +58,14 @@ async function interruptedIn(state: SandboxState): Promise<SandboxRecord> {
   const record = await runningSandbox();
   await writeRecord(host.layout.recordFile(record.id), { ...record, state });
   return record;
+}
+
+function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // All of it has ended.
+  }
 }
 
 describe('an agent that starts after another was killed', () => {
@@ -138,6 +149,29 @@ describe('an agent that starts after another was killed', () => {
     const manager = await nextAgent();
     expect(manager.list()).toEqual([]);
     expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('ends a VMM that no journal entry tells of, and no other program', async () => {
+    const { runDirectory, runRoot } = host.layout;
+    const id = newId('sandbox');
+    const socket = join(runDirectory(id), 'qmp.sock');
+    const vmm = join(host.directory, 'qemu-system-test');
+    await symlink('/bin/sh', vmm);
+    const start = (program: string, path: string) => {
+      const child = spawn(program, ['-c', 'sleep 620; exit 1', path], { detached: true });
+      onTestFinished(() => {
+        // The shell's `sleep` is in its process group.
+        if (child.pid !== undefined && child.exitCode === null) endGroup(child.pid);
+      });
+      return child;
+    };
+    const orphan = start(vmm, socket);
+    const others = [start('/bin/sh', socket), start(vmm, '/elsewhere/qmp.sock')];
+    await expect.poll(() => findVmms(runRoot)).toMatchObject([{ sandboxId: id }]);
+    const exited = once(orphan, 'exit');
+    await nextAgent();
+    expect(await exited).toEqual([null, 'SIGKILL']);
+    expect(others.map((child) => child.signalCode)).toEqual([null, null]);
   });
 
   test('leaves a process alone that has the pid of a VMM of old', async () => {
