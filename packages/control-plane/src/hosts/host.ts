@@ -1,4 +1,4 @@
-import { type Client, createClient, type Transport } from '@connectrpc/connect';
+import { type Client, Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
 import { hostAgent, TorporError } from '@torpor/protocol';
 
 export type HostClient = Client<typeof hostAgent.HostAgentService>;
@@ -38,11 +38,14 @@ export class Host {
   }
 }
 
-/** Runs a call to an agent; what it throws is a TorporError. */
+/** Runs a call to an agent; what it throws is a TorporError. One that we cancelled ourselves is a `conflict`. */
 export async function agentCall<T>(call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (error) {
+    if (error instanceof ConnectError && error.code === Code.Canceled) {
+      throw new TorporError('conflict', 'The client has hung up.', { cause: error });
+    }
     throw TorporError.from(error);
   }
 }

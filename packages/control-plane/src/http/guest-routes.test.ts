@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { rest, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -244,6 +245,28 @@ describe('files', () => {
       expect(response.status).toBe(404);
       expect(await codeOf(response)).toBe('not_found');
     }
+  });
+
+  test.each([
+    ['/stream/write', 'multipart/form-data; boundary=x'],
+    ['?path=half.bin', 'application/octet-stream'],
+  ])('an upload to %s whose client hangs up fails for the agent too', async (route, type) => {
+    const { url, apiKey } = harness.controlPlane;
+    const before = harness.agent.failedWrites;
+    const started = harness.agent.count('writeFileStream');
+    const request = httpRequest(`${url}${files(route)}`, {
+      method: route.startsWith('?') ? 'PUT' : 'POST',
+      headers: { 'x-api-key': apiKey, 'content-type': type },
+    });
+    request.on('error', () => undefined);
+    if (type.startsWith('multipart')) {
+      const part = '--x\r\nContent-Disposition: form-data; name=';
+      request.write(`${part}"path"\r\n\r\nhalf.bin\r\n${part}"file"; filename="f"\r\n\r\n`);
+    }
+    request.write(Buffer.alloc(100_000));
+    await until(() => harness.agent.count('writeFileStream') > started);
+    request.destroy();
+    await until(() => harness.agent.failedWrites === before + 1);
   });
 
   test('an answer that breaks off half-way is seen to be incomplete', async () => {

@@ -35,7 +35,7 @@ export async function receiveUpload<T>(
       { remedy: 'To send a file as it is, use PUT /v1/sandboxes/{id}/files?path=….' },
     );
   }
-  return parse(bodyChunks(request.body), { 'content-type': contentType }, receive);
+  return parse(bodyChunks(request), { 'content-type': contentType }, receive);
 }
 
 async function parse<T>(
@@ -45,6 +45,7 @@ async function parse<T>(
 ): Promise<T> {
   const form = openForm(headers);
   const fields = new Map<string, string>();
+  let file: BusboyFileStream | undefined;
   let received: Promise<T> | undefined;
   form.on('field', (name: string, value: string, nameCut: boolean, valueCut: boolean) => {
     if (nameCut || valueCut) {
@@ -60,6 +61,9 @@ async function parse<T>(
       );
       return;
     }
+    // It is destroyed if the form breaks off; whoever reads it is told by the reading.
+    stream.on('error', () => undefined);
+    file = stream;
     received = receive({ fields, content: stream });
     received.catch((error: unknown) => {
       stream.resume();
@@ -69,7 +73,9 @@ async function parse<T>(
   try {
     await pipeline(body, form);
   } catch (error) {
-    // The receiver's own failure is why the form was given up.
+    // Whoever takes the file must not wait for its end. Its own failure, if it has
+    // failed, is why the form was given up.
+    file?.destroy(TorporError.from(error));
     await received;
     if (error instanceof TorporError) throw error;
     throw new TorporError('invalid_request', 'The multipart body is not complete.', {

@@ -62,10 +62,9 @@ async function readLimited(request: Request): Promise<Buffer> {
       remedy: 'Send large content as a file: PUT /v1/sandboxes/{id}/files?path=….',
     });
   if (Number(request.headers.get('content-length') ?? 0) > limit) throw tooLarge();
-  if (request.body === null) return Buffer.alloc(0);
   const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const chunk of bodyChunks(request.body)) {
+  for await (const chunk of bodyChunks(request)) {
     size += chunk.byteLength;
     if (size > limit) throw tooLarge();
     chunks.push(chunk);

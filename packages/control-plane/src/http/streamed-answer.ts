@@ -24,7 +24,9 @@ export function streamedAnswer(
         } catch (reason) {
           const error = TorporError.from(reason);
           const { outgoing } = c.env;
-          logger.warn({ route: c.get('route'), err: error }, 'An answer broke off half-way');
+          if (!c.req.raw.signal.aborted) {
+            logger.warn({ route: c.get('route'), err: error }, 'An answer broke off half-way');
+          }
           if (outgoing === undefined) controller.error(error);
           else outgoing.destroy();
         }

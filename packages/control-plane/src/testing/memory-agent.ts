@@ -80,6 +80,8 @@ export class MemoryAgent implements AsyncDisposable {
   /** Makes the next create fail. */
   createError: TorporError | undefined;
   destroyError: TorporError | undefined;
+  /** Writes of files whose content did not come to its end. */
+  failedWrites = 0;
   /** Breaks off every read of a file after its first chunk. */
   readError: TorporError | undefined;
   /** While set, every call fails with it. */
@@ -420,6 +422,9 @@ export class MemoryAgent implements AsyncDisposable {
               file = await open(this.#path(content.value.sandboxId, content.value.path), 'w');
             } else if (content.case === 'chunk') await file?.write(content.value);
           }
+        } catch (error) {
+          this.failedWrites++;
+          throw error;
         } finally {
           await file?.close();
         }

@@ -69,8 +69,8 @@ export function addFileRoutes(api: Api, files: GuestFiles, logger: Logger): void
       responses: WRITTEN,
     },
     async (c, { query }) => {
-      const body = c.req.raw.body ?? new Blob([]).stream();
-      await files.write(c.get('principal'), id(c), query, bodyChunks(body), c.req.raw.signal);
+      const { raw } = c.req;
+      await files.write(c.get('principal'), id(c), query, bodyChunks(raw), raw.signal);
       return c.body(null, 204);
     },
   );
