@@ -1,6 +1,11 @@
-import { findQemu, QemuDriver, type VmmDriver } from '@torpor/vmm';
+import { ensureUffdShim, findQemu, QemuDriver, type VmmDriver } from '@torpor/vmm';
 
 /** Pure emulation, which every machine has. */
 export default async function createQemuDriver(): Promise<VmmDriver> {
-  return new QemuDriver({ qemu: await findQemu(), accelerator: 'tcg' });
+  const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
+  return new QemuDriver({
+    qemu: await findQemu(),
+    accelerator: 'tcg',
+    uffdShimPath: await ensureUffdShim(cacheDir),
+  });
 }

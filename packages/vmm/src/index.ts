@@ -15,3 +15,4 @@ export { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
 export { killLeftovers } from './qemu/leftovers.ts';
 export { QemuDriver, type QemuDriverOptions } from './qemu/qemu-driver.ts';
+export { ensureUffdShim } from './qemu/uffd-shim.ts';

@@ -32,6 +32,8 @@ export interface SpawnOptions {
   readonly outputFd?: number;
   /** A file that is opened to be read and written, and inherited as descriptor `fd`. */
   readonly inherited?: { readonly path: string; readonly fd: number };
+  /** Variables beyond PATH and LANG. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 const POLL_MS = 400;
@@ -100,7 +102,7 @@ export class VmmProcess {
     const child = spawn(command.program, command.args, {
       detached: true,
       cwd: options.workingDirectory ?? '/',
-      env: { PATH: process.env.PATH, LANG: 'C.UTF-8' },
+      env: { PATH: process.env.PATH, LANG: 'C.UTF-8', ...options.environment },
       stdio,
     });
     await new Promise<void>((resolve, reject) => {

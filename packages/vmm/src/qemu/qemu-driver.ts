@@ -19,12 +19,21 @@ import { checkVersion, loadDeviceState } from './migration.ts';
 import { QemuMachine, removeRunFiles } from './qemu-machine.ts';
 import { QmpClient } from './qmp-client.ts';
 import { runFiles, STATE_FD } from './run-files.ts';
+import { shimEnvironment } from './uffd-shim.ts';
 
 export interface QemuDriverOptions {
   readonly qemu: QemuInstallation;
   readonly accelerator: Accelerator;
+  /** See `ensureUffdShim`; without it no page server can serve a machine's memory. */
+  readonly uffdShimPath?: string;
   /** How long QEMU may take from its start to answering on its control socket. */
   readonly startTimeoutMs?: number;
+}
+
+/** Guest RAM, and what QEMU's environment must say of it. */
+interface LaunchMemory {
+  readonly backing: MemoryBacking;
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 const DEFAULT_START_TIMEOUT_MS = 30_000;
@@ -34,11 +43,13 @@ export class QemuDriver implements VmmDriver {
   readonly kind = 'qemu';
   readonly #qemu: QemuInstallation;
   readonly #accelerator: Accelerator;
+  readonly #uffdShimPath: string | undefined;
   readonly #startTimeoutMs: number;
 
   constructor(options: QemuDriverOptions) {
     this.#qemu = options.qemu;
     this.#accelerator = options.accelerator;
+    this.#uffdShimPath = options.uffdShimPath;
     this.#startTimeoutMs = options.startTimeoutMs ?? DEFAULT_START_TIMEOUT_MS;
   }
 
@@ -46,7 +57,7 @@ export class QemuDriver implements VmmDriver {
   async start(spec: MachineSpec): Promise<MicroVm> {
     checkMachineSpec(spec);
     await using undo = new AsyncDisposableStack();
-    const memory = await createMemory(spec, undo);
+    const memory = { backing: await createMemory(spec, undo) };
     const machine = await this.#launch(spec, memory, undefined, undo);
     await machine.resume();
     undo.move();
@@ -54,14 +65,17 @@ export class QemuDriver implements VmmDriver {
   }
 
   /**
-   * Throws as {@link start} does, and `not_implemented` for memory that a page
-   * server serves and for a QEMU that is too old.
+   * Throws as {@link start} does, `not_implemented` for a QEMU that is too old, and
+   * `host_setup` for memory that a page server serves where the shim is missing.
    */
   async restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm> {
     checkMachineSpec(spec);
     checkVersion(this.#qemu.version);
     await using undo = new AsyncDisposableStack();
-    const memory = restoredMemory(source);
+    const memory =
+      source.memory.kind === 'file'
+        ? { backing: { kind: 'private', path: source.memory.path } as const }
+        : await this.#servedMemory(spec, source.memory.socketPath, undo);
     const machine = await this.#launch(spec, memory, source.statePath, undo);
     undo.move();
     return machine;
@@ -89,7 +103,7 @@ export class QemuDriver implements VmmDriver {
   /** Starts QEMU up to the point where its vCPUs could run. */
   async #launch(
     spec: MachineSpec,
-    memory: MemoryBacking,
+    memory: LaunchMemory,
     statePath: string | undefined,
     undo: AsyncDisposableStack,
   ): Promise<QemuMachine> {
@@ -103,13 +117,14 @@ export class QemuDriver implements VmmDriver {
         spec,
         qemu: this.#qemu,
         accelerator: this.#accelerator,
-        memory,
+        memory: memory.backing,
         incoming: statePath !== undefined,
         tscKhz: await tscKhz(),
       }),
       ...(spec.network === undefined ? {} : { namespace: spec.network.namespace }),
       outputPath: files.output,
       inherited: { path: files.state, fd: STATE_FD },
+      ...(memory.environment === undefined ? {} : { environment: memory.environment }),
     });
     undo.defer(() => process.kill());
     const description: MachineDescription = {
@@ -126,6 +141,24 @@ export class QemuDriver implements VmmDriver {
     } catch (error) {
       throw await explained(error, process, files.output);
     }
+  }
+
+  /**
+   * A page server needs RAM that is shared, in a fresh file of the machine's own,
+   * and registered with userfaultfd before QEMU touches it.
+   */
+  async #servedMemory(
+    spec: MachineSpec,
+    socketPath: string,
+    undo: AsyncDisposableStack,
+  ): Promise<LaunchMemory> {
+    if (this.#uffdShimPath === undefined) {
+      throw new TorporError('host_setup', 'QEMU cannot use a page server without uffd-shim.');
+    }
+    return {
+      backing: await createMemory(spec, undo),
+      environment: shimEnvironment(this.#uffdShimPath, spec.memoryFile, socketPath),
+    };
   }
 
   async #attach(
@@ -159,15 +192,6 @@ async function createMemory(spec: MachineSpec, undo: AsyncDisposableStack): Prom
     await file.close();
   }
   return { kind: 'shared', path: spec.memoryFile };
-}
-
-/**
- * A page server needs RAM that is shared, in a fresh file of the machine's own,
- * and registered with userfaultfd before QEMU touches it.
- */
-function restoredMemory({ memory }: RestoreSource): MemoryBacking {
-  if (memory.kind === 'file') return { kind: 'private', path: memory.path };
-  throw new TorporError('not_implemented', 'QEMU cannot restore from a page server yet.');
 }
 
 /** Makes the file of the device state, for QEMU's user: empty, or with the state to be restored. */

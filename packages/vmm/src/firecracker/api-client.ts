@@ -1,0 +1,172 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import { Client } from 'undici';
+import { z } from 'zod';
+import type { ApiRequest } from './api-types.ts';
+
+/** What Firecracker said when it refused a call; the cause of the error that the caller gets. */
+export class FirecrackerFault extends Error {
+  override readonly name = 'FirecrackerFault';
+}
+
+export interface ApiConnectOptions {
+  /** From the first attempt to the first answer. */
+  readonly timeoutMs: number;
+  /** Asked between attempts: the reason why no Firecracker will ever answer, if there is one. */
+  readonly givenUp?: () => Error | undefined;
+}
+
+/** What `GET /` answers. */
+export type InstanceState = 'Not started' | 'Running' | 'Paused';
+
+const CONNECT_RETRY_MS = 5;
+const DEFAULT_CALL_TIMEOUT_MS = 30_000;
+/** Firecracker's longest answers here are a few hundred bytes. */
+const MAX_ANSWER_BYTES = 256 * 1024;
+const MAX_FAULT_LENGTH = 1000;
+/** Snapshots take as long as their RAM is large; the end of the process ends the call. */
+const UNLIMITED_PATHS: readonly string[] = ['/snapshot/create', '/snapshot/load'];
+
+const versionSchema = z.looseObject({ firecracker_version: z.string().max(100) });
+const instanceSchema = z.looseObject({ state: z.enum(['Not started', 'Running', 'Paused']) });
+const faultSchema = z.looseObject({ fault_message: z.string() });
+
+/**
+ * A client of Firecracker's API: HTTP/1.1 over a Unix socket. Firecracker handles
+ * one call at a time, and so the client sends one at a time, in the order in which
+ * they were asked for; a call's time limit counts from when it is its turn.
+ */
+export class FirecrackerClient {
+  /** As `GET /version` tells it, e.g. `1.16.1`. */
+  readonly version: string;
+  readonly #client: Client;
+  #last: Promise<unknown> = Promise.resolve();
+
+  private constructor(client: Client, version: string) {
+    this.#client = client;
+    this.version = version;
+  }
+
+  /**
+   * Waits for Firecracker to answer on its socket. Throws `vmm_failed` when the
+   * time is over, or what `givenUp` returns.
+   */
+  static async connect(socketPath: string, options: ApiConnectOptions): Promise<FirecrackerClient> {
+    const deadline = performance.now() + options.timeoutMs;
+    const client = new Client('http://localhost', {
+      socketPath,
+      pipelining: 1,
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      maxResponseSize: MAX_ANSWER_BYTES,
+    });
+    for (;;) {
+      const left = Math.max(1, deadline - performance.now());
+      try {
+        const answer = await call(client, 'GET', '/version', undefined, left);
+        return new FirecrackerClient(client, parse(versionSchema, answer).firecracker_version);
+      } catch (error) {
+        const reason = options.givenUp?.() ?? (isNotListening(error) ? undefined : error);
+        if (reason === undefined && performance.now() < deadline) {
+          await sleep(CONNECT_RETRY_MS);
+          continue;
+        }
+        await client.destroy();
+        throw reason ?? error;
+      }
+    }
+  }
+
+  /** Throws `vmm_failed`: with Firecracker's own words if it refuses, or if it does not answer. */
+  async send(request: ApiRequest): Promise<void> {
+    const { method, path, body } = request;
+    const timeoutMs = UNLIMITED_PATHS.includes(path) ? undefined : DEFAULT_CALL_TIMEOUT_MS;
+    await this.#inTurn(() => call(this.#client, method, path, body, timeoutMs));
+  }
+
+  /** Throws `vmm_failed`. */
+  async state(): Promise<InstanceState> {
+    const answer = await this.#inTurn(() =>
+      call(this.#client, 'GET', '/', undefined, DEFAULT_CALL_TIMEOUT_MS),
+    );
+    return parse(instanceSchema, answer).state;
+  }
+
+  /** Ends the connection; calls under way are rejected. */
+  async close(): Promise<void> {
+    await this.#client.destroy();
+  }
+
+  #inTurn<T>(run: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(run);
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+}
+
+/** One call; its answer's JSON, or undefined for 204. */
+async function call(
+  client: Client,
+  method: 'GET' | 'PUT' | 'PATCH',
+  path: string,
+  body: object | undefined,
+  timeoutMs: number | undefined,
+): Promise<unknown> {
+  let status: number;
+  let text: string;
+  try {
+    const answer = await client.request({
+      method,
+      path,
+      headers: { accept: 'application/json', 'content-type': 'application/json' },
+      body: body === undefined ? null : JSON.stringify(body),
+      ...(timeoutMs === undefined ? {} : { signal: AbortSignal.timeout(timeoutMs) }),
+    });
+    status = answer.statusCode;
+    text = await answer.body.text();
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    const what = `Firecracker did not answer ${method} ${path}: ${why}`;
+    throw new TorporError('vmm_failed', sentence(what), { cause: error });
+  }
+  const json = parseJson(text);
+  if (status === 200) return json;
+  if (status === 204) return undefined;
+  const fault = faultSchema.safeParse(json);
+  const words = fault.success ? fault.data.fault_message : `status ${status}`;
+  const cause = new FirecrackerFault(plainText(words));
+  const what = `Firecracker refused ${method} ${path}: ${cause.message}`;
+  throw new TorporError('vmm_failed', sentence(what), { cause });
+}
+
+/** Whether nothing listens on the socket, or it does not exist, yet. */
+function isNotListening(error: unknown): boolean {
+  const cause = error instanceof Error ? error.cause : undefined;
+  if (!(cause instanceof Error) || !('code' in cause)) return false;
+  return cause.code === 'ENOENT' || cause.code === 'ECONNREFUSED';
+}
+
+function parse<T>(schema: z.ZodType<T>, answer: unknown): T {
+  const result = schema.safeParse(answer);
+  if (result.success) return result.data;
+  throw new TorporError('vmm_failed', 'Firecracker answered something that cannot be understood.');
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function plainText(words: string): string {
+  return words
+    .replace(/\p{Cc}+/gu, ' ')
+    .trim()
+    .slice(0, MAX_FAULT_LENGTH);
+}
+
+function sentence(words: string): string {
+  return /[.!?]$/.test(words) ? words : `${words}.`;
+}

@@ -1,0 +1,95 @@
+import { constants } from 'node:fs';
+import { access, realpath } from 'node:fs/promises';
+import { delimiter, dirname, join } from 'node:path';
+import { CommandError, runCommand } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import { isVersionAtLeast } from './version.ts';
+
+/** A Firecracker that can run here, with the jailer of the same version where there is one. */
+export interface FirecrackerInstallation {
+  /** Without symbolic links: the jailer names its directories after the file. */
+  readonly path: string;
+  /** As Firecracker prints it, e.g. `1.16.1`. */
+  readonly version: string;
+  readonly jailerPath?: string;
+}
+
+export interface FirecrackerLocations {
+  readonly firecracker?: string | undefined;
+  readonly jailer?: string | undefined;
+}
+
+/** Before it, Firecracker had no ACPI, without which our guest kernel finds no device. */
+const OLDEST = { major: 1, minor: 8 };
+const REMEDY =
+  'Put a release of Firecracker 1.8 or newer, and its jailer, on the PATH, or set TORPOR_FIRECRACKER and TORPOR_JAILER to their paths.';
+
+/**
+ * Finds Firecracker: at the given path, else where TORPOR_FIRECRACKER says, else
+ * on the PATH. Its jailer: likewise with TORPOR_JAILER, else in the directory of
+ * Firecracker, else on the PATH, else none. Throws `host_setup` if there is no
+ * Firecracker, one that is too old, or a jailer of another version.
+ */
+export async function findFirecracker(
+  locations: FirecrackerLocations = {},
+): Promise<FirecrackerInstallation> {
+  const { firecracker = process.env.TORPOR_FIRECRACKER, jailer = process.env.TORPOR_JAILER } =
+    locations;
+  const found = firecracker ?? (await firstExecutable('firecracker', pathDirectories()));
+  if (found === undefined) throw setupError('Firecracker is not installed.');
+  const path = await realpath(found).catch((error: Error) => {
+    throw setupError(`Firecracker does not run: ${error.message}.`);
+  });
+  const version = await readVersion(path, 'Firecracker');
+  if (!isVersionAtLeast(version, OLDEST.major, OLDEST.minor)) {
+    throw setupError(`${path} is Firecracker ${version}, which is too old.`);
+  }
+  const places = [dirname(path), ...pathDirectories()];
+  const jailerPath = jailer ?? (await firstExecutable('jailer', places));
+  if (jailerPath === undefined) return { path, version };
+  const jailerVersion = await readVersion(jailerPath, 'Jailer');
+  if (jailerVersion !== version) {
+    throw setupError(`${jailerPath} is of version ${jailerVersion}, Firecracker of ${version}.`);
+  }
+  return { path, version, jailerPath };
+}
+
+function pathDirectories(): string[] {
+  return (process.env.PATH ?? '').split(delimiter).filter((directory) => directory !== '');
+}
+
+async function firstExecutable(
+  name: string,
+  directories: readonly string[],
+): Promise<string | undefined> {
+  for (const directory of directories) {
+    const candidate = join(directory, name);
+    try {
+      await access(candidate, constants.X_OK);
+      return candidate;
+    } catch {
+      // Not in this directory.
+    }
+  }
+  return undefined;
+}
+
+/** The first line of `--version` is `Firecracker v1.16.1` or `Jailer v1.16.1`. */
+async function readVersion(program: string, name: 'Firecracker' | 'Jailer'): Promise<string> {
+  let output: string;
+  try {
+    output = await runCommand(program, ['--version'], { timeoutMs: 20_000 });
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    throw setupError(`${name} does not run: ${error.message}.`, error);
+  }
+  const version = new RegExp(`^${name} v?(\\d+\\.\\d+\\.\\d+\\S*)`, 'i').exec(output)?.[1];
+  if (version === undefined) {
+    throw setupError(`${program} is not ${name}: it does not tell its version.`);
+  }
+  return version;
+}
+
+function setupError(what: string, cause?: unknown): TorporError {
+  return new TorporError('host_setup', what, { remedy: REMEDY, cause });
+}

@@ -1,0 +1,190 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import { readTail } from '../console-log.ts';
+import type {
+  ExitReport,
+  MachineDescription,
+  MicroVm,
+  SnapshotRequest,
+  SnapshotResult,
+} from '../driver.ts';
+import { reportExit } from '../exit-report.ts';
+import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
+import type { FirecrackerClient } from './api-client.ts';
+import type { ConsolePipe } from './console-pipe.ts';
+import { keepLog } from './last-words.ts';
+import { INSIDE, type MachineLayout } from './machine-layout.ts';
+import { removeRoot } from './machine-root.ts';
+import {
+  attemptedSnapshots,
+  checkFree,
+  countSnapshot,
+  dropSnapshot,
+  takeSnapshot,
+} from './snapshot-files.ts';
+
+export interface FirecrackerMachineParts {
+  readonly description: MachineDescription;
+  readonly layout: MachineLayout;
+  readonly process: VmmProcess;
+  readonly control: FirecrackerClient;
+  readonly console: ConsolePipe;
+  /** Settles when the guest's kernel says that it has stopped for good. */
+  readonly halted: Promise<void>;
+  /** Removes what of the machine lies outside its run directory. */
+  readonly release: () => Promise<void>;
+}
+
+/** How long the console's last bytes may take to reach the log after Firecracker has ended. */
+const CONSOLE_DRAIN_MS = 500;
+
+/** A running Firecracker. Survives {@link detach}; see `MicroVm` for what each method promises. */
+export class FirecrackerMachine implements MicroVm {
+  readonly description: MachineDescription;
+  readonly exited: Promise<ExitReport>;
+  readonly #layout: MachineLayout;
+  readonly #process: VmmProcess;
+  readonly #control: FirecrackerClient;
+  readonly #console: ConsolePipe;
+  readonly #releaseOutside: () => Promise<void>;
+  #intendedEnd: string | undefined;
+  #hasHalted = false;
+
+  constructor(parts: FirecrackerMachineParts) {
+    this.description = parts.description;
+    this.#layout = parts.layout;
+    this.#process = parts.process;
+    this.#control = parts.control;
+    this.#console = parts.console;
+    this.#releaseOutside = parts.release;
+    // Firecracker's end closes the pipe first; looking then is quicker than the next poll.
+    void parts.console.finished.then(() => parts.process.check());
+    void parts.halted.then(() => this.#endHalted());
+    this.exited = parts.process.ended.then((end) => this.#report(end));
+  }
+
+  async pause(): Promise<void> {
+    await this.#control.send({ method: 'PATCH', path: '/vm', body: { state: 'Paused' } });
+  }
+
+  async resume(): Promise<void> {
+    await this.#control.send({ method: 'PATCH', path: '/vm', body: { state: 'Resumed' } });
+  }
+
+  /** Always throws `not_implemented`: Firecracker writes its state together with RAM only. */
+  async saveState(): Promise<void> {
+    throw new TorporError(
+      'not_implemented',
+      'Firecracker cannot save the state of a machine without its memory: take a snapshot.',
+    );
+  }
+
+  async snapshot(request: SnapshotRequest): Promise<SnapshotResult> {
+    const { id } = this.description.spec;
+    if ((await this.#control.state()) !== 'Paused') {
+      const what = `Machine ${id} must be paused before a snapshot is taken.`;
+      throw new TorporError('invalid_state', what);
+    }
+    const attempted = await attemptedSnapshots(this.#layout);
+    if (request.kind === 'diff' && request.since !== attempted) {
+      const what = `Not all that machine ${id} has written since snapshot ${request.since} is known: take a full snapshot.`;
+      throw new TorporError('invalid_state', what);
+    }
+    await checkFree(request.statePath);
+    await checkFree(request.memoryPath);
+    const number = attempted + 1;
+    await countSnapshot(this.#layout, number);
+    try {
+      await this.#control.send({
+        method: 'PUT',
+        path: '/snapshot/create',
+        body: {
+          snapshot_type: request.kind === 'full' ? 'Full' : 'Diff',
+          snapshot_path: INSIDE.snapshotState,
+          mem_file_path: INSIDE.snapshotMemory,
+        },
+      });
+      await takeSnapshot(this.#layout, request);
+    } catch (error) {
+      await dropSnapshot(this.#layout);
+      throw error;
+    }
+    return { number };
+  }
+
+  async stop(graceMs: number): Promise<void> {
+    this.#intendedEnd ??= 'The machine was stopped.';
+    try {
+      if (graceMs > 0) {
+        await this.resume();
+        const body = { action_type: 'SendCtrlAltDel' } as const;
+        await this.#control.send({ method: 'PUT', path: '/actions', body });
+        await this.#process.endsWithin(graceMs);
+      }
+    } catch {
+      // A Firecracker that does not answer is ended by force, like one that does not end.
+    } finally {
+      await this.#process.kill();
+      await this.exited;
+    }
+  }
+
+  async kill(): Promise<void> {
+    this.#intendedEnd ??= 'The machine was killed.';
+    await this.#process.kill();
+    await this.exited;
+  }
+
+  readConsole(maxBytes: number): Promise<Buffer> {
+    return readTail(this.description.spec.console.path, maxBytes);
+  }
+
+  async detach(): Promise<void> {
+    this.#process.unwatch();
+    await this.#control.close();
+    await this.#console.close();
+  }
+
+  /** Firecracker emulates no power switch: a guest that is off would stay for ever. */
+  async #endHalted(): Promise<void> {
+    this.#hasHalted = true;
+    await this.#process.kill().catch(() => undefined);
+  }
+
+  /** Never rejects: a report without a console's tail is better than none. */
+  async #report(end: ProcessEnd): Promise<ExitReport> {
+    const { spec } = this.description;
+    try {
+      await this.#release();
+      return await reportExit({
+        vmm: 'Firecracker',
+        // The signal with which we end a VMM whose guest has halted says nothing about the guest.
+        end: this.#hasHalted ? {} : end,
+        intended: this.#intendedEnd,
+        shutdownReason: this.#shutdownReason(end),
+        consolePath: spec.console.path,
+        outputPath: this.#layout.output,
+      });
+    } catch (error) {
+      const reason = `Firecracker ended; how is not known: ${TorporError.from(error).message}`;
+      return { reason: this.#intendedEnd ?? reason, ...end, consoleTail: [] };
+    }
+  }
+
+  #shutdownReason({ exitCode }: ProcessEnd): string | undefined {
+    if (this.#hasHalted) return 'guest-shutdown';
+    return exitCode === 0 ? 'guest-reset' : undefined;
+  }
+
+  async #release(): Promise<void> {
+    const cancel = new AbortController();
+    const drained = sleep(CONSOLE_DRAIN_MS, undefined, { signal: cancel.signal });
+    await Promise.race([this.#console.finished, drained.catch(() => undefined)]);
+    cancel.abort();
+    await this.#control.close();
+    await this.#console.close();
+    await keepLog(this.#layout);
+    await removeRoot(this.#layout);
+    await this.#releaseOutside();
+  }
+}
