@@ -86,6 +86,8 @@ function read(guest: GuestUnderTest, path: string): Promise<string> {
   return guest.curl([
     '-f',
     '--ignore-content-length',
+    '-H',
+    'connection: close',
     guest.url(`/files?path=${encodeURIComponent(path)}&username=root`),
   ]);
 }

@@ -1,0 +1,97 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Image, ImageStore } from '@torpor/images';
+import { runCommand } from '@torpor/linux';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+/* What is in the image `base`, seen from a chroot into it. */
+
+/** A build from an empty cache takes minutes on a slow machine. */
+const BUILD_TIMEOUT_MS = 15 * 60_000;
+
+let directory: string;
+let root: string;
+let image: Image;
+
+beforeAll(async () => {
+  const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
+  image = await new ImageStore({ cacheDir }).build('base');
+  directory = await mkdtemp(join(tmpdir(), 'base-image-'));
+  root = join(directory, 'root');
+  await mkdir(root);
+  // An overlay, so that the programs may write although the image may not change.
+  for (const name of ['image', 'layers']) await mkdir(join(directory, name));
+  await runCommand('mount', ['-o', 'loop,ro', image.path, join(directory, 'image')]);
+  await runCommand('mount', ['-t', 'tmpfs', 'tmpfs', join(directory, 'layers')]);
+  for (const name of ['upper', 'work']) await mkdir(join(directory, 'layers', name));
+  const layers = `lowerdir=${directory}/image,upperdir=${directory}/layers/upper,workdir=${directory}/layers/work`;
+  await runCommand('mount', ['-t', 'overlay', '-o', layers, 'overlay', root]);
+  // Made before dpkg wrote to the image's own /dev: programs need the real thing.
+  await runCommand('mount', ['--bind', '/dev/null', join(root, 'dev/null')]);
+}, BUILD_TIMEOUT_MS);
+
+afterAll(async () => {
+  if (directory === undefined) return;
+  for (const name of ['root/dev/null', 'root', 'layers', 'image']) {
+    await runCommand('umount', [join(directory, name)]).catch(() => undefined);
+  }
+  await rm(directory, { recursive: true });
+});
+
+/** Runs a program of the image as the user that sandboxes have. */
+function asUser(...command: string[]): Promise<string> {
+  const environment = ['HOME=/home/user', 'PATH=/usr/local/bin:/usr/bin:/bin', 'LANG=C.UTF-8'];
+  return runCommand('chroot', [
+    ...['--userspec=user:user', root, 'env', '-i', '-C', '/home/user', ...environment],
+    ...command,
+  ]);
+}
+
+test.each([
+  [['bash', '-c', 'echo $BASH_VERSION'], /^5\./],
+  [['python3', '-c', 'print(6 * 7)'], /^42$/m],
+  [['node', '-p', 'process.version'], /^v\d+\./],
+  [['npm', '--version'], /^\d+\./],
+  [['git', '--version'], /^git version/],
+  [['curl', '--version'], /https/],
+  [['watch', '--version'], /procps/],
+  [['ip', '-V'], /iproute2/],
+  [['tput', '-T', 'xterm-256color', 'colors'], /^256$/m],
+  [['locale', '-a'], /C\.utf8/],
+  [['id'], /^uid=1000\(user\)/],
+])('%j runs as user', async (command, output) => {
+  expect(await asUser(...command)).toMatch(output);
+});
+
+test('git can serve a repository', async () => {
+  const commands = await runCommand('chroot', [root, 'git', '--exec-path']);
+  expect(await readdir(join(root, commands.trim()))).toContain('git-daemon');
+});
+
+test('the user becomes root without a password', async () => {
+  expect(await asUser('sudo', '-n', 'id', '-u')).toBe('0\n');
+});
+
+test('it has no identity and no caches of its own, and knows its own name', async () => {
+  expect(await readFile(join(root, 'etc/machine-id'), 'utf8')).toBe('');
+  expect(await readFile(join(root, 'etc/resolv.conf'), 'utf8')).toBe('');
+  expect(await readFile(join(root, 'etc/hosts'), 'utf8')).toContain('127.0.0.1\tlocalhost sandbox');
+  expect(await readdir(join(root, 'var/lib/apt/lists'))).toEqual([]);
+  expect(await readdir(join(root, 'var/cache/apt'))).toEqual([]);
+});
+
+test('it is whole, and smaller than 600 MB', async () => {
+  await runCommand('e2fsck', ['-f', '-n', image.path]);
+  expect((await stat(image.path)).blocks * 512).toBeLessThan(600e6);
+});
+
+test('a second build returns what there is', async () => {
+  const messages: string[] = [];
+  const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
+  const again = await new ImageStore({ cacheDir }).build('base', {
+    onProgress: ({ message }) => messages.push(message),
+  });
+  expect(again).toEqual(image);
+  expect(messages).toEqual([]);
+});
