@@ -48,6 +48,8 @@ export class Services {
         registerFilesystem(router, this.#context);
       },
       readMaxBytes: MAX_MESSAGE_BYTES,
+      // The client is on the same machine: compressing would only cost time.
+      compressMinBytes: Number.MAX_SAFE_INTEGER,
       fallback: (_request, response) => sendError(response as ServerResponse, 404, 'not found'),
     }) as RequestHandler;
   }

@@ -142,8 +142,10 @@ function killAtDeadline(process: GuestProcess, call: HandlerContext): void {
   const timeoutMs = call.timeoutMs();
   if (timeoutMs === undefined) return;
   const skewMs = Math.min(MAX_DEADLINE_SKEW_MS, timeoutMs / 4);
+  // Not by the time of day, which /init changes when the guest is restored.
+  const deadlineMs = performance.now() + timeoutMs;
   call.signal.addEventListener('abort', () => {
-    if ((call.timeoutMs() ?? 0) <= skewMs) process.signal('SIGKILL');
+    if (deadlineMs - performance.now() <= skewMs) process.signal('SIGKILL');
   });
 }
 
