@@ -29,6 +29,13 @@ const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
   'host-error': 'QEMU ended because of an error on the host.',
 };
 
+/** What each of these means for a VMM, as far as can be told. */
+const SIGNAL_HINTS: Readonly<Record<string, string>> = {
+  SIGKILL: ', sent by hand or by the kernel for want of memory',
+  SIGBUS: ': the file system that holds its memory is probably full',
+  SIGSYS: ': it made a system call that its filter forbids',
+};
+
 /** One sentence on why the VMM ended, from all that is known, and the guest's last words. */
 export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
   const lines = (await readLastLines(evidence.consolePath, SEARCHED_LINES)).map(plainText);
@@ -44,7 +51,9 @@ function reasonOf(
 ): string {
   if (intended !== undefined) return intended;
   const words = lastWords === undefined ? '' : ` Its last words: ${lastWords}`;
-  if (end.signal !== undefined) return `${vmm} was ended by ${end.signal}.${words}`;
+  if (end.signal !== undefined) {
+    return `${vmm} was ended by ${end.signal}${SIGNAL_HINTS[end.signal] ?? ''}.${words}`;
+  }
   if (end.exitCode !== undefined && end.exitCode !== 0) {
     return `${vmm} ended with status ${end.exitCode}.${words}`;
   }
