@@ -26,21 +26,24 @@ export interface Content extends AsyncDisposable {
  * errors (`ENOSPC`, …).
  */
 export async function receive(body: AsyncIterable<Buffer>, directory: string): Promise<Content> {
-  const head: Buffer[] = [];
+  let pending: Buffer[] = [];
+  let pendingBytes = 0;
   let size = 0;
   let file: FileHandle | undefined;
+  const flush = async (): Promise<void> => {
+    file ??= await openNameless(directory);
+    await file.appendFile(Buffer.concat(pending));
+    pending = [];
+    pendingBytes = 0;
+  };
   try {
     for await (const chunk of body) {
+      pending.push(chunk);
+      pendingBytes += chunk.length;
       size += chunk.length;
-      if (file !== undefined) {
-        await file.appendFile(chunk);
-        continue;
-      }
-      head.push(chunk);
-      if (size <= IN_MEMORY_BYTES) continue;
-      file = await openNameless(directory);
-      for (const kept of head.splice(0)) await file.appendFile(kept);
+      if (pendingBytes > IN_MEMORY_BYTES) await flush();
     }
+    if (file !== undefined) await flush();
   } catch (error) {
     await file?.close();
     throw error;
@@ -49,7 +52,7 @@ export async function receive(body: AsyncIterable<Buffer>, directory: string): P
   return {
     size,
     file: spooled,
-    chunks: () => (spooled === undefined ? head : readAll(spooled)),
+    chunks: () => (spooled === undefined ? pending : readAll(spooled)),
     [Symbol.asyncDispose]: async () => spooled?.close(),
   };
 }
