@@ -8,6 +8,7 @@ export interface OutputStream extends Writable {
 
 export interface InputStream extends Readable {
   readonly isTTY?: boolean;
+  readonly fd?: number;
   setRawMode?(raw: boolean): unknown;
 }
 

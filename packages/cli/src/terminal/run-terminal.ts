@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
@@ -83,6 +84,11 @@ function makeRaw(io: Io): () => void {
   const restore = () => void io.stdin.setRawMode?.(false);
   process.once('exit', restore);
   io.stdin.setRawMode(true);
+  // Node's raw mode goes on turning line feeds into new lines, which the terminal in the
+  // sandbox has done already; full-screen programs count on a plain line feed.
+  if (io.stdin.fd !== undefined) {
+    spawnSync('stty', ['-opost'], { stdio: [io.stdin.fd, 'ignore', 'ignore'] });
+  }
   return () => {
     restore();
     process.off('exit', restore);
