@@ -1,5 +1,6 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isProcessAlive } from '@torpor/linux';
 import {
   findQemu,
   killLeftovers,
@@ -95,6 +96,17 @@ test('a VMM whose driver died before it told anybody is found by its run directo
   expect(await killLeftovers(spec.runDirectory)).toEqual([{ pid, startTimeTicks }]);
   await vm.exited;
   expect(await killLeftovers(spec.runDirectory)).toEqual([]);
+});
+
+test('a machine that was taken over and let go can still be killed', async () => {
+  const driver = new QemuDriver({ qemu: options.qemu, accelerator: 'tcg' });
+  const vm = bench.track(await driver.start(await bench.spec(guest, 'guest=count')));
+  await vm.detach();
+  const adopted = await driver.adopt(vm.description);
+  await adopted?.detach();
+  await adopted?.kill();
+  expect((await adopted?.exited)?.reason).toBe('The machine was killed.');
+  expect(isProcessAlive(vm.description)).toBe(false);
 });
 
 /** Command lines of the probe's machines. */

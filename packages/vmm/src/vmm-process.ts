@@ -41,6 +41,7 @@ const POLL_MS = 400;
 const MAX_OUTPUT_BYTES = 256 * 1024;
 /** SIGKILL takes effect when the last thread leaves the kernel, which for KVM can take a moment. */
 const KILL_TIMEOUT_MS = 10_000;
+const KILL_POLL_MS = 20;
 
 /**
  * A detached VMM process: one that this process started, or one that an earlier
@@ -142,7 +143,12 @@ export class VmmProcess {
   async kill(): Promise<void> {
     if (this.#status !== undefined) return;
     signalProcess(this.identity, 'SIGKILL');
-    if (await this.endsWithin(KILL_TIMEOUT_MS)) return;
+    const deadline = performance.now() + KILL_TIMEOUT_MS;
+    while (performance.now() < deadline) {
+      // Looked for here too, because nothing else does after unwatch().
+      this.check();
+      if (await this.endsWithin(KILL_POLL_MS)) return;
+    }
     throw new TorporError(
       'vmm_failed',
       `${this.#name} (pid ${this.identity.pid}) does not end when killed.`,
