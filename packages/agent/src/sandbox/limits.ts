@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, statfs } from 'node:fs/promises';
 import { isId, TorporError } from '@torpor/protocol';
 import type { SandboxSpec } from './record.ts';
 
@@ -70,15 +70,26 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
 
 /**
  * Throws `no_hosts_available` if the host has less free memory than a new guest may
- * come to use: memory that is promised twice ends in the kernel killing VMMs.
+ * come to use, or less room on the tmpfs that holds it: memory that is promised twice
+ * ends in the kernel killing VMMs.
  */
-export async function requireFreeMemory(memoryMiB: number): Promise<void> {
+export async function requireFreeMemory(memoryMiB: number, memoryRoot: string): Promise<void> {
   const available = await availableMemoryMiB();
-  if (available === undefined || available >= memoryMiB) return;
-  throw new TorporError(
-    'no_hosts_available',
-    `The sandbox asks for ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
-  );
+  if (available !== undefined && available < memoryMiB) {
+    throw new TorporError(
+      'no_hosts_available',
+      `The sandbox asks for ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
+    );
+  }
+  const { bavail, bsize } = await statfs(memoryRoot);
+  const room = Math.floor((bavail * bsize) / (1024 * 1024));
+  if (room < memoryMiB) {
+    throw new TorporError(
+      'no_hosts_available',
+      `The sandbox asks for ${memoryMiB} MiB of memory; the file system of ${memoryRoot} has ${room} MiB left.`,
+      { remedy: 'Destroy or pause sandboxes that are not needed, or make the tmpfs larger.' },
+    );
+  }
 }
 
 /** MemAvailable of proc_meminfo(5); undefined where the kernel does not tell. */

@@ -145,6 +145,24 @@ describe('creating and destroying', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
+  test('one that cannot be undone either is kept as an error until it can', async () => {
+    host.guests.initStatus = 500;
+    host.slots.beforeRelease = failing;
+    const manager = new SandboxManager(host.parts(), []);
+    const create = request();
+    await expect(manager.create(create)).rejects.toMatchObject({
+      message: expect.stringMatching(/500/),
+    });
+    expect(manager.get(create.id)).toMatchObject({
+      state: 'error',
+      reason: expect.stringMatching(/500.*could not be taken down/s),
+    });
+    expect(host.driver.living()).toEqual([]);
+    host.slots.forgetLeases();
+    await manager.destroy(create.id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
   test('an unknown image is refused', async () => {
     const manager = new SandboxManager(host.parts(), []);
     const create = request({ templateId: 'nope' });
@@ -292,7 +310,10 @@ test('an agent that stops lets go of its machines, and does nothing more', async
   await manager.close();
   expect(vms.map((vm) => vm.detached)).toEqual([true]);
   expect(host.driver.living()).toHaveLength(1);
-  expect(await onDisk(record.id)).toBe('running');
+  expect(await readRecord(host.layout.recordFile(record.id))).toEqual({
+    ...record,
+    lastActiveAt: expect.any(Number),
+  });
   await expect(manager.create(request())).rejects.toMatchObject({ code: 'host_unavailable' });
   expect(() => manager.use(record.id)).toThrowError(
     expect.objectContaining({ code: 'host_unavailable' }),

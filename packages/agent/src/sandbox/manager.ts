@@ -171,9 +171,20 @@ export class SandboxManager {
     const reason = new TorporError('host_unavailable', 'The host agent is stopping.');
     for (const sandbox of this.#sandboxes.values()) {
       const { machine } = sandbox;
+      if (machine === undefined) continue;
       sandbox.machine = undefined;
-      machine?.guest.close(reason);
-      await machine?.vm.detach();
+      machine.guest.close(reason);
+      await machine.vm.detach();
+      await this.#rememberActivity(sandbox);
+    }
+  }
+
+  /** So that the next agent can tell when a sandbox was used last. */
+  async #rememberActivity(sandbox: Sandbox): Promise<void> {
+    try {
+      await writeRecord(this.#host.layout.recordFile(sandbox.id), presentRecord(sandbox));
+    } catch (error) {
+      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'record not written');
     }
   }
 
@@ -186,7 +197,7 @@ export class SandboxManager {
     await this.#claimDirectory(sandbox);
     try {
       sandbox.creation.signal.throwIfAborted();
-      await requireFreeMemory(sandbox.record.spec.memoryMiB);
+      await requireFreeMemory(sandbox.record.spec.memoryMiB, this.#host.layout.memoryRoot);
       await this.#save(sandbox, sandbox.record);
       const turn = performance.now();
       const machine = await this.#boots.run(() => {
@@ -204,7 +215,7 @@ export class SandboxManager {
       this.#watchMachine(sandbox, machine);
       return { record: presentRecord(sandbox), timings: timer.finish() };
     } catch (error) {
-      const failure = TorporError.from(error);
+      const failure = TorporError.from(originalError(error));
       this.#host.logger.warn({ sandbox: id, err: error }, 'sandbox could not be created');
       await this.#abandon(sandbox, failure);
       throw failure;
@@ -391,6 +402,13 @@ export class SandboxManager {
       agent_version: agentVersion,
     };
   }
+}
+
+/** What went wrong first, where undoing it went wrong as well. */
+function originalError(error: unknown): unknown {
+  let original = error;
+  while (original instanceof SuppressedError) original = original.suppressed;
+  return original;
 }
 
 function presentRecord(sandbox: Sandbox): SandboxRecord {

@@ -123,6 +123,7 @@ export class StubHost implements AsyncDisposable {
     await this.guests.close();
     await this.journal[Symbol.asyncDispose]();
     await rm(this.layout.memoryRoot, { recursive: true, force: true });
+    await rm(this.layout.runRoot, { recursive: true, force: true });
     await rm(this.directory, { recursive: true, force: true });
   }
 }
