@@ -36,7 +36,10 @@ export interface MachineSpec {
   readonly network?: NetworkSpec;
   /** A private directory of this machine, made by the caller: sockets, pid file, stderr. Its path is at most 80 bytes long. */
   readonly runDirectory: string;
-  /** Guest RAM: a file on tmpfs that the driver creates, in a directory that exists. */
+  /**
+   * Guest RAM: a file on tmpfs that the driver creates, in a directory that exists.
+   * Not made by a driver whose machines have {@link MicroVm.snapshot}.
+   */
   readonly memoryFile: string;
   /** Bounded log of the serial console. */
   readonly console: { readonly path: string; readonly maxBytes: number };
@@ -46,7 +49,7 @@ export interface MachineSpec {
 
 /** What a restore needs beyond the machine's own spec. */
 export interface RestoreSource {
-  /** State of the devices and vCPUs, as {@link MicroVm.saveState} wrote it. */
+  /** State of the devices and vCPUs, as {@link MicroVm.saveState} or {@link MicroVm.snapshot} wrote it. */
   readonly statePath: string;
   readonly memory:
     | {
@@ -82,6 +85,26 @@ export interface ExitReport {
   readonly consoleTail: readonly string[];
 }
 
+/**
+ * What of a paused machine's RAM a snapshot takes. `full`: all of it. `diff`: what was
+ * written since snapshot number `since` of this machine, or, for 0, since it was started
+ * (then the rest is zeros) or restored (then the rest is what it was restored from).
+ */
+export type SnapshotRequest = {
+  /** Where the state of devices and vCPUs goes; does not exist yet. */
+  readonly statePath: string;
+  /**
+   * Where the RAM goes; does not exist yet. The file is as large as the RAM. In that of
+   * a diff, data is what was written, even if it is zeros, and a hole is what was not.
+   */
+  readonly memoryPath: string;
+} & ({ readonly kind: 'full' } | { readonly kind: 'diff'; readonly since: number });
+
+export interface SnapshotResult {
+  /** 1 for the first attempt to take a snapshot of this machine, 2 for the next, … */
+  readonly number: number;
+}
+
 /** A running VMM with its machine. */
 export interface MicroVm {
   readonly description: MachineDescription;
@@ -91,8 +114,19 @@ export interface MicroVm {
   pause(): Promise<void>;
   /** Lets the vCPUs run. Idempotent. */
   resume(): Promise<void>;
-  /** Writes the state of devices and vCPUs (not RAM) to `path`. The machine must be paused and stays so. */
+  /**
+   * Writes the state of devices and vCPUs (not RAM) to `path`. The machine must be paused and stays so.
+   * Throws `not_implemented` where there is {@link snapshot} instead.
+   */
   saveState(path: string): Promise<void>;
+  /**
+   * Writes state and RAM. Absent where RAM is a file already, `spec.memoryFile`. The machine
+   * must be paused and stays so. Takes as long as the disk does. Throws `invalid_state` for a
+   * machine that runs, and for a diff whose base is not the last attempt: that one may have
+   * been lost, also by a crash of its caller, and with it what only the next diff would lack.
+   * The remedy is a full snapshot. On failure nothing is left at either path.
+   */
+  snapshot?(request: SnapshotRequest): Promise<SnapshotResult>;
   /** Asks the guest to power down, then ends the VMM; after `graceMs` by force. */
   stop(graceMs: number): Promise<void>;
   /** Ends the VMM at once. Resolves when the process is gone. */

@@ -12,13 +12,12 @@ import { reportExit } from '../exit-report.ts';
 import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
 import type { FirecrackerClient } from './api-client.ts';
 import type { ConsolePipe } from './console-pipe.ts';
-import { keepLog } from './last-words.ts';
 import { INSIDE, type MachineLayout } from './machine-layout.ts';
 import { removeRoot } from './machine-root.ts';
 import {
   attemptedSnapshots,
   checkFree,
-  countSnapshot,
+  countSnapshots,
   dropSnapshot,
   takeSnapshot,
 } from './snapshot-files.ts';
@@ -93,7 +92,7 @@ export class FirecrackerMachine implements MicroVm {
     await checkFree(request.statePath);
     await checkFree(request.memoryPath);
     const number = attempted + 1;
-    await countSnapshot(this.#layout, number);
+    await countSnapshots(this.#layout, number);
     try {
       await this.#control.send({
         method: 'PUT',
@@ -183,7 +182,6 @@ export class FirecrackerMachine implements MicroVm {
     cancel.abort();
     await this.#control.close();
     await this.#console.close();
-    await keepLog(this.#layout);
     await removeRoot(this.#layout);
     await this.#releaseOutside();
   }

@@ -1,19 +1,20 @@
 import { NETNS_DIRECTORY } from '@torpor/linux';
 import type { MachineSpec } from '../driver.ts';
 import type { FirecrackerInstallation } from './find-firecracker.ts';
-import { INSIDE, type MachineLayout } from './machine-layout.ts';
+import { INSIDE, machineLayout } from './machine-layout.ts';
 
 /** Something of the host that a machine sees under a name of its own. */
 export interface Binding {
   readonly source: string;
-  /** On the host: an existing file below the machine's root. */
+  /** On the host: an existing file or directory below the machine's root. */
   readonly target: string;
   readonly readOnly: boolean;
 }
 
 export interface LaunchOptions {
   readonly spec: MachineSpec;
-  readonly layout: MachineLayout;
+  /** The machine's root directory on the host. */
+  readonly root: string;
   readonly firecracker: FirecrackerInstallation;
   readonly bindings: readonly Binding[];
   /** The largest file that Firecracker may write, in bytes: guest RAM in a snapshot, or a disk. */
@@ -68,7 +69,7 @@ exec "$@"`;
  * no privileges and the same limits, but in sight of the host's file system.
  */
 export function launchCommand(options: LaunchOptions): LaunchCommand {
-  const { spec, layout, firecracker, bindings } = options;
+  const { spec, root, firecracker, bindings } = options;
   const jailed = firecracker.jailerPath !== undefined;
   const owner = jailed || spec.user === undefined ? '' : `${spec.user.uid}:${spec.user.gid}`;
   const binds = bindings.flatMap(({ source, target, readOnly }) => [
@@ -80,7 +81,7 @@ export function launchCommand(options: LaunchOptions): LaunchCommand {
     program: 'unshare',
     args: [
       ...['--mount', '--propagation', 'private', '--'],
-      ...['sh', '-c', BIND_AND_BECOME, 'sh', owner, devicesDirectory(layout)],
+      ...['sh', '-c', BIND_AND_BECOME, 'sh', owner, `${root}/devices`],
       ...binds,
       '--',
       ...(firecracker.jailerPath === undefined
@@ -91,19 +92,14 @@ export function launchCommand(options: LaunchOptions): LaunchCommand {
   };
 }
 
-/** Where device nodes for an unprivileged Firecracker without a jailer are made. */
-export function devicesDirectory(layout: MachineLayout): string {
-  return `${layout.jail}/devices`;
-}
-
 /** The jailer's own arguments (docs/jailer.md of Firecracker), then Firecracker's; pure. */
 export function jailerArguments(options: LaunchOptions): string[] {
-  const { spec, layout, firecracker, cgroupParent } = options;
+  const { spec, firecracker, cgroupParent } = options;
   const { uid, gid } = spec.user ?? { uid: 0, gid: 0 };
   return [
     ...['--id', spec.id, '--exec-file', firecracker.path],
     ...['--uid', String(uid), '--gid', String(gid)],
-    ...['--chroot-base-dir', layout.jail],
+    ...['--chroot-base-dir', machineLayout(spec.runDirectory).jail],
     ...(spec.network === undefined
       ? []
       : ['--netns', `${NETNS_DIRECTORY}/${spec.network.namespace}`]),

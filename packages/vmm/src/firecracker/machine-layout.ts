@@ -8,8 +8,12 @@ import type { FirecrackerInstallation } from './find-firecracker.ts';
  * Firecracker's working directory and, with the jailer, its root; in it the same
  * things have the same names in every machine, and Firecracker is told relative
  * paths only. What lies elsewhere on the host is bound to those names in a mount
- * namespace that ends with the process, so that nothing is left to unmount, and
- * that an unprivileged Firecracker need not be able to walk to.
+ * namespace that ends with the process: nothing is left to unmount, and an
+ * unprivileged Firecracker need not be able to walk to any of it.
+ *
+ * A Firecracker that its guest has taken over can do what it likes below its root.
+ * The host therefore never follows a path through the root once Firecracker runs:
+ * the two directories that Firecracker writes to lie beside it and are bound into it.
  */
 
 /** The names of things as Firecracker sees them. */
@@ -17,7 +21,8 @@ export const INSIDE = {
   kernel: 'kernel',
   initramfs: 'initramfs',
   drive: (id: string) => `drives/${id}`,
-  /** The API socket. */
+  /** Of the API socket. */
+  controlDirectory: 'run',
   control: 'run/api.sock',
   /** Firecracker's own log. */
   log: 'log',
@@ -25,44 +30,51 @@ export const INSIDE = {
   loadedState: 'loaded/state',
   loadedMemory: 'loaded/memory',
   pageServer: 'loaded/pages.sock',
-  /** A snapshot as Firecracker writes it, before it is moved to where it is wanted. */
+  /** Of a snapshot as Firecracker writes it, before it is moved to where it is wanted. */
   snapshotDirectory: 'snapshot',
   snapshotState: 'snapshot/state',
   snapshotMemory: 'snapshot/memory',
 } as const;
 
-/** The directories of {@link INSIDE}. */
-export const INSIDE_DIRECTORIES = ['drives', 'run', 'loaded', 'snapshot'] as const;
-
-/** Where a machine's things are on the host. */
+/** Where a machine's things are on the host, all in its run directory. */
 export interface MachineLayout {
-  /** Given to the jailer; everything that only a living Firecracker needs is below it. */
-  readonly jail: string;
-  /** What Firecracker sees as its working directory. */
-  readonly root: string;
-  /** A symbolic link to the API socket, whose own path may be longer than unix(7) allows. */
+  readonly controlDirectory: string;
+  /** The API socket. */
   readonly control: string;
   /** A named pipe: Firecracker's standard output, which is the serial console. */
   readonly console: string;
-  /** What Firecracker prints on standard error, bounded; it stays when Firecracker has ended. */
+  /** Firecracker's log and standard error, bounded; it stays when Firecracker has ended. */
   readonly output: string;
+  readonly snapshotDirectory: string;
+  readonly snapshotState: string;
+  readonly snapshotMemory: string;
   /** How many snapshots were attempted of this machine. */
   readonly snapshotCount: string;
+  /** Holds the machine's root; the jailer's base directory. */
+  readonly jail: string;
 }
 
-/** Pure. The jailer makes `JAIL/NAME OF THE PROGRAM/ID/root`, and so it is without one. */
-export function machineLayout(
-  spec: Pick<MachineSpec, 'id' | 'runDirectory'>,
-  firecracker: Pick<FirecrackerInstallation, 'path'>,
-): MachineLayout {
-  const { id, runDirectory } = spec;
-  const jail = join(runDirectory, 'jail');
+/** Pure. */
+export function machineLayout(runDirectory: string): MachineLayout {
+  const controlDirectory = join(runDirectory, 'run');
+  const snapshotDirectory = join(runDirectory, 'snapshot');
   return {
-    jail,
-    root: join(jail, basename(firecracker.path), id, 'root'),
-    control: join(runDirectory, 'api.sock'),
+    controlDirectory,
+    control: join(controlDirectory, 'api.sock'),
     console: join(runDirectory, 'console.pipe'),
     output: join(runDirectory, 'firecracker.log'),
+    snapshotDirectory,
+    snapshotState: join(snapshotDirectory, 'state'),
+    snapshotMemory: join(snapshotDirectory, 'memory'),
     snapshotCount: join(runDirectory, 'snapshot-count'),
+    jail: join(runDirectory, 'jail'),
   };
+}
+
+/** A machine's root directory on the host: where the jailer makes it, also without a jailer. Pure. */
+export function rootDirectory(
+  { id, runDirectory }: Pick<MachineSpec, 'id' | 'runDirectory'>,
+  firecracker: Pick<FirecrackerInstallation, 'path'>,
+): string {
+  return join(machineLayout(runDirectory).jail, basename(firecracker.path), id, 'root');
 }

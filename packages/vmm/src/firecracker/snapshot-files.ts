@@ -1,8 +1,8 @@
-import { chmod, chown, link, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { copySparse } from '@torpor/linux';
+import { constants } from 'node:fs';
+import { open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { copySparse, linkOpenFile, SystemError } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import { INSIDE, type MachineLayout } from './machine-layout.ts';
+import type { MachineLayout } from './machine-layout.ts';
 
 /*
  * A diff holds what the guest wrote since the snapshot before, and Firecracker
@@ -18,27 +18,29 @@ export async function attemptedSnapshots(layout: MachineLayout): Promise<number>
   return Number(await readFile(layout.snapshotCount, 'utf8'));
 }
 
-export async function countSnapshot(layout: MachineLayout, count: number): Promise<void> {
+export async function countSnapshots(layout: MachineLayout, count: number): Promise<void> {
   await writeFile(layout.snapshotCount, String(count), { mode: 0o600 });
 }
 
 /** Removes what an attempt left that did not succeed. */
 export async function dropSnapshot(layout: MachineLayout): Promise<void> {
-  await rm(join(layout.root, INSIDE.snapshotState), { force: true });
-  await rm(join(layout.root, INSIDE.snapshotMemory), { force: true });
+  for (const path of [layout.snapshotState, layout.snapshotMemory]) {
+    await rm(path, { recursive: true, force: true });
+  }
 }
 
 /**
  * Moves a written snapshot to where it is wanted, readable and writable by us
- * only. Throws `already_exists` if something is there, or a file system error.
+ * only. Throws `already_exists` if something is there, or a file system error;
+ * then nothing of it is left there.
  */
 export async function takeSnapshot(
   layout: MachineLayout,
   wanted: { readonly statePath: string; readonly memoryPath: string },
 ): Promise<void> {
-  await move(join(layout.root, INSIDE.snapshotState), wanted.statePath);
+  await move(layout.snapshotState, wanted.statePath);
   try {
-    await move(join(layout.root, INSIDE.snapshotMemory), wanted.memoryPath);
+    await move(layout.snapshotMemory, wanted.memoryPath);
   } catch (error) {
     await rm(wanted.statePath, { force: true });
     throw error;
@@ -54,20 +56,25 @@ export async function checkFree(path: string): Promise<void> {
   if (isThere) throw new TorporError('already_exists', `${path} exists already.`);
 }
 
+/** `from` was made by a Firecracker that may be its guest's: it must be a plain file with no other name. */
 async function move(from: string, to: string): Promise<void> {
-  await chown(from, process.getuid?.() ?? 0, process.getgid?.() ?? 0);
-  await chmod(from, 0o600);
+  const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+  await using file = await open(from, flags);
+  const status = await file.stat();
+  if (!status.isFile() || status.nlink !== 1) {
+    throw new TorporError('vmm_failed', 'Firecracker wrote a snapshot that is no plain file.');
+  }
+  await file.chown(process.getuid?.() ?? 0, process.getgid?.() ?? 0);
+  await file.chmod(0o600);
   try {
-    // Unlike rename(2), link(2) does not replace what is there.
-    await link(from, to);
+    // Unlike rename(2), this does not replace what is there.
+    linkOpenFile(file.fd, to);
   } catch (error) {
-    if (!isOtherFileSystem(error)) throw error;
+    if (!(error instanceof SystemError)) throw error;
+    if (error.code === 'EEXIST') await checkFree(to);
+    if (error.code !== 'EXDEV') throw error;
     await checkFree(to);
-    await copySparse(from, to);
+    await copySparse(`/proc/self/fd/${file.fd}`, to);
   }
   await rm(from);
-}
-
-function isOtherFileSystem(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'EXDEV';
 }
