@@ -1,5 +1,6 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import { type hostAgent, TorporError } from '@torpor/protocol';
+import { coalesce } from '../guest/coalesce.ts';
 import { listDirectory, makeDirectory, removePath } from '../guest/files.ts';
 import type { SandboxManager } from '../sandbox/manager.ts';
 
@@ -7,6 +8,8 @@ type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
   'writeFileStream' | 'readFileStream' | 'listDir' | 'makeDir' | 'removePath'
 >;
+
+const READ_CHUNK_BYTES = 256 * 1024;
 
 /** The calls about files in a guest. Contents are streamed both ways, never held. */
 export function fileRpc(manager: SandboxManager): Methods {
@@ -28,9 +31,8 @@ export function fileRpc(manager: SandboxManager): Methods {
     async *readFileStream({ sandboxId, path, user }, { signal }) {
       const { guest, hold } = manager.use(sandboxId);
       using _ = hold;
-      for await (const chunk of guest.readFile({ path: required(path), user }, signal)) {
-        yield { chunk };
-      }
+      const content = guest.readFile({ path: required(path), user }, signal);
+      for await (const chunk of coalesce(content, READ_CHUNK_BYTES)) yield { chunk };
     },
 
     async listDir({ sandboxId, path, depth, user }, { signal }) {
