@@ -108,6 +108,23 @@ describe('ensureArtifact', () => {
     expect(await contents()).toEqual([]);
   });
 
+  test("a program that runs when the build is aborted is ended, and the reason is the signal's", async () => {
+    const controller = new AbortController();
+    const reason = new TorporError('timeout', 'Too slow.');
+    const aborted = ensureArtifact({
+      directory,
+      key: KEY,
+      build: async (staging) => {
+        const running = runCommand('sleep', ['600'], { cwd: staging, signal: controller.signal });
+        controller.abort(reason);
+        await running;
+      },
+      signal: controller.signal,
+    });
+    await expect(aborted).rejects.toBe(reason);
+    expect(await contents()).toEqual([]);
+  });
+
   test('what a builder that was killed left is removed by the next, and its lock is free', async () => {
     const script = `
       import { ensureArtifact } from ${JSON.stringify(new URL('./artifact-cache.ts', import.meta.url).href)};

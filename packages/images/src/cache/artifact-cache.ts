@@ -52,7 +52,8 @@ export async function ensureArtifact(request: ArtifactRequest): Promise<string> 
     await buildAndPublish(request, target);
     return target;
   } catch (error) {
-    throw toImageError(error);
+    // A program that was ended because of the signal says only that it was ended.
+    throw request.signal?.aborted === true ? request.signal.reason : toImageError(error);
   }
 }
 
