@@ -5,6 +5,7 @@ import { agentCall, type HostClient } from '../hosts/host.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 60_000;
+const CANCEL_GRACE_MS = 10_000;
 /** Sized so that one chunk is copied quickly and a message costs little per byte. */
 const MAX_CHUNK_BYTES = 256 * 1024;
 
@@ -28,7 +29,12 @@ export class GuestFiles {
     await this.#sandboxes.requireRunning(principal, id);
   }
 
-  /** Writes a file from `content`, which is read only as fast as the guest takes it. */
+  /**
+   * Writes a file from `content`, which is read only as fast as the guest takes it.
+   * `content` must throw if it breaks off: only that tells the agent that the file is
+   * not complete, because the messages of a cancelled call just end. So `signal`
+   * cancels the call only after a grace, for a guest that takes nothing any more.
+   */
   async write(
     principal: Principal,
     id: string,
@@ -38,6 +44,7 @@ export class GuestFiles {
   ): Promise<void> {
     await this.#sandboxes.requireRunning(principal, id);
     const meta = { sandboxId: id, path: location.path, user: location.user ?? '' };
+    using cancellation = new DelayedCancellation(signal, CANCEL_GRACE_MS);
     await agentCall(() =>
       this.#client.writeFileStream(
         (async function* () {
@@ -49,7 +56,7 @@ export class GuestFiles {
             }
           }
         })(),
-        { signal },
+        { signal: cancellation.signal },
       ),
     );
   }
@@ -118,6 +125,35 @@ export class GuestFiles {
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
+  }
+}
+
+/** A signal that follows another one after a delay. */
+class DelayedCancellation implements Disposable {
+  readonly #controller = new AbortController();
+  readonly #source: AbortSignal;
+  readonly #delayMs: number;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(source: AbortSignal, delayMs: number) {
+    this.#source = source;
+    this.#delayMs = delayMs;
+    source.addEventListener('abort', this.#start);
+    if (source.aborted) this.#start();
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  readonly #start = () => {
+    this.#timer = setTimeout(() => this.#controller.abort(this.#source.reason), this.#delayMs);
+    this.#timer.unref();
+  };
+
+  [Symbol.dispose](): void {
+    this.#source.removeEventListener('abort', this.#start);
+    clearTimeout(this.#timer);
   }
 }
 

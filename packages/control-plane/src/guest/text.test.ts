@@ -39,6 +39,7 @@ describe('TextPieces', () => {
           expect(joined.bytes.toString()).toBe(text);
         },
       ),
+      { numRuns: 50 },
     );
   });
 

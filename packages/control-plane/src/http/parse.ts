@@ -2,6 +2,8 @@ import { rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import { bodyChunks } from './request-body.ts';
 
+/** For a body of at most 1 MiB; a connection that sends less is not waited for. */
+const JSON_BODY_TIMEOUT_MS = 30_000;
 /** At most so many faults of a request are listed. */
 const MAX_LISTED_ISSUES = 5;
 
@@ -62,12 +64,18 @@ async function readLimited(request: Request): Promise<Buffer> {
       remedy: 'Send large content as a file: PUT /v1/sandboxes/{id}/files?path=….',
     });
   if (Number(request.headers.get('content-length') ?? 0) > limit) throw tooLarge();
+  const late = AbortSignal.timeout(JSON_BODY_TIMEOUT_MS);
   const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const chunk of bodyChunks(request)) {
-    size += chunk.byteLength;
-    if (size > limit) throw tooLarge();
-    chunks.push(chunk);
+  try {
+    for await (const chunk of bodyChunks(request, AbortSignal.any([request.signal, late]))) {
+      size += chunk.byteLength;
+      if (size > limit) throw tooLarge();
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    if (!late.aborted) throw error;
+    throw new TorporError('timeout', 'The body of the request did not come in time.');
   }
   return Buffer.concat(chunks);
 }

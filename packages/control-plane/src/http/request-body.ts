@@ -5,21 +5,25 @@ const MAX_DISCARDED_BYTES = 64 * 1024 * 1024;
 const MAX_DISCARD_MS = 10_000;
 
 /**
- * The chunks of a request's body. Throws when the client hangs up, so that half a body
+ * The chunks of a request's body. Throws when the client hangs up
+ * (`signal`), so that half a body
  * is never taken for a whole one. When the reader stops early, the rest is read and
  * thrown away, within bounds, rather than the connection cut: a client that is still
  * sending gets the answer and not a broken pipe.
  */
-export async function* bodyChunks(request: Request): AsyncGenerator<Uint8Array, void, void> {
+export async function* bodyChunks(
+  request: Request,
+  signal: AbortSignal = request.signal,
+): AsyncGenerator<Uint8Array, void, void> {
   if (request.body === null) return;
   const reader = request.body.getReader();
   // Ends a read that is under way; the body itself does not always tell.
   const hangUp = () => reader.releaseLock();
-  request.signal.addEventListener('abort', hangUp);
+  signal.addEventListener('abort', hangUp);
   let ended = false;
   try {
     for (;;) {
-      const { done, value } = await readOrHangUp(reader, request.signal);
+      const { done, value } = await readOrHangUp(reader, signal);
       if (done) {
         ended = true;
         return;
@@ -27,17 +31,19 @@ export async function* bodyChunks(request: Request): AsyncGenerator<Uint8Array, 
       yield value;
     }
   } finally {
-    request.signal.removeEventListener('abort', hangUp);
-    if (!ended && !request.signal.aborted) void discard(reader);
+    signal.removeEventListener('abort', hangUp);
+    if (!ended && !signal.aborted) void discard(reader);
   }
 }
 
 async function readOrHangUp(reader: ReadableStreamDefaultReader<Uint8Array>, signal: AbortSignal) {
-  try {
-    const result = await reader.read();
-    if (!signal.aborted) return result;
-  } catch (error) {
-    if (!signal.aborted) throw error;
+  if (!signal.aborted) {
+    try {
+      const result = await reader.read();
+      if (!signal.aborted) return result;
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
   }
   throw new TorporError('conflict', 'The client has hung up.');
 }
