@@ -49,12 +49,32 @@ export function becomeScript(script, args) {
       if (!fromTerminal) child.kill(signal);
     });
   }
+  endWithNpm(child);
   child.on('error', (error) => {
     fail(`${node} could not be run: ${error.message}.`);
   });
   child.on('exit', (code, signal) => {
     process.exit(code ?? 128 + (constants.signals[signal] ?? 0));
   });
+}
+
+const PARENT_CHECK_INTERVAL_MS = 500;
+
+/**
+ * npm that is told to end does not tell us: it ends its shell, and we would run on
+ * as an orphan. Nothing announces that, but our parent is another one then.
+ *
+ * @param {import('node:child_process').ChildProcess} child
+ */
+function endWithNpm(child) {
+  if (process.env.npm_lifecycle_event === undefined) return;
+  const parent = process.ppid;
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(timer);
+    child.kill('SIGTERM');
+  }, PARENT_CHECK_INTERVAL_MS);
+  timer.unref();
 }
 
 /**
