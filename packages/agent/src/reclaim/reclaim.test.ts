@@ -42,7 +42,7 @@ function request(): CreateRequest {
 async function nextAgent(): Promise<SandboxManager> {
   await host.restart();
   const parts = host.parts();
-  return new SandboxManager(parts, await reclaim(parts));
+  return host.manage(new SandboxManager(parts, await reclaim(parts)));
 }
 
 /** A sandbox whose agent is gone: it has let go of everything and writes nothing any more. */

@@ -42,7 +42,7 @@ test('on a full disk nothing can be created, a lost VMM is reported, and destroy
     await rmdir(small);
   });
   await using host = await StubHost.open(join(small, 'data'));
-  const manager = new SandboxManager(host.parts(), []);
+  const manager = host.manage(new SandboxManager(host.parts(), []));
   const [first, second] = await Promise.all([
     manager.create({ ...REQUEST, id: newId('sandbox') }),
     manager.create({ ...REQUEST, id: newId('sandbox') }),

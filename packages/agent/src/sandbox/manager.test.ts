@@ -58,7 +58,7 @@ async function onDisk(id: string): Promise<string | undefined> {
 
 describe('creating and destroying', () => {
   test('a sandbox comes up, is initialised as itself, and leaves nothing', async () => {
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const watcher = follow(manager);
     const { record, timings } = await manager.create(request());
     expect(record).toMatchObject({
@@ -100,7 +100,7 @@ describe('creating and destroying', () => {
     const seen: (string | undefined)[] = [];
     host.driver.beforeStart = async ({ id }) => void seen.push(await onDisk(id));
     host.driver.beforeKill = async (vm) => void seen.push(await onDisk(vm.description.spec.id));
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const { record } = await manager.create(request());
     await manager.destroy(record.id);
     expect(seen).toEqual(['creating', 'destroying']);
@@ -122,7 +122,7 @@ describe('creating and destroying', () => {
     ['/init', () => (host.guests.initStatus = 500), 'internal_error', /500/],
   ])('when %s fails, the error says so and nothing is left', async (_, arrange, code, words) => {
     arrange();
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const watcher = follow(manager);
     const create = request();
     await expect(manager.create(create)).rejects.toMatchObject({
@@ -137,7 +137,7 @@ describe('creating and destroying', () => {
 
   test('a guest that does not answer in time fails the creation, with its last words', async () => {
     host.guests.healthy = false;
-    const manager = new SandboxManager(host.parts({ bootTimeoutMs: 100 }), []);
+    const manager = host.manage(new SandboxManager(host.parts({ bootTimeoutMs: 100 }), []));
     await expect(manager.create(request())).rejects.toMatchObject({
       code: 'guest_unreachable',
       message: expect.stringMatching(/within 0.1 s.*no such device/s),
@@ -148,7 +148,7 @@ describe('creating and destroying', () => {
   test('one that cannot be undone either is kept as an error until it can', async () => {
     host.guests.initStatus = 500;
     host.slots.beforeRelease = failing;
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const create = request();
     await expect(manager.create(create)).rejects.toMatchObject({
       message: expect.stringMatching(/500/),
@@ -164,14 +164,14 @@ describe('creating and destroying', () => {
   });
 
   test('an unknown image is refused', async () => {
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const create = request({ templateId: 'nope' });
     await expect(manager.create(create)).rejects.toMatchObject({ code: 'not_found' });
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('of two creations with one id, one succeeds and the other does no harm', async () => {
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const create = request();
     const results = await Promise.allSettled([manager.create(create), manager.create(create)]);
     expect(results.map((result) => result.status)).toEqual(['fulfilled', 'rejected']);
@@ -183,7 +183,7 @@ describe('creating and destroying', () => {
 
   test('destroying a sandbox that is being created cancels it', async () => {
     host.guests.healthy = false;
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const create = request();
     const creation = manager.create(create);
     const { promise: started, resolve } = Promise.withResolvers<void>();
@@ -199,7 +199,7 @@ describe('creating and destroying', () => {
 
   test('one that waits for its turn to boot can be destroyed', async () => {
     host.guests.healthy = false;
-    const manager = new SandboxManager(host.parts({ concurrentBoots: 1 }), []);
+    const manager = host.manage(new SandboxManager(host.parts({ concurrentBoots: 1 }), []));
     const [first, second] = [request(), request()];
     const creations = [manager.create(first), manager.create(second)];
     const outcomes = Promise.allSettled(creations);
@@ -219,7 +219,7 @@ describe('creating and destroying', () => {
   });
 
   test('what cannot be released is tried again, and reported if it still cannot', async () => {
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const { record } = await manager.create(request());
     host.slots.beforeRelease = failing;
     // The slot counts as handed out, so the journal's way of taking it down fails as well.
@@ -236,7 +236,7 @@ describe('the end of a VMM', () => {
   test('is reported with the reason, frees everything, and touches no other sandbox', async () => {
     const vms: StubVm[] = [];
     host.driver.afterStart = (vm) => vms.push(vm);
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const [victim, other] = await Promise.all([
       manager.create(request()),
       manager.create(request()),
@@ -258,7 +258,7 @@ describe('the end of a VMM', () => {
   });
 
   test('while it is being destroyed is the end that was asked for', async () => {
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const { record } = await manager.create(request());
     host.driver.beforeKill = (vm) => vm.die();
     const watcher = follow(manager);
@@ -273,7 +273,7 @@ describe('the end of a VMM', () => {
 
 describe('the time to live', () => {
   test('ends a sandbox that nobody uses, and only that', async () => {
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const { record: mortal } = await manager.create(request({ timeoutSec: 10 }));
     const { record: immortal } = await manager.create(request());
     host.clock = 9_999;
@@ -289,7 +289,7 @@ describe('the time to live', () => {
   });
 
   test('does not run while a stream is open', async () => {
-    const manager = new SandboxManager(host.parts(), []);
+    const manager = host.manage(new SandboxManager(host.parts(), []));
     const { record } = await manager.create(request({ timeoutSec: 10 }));
     const { hold } = manager.use(record.id);
     host.clock = 100_000;
@@ -305,7 +305,7 @@ describe('the time to live', () => {
 test('an agent that stops lets go of its machines, and does nothing more', async () => {
   const vms: StubVm[] = [];
   host.driver.afterStart = (vm) => vms.push(vm);
-  const manager = new SandboxManager(host.parts(), []);
+  const manager = host.manage(new SandboxManager(host.parts(), []));
   const { record } = await manager.create(request());
   await manager.close();
   expect(vms.map((vm) => vm.detached)).toEqual([true]);
@@ -331,7 +331,7 @@ test('whatever happens at the same time, no slot is released twice and nothing i
     fc.asyncProperty(fc.array(step, { maxLength: 14 }), async (steps) => {
       const vms = new Map<string, StubVm>();
       host.driver.afterStart = (vm) => void vms.set(vm.description.spec.id, vm);
-      const manager = new SandboxManager(host.parts(), []);
+      const manager = host.manage(new SandboxManager(host.parts(), []));
       const errors: { code?: string }[] = [];
       const running: Promise<unknown>[] = [];
       const run = (operation: Promise<unknown>) =>
