@@ -96,7 +96,7 @@ async function commit(vm: MicroVm, parent?: Build): Promise<Build> {
     vcpus: spec.vcpus,
     memoryMiB: spec.memoryMiB,
     diskMiB: 1,
-    drives: {},
+    artifacts: {},
   });
   return store.get(staged.id);
 }

@@ -26,6 +26,8 @@ export interface HostAgentConfig {
   readonly nameservers?: readonly string[];
   /** How long a guest may take to boot; two minutes where it is absent. */
   readonly bootTimeoutMs?: number;
+  /** Keep the first boot of each image and shape, and restore later sandboxes from it; true where it is absent. */
+  readonly keepBoots?: boolean;
   /** What is being made or downloaded, at the first start above all. */
   readonly onProgress?: OnProgress;
   /** Called after a Terminate call has destroyed all sandboxes and been answered. */

@@ -1,9 +1,17 @@
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type { ConnectRouter } from '@connectrpc/connect';
+import { BuildStore } from '@torpor/builds';
 import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } from '@torpor/images';
+import { dataExtents } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
-import { type AcceleratorChoice, findQemu, probeAccelerator, QemuDriver } from '@torpor/vmm';
+import {
+  type AcceleratorChoice,
+  ensureUffdShim,
+  findQemu,
+  probeAccelerator,
+  QemuDriver,
+} from '@torpor/vmm';
 import {
   DEFAULT_BOOT_TIMEOUT_MS,
   DEFAULT_NAMESERVERS,
@@ -23,6 +31,8 @@ import type { BaseImages, HostParts } from './sandbox/host-parts.ts';
 import { DEFAULT_TEMPLATE } from './sandbox/limits.ts';
 import { SandboxManager } from './sandbox/manager.ts';
 import { Reaper } from './sandbox/reaper.ts';
+import { PageServer } from './snapshot/page-server.ts';
+import { WorkingSets } from './snapshot/working-sets.ts';
 import { StoredImages } from './stored-images.ts';
 
 /** The agent of one machine: all its sandboxes, and the RPCs with which they are worked. */
@@ -70,11 +80,28 @@ export class HostAgent {
       logger,
     });
     stack.defer(() => slots.close());
+    const pages = new PageServer({
+      socketPath: layout.pagerSocket,
+      logPath: layout.pagerLog,
+      logger,
+    });
+    stack.defer(() => pages.close());
     const host: HostParts = {
       layout,
       journal,
       slots,
-      driver: new QemuDriver({ qemu, accelerator: accelerator.accelerator }),
+      driver: new QemuDriver({
+        qemu,
+        accelerator: accelerator.accelerator,
+        uffdShimPath: await ensureUffdShim(config.cacheDir),
+      }),
+      vmmIdentity: `qemu ${qemu.version} ${qemu.machineType} ${accelerator.accelerator}`,
+      snapshots: {
+        builds: await BuildStore.open({ directory: layout.dataDir, dataExtents }),
+        pages,
+        workingSets: new WorkingSets(layout.workingSetsRoot),
+        keepBoots: config.keepBoots ?? true,
+      },
       images,
       artifacts,
       kernelArguments: kernelArguments(),

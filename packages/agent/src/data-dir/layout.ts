@@ -19,6 +19,11 @@ export interface DataLayout {
   readonly guestKeyFile: string;
   /** Which block of addresses the network slots use. */
   readonly networkStateFile: string;
+  /** The pager's control socket and log. */
+  readonly pagerSocket: string;
+  readonly pagerLog: string;
+  /** Which blocks restores touched first, by build. */
+  readonly workingSetsRoot: string;
   /** Record, disk and console log of a sandbox. */
   sandboxDirectory(id: string): string;
   recordFile(id: string): string;
@@ -66,6 +71,9 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
     journalFile: join(root, 'journal', 'resources.jsonl'),
     guestKeyFile: join(root, 'keys', 'guest.key'),
     networkStateFile: join(root, 'journal', 'network.json'),
+    pagerSocket: join(runRoot, 'pager.sock'),
+    pagerLog: join(root, 'journal', 'pager.log'),
+    workingSetsRoot: join(root, 'working-sets'),
     sandboxDirectory: (id) => join(sandboxesRoot, id),
     recordFile: (id) => join(sandboxesRoot, id, 'sandbox.json'),
     upperDisk: (id) => join(sandboxesRoot, id, 'upper.ext4'),

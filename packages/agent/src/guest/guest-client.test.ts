@@ -58,7 +58,7 @@ describe('a guest that cannot be reached', () => {
     const guest = await guestAt(url);
     const unreachable = { code: 'guest_unreachable', message: expect.stringMatching(/sb1/) };
     await expect(read(guest)).rejects.toMatchObject(unreachable);
-    await expect(guest.init({}, 1000)).rejects.toMatchObject(unreachable);
+    await expect(guest.init({}, { timeoutMs: 1000 })).rejects.toMatchObject(unreachable);
     await expect(listProcesses(guest, {})).rejects.toMatchObject(unreachable);
     const program = { cmd: 'true', args: [], envs: {} };
     const limits = { timeoutMs: 0, maxOutputBytes: 1 };
@@ -99,7 +99,7 @@ test('when the sandbox ends, every call that waits ends with the reason', async 
   const program = { cmd: 'sleep', args: ['9'], envs: {} };
   const calls = [
     read(guest),
-    guest.init({}, 60_000),
+    guest.init({}, { timeoutMs: 60_000 }),
     listProcesses(guest, {}),
     exec(guest, program, { timeoutMs: 0, maxOutputBytes: 1 }),
   ];

@@ -123,13 +123,22 @@ export class GuestClient {
     }
   }
 
-  /** `POST /init`: makes the guest this sandbox. Throws unless envd did all of it. */
-  async init(request: InitRequest, timeoutMs: number): Promise<void> {
+  /**
+   * `POST /init`: makes the guest this sandbox. `proof` is the token that a restored
+   * guest was frozen with. Throws unless envd did all of it.
+   */
+  async init(
+    request: InitRequest,
+    { timeoutMs, proof }: { timeoutMs: number; proof?: string },
+  ): Promise<void> {
     const body = JSON.stringify(initRequestSchema.parse(request));
     const response = await this.#request({
       method: 'POST',
       path: '/init',
-      headers: { 'content-type': 'application/json' },
+      headers: {
+        'content-type': 'application/json',
+        ...(proof === undefined ? {} : { 'x-access-token': proof }),
+      },
       body,
       options: { signal: AbortSignal.timeout(timeoutMs) },
     });
@@ -177,7 +186,7 @@ export class GuestClient {
       const response = await this.#pool.request({
         method: request.method,
         path: request.path,
-        headers: { ...request.headers, 'x-access-token': this.#accessToken },
+        headers: { 'x-access-token': this.#accessToken, ...request.headers },
         body: request.body ?? null,
         signal: this.#signal(request.options.signal),
       });

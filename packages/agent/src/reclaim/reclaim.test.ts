@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { newBuildId } from '@torpor/builds';
 import { newId, type SandboxState } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import type { CreateRequest } from '../sandbox/limits.ts';
@@ -35,6 +36,8 @@ function request(): CreateRequest {
     envs: {},
     allowInternet: true,
     hostname: '',
+    autoPause: false,
+    fromSnapshot: false,
   };
 }
 
@@ -118,20 +121,50 @@ describe('an agent that starts after another was killed', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test.each(['creating', 'pausing', 'resuming', 'snapshotting'] as const)(
-    'ends what was %s, with the reason',
+  test('ends what was being created, with the reason', async () => {
+    const { id } = await interruptedIn('creating');
+    const manager = await nextAgent();
+    expect(manager.get(id)).toMatchObject({
+      state: 'error',
+      reason: 'The host agent ended while the sandbox was creating.',
+    });
+    expect(await host.leftovers()).toEqual([id]);
+    await manager.destroy(id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test.each(['pausing', 'snapshotting'] as const)(
+    'lets what was %s run on while its build was not made',
     async (state) => {
       const { id } = await interruptedIn(state);
       const manager = await nextAgent();
-      expect(manager.get(id)).toMatchObject({
-        state: 'error',
-        reason: `The host agent ended while the sandbox was ${state}.`,
-      });
-      expect(await host.leftovers()).toEqual([id]);
+      expect(manager.get(id).state).toBe('running');
+      expect(host.driver.living()).toHaveLength(1);
       await manager.destroy(id);
       expect(await host.leftovers()).toEqual([]);
     },
   );
+
+  test('pauses what was being paused once its build was made', async () => {
+    const { id } = await interruptedIn('pausing');
+    const buildId = newBuildId();
+    await host.builds.references.set('sandbox', id, buildId);
+    const manager = await nextAgent();
+    expect(manager.get(id)).toMatchObject({ state: 'paused', buildId });
+    expect(await host.leftovers()).toEqual([id]);
+    await manager.destroy(id);
+    expect(await host.leftovers()).toEqual([]);
+    expect(host.builds.references.all()).toEqual([]);
+  });
+
+  test('pauses what was being resumed, as it was before', async () => {
+    const record = await interruptedIn('resuming');
+    const buildId = newBuildId();
+    await writeRecord(host.layout.recordFile(record.id), { ...record, state: 'resuming', buildId });
+    const manager = await nextAgent();
+    expect(manager.get(record.id)).toMatchObject({ state: 'paused', buildId });
+    expect(await host.leftovers()).toEqual([record.id]);
+  });
 
   test('finishes what was being destroyed', async () => {
     await interruptedIn('destroying');

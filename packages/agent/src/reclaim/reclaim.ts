@@ -7,7 +7,9 @@ import type { HostParts } from '../sandbox/host-parts.ts';
 import type { RecoveredSandbox } from '../sandbox/manager.ts';
 import { readRecord, type SandboxRecord, writeRecord } from '../sandbox/record.ts';
 import type { RunningMachine } from '../sandbox/sandbox.ts';
+import { dropStaleReferences } from '../sandbox/snapshot-operations.ts';
 import { endProcess, takeDownOwned } from '../sandbox/take-down.ts';
+import { adoptMemory } from '../snapshot/restore.ts';
 import { findVmms } from './orphans.ts';
 
 /*
@@ -16,8 +18,9 @@ import { findVmms } from './orphans.ts';
  *
  * - a sandbox that was running and whose VMM still lives is taken over as it is;
  * - one that was being destroyed is destroyed to the end;
- * - every other one that an operation was in the middle of becomes `error`, with the
- *   reason, since its caller has been told nothing and its guest may be half-made;
+ * - one that was being paused is paused if its build was made, and runs on if not;
+ * - one that was being resumed is paused as before;
+ * - one that was being created becomes `error`, since its guest may be half-made;
  * - what the journal names and no running sandbox owns is taken down, and so is what
  *   lies in the places that are ours alone (run directories, guest RAM).
  *
@@ -40,6 +43,8 @@ export async function reclaim(host: HostParts): Promise<RecoveredSandbox[]> {
     if (owner !== POOL_OWNER && !living.has(owner)) await attempt(host, owner, takeDownOwned);
   }
   await removeStrays(host, living);
+  const ids = new Set([...recovered.map(({ record }) => record.id), ...unreadable]);
+  await dropStaleReferences(host, (id) => ids.has(id));
   return recovered;
 }
 
@@ -74,15 +79,59 @@ async function recover(
     case 'stopped':
       return finishDestroying(host, record);
     case 'creating':
+      return fail(host, record, `The host agent ended while the sandbox was ${record.state}.`);
     case 'pausing':
     case 'resuming':
     case 'snapshotting':
-      return fail(host, record, `The host agent ended while the sandbox was ${record.state}.`);
+      return settle(host, record);
     case 'paused':
     case 'error':
     case 'missing':
       return { record };
   }
+}
+
+/**
+ * A sandbox that was on its way between running and paused. Its reference tells how
+ * far it came: it names another build than the machine's parent as soon as a new one
+ * is durable.
+ */
+async function settle(host: HostParts, record: SandboxRecord): Promise<RecoveredSandbox> {
+  const { id, state, memory, buildId, machine } = record;
+  const referenced = host.snapshots.builds.references.get('sandbox', id);
+  const isCommitted = referenced !== undefined && referenced !== memory?.parentId;
+  if (state === 'pausing' && isCommitted) return await paused(host, record, referenced);
+  if (state === 'resuming' && buildId !== undefined) return await paused(host, record, buildId);
+  if (machine === undefined && buildId !== undefined) return await paused(host, record, buildId);
+  const adopted = await adopt(host, record);
+  if (adopted.machine === undefined) return adopted;
+  // What was committed while it was to run on is its parent now.
+  const parentId = isCommitted ? referenced : memory?.parentId;
+  adopted.machine.parentId = parentId;
+  await adopted.machine.vm.resume();
+  const running: SandboxRecord = {
+    ...record,
+    state: 'running',
+    memory: { ...memory, ...(parentId === undefined ? {} : { parentId }) },
+    ...(isCommitted ? { buildId: referenced } : {}),
+  };
+  assertTransition(id, state, 'running');
+  await writeRecord(host.layout.recordFile(id), running);
+  return { record: running, machine: adopted.machine };
+}
+
+async function paused(
+  host: HostParts,
+  record: SandboxRecord,
+  buildId: string,
+): Promise<RecoveredSandbox> {
+  assertTransition(record.id, record.state, 'paused');
+  const { machine: _machine, slot: _slot, memory: _memory, ...kept } = record;
+  // Its machine, if one is left, goes with all else that no running sandbox owns.
+  const settled: SandboxRecord = { ...kept, state: 'paused', buildId };
+  await writeRecord(host.layout.recordFile(record.id), settled);
+  await rm(host.layout.upperDisk(record.id), { force: true });
+  return { record: settled };
 }
 
 async function adopt(host: HostParts, record: SandboxRecord): Promise<RecoveredSandbox> {
@@ -104,7 +153,7 @@ async function adoptMachine(
   host: HostParts,
   record: SandboxRecord,
 ): Promise<RunningMachine | undefined> {
-  const { id, machine: description, slot: slotRecord } = record;
+  const { id, machine: description, slot: slotRecord, memory } = record;
   if (description === undefined || slotRecord === undefined) return undefined;
   const vm = await host.driver.adopt(description);
   if (vm === undefined) return undefined;
@@ -114,6 +163,12 @@ async function adoptMachine(
   await using resources = new AsyncDisposableStack();
   resources.defer(() => host.slots.release(slot));
   resources.defer(() => takeDownFiles(host, id));
+  if (memory?.servedAs !== undefined) {
+    const { servedAs } = memory;
+    resources.defer(() => host.snapshots.pages.release(servedAs));
+  }
+  const fault =
+    memory?.servedAs === undefined ? () => undefined : await adoptMemory(host, vm, memory.servedAs);
   await holdMachine(host, id, vm, resources);
   const guest = connectGuest(host, id, slot);
   resources.defer(() =>
@@ -124,7 +179,8 @@ async function adoptMachine(
     host.logger.warn({ sandbox: id }, 'the guest of an adopted sandbox does not answer');
   }
   stack.move();
-  return { vm, slot, guest, resources: resources.move() };
+  const { parentId, servedAs } = memory ?? {};
+  return { vm, slot, guest, parentId, servedAs, fault, resources: resources.move() };
 }
 
 async function takeDownFiles(host: HostParts, id: string): Promise<void> {

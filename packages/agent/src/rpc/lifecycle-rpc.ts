@@ -36,6 +36,8 @@ export function lifecycleRpc(manager: SandboxManager): Methods {
         envs: request.envs,
         allowInternet: !request.denyInternet,
         hostname: request.hostname,
+        autoPause: request.autoPause,
+        fromSnapshot: request.fromSnapshot,
       });
       return {
         sandboxId: record.id,
@@ -84,7 +86,9 @@ export function lifecycleRpc(manager: SandboxManager): Methods {
   };
 }
 
-function sandboxInfo(record: SandboxRecord): MessageInitShape<typeof hostAgent.SandboxInfoSchema> {
+export function sandboxInfo(
+  record: SandboxRecord,
+): MessageInitShape<typeof hostAgent.SandboxInfoSchema> {
   const { spec } = record;
   return {
     sandboxId: record.id,
@@ -100,6 +104,7 @@ function sandboxInfo(record: SandboxRecord): MessageInitShape<typeof hostAgent.S
     templateId: spec.templateId,
     metadata: record.metadata,
     reason: record.reason ?? '',
+    buildId: record.buildId ?? '',
   };
 }
 

@@ -8,6 +8,7 @@ import { type HostDescription, hostRpc } from './host-rpc.ts';
 import { lifecycleRpc } from './lifecycle-rpc.ts';
 import { processRpc } from './process-rpc.ts';
 import { ptyRpc } from './pty-rpc.ts';
+import { snapshotRpc } from './snapshot-rpc.ts';
 
 export interface RouteParts {
   readonly manager: SandboxManager;
@@ -24,6 +25,7 @@ export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void 
     ...lifecycleRpc(manager),
     ...processRpc(manager),
     ...ptyRpc(manager),
+    ...snapshotRpc(manager),
     ...fileRpc(manager),
     ...hostRpc(manager, description, onTerminate),
   };

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
-import type { MicroVm } from '@torpor/vmm';
+import type { DriveSpec, MachineSpec, MicroVm } from '@torpor/vmm';
 import { GuestClient } from '../guest/guest-client.ts';
 import type { NetworkSlot } from '../network/slot.ts';
 import type { BaseImage, HostParts } from './host-parts.ts';
@@ -53,24 +53,29 @@ export async function makeRunFiles({ host, id, stack }: CreateContext): Promise<
   });
 }
 
-/** The VMM, its vCPUs running. */
-export async function startMachine(
-  { host, id, spec, uid, stack }: CreateContext,
-  image: BaseImage,
+/** What a machine is made of, whether it boots or is restored. */
+export interface MachineParts {
+  readonly vcpus: number;
+  readonly memoryMiB: number;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  /** The read-only drives, in order; the sandbox's own disk comes after them. */
+  readonly drives: readonly DriveSpec[];
+}
+
+/** The machine of a sandbox in a network slot. */
+export function machineSpec(
+  { host, id, uid }: CreateContext,
   slot: NetworkSlot,
-): Promise<MicroVm> {
-  const { layout, artifacts } = host;
-  const vm = await host.driver.start({
+  parts: MachineParts,
+): MachineSpec {
+  const { layout } = host;
+  return {
+    ...parts,
     id,
-    vcpus: spec.vcpus,
-    memoryMiB: spec.memoryMiB,
-    kernelPath:
-      host.driver.kind === 'firecracker' ? artifacts.kernel.vmlinuxPath : artifacts.kernel.qemuPath,
-    initramfsPath: artifacts.initramfsPath,
     kernelArguments: host.kernelArguments,
     drives: [
-      { id: GUEST_DRIVES.base.id, path: image.path, readOnly: true },
-      { id: GUEST_DRIVES.agent.id, path: artifacts.agentDrivePath, readOnly: true },
+      ...parts.drives,
       { id: GUEST_DRIVES.upper.id, path: layout.upperDisk(id), readOnly: false },
     ],
     network: {
@@ -82,7 +87,29 @@ export async function startMachine(
     memoryFile: layout.memoryFile(id),
     console: { path: layout.consoleLog(id), maxBytes: CONSOLE_LOG_BYTES },
     user: { uid, gid: uid },
-  });
+  };
+}
+
+/** The VMM, its vCPUs running. */
+export async function startMachine(
+  context: CreateContext,
+  image: BaseImage,
+  slot: NetworkSlot,
+): Promise<MicroVm> {
+  const { host, id, spec, stack } = context;
+  const { artifacts } = host;
+  const { kernel } = artifacts;
+  const parts: MachineParts = {
+    vcpus: spec.vcpus,
+    memoryMiB: spec.memoryMiB,
+    kernelPath: host.driver.kind === 'firecracker' ? kernel.vmlinuxPath : kernel.qemuPath,
+    initramfsPath: artifacts.initramfsPath,
+    drives: [
+      { id: GUEST_DRIVES.base.id, path: image.path, readOnly: true },
+      { id: GUEST_DRIVES.agent.id, path: artifacts.agentDrivePath, readOnly: true },
+    ],
+  };
+  const vm = await host.driver.start(machineSpec(context, slot, parts));
   await holdMachine(host, id, vm, stack);
   return vm;
 }
@@ -115,6 +142,15 @@ export function connectGuest(host: HostParts, id: string, slot: NetworkSlot): Gu
 
 const INIT_TIMEOUT_MS = 20_000;
 
+/** What a guest is told of itself, beyond what follows from the sandbox. */
+export interface GuestIdentity {
+  readonly environment: Readonly<Record<string, string>>;
+  /** Of the image; a sandbox may say otherwise. */
+  readonly defaultUser?: string | undefined;
+  /** Whose guest it was when it was frozen: only its token lets anybody change it. */
+  readonly previousSandboxId?: string | undefined;
+}
+
 /**
  * Makes the booted guest this sandbox: clock, entropy, token, environment, names.
  * Nothing may use the guest before this has succeeded.
@@ -122,10 +158,10 @@ const INIT_TIMEOUT_MS = 20_000;
 export async function initGuest(
   { host, id, spec }: CreateContext,
   guest: GuestClient,
-  image: BaseImage,
-  environment: Readonly<Record<string, string>>,
+  identity: GuestIdentity,
 ): Promise<void> {
-  const defaultUser = spec.defaultUser || image.defaultUser;
+  const { environment, previousSandboxId } = identity;
+  const defaultUser = spec.defaultUser || identity.defaultUser;
   await guest.init(
     {
       accessToken: host.secrets.accessToken(id),
@@ -137,6 +173,11 @@ export async function initGuest(
       entropy: randomBytes(64).toString('base64'),
       nameservers: [...host.nameservers],
     },
-    INIT_TIMEOUT_MS,
+    {
+      timeoutMs: INIT_TIMEOUT_MS,
+      ...(previousSandboxId === undefined
+        ? {}
+        : { proof: host.secrets.accessToken(previousSandboxId) }),
+    },
   );
 }

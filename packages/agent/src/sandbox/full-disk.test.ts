@@ -19,6 +19,8 @@ const REQUEST = {
   envs: {},
   allowInternet: true,
   hostname: '',
+  autoPause: false,
+  fromSnapshot: false,
 };
 
 async function fill(path: string): Promise<void> {

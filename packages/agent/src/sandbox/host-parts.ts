@@ -1,3 +1,4 @@
+import type { BuildStore } from '@torpor/builds';
 import type { GuestArtifacts } from '@torpor/images';
 import type { VmmDriver } from '@torpor/vmm';
 import type { Logger } from 'pino';
@@ -5,6 +6,8 @@ import type { DataLayout } from '../data-dir/layout.ts';
 import type { GuestSecrets } from '../guest/access-token.ts';
 import type { ResourceJournal } from '../journal/journal.ts';
 import type { NetworkSlot, SlotPool } from '../network/slot.ts';
+import type { PageServer } from '../snapshot/page-server.ts';
+import type { WorkingSets } from '../snapshot/working-sets.ts';
 import type { MonotonicClock } from './activity.ts';
 import type { SandboxLimits } from './limits.ts';
 
@@ -31,17 +34,29 @@ export interface BaseImages {
   list(): Promise<readonly ImageSummary[]>;
 }
 
+/** What pausing and restoring work with. */
+export interface SnapshotParts {
+  readonly builds: BuildStore;
+  readonly pages: PageServer;
+  readonly workingSets: WorkingSets;
+  /** Whether the first boot of an image in a given shape is kept, and later ones restored from it. */
+  readonly keepBoots: boolean;
+}
+
 /** What the steps of a sandbox's life work with. */
 export interface HostParts {
   readonly layout: DataLayout;
   readonly journal: ResourceJournal;
   readonly slots: Pick<SlotPool, 'acquire' | 'release' | 'adopt' | 'destroySlot'>;
   readonly driver: VmmDriver;
+  /** VMM, version and accelerator: what a saved state depends on. */
+  readonly vmmIdentity: string;
   readonly images: BaseImages;
   readonly artifacts: Pick<
     GuestArtifacts,
     'kernel' | 'initramfsPath' | 'agentDrivePath' | 'envdVersion'
   >;
+  readonly snapshots: SnapshotParts;
   readonly kernelArguments: readonly string[];
   /** Makes the empty disk of a new sandbox. */
   readonly createUpperDisk: (path: string, sizeMiB: number) => Promise<void>;

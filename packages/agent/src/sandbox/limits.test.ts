@@ -16,6 +16,8 @@ const request: CreateRequest = {
   envs: {},
   allowInternet: true,
   hostname: '',
+  autoPause: false,
+  fromSnapshot: false,
 };
 
 describe('a request to create a sandbox', () => {

@@ -25,6 +25,9 @@ export interface CreateRequest {
   readonly allowInternet: boolean;
   /** Empty means the sandbox's id. */
   readonly hostname: string;
+  readonly autoPause: boolean;
+  /** `templateId` names a snapshot, not an image; vCPUs, memory and disk are as frozen in it. */
+  readonly fromSnapshot: boolean;
 }
 
 export const DEFAULT_DISK_MIB = 5120;
@@ -64,6 +67,7 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
     templateId: request.templateId,
     defaultUser,
     allowInternet: request.allowInternet,
+    autoPause: request.autoPause,
     hostname,
   };
 }

@@ -27,6 +27,8 @@ function request(changes: Partial<CreateRequest> = {}): CreateRequest {
     envs: { B: '2' },
     allowInternet: true,
     hostname: '',
+    autoPause: false,
+    fromSnapshot: false,
     ...changes,
   };
 }
@@ -277,14 +279,14 @@ describe('the time to live', () => {
     const { record: mortal } = await manager.create(request({ timeoutSec: 10 }));
     const { record: immortal } = await manager.create(request());
     host.clock = 9_999;
-    await manager.destroyIdle();
+    await manager.endIdle();
     expect(manager.list()).toHaveLength(2);
     manager.touch(mortal.id);
     host.clock = 19_998;
-    await manager.destroyIdle();
+    await manager.endIdle();
     expect(manager.list()).toHaveLength(2);
     host.clock = 19_999;
-    await manager.destroyIdle();
+    await manager.endIdle();
     expect(manager.list().map(({ id }) => id)).toEqual([immortal.id]);
   });
 
@@ -293,11 +295,11 @@ describe('the time to live', () => {
     const { record } = await manager.create(request({ timeoutSec: 10 }));
     const { hold } = manager.use(record.id);
     host.clock = 100_000;
-    await manager.destroyIdle();
+    await manager.endIdle();
     expect(manager.get(record.id)).toMatchObject({ state: 'running' });
     hold[Symbol.dispose]();
     host.clock += 10_000;
-    await manager.destroyIdle();
+    await manager.endIdle();
     expect(manager.list()).toEqual([]);
   });
 });
@@ -342,7 +344,7 @@ test('whatever happens at the same time, no slot is released twice and nothing i
         if (action === 'die') vms.get(id)?.die();
         if (action === 'idle') {
           host.clock += 2_000;
-          run(manager.destroyIdle());
+          run(manager.endIdle());
         }
         for (let turn = 0; turn < pause * 20; turn++) await new Promise(setImmediate);
       }

@@ -1,32 +1,38 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import type { Build } from '@torpor/builds';
 import { assertTransition, type SandboxState, TorporError } from '@torpor/protocol';
 import type { ExitReport } from '@torpor/vmm';
 import { syncDirectory } from '../data-dir/atomic-file.ts';
 import type { GuestClient } from '../guest/guest-client.ts';
+import { bringUp } from './bring-up.ts';
 import { ChangeFeed, type FeedEvent } from './change-feed.ts';
-import * as steps from './create-steps.ts';
 import type { HostParts } from './host-parts.ts';
 import { KeyedLock } from './keyed-lock.ts';
-import { type CreateRequest, checkedSpec, DEFAULT_TEMPLATE, requireFreeMemory } from './limits.ts';
-import { PhaseTimer, type PhaseTiming } from './phase-timer.ts';
-import { newRecord, type SandboxRecord, writeRecord } from './record.ts';
+import { type CreateRequest, checkedSpec, requireFreeMemory } from './limits.ts';
+import { PhaseTimer } from './phase-timer.ts';
+import { newRecord, type SandboxRecord, type SandboxSpec, writeRecord } from './record.ts';
 import { type RunningMachine, Sandbox } from './sandbox.ts';
+import type {
+  MachineSource,
+  RecordChanges,
+  SandboxLedger,
+  SandboxOutcome,
+} from './sandbox-ledger.ts';
+import { SnapshotOperations } from './snapshot-operations.ts';
 import { takeDownOwned } from './take-down.ts';
 import { Turns } from './turns.ts';
 import { VmmUsers } from './vmm-users.ts';
-import { exitReason, waitForGuest } from './wait-for-guest.ts';
-
-export interface CreatedSandbox {
-  readonly record: SandboxRecord;
-  readonly timings: readonly PhaseTiming[];
-}
+import { exitReason } from './wait-for-guest.ts';
 
 /** What start-up found: a sandbox, with its machine if it runs. */
 export interface RecoveredSandbox {
   readonly record: SandboxRecord;
   readonly machine?: RunningMachine;
 }
+
+/** Several sandboxes that go at once are one collection. */
+const COLLECT_AFTER_MS = 2_000;
 
 /**
  * Conducts the life of all sandboxes of this host. Every change of a sandbox happens
@@ -41,12 +47,16 @@ export class SandboxManager {
   readonly #users: VmmUsers;
   readonly #boots: Turns;
   readonly #operations = new Set<Promise<unknown>>();
+  /** Pause, resume, snapshot and fork. */
+  readonly snapshots: SnapshotOperations;
+  #collection: NodeJS.Timeout | undefined;
   #closing = false;
 
   constructor(host: HostParts, recovered: readonly RecoveredSandbox[]) {
     this.#host = host;
     this.#users = new VmmUsers(host.layout.instance);
     this.#boots = new Turns(host.concurrentBoots);
+    this.snapshots = new SnapshotOperations(host, this.#ledger());
     for (const { record, machine } of recovered) {
       const sandbox = new Sandbox(record, host.now, machine);
       this.#sandboxes.set(record.id, sandbox);
@@ -102,29 +112,15 @@ export class SandboxManager {
    * `not_found` for an image, `conflict` if it is destroyed meanwhile, and what the
    * steps throw.
    */
-  async create(request: CreateRequest): Promise<CreatedSandbox> {
+  async create(request: CreateRequest): Promise<SandboxOutcome> {
     this.#requireOpen();
     const { id } = request;
-    const spec = checkedSpec(request, this.#host.limits);
-    if (this.#sandboxes.has(id)) {
-      throw new TorporError('already_exists', `There is a sandbox ${id} already.`, {
-        remedy: 'Each sandbox needs a new id.',
-      });
-    }
-    const now = Date.now();
-    const record = newRecord({
-      id,
-      state: 'creating',
-      spec,
-      uid: this.#users.acquire(),
-      createdAt: now,
-      lastActiveAt: now,
-      metadata: {},
-    });
-    const sandbox = new Sandbox(record, this.#host.now);
-    this.#sandboxes.set(id, sandbox);
+    const build = request.fromSnapshot
+      ? await this.snapshots.template(request.templateId)
+      : undefined;
+    const spec = checkedSpec({ ...request, ...frozenShape(build) }, this.#host.limits);
     const environment = { ...request.defaultEnv, ...request.envs };
-    return this.#operation(id, () => this.#create(sandbox, environment));
+    return this.#createFrom(id, spec, environment, build);
   }
 
   /**
@@ -136,20 +132,18 @@ export class SandboxManager {
     await this.#destroyIf(id, () => true);
   }
 
-  /** Destroys the sandboxes that have not been used for longer than their time to live. */
-  async destroyIdle(): Promise<void> {
+  /** Destroys, or pauses where they ask for it, the sandboxes that have not been used for longer than their time to live. */
+  async endIdle(): Promise<void> {
     const idle = [...this.#sandboxes.values()].filter(isIdle);
     await Promise.all(
       // Looked at again under the lock: it may have been used or destroyed meanwhile.
       idle.map(async (sandbox) => {
         const reason = `It was not used for ${sandbox.record.spec.timeoutSec} s.`;
         try {
-          await this.#destroyIf(sandbox.id, isIdle, reason);
+          if (sandbox.record.spec.autoPause) await this.snapshots.pauseIf(sandbox.id, isIdle);
+          else await this.#destroyIf(sandbox.id, isIdle, reason);
         } catch (error) {
-          this.#host.logger.error(
-            { sandbox: sandbox.id, err: error },
-            'idle sandbox not destroyed',
-          );
+          this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'idle sandbox not ended');
         }
       }),
     );
@@ -167,6 +161,7 @@ export class SandboxManager {
   /** Refuses new operations, waits for those that run, and lets go of the machines without ending them. */
   async close(): Promise<void> {
     this.#closing = true;
+    clearTimeout(this.#collection);
     await Promise.allSettled(this.#operations);
     const reason = new TorporError('host_unavailable', 'The host agent is stopping.');
     for (const sandbox of this.#sandboxes.values()) {
@@ -188,10 +183,38 @@ export class SandboxManager {
     }
   }
 
+  async #createFrom(
+    id: string,
+    spec: SandboxSpec,
+    environment: Readonly<Record<string, string>>,
+    build: Build | undefined,
+  ): Promise<SandboxOutcome> {
+    this.#requireOpen();
+    if (this.#sandboxes.has(id)) {
+      throw new TorporError('already_exists', `There is a sandbox ${id} already.`, {
+        remedy: 'Each sandbox needs a new id.',
+      });
+    }
+    const now = Date.now();
+    const record = newRecord({
+      id,
+      state: 'creating',
+      spec,
+      uid: this.#users.acquire(),
+      createdAt: now,
+      lastActiveAt: now,
+      metadata: {},
+    });
+    const sandbox = new Sandbox(record, this.#host.now);
+    this.#sandboxes.set(id, sandbox);
+    return this.#operation(id, () => this.#create(sandbox, environment, build));
+  }
+
   async #create(
     sandbox: Sandbox,
     environment: Readonly<Record<string, string>>,
-  ): Promise<CreatedSandbox> {
+    build: Build | undefined,
+  ): Promise<SandboxOutcome> {
     const { id } = sandbox;
     const timer = new PhaseTimer();
     await this.#claimDirectory(sandbox);
@@ -199,21 +222,9 @@ export class SandboxManager {
       sandbox.creation.signal.throwIfAborted();
       await requireFreeMemory(sandbox.record.spec.memoryMiB, this.#host.layout.memoryRoot);
       await this.#save(sandbox, sandbox.record);
-      const turn = performance.now();
-      const machine = await this.#boots.run(() => {
-        timer.add('queue', performance.now() - turn);
-        sandbox.creation.signal.throwIfAborted();
-        return this.#bringUp(sandbox, environment, timer);
-      });
-      await this.#transition(sandbox, 'running', {
-        slot: { index: machine.slot.index, hostAddress: machine.slot.hostAddress },
-        machine: machine.vm.description,
-        metadata: this.#versions(machine),
-      });
-      sandbox.machine = machine;
-      sandbox.activity.touch();
-      this.#watchMachine(sandbox, machine);
-      return { record: presentRecord(sandbox), timings: timer.finish() };
+      const machine = await this.#bringUp(sandbox, { build, environment, timer });
+      await this.#goLive(sandbox, machine);
+      return this.#outcome(sandbox, timer);
     } catch (error) {
       const failure = TorporError.from(originalError(error));
       this.#host.logger.warn({ sandbox: id, err: error }, 'sandbox could not be created');
@@ -235,33 +246,74 @@ export class SandboxManager {
     }
   }
 
-  async #bringUp(
-    sandbox: Sandbox,
-    environment: Readonly<Record<string, string>>,
-    timer: PhaseTimer,
-  ): Promise<RunningMachine> {
-    const host = this.#host;
-    const { id, record } = sandbox;
+  async #bringUp(sandbox: Sandbox, source: MachineSource): Promise<RunningMachine> {
+    const turn = performance.now();
     const { signal } = sandbox.creation;
-    const { spec, uid } = record;
-    await using stack = new AsyncDisposableStack();
-    const context: steps.CreateContext = { host, id, spec, uid, stack };
-    const image = await host.images.resolve(spec.templateId || DEFAULT_TEMPLATE);
-    const slot = await timer.measure('network', () => steps.acquireSlot(context));
-    await timer.measure('disk', async () => {
-      await steps.makeRunFiles(context);
-      await host.createUpperDisk(host.layout.upperDisk(id), spec.diskSizeMiB);
+    const { id, spec, uid } = sandbox.record;
+    return this.#boots.run(() => {
+      source.timer.add('queue', performance.now() - turn);
+      signal.throwIfAborted();
+      return bringUp({ ...source, host: this.#host, id, spec, uid, signal });
     });
-    signal.throwIfAborted();
-    const vm = await timer.measure('vmm', () => steps.startMachine(context, image, slot));
-    const guest = steps.connectGuest(host, id, slot);
-    stack.defer(() => guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)));
-    await timer.measure('boot', () =>
-      waitForGuest({ vm, guest, timeoutMs: host.bootTimeoutMs, signal }),
-    );
-    await timer.measure('init', () => steps.initGuest(context, guest, image, environment));
-    signal.throwIfAborted();
-    return { vm, slot, guest, resources: stack.move() };
+  }
+
+  async #goLive(sandbox: Sandbox, machine: RunningMachine): Promise<void> {
+    const { parentId, servedAs, slot } = machine;
+    try {
+      await this.#transition(sandbox, 'running', {
+        slot: { index: slot.index, hostAddress: slot.hostAddress },
+        machine: machine.vm.description,
+        memory: {
+          ...(parentId === undefined ? {} : { parentId }),
+          ...(servedAs === undefined ? {} : { servedAs }),
+        },
+        metadata: this.#versions(machine),
+      });
+    } catch (error) {
+      await machine.resources.disposeAsync();
+      throw error;
+    }
+    sandbox.machine = machine;
+    sandbox.activity.touch();
+    this.#watchMachine(sandbox, machine);
+  }
+
+  #outcome(sandbox: Sandbox, timer: PhaseTimer): SandboxOutcome {
+    return { record: presentRecord(sandbox), timings: timer.finish() };
+  }
+
+  #ledger(): SandboxLedger {
+    return {
+      find: (id) => this.#find(id),
+      run: (id, action) => {
+        this.#requireOpen();
+        return this.#operation(id, action);
+      },
+      transition: (sandbox, to, changes) => this.#transition(sandbox, to, changes),
+      change: (sandbox, changes) => this.#save(sandbox, changed(sandbox, changes)),
+      bringUp: (sandbox, source) => this.#bringUp(sandbox, source),
+      goLive: (sandbox, machine) => this.#goLive(sandbox, machine),
+      release: (sandbox) => this.#free(sandbox),
+      createFrom: (id, spec, build) => this.#createFrom(id, spec, {}, build),
+      outcome: (sandbox, timer) => this.#outcome(sandbox, timer),
+      collectSoon: () => this.#collectSoon(),
+    };
+  }
+
+  #collectSoon(): void {
+    if (this.#closing || this.#collection !== undefined) return;
+    this.#collection = setTimeout(() => {
+      this.#collection = undefined;
+      const collecting = this.snapshots.collect().then(
+        ({ removedBuildIds, freedBytes }) => {
+          if (removedBuildIds.length === 0) return;
+          this.#host.logger.info({ removedBuildIds, freedBytes }, 'builds collected');
+        },
+        (error: unknown) => this.#host.logger.error({ err: error }, 'builds not collected'),
+      );
+      this.#operations.add(collecting);
+      void collecting.then(() => this.#operations.delete(collecting));
+    }, COLLECT_AFTER_MS).unref();
   }
 
   /** After a failed creation: removes what is left, or keeps the sandbox as `error` if that fails too. */
@@ -305,7 +357,7 @@ export class SandboxManager {
   #watchMachine(sandbox: Sandbox, machine: RunningMachine): void {
     void machine.vm.exited.then((report) => {
       if (sandbox.machine !== machine) return;
-      const reason = exitReason(report);
+      const reason = machine.fault() ?? exitReason(report);
       machine.guest.close(new TorporError('vmm_failed', `Sandbox ${sandbox.id}: ${reason}`));
       return this.#operation(sandbox.id, () => this.#machineEnded(sandbox, machine, report)).catch(
         (error: unknown) => {
@@ -318,9 +370,9 @@ export class SandboxManager {
   async #machineEnded(sandbox: Sandbox, machine: RunningMachine, report: ExitReport) {
     if (sandbox.machine !== machine) return;
     this.#host.logger.warn({ sandbox: sandbox.id, reason: report.reason }, 'VMM ended');
-    await this.#transition(sandbox, 'error', { reason: exitReason(report) });
-    await this.#release(sandbox);
-    await takeDownOwned(this.#host, sandbox.id);
+    const reason = machine.fault() ?? exitReason(report);
+    await this.#transition(sandbox, 'error', { reason });
+    await this.#free(sandbox);
   }
 
   /** Ends the machine and frees everything outside the sandbox's directory. */
@@ -334,12 +386,23 @@ export class SandboxManager {
     }
   }
 
+  /** {@link #release}, and whatever the journal still names of the sandbox. */
+  async #free(sandbox: Sandbox): Promise<void> {
+    await this.#release(sandbox);
+    await takeDownOwned(this.#host, sandbox.id);
+  }
+
   /** Removes the last traces of a sandbox whose machine is gone. */
   async #remove(sandbox: Sandbox): Promise<void> {
     const { layout } = this.#host;
     await takeDownOwned(this.#host, sandbox.id);
     await rm(layout.sandboxDirectory(sandbox.id), { recursive: true, force: true });
     await syncDirectory(layout.sandboxesRoot);
+    const { references } = this.#host.snapshots.builds;
+    if (references.get('sandbox', sandbox.id) !== undefined) {
+      await references.delete('sandbox', sandbox.id);
+      this.#collectSoon();
+    }
     this.#sandboxes.delete(sandbox.id);
     this.#users.release(sandbox.record.uid);
   }
@@ -347,10 +410,10 @@ export class SandboxManager {
   async #transition(
     sandbox: Sandbox,
     to: SandboxState,
-    changes: Partial<SandboxRecord> = {},
+    changes: RecordChanges = {},
   ): Promise<void> {
     assertTransition(sandbox.id, sandbox.record.state, to);
-    await this.#save(sandbox, { ...presentRecord(sandbox), ...changes, state: to });
+    await this.#save(sandbox, changed(sandbox, { ...changes, state: to }));
   }
 
   /** Writes the record, and lets the world know of it once it is durable. */
@@ -409,6 +472,18 @@ function originalError(error: unknown): unknown {
   let original = error;
   while (original instanceof SuppressedError) original = original.suppressed;
   return original;
+}
+
+function changed(sandbox: Sandbox, changes: RecordChanges): SandboxRecord {
+  const fields = Object.entries({ ...presentRecord(sandbox), ...changes });
+  return Object.fromEntries(fields.filter(([, value]) => value !== undefined)) as SandboxRecord;
+}
+
+/** What a snapshot's sandbox cannot choose. */
+function frozenShape(build: Build | undefined) {
+  if (build === undefined) return {};
+  const { vcpus, memoryMiB, diskMiB } = build.manifest;
+  return { vcpus, memoryMiB, diskSizeMiB: diskMiB };
 }
 
 function presentRecord(sandbox: Sandbox): SandboxRecord {

@@ -3,16 +3,16 @@ import type { SandboxManager } from './manager.ts';
 
 const INTERVAL_MS = 1000;
 
-/** Destroys idle sandboxes, once a second, until it is disposed of. */
+/** Ends idle sandboxes, once a second, until it is disposed of. */
 export class Reaper implements AsyncDisposable {
   readonly #timer: NodeJS.Timeout;
   #round: Promise<void> | undefined;
 
-  constructor(manager: Pick<SandboxManager, 'destroyIdle'>, logger: Logger) {
+  constructor(manager: Pick<SandboxManager, 'endIdle'>, logger: Logger) {
     this.#timer = setInterval(() => {
       // A round that takes longer than the interval is not joined by another.
       this.#round ??= manager
-        .destroyIdle()
+        .endIdle()
         .catch((error: unknown) => logger.error({ err: error }, 'reaper'))
         .finally(() => {
           this.#round = undefined;

@@ -22,6 +22,8 @@ const recordSchema = z.strictObject({
     templateId: z.string(),
     defaultUser: z.string(),
     allowInternet: z.boolean(),
+    /** At the end of its time to live the sandbox is paused, not destroyed. */
+    autoPause: z.boolean(),
     hostname: z.string(),
   }),
   /** User and group id of the VMM. */
@@ -31,6 +33,12 @@ const recordSchema = z.strictObject({
   lastActiveAt: z.number(),
   slot: z.strictObject({ index: z.int(), hostAddress: z.string() }).optional(),
   machine: machineDescriptionSchema.optional(),
+  /** Where the memory of the running machine comes from: see `RunningMachine`. */
+  memory: z
+    .strictObject({ parentId: z.string().optional(), servedAs: z.string().optional() })
+    .optional(),
+  /** The last build of this sandbox itself: what it is paused in, or can be resumed from. */
+  buildId: z.string().optional(),
   /** Versions of what runs it. */
   metadata: z.record(z.string(), z.string()),
 });

@@ -6,6 +6,12 @@ import type { SandboxRecord } from './record.ts';
 
 /** The live part of a running sandbox. `resources` releases all of it, in reverse order. */
 export interface RunningMachine {
+  /** The build that its memory is compared with when it is committed; it changes with each commit. */
+  parentId: string | undefined;
+  /** Names it at the pager, which fills its memory; absent where all of it is there. */
+  readonly servedAs?: string | undefined;
+  /** Why it had to be killed, if it had to. */
+  readonly fault: () => string | undefined;
   readonly vm: MicroVm;
   readonly slot: NetworkSlot;
   readonly guest: GuestClient;

@@ -4,7 +4,8 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
+import { BuildStore } from '@torpor/builds';
+import { dataExtents, identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { ExitReport, MachineDescription, MachineSpec, MicroVm, VmmDriver } from '@torpor/vmm';
 import { type Logger, pino } from 'pino';
@@ -13,6 +14,8 @@ import { GuestSecrets } from '../guest/access-token.ts';
 import { FileJournal } from '../journal/file-journal.ts';
 import type { NetworkSlot, SlotRequest } from '../network/slot.ts';
 import type { HostParts } from '../sandbox/host-parts.ts';
+import { PageServer } from '../snapshot/page-server.ts';
+import { WorkingSets } from '../snapshot/working-sets.ts';
 
 /*
  * A host without virtual machines and namespaces, for the tests of what the agent
@@ -30,6 +33,7 @@ export class StubHost implements AsyncDisposable {
   readonly driver = new StubDriver();
   readonly slots: StubSlots;
   readonly guests: StubGuests;
+  builds: BuildStore;
   journal: FileJournal;
   /** Milliseconds of the agent's clock. */
   clock = 0;
@@ -41,15 +45,18 @@ export class StubHost implements AsyncDisposable {
     const directory = dataDir ?? (await mkdtemp(join(tmpdir(), 'torpor-agent-')));
     const layout = await openLayout(directory);
     const journal = await FileJournal.open(layout.journalFile);
-    return new StubHost(directory, layout, journal, await StubGuests.open());
+    const builds = await BuildStore.open({ directory, dataExtents });
+    return new StubHost(directory, layout, journal, builds, await StubGuests.open());
   }
 
   private constructor(
     directory: string,
     layout: DataLayout,
     journal: FileJournal,
+    builds: BuildStore,
     guests: StubGuests,
   ) {
+    this.builds = builds;
     this.directory = directory;
     this.layout = layout;
     this.journal = journal;
@@ -63,6 +70,17 @@ export class StubHost implements AsyncDisposable {
       journal: this.journal,
       slots: this.slots,
       driver: this.driver,
+      vmmIdentity: 'stub',
+      snapshots: {
+        builds: this.builds,
+        pages: new PageServer({
+          socketPath: this.layout.pagerSocket,
+          logPath: this.layout.pagerLog,
+          logger: silentLogger(),
+        }),
+        workingSets: new WorkingSets(this.layout.workingSetsRoot),
+        keepBoots: false,
+      },
       images: {
         resolve: async (name) => {
           if (name === 'base') return { name, path: '/images/base.ext4' };
@@ -109,6 +127,7 @@ export class StubHost implements AsyncDisposable {
   async restart(): Promise<void> {
     await this.journal[Symbol.asyncDispose]();
     this.journal = await FileJournal.open(this.layout.journalFile);
+    this.builds = await BuildStore.open({ directory: this.directory, dataExtents });
     this.slots.forgetLeases();
   }
 

@@ -58,8 +58,10 @@ export const manifestSchema = z.strictObject({
     .min(1)
     .max(MAX_MEMORY_BYTES / 2 ** 20),
   diskMiB: z.int().min(1),
-  /** Read-only drives that the guest had: their cache keys, by drive id. */
-  drives: z.record(word, word),
+  /** What the machine needs beyond the build: paths on this host, by role (kernel, base image, …). */
+  artifacts: z.record(word, z.string().startsWith('/').max(4096)),
+  /** Whose guest this is; absent while it has no identity yet. */
+  sandboxId: word.optional(),
   files: z.array(fileSchema).min(1).max(4),
 });
 

@@ -28,7 +28,7 @@ const DRAFT: ManifestDraft = {
   vcpus: 1,
   memoryMiB: 1,
   diskMiB: 1,
-  drives: { base: 'key' },
+  artifacts: { base: '/images/base' },
 };
 
 let directory: string;

@@ -50,8 +50,12 @@ export async function compact(
     await copyFile(store.path(build.id, name), staged.path(name));
     checksums[name] = crc32;
   }
-  const { producer, vcpus, memoryMiB, diskMiB, drives } = build.manifest;
-  return await staged.publish({ producer, vcpus, memoryMiB, diskMiB, drives }, checksums);
+  const { producer, vcpus, memoryMiB, diskMiB, artifacts, sandboxId } = build.manifest;
+  const whose = sandboxId === undefined ? {} : { sandboxId };
+  return await staged.publish(
+    { producer, vcpus, memoryMiB, diskMiB, artifacts, ...whose },
+    checksums,
+  );
 }
 
 const CHUNK_BLOCKS = 256;

@@ -1,0 +1,102 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import { type hostAgent, isId, TorporError } from '@torpor/protocol';
+import type { SandboxManager } from '../sandbox/manager.ts';
+import type { ForkedSandbox } from '../sandbox/snapshot-operations.ts';
+import { sandboxInfo } from './lifecycle-rpc.ts';
+
+type Methods = Pick<
+  ServiceImpl<typeof hostAgent.HostAgentService>,
+  | 'pauseSandbox'
+  | 'resumeSandbox'
+  | 'forkSandbox'
+  | 'createSnapshot'
+  | 'deleteSnapshot'
+  | 'verifyBuilds'
+  | 'collectBuilds'
+>;
+
+const MAX_CHILDREN = 100;
+
+/** The calls that make builds and check them out. They run to their end, whether the caller stays or not. */
+export function snapshotRpc({ snapshots }: Pick<SandboxManager, 'snapshots'>): Methods {
+  return {
+    async pauseSandbox({ sandboxId }) {
+      const { record, timings } = await snapshots.pause(sandboxId);
+      return { sandbox: sandboxInfo(record), timings: [...timings] };
+    },
+
+    async resumeSandbox({ sandboxId, timeoutSec, keepTimeout }) {
+      const { record, timings } = await snapshots.resume(
+        sandboxId,
+        keepTimeout ? undefined : timeoutSec,
+      );
+      return {
+        sandboxId: record.id,
+        hostIp: record.slot?.hostAddress ?? '',
+        metadata: record.metadata,
+        sandbox: sandboxInfo(record),
+        timings: [...timings],
+      };
+    },
+
+    async forkSandbox({ sandboxId, childIds, timeoutSec }) {
+      checkChildren(childIds);
+      const { children, source } = await snapshots.fork(sandboxId, childIds, timeoutSec);
+      return { children: children.map(forkResult), timings: [...source.timings] };
+    },
+
+    async createSnapshot({ sandboxId, templateId, resumeSource }) {
+      const snapshot = await snapshots.snapshot(sandboxId, templateId, { resumeSource });
+      const { vcpus, memoryMiB } = snapshot.build.manifest;
+      return {
+        sizeBytes: BigInt(snapshot.sizeBytes),
+        sandbox: sandboxInfo(snapshot.record),
+        timings: [...snapshot.timings],
+        vcpus,
+        memoryMb: memoryMiB,
+      };
+    },
+
+    async deleteSnapshot({ templateId }) {
+      await snapshots.deleteSnapshot(templateId);
+      return {};
+    },
+
+    async *verifyBuilds() {
+      for await (const { buildId, fault, sizeBytes, references } of snapshots.verify()) {
+        yield {
+          buildId,
+          fault: fault ?? '',
+          sizeBytes: BigInt(sizeBytes),
+          references: [...references],
+        };
+      }
+    },
+
+    async collectBuilds() {
+      const { removedBuildIds, freedBytes } = await snapshots.collect();
+      return { removedBuildIds: [...removedBuildIds], freedBytes: BigInt(freedBytes) };
+    },
+  };
+}
+
+function forkResult({
+  id,
+  result,
+}: ForkedSandbox): MessageInitShape<typeof hostAgent.ForkResultSchema> {
+  if (!(result instanceof TorporError)) {
+    return { sandboxId: id, outcome: { case: 'sandbox', value: sandboxInfo(result.record) } };
+  }
+  const { code, remedy, message } = result;
+  return { sandboxId: id, message, outcome: { case: 'error', value: { code, remedy } } };
+}
+
+function checkChildren(ids: readonly string[]): void {
+  const areNew = ids.every((id) => isId('sandbox', id)) && new Set(ids).size === ids.length;
+  if (areNew && ids.length >= 1 && ids.length <= MAX_CHILDREN) return;
+  throw new TorporError(
+    'invalid_request',
+    `A fork makes 1 to ${MAX_CHILDREN} sandboxes, each with an id of its own.`,
+  );
+}

@@ -1,0 +1,187 @@
+import { createHash } from 'node:crypto';
+import type { Build } from '@torpor/builds';
+import { TorporError } from '@torpor/protocol';
+import type { MicroVm } from '@torpor/vmm';
+import type { GuestClient } from '../guest/guest-client.ts';
+import { commitMachine } from '../snapshot/commit.ts';
+import { restoreMachine } from '../snapshot/restore.ts';
+import * as steps from './create-steps.ts';
+import type { BaseImage, HostParts } from './host-parts.ts';
+import { KeyedLock } from './keyed-lock.ts';
+import { DEFAULT_TEMPLATE } from './limits.ts';
+import type { PhaseTimer } from './phase-timer.ts';
+import type { SandboxSpec } from './record.ts';
+import type { RunningMachine } from './sandbox.ts';
+import { waitForGuest } from './wait-for-guest.ts';
+
+export interface BringUpRequest {
+  readonly host: HostParts;
+  readonly id: string;
+  readonly spec: SandboxSpec;
+  readonly uid: number;
+  readonly environment: Readonly<Record<string, string>>;
+  /** What to check out; absent: the image that the spec names. */
+  readonly build?: Build | undefined;
+  readonly signal: AbortSignal;
+  readonly timer: PhaseTimer;
+}
+
+/** One boot at a time for each shape of machine: whoever waits restores what it left. */
+const boots = new KeyedLock();
+
+/**
+ * Makes the machine of a sandbox, from a build or an image, up to a guest that has
+ * been told who it is. If anything fails, nothing is left of it but the sandbox's
+ * reference to the build.
+ */
+export async function bringUp(request: BringUpRequest): Promise<RunningMachine> {
+  const { host, spec, build } = request;
+  if (build !== undefined) return restore(request, build);
+  const image = await host.images.resolve(spec.templateId || DEFAULT_TEMPLATE);
+  if (!host.snapshots.keepBoots) return boot(request, image);
+  const name = bootName(host, image, spec);
+  const kept = await keptBoot(host, name);
+  if (kept !== undefined) return restore(request, kept, image);
+  return boots.with(`${host.layout.dataDir} ${name}`, async () => {
+    const meanwhile = await keptBoot(host, name);
+    return meanwhile === undefined
+      ? boot(request, image, name)
+      : restore(request, meanwhile, image);
+  });
+}
+
+async function restore(
+  request: BringUpRequest,
+  build: Build,
+  image?: BaseImage,
+): Promise<RunningMachine> {
+  const { host, id, environment, signal, timer } = request;
+  const { references } = host.snapshots.builds;
+  using _lease = host.snapshots.builds.lease(build.id);
+  if (references.get('sandbox', id) !== build.id) await references.set('sandbox', id, build.id);
+  await using stack = new AsyncDisposableStack();
+  const context: steps.CreateContext = { ...request, stack };
+  const slot = await timer.measure('network', () => steps.acquireSlot(context));
+  await steps.makeRunFiles(context);
+  signal.throwIfAborted();
+  const restored = await timer.measure('restore', () => restoreMachine(context, build, slot));
+  const { vm, servedAs, fault } = restored;
+  await timer.measure('resume', () => vm.resume());
+  const guest = connect(context, slot);
+  await timer.measure('guest', () => ready(request, vm, guest, fault));
+  await timer.measure('init', () =>
+    steps.initGuest(context, guest, {
+      environment,
+      defaultUser: image?.defaultUser,
+      previousSandboxId: build.manifest.sandboxId,
+    }),
+  );
+  signal.throwIfAborted();
+  return { vm, slot, guest, parentId: build.id, servedAs, fault, resources: stack.move() };
+}
+
+async function boot(
+  request: BringUpRequest,
+  image: BaseImage,
+  keepAs?: string,
+): Promise<RunningMachine> {
+  const { host, id, spec, environment, signal, timer } = request;
+  await using stack = new AsyncDisposableStack();
+  const context: steps.CreateContext = { ...request, stack };
+  const slot = await timer.measure('network', () => steps.acquireSlot(context));
+  await timer.measure('disk', async () => {
+    await steps.makeRunFiles(context);
+    await host.createUpperDisk(host.layout.upperDisk(id), spec.diskSizeMiB);
+  });
+  signal.throwIfAborted();
+  const vm = await timer.measure('vmm', () => steps.startMachine(context, image, slot));
+  const guest = connect(context, slot);
+  await timer.measure('boot', () => ready(request, vm, guest, () => undefined));
+  const parentId = keepAs === undefined ? undefined : await keepBoot(request, vm, keepAs);
+  await timer.measure('init', () =>
+    steps.initGuest(context, guest, { environment, defaultUser: image.defaultUser }),
+  );
+  signal.throwIfAborted();
+  return { vm, slot, guest, parentId, fault: () => undefined, resources: stack.move() };
+}
+
+function connect(context: steps.CreateContext, slot: RunningMachine['slot']): GuestClient {
+  const { host, id, stack } = context;
+  const guest = steps.connectGuest(host, id, slot);
+  stack.defer(() => guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)));
+  return guest;
+}
+
+async function ready(
+  { host, signal }: BringUpRequest,
+  vm: MicroVm,
+  guest: GuestClient,
+  fault: () => string | undefined,
+): Promise<void> {
+  try {
+    await waitForGuest({ vm, guest, timeoutMs: host.bootTimeoutMs, signal });
+  } catch (error) {
+    const reason = fault();
+    if (reason === undefined) throw error;
+    throw new TorporError('vmm_failed', reason, { cause: error });
+  }
+}
+
+/**
+ * Commits a guest that has booted and has no identity yet, and lets it run on. A
+ * sandbox does not fail because its boot could not be kept. Answers the build's id.
+ */
+async function keepBoot(
+  { host, id, spec, timer }: BringUpRequest,
+  vm: MicroVm,
+  name: string,
+): Promise<string | undefined> {
+  const { references } = host.snapshots.builds;
+  const { upperDisk } = host.layout;
+  try {
+    await vm.pause();
+    const request = {
+      vm,
+      spec,
+      lazy: false,
+      upperDisk: upperDisk(id),
+      disk: 'copy',
+      timer,
+    } as const;
+    const build = await commitMachine(host, request);
+    await references.set('sandbox', id, build.id);
+    await references.set('template', name, build.id);
+    return build.id;
+  } catch (error) {
+    host.logger.warn({ sandbox: id, err: error }, 'boot not kept');
+    return undefined;
+  } finally {
+    await vm.resume();
+  }
+}
+
+/** The kept boot of a shape; one that can no longer be restored is forgotten. */
+async function keptBoot(host: HostParts, name: string): Promise<Build | undefined> {
+  const { builds } = host.snapshots;
+  const id = builds.references.get('template', name);
+  if (id === undefined) return undefined;
+  try {
+    return await builds.get(id);
+  } catch (error) {
+    host.logger.warn({ build: id, err: error }, 'kept boot unreadable, booting anew');
+    await builds.references.delete('template', name);
+    return undefined;
+  }
+}
+
+/** Names the boots that are alike: everything that the guest's memory depends on. */
+function bootName(host: HostParts, image: BaseImage, spec: SandboxSpec): string {
+  const { artifacts, vmmIdentity, kernelArguments, agentVersion } = host;
+  const shape = [
+    ...[image.path, artifacts.agentDrivePath, artifacts.initramfsPath, artifacts.kernel.qemuPath],
+    ...[vmmIdentity, agentVersion, ...kernelArguments],
+    ...[spec.vcpus, spec.memoryMiB, spec.diskSizeMiB].map(String),
+  ];
+  const key = createHash('sha256').update(shape.join('\0')).digest('hex').slice(0, 24);
+  return `boot-${key}`;
+}

@@ -1,0 +1,120 @@
+import { link, open, writeFile } from 'node:fs/promises';
+import {
+  applyChanges,
+  BLOCK_SIZE,
+  BUILD_FILES,
+  type Build,
+  captureMemory,
+  formatChecksum,
+  type ManifestDraft,
+  type StagedBuild,
+  writeMemoryHeader,
+  zeroMapping,
+} from '@torpor/builds';
+import { copySparse, dataExtents } from '@torpor/linux';
+import type { MicroVm } from '@torpor/vmm';
+import type { HostParts } from '../sandbox/host-parts.ts';
+import type { PhaseTimer } from '../sandbox/phase-timer.ts';
+import type { SandboxSpec } from '../sandbox/record.ts';
+
+export interface CommitRequest {
+  /** Its vCPUs are stopped, and stay so. */
+  readonly vm: MicroVm;
+  readonly spec: SandboxSpec;
+  /** Whose guest it is; absent for one that has no identity yet. */
+  readonly sandboxId?: string;
+  /** The build that the guest's memory is to be compared with. */
+  readonly parentId?: string;
+  /** Whether the pager fills the memory file: what is missing in it is as in the parent. */
+  readonly lazy: boolean;
+  readonly upperDisk: string;
+  /** `move`: the machine ends after this, so its disk may become the build's. `copy`: it goes on. */
+  readonly disk: 'move' | 'copy';
+  readonly timer: PhaseTimer;
+}
+
+/**
+ * Makes a build of a machine: state, what changed of its memory, and its disk. It is
+ * durable when this resolves; before, nothing of the machine has changed. Throws
+ * `disk_full`, `vmm_failed`, `build_invalid`; then nothing is left of the attempt.
+ */
+export async function commitMachine(host: HostParts, request: CommitRequest): Promise<Build> {
+  const { builds } = host.snapshots;
+  const { vm, timer } = request;
+  await using staged = await builds.stage();
+  await timer.measure('state', () => vm.saveState(staged.path(BUILD_FILES.state)));
+  const checksum = await timer.measure('memory', () => captureInto(host, request, staged));
+  await timer.measure('disk', async () => {
+    const target = staged.path(BUILD_FILES.disk);
+    if (request.disk === 'move') await link(request.upperDisk, target);
+    else await copySparse(request.upperDisk, target);
+  });
+  await timer.measure('publish', () =>
+    staged.publish(manifestOf(host, request), { [BUILD_FILES.memory]: checksum }),
+  );
+  return await builds.get(staged.id);
+}
+
+/** Writes the memory file and its header; answers the memory file's checksum. */
+async function captureInto(
+  host: HostParts,
+  { vm, parentId, lazy }: CommitRequest,
+  staged: StagedBuild,
+): Promise<string> {
+  const { builds } = host.snapshots;
+  const { spec } = vm.description;
+  const blockCount = (spec.memoryMiB * 2 ** 20) / BLOCK_SIZE;
+  await using resources = new AsyncDisposableStack();
+  const memory = resources.use(await open(spec.memoryFile));
+  const output = resources.use(await open(staged.path(BUILD_FILES.memory), 'wx', 0o600));
+  const parent = parentId === undefined ? undefined : await builds.get(parentId);
+  const reader = parent && resources.use(await builds.openMemory(parent));
+  const capture = await captureMemory(
+    {
+      memory,
+      blockCount,
+      extents: dataExtents(memory),
+      holes: lazy ? 'unchanged' : 'zero',
+      ...(reader === undefined ? {} : { parent: reader }),
+    },
+    output,
+  );
+  const before = parent?.header.mapping ?? zeroMapping(blockCount);
+  const header = {
+    generation: parent === undefined ? 0 : parent.header.generation + 1,
+    buildId: staged.id,
+    baseBuildId: parent?.header.baseBuildId ?? staged.id,
+    mapping: applyChanges(before, staged.id, capture.changes),
+  };
+  await writeFile(staged.path(BUILD_FILES.header), writeMemoryHeader(header), { mode: 0o600 });
+  return formatChecksum(capture.checksum);
+}
+
+function manifestOf(host: HostParts, request: CommitRequest): ManifestDraft {
+  const { vm, spec, sandboxId, parentId } = request;
+  const { driver, vmmVersion, accelerator, spec: machine } = vm.description;
+  const [base, agent] = machine.drives;
+  return {
+    ...(parentId === undefined ? {} : { parentId }),
+    ...(sandboxId === undefined ? {} : { sandboxId }),
+    producer: {
+      torpor: host.agentVersion,
+      vmm: driver,
+      vmmVersion,
+      accelerator,
+      machine: driver,
+      cpuModel: accelerator === 'kvm' ? 'host' : 'max',
+      kernelVersion: host.artifacts.kernel.version,
+      envdVersion: host.artifacts.envdVersion,
+    },
+    vcpus: machine.vcpus,
+    memoryMiB: machine.memoryMiB,
+    diskMiB: spec.diskSizeMiB,
+    artifacts: {
+      kernel: machine.kernelPath,
+      initramfs: machine.initramfsPath,
+      ...(base === undefined ? {} : { base: base.path }),
+      ...(agent === undefined ? {} : { agent: agent.path }),
+    },
+  };
+}

@@ -1,0 +1,158 @@
+import { randomBytes } from 'node:crypto';
+import { access } from 'node:fs/promises';
+import { join } from 'node:path';
+import { BUILD_FILES, type Build, BuildFormatError } from '@torpor/builds';
+import { copySparse } from '@torpor/linux';
+import { GUEST_DRIVES, TorporError } from '@torpor/protocol';
+import type { MicroVm } from '@torpor/vmm';
+import type { NetworkSlot } from '../network/slot.ts';
+import { type CreateContext, holdMachine, machineSpec } from '../sandbox/create-steps.ts';
+import type { HostParts } from '../sandbox/host-parts.ts';
+
+/** How soon after a restore the pages that it touched are taken for its working set. */
+const WORKING_SET_AFTER_MS = 5_000;
+
+export interface RestoredMachine {
+  readonly vm: MicroVm;
+  /** Names the VM at the pager. */
+  readonly servedAs: string;
+  /** Hears of it when the guest's memory can no longer be served; it has been killed by then. */
+  readonly fault: () => string | undefined;
+}
+
+/**
+ * Checks a build out for a sandbox: a private disk, memory that the pager fills, a
+ * fresh VMM in the given slot. Its vCPUs are stopped. The build must be referenced or
+ * leased. Throws `build_invalid` for a build that this host cannot restore.
+ */
+export async function restoreMachine(
+  context: CreateContext,
+  build: Build,
+  slot: NetworkSlot,
+): Promise<RestoredMachine> {
+  const { host, id, stack } = context;
+  await checkRestorable(host, build);
+  const { builds, pages } = host.snapshots;
+  await copySparse(builds.path(build.id, BUILD_FILES.disk), host.layout.upperDisk(id));
+  const servedAs = `${id}-${randomBytes(4).toString('hex')}`;
+  const socketPath = join(host.layout.runDirectory(id), 'pages');
+  const { workingSets } = host.snapshots;
+  const workingSet = await workingSets.get(build.id);
+  const served = new ServedMemory(host, servedAs);
+  stack.defer(() => pages.release(servedAs));
+  await pages.serve(
+    {
+      vm: servedAs,
+      socketPath,
+      headerPath: builds.path(build.id, BUILD_FILES.header),
+      diffPaths: Object.fromEntries(
+        build.header.mapping.builds.map((holder) => [
+          holder,
+          builds.path(holder, BUILD_FILES.memory),
+        ]),
+      ),
+      ...(workingSet === undefined ? {} : { workingSet }),
+    },
+    (reason) => served.fail(reason),
+  );
+  const { artifacts, memoryMiB, vcpus } = build.manifest;
+  const vm = await host.driver.restore(
+    machineSpec(context, slot, {
+      vcpus,
+      memoryMiB,
+      kernelPath: required(build, 'kernel'),
+      initramfsPath: required(build, 'initramfs'),
+      drives: [
+        { id: GUEST_DRIVES.base.id, path: artifacts.base ?? '', readOnly: true },
+        { id: GUEST_DRIVES.agent.id, path: artifacts.agent ?? '', readOnly: true },
+      ],
+    }),
+    {
+      statePath: builds.path(build.id, BUILD_FILES.state),
+      memory: { kind: 'userfaultfd', socketPath },
+    },
+  );
+  await holdMachine(host, id, vm, stack);
+  served.vm = vm;
+  if (workingSet === undefined) stack.defer(recordWorkingSet(host, servedAs, build.id));
+  return { vm, servedAs, fault: () => served.reason };
+}
+
+/** The end of a VM whose pages cannot be served: it is killed, and the reason is kept. */
+class ServedMemory {
+  readonly #host: HostParts;
+  readonly #servedAs: string;
+  reason: string | undefined;
+  #vm: MicroVm | undefined;
+
+  constructor(host: HostParts, servedAs: string) {
+    this.#host = host;
+    this.#servedAs = servedAs;
+  }
+
+  set vm(vm: MicroVm) {
+    this.#vm = vm;
+    if (this.reason !== undefined) this.#end(vm);
+  }
+
+  fail(reason: string): void {
+    this.#host.logger.error({ vm: this.#servedAs, reason }, 'memory can no longer be served');
+    this.reason = reason;
+    if (this.#vm !== undefined) this.#end(this.#vm);
+  }
+
+  #end(vm: MicroVm): void {
+    vm.kill().catch((error: unknown) => {
+      this.#host.logger.error({ vm: this.#servedAs, err: error }, 'VM not killed');
+    });
+  }
+}
+
+/** Kills an adopted VM when its pages can no longer be served; answers what {@link RestoredMachine.fault} does. */
+export async function adoptMemory(
+  host: HostParts,
+  vm: MicroVm,
+  servedAs: string,
+): Promise<() => string | undefined> {
+  const served = new ServedMemory(host, servedAs);
+  served.vm = vm;
+  await host.snapshots.pages.adopt(servedAs, (reason) => served.fail(reason));
+  return () => served.reason;
+}
+
+/** Records, once, what this restore touched. Answers how to give that up. */
+function recordWorkingSet(host: HostParts, servedAs: string, buildId: string): () => void {
+  const { pages, workingSets } = host.snapshots;
+  const timer = setTimeout(async () => {
+    try {
+      const description = await pages.describe(servedAs);
+      if (description !== undefined) await workingSets.set(buildId, description.workingSet);
+    } catch (error) {
+      host.logger.warn({ build: buildId, err: error }, 'working set not recorded');
+    }
+  }, WORKING_SET_AFTER_MS).unref();
+  return () => clearTimeout(timer);
+}
+
+/** State is only good for the VMM and machine that wrote it. */
+async function checkRestorable(host: HostParts, build: Build): Promise<void> {
+  const path = host.snapshots.builds.path(build.id, BUILD_FILES.manifest);
+  const { producer, artifacts } = build.manifest;
+  if (producer.vmm !== host.driver.kind) {
+    throw new BuildFormatError(path, `was made with ${producer.vmm}, not ${host.driver.kind}`);
+  }
+  for (const [role, artifact] of Object.entries(artifacts)) {
+    await access(artifact).catch((error: unknown) => {
+      throw new TorporError('build_invalid', `${path}: its ${role}, ${artifact}, is missing.`, {
+        remedy: 'Restore that file, or delete what was made from the build.',
+        cause: error,
+      });
+    });
+  }
+}
+
+function required(build: Build, role: string): string {
+  const path = build.manifest.artifacts[role];
+  if (path !== undefined) return path;
+  throw new BuildFormatError(build.directory, `does not name its ${role}`);
+}

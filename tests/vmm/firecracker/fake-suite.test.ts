@@ -1,0 +1,39 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe } from 'vitest';
+import { describeDriver } from '../driver-suite.ts';
+import { FakeInstallation } from './fake-installation.ts';
+import createDriver from './firecracker-under-test.ts';
+
+describe.each([
+  { jailer: false, name: 'Firecracker (the fake)' },
+  { jailer: true, name: 'Firecracker (the fake, jailed)' },
+])('$name', ({ jailer, name }) => {
+  let fakes: FakeInstallation;
+
+  beforeAll(async () => {
+    fakes = await FakeInstallation.create();
+    const { path } = await fakes.install({}, { jailer });
+    process.env.TORPOR_FIRECRACKER = path;
+  });
+
+  afterAll(async () => {
+    delete process.env.TORPOR_FIRECRACKER;
+    await fakes[Symbol.asyncDispose]();
+  });
+
+  describeDriver({
+    name,
+    makeGuest: async (directory) => {
+      const path = join(directory, 'kernel');
+      await writeFile(path, 'the fake reads no kernel');
+      return { kernelPath: path, initramfsPath: path };
+    },
+    createDriver,
+    driverModule: new URL('firecracker-under-test.ts', import.meta.url),
+    dropsPrivileges: true,
+    memoryIsFile: false,
+    isReal: false,
+    hasPowerSwitch: false,
+  });
+});

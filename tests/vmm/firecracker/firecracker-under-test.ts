@@ -1,0 +1,6 @@
+import { FirecrackerDriver, findFirecracker, type VmmDriver } from '@torpor/vmm';
+
+/** The Firecracker that TORPOR_FIRECRACKER names. */
+export default async function createFirecrackerDriver(): Promise<VmmDriver> {
+  return new FirecrackerDriver({ firecracker: await findFirecracker() });
+}
