@@ -1,3 +1,4 @@
+import { closeSync, openSync } from 'node:fs';
 import { constants } from 'node:os';
 import koffi from 'koffi';
 import { checked, libc, SystemError } from './libc.ts';
@@ -142,9 +143,33 @@ export function uffdUnregister(fd: number, start: number, length: number): void 
   checked('ioctl(UFFDIO_UNREGISTER)', ioctl(fd, UFFDIO_UNREGISTER, rangeArgument));
 }
 
-/** A userfaultfd for this process's own memory, as a VMM makes one. The caller closes it. */
+const ioctlValue = libc.func('int ioctl(int fd, unsigned long request, unsigned long value)');
+const USERFAULTFD_IOC_NEW = 0xaa00;
+const DEVICE = '/dev/userfaultfd';
+
+/**
+ * The system call needs CAP_SYS_PTRACE (or `vm.unprivileged_userfaultfd`), the
+ * device that one may open it: Documentation/admin-guide/mm/userfaultfd.rst.
+ */
+function openUserfaultfd(): number {
+  const fd = Number(syscall(SYS_USERFAULTFD_X86_64, O_CLOEXEC_NONBLOCK));
+  if (fd >= 0 || koffi.errno() !== constants.errno.EPERM) return checked('userfaultfd', fd);
+  const device = openSync(DEVICE, 'r+');
+  try {
+    const made = ioctlValue(device, USERFAULTFD_IOC_NEW, O_CLOEXEC_NONBLOCK);
+    return checked('ioctl(USERFAULTFD_IOC_NEW)', made);
+  } finally {
+    closeSync(device);
+  }
+}
+
+/**
+ * A userfaultfd for this process's own memory, as a VMM makes one. The caller
+ * closes it. Throws SystemError, or a file system error where the user may
+ * neither make one nor open the device.
+ */
 export function createUserfaultfd(features: number): number {
-  const fd = checked('userfaultfd', Number(syscall(SYS_USERFAULTFD_X86_64, O_CLOEXEC_NONBLOCK)));
+  const fd = openUserfaultfd();
   const api = BigUint64Array.of(BigInt(UFFD_API), BigInt(features), 0n);
   checked('ioctl(UFFDIO_API)', ioctl(fd, UFFDIO_API, api));
   return fd;

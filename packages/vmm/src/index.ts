@@ -8,9 +8,21 @@ export type {
   MicroVm,
   NetworkSpec,
   RestoreSource,
+  SnapshotRequest,
+  SnapshotResult,
   VmmDriver,
   VmmKind,
 } from './driver.ts';
+export {
+  type FirecrackerInstallation,
+  type FirecrackerLocations,
+  findFirecracker,
+} from './firecracker/find-firecracker.ts';
+export {
+  FirecrackerDriver,
+  type FirecrackerDriverOptions,
+} from './firecracker/firecracker-driver.ts';
+export { killFirecrackerLeftovers } from './firecracker/leftovers.ts';
 export { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
 export { killLeftovers } from './qemu/leftovers.ts';

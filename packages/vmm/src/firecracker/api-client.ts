@@ -61,7 +61,7 @@ export class FirecrackerClient {
       maxResponseSize: MAX_ANSWER_BYTES,
     });
     for (;;) {
-      const left = Math.max(1, deadline - performance.now());
+      const left = Math.max(1, Math.ceil(deadline - performance.now()));
       try {
         const answer = await call(client, 'GET', '/version', undefined, left);
         return new FirecrackerClient(client, parse(versionSchema, answer).firecracker_version);
