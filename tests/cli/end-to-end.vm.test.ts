@@ -103,9 +103,9 @@ describe('one sandbox from its start to its end', () => {
         terminal.kill('SIGKILL');
       }
       expect(screen).toContain('status=7');
-      expect(screen).toMatch(/ icanon /);
-      expect(screen).toMatch(/ opost /);
-      expect(screen).toMatch(/ echo /);
+      expect(screen).toMatch(/(?<![-\w])icanon\b/);
+      expect(screen).toMatch(/(?<![-\w])opost\b/);
+      expect(screen).toMatch(/(?<![-\w])echo\b/);
     },
     SLOW,
   );
