@@ -8,12 +8,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TorporError } from '@torpor/protocol';
+import { findQemu, probeAccelerator } from '@torpor/vmm';
 import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
 import { processIo } from '../../packages/cli/src/io.ts';
 import { news } from '../../packages/cli/src/output/progress.ts';
 import { openImageStore } from '../../packages/cli/src/platform/images.ts';
 import { prepareGuest } from '../../packages/cli/src/platform/prepare-guest.ts';
-import { cacheDirectory, DEFAULT_DATA_DIR } from '../../packages/cli/src/platform/settings.ts';
+import {
+  cacheDirectory,
+  DEFAULT_DATA_DIR,
+  forcedAccelerator,
+} from '../../packages/cli/src/platform/settings.ts';
 import { readHost, settledLeaks } from '../../tests/support/leak-check.ts';
 
 const VITEST = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));
@@ -36,8 +41,16 @@ async function main(vitestArguments: readonly string[]): Promise<number> {
   try {
     await setUpHost({ report: setupReport(io) });
     const cacheDir = cacheDirectory(DEFAULT_DATA_DIR, process.env);
-    await prepareGuest(io, cacheDir, openImageStore(cacheDir, cacheDir));
-    const counts = await runAll(cacheDir, vitestArguments);
+    const artifacts = await prepareGuest(io, cacheDir, openImageStore(cacheDir, cacheDir));
+    // Once for all tests: each has a data directory of its own, and would probe anew.
+    const { accelerator, reason } = await probeAccelerator({
+      qemu: await findQemu(),
+      kernelPath: artifacts.kernel.bzImagePath,
+      stateDirectory: cacheDir,
+      forced: forcedAccelerator(process.env),
+    });
+    news(io, `the tests run under ${accelerator}: ${reason}`);
+    const counts = await runAll(cacheDir, accelerator, vitestArguments);
     await publish(counts);
     return counts.failed === 0 && counts.passed > 0 ? 0 : 1;
   } catch (reason) {
@@ -48,23 +61,29 @@ async function main(vitestArguments: readonly string[]): Promise<number> {
   }
 }
 
-async function runAll(cacheDir: string, vitestArguments: readonly string[]): Promise<Counts> {
+async function runAll(
+  cacheDir: string,
+  accelerator: string,
+  vitestArguments: readonly string[],
+): Promise<Counts> {
   const marker = randomUUID();
   const reading = { environmentMarker: `TORPOR_TEST_RUN=${marker}` };
-  const env = { ...process.env, TORPOR_TEST_RUN: marker, TORPOR_CACHE_DIR: cacheDir };
+  const env = {
+    ...process.env,
+    TORPOR_TEST_RUN: marker,
+    TORPOR_CACHE_DIR: cacheDir,
+    TORPOR_ACCELERATOR: accelerator,
+  };
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
-  const before = await readHost(reading);
   for (const project of PROJECTS) {
+    const before = await readHost(reading);
     const counts = await runProject(project, vitestArguments, env);
     total.passed += counts.passed;
     total.failed += counts.failed;
     total.skipped += counts.skipped;
     const leaks = await settledLeaks(before, reading, LEAK_GRACE_MS);
     for (const leak of leaks) news(io, `left behind by the ${project} tests: ${leak}`);
-    if (leaks.length > 0) {
-      total.failed += 1;
-      break;
-    }
+    if (leaks.length > 0) total.failed += 1;
   }
   return total;
 }

@@ -1,4 +1,9 @@
-import { ensureGuestArtifacts, type ImageStore, type Progress } from '@torpor/images';
+import {
+  ensureGuestArtifacts,
+  type GuestArtifacts,
+  type ImageStore,
+  type Progress,
+} from '@torpor/images';
 import type { Io } from '../io.ts';
 import { news } from '../output/progress.ts';
 
@@ -9,10 +14,15 @@ export const BASE_IMAGE = 'base';
  * Makes what a first sandbox needs, if the cache lacks it, with news on standard
  * error: kernel, initramfs, agent drive and the base image.
  */
-export async function prepareGuest(io: Io, cacheDir: string, store: ImageStore): Promise<void> {
+export async function prepareGuest(
+  io: Io,
+  cacheDir: string,
+  store: ImageStore,
+): Promise<GuestArtifacts> {
   const onProgress = progressNews(io);
-  await ensureGuestArtifacts({ cacheDir, onProgress });
+  const artifacts = await ensureGuestArtifacts({ cacheDir, onProgress });
   await store.build(BASE_IMAGE, { onProgress });
+  return artifacts;
 }
 
 export function progressNews(io: Io): (progress: Progress) => void {
