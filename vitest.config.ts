@@ -10,7 +10,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['packages/*/src/**/*.test.ts', 'tests/**/*.test.ts', 'scripts/**/*.test.ts'],
+          include: ['packages/*/src/**/*.test.ts', '{tests,scripts,bench}/**/*.test.ts'],
           exclude: ['**/*.vm.test.ts', '**/node_modules/**'],
           testTimeout: 60_000,
           hookTimeout: 120_000,
@@ -19,7 +19,7 @@ export default defineConfig({
       {
         test: {
           name: 'vm',
-          include: ['packages/*/src/**/*.vm.test.ts', 'tests/**/*.vm.test.ts'],
+          include: ['packages/*/src/**/*.vm.test.ts', '{tests,bench}/**/*.vm.test.ts'],
           fileParallelism: false,
           testTimeout: 300_000,
           hookTimeout: 600_000,

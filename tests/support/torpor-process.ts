@@ -30,6 +30,12 @@ export class TorporProcess implements AsyncDisposable {
     this.dataDir = ready.data_dir;
   }
 
+  get pid(): number {
+    const { pid } = this.#child;
+    if (pid === undefined) throw new Error('torpor up was not started.');
+    return pid;
+  }
+
   /** Starts it; resolves when it says that it is ready. Throws with the end of its log if it ends instead. */
   static async start(dataDir: string): Promise<TorporProcess> {
     const child = spawn(process.execPath, [TORPOR, 'up', '--json', '--port', '0'], {

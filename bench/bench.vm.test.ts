@@ -1,0 +1,52 @@
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Measurements } from './harness/measurements.ts';
+import { comparable, renderReport } from './harness/report.ts';
+import { readResult } from './harness/result-file.ts';
+import { runBenchmark } from './harness/run-benchmark.ts';
+import { BENCHMARKS } from './registry.ts';
+import { SharedPlatform } from './support/shared-platform.ts';
+
+/* That every benchmark runs, not how fast anything is. */
+
+let directory: string;
+let shared: SharedPlatform;
+
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'torpor-bench-results-'));
+  shared = new SharedPlatform();
+});
+afterAll(async () => {
+  await shared[Symbol.asyncDispose]();
+  await rm(directory, { recursive: true });
+});
+
+describe.each(BENCHMARKS)('$name', (benchmark) => {
+  test('measures all that it compares, and makes a report', async () => {
+    const path = await runBenchmark(benchmark, {
+      quick: true,
+      keep: false,
+      cacheDir: process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor',
+      resultsDirectory: directory,
+      repository: fileURLToPath(new URL('../', import.meta.url)),
+      shared,
+      progress: () => undefined,
+    });
+    const result = readResult(path);
+    expect(result.run).toMatchObject({ benchmark: benchmark.name, quick: true });
+    const measured = new Measurements(result.samples);
+    expect(comparable(benchmark, measured)).toEqual(benchmark.comparisons);
+    for (const { of, to } of benchmark.comparisons) {
+      expect(measured.ratio(of, to).median).toBeGreaterThan(0);
+    }
+    for (const { costs } of benchmark.costs(measured)) expect(costs).not.toEqual([]);
+    const report = renderReport([{ benchmark, result }]);
+    expect(report).toContain(`## ${benchmark.title}`);
+    expect(report).not.toContain('NaN');
+    expect(existsSync(join(directory, `${benchmark.name}.jsonl`))).toBe(false);
+  });
+});

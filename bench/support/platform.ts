@@ -1,0 +1,62 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { GUEST } from '@torpor/protocol';
+import { type CreateSandboxOptions, type Sandbox, Torpor } from '@torpor/sdk';
+import { z } from 'zod';
+import { GuestSecrets } from '../../packages/agent/src/guest/access-token.ts';
+import { GuestClient } from '../../packages/agent/src/guest/guest-client.ts';
+import { TorporProcess, temporaryDataDir } from '../../tests/support/torpor-process.ts';
+
+/** A `torpor up` of the benchmark's own, with a data directory that goes with it. */
+export class Platform implements AsyncDisposable {
+  readonly torpor: Torpor;
+  readonly dataDir: string;
+  readonly pid: number;
+  readonly #stack: AsyncDisposableStack;
+
+  private constructor(torpor: Torpor, process: TorporProcess, stack: AsyncDisposableStack) {
+    this.torpor = torpor;
+    this.dataDir = process.dataDir;
+    this.pid = process.pid;
+    this.#stack = stack;
+  }
+
+  static async start(): Promise<Platform> {
+    await using stack = new AsyncDisposableStack();
+    const directory = stack.use(await temporaryDataDir());
+    const process = stack.use(await TorporProcess.start(directory.path));
+    const credentials = z
+      .looseObject({ api_key: z.string() })
+      .parse(JSON.parse(await readFile(join(process.dataDir, 'credentials.json'), 'utf8')));
+    const torpor = new Torpor({ apiUrl: process.apiUrl, apiKey: credentials.api_key });
+    stack.defer(async () => {
+      for await (const sandbox of torpor.sandboxes.list()) await sandbox.destroy();
+      await torpor.close();
+    });
+    return new Platform(torpor, process, stack.move());
+  }
+
+  /** A sandbox that the end of the platform destroys at the latest. */
+  create(options: CreateSandboxOptions = {}): Promise<Sandbox> {
+    return this.torpor.sandboxes.create(options);
+  }
+
+  /** A connection to a sandbox's envd, past the API, as the host agent has one. */
+  async envd(sandbox: Sandbox): Promise<GuestClient> {
+    const key = await readFile(join(this.dataDir, 'keys', 'guest.key'));
+    return new GuestClient({
+      sandboxId: sandbox.id,
+      baseUrl: this.guestUrl(sandbox, GUEST.envdPort),
+      accessToken: new GuestSecrets(key).accessToken(sandbox.id),
+    });
+  }
+
+  /** The address of a port of the guest, as this machine's root reaches it. */
+  guestUrl(sandbox: Sandbox, port: number): string {
+    return `http://${sandbox.info.host_ip}:${port}`;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack.disposeAsync();
+  }
+}
