@@ -1,9 +1,10 @@
+import { constants } from 'node:os';
+import koffi from 'koffi';
 import { checked, libc } from './libc.ts';
 
 // System call numbers are the same on x86-64 and arm64.
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
-const SIGKILL = 9;
 
 const pidfdOpen = libc.func('long syscall(long number, int pid, unsigned int flags)');
 const pidfdSendSignal = libc.func(
@@ -18,7 +19,15 @@ export function openPidfd(pid: number): number {
   return checked('pidfd_open', Number(pidfdOpen(SYS_PIDFD_OPEN, pid, 0)));
 }
 
+/** Sends a signal by number; answers whether the process was still there. Throws SystemError (EPERM). */
+export function signalPidfd(pidfd: number, signal: number): boolean {
+  const result = Number(pidfdSendSignal(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, null, 0));
+  if (result < 0 && koffi.errno() === constants.errno.ESRCH) return false;
+  checked('pidfd_send_signal', result);
+  return true;
+}
+
 /** Ends the process at once; nothing happens if it has ended. */
 export function killPidfd(pidfd: number): void {
-  pidfdSendSignal(SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, null, 0);
+  signalPidfd(pidfd, constants.signals.SIGKILL);
 }

@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { checked, libc, SystemError } from './libc.ts';
+import { SystemError } from './libc.ts';
+import { openPidfd, signalPidfd } from './pidfd.ts';
+import { closeFd } from './poll.ts';
 
 /** A process that cannot be mistaken for a later one with the same pid. */
 export interface ProcessIdentity {
@@ -8,16 +10,6 @@ export interface ProcessIdentity {
   /** Field 22 of /proc/PID/stat, proc_pid_stat(5). */
   readonly startTimeTicks: string;
 }
-
-// System call numbers are those of x86-64, asm/unistd_64.h.
-const SYS_PIDFD_SEND_SIGNAL = 424;
-const SYS_PIDFD_OPEN = 434;
-
-const pidfdOpen = libc.func('long syscall(long number, int pid, unsigned int flags)');
-const pidfdSendSignal = libc.func(
-  'long syscall(long number, int pidfd, int signal, void *info, unsigned int flags)',
-);
-const close = libc.func('int close(int fd)');
 
 /** The identity of the process that has this pid now; undefined if there is none, or only a zombie. */
 export function identifyProcess(pid: number): ProcessIdentity | undefined {
@@ -50,22 +42,14 @@ export function isProcessAlive(identity: ProcessIdentity): boolean {
 export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals): boolean {
   let pidfd: number;
   try {
-    pidfd = checked('pidfd_open', pidfdOpen(SYS_PIDFD_OPEN, identity.pid, 0));
+    pidfd = openPidfd(identity.pid);
   } catch (error) {
     if (error instanceof SystemError && error.code === 'ESRCH') return false;
     throw error;
   }
   try {
-    if (!isProcessAlive(identity)) return false;
-    checked(
-      'pidfd_send_signal',
-      pidfdSendSignal(SYS_PIDFD_SEND_SIGNAL, pidfd, constants.signals[signal], null, 0),
-    );
-    return true;
-  } catch (error) {
-    if (error instanceof SystemError && error.code === 'ESRCH') return false;
-    throw error;
+    return isProcessAlive(identity) && signalPidfd(pidfd, constants.signals[signal]);
   } finally {
-    close(pidfd);
+    closeFd(pidfd);
   }
 }
