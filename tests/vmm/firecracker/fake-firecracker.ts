@@ -27,7 +27,7 @@ export interface FakeBehaviour {
   readonly transcript?: string;
   /** Ends without an answer when it is asked this: `PUT /snapshot/create`. */
   readonly diesAt?: string;
-  /** Refuses this call. */
+  /** Refuses this call the first time. */
   readonly refuses?: string;
 }
 
@@ -45,6 +45,7 @@ const DATA_FORMATS: Readonly<Record<number, number>> = {
   14: 8,
   15: 9,
   16: 10,
+  17: 11,
 };
 const STATE_MAGIC = 'fake-firecracker-state';
 const MAX_BODY_BYTES = 51_200;
@@ -62,6 +63,7 @@ class FakeFirecracker {
   readonly #log: string | undefined;
   #state: 'Not started' | 'Running' | 'Paused' = 'Not started';
   #isConfigured = false;
+  #hasRefused = false;
   #bootSource: JsonObject | undefined;
   #machine: JsonObject = { vcpu_count: 1, mem_size_mib: 128, track_dirty_pages: false };
   #drives: JsonObject[] = [];
@@ -87,7 +89,10 @@ class FakeFirecracker {
       appendFileSync(behaviour.transcript, `${JSON.stringify({ call, body })}\n`);
     }
     if (behaviour.diesAt === call) this.fail(`dying at ${call}`, 148);
-    if (behaviour.refuses === call) throw new Fault(`The fake refuses ${call}.`);
+    if (behaviour.refuses === call && !this.#hasRefused) {
+      this.#hasRefused = true;
+      throw new Fault(`The fake refuses ${call}.`);
+    }
     this.#checkOrder(endpoint, body);
     this.#apply(path, body);
     return undefined;

@@ -1,12 +1,24 @@
-import { stat, writeFile } from 'node:fs/promises';
-import { FirecrackerDriver } from '@torpor/vmm';
-import { afterEach, beforeEach, test } from 'vitest';
+import { randomUUID } from 'node:crypto';
+import { open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { dataExtents, isProcessAlive, runCommand, signalProcess } from '@torpor/linux';
+import {
+  FirecrackerDriver,
+  killFirecrackerLeftovers,
+  type MachineSpec,
+  type MicroVm,
+} from '@torpor/vmm';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
+import { GUEST_MODES } from '../test-guest.ts';
 import { FakeInstallation } from './fake-installation.ts';
+
+const USER = { uid: 61_234, gid: 61_234 };
+const PAGE = 4096;
+const MEMORY_MIB = 64;
 
 let fakes: FakeInstallation;
 let bench: MachineBench;
-const USER = { uid: 61_234, gid: 61_234 };
 
 beforeEach(async () => {
   fakes = await FakeInstallation.create();
@@ -18,28 +30,425 @@ afterEach(async () => {
   await fakes[Symbol.asyncDispose]();
 });
 
-async function guestFiles() {
-  const kernelPath = `${bench.directory}/kernel`;
-  await writeFile(kernelPath, 'a kernel');
-  return { kernelPath, initramfsPath: kernelPath };
+async function driverOf(...options: Parameters<FakeInstallation['install']>) {
+  return new FirecrackerDriver({ firecracker: await fakes.install(...options) });
 }
 
-test('boots', async () => {
-  const driver = new FirecrackerDriver({ firecracker: await fakes.install() });
-  const spec = await bench.spec(await guestFiles(), 'guest=count', { user: USER });
-  const vm = bench.track(await driver.start(spec));
-  await printed(vm, 'guest: count 3');
-  console.log(await fakes.calls());
+async function specOf(change: Partial<MachineSpec> = {}): Promise<MachineSpec> {
+  const kernelPath = join(bench.directory, 'kernel');
+  await writeFile(kernelPath, 'the fake reads no kernel');
+  const guest = { kernelPath, initramfsPath: kernelPath };
+  return bench.spec(guest, GUEST_MODES.count, { memoryMiB: MEMORY_MIB, user: USER, ...change });
+}
+
+async function networkOf(tapDevice: string) {
+  const namespace = `torpor-vmm-${randomUUID().slice(0, 8)}`;
+  await runCommand('ip', ['netns', 'add', namespace]);
+  onTestFinished(async () => {
+    await runCommand('ip', ['netns', 'delete', namespace]);
+  });
+  await runCommand('ip', ['-n', namespace, 'tuntap', 'add', tapDevice, 'mode', 'tap']);
+  return { namespace, tapDevice, macAddress: '02:fc:00:00:00:05' };
+}
+
+/** Everything that a failed start might leave in the run directory, beside its logs and the drives. */
+async function remains(spec: MachineSpec): Promise<string[]> {
+  const expected = ['base.img', 'upper.img', 'console.log', 'firecracker.log'];
+  const files = (await readdir(spec.runDirectory)).filter((name) => !expected.includes(name));
+  return [...files, ...(await bench.leftovers(spec))];
+}
+
+function snapshotPaths(name: string) {
+  const statePath = join(bench.directory, `${name}.state`);
+  return { statePath, memoryPath: join(bench.directory, `${name}.memory`) };
+}
+
+/** Saves a machine that runs, whole. */
+async function save(vm: MicroVm, name = 'saved') {
   await vm.pause();
-  const out = { statePath: `${bench.directory}/s`, memoryPath: `${bench.directory}/m` };
-  console.log(await vm.snapshot?.({ kind: 'full', ...out }), await stat(out.memoryPath));
-  const clone = bench.track(
-    await driver.restore(await bench.spec(await guestFiles(), 'guest=count', {}), {
-      statePath: out.statePath,
-      memory: { kind: 'file', path: out.memoryPath },
-    }),
+  const paths = snapshotPaths(name);
+  await vm.snapshot?.({ kind: 'full', ...paths });
+  return { ...paths, memory: { kind: 'file', path: paths.memoryPath } as const };
+}
+
+describe('what Firecracker is told', () => {
+  test('to boot a machine with drives and a network', async () => {
+    const driver = await driverOf();
+    const network = await networkOf('tap3');
+    bench.track(
+      await driver.start(await specOf({ network, vcpus: 2, kernelArguments: ['quiet'] })),
+    );
+    expect(await fakes.calls()).toEqual([
+      {
+        call: 'PUT /boot-source',
+        body: {
+          kernel_image_path: 'kernel',
+          initrd_path: 'initramfs',
+          boot_args:
+            'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce clocksource=kvm-clock quiet',
+        },
+      },
+      {
+        call: 'PUT /machine-config',
+        body: { vcpu_count: 2, mem_size_mib: MEMORY_MIB, smt: false, track_dirty_pages: true },
+      },
+      {
+        call: 'PUT /drives/base',
+        body: {
+          drive_id: 'base',
+          path_on_host: 'drives/base',
+          is_root_device: false,
+          is_read_only: true,
+          cache_type: 'Unsafe',
+        },
+      },
+      {
+        call: 'PUT /drives/upper',
+        body: {
+          drive_id: 'upper',
+          path_on_host: 'drives/upper',
+          is_root_device: false,
+          is_read_only: false,
+          cache_type: 'Writeback',
+        },
+      },
+      {
+        call: 'PUT /network-interfaces/eth0',
+        body: { iface_id: 'eth0', host_dev_name: 'tap3', guest_mac: '02:fc:00:00:00:05' },
+      },
+      { call: 'PUT /entropy', body: {} },
+      { call: 'PUT /actions', body: { action_type: 'InstanceStart' } },
+    ]);
+  });
+
+  test('to pause, resume and save a machine, and to restore it with another tap device', async () => {
+    const driver = await driverOf();
+    const network = await networkOf('tap3');
+    const vm = bench.track(await driver.start(await specOf({ network })));
+    const saved = await save(vm);
+    await vm.snapshot?.({ kind: 'diff', since: 1, ...snapshotPaths('diff') });
+    await vm.resume();
+    const other = await networkOf('tap7');
+    const spec = await specOf({ network: other });
+    bench.track(await driver.restore({ ...spec, user: { uid: 0, gid: 0 } }, saved));
+    expect((await fakes.calls()).slice(7)).toEqual([
+      { call: 'PATCH /vm', body: { state: 'Paused' } },
+      {
+        call: 'PUT /snapshot/create',
+        body: {
+          snapshot_type: 'Full',
+          snapshot_path: 'snapshot/state',
+          mem_file_path: 'snapshot/memory',
+        },
+      },
+      {
+        call: 'PUT /snapshot/create',
+        body: {
+          snapshot_type: 'Diff',
+          snapshot_path: 'snapshot/state',
+          mem_file_path: 'snapshot/memory',
+        },
+      },
+      { call: 'PATCH /vm', body: { state: 'Resumed' } },
+      {
+        call: 'PUT /snapshot/load',
+        body: {
+          snapshot_path: 'loaded/state',
+          mem_backend: { backend_type: 'File', backend_path: 'loaded/memory' },
+          resume_vm: false,
+          track_dirty_pages: true,
+          network_overrides: [{ iface_id: 'eth0', host_dev_name: 'tap7' }],
+          clock_realtime: true,
+        },
+      },
+    ]);
+  });
+
+  test.each(['1.8.0', '1.11.0', '1.12.1', '1.13.0', '1.16.1', '1.17.0-dev'])(
+    'is known to version %s: it boots, saves and restores',
+    async (version) => {
+      const driver = await driverOf({ version });
+      const network = await networkOf('tap0');
+      const vm = bench.track(await driver.start(await specOf({ network })));
+      expect(vm.description).toMatchObject({ vmmVersion: version, accelerator: 'kvm' });
+      await printed(vm, 'guest: count 2\r');
+      const saved = await save(vm);
+      const reached = await counted(vm);
+      await vm.kill();
+      const spec = await specOf({ network, user: { uid: 0, gid: 0 } });
+      const restored = bench.track(await driver.restore(spec, saved));
+      await restored.resume();
+      await printed(restored, `guest: count ${reached + 3}\r`);
+    },
   );
-  await clone.resume();
-  await printed(clone, 'guest: count 9');
-  console.log((await clone.readConsole(1000)).toString(), await counted(vm));
+});
+
+describe('a machine that cannot be restored', () => {
+  async function savedMachine(version?: string) {
+    const driver = await driverOf(version === undefined ? {} : { version });
+    const vm = bench.track(await driver.start(await specOf()));
+    const saved = await save(vm);
+    await vm.kill();
+    return { driver, saved };
+  }
+
+  test('from a state that is torn: said in the words of Firecracker', async () => {
+    const { driver, saved } = await savedMachine();
+    await truncate(saved.statePath, (await stat(saved.statePath)).size - 10);
+    const spec = await specOf({ user: { uid: 0, gid: 0 } });
+    await expect(driver.restore(spec, saved)).rejects.toMatchObject({
+      code: 'vmm_failed',
+      message:
+        'Firecracker refused PUT /snapshot/load: Load snapshot error: Failed to restore from snapshot: Failed to deserialize the state: CRC64 mismatch.',
+    });
+    expect(await remains(spec)).toEqual([]);
+  });
+
+  test('from a state of another version', async () => {
+    const { saved } = await savedMachine('1.13.0');
+    const driver = await driverOf({ version: '1.16.1' });
+    const spec = await specOf({ user: { uid: 0, gid: 0 } });
+    await expect(driver.restore(spec, saved)).rejects.toThrow('data format 8.0.0 is not supported');
+    expect(await remains(spec)).toEqual([]);
+  });
+
+  test('without one of its drives', async () => {
+    const { driver, saved } = await savedMachine();
+    const { drives, ...rest } = await specOf({ user: { uid: 0, gid: 0 } });
+    const spec = { ...rest, drives: drives.slice(0, 1) };
+    await expect(driver.restore(spec, saved)).rejects.toThrow(/Unable to open drives\/upper/);
+    expect(await remains(spec)).toEqual([]);
+  });
+
+  test('from memory that its user may not read', async () => {
+    const { driver, saved } = await savedMachine();
+    const spec = await specOf();
+    await expect(driver.restore(spec, saved)).rejects.toMatchObject({
+      code: 'host_setup',
+      message: `${saved.memoryPath} cannot be read by Firecracker, which runs as user ${USER.uid}.`,
+      remedy: `Make it readable: chmod o+r ${saved.memoryPath}`,
+    });
+    expect(await remains(spec)).toEqual([]);
+  });
+
+  test('because Firecracker dies without an answer: its last words are told', async () => {
+    const { saved } = await savedMachine();
+    const driver = await driverOf({ diesAt: 'PUT /snapshot/load' });
+    const spec = await specOf({ user: { uid: 0, gid: 0 } });
+    await expect(driver.restore(spec, saved)).rejects.toMatchObject({
+      code: 'vmm_failed',
+      message: expect.stringContaining('dying at PUT /snapshot/load'),
+    });
+    expect(await remains(spec)).toEqual([]);
+  });
+});
+
+describe('a machine that cannot start', () => {
+  test('because a tap device is not there is told so, and nothing is left', async () => {
+    const driver = await driverOf();
+    const network = { ...(await networkOf('tap0')), tapDevice: 'tap9' };
+    const spec = await specOf({ network });
+    await expect(driver.start(spec)).rejects.toThrow(/no device tap9/);
+    expect(await remains(spec)).toEqual([]);
+  });
+
+  test.each([
+    [{ refuses: 'PUT /entropy' }, /The fake refuses PUT \/entropy/],
+    [{ diesAt: 'PUT /actions' }, /dying at PUT \/actions/],
+  ])(
+    'because of Firecracker is told in its words, and nothing is left: %o',
+    async (behaviour, words) => {
+      const driver = await driverOf(behaviour);
+      const spec = await specOf();
+      await expect(driver.start(spec)).rejects.toThrow(words);
+      expect(await remains(spec)).toEqual([]);
+    },
+  );
+
+  test('a jail that cannot be made is told in the words of what makes it', async () => {
+    const driver = await driverOf({}, { jailer: true });
+    const network = { namespace: 'nowhere', tapDevice: 'tap0', macAddress: '02:fc:00:00:00:05' };
+    const spec = await specOf({ network });
+    await expect(driver.start(spec)).rejects.toThrow(/\/run\/netns\/nowhere/);
+    expect(await remains(spec)).toEqual([]);
+  });
+
+  test('more vCPUs than Firecracker has are refused before anything is made', async () => {
+    const driver = await driverOf();
+    const spec = await specOf({ vcpus: 33 });
+    await expect(driver.start(spec)).rejects.toMatchObject({ code: 'invalid_request' });
+    expect(await remains(spec)).toEqual([]);
+  });
+});
+
+describe('a snapshot', () => {
+  /** Pages that hold data in a sparse file. */
+  async function pagesIn(path: string): Promise<Set<number>> {
+    await using file = await open(path);
+    const pages = new Set<number>();
+    for (const { offset, length } of dataExtents(file)) {
+      for (let at = offset; at < offset + length; at += PAGE) pages.add(at / PAGE);
+    }
+    return pages;
+  }
+
+  async function running(behaviour = {}): Promise<{ driver: FirecrackerDriver; vm: MicroVm }> {
+    const driver = await driverOf(behaviour);
+    const vm = bench.track(await driver.start(await specOf()));
+    await printed(vm, 'guest: count 2\r');
+    return { driver, vm };
+  }
+
+  test('of all is as large as the memory, and ours alone; one of changes holds those only', async () => {
+    const { vm } = await running();
+    const full = await save(vm);
+    const { size, mode, uid } = await stat(full.memoryPath);
+    expect({ size, mode: mode & 0o777, uid }).toEqual({
+      size: MEMORY_MIB * 2 ** 20,
+      mode: 0o600,
+      uid: 0,
+    });
+    await vm.resume();
+    const reached = await counted(vm);
+    await printed(vm, `guest: count ${reached + 3}\r`);
+    await vm.pause();
+    const ticks = (await counted(vm)) - reached;
+    const diff = snapshotPaths('diff');
+    expect(await vm.snapshot?.({ kind: 'diff', since: 1, ...diff })).toEqual({ number: 2 });
+    expect((await stat(diff.memoryPath)).size).toBe(size);
+    const pages = await pagesIn(diff.memoryPath);
+    // Each tick writes the count, and zeros to one page: those are data too.
+    expect(pages.has(0)).toBe(true);
+    expect(pages.size).toBeGreaterThan(3);
+    expect(pages.size).toBeLessThanOrEqual(ticks + 2);
+  });
+
+  test('of a machine that runs is refused', async () => {
+    const { vm } = await running();
+    const taking = vm.snapshot?.({ kind: 'full', ...snapshotPaths('never') });
+    await expect(taking).rejects.toMatchObject({ code: 'invalid_state' });
+    await expect(stat(snapshotPaths('never').statePath)).rejects.toThrow('ENOENT');
+  });
+
+  test('does not replace what is there', async () => {
+    const { vm } = await running();
+    await vm.pause();
+    const paths = snapshotPaths('taken');
+    await writeFile(paths.memoryPath, 'a build');
+    const taking = vm.snapshot?.({ kind: 'full', ...paths });
+    await expect(taking).rejects.toMatchObject({ code: 'already_exists' });
+    expect(await readFile(paths.memoryPath, 'utf8')).toBe('a build');
+    await expect(stat(paths.statePath)).rejects.toThrow('ENOENT');
+  });
+
+  test('of changes is refused when the one before was lost, and one of all is not', async () => {
+    const { vm } = await running({ refuses: 'PUT /snapshot/create' });
+    await vm.pause();
+    const lost = vm.snapshot?.({ kind: 'full', ...snapshotPaths('lost') });
+    await expect(lost).rejects.toThrow('The fake refuses PUT /snapshot/create');
+    const next = vm.snapshot?.({ kind: 'diff', since: 0, ...snapshotPaths('next') });
+    await expect(next).rejects.toMatchObject({
+      code: 'invalid_state',
+      message: expect.stringContaining('take a full snapshot'),
+    });
+    const full = snapshotPaths('full');
+    expect(await vm.snapshot?.({ kind: 'full', ...full })).toEqual({ number: 2 });
+    const diff = snapshotPaths('diff');
+    expect(await vm.snapshot?.({ kind: 'diff', since: 2, ...diff })).toEqual({ number: 3 });
+  });
+
+  test('counts on for whoever takes the machine over', async () => {
+    const { driver, vm } = await running();
+    await save(vm);
+    await vm.detach();
+    const adopted = await driver.adopt(vm.description);
+    if (adopted === undefined) throw new Error('it was not there any more');
+    bench.track(adopted);
+    const stale = adopted.snapshot?.({ kind: 'diff', since: 0, ...snapshotPaths('stale') });
+    await expect(stale).rejects.toMatchObject({ code: 'invalid_state' });
+    const diff = snapshotPaths('diff');
+    expect(await adopted.snapshot?.({ kind: 'diff', since: 1, ...diff })).toEqual({ number: 2 });
+  });
+
+  test('goes to another file system too, with its holes', async () => {
+    const { vm } = await running();
+    await vm.pause();
+    const { statePath } = snapshotPaths('far');
+    const memoryPath = `/dev/shm/torpor-test-${randomUUID()}`;
+    onTestFinished(() => rm(memoryPath, { force: true }));
+    await vm.snapshot?.({ kind: 'full', statePath, memoryPath });
+    const { size, blocks } = await stat(memoryPath);
+    expect(size).toBe(MEMORY_MIB * 2 ** 20);
+    expect(blocks * 512).toBeLessThan(size / 4);
+    expect(await readdir(join(vm.description.spec.runDirectory, 'snapshot'))).toEqual([]);
+  });
+
+  test('that never ends with an answer is lost with its machine, and says so', async () => {
+    const { vm } = await running({ diesAt: 'PUT /snapshot/create' });
+    await vm.pause();
+    const paths = snapshotPaths('torn');
+    const taking = vm.snapshot?.({ kind: 'full', ...paths });
+    await expect(taking).rejects.toMatchObject({ code: 'vmm_failed' });
+    expect(await vm.exited).toMatchObject({
+      exitCode: 148,
+      reason: expect.stringMatching(
+        /status 148\. Its last words: .*dying at PUT \/snapshot\/create/,
+      ),
+    });
+    await expect(stat(paths.statePath)).rejects.toThrow('ENOENT');
+    expect(await remains(vm.description.spec)).toEqual([]);
+  });
+
+  test('is never of the state alone', async () => {
+    const { vm } = await running();
+    await vm.pause();
+    const saving = vm.saveState(snapshotPaths('alone').statePath);
+    await expect(saving).rejects.toMatchObject({ code: 'not_implemented' });
+  });
+});
+
+describe('the end', () => {
+  test.each([{ jailer: false }, { jailer: true }])(
+    'of what nobody remembers, found by its directory: %o',
+    async ({ jailer }) => {
+      const driver = await driverOf({}, { jailer });
+      const [forgotten, other] = [
+        bench.track(await driver.start(await specOf())),
+        bench.track(await driver.start(await specOf())),
+      ];
+      const { spec, pid, startTimeTicks } = forgotten.description;
+      expect(await killFirecrackerLeftovers(spec.runDirectory)).toEqual([{ pid, startTimeTicks }]);
+      await forgotten.exited;
+      expect(await remains(spec)).toEqual([]);
+      expect(await killFirecrackerLeftovers(spec.runDirectory)).toEqual([]);
+      expect(isProcessAlive(other.description)).toBe(true);
+    },
+  );
+
+  test('of a machine that is stopped comes by its own keys, and leaves nothing', async () => {
+    const driver = await driverOf();
+    const vm = bench.track(await driver.start(await specOf()));
+    await vm.pause();
+    await vm.stop(20_000);
+    expect(await vm.exited).toMatchObject({ reason: 'The machine was stopped.', exitCode: 0 });
+    expect((await fakes.calls()).at(-1)).toEqual({
+      call: 'PUT /actions',
+      body: { action_type: 'SendCtrlAltDel' },
+    });
+    expect(await remains(vm.description.spec)).toEqual([]);
+  });
+
+  test('of a machine while nobody looks does not depend on anybody to read its console', async () => {
+    const driver = await driverOf();
+    const vm = bench.track(await driver.start(await specOf()));
+    const reached = await counted(vm);
+    await vm.detach();
+    const adopted = await driver.adopt(vm.description);
+    if (adopted === undefined) throw new Error('it was not there any more');
+    bench.track(adopted);
+    await printed(adopted, `guest: count ${reached + 5}\r`);
+    signalProcess(vm.description, 'SIGKILL');
+    await adopted.exited;
+    expect(await driver.adopt(vm.description)).toBeUndefined();
+  });
 });
