@@ -145,6 +145,30 @@ describe('one sandbox from its start to its end', () => {
     SLOW,
   );
 
+  test('cp moves a directory in and out with its links and permissions', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
+    try {
+      const tree = join(directory, 'tree');
+      await mkdir(join(tree, 'sub/empty'), { recursive: true });
+      await writeFile(join(tree, 'sub/tool'), '#!/bin/sh\necho ran\n', { mode: 0o755 });
+      await symlink('sub/tool', join(tree, 'link'));
+      expect(await torpor('cp', tree, `${id}:.`)).toMatchObject({ exitCode: 0 });
+      expect((await torpor('exec', id, '--', './tree/link')).stdout).toBe('ran\n');
+      const back = join(directory, 'back');
+      expect(await torpor('cp', `${id}:tree`, back)).toMatchObject({ exitCode: 0 });
+      expect((await readdir(back, { recursive: true })).toSorted()).toEqual([
+        'link',
+        'sub',
+        'sub/empty',
+        'sub/tool',
+      ]);
+      expect(await readlink(join(back, 'link'))).toBe('sub/tool');
+      expect((await stat(join(back, 'sub/tool'))).mode & 0o777).toBe(0o755);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
+
   test(
     'a `torpor up` that was killed finds it running when it starts again',
     async () => {
