@@ -4,6 +4,7 @@ import type { Transport } from '@connectrpc/connect';
 import type { Logger } from 'pino';
 import { AuditLog } from './audit/audit-log.ts';
 import { ApiKeyStore } from './auth/api-keys.ts';
+import { BuildService } from './builds/service.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
 import { startEmbeddedPostgres } from './database/embedded/embedded-postgres.ts';
@@ -13,12 +14,16 @@ import { Host } from './hosts/host.ts';
 import { createApp } from './http/app.ts';
 import { listen } from './http/server.ts';
 import { Metrics } from './observability/metrics.ts';
+import { SandboxLifecycle } from './sandboxes/lifecycle.ts';
 import { Operations } from './sandboxes/operations.ts';
 import { Reconciler, type ReconcilerTiming } from './sandboxes/reconciler.ts';
 import { SandboxRepository } from './sandboxes/repository.ts';
 import { SandboxService } from './sandboxes/service.ts';
 import { serveStreams } from './streams/server.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
+import { TemplateRepository } from './templates/repository.ts';
+import { TemplateService } from './templates/service.ts';
+import { TemplateSweeper } from './templates/sweeper.ts';
 
 export interface ControlPlaneOptions {
   /** Created if missing. Others may traverse it (0711), because the database runs as an account of its own. */
@@ -69,7 +74,7 @@ export class ControlPlane implements AsyncDisposable {
     const connection = await databaseConnection(options, resources);
     const db = await openDatabase(connection, logger);
     resources.defer(() => db.destroy());
-    const { apiKey } = await ensureLocalCredentials(db, dataDir, logger);
+    const { apiKey, teamId } = await ensureLocalCredentials(db, dataDir, logger);
 
     const host = new Host(LOCAL_HOST_ID, options.hostTransport);
     const repository = new SandboxRepository(db);
@@ -77,9 +82,22 @@ export class ControlPlane implements AsyncDisposable {
     const audit = new AuditLog(db);
     const metrics = new Metrics(repository);
     resources.defer(() => metrics.close());
+    const parts = {
+      host,
+      sandboxes: repository,
+      templates: new TemplateRepository(db),
+      operations,
+      audit,
+      metrics,
+      logger,
+    };
+    const templates = new TemplateService(parts);
+    const settled = async () => {
+      await Promise.all([operations.settled(), templates.settled()]);
+    };
     resources.defer(() =>
       // What takes longer is put right by the reconciler of the next start.
-      Promise.race([operations.settled(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
+      Promise.race([settled(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
     );
     const reconciler = new Reconciler({
       host,
@@ -92,18 +110,28 @@ export class ControlPlane implements AsyncDisposable {
     reconciler.start();
     resources.defer(() => reconciler.stop());
 
-    const sandboxes = new SandboxService({
-      host,
-      sandboxes: repository,
-      operations,
-      audit,
-      metrics,
-      logger,
-    });
+    const sweeper = new TemplateSweeper(parts, options.reconcilerTiming?.listIntervalMs);
+    await sweeper.start();
+    resources.defer(() => sweeper.stop());
+
+    const sandboxes = new SandboxService(parts);
+    const lifecycle = new SandboxLifecycle(parts);
+    const builds = new BuildService(host, teamId);
     const processes = new GuestProcesses(sandboxes, host.client, metrics);
     const files = new GuestFiles(sandboxes, host.client);
     const apiKeys = new ApiKeyStore(db);
-    const app = createApp({ version, logger, apiKeys, sandboxes, processes, files, metrics });
+    const app = createApp({
+      version,
+      logger,
+      apiKeys,
+      sandboxes,
+      lifecycle,
+      templates,
+      builds,
+      processes,
+      files,
+      metrics,
+    });
     const http = await listen(app, options.host, options.port);
     resources.defer(() => http.close(CLOSE_GRACE_MS));
     const streams = serveStreams(http.server, { apiKeys, processes, logger });

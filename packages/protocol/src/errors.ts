@@ -38,6 +38,11 @@ export const ERRORS = {
     connect: Code.AlreadyExists,
     remedy: 'Choose another name.',
   },
+  name_reserved: {
+    http: 409,
+    connect: Code.AlreadyExists,
+    remedy: 'Choose another name.',
+  },
   too_large: { http: 413, connect: Code.OutOfRange, remedy: '' },
   capacity_exceeded: {
     http: 400,

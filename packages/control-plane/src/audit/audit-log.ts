@@ -3,18 +3,29 @@ import type { Kysely } from 'kysely';
 import type { Principal } from '../auth/api-keys.ts';
 import type { AuditStatus, Database } from '../database/schema.ts';
 
-export interface AuditEntry {
+interface Deed {
   readonly teamId: string;
   /** Absent: the system did it by itself. */
   readonly actor?: Principal;
-  readonly action: 'create' | 'destroy' | 'adopt';
-  readonly sandboxId: string;
   readonly status: AuditStatus;
   /** Facts that help a reader later; never values of environment variables or keys. */
   readonly metadata?: Record<string, string>;
 }
 
-/** Who did what to which sandbox, and whether it worked. */
+export interface SandboxDeed extends Deed {
+  readonly action: 'create' | 'destroy' | 'adopt' | 'pause' | 'resume' | 'fork';
+  readonly sandboxId: string;
+}
+
+export interface SnapshotDeed extends Deed {
+  readonly action: 'create' | 'delete';
+  /** Its name. */
+  readonly snapshot: string;
+}
+
+export type AuditEntry = SandboxDeed | SnapshotDeed;
+
+/** Who did what to which sandbox or snapshot, and whether it worked. */
 export class AuditLog {
   readonly #db: Kysely<Database>;
 
@@ -30,8 +41,9 @@ export class AuditLog {
         team_id: entry.teamId,
         actor_type: entry.actor === undefined ? 'system' : 'api_key',
         actor_id: entry.actor?.apiKeyId ?? null,
-        resource_type: 'sandbox',
-        resource_id: entry.sandboxId,
+        ...('snapshot' in entry
+          ? { resource_type: 'snapshot', resource_id: entry.snapshot }
+          : { resource_type: 'sandbox', resource_id: entry.sandboxId }),
         action: entry.action,
         status: entry.status,
         metadata: JSON.stringify(entry.metadata ?? {}),

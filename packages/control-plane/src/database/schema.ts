@@ -1,4 +1,4 @@
-import type { SandboxState } from '@torpor/protocol';
+import type { rest, SandboxState } from '@torpor/protocol';
 import type {
   ColumnType,
   Generated,
@@ -41,7 +41,11 @@ export interface SandboxTable {
   memory_mb: number;
   disk_size_mb: number | null;
   timeout_sec: number;
+  /** At the end of its time to live it is paused, not destroyed. */
+  auto_pause: Generated<boolean>;
   allow_internet: boolean;
+  /** The build that it is paused in, or was restored from. */
+  build_id: string | null;
   host_ip: string | null;
   metadata: StringMap;
   versions: StringMap;
@@ -50,6 +54,32 @@ export interface SandboxTable {
   last_active_at: Date | null;
   updated_at: DefaultedTime;
   ended_at: Date | null;
+}
+
+/**
+ * `pending`: the host is making it; `deleting`: the host may still keep it. Both are
+ * remembered, so that after a crash the host lets go of what nobody can name.
+ */
+export type TemplateState = 'pending' | 'ready' | 'deleting';
+
+export interface TemplateTable {
+  /** The reference under which the host keeps the build. */
+  id: string;
+  team_id: string;
+  /** Unique in its team among those that are `ready`. */
+  name: string;
+  type: rest.TemplateType;
+  state: TemplateState;
+  host_id: string;
+  source_sandbox_id: string | null;
+  build_id: string | null;
+  vcpus: number;
+  memory_mb: number;
+  disk_size_mb: number | null;
+  /** A bigint, which the driver hands over as a string. */
+  size_bytes: ColumnType<string, number, number>;
+  metadata: StringMap;
+  created_at: DefaultedTime;
 }
 
 export type AuditStatus = 'success' | 'error';
@@ -71,10 +101,13 @@ export interface Database {
   teams: TeamTable;
   api_keys: ApiKeyTable;
   sandboxes: SandboxTable;
+  templates: TemplateTable;
   audit_logs: AuditLogTable;
 }
 
 export type SandboxRow = Selectable<SandboxTable>;
 export type NewSandboxRow = Insertable<SandboxTable>;
 export type SandboxChanges = Updateable<SandboxTable>;
+export type TemplateRow = Selectable<TemplateTable>;
+export type NewTemplateRow = Insertable<TemplateTable>;
 export type ApiKeyRow = Selectable<ApiKeyTable>;

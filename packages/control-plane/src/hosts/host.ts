@@ -8,7 +8,17 @@ export interface HostDescription {
   readonly memoryMb: number;
   readonly maxVcpus: number;
   readonly maxMemoryMb: number;
+  /** Names of the images. */
   readonly templates: readonly string[];
+  /** Sorted by name. */
+  readonly images: readonly HostImage[];
+}
+
+/** An image of a host: every team may start sandboxes from it. */
+export interface HostImage {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly createdAt: Date;
 }
 
 /** How long an agent may take for something that needs no guest. */
@@ -29,11 +39,19 @@ export class Host {
     const answer = await agentCall(() =>
       this.client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
     );
+    const images = answer.images
+      .map(({ name, sizeBytes, createdAtUnix }) => ({
+        name,
+        sizeBytes: Number(sizeBytes),
+        createdAt: new Date(Number(createdAtUnix) * 1000),
+      }))
+      .sort((a, b) => a.name.localeCompare(b.name));
     return {
       memoryMb: Number(answer.memoryMb),
       maxVcpus: answer.maxVcpus,
       maxMemoryMb: Number(answer.maxMemoryMb),
-      templates: answer.images.map((image) => image.name).sort(),
+      templates: images.map(({ name }) => name),
+      images,
     };
   }
 }

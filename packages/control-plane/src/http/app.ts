@@ -3,10 +3,13 @@ import { TorporError } from '@torpor/protocol';
 import type { MiddlewareHandler } from 'hono';
 import type { Logger } from 'pino';
 import type { ApiKeyStore } from '../auth/api-keys.ts';
+import type { BuildService } from '../builds/service.ts';
 import type { GuestFiles } from '../guest/files.ts';
 import type { GuestProcesses } from '../guest/processes.ts';
 import type { Metrics } from '../observability/metrics.ts';
+import type { SandboxLifecycle } from '../sandboxes/lifecycle.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
+import type { TemplateService } from '../templates/service.ts';
 import { addDocsRoutes } from './docs.ts';
 import type { Api } from './endpoint.ts';
 import type { AppEnvironment } from './environment.ts';
@@ -15,6 +18,7 @@ import { addOpenApiRoute } from './openapi.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addProcessRoutes } from './routes/processes.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
+import { addBuildRoutes, addLifecycleRoutes, addSnapshotRoutes } from './routes/snapshots.ts';
 import { addStreamRoutes } from './routes/streams.ts';
 import { addSystemRoutes } from './routes/system.ts';
 
@@ -23,6 +27,9 @@ export interface AppParts {
   readonly logger: Logger;
   readonly apiKeys: ApiKeyStore;
   readonly sandboxes: SandboxService;
+  readonly lifecycle: SandboxLifecycle;
+  readonly templates: TemplateService;
+  readonly builds: BuildService;
   readonly processes: GuestProcesses;
   readonly files: GuestFiles;
   readonly metrics: Metrics;
@@ -37,9 +44,12 @@ export function createApp(parts: AppParts): Api {
 
   addSystemRoutes(app, parts);
   addSandboxRoutes(app, parts.sandboxes);
+  addLifecycleRoutes(app, parts.lifecycle);
+  addSnapshotRoutes(app, parts.templates);
   addProcessRoutes(app, parts.processes);
   addStreamRoutes(app);
   addFileRoutes(app, parts.files, parts.logger);
+  addBuildRoutes(app, parts.builds);
   addOpenApiRoute(app, parts.version);
   addDocsRoutes(app);
 

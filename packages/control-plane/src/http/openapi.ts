@@ -13,9 +13,14 @@ export function openApiDocument(api: Api, version: string) {
     },
     servers: [{ url: '/' }],
     tags: [
-      { name: 'Sandboxes', description: 'Create, find and destroy microVMs.' },
+      { name: 'Sandboxes', description: 'Create, find, pause, copy and destroy microVMs.' },
+      {
+        name: 'Snapshots',
+        description: 'Names for the state of a sandbox, to make sandboxes from.',
+      },
       { name: 'Processes', description: 'Run programs in a sandbox.' },
       { name: 'Files', description: 'Read and write the files of a sandbox.' },
+      { name: 'Builds', description: 'What snapshots and paused sandboxes are made of.' },
       { name: 'System', description: 'The server itself.' },
     ],
   });

@@ -24,6 +24,14 @@ export class Metrics {
     registers: [this.#registry],
   });
 
+  readonly operationDuration = new Histogram({
+    name: 'torpor_sandbox_operation_duration_seconds',
+    help: 'Time that a pause, resume, fork or snapshot took, or until it had failed.',
+    labelNames: ['operation', 'outcome'] as const,
+    buckets: CREATE_BUCKETS,
+    registers: [this.#registry],
+  });
+
   readonly execs = new Counter({
     name: 'torpor_execs_total',
     help: 'Programs started in sandboxes.',

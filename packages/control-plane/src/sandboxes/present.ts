@@ -1,7 +1,12 @@
-import type { rest } from '@torpor/protocol';
+import type { hostAgent, rest } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
 
 export type PhaseTimings = NonNullable<rest.Sandbox['timings']>;
+
+/** Phases of an operation as the agent tells them, in the order in which they ended. */
+export function phaseTimings(timings: readonly hostAgent.PhaseTiming[]): PhaseTimings {
+  return timings.map(({ phase, milliseconds }) => ({ phase, milliseconds }));
+}
 
 /** A sandbox as the REST API shows it. */
 export function presentSandbox(row: SandboxRow, timings?: PhaseTimings): rest.Sandbox {
@@ -14,7 +19,9 @@ export function presentSandbox(row: SandboxRow, timings?: PhaseTimings): rest.Sa
     memory_mb: row.memory_mb,
     ...(row.disk_size_mb === null ? {} : { disk_size_mb: row.disk_size_mb }),
     timeout_sec: row.timeout_sec,
+    auto_pause: row.auto_pause,
     allow_internet: row.allow_internet,
+    ...(row.build_id === null ? {} : { build_id: row.build_id }),
     ...(row.host_ip === null ? {} : { host_ip: row.host_ip }),
     created_at: row.created_at.toISOString(),
     ...(row.started_at === null ? {} : { started_at: row.started_at.toISOString() }),

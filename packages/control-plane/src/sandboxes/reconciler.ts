@@ -8,7 +8,8 @@
  * may run again after a crash at any point.
  *
  * What is found and what is done:
- * - row and agent agree on the id: the agent's state and reason are copied;
+ * - row and agent agree on the id: the agent's state, reason and build are copied, as they
+ *   are when they are asked for anew: a report may be late;
  * - the agent does not know a row that is `creating`: the create was interrupted, `error`;
  * - … `destroying`: it is gone, `stopped`;
  * - … any other: `error` with the reason; never deleted;
@@ -19,11 +20,12 @@
  * - the agent does not answer: its sandboxes are `missing` until it does.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { type hostAgent, isSandboxState, type SandboxState, TorporError } from '@torpor/protocol';
+import { type hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import type { AuditLog } from '../audit/audit-log.ts';
 import type { SandboxChanges, SandboxRow } from '../database/schema.ts';
 import type { Host } from '../hosts/host.ts';
+import { changesFrom, LOST_REASON, presentInfo } from './host-state.ts';
 import type { Operations } from './operations.ts';
 import type { SandboxRepository } from './repository.ts';
 
@@ -189,37 +191,46 @@ export class Reconciler {
 
   /** Copies what the agent says of one sandbox into its row. */
   async #mirror(info: hostAgent.SandboxInfo): Promise<void> {
-    const { sandboxes, operations, logger } = this.#options;
+    const { host, sandboxes, operations, logger } = this.#options;
     const id = info.sandboxId;
     if (operations.isRunning(id)) {
       operations.defer(info);
       return;
     }
-    const state = info.status;
-    if (!isSandboxState(state)) {
-      logger.error({ sandbox: id, state }, 'The host agent reports a state that does not exist');
+    const row = await sandboxes.findAnywhere(id);
+    if (row === undefined) return this.#meetStranger(info);
+    if (row.state === 'stopped') return this.#destroyAgain(row, changesFrom(info).state);
+    if (isMirrored(row, changesFrom(info))) return;
+    // The report may be late: an operation that has ended since has written newer facts.
+    const present = await presentInfo(host, id);
+    if (operations.isRunning(id)) {
+      operations.defer(info);
       return;
     }
-    const row = await sandboxes.findAnywhere(id);
-    if (row === undefined) return this.#meetStranger(info, state);
-    if (row.state === 'stopped') return this.#destroyAgain(row, state);
-    // An event that is late: the create that it speaks of has ended since.
-    if (state === 'creating' && row.state !== 'missing') return;
-    const changes: SandboxChanges = {
-      state,
-      reason: info.reason === '' ? null : info.reason,
-      ...(info.hostIp === '' ? {} : { host_ip: info.hostIp }),
-      ...(state === 'running' && row.started_at === null ? completed(info) : {}),
-      ...(state === 'stopped' ? { ended_at: new Date() } : {}),
-    };
-    if (row.state === state && row.reason === changes.reason) return;
-    await sandboxes.update(id, changes, [row.state]);
-    logger.info({ sandbox: id, was: row.state, is: state, reason: info.reason }, 'Sandbox changed');
+    // Of a sandbox that the agent has forgotten since, only what was final counts.
+    if (present === undefined && info.status !== 'stopped' && info.status !== 'error') return;
+    const facts = present ?? info;
+    const changes = changesFrom(facts);
+    if (isMirrored(row, changes)) return;
+    await sandboxes.update(
+      id,
+      {
+        ...changes,
+        ...(changes.state === 'running' && row.started_at === null ? completed(facts) : {}),
+        ...(changes.state === 'stopped' ? { ended_at: new Date() } : {}),
+      },
+      [row.state],
+    );
+    logger.info(
+      { sandbox: id, was: row.state, is: changes.state, reason: facts.reason },
+      'Sandbox changed',
+    );
   }
 
-  async #meetStranger(info: hostAgent.SandboxInfo, state: SandboxState): Promise<void> {
+  async #meetStranger(info: hostAgent.SandboxInfo): Promise<void> {
     const { sandboxes, host, audit, logger } = this.#options;
     const id = info.sandboxId;
+    const { state } = changesFrom(info);
     if (state === 'stopped' || state === 'destroying' || state === 'creating') return;
     if (!(await sandboxes.teamExists(info.teamId))) {
       logger.warn(
@@ -236,6 +247,7 @@ export class Reconciler {
       template: info.templateId,
       state,
       reason: info.reason === '' ? null : info.reason,
+      build_id: info.buildId === '' ? null : info.buildId,
       vcpus: info.vcpus,
       memory_mb: info.memoryMb,
       disk_size_mb: info.diskSizeMb === 0 ? null : info.diskSizeMb,
@@ -303,6 +315,14 @@ export class Reconciler {
   }
 }
 
+function isMirrored(row: SandboxRow, changes: ReturnType<typeof changesFrom>): boolean {
+  return (
+    row.state === changes.state &&
+    row.reason === changes.reason &&
+    row.build_id === changes.build_id
+  );
+}
+
 /** What the create would have written, had its process lived to see the end. */
 function completed(info: hostAgent.SandboxInfo): SandboxChanges {
   return { started_at: new Date(), versions: JSON.stringify(info.metadata) };
@@ -321,6 +341,6 @@ function changesForUnknown(row: SandboxRow): SandboxChanges | undefined {
     case 'destroying':
       return { state: 'stopped', reason: null, ended_at: new Date() };
     default:
-      return { state: 'error', reason: 'The host does not have this sandbox any more.' };
+      return { state: 'error', reason: LOST_REASON };
   }
 }

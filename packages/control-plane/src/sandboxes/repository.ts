@@ -1,5 +1,5 @@
 import { type SandboxState, TorporError } from '@torpor/protocol';
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
 import type { Cursor } from './cursor.ts';
 
@@ -38,27 +38,25 @@ export class SandboxRepository {
    */
   async reserve(row: NewSandboxRow, hostMemoryMb: number): Promise<SandboxRow> {
     return this.#db.transaction().execute(async (transaction) => {
-      await sql`select pg_advisory_xact_lock(hashtextextended(${`host:${row.host_id}`}, 0))`.execute(
-        transaction,
-      );
-      const { total } = await transaction
-        .selectFrom('sandboxes')
-        .select(sql<string>`coalesce(sum(memory_mb), 0)`.as('total'))
-        .where('host_id', '=', row.host_id)
-        .where('state', 'in', STATES_WITH_MEMORY)
-        .executeTakeFirstOrThrow();
-      const free = hostMemoryMb - Number(total);
-      if (row.memory_mb > free) {
-        throw new TorporError(
-          'no_hosts_available',
-          `No host has ${row.memory_mb} MB of memory free for the sandbox: ${Math.max(free, 0)} of ${hostMemoryMb} MB are not promised to others.`,
-        );
-      }
+      await promiseMemory(transaction, row.host_id, row.memory_mb, hostMemoryMb);
       return transaction
         .insertInto('sandboxes')
         .values(row)
         .returningAll()
         .executeTakeFirstOrThrow();
+    });
+  }
+
+  /** The same for a sandbox that holds no memory now and is to get some. Throws `no_hosts_available`. */
+  async reserveAgain(row: SandboxRow, to: SandboxState, hostMemoryMb: number): Promise<void> {
+    await this.#db.transaction().execute(async (transaction) => {
+      await promiseMemory(transaction, row.host_id, row.memory_mb, hostMemoryMb);
+      await transaction
+        .updateTable('sandboxes')
+        .set({ state: to, reason: null, updated_at: new Date() })
+        .where('id', '=', row.id)
+        .where('state', '=', row.state)
+        .execute();
     });
   }
 
@@ -162,4 +160,28 @@ export class SandboxRepository {
       .where('state', '=', 'running')
       .execute();
   }
+}
+
+/** Holds the host's lock until the end of the transaction. Throws `no_hosts_available`. */
+async function promiseMemory(
+  transaction: Transaction<Database>,
+  hostId: string,
+  memoryMb: number,
+  hostMemoryMb: number,
+): Promise<void> {
+  await sql`select pg_advisory_xact_lock(hashtextextended(${`host:${hostId}`}, 0))`.execute(
+    transaction,
+  );
+  const { total } = await transaction
+    .selectFrom('sandboxes')
+    .select(sql<string>`coalesce(sum(memory_mb), 0)`.as('total'))
+    .where('host_id', '=', hostId)
+    .where('state', 'in', STATES_WITH_MEMORY)
+    .executeTakeFirstOrThrow();
+  const free = hostMemoryMb - Number(total);
+  if (memoryMb <= free) return;
+  throw new TorporError(
+    'no_hosts_available',
+    `No host has ${memoryMb} MB of memory free for the sandbox: ${Math.max(free, 0)} of ${hostMemoryMb} MB are not promised to others.`,
+  );
 }

@@ -6,7 +6,6 @@
  */
 import {
   assertTransition,
-  isId,
   isSandboxState,
   newId,
   type rest,
@@ -21,10 +20,13 @@ import type { SandboxRow } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
 import { agentCall, type Host } from '../hosts/host.ts';
 import type { Metrics } from '../observability/metrics.ts';
+import type { TemplateRepository } from '../templates/repository.ts';
+import { findOwn, notInState } from './access.ts';
 import { decodeCursor, encodeCursor } from './cursor.ts';
-import { checkRequest } from './limits.ts';
+import { settledRow } from './host-state.ts';
+import { checkRequest, type Shape, shapeOf } from './limits.ts';
 import type { Operations } from './operations.ts';
-import { presentSandbox } from './present.ts';
+import { phaseTimings, presentSandbox } from './present.ts';
 import type { SandboxRepository } from './repository.ts';
 
 /** A boot under pure emulation on a busy machine takes half a minute; this is for what never ends. */
@@ -44,6 +46,7 @@ export interface ListRequest {
 export interface SandboxServiceParts {
   readonly host: Host;
   readonly sandboxes: SandboxRepository;
+  readonly templates: TemplateRepository;
   readonly operations: Operations;
   readonly audit: AuditLog;
   readonly metrics: Metrics;
@@ -64,9 +67,11 @@ export class SandboxService {
    * the reason.
    */
   async create(principal: Principal, request: rest.CreateSandbox): Promise<rest.Sandbox> {
-    const { host, sandboxes, operations } = this.#parts;
+    const { host, sandboxes, templates, operations } = this.#parts;
     const description = await host.describe();
-    checkRequest(request, description);
+    const snapshot = await templates.find(principal.teamId, request.template);
+    const shape = shapeOf(request, snapshot);
+    checkRequest(shape, description);
     const now = new Date();
     const id = newId('sandbox');
     return operations.run(id, async () => {
@@ -78,10 +83,11 @@ export class SandboxService {
           template: request.template,
           state: 'creating',
           reason: null,
-          vcpus: request.vcpus,
-          memory_mb: request.memory_mb,
-          disk_size_mb: request.disk_size_mb ?? null,
+          vcpus: shape.vcpus,
+          memory_mb: shape.memory_mb,
+          disk_size_mb: shape.disk_size_mb,
           timeout_sec: request.timeout_sec,
+          auto_pause: request.auto_pause,
           allow_internet: request.allow_internet,
           host_ip: null,
           metadata: JSON.stringify(request.metadata ?? {}),
@@ -94,13 +100,14 @@ export class SandboxService {
         },
         description.memoryMb,
       );
-      return this.#boot(principal, row, request.envs ?? {});
+      return this.#boot(principal, row, shape, request.envs ?? {});
     });
   }
 
   async #boot(
     principal: Principal,
     row: SandboxRow,
+    { snapshot }: Shape,
     envs: Record<string, string>,
   ): Promise<rest.Sandbox> {
     const { host, sandboxes, audit, metrics, logger } = this.#parts;
@@ -110,7 +117,9 @@ export class SandboxService {
         host.client.createSandbox(
           {
             sandboxId: row.id,
-            templateId: row.template,
+            templateId: snapshot?.id ?? row.template,
+            fromSnapshot: snapshot !== undefined,
+            autoPause: row.auto_pause,
             teamId: row.team_id,
             vcpus: row.vcpus,
             memoryMb: row.memory_mb,
@@ -129,6 +138,7 @@ export class SandboxService {
         reason: null,
         host_ip: answer.hostIp === '' ? null : answer.hostIp,
         disk_size_mb: answer.sandbox?.diskSizeMb || row.disk_size_mb,
+        build_id: answer.sandbox?.buildId || null,
         versions: JSON.stringify(answer.metadata),
         started_at: now,
         last_active_at: now,
@@ -143,8 +153,7 @@ export class SandboxService {
       });
       finished({ outcome: 'success' });
       logger.info({ sandbox: row.id, template: row.template }, 'Sandbox created');
-      const timings = answer.timings.map(({ phase, milliseconds }) => ({ phase, milliseconds }));
-      return presentSandbox(running ?? row, timings);
+      return presentSandbox(running ?? row, phaseTimings(answer.timings));
     } catch (reason) {
       const error = TorporError.from(reason);
       finished({ outcome: error.code });
@@ -188,7 +197,7 @@ export class SandboxService {
 
   /** Throws `not_found`, also for a sandbox of another team. A stopped one is still found. */
   async get(principal: Principal, id: string): Promise<rest.Sandbox> {
-    return presentSandbox(await this.#require(principal, id));
+    return presentSandbox(await findOwn(this.#parts.sandboxes, principal, id));
   }
 
   async list(principal: Principal, request: ListRequest): Promise<rest.SandboxList> {
@@ -213,13 +222,13 @@ export class SandboxService {
 
   /** Ends a sandbox and removes what it has on its host. A stopped one is left as it is. Throws `not_found`, `invalid_state`, or what the agent says. */
   async destroy(principal: Principal, id: string): Promise<void> {
-    await this.#require(principal, id);
+    await findOwn(this.#parts.sandboxes, principal, id);
     await this.#parts.operations.run(id, () => this.#destroy(principal, id));
   }
 
   async #destroy(principal: Principal, id: string): Promise<void> {
     const { host, sandboxes, audit, logger } = this.#parts;
-    const row = await this.#require(principal, id);
+    const row = await settledRow(this.#parts, principal, id);
     if (row.state === 'stopped') return;
     if (row.state !== 'destroying') assertTransition(id, row.state, 'destroying');
     await sandboxes.update(id, { state: 'destroying' });
@@ -261,8 +270,8 @@ export class SandboxService {
 
   /** The last bytes of the serial console, also of a sandbox whose VMM has died. */
   async console(principal: Principal, id: string, maxBytes: number): Promise<Uint8Array> {
-    const row = await this.#require(principal, id);
-    if (row.state === 'stopped') throw gone(row);
+    const row = await findOwn(this.#parts.sandboxes, principal, id);
+    if (row.state === 'stopped') throw notInState(row, 'there');
     const answer = await agentCall(() =>
       this.#parts.host.client.readConsole(
         { sandboxId: id, maxBytes },
@@ -278,42 +287,13 @@ export class SandboxService {
    * sandbox that is gone.
    */
   async requireRunning(principal: Principal, id: string): Promise<SandboxRow> {
-    const row = await this.#require(principal, id);
-    if (row.state === 'missing') {
-      throw new TorporError(
-        'host_unavailable',
-        `The host of sandbox ${id} does not answer${row.reason === null ? '' : `: ${row.reason}`}`,
-      );
-    }
-    if (row.state === 'stopped') throw gone(row);
-    if (row.state !== 'running') {
-      const why = row.reason === null ? '.' : `: ${row.reason}`;
-      throw new TorporError(
-        'invalid_state',
-        `Sandbox ${id} is not running, it is ${row.state}${why}`,
-      );
-    }
+    const row = await findOwn(this.#parts.sandboxes, principal, id);
+    if (row.state !== 'running') throw notInState(row, 'running');
     if (Date.now() - (row.last_active_at?.getTime() ?? 0) > ACTIVITY_RESOLUTION_MS) {
       await this.#parts.sandboxes.touch(id);
     }
     return row;
   }
-
-  async #require(principal: Principal, id: string): Promise<SandboxRow> {
-    const row = isId('sandbox', id)
-      ? await this.#parts.sandboxes.find(principal.teamId, id)
-      : undefined;
-    if (row !== undefined) return row;
-    throw new TorporError('not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
-      remedy: '`torpor ls` shows the sandboxes that there are.',
-    });
-  }
-}
-
-function gone(row: SandboxRow): TorporError {
-  return new TorporError('invalid_state', `Sandbox ${row.id} has been destroyed.`, {
-    remedy: 'Create a new one with `torpor create`.',
-  });
 }
 
 function parseStates(list: string | undefined): readonly SandboxState[] {

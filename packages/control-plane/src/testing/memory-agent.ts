@@ -17,6 +17,7 @@ import {
   type Transport,
 } from '@connectrpc/connect';
 import { hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
+import { type BuildOwner, MemoryBuilds } from './memory-builds.ts';
 
 type Info = hostAgent.SandboxInfo;
 type ExecEvent = hostAgent.ExecStreamResponse['event'];
@@ -69,6 +70,7 @@ export class MemoryAgent implements AsyncDisposable {
   readonly calls: string[] = [];
   readonly requests: hostAgent.CreateSandboxRequest[] = [];
   readonly sandboxes = new Map<string, Info>();
+  readonly builds = new MemoryBuilds();
   readonly limits = { memoryMb: 4096, maxVcpus: 4, maxMemoryMb: 2048 };
   readonly root: string;
   readonly #programs = new Map<number, Program>();
@@ -112,7 +114,10 @@ export class MemoryAgent implements AsyncDisposable {
     if (info === undefined) throw new Error(`no sandbox ${id}`);
     info.status = status;
     info.reason = reason;
-    if (status === 'stopped') this.sandboxes.delete(id);
+    if (status === 'stopped') {
+      this.sandboxes.delete(id);
+      this.builds.forget(id);
+    }
     for (const watcher of this.#watchers) watcher.push({ ...info });
   }
 
@@ -151,6 +156,20 @@ export class MemoryAgent implements AsyncDisposable {
     for (const watcher of this.#watchers) watcher.end();
     for (const { child } of this.#programs.values()) child.kill('SIGKILL');
     await rm(this.root, { recursive: true, force: true });
+  }
+
+  /** As the real agent at the end of the time to live of a sandbox with `auto_pause`. */
+  autoPause(id: string): Promise<void> {
+    return this.builds.autoPause(this.#owner(), id);
+  }
+
+  #owner(): BuildOwner {
+    return {
+      enter: (call) => this.#enter(call),
+      require: (id) => this.#require(id),
+      report: (id, status, reason) => this.report(id, status, reason),
+      addSandbox: (id, teamId, status) => this.addSandbox(id, teamId, status),
+    };
   }
 
   #enter(call: string): void {
@@ -229,13 +248,17 @@ export class MemoryAgent implements AsyncDisposable {
 
   #routes(router: ConnectRouter): void {
     router.service(hostAgent.HostAgentService, {
+      ...this.builds.methods(this.#owner()),
       createSandbox: async (request) => {
         this.#enter('createSandbox');
         this.requests.push(request);
         await this.createGate;
         if (this.createError !== undefined) throw this.createError.toConnectError();
+        const frozen = request.fromSnapshot ? this.builds.shapeOf(request.templateId) : undefined;
         const info = this.addSandbox(request.sandboxId, request.teamId);
-        Object.assign(info, { vcpus: request.vcpus, memoryMb: request.memoryMb });
+        const { templateId, vcpus, memoryMb, timeoutSec } = request;
+        Object.assign(info, { templateId, vcpus, memoryMb, timeoutSec, ...frozen });
+        if (frozen !== undefined) this.builds.keep(request.sandboxId, frozen.buildId);
         await mkdir(join(this.root, request.sandboxId), { recursive: true });
         this.report(request.sandboxId, 'running');
         return {
@@ -250,12 +273,14 @@ export class MemoryAgent implements AsyncDisposable {
         this.#enter('destroySandbox');
         await this.destroyGate;
         if (this.destroyError !== undefined) throw this.destroyError.toConnectError();
-        this.#require(sandboxId);
-        for (const program of this.#programs.values()) {
-          if (program.sandboxId === sandboxId) program.child.kill('SIGKILL');
-        }
-        this.report(sandboxId, 'stopped');
-        return {};
+        return this.builds.queue(sandboxId, async () => {
+          this.#require(sandboxId);
+          for (const program of this.#programs.values()) {
+            if (program.sandboxId === sandboxId) program.child.kill('SIGKILL');
+          }
+          this.report(sandboxId, 'stopped');
+          return {};
+        });
       },
       getSandbox: ({ sandboxId }) => {
         this.#enter('getSandbox');

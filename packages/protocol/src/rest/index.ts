@@ -1,4 +1,12 @@
 export {
+  type BuildReport,
+  buildReportListSchema,
+  buildReportSchema,
+  type CollectedBuilds,
+  collectedBuildsSchema,
+  verifyBuildsQuerySchema,
+} from './builds.ts';
+export {
   type ErrorBody,
   errorBodySchema,
   guestPathSchema,
@@ -45,6 +53,25 @@ export {
   sandboxListSchema,
   sandboxSchema,
 } from './sandbox.ts';
+export {
+  type CreateSnapshot,
+  createSnapshotQuerySchema,
+  createSnapshotSchema,
+  type ForkResult,
+  type ForkSandbox,
+  forkResultSchema,
+  forkSandboxSchema,
+  listSnapshotsQuerySchema,
+  MAX_FORK_COUNT,
+  type ResumeSandbox,
+  resumeSandboxSchema,
+  type Snapshot,
+  snapshotListSchema,
+  snapshotNameSchema,
+  snapshotSchema,
+  TEMPLATE_TYPES,
+  type TemplateType,
+} from './snapshots.ts';
 export {
   authFrameSchema,
   type ExecClientFrame,

@@ -26,25 +26,27 @@ export const sandboxMetadataSchema = z
 // The allowed range of vCPUs and memory depends on the host; the service checks it.
 const int32 = z.int32();
 
+export const timeoutSecSchema = int32.min(0).max(31_536_000);
+
 export const createSandboxSchema = z
   .strictObject({
     template: templateNameSchema.default(SANDBOX_DEFAULTS.template),
-    vcpus: int32
-      .default(SANDBOX_DEFAULTS.vcpus)
-      .meta({ description: 'Virtual CPUs: 1 to what the host allows.' }),
-    memory_mb: int32
-      .default(SANDBOX_DEFAULTS.memoryMb)
-      .meta({ description: 'Memory in MiB: 128 to what the host has.' }),
-    timeout_sec: int32
-      .min(0)
-      .max(31_536_000)
+    vcpus: int32.optional().meta({
+      description: `Virtual CPUs: 1 to what the host allows, ${SANDBOX_DEFAULTS.vcpus} if absent. Fixed by a template that is a snapshot.`,
+    }),
+    memory_mb: int32.optional().meta({
+      description: `Memory in MiB: 128 to what the host has, ${SANDBOX_DEFAULTS.memoryMb} if absent. Fixed by a template that is a snapshot.`,
+    }),
+    timeout_sec: timeoutSecSchema
       .default(SANDBOX_DEFAULTS.timeoutSec)
       .meta({ description: 'Seconds without activity after which it is ended; 0 means never.' }),
-    disk_size_mb: int32
-      .min(64)
-      .max(1_048_576)
-      .optional()
-      .meta({ description: "Size of the writable disk in MiB; the host's default if absent." }),
+    auto_pause: z.boolean().default(false).meta({
+      description: 'After `timeout_sec` without activity it is paused, not destroyed.',
+    }),
+    disk_size_mb: int32.min(64).max(1_048_576).optional().meta({
+      description:
+        "Size of the writable disk in MiB; the host's default if absent. Fixed by a template that is a snapshot.",
+    }),
     metadata: sandboxMetadataSchema.optional(),
     envs: environmentSchema.optional().meta({
       description: 'Environment of every process in the sandbox. Never stored by the API.',
@@ -76,7 +78,11 @@ export const sandboxSchema = z
     memory_mb: z.int(),
     disk_size_mb: z.int().optional(),
     timeout_sec: z.int(),
+    auto_pause: z.boolean(),
     allow_internet: z.boolean(),
+    build_id: z.string().optional().meta({
+      description: 'The build that it is paused in, or was restored from.',
+    }),
     host_ip: z.string().optional().meta({ description: 'Its address on its host.' }),
     created_at: z.iso.datetime(),
     started_at: z.iso.datetime().optional(),
@@ -90,7 +96,7 @@ export const sandboxSchema = z
     timings: z
       .array(phaseTimingSchema)
       .optional()
-      .meta({ description: 'Phases of the start; only in the answer to a create.' }),
+      .meta({ description: 'Phases of the operation; only in the answer to it.' }),
   })
   .meta({ id: 'Sandbox' });
 

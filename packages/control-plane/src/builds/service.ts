@@ -1,0 +1,53 @@
+import { type rest, TorporError } from '@torpor/protocol';
+import type { Principal } from '../auth/api-keys.ts';
+import { agentCall, type Host } from '../hosts/host.ts';
+
+/** Every build is read from disk. */
+const VERIFY_TIMEOUT_MS = 6 * 3_600_000;
+const COLLECT_TIMEOUT_MS = 10 * 60_000;
+
+/** The builds of the host. They belong to no team, so only whoever runs the host may look at them. */
+export class BuildService {
+  readonly #host: Host;
+  readonly #operatorTeamId: string;
+
+  /** `operatorTeamId`: the team of the key in the data directory. */
+  constructor(host: Host, operatorTeamId: string) {
+    this.#host = host;
+    this.#operatorTeamId = operatorTeamId;
+  }
+
+  /** Reads every build back. Throws `forbidden`. */
+  async verify(principal: Principal): Promise<rest.BuildReport[]> {
+    this.#requireOperator(principal);
+    return agentCall(async () => {
+      const reports: rest.BuildReport[] = [];
+      const stream = this.#host.client.verifyBuilds({}, { timeoutMs: VERIFY_TIMEOUT_MS });
+      for await (const { buildId, fault, sizeBytes, references } of stream) {
+        reports.push({
+          build_id: buildId,
+          size_bytes: Number(sizeBytes),
+          ...(fault === '' ? {} : { fault }),
+          references: [...references],
+        });
+      }
+      return reports;
+    });
+  }
+
+  /** Removes the builds that nothing reaches. Throws `forbidden`. */
+  async collect(principal: Principal): Promise<rest.CollectedBuilds> {
+    this.#requireOperator(principal);
+    const { removedBuildIds, freedBytes } = await agentCall(() =>
+      this.#host.client.collectBuilds({}, { timeoutMs: COLLECT_TIMEOUT_MS }),
+    );
+    return { removed_build_ids: [...removedBuildIds], freed_bytes: Number(freedBytes) };
+  }
+
+  #requireOperator(principal: Principal): void {
+    if (principal.teamId === this.#operatorTeamId) return;
+    throw new TorporError('forbidden', 'The builds of the host are for its operator only.', {
+      remedy: 'Use the key in `credentials.json` of the data directory.',
+    });
+  }
+}

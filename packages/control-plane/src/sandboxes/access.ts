@@ -1,0 +1,37 @@
+import { isId, TorporError } from '@torpor/protocol';
+import type { Principal } from '../auth/api-keys.ts';
+import type { SandboxRow } from '../database/schema.ts';
+import type { SandboxRepository } from './repository.ts';
+
+/** A sandbox of the principal's team. Throws `not_found`, also for one of another team. A stopped one is still found. */
+export async function findOwn(
+  sandboxes: SandboxRepository,
+  principal: Principal,
+  id: string,
+): Promise<SandboxRow> {
+  const row = isId('sandbox', id) ? await sandboxes.find(principal.teamId, id) : undefined;
+  if (row !== undefined) return row;
+  throw new TorporError('not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
+    remedy: '`torpor ls` shows the sandboxes that there are.',
+  });
+}
+
+/** Why something cannot be done with a sandbox that ought to be, for example, "running". */
+export function notInState(row: SandboxRow, wanted: string): TorporError {
+  if (row.state === 'stopped') {
+    return new TorporError('invalid_state', `Sandbox ${row.id} has been destroyed.`, {
+      remedy: 'Create a new one with `torpor create`.',
+    });
+  }
+  const why = row.reason === null ? '' : `: ${row.reason}`;
+  if (row.state === 'missing') {
+    return new TorporError(
+      'host_unavailable',
+      `The host of sandbox ${row.id} does not answer${why}`,
+    );
+  }
+  return new TorporError(
+    'invalid_state',
+    `Sandbox ${row.id} is not ${wanted}, it is ${row.state}${why === '' ? '.' : why}`,
+  );
+}

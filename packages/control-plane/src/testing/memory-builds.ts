@@ -1,0 +1,233 @@
+/**
+ * The part of the agent without virtual machines that pauses, resumes, forks and
+ * snapshots: a build is a UUID, and what refers to it is in a map. Its operations on
+ * one sandbox are put in order as the real agent does, and are idempotent like there.
+ */
+import { randomUUID } from 'node:crypto';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import { type hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
+
+type Info = hostAgent.SandboxInfo;
+type Methods = Pick<
+  ServiceImpl<typeof hostAgent.HostAgentService>,
+  | 'pauseSandbox'
+  | 'resumeSandbox'
+  | 'forkSandbox'
+  | 'createSnapshot'
+  | 'deleteSnapshot'
+  | 'verifyBuilds'
+  | 'collectBuilds'
+>;
+
+/** What the builds need of the agent that they are part of. */
+export interface BuildOwner {
+  enter(call: string): void;
+  /** Throws `not_found`. */
+  require(id: string): Info;
+  report(id: string, status: SandboxState, reason?: string): void;
+  addSandbox(id: string, teamId: string, status?: SandboxState): Info;
+}
+
+export const BUILD_SIZE_BYTES = 1_048_576;
+
+export class MemoryBuilds {
+  /** Template ids and the builds that they name. */
+  readonly templates = new Map<string, string>();
+  readonly #sandboxBuilds = new Map<string, string>();
+  readonly #builds = new Map<string, { readonly vcpus: number; readonly memoryMb: number }>();
+  readonly #queues = new Map<string, Promise<unknown>>();
+  /** Builds that `verify` finds a fault in. */
+  readonly faults = new Map<string, string>();
+  /** Awaited by every pause and snapshot, after the state has become transitional. */
+  commitGate: Promise<void> = Promise.resolve();
+  resumeGate: Promise<void> = Promise.resolve();
+  /** Makes commits fail: the sandbox runs on. */
+  commitError: TorporError | undefined;
+  resumeError: TorporError | undefined;
+  deleteError: TorporError | undefined;
+  /** A fork fails for as many of its last children. */
+  failingChildren = 0;
+
+  /** All builds, whether anything refers to them or not. */
+  get ids(): string[] {
+    return [...this.#builds.keys()];
+  }
+
+  /** The shape that is baked into a template. Throws `not_found`. */
+  shapeOf(templateId: string): { vcpus: number; memoryMb: number; buildId: string } {
+    const buildId = this.templates.get(templateId);
+    const build = buildId === undefined ? undefined : this.#builds.get(buildId);
+    if (buildId === undefined || build === undefined) {
+      throw new TorporError(
+        'not_found',
+        `This host has no snapshot ${templateId}.`,
+      ).toConnectError();
+    }
+    return { ...build, buildId };
+  }
+
+  /** A sandbox refers to the build that it runs from. */
+  keep(sandboxId: string, buildId: string): void {
+    this.#sandboxBuilds.set(sandboxId, buildId);
+  }
+
+  /** The sandbox is gone. */
+  forget(sandboxId: string): void {
+    this.#sandboxBuilds.delete(sandboxId);
+  }
+
+  /** Runs after what was asked of the same sandbox before. */
+  queue<T>(id: string, action: () => Promise<T>): Promise<T> {
+    const result = (this.#queues.get(id) ?? Promise.resolve()).then(action, action);
+    this.#queues.set(
+      id,
+      result.catch(() => undefined),
+    );
+    return result;
+  }
+
+  /** As the real agent at the end of a time to live. */
+  autoPause(owner: BuildOwner, id: string): Promise<void> {
+    return this.queue(id, async () => void (await this.#pause(owner, id)));
+  }
+
+  methods(owner: BuildOwner): Methods {
+    return {
+      pauseSandbox: ({ sandboxId }) => {
+        owner.enter('pauseSandbox');
+        return this.queue(sandboxId, async () => {
+          if (owner.require(sandboxId).status !== 'paused') await this.#pause(owner, sandboxId);
+          return { sandbox: { ...owner.require(sandboxId) }, timings: [phase('memory', 2)] };
+        });
+      },
+      resumeSandbox: ({ sandboxId, timeoutSec, keepTimeout }) => {
+        owner.enter('resumeSandbox');
+        return this.queue(sandboxId, async () => {
+          const info = owner.require(sandboxId);
+          if (info.status !== 'running') await this.#resume(owner, info);
+          if (!keepTimeout) info.timeoutSec = timeoutSec;
+          return { sandboxId, sandbox: { ...info }, timings: [phase('restore', 3)] };
+        });
+      },
+      forkSandbox: async ({ sandboxId, childIds, timeoutSec }) => {
+        owner.enter('forkSandbox');
+        const source = await this.queue(sandboxId, async () => {
+          const info = owner.require(sandboxId);
+          if (info.status === 'running') {
+            owner.report(sandboxId, 'snapshotting');
+            await this.#commit(owner, info);
+            owner.report(sandboxId, 'running');
+          } else if (info.status !== 'paused') throw notPossible(info, 'forked');
+          return { ...info };
+        });
+        const children = childIds.map((id, index) => {
+          if (index >= childIds.length - this.failingChildren) return failedChild(id);
+          const child = owner.addSandbox(id, source.teamId);
+          const { templateId, vcpus, memoryMb, buildId } = source;
+          Object.assign(child, { templateId, vcpus, memoryMb, buildId, timeoutSec });
+          this.keep(id, buildId);
+          owner.report(id, 'running');
+          return { sandboxId: id, outcome: { case: 'sandbox' as const, value: { ...child } } };
+        });
+        return { children, timings: [phase('children', 5)] };
+      },
+      createSnapshot: ({ sandboxId, templateId }) => {
+        owner.enter('createSnapshot');
+        return this.queue(sandboxId, async () => {
+          const info = owner.require(sandboxId);
+          if (info.status !== 'paused') await this.#pause(owner, sandboxId);
+          this.templates.set(templateId, info.buildId);
+          return {
+            sizeBytes: BigInt(BUILD_SIZE_BYTES),
+            sandbox: { ...info },
+            vcpus: info.vcpus,
+            memoryMb: info.memoryMb,
+            timings: [phase('memory', 2), phase('total', 4)],
+          };
+        });
+      },
+      deleteSnapshot: ({ templateId }) => {
+        owner.enter('deleteSnapshot');
+        if (this.deleteError !== undefined) throw this.deleteError.toConnectError();
+        this.templates.delete(templateId);
+        return {};
+      },
+      verifyBuilds: async function* (this: MemoryBuilds) {
+        owner.enter('verifyBuilds');
+        for (const buildId of this.ids) {
+          yield {
+            buildId,
+            fault: this.faults.get(buildId) ?? '',
+            sizeBytes: BigInt(BUILD_SIZE_BYTES),
+            references: this.#references(buildId),
+          };
+        }
+      }.bind(this),
+      collectBuilds: () => {
+        owner.enter('collectBuilds');
+        const removedBuildIds = this.ids.filter((id) => this.#references(id).length === 0);
+        for (const id of removedBuildIds) this.#builds.delete(id);
+        return { removedBuildIds, freedBytes: BigInt(removedBuildIds.length * BUILD_SIZE_BYTES) };
+      },
+    };
+  }
+
+  async #pause(owner: BuildOwner, id: string): Promise<void> {
+    const info = owner.require(id);
+    if (info.status !== 'running') throw notPossible(info, 'paused');
+    owner.report(id, 'pausing');
+    await this.#commit(owner, info);
+    owner.report(id, 'paused');
+  }
+
+  async #commit(owner: BuildOwner, info: Info): Promise<void> {
+    await this.commitGate;
+    if (this.commitError !== undefined) {
+      owner.report(info.sandboxId, 'running');
+      throw this.commitError.toConnectError();
+    }
+    const buildId = randomUUID();
+    this.#builds.set(buildId, { vcpus: info.vcpus, memoryMb: info.memoryMb });
+    this.keep(info.sandboxId, buildId);
+    info.buildId = buildId;
+  }
+
+  async #resume(owner: BuildOwner, info: Info): Promise<void> {
+    if (info.buildId === '' || !['paused', 'error'].includes(info.status)) {
+      throw notPossible(info, 'resumed');
+    }
+    owner.report(info.sandboxId, 'resuming');
+    await this.resumeGate;
+    if (this.resumeError !== undefined) {
+      owner.report(info.sandboxId, 'paused');
+      throw this.resumeError.toConnectError();
+    }
+    owner.report(info.sandboxId, 'running');
+  }
+
+  #references(buildId: string): string[] {
+    const naming = (kind: string, map: ReadonlyMap<string, string>) =>
+      [...map].filter(([, id]) => id === buildId).map(([name]) => `${kind} ${name}`);
+    return [...naming('sandbox', this.#sandboxBuilds), ...naming('template', this.templates)];
+  }
+}
+
+function phase(name: string, milliseconds: number) {
+  return { phase: name, milliseconds };
+}
+
+function notPossible(info: Info, participle: string) {
+  const message = `Sandbox ${info.sandboxId} is ${info.status}; it cannot be ${participle}.`;
+  return new TorporError('invalid_state', message).toConnectError();
+}
+
+function failedChild(
+  sandboxId: string,
+): MessageInitShape<typeof hostAgent.ForkResultSchema> & { sandboxId: string } {
+  return {
+    sandboxId,
+    message: 'The page server has no more room.',
+    outcome: { case: 'error', value: { code: 'vmm_failed', remedy: '' } },
+  };
+}

@@ -1,0 +1,104 @@
+import { z } from 'zod';
+import { phaseTimingSchema, sandboxIdSchema, sandboxSchema, timeoutSecSchema } from './sandbox.ts';
+
+/** Most copies that one fork makes. */
+export const MAX_FORK_COUNT = 100;
+
+export const resumeSandboxSchema = z
+  .strictObject({
+    timeout_sec: timeoutSecSchema
+      .optional()
+      .meta({ description: 'A new idle timeout in seconds; the one that it had if absent.' }),
+  })
+  .meta({ id: 'ResumeSandbox' });
+
+export type ResumeSandbox = z.infer<typeof resumeSandboxSchema>;
+
+export const forkSandboxSchema = z
+  .strictObject({
+    count: z.int().min(1).max(MAX_FORK_COUNT).default(1).meta({ description: 'How many copies.' }),
+    timeout_sec: timeoutSecSchema
+      .optional()
+      .meta({ description: "Idle timeout of the copies in seconds; the source's if absent." }),
+  })
+  .meta({ id: 'ForkSandbox' });
+
+export type ForkSandbox = z.infer<typeof forkSandboxSchema>;
+
+export const forkResultSchema = z
+  .strictObject({
+    children: z
+      .array(
+        z.strictObject({
+          sandbox: sandboxSchema.optional(),
+          error: z.strictObject({ code: z.string(), message: z.string() }).optional(),
+        }),
+      )
+      .meta({ description: 'One for each copy: the sandbox, or why there is none.' }),
+    timings: z.array(phaseTimingSchema),
+  })
+  .meta({ id: 'ForkResult' });
+
+export type ForkResult = z.infer<typeof forkResultSchema>;
+
+/** A name that a user may give: also good as a file name and in a URL. */
+export const snapshotNameSchema = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/,
+    'must be 1 to 64 of [A-Za-z0-9._-] and begin with a letter or digit',
+  )
+  .meta({ example: 'warm-python' });
+
+export const createSnapshotSchema = z
+  .strictObject({
+    sandbox_id: sandboxIdSchema,
+    name: snapshotNameSchema
+      .optional()
+      .meta({ description: '`template-` and eight hexadecimal digits if absent.' }),
+  })
+  .meta({ id: 'CreateSnapshot' });
+
+export type CreateSnapshot = z.infer<typeof createSnapshotSchema>;
+
+export const createSnapshotQuerySchema = z.strictObject({
+  overwrite: z
+    .enum(['true', 'false'])
+    .optional()
+    .meta({ description: 'Replace a snapshot of this name.' }),
+});
+
+export const TEMPLATE_TYPES = ['base', 'snapshot'] as const;
+
+export type TemplateType = (typeof TEMPLATE_TYPES)[number];
+
+export const listSnapshotsQuerySchema = z.strictObject({
+  type: z.enum(TEMPLATE_TYPES).optional().meta({
+    description:
+      '`base`: the images of the platform; `snapshot`: those of the team. Both if absent.',
+  }),
+});
+
+export const snapshotSchema = z
+  .strictObject({
+    name: z.string(),
+    type: z.enum(TEMPLATE_TYPES),
+    vcpus: z.int().optional().meta({ description: 'Fixed for every sandbox made from it.' }),
+    memory_mb: z.int().optional().meta({ description: 'Fixed for every sandbox made from it.' }),
+    size_bytes: z.int().meta({ description: 'What it occupies on its host.' }),
+    created_at: z.iso.datetime(),
+    platform: z.boolean().meta({ description: 'Belongs to the platform, not to the team.' }),
+    metadata: z
+      .record(z.string(), z.string())
+      .optional()
+      .meta({ description: 'Versions of what it was made with.' }),
+    timings: z
+      .array(phaseTimingSchema)
+      .optional()
+      .meta({ description: 'Phases of its making; only in the answer to that.' }),
+  })
+  .meta({ id: 'Snapshot' });
+
+export type Snapshot = z.infer<typeof snapshotSchema>;
+
+export const snapshotListSchema = z.array(snapshotSchema);
