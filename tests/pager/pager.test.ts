@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdtemp, open, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -222,6 +223,14 @@ describe('the pager', () => {
     expect(hello.vms.map((vm) => vm.vm)).toEqual(['vm']);
     expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
     await expect(pager.shutdown()).rejects.toThrow(/still serves 1/);
+  });
+
+  test('ends when it is told to, with all its threads', async () => {
+    await serve('vm', await makeBuild(4));
+    await pager.stop('vm');
+    await pager.shutdown();
+    await pager.closed;
+    await expect.poll(() => existsSync(`/proc/${pagerPid}`), { timeout: 20_000 }).toBe(false);
   });
 
   test('refuses a build whose files are missing or damaged, and stays', async () => {

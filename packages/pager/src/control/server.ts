@@ -17,6 +17,8 @@ import {
 interface Entry {
   status: ServedVmStatus;
   readonly loop: LoopThread;
+  /** Its loop has been asked to let go of it. */
+  stopping: boolean;
 }
 
 export interface PagerServerOptions {
@@ -55,7 +57,8 @@ export class PagerServer {
         // Its VMs would hang for ever: ending the process lets agents see it at once.
         (reason) => {
           process.stderr.write(`pager: a fault loop ended: ${reason}\n`);
-          process.exit(1);
+          // An exit would wait for the other threads, which block in ppoll(2).
+          process.kill(process.pid, 'SIGKILL');
         },
       );
       server.#loops.push(loop);
@@ -120,7 +123,7 @@ export class PagerServer {
     const { vm, socketPath, headerPath, diffPaths, workingSet, connectTimeoutMs } = request;
     if (this.#vms.has(vm)) throw new Error(`VM ${vm} is served already.`);
     const loop = this.#leastLoaded();
-    this.#vms.set(vm, { status: { vm, state: 'waiting' }, loop });
+    this.#vms.set(vm, { status: { vm, state: 'waiting' }, loop, stopping: false });
     const listening = Promise.withResolvers<void>();
     this.#listening.set(vm, listening);
     loop.request({
@@ -154,13 +157,21 @@ export class PagerServer {
   #stop(vm: string): void {
     const entry = this.#vms.get(vm);
     if (entry?.status.state === 'failed') this.#vms.delete(vm);
-    else entry?.loop.request({ kind: 'stop', vm });
+    else if (entry !== undefined) {
+      entry.stopping = true;
+      entry.loop.request({ kind: 'stop', vm });
+    }
   }
 
   #shutdown(): void {
-    const serving = [...this.#vms.values()].filter(({ status }) => status.state !== 'failed');
+    const serving = [...this.#vms.values()].filter(
+      ({ status, stopping }) => status.state !== 'failed' && !stopping,
+    );
     if (serving.length > 0) throw new Error(`The pager still serves ${serving.length} VMs.`);
-    setImmediate(this.#options.onShutdown);
+    setImmediate(async () => {
+      await Promise.all(this.#loops.map((loop) => loop.quit()));
+      this.#options.onShutdown();
+    });
   }
 
   #entry(vm: string): Entry {

@@ -26,7 +26,9 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
         message;
         message = receiveMessageOnPort(port)
       ) {
-        handleRequest(message.message, vms, arena, emit);
+        const request: LoopRequest = message.message;
+        if (request.kind === 'quit') return;
+        handleRequest(request, vms, arena, emit);
       }
     }
     for (const vm of vms.values()) {
@@ -55,7 +57,7 @@ function waitForEvents(
 }
 
 function handleRequest(
-  request: LoopRequest,
+  request: Exclude<LoopRequest, { kind: 'quit' }>,
   vms: Map<string, ServedVm>,
   arena: Arena,
   emit: (event: LoopEvent) => void,

@@ -6,10 +6,18 @@ import type { LoopEvent, LoopRequest } from './messages.ts';
 export class LoopThread {
   readonly #worker: Worker;
   readonly #wakeUpFd: number;
+  readonly #exited: Promise<void>;
+  #quitting = false;
 
-  private constructor(worker: Worker, wakeUpFd: number) {
+  private constructor(worker: Worker, wakeUpFd: number, onExit: () => void) {
     this.#worker = worker;
     this.#wakeUpFd = wakeUpFd;
+    this.#exited = new Promise((resolve) => {
+      worker.once('exit', () => {
+        if (!this.#quitting) onExit();
+        resolve();
+      });
+    });
   }
 
   /** `onExit` is called if the thread ends by itself: then its VMs are without a pager. */
@@ -24,7 +32,6 @@ export class LoopThread {
     worker.on('error', (error) => {
       reason = error instanceof Error ? error.message : String(error);
     });
-    worker.on('exit', () => onExit(reason));
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     worker.once('error', reject);
     worker.once('message', (message: { wakeUpFd: number }) => {
@@ -32,7 +39,17 @@ export class LoopThread {
       worker.on('message', onEvent);
       resolve(message.wakeUpFd);
     });
-    return new LoopThread(worker, await promise);
+    return new LoopThread(worker, await promise, () => onExit(reason));
+  }
+
+  /**
+   * Ends the thread. A process that exits waits for its threads, and nothing but a
+   * request ends one that blocks in ppoll(2).
+   */
+  async quit(): Promise<void> {
+    this.#quitting = true;
+    this.request({ kind: 'quit' });
+    await this.#exited;
   }
 
   request(request: LoopRequest): void {

@@ -17,7 +17,9 @@ export type LoopRequest =
     }
   | { readonly kind: 'materialise'; readonly vm: string }
   | { readonly kind: 'describe'; readonly vm: string; readonly requestId: number }
-  | { readonly kind: 'stop'; readonly vm: string };
+  | { readonly kind: 'stop'; readonly vm: string }
+  /** End the thread; it must serve nobody. */
+  | { readonly kind: 'quit' };
 
 /** What a fault loop tells the control thread. */
 export type LoopEvent =
