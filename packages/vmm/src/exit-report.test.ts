@@ -79,6 +79,8 @@ test('a guest whose initramfs gave up says why', async () => {
   const line = 'torpor: [3.25] boot failed: the base drive cannot be mounted\r\n';
   const { reason } = await reasonFor(evidence, line);
   expect(reason).toBe('The guest could not start: the base drive cannot be mounted.');
+  const confirmed = await reasonFor(evidence, `${line}[    3.31] reboot: System halted\r\n`);
+  expect(confirmed.reason).toBe(reason);
 });
 
 test('nothing in the report can steer a terminal', async () => {

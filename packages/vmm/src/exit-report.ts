@@ -76,9 +76,10 @@ function panicOf(lines: readonly string[]): string | undefined {
   return undefined;
 }
 
-/** What our initramfs says before it powers the machine off. */
+/** What our initramfs says before it powers the machine off, which the kernel may confirm. */
 function bootFailureOf(lines: readonly string[]): string | undefined {
-  return /^torpor: \[[\d.]+\] boot failed: (.*)$/.exec(lines.at(-1) ?? '')?.[1];
+  const last = lines.findLast((line) => !/^\[ *[\d.]+\] reboot: /.test(line));
+  return /^torpor: \[[\d.]+\] boot failed: (.*)$/.exec(last ?? '')?.[1];
 }
 
 /** What a guest prints is shown on people's terminals: without what would steer those. */

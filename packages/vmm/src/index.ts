@@ -22,7 +22,7 @@ export {
   FirecrackerDriver,
   type FirecrackerDriverOptions,
 } from './firecracker/firecracker-driver.ts';
-export { killFirecrackerLeftovers } from './firecracker/leftovers.ts';
+export { findFirecrackers, killFirecrackerLeftovers } from './firecracker/leftovers.ts';
 export { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
 export { killLeftovers } from './qemu/leftovers.ts';

@@ -17,6 +17,7 @@ import { removeRoot } from './machine-root.ts';
 import {
   attemptedSnapshots,
   checkFree,
+  checkHoles,
   countSnapshots,
   dropSnapshot,
   takeSnapshot,
@@ -91,6 +92,7 @@ export class FirecrackerMachine implements MicroVm {
     }
     await checkFree(request.statePath);
     await checkFree(request.memoryPath);
+    if (request.kind === 'diff') await checkHoles(this.#layout, request.memoryPath);
     const number = attempted + 1;
     await countSnapshots(this.#layout, number);
     try {

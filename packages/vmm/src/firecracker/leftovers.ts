@@ -6,14 +6,23 @@ import { removeRoot } from './machine-root.ts';
 
 /**
  * Ends every Firecracker that was started for a run directory, and removes what it
- * needed; idempotent. Its command line does not name the directory, but from its
- * first moment on, jailed or not, it works in the machine's root. Returns the
- * processes that were sent SIGKILL.
+ * needed; idempotent. Returns the processes that were sent SIGKILL.
  */
 export async function killFirecrackerLeftovers(runDirectory: string): Promise<ProcessIdentity[]> {
-  const layout = machineLayout(runDirectory);
-  const roots = await rootsBelow(layout.jail);
-  const killed: ProcessIdentity[] = [];
+  const found = await findFirecrackers(runDirectory);
+  const killed = found.filter((identity) => signalProcess(identity, 'SIGKILL'));
+  await removeRoot(machineLayout(runDirectory));
+  return killed;
+}
+
+/**
+ * The Firecrackers that were started for a run directory, or what will become one.
+ * The command line does not name the directory, but from its first moment on, jailed
+ * or not, the process works in the machine's root.
+ */
+export async function findFirecrackers(runDirectory: string): Promise<ProcessIdentity[]> {
+  const roots = await rootsBelow(machineLayout(runDirectory).jail);
+  const found: ProcessIdentity[] = [];
   for (const name of roots.size === 0 ? [] : await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
     // The identity comes first: were the pid recycled now, the signal would go nowhere.
@@ -21,10 +30,9 @@ export async function killFirecrackerLeftovers(runDirectory: string): Promise<Pr
     if (identity === undefined) continue;
     const directory = await inode(`/proc/${name}/cwd`);
     if (directory === undefined || !roots.has(directory)) continue;
-    if (signalProcess(identity, 'SIGKILL')) killed.push(identity);
+    found.push(identity);
   }
-  await removeRoot(layout);
-  return killed;
+  return found;
 }
 
 /** The machines' root directories: `JAIL/PROGRAM/ID/root`. */

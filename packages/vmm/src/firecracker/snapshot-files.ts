@@ -1,5 +1,6 @@
 import { constants } from 'node:fs';
-import { open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { open, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { copySparse, linkOpenFile, SystemError } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { MachineLayout } from './machine-layout.ts';
@@ -54,6 +55,23 @@ export async function checkFree(path: string): Promise<void> {
     () => false,
   );
   if (isThere) throw new TorporError('already_exists', `${path} exists already.`);
+}
+
+const PAGE_BYTES = 4096;
+
+/**
+ * A diff tells written pages from others by the holes of its file, so its file
+ * system must keep holes by the page: with larger records a page that was not
+ * written would read as zeros beside one that was. Throws `host_setup`.
+ */
+export async function checkHoles(layout: MachineLayout, memoryPath: string): Promise<void> {
+  for (const directory of [layout.snapshotDirectory, dirname(memoryPath)]) {
+    const { bsize } = await statfs(directory);
+    if (bsize <= PAGE_BYTES) continue;
+    const what = `The file system of ${directory} keeps files in blocks of ${bsize} bytes, too large for the changed pages of a machine.`;
+    const remedy = 'Put the data directory on ext4, XFS or Btrfs with blocks of 4096 bytes.';
+    throw new TorporError('host_setup', what, { remedy });
+  }
 }
 
 /** `from` was made by a Firecracker that may be its guest's: it must be a plain file with no other name. */

@@ -1,0 +1,29 @@
+import { expect, test } from 'vitest';
+import { featuresOf, isVersionAtLeast } from './version.ts';
+
+const NEW_KERNEL = '6.1.0-51-cloud-amd64';
+
+test('a version is asked for no more than it knows', () => {
+  const none = { networkOverrides: false, tracksDirtyPagesOnLoad: false, clockRealtime: false };
+  expect(featuresOf('1.8.0', NEW_KERNEL)).toEqual(none);
+  expect(featuresOf('1.11.9', NEW_KERNEL)).toEqual(none);
+  expect(featuresOf('1.12.0', NEW_KERNEL)).toEqual({ ...none, networkOverrides: true });
+  const two = { ...none, networkOverrides: true, tracksDirtyPagesOnLoad: true };
+  expect(featuresOf('1.13.0', NEW_KERNEL)).toEqual(two);
+  expect(featuresOf('1.15.2', NEW_KERNEL)).toEqual(two);
+  expect(featuresOf('1.16.0', NEW_KERNEL)).toEqual({ ...two, clockRealtime: true });
+  expect(featuresOf('2.0.0', NEW_KERNEL)).toEqual({ ...two, clockRealtime: true });
+});
+
+test("the guest's clock is not set by a kernel that cannot", () => {
+  expect(featuresOf('1.16.1', '5.10.223-cloud').clockRealtime).toBe(false);
+  expect(featuresOf('1.16.1', '5.16.0').clockRealtime).toBe(true);
+});
+
+test('versions are compared by numbers, whatever follows them', () => {
+  expect(isVersionAtLeast('1.17.0-dev', 1, 17)).toBe(true);
+  expect(isVersionAtLeast('v1.14.1_431f1fc', 1, 14)).toBe(true);
+  expect(isVersionAtLeast('1.9.1', 1, 10)).toBe(false);
+  expect(isVersionAtLeast('0.25.2', 1, 0)).toBe(false);
+  expect(isVersionAtLeast('nonsense', 0, 0)).toBe(false);
+});
