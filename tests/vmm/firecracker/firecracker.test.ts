@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { dataExtents, isProcessAlive, runCommand, signalProcess } from '@torpor/linux';
+import { dataExtents, isProcessAlive, runCommand } from '@torpor/linux';
 import {
   FirecrackerDriver,
   killFirecrackerLeftovers,
@@ -164,7 +164,7 @@ describe('what Firecracker is told', () => {
     ]);
   });
 
-  test.each(['1.8.0', '1.11.0', '1.12.1', '1.13.0', '1.16.1', '1.17.0-dev'])(
+  test.each(['1.8.0', '1.12.1', '1.15.0', '1.17.0-dev'])(
     'is known to version %s: it boots, saves and restores',
     async (version) => {
       const driver = await driverOf({ version });
@@ -281,6 +281,31 @@ describe('a machine that cannot start', () => {
   });
 });
 
+describe('a machine that runs', () => {
+  test.each([{ jailer: false }, { jailer: true }])(
+    'is confined to what is its own: %o',
+    async ({ jailer }) => {
+      const driver = await driverOf({}, { jailer });
+      const vm = bench.track(await driver.start(await specOf()));
+      const { pid, spec } = vm.description;
+      const status = await readFile(`/proc/${pid}/status`, 'utf8');
+      expect(status).toMatch(new RegExp(`^Gid:\\s+${USER.gid}\\s+${USER.gid}\\s`, 'm'));
+      expect(status).toMatch(/^Groups:\s*$/m);
+      const limits = await readFile(`/proc/${pid}/limits`, 'utf8');
+      expect(limits).toMatch(new RegExp(`^Max file size +${(MEMORY_MIB + 1) * 2 ** 20} `, 'm'));
+      expect(limits).toMatch(/^Max open files +2048 /m);
+      // It cannot put another socket where we connect to.
+      const control = await stat(join(spec.runDirectory, 'run'));
+      expect({ uid: control.uid, mode: control.mode & 0o777 }).toEqual({ uid: 0, mode: 0o700 });
+      // Its drives are bound where only it sees them, the shared one read-only.
+      expect(await readFile('/proc/self/mountinfo', 'utf8')).not.toContain(spec.runDirectory);
+      const mounts = await readFile(`/proc/${pid}/mountinfo`, 'utf8');
+      expect(mounts).toMatch(/\/drives\/base ro,/);
+      expect(mounts).toMatch(/\/drives\/upper rw,/);
+    },
+  );
+});
+
 describe('a snapshot', () => {
   /** Pages that hold data in a sparse file. */
   async function pagesIn(path: string): Promise<Set<number>> {
@@ -290,6 +315,13 @@ describe('a snapshot', () => {
       for (let at = offset; at < offset + length; at += PAGE) pages.add(at / PAGE);
     }
     return pages;
+  }
+
+  /** The fake's guest counts in the first bytes of its RAM. */
+  async function countIn(path: string): Promise<number> {
+    await using file = await open(path);
+    const { buffer } = await file.read(Buffer.alloc(4), 0, 4, 0);
+    return buffer.readUInt32LE();
   }
 
   async function running(behaviour = {}): Promise<{ driver: FirecrackerDriver; vm: MicroVm }> {
@@ -309,18 +341,16 @@ describe('a snapshot', () => {
       uid: 0,
     });
     await vm.resume();
-    const reached = await counted(vm);
-    await printed(vm, `guest: count ${reached + 3}\r`);
+    await printed(vm, `guest: count ${(await counted(vm)) + 3}\r`);
     await vm.pause();
-    const ticks = (await counted(vm)) - reached;
     const diff = snapshotPaths('diff');
     expect(await vm.snapshot?.({ kind: 'diff', since: 1, ...diff })).toEqual({ number: 2 });
     expect((await stat(diff.memoryPath)).size).toBe(size);
     const pages = await pagesIn(diff.memoryPath);
-    // Each tick writes the count, and zeros to one page: those are data too.
-    expect(pages.has(0)).toBe(true);
-    expect(pages.size).toBeGreaterThan(3);
-    expect(pages.size).toBeLessThanOrEqual(ticks + 2);
+    const ticks = (await countIn(diff.memoryPath)) - (await countIn(full.memoryPath));
+    // Each tick writes the count, and zeros to another page: those are data too.
+    expect(ticks).toBeGreaterThan(2);
+    expect(pages.size).toBe(1 + ticks);
   });
 
   test('of a machine that runs is refused', async () => {
@@ -436,19 +466,5 @@ describe('the end', () => {
       body: { action_type: 'SendCtrlAltDel' },
     });
     expect(await remains(vm.description.spec)).toEqual([]);
-  });
-
-  test('of a machine while nobody looks does not depend on anybody to read its console', async () => {
-    const driver = await driverOf();
-    const vm = bench.track(await driver.start(await specOf()));
-    const reached = await counted(vm);
-    await vm.detach();
-    const adopted = await driver.adopt(vm.description);
-    if (adopted === undefined) throw new Error('it was not there any more');
-    bench.track(adopted);
-    await printed(adopted, `guest: count ${reached + 5}\r`);
-    signalProcess(vm.description, 'SIGKILL');
-    await adopted.exited;
-    expect(await driver.adopt(vm.description)).toBeUndefined();
   });
 });
