@@ -1,6 +1,16 @@
-import { connectPager, type PagerClient, type PagerEvent, type VmDescription } from '@torpor/pager';
+import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  connectPager,
+  PagerClient,
+  type PagerEvent,
+  type PagerHello,
+  type ServedVmStatus,
+  type VmDescription,
+} from '@torpor/pager';
 import { TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
+
+const SHUTDOWN_TIMEOUT_MS = 2_000;
 
 export interface PageServerOptions {
   /** The pager's control socket. */
@@ -53,27 +63,46 @@ export class PageServer {
    * no longer serves it: then its guest hangs, and must be ended.
    */
   async adopt(vm: string, onFailure: (reason: string) => void): Promise<void> {
-    const { socketPath, logPath } = this.#options;
-    this.#client ??= this.#open();
-    await this.#client;
-    // What this pager has to say of its VMs comes with a connection; a second one asks again.
-    const { client, hello } = await connectPager({ socketPath, logPath });
-    client.close();
-    const status = hello.vms.find((served) => served.vm === vm);
-    if (status === undefined) {
-      throw new TorporError('vmm_failed', 'The page server that held its memory has ended.');
-    }
-    if (status.state === 'failed') {
-      throw new TorporError('vmm_failed', status.reason ?? 'Its memory could not be served.');
-    }
+    // Heard of from now on: what happened before is in the pager's state, the rest is an event.
     this.#failures.set(vm, onFailure);
+    try {
+      const status = await this.#statusOf(vm);
+      if (status === undefined) {
+        throw new TorporError('vmm_failed', 'The page server that held its memory has ended.');
+      }
+      if (status.state === 'failed') {
+        throw new TorporError('vmm_failed', status.reason ?? 'Its memory could not be served.');
+      }
+    } catch (error) {
+      this.#failures.delete(vm);
+      throw error;
+    }
   }
 
-  /** What the pager has done for a VM so far; undefined if it does not serve it. */
+  /** What the running pager says of a VM; undefined if there is no pager, or it does not know the VM. */
+  async #statusOf(vm: string): Promise<ServedVmStatus | undefined> {
+    let hello: PagerHello;
+    try {
+      // It says what it serves whenever one connects. No new one is started: it would know nothing.
+      const found = await PagerClient.connect(this.#options.socketPath);
+      found.client.close();
+      await this.#connect();
+      const asked = await PagerClient.connect(this.#options.socketPath);
+      asked.client.close();
+      hello = asked.hello;
+    } catch (error) {
+      if (isAbsent(error)) return undefined;
+      throw failure(error);
+    }
+    return hello.vms.find((served) => served.vm === vm);
+  }
+
+  /** What the pager has done for a VM so far; undefined if that is nothing. */
   async describe(vm: string): Promise<VmDescription | undefined> {
     if (!this.#failures.has(vm)) return undefined;
     try {
-      return await (await this.#connect()).describe(vm);
+      const description = await (await this.#connect()).describe(vm);
+      return description.workingSet.length === 0 ? undefined : description;
     } catch {
       return undefined;
     }
@@ -89,14 +118,32 @@ export class PageServer {
     }
   }
 
-  /** Lets go of the pager; it ends if it serves nobody. */
+  /** Lets go of the pager; it ends if it serves nobody, also one that an earlier agent left. */
   async close(): Promise<void> {
     this.#closing = true;
-    if (this.#client === undefined) return;
-    const client = await this.#client.catch(() => undefined);
-    if (this.#failures.size === 0) await client?.shutdown().catch(() => undefined);
+    const client = await (this.#client ?? this.#found()).catch(() => undefined);
+    if (client !== undefined) await this.#shutDown(client);
     client?.close();
     await client?.closed;
+  }
+
+  /** The pager if it runs. */
+  async #found(): Promise<PagerClient> {
+    return (await PagerClient.connect(this.#options.socketPath)).client;
+  }
+
+  async #shutDown(client: PagerClient): Promise<void> {
+    const deadline = performance.now() + SHUTDOWN_TIMEOUT_MS;
+    for (;;) {
+      try {
+        await client.shutdown();
+        return;
+      } catch {
+        // It serves VMs that go on, or is still about to let go of the last ones.
+        if (this.#failures.size > 0 || performance.now() > deadline) return;
+      }
+      await sleep(20);
+    }
   }
 
   #connect(): Promise<PagerClient> {
@@ -135,6 +182,14 @@ export class PageServer {
     this.#failures.delete(vm);
     onFailure?.(reason);
   }
+}
+
+function isAbsent(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    'code' in error &&
+    (error.code === 'ENOENT' || error.code === 'ECONNREFUSED')
+  );
 }
 
 function failure(error: unknown): TorporError {

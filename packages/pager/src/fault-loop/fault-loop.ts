@@ -3,7 +3,7 @@ import { BLOCK_SIZE } from '@torpor/builds';
 import { Arena, PollSet, WakeUp } from '@torpor/linux';
 import { MAX_COPY_BLOCKS } from './guest-memory.ts';
 import type { LoopEvent, LoopRequest } from './messages.ts';
-import { ServedVm } from './served-vm.ts';
+import { describeMemory, ServedVm } from './served-vm.ts';
 
 /**
  * A worker thread that serves the faults of several VMs. It blocks in ppoll(2), not
@@ -73,12 +73,12 @@ function handleRequest(
     return;
   }
   const vm = vms.get(request.vm);
-  if (vm === undefined) return;
-  if (request.kind === 'materialise') vm.materialise();
-  else if (request.kind === 'describe') vm.describe(request.requestId);
-  else {
-    vm.end();
-    vms.delete(vm.id);
+  if (request.kind === 'materialise') vm?.materialise();
+  else if (request.kind === 'describe') {
+    emit(vm?.describe(request.requestId) ?? describeMemory(request.vm, request.requestId));
+  } else {
+    vm?.end();
+    vms.delete(request.vm);
   }
 }
 

@@ -16,6 +16,7 @@ import {
 import { GuestMemory, MAX_COPY_BLOCKS, PageError } from './guest-memory.ts';
 import { HandshakeError, parseHandshake } from './handshake.ts';
 import type { LoopEvent, LoopRequest } from './messages.ts';
+import { FaultCounters } from './statistics.ts';
 
 type ServeRequest = Extract<LoopRequest, { kind: 'serve' }>;
 
@@ -120,12 +121,8 @@ export class ServedVm {
     this.#planMaterialisation();
   }
 
-  describe(requestId: number): void {
-    const memory = this.#memory;
-    if (memory === undefined) return;
-    const statistics = memory.counters.snapshot();
-    const workingSet = memory.workingSet();
-    this.#emit({ kind: 'described', vm: this.id, requestId, statistics, workingSet });
+  describe(requestId: number): LoopEvent {
+    return describeMemory(this.id, requestId, this.#memory);
   }
 
   /** Lets go of the VM. Idempotent. */
@@ -268,6 +265,13 @@ export class ServedVm {
   #has(ready: ReadonlySet<number>, fd: number | undefined): boolean {
     return fd !== undefined && ready.has(fd);
   }
+}
+
+/** What the pager has done for a VM; nothing, for one whose memory it does not have (yet, or any more). */
+export function describeMemory(vm: string, requestId: number, memory?: GuestMemory): LoopEvent {
+  const statistics = (memory?.counters ?? new FaultCounters()).snapshot();
+  const workingSet = memory?.workingSet() ?? new Uint32Array();
+  return { kind: 'described', vm, requestId, statistics, workingSet };
 }
 
 /** The recorded windows in the order of their addresses, joined to pieces of at most 1 MiB. */
