@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/protocol';
 import type { Sandbox, Torpor } from '@torpor/sdk';
-import type { Command } from 'commander';
+import type { Command, CommandOptions } from 'commander';
 import { type CommonOptions, connect } from './client/settings.ts';
 import { EXIT, exitCodeOfError, exitCodeOfProgramError } from './exit-codes.ts';
 import type { Io } from './io.ts';
@@ -26,9 +26,14 @@ export class CliContext {
   }
 
   /** A new command with the options that all have. */
-  command(nameAndArguments: string, description: string, parent: Command = this.#program): Command {
+  command(
+    nameAndArguments: string,
+    description: string,
+    parent: Command = this.#program,
+    options: CommandOptions = {},
+  ): Command {
     return parent
-      .command(nameAndArguments)
+      .command(nameAndArguments, options)
       .description(description)
       .option('--json', 'print JSON on standard output')
       .option('--data-dir <path>', 'data directory of the local Torpor (TORPOR_DATA_DIR)')

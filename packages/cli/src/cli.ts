@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { CliContext } from './cli-context.ts';
+import { registerBuilds } from './commands/builds.ts';
 import { registerCp } from './commands/cp.ts';
 import { registerCreate } from './commands/create.ts';
 import { registerDoctor } from './commands/doctor.ts';
@@ -10,11 +11,13 @@ import { registerInfo } from './commands/info.ts';
 import { registerKill } from './commands/kill.ts';
 import { registerLogs } from './commands/logs.ts';
 import { registerLs } from './commands/ls.ts';
+import { registerFork, registerPause, registerResume } from './commands/pause.ts';
 import { registerPs } from './commands/ps.ts';
 import { registerRm } from './commands/rm.ts';
 import { registerRun } from './commands/run.ts';
 import { registerSetup } from './commands/setup.ts';
 import { registerShell } from './commands/shell.ts';
+import { registerSnapshot, registerTemplates } from './commands/snapshot.ts';
 import { registerUp } from './commands/up.ts';
 import { EXIT } from './exit-codes.ts';
 import type { Io } from './io.ts';
@@ -59,8 +62,14 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     registerPs,
     registerKill,
     registerLogs,
+    registerPause,
+    registerResume,
+    registerFork,
+    registerSnapshot,
+    registerTemplates,
     registerRm,
     registerImage,
+    registerBuilds,
   ]) {
     register(cli, args);
   }

@@ -38,6 +38,7 @@ const EXIT_OF_ERROR: Partial<Record<ErrorCode, number>> = {
   invalid_state: EXIT.conflict,
   conflict: EXIT.conflict,
   already_exists: EXIT.conflict,
+  name_reserved: EXIT.conflict,
   no_hosts_available: EXIT.unavailable,
   host_unavailable: EXIT.unavailable,
   timeout: EXIT.timeout,

@@ -1,4 +1,5 @@
 export { type ErrorCode, TorporError } from '@torpor/protocol';
+export { Builds } from './builds.ts';
 export { type FileOptions, Files } from './files.ts';
 export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';
@@ -7,10 +8,13 @@ export {
   type ExecOptions,
   type ExecResult,
   type ExecStreamOptions,
+  type Forked,
+  type ForkOptions,
   type PtyOptions,
   Sandbox,
 } from './sandbox.ts';
 export { type CreateSandboxOptions, type ListSandboxesOptions, Sandboxes } from './sandboxes.ts';
+export { type CreateSnapshotOptions, type ListSnapshotsOptions, Snapshots } from './snapshots.ts';
 export { ExecSession, type ExitStatus, type OutputChunk } from './streams/exec-session.ts';
 export { PtySession, type TerminalSize } from './streams/pty-session.ts';
 export { Torpor } from './torpor.ts';

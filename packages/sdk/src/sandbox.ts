@@ -1,7 +1,8 @@
-import { rest } from '@torpor/protocol';
+import { rest, type TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import { Files } from './files.ts';
 import type { Connection } from './http/connection.ts';
+import { torporError } from './http/errors.ts';
 import { Processes } from './processes.ts';
 import { ExecSession } from './streams/exec-session.ts';
 import { PtySession, type TerminalSize } from './streams/pty-session.ts';
@@ -53,6 +54,19 @@ export interface PtyOptions extends CommandOptions {
   readonly size?: TerminalSize | undefined;
 }
 
+export interface ForkOptions {
+  /** Of the copies; the source's by default. In whole seconds, 0 is never. */
+  readonly idleTimeoutMs?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The copies that were made, and why others were not. */
+export interface Forked {
+  readonly sandboxes: readonly Sandbox[];
+  readonly errors: readonly TorporError[];
+  readonly timings: rest.ForkResult['timings'];
+}
+
 /** One sandbox. `await using` destroys it at the end of the block. */
 export class Sandbox implements AsyncDisposable {
   readonly id: string;
@@ -79,6 +93,53 @@ export class Sandbox implements AsyncDisposable {
   async refresh(signal?: AbortSignal): Promise<rest.Sandbox> {
     this.#info = await this.#connection.json('GET', this.#path, rest.sandboxSchema, { signal });
     return this.#info;
+  }
+
+  /** Keeps memory and disk and frees everything else, until {@link resume}. The answer has the phases' `timings`. */
+  async pause(signal?: AbortSignal): Promise<rest.Sandbox> {
+    const path = `${this.#path}/pause`;
+    this.#info = await this.#connection.json('POST', path, rest.sandboxSchema, { signal });
+    return this.#info;
+  }
+
+  /** Lets it run on where it was. `idleTimeoutMs`: a new idle timeout instead of the one that it had. */
+  async resume(
+    options: {
+      readonly idleTimeoutMs?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+    } = {},
+  ): Promise<rest.Sandbox> {
+    const body: z.input<typeof rest.resumeSandboxSchema> = {
+      timeout_sec: seconds(options.idleTimeoutMs),
+    };
+    const path = `${this.#path}/resume`;
+    this.#info = await this.#connection.json('POST', path, rest.sandboxSchema, {
+      json: body,
+      signal: options.signal,
+    });
+    return this.#info;
+  }
+
+  /** Makes copies of it as it is now; it goes on itself. One that cannot be made does not keep the others from being made. */
+  async fork(count = 1, options: ForkOptions = {}): Promise<Forked> {
+    const body: z.input<typeof rest.forkSandboxSchema> = {
+      count,
+      timeout_sec: seconds(options.idleTimeoutMs),
+    };
+    const path = `${this.#path}/fork`;
+    const { children, timings } = await this.#connection.json('POST', path, rest.forkResultSchema, {
+      json: body,
+      signal: options.signal,
+    });
+    return {
+      sandboxes: children.flatMap(({ sandbox }) =>
+        sandbox === undefined ? [] : [new Sandbox(this.#connection, sandbox)],
+      ),
+      errors: children.flatMap(({ error }) =>
+        error === undefined ? [] : [torporError(error.code, error.message)],
+      ),
+      timings,
+    };
   }
 
   /** Runs a program to its end and returns its output. A status other than 0 is a result, not an error. */

@@ -5,7 +5,7 @@ import { Sandbox } from './sandbox.ts';
 import { seconds } from './units.ts';
 
 export interface CreateSandboxOptions {
-  /** The default is `base`. */
+  /** An image of the platform or a snapshot, which fixes the next three. The default is `base`. */
   readonly template?: string | undefined;
   /** The default is 1. */
   readonly vcpus?: number | undefined;
@@ -15,6 +15,8 @@ export interface CreateSandboxOptions {
   readonly diskSizeMiB?: number | undefined;
   /** Time without activity after which it ends, in whole seconds; 0, the default, is never. */
   readonly idleTimeoutMs?: number | undefined;
+  /** Then it is paused instead. The default is false. */
+  readonly autoPause?: boolean | undefined;
   /** Labels of your own, to find it by. */
   readonly metadata?: Record<string, string> | undefined;
   /** Environment of every process in it. */
@@ -42,7 +44,7 @@ export class Sandboxes {
     this.#connection = connection;
   }
 
-  /** Boots a sandbox; resolves when it can run commands. */
+  /** Starts a sandbox; resolves when it can run commands. */
   async create(options: CreateSandboxOptions = {}): Promise<Sandbox> {
     const body: z.input<typeof rest.createSandboxSchema> = {
       template: options.template,
@@ -50,6 +52,7 @@ export class Sandboxes {
       memory_mb: options.memoryMiB,
       disk_size_mb: options.diskSizeMiB,
       timeout_sec: seconds(options.idleTimeoutMs),
+      auto_pause: options.autoPause,
       metadata: options.metadata,
       envs: options.envs,
       allow_internet: options.allowInternet,

@@ -1,6 +1,8 @@
 import { rest } from '@torpor/protocol';
+import { Builds } from './builds.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';
+import { Snapshots } from './snapshots.ts';
 
 /**
  * The client of one Torpor API.
@@ -16,11 +18,15 @@ import { Sandboxes } from './sandboxes.ts';
  */
 export class Torpor implements AsyncDisposable {
   readonly sandboxes: Sandboxes;
+  readonly snapshots: Snapshots;
+  readonly builds: Builds;
   readonly #connection: Connection;
 
   constructor(options: ConnectionOptions = {}) {
     this.#connection = new Connection(options);
     this.sandboxes = new Sandboxes(this.#connection);
+    this.snapshots = new Snapshots(this.#connection);
+    this.builds = new Builds(this.#connection);
   }
 
   get apiUrl(): string {

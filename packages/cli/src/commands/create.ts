@@ -13,6 +13,7 @@ export interface CreateOptions extends CommonOptions {
   readonly memory?: number;
   readonly disk?: number;
   readonly idleTimeout?: number;
+  readonly autoPause?: boolean;
   readonly label?: Record<string, string>;
   readonly env?: Record<string, string>;
   readonly internet: boolean;
@@ -22,11 +23,12 @@ const MAX_VCPUS = 1024;
 
 export function addCreateOptions(command: Command): Command {
   return command
-    .option('-t, --template <name>', 'what to start from (default: base)')
+    .option('-t, --template <name>', 'image or snapshot to start from (default: base)')
     .option('--vcpus <n>', 'virtual CPUs (default: 1)', integer(1, MAX_VCPUS))
     .option('-m, --memory <size>', 'memory, such as 512m or 2g (default: 512m)', mebibytes)
     .option('--disk <size>', 'size of the writable disk, such as 10g', mebibytes)
     .option('--idle-timeout <time>', 'end it after this time without activity', duration)
+    .option('--auto-pause', 'pause it then, instead of ending it')
     .option('-l, --label <name=value>', 'a label to find it by; may be repeated', assignment)
     .option('-e, --env <name=value>', 'environment of its processes; may be repeated', assignment)
     .option('--no-internet', 'let it reach nothing outside');
@@ -39,6 +41,7 @@ export function createRequest(options: CreateOptions): CreateSandboxOptions {
     memoryMiB: options.memory,
     diskSizeMiB: options.disk,
     idleTimeoutMs: options.idleTimeout,
+    autoPause: options.autoPause,
     metadata: options.label,
     envs: options.env,
     allowInternet: options.internet,

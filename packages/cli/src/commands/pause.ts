@@ -1,0 +1,81 @@
+import type { Command } from 'commander';
+import { duration, integer } from '../arguments.ts';
+import type { CliContext } from '../cli-context.ts';
+import type { CommonOptions } from '../client/settings.ts';
+import { EXIT, exitCodeOfError } from '../exit-codes.ts';
+import { json, line } from '../io.ts';
+import { reportTimings } from '../output/timings.ts';
+
+interface TimedOptions extends CommonOptions {
+  readonly timings?: boolean;
+}
+
+interface ResumeOptions extends TimedOptions {
+  readonly idleTimeout?: number;
+}
+
+interface ForkOptions extends ResumeOptions {
+  readonly count: number;
+}
+
+const MAX_COPIES = 100;
+const TIMINGS = ['--timings', 'say how long each phase took'] as const;
+const IDLE_TIMEOUT = '--idle-timeout <time>';
+
+export function registerPause(cli: CliContext): void {
+  cli
+    .command('pause <id>', 'keep the memory and the disk of a sandbox, and free everything else')
+    .option(...TIMINGS)
+    .action(
+      cli.action(async (id: string, options: TimedOptions, _command: Command) => {
+        await cli.withSandbox(options, id, async (sandbox) => {
+          const info = await sandbox.pause();
+          await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
+          await reportTimings(cli.io, info.timings, options);
+        });
+      }),
+    );
+}
+
+export function registerResume(cli: CliContext): void {
+  cli
+    .command('resume <id>', 'let a paused sandbox run on where it was')
+    .option(IDLE_TIMEOUT, 'a new idle timeout; the one that it had by default', duration)
+    .option(...TIMINGS)
+    .action(
+      cli.action(async (id: string, options: ResumeOptions, _command: Command) => {
+        await cli.withSandbox(options, id, async (sandbox) => {
+          const info = await sandbox.resume({ idleTimeoutMs: options.idleTimeout });
+          await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
+          await reportTimings(cli.io, info.timings, options);
+        });
+      }),
+    );
+}
+
+export function registerFork(cli: CliContext): void {
+  cli
+    .command('fork <id>', 'copy a running or paused sandbox as it is, and print the ids')
+    .option('-n, --count <n>', 'how many copies', integer(1, MAX_COPIES), 1)
+    .option(IDLE_TIMEOUT, 'idle timeout of the copies; that of the source by default', duration)
+    .option(...TIMINGS)
+    .action(
+      cli.action(async (id: string, options: ForkOptions, _command: Command) => {
+        return cli.withSandbox(options, id, async (sandbox) => {
+          const { sandboxes, errors, timings } = await sandbox.fork(options.count, {
+            idleTimeoutMs: options.idleTimeout,
+          });
+          if (options.json) {
+            const failed = errors.map(({ code, message }) => ({ error: { code, message } }));
+            const children = [...sandboxes.map(({ info }) => ({ sandbox: info })), ...failed];
+            await json(cli.io, { children, timings });
+          } else {
+            for (const child of sandboxes) await line(cli.io.stdout, child.id);
+          }
+          for (const { message } of errors) await line(cli.io.stderr, `torpor: ${message}`);
+          await reportTimings(cli.io, timings, options);
+          return errors[0] === undefined ? EXIT.ok : exitCodeOfError(errors[0]);
+        });
+      }),
+    );
+}

@@ -1,0 +1,83 @@
+import { rest } from '@torpor/protocol';
+import { type Command, Option } from 'commander';
+import type { CliContext } from '../cli-context.ts';
+import type { CommonOptions } from '../client/settings.ts';
+import { json, line } from '../io.ts';
+import { table } from '../output/table.ts';
+import { reportTimings } from '../output/timings.ts';
+import { formatAge, formatBytes } from '../output/units.ts';
+
+interface SnapshotOptions extends CommonOptions {
+  readonly name?: string;
+  readonly overwrite?: boolean;
+  readonly timings?: boolean;
+}
+
+interface ListOptions extends CommonOptions {
+  readonly type?: rest.TemplateType;
+  readonly quiet?: boolean;
+}
+
+export function registerSnapshot(cli: CliContext): void {
+  cli
+    .command('snapshot <id>', 'keep a sandbox as a template, print its name, and leave it paused')
+    .option('-n, --name <name>', 'the name (default: template- and eight digits)')
+    .option('--overwrite', 'replace a snapshot of this name')
+    .option('--timings', 'say how long each phase took')
+    .action(
+      cli.action(async (id: string, options: SnapshotOptions, _command: Command) => {
+        await cli.withTorpor(options, async (torpor) => {
+          const { name, overwrite } = options;
+          const snapshot = await torpor.snapshots.create(id, { name, overwrite });
+          await (options.json ? json(cli.io, snapshot) : line(cli.io.stdout, snapshot.name));
+          await reportTimings(cli.io, snapshot.timings, options);
+        });
+      }),
+    );
+}
+
+export function registerTemplates(cli: CliContext): void {
+  const templates = cli.group('templates', 'what sandboxes can be made from: snapshots and images');
+
+  cli
+    .command('ls', 'list them', templates, { isDefault: true })
+    .alias('list')
+    .addOption(new Option('--type <type>', 'only these').choices(rest.TEMPLATE_TYPES))
+    .option('-q, --quiet', 'the names only')
+    .action(
+      cli.action(async (options: ListOptions, _command: Command) => {
+        await cli.withTorpor(options, async (torpor) => {
+          const listed = await torpor.snapshots.list({ type: options.type });
+          if (options.json) return await json(cli.io, listed);
+          if (options.quiet) {
+            for (const { name } of listed) await line(cli.io.stdout, name);
+            return;
+          }
+          const rows = listed.map(({ name, type, vcpus, memory_mb, size_bytes, created_at }) => [
+            name,
+            type,
+            vcpus === undefined ? 'any' : String(vcpus),
+            memory_mb === undefined ? 'any' : `${memory_mb} MiB`,
+            formatBytes(size_bytes),
+            formatAge(created_at),
+          ]);
+          const header = ['NAME', 'TYPE', 'CPU', 'MEMORY', 'SIZE', 'AGE'];
+          await line(cli.io.stdout, table(header, rows));
+        });
+      }),
+    );
+
+  cli
+    .command('rm <names...>', 'delete snapshots; sandboxes made from them go on', templates)
+    .action(
+      cli.action(async (names: string[], options: CommonOptions, _command: Command) => {
+        await cli.withTorpor(options, async (torpor) => {
+          for (const name of new Set(names)) {
+            await torpor.snapshots.delete(name);
+            if (!options.json) await line(cli.io.stdout, name);
+          }
+          if (options.json) await json(cli.io, { removed: names });
+        });
+      }),
+    );
+}

@@ -1,0 +1,21 @@
+import type { rest } from '@torpor/protocol';
+import { type Io, line } from '../io.ts';
+
+type Timings = NonNullable<rest.Sandbox['timings']>;
+
+/** `memory 41 ms · total 87 ms` */
+export function formatTimings(timings: Timings): string {
+  return timings
+    .map(({ phase, milliseconds }) => `${phase} ${Math.round(milliseconds)} ms`)
+    .join(' · ');
+}
+
+/** Says on standard error how long the phases took: to people on a terminal, and to whoever asks for it. */
+export async function reportTimings(
+  io: Io,
+  timings: Timings | undefined,
+  options: { readonly timings?: boolean | undefined; readonly json?: boolean | undefined },
+): Promise<void> {
+  if (timings === undefined || timings.length === 0 || options.json) return;
+  if (options.timings || io.stderr.isTTY) await line(io.stderr, formatTimings(timings));
+}

@@ -1,0 +1,32 @@
+import { rest } from '@torpor/protocol';
+import type { Connection } from './http/connection.ts';
+
+/** What paused sandboxes and snapshots are made of. For whoever runs the host. */
+export class Builds {
+  readonly #connection: Connection;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  /** Reads every build back. One that is damaged has a `fault`. */
+  async verify(signal?: AbortSignal): Promise<rest.BuildReport[]> {
+    const { builds } = await this.#connection.json(
+      'GET',
+      '/v1/builds',
+      rest.buildReportListSchema,
+      {
+        query: { verify: 'true' },
+        signal,
+      },
+    );
+    return builds;
+  }
+
+  /** Removes the builds that nothing reaches. */
+  collect(signal?: AbortSignal): Promise<rest.CollectedBuilds> {
+    return this.#connection.json('POST', '/v1/builds/collect', rest.collectedBuildsSchema, {
+      signal,
+    });
+  }
+}

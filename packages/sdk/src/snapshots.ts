@@ -1,0 +1,59 @@
+import { rest } from '@torpor/protocol';
+import type { z } from 'zod';
+import type { Connection } from './http/connection.ts';
+
+export interface CreateSnapshotOptions {
+  /** The default is `template-` and eight hexadecimal digits. */
+  readonly name?: string | undefined;
+  /** Replace a snapshot of this name. */
+  readonly overwrite?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ListSnapshotsOptions {
+  /** `base`: images of the platform; `snapshot`: those of the team. The default is both. */
+  readonly type?: rest.TemplateType | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What sandboxes can be made from: pass its name as `template`. */
+export class Snapshots {
+  readonly #connection: Connection;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  /** Keeps the present state of a running or paused sandbox under a name. The sandbox is paused afterwards. */
+  create(sandboxId: string, options: CreateSnapshotOptions = {}): Promise<rest.Snapshot> {
+    const body: z.input<typeof rest.createSnapshotSchema> = {
+      sandbox_id: sandboxId,
+      name: options.name,
+    };
+    return this.#connection.json('POST', '/v1/snapshots', rest.snapshotSchema, {
+      json: body,
+      query: { overwrite: options.overwrite === true ? 'true' : undefined },
+      signal: options.signal,
+    });
+  }
+
+  list(options: ListSnapshotsOptions = {}): Promise<rest.Snapshot[]> {
+    return this.#connection.json('GET', '/v1/snapshots', rest.snapshotListSchema, {
+      query: { type: options.type },
+      signal: options.signal,
+    });
+  }
+
+  get(name: string, signal?: AbortSignal): Promise<rest.Snapshot> {
+    return this.#connection.json('GET', path(name), rest.snapshotSchema, { signal });
+  }
+
+  /** Sandboxes that were made from it are not touched. */
+  async delete(name: string, signal?: AbortSignal): Promise<void> {
+    await this.#connection.empty('DELETE', path(name), { signal });
+  }
+}
+
+function path(name: string): string {
+  return `/v1/snapshots/${encodeURIComponent(name)}`;
+}
