@@ -1,0 +1,100 @@
+import { readFile } from 'node:fs/promises';
+import { GUEST } from '@torpor/protocol';
+import { vi } from 'vitest';
+import { type AgentClient, text } from '../agent/agent-under-test.ts';
+import type { ListenerEvent, Outcome, ProbeTarget } from './isolation-probe.ts';
+
+/** A target, and how long to wait for its answer: what never answers is waited for in full. */
+export interface Visit extends ProbeTarget {
+  readonly patienceMs: number;
+}
+
+/** A UDP packet with whatever source address. */
+export interface ForgedPacket extends ProbeTarget {
+  readonly source: string;
+  readonly text: string;
+}
+
+const EVENTS = '/tmp/visitors';
+const EXEC_TIMEOUT_SEC = 180;
+
+/** What it takes before IPv6 could work at all: a guest's root would do the same. */
+const IPV6 = [
+  `echo 0 > /proc/sys/net/ipv6/conf/${GUEST.interfaceName}/disable_ipv6`,
+  `ip -6 addr replace 2001:db8:2::21/64 dev ${GUEST.interfaceName} nodad`,
+  'ip -6 route replace default via 2001:db8:2::22',
+].join(' && ');
+
+/** A sandbox of which somebody malicious has become root. */
+export class GuestInVm {
+  readonly sandboxId: string;
+  /** The address under which its host reaches it. */
+  readonly hostAddress: string;
+  readonly #client: AgentClient;
+
+  constructor(client: AgentClient, sandboxId: string, hostAddress: string) {
+    this.#client = client;
+    this.sandboxId = sandboxId;
+    this.hostAddress = hostAddress;
+  }
+
+  /** Serves on the port, TCP and UDP, and remembers who came. */
+  async listen(port: number): Promise<void> {
+    await this.#client.startBackground({
+      sandboxId: this.sandboxId,
+      cmd: '/bin/sh',
+      args: ['-c', `exec python3 -u -c "$0" ${port} > ${EVENTS}`, await script('listen.py')],
+    });
+  }
+
+  /** All that happened, once an event that fits is there. Throws if none comes in time. */
+  async nextEvent(
+    fits: (event: ListenerEvent) => boolean,
+    timeoutMs: number,
+  ): Promise<ListenerEvent[]> {
+    return vi.waitFor(
+      async () => {
+        const events = await this.#events();
+        if (!events.some(fits)) throw new Error(`${this.sandboxId} saw nothing of that kind.`);
+        return events;
+      },
+      { timeout: timeoutMs, interval: 200 },
+    );
+  }
+
+  /** Visits the targets, all at once and with IPv6 enabled; the outcomes are in their order. */
+  async visit(targets: readonly Visit[]): Promise<Outcome[]> {
+    await this.#run('sudo', '-n', 'sh', '-c', IPV6);
+    const program = await script('visit.py');
+    return JSON.parse(await this.#run('python3', '-c', program, JSON.stringify(targets)));
+  }
+
+  /** Sends the packets as root, each as a frame and through a raw socket. */
+  async forge(packets: readonly ForgedPacket[]): Promise<void> {
+    const program = await script('forge.py');
+    await this.#run('sudo', '-n', 'python3', '-c', program, JSON.stringify(packets));
+  }
+
+  async #events(): Promise<ListenerEvent[]> {
+    const lines = (await this.#run('cat', EVENTS)).split('\n').filter((line) => line !== '');
+    return lines.map((line): ListenerEvent => JSON.parse(line));
+  }
+
+  async #run(cmd: string, ...args: readonly string[]): Promise<string> {
+    const { sandboxId } = this;
+    const result = await this.#client.exec({
+      sandboxId,
+      cmd,
+      args: [...args],
+      timeoutSec: EXEC_TIMEOUT_SEC,
+    });
+    if (result.exitCode !== 0) {
+      throw new Error(`${cmd} ended with ${result.exitCode}: ${text(result.stderr)}`);
+    }
+    return text(result.stdout);
+  }
+}
+
+function script(name: string): Promise<string> {
+  return readFile(`${import.meta.dirname}/guest/${name}`, 'utf8');
+}
