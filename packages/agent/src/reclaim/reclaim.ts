@@ -1,5 +1,6 @@
-import { readdir, rm } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { BUILD_FILES } from '@torpor/builds';
 import { assertTransition, isId, TorporError } from '@torpor/protocol';
 import type { NetworkSlot } from '../network/slot.ts';
 import { connectGuest, holdMachine } from '../sandbox/create-steps.ts';
@@ -87,7 +88,7 @@ async function recover(
     case 'paused':
     case 'error':
     case 'missing':
-      return { record };
+      return { record: withLastBuild(host, record) };
   }
 }
 
@@ -97,27 +98,50 @@ async function recover(
  * is durable.
  */
 async function settle(host: HostParts, record: SandboxRecord): Promise<RecoveredSandbox> {
-  const { id, state, memory, buildId, machine } = record;
+  const { id, state, memory, machine } = record;
   const referenced = host.snapshots.builds.references.get('sandbox', id);
-  const isCommitted = referenced !== undefined && referenced !== memory?.parentId;
-  if (state === 'pausing' && isCommitted) return await paused(host, record, referenced);
-  if (state === 'resuming' && buildId !== undefined) return await paused(host, record, buildId);
+  const committed = referenced === memory?.parentId ? undefined : referenced;
+  const buildId = committed ?? record.buildId;
+  if (state === 'pausing' && committed !== undefined) return await paused(host, record, committed);
+  if (state === 'resuming' && record.buildId !== undefined) {
+    return await paused(host, record, referenced ?? record.buildId);
+  }
   if (machine === undefined && buildId !== undefined) return await paused(host, record, buildId);
-  const adopted = await adopt(host, record);
-  if (adopted.machine === undefined) return adopted;
+  await discardTwins(host, id);
   // What was committed while it was to run on is its parent now.
-  const parentId = isCommitted ? referenced : memory?.parentId;
-  adopted.machine.parentId = parentId;
-  await adopted.machine.vm.resume();
-  const running: SandboxRecord = {
+  const parentId = committed ?? memory?.parentId;
+  const present: SandboxRecord = {
     ...record,
-    state: 'running',
     memory: { ...memory, ...(parentId === undefined ? {} : { parentId }) },
-    ...(isCommitted ? { buildId: referenced } : {}),
+    ...(buildId === undefined ? {} : { buildId }),
   };
+  const adopted = await adopt(host, present);
+  if (adopted.machine === undefined) return adopted;
   assertTransition(id, state, 'running');
-  await writeRecord(host.layout.recordFile(id), running);
+  const running: SandboxRecord = { ...present, state: 'running' };
+  await remember(host, running);
   return { record: running, machine: adopted.machine };
+}
+
+/** The last build of a sandbox that has one of its own: a crash may have come between its reference and its record. */
+function withLastBuild(host: HostParts, record: SandboxRecord): SandboxRecord {
+  const referenced = host.snapshots.builds.references.get('sandbox', record.id);
+  if (record.buildId === undefined || referenced === undefined) return record;
+  return { ...record, buildId: referenced };
+}
+
+/**
+ * Removes builds that share the disk of a sandbox that runs on: published, but not yet
+ * referenced when the crash came.
+ */
+async function discardTwins(host: HostParts, id: string): Promise<void> {
+  const { builds } = host.snapshots;
+  const disk = await stat(host.layout.upperDisk(id)).catch(() => undefined);
+  if (disk === undefined || disk.nlink < 2) return;
+  for (const buildId of await builds.list()) {
+    const twin = await stat(builds.path(buildId, BUILD_FILES.disk)).catch(() => undefined);
+    if (twin?.ino === disk.ino && twin.dev === disk.dev) await builds.discard(buildId);
+  }
 }
 
 async function paused(
@@ -129,9 +153,18 @@ async function paused(
   const { machine: _machine, slot: _slot, memory: _memory, ...kept } = record;
   // Its machine, if one is left, goes with all else that no running sandbox owns.
   const settled: SandboxRecord = { ...kept, state: 'paused', buildId };
-  await writeRecord(host.layout.recordFile(record.id), settled);
+  await remember(host, settled);
   await rm(host.layout.upperDisk(record.id), { force: true });
   return { record: settled };
+}
+
+/** Writes a record. On a full disk the old one stays, from which the next start comes to the same. */
+async function remember(host: HostParts, record: SandboxRecord): Promise<void> {
+  try {
+    await writeRecord(host.layout.recordFile(record.id), record);
+  } catch (error) {
+    host.logger.error({ sandbox: record.id, err: error }, 'record not written');
+  }
 }
 
 async function adopt(host: HostParts, record: SandboxRecord): Promise<RecoveredSandbox> {
@@ -167,13 +200,15 @@ async function adoptMachine(
     const { servedAs } = memory;
     resources.defer(() => host.snapshots.pages.release(servedAs));
   }
+  await holdMachine(host, id, vm, resources);
   const fault =
     memory?.servedAs === undefined ? () => undefined : await adoptMemory(host, vm, memory.servedAs);
-  await holdMachine(host, id, vm, resources);
   const guest = connectGuest(host, id, slot);
   resources.defer(() =>
     guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)),
   );
+  // It may have been stopped to be committed.
+  await vm.resume();
   // A guest that is busy keeps running: only its VMM's end is the end of a sandbox.
   if (!(await guest.isHealthy(HEALTH_TIMEOUT_MS))) {
     host.logger.warn({ sandbox: id }, 'the guest of an adopted sandbox does not answer');
@@ -199,7 +234,7 @@ async function fail(
 ): Promise<RecoveredSandbox> {
   assertTransition(record.id, record.state, 'error');
   const failed: SandboxRecord = { ...record, state: 'error', reason };
-  await writeRecord(host.layout.recordFile(record.id), failed);
+  await remember(host, failed);
   host.logger.warn({ sandbox: record.id, reason }, 'sandbox lost');
   return { record: failed };
 }

@@ -4,7 +4,7 @@ import { TorporError } from '@torpor/protocol';
 import type { MicroVm } from '@torpor/vmm';
 import type { GuestClient } from '../guest/guest-client.ts';
 import { commitMachine } from '../snapshot/commit.ts';
-import { restoreMachine } from '../snapshot/restore.ts';
+import { checkRestorable, restoreMachine } from '../snapshot/restore.ts';
 import * as steps from './create-steps.ts';
 import type { BaseImage, HostParts } from './host-parts.ts';
 import { KeyedLock } from './keyed-lock.ts';
@@ -40,14 +40,12 @@ export async function bringUp(request: BringUpRequest): Promise<RunningMachine> 
   const image = await host.images.resolve(spec.templateId || DEFAULT_TEMPLATE);
   if (!host.snapshots.keepBoots) return boot(request, image);
   const name = bootName(host, image, spec);
-  const kept = await keptBoot(host, name);
-  if (kept !== undefined) return restore(request, kept, image);
-  return boots.with(`${host.layout.dataDir} ${name}`, async () => {
-    const meanwhile = await keptBoot(host, name);
-    return meanwhile === undefined
-      ? boot(request, image, name)
-      : restore(request, meanwhile, image);
-  });
+  const restored = await restoreKept(request, image, name);
+  if (restored !== undefined) return restored;
+  return boots.with(
+    `${host.layout.dataDir} ${name}`,
+    async () => (await restoreKept(request, image, name)) ?? boot(request, image, name),
+  );
 }
 
 async function restore(
@@ -140,17 +138,18 @@ async function keepBoot(
   const { upperDisk } = host.layout;
   try {
     await vm.pause();
-    const request = {
+    const build = await commitMachine(host, {
       vm,
       spec,
+      owner: id,
       lazy: false,
       upperDisk: upperDisk(id),
       disk: 'copy',
       timer,
-    } as const;
-    const build = await commitMachine(host, request);
-    await references.set('sandbox', id, build.id);
-    await references.set('template', name, build.id);
+    });
+    await references.set('template', name, build.id).catch((error: unknown) => {
+      host.logger.warn({ sandbox: id, err: error }, 'boot kept for this sandbox only');
+    });
     return build.id;
   } catch (error) {
     host.logger.warn({ sandbox: id, err: error }, 'boot not kept');
@@ -160,18 +159,29 @@ async function keepBoot(
   }
 }
 
-/** The kept boot of a shape; one that can no longer be restored is forgotten. */
-async function keptBoot(host: HostParts, name: string): Promise<Build | undefined> {
+/** Restores the kept boot of a shape; undefined if there is none. One that cannot be read is forgotten. */
+async function restoreKept(
+  request: BringUpRequest,
+  image: BaseImage,
+  name: string,
+): Promise<RunningMachine | undefined> {
+  const { host } = request;
   const { builds } = host.snapshots;
   const id = builds.references.get('template', name);
   if (id === undefined) return undefined;
+  using _lease = builds.lease(id);
+  let build: Build;
   try {
-    return await builds.get(id);
+    build = await builds.check(id);
+    await checkRestorable(host, build);
   } catch (error) {
     host.logger.warn({ build: id, err: error }, 'kept boot unreadable, booting anew');
-    await builds.references.delete('template', name);
+    if (builds.references.get('template', name) === id) {
+      await builds.references.delete('template', name);
+    }
     return undefined;
   }
+  return await restore(request, build, image);
 }
 
 /** Names the boots that are alike: everything that the guest's memory depends on. */

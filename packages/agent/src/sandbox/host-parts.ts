@@ -37,7 +37,7 @@ export interface BaseImages {
 /** What pausing and restoring work with. */
 export interface SnapshotParts {
   readonly builds: BuildStore;
-  readonly pages: PageServer;
+  readonly pages: Pick<PageServer, 'serve' | 'adopt' | 'describe' | 'release'>;
   readonly workingSets: WorkingSets;
   /** Whether the first boot of an image in a given shape is kept, and later ones restored from it. */
   readonly keepBoots: boolean;

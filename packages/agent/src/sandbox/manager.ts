@@ -10,6 +10,7 @@ import { ChangeFeed, type FeedEvent } from './change-feed.ts';
 import type { HostParts } from './host-parts.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { type CreateRequest, checkedSpec, requireFreeMemory } from './limits.ts';
+import { originalError } from './original-error.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import { newRecord, type SandboxRecord, type SandboxSpec, writeRecord } from './record.ts';
 import { type RunningMachine, Sandbox } from './sandbox.ts';
@@ -115,12 +116,13 @@ export class SandboxManager {
   async create(request: CreateRequest): Promise<SandboxOutcome> {
     this.#requireOpen();
     const { id } = request;
-    const build = request.fromSnapshot
-      ? await this.snapshots.template(request.templateId)
+    using held = request.fromSnapshot
+      ? await this.snapshots.checkOut(request.templateId)
       : undefined;
+    const build = held?.build;
     const spec = checkedSpec({ ...request, ...frozenShape(build) }, this.#host.limits);
     const environment = { ...request.defaultEnv, ...request.envs };
-    return this.#createFrom(id, spec, environment, build);
+    return await this.#createFrom(id, spec, environment, build);
   }
 
   /**
@@ -143,6 +145,7 @@ export class SandboxManager {
           if (sandbox.record.spec.autoPause) await this.snapshots.pauseIf(sandbox.id, isIdle);
           else await this.#destroyIf(sandbox.id, isIdle, reason);
         } catch (error) {
+          if (this.#sandboxes.get(sandbox.id) !== sandbox) return;
           this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'idle sandbox not ended');
         }
       }),
@@ -423,8 +426,7 @@ export class SandboxManager {
     try {
       await writeRecord(path, record);
     } catch (error) {
-      // On a full disk a machine that has ended must still be reported, and destroying one makes room.
-      if (record.state !== 'error' && record.state !== 'destroying') throw error;
+      if (!maySurviveUnwritten(sandbox.record.state, record.state)) throw error;
       this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'record not written');
     }
     sandbox.record = record;
@@ -467,11 +469,16 @@ export class SandboxManager {
   }
 }
 
-/** What went wrong first, where undoing it went wrong as well. */
-function originalError(error: unknown): unknown {
-  let original = error;
-  while (original instanceof SuppressedError) original = original.suppressed;
-  return original;
+/**
+ * Whether a change of state stands although the disk is full. A machine that has ended
+ * must still be reported, and destroying one makes room. An operation that was given
+ * up, or whose build is safe, leaves a record from which the next agent comes to the
+ * same state.
+ */
+function maySurviveUnwritten(from: SandboxState, to: SandboxState): boolean {
+  if (to === 'error' || to === 'destroying') return true;
+  if (to === 'running') return from === 'pausing' || from === 'snapshotting';
+  return to === 'paused' && (from === 'pausing' || from === 'resuming');
 }
 
 function changed(sandbox: Sandbox, changes: RecordChanges): SandboxRecord {

@@ -1,5 +1,6 @@
 import { rm, stat } from 'node:fs/promises';
 import {
+  BLOCK_SIZE,
   BUILD_FILES,
   type Build,
   compact,
@@ -9,16 +10,23 @@ import {
 import { copySparse } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { commitMachine } from '../snapshot/commit.ts';
+import { checkRestorable } from '../snapshot/restore.ts';
 import type { HostParts } from './host-parts.ts';
 import { requireFreeMemory } from './limits.ts';
+import { originalError } from './original-error.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import type { SandboxSpec } from './record.ts';
 import type { RunningMachine, Sandbox } from './sandbox.ts';
-import type { SandboxLedger, SandboxOutcome } from './sandbox-ledger.ts';
+import type { RecordChanges, SandboxLedger, SandboxOutcome } from './sandbox-ledger.ts';
 
 export interface ForkedSandbox {
   readonly id: string;
   readonly result: SandboxOutcome | TorporError;
+}
+
+/** A build that stays while this is not disposed of. */
+export interface HeldBuild extends Disposable {
+  readonly build: Build;
 }
 
 export interface BuildReport {
@@ -38,6 +46,9 @@ export interface Collection {
 
 /** Kept boots have names of their own among the templates. */
 const BOOT_PREFIX = 'boot-';
+
+/** What a record says of a machine, where there is none. */
+const NO_MACHINE = { machine: undefined, slot: undefined, memory: undefined } as const;
 
 /**
  * Pause, resume, snapshot and fork: everything that turns a sandbox into a build and
@@ -104,6 +115,8 @@ export class SnapshotOperations {
       const sandbox = this.#ledger.find(id);
       const build = await this.#present(sandbox, options.resumeSource, timer);
       await this.#host.snapshots.builds.references.set('template', templateId, build.id);
+      // What the name pointed at before may be garbage now.
+      this.#ledger.collectSoon();
       const sizeBytes = await this.#sizeOf(build.id);
       return { ...this.#ledger.outcome(sandbox, timer), build, sizeBytes };
     });
@@ -127,12 +140,14 @@ export class SnapshotOperations {
   ): Promise<{ readonly children: readonly ForkedSandbox[]; readonly source: SandboxOutcome }> {
     const timer = new PhaseTimer();
     using resources = new DisposableStack();
-    const { build, spec } = await this.#ledger.run(id, async () => {
-      const sandbox = this.#ledger.find(id);
-      const present = await this.#present(sandbox, true, timer);
+    const { build, sandbox } = await this.#ledger.run(id, async () => {
+      const source = this.#ledger.find(id);
+      const present = await this.#present(source, true, timer);
       resources.use(this.#host.snapshots.builds.lease(present.id));
-      return { build: present, spec: sandbox.record.spec };
+      await checkRestorable(this.#host, present);
+      return { build: present, sandbox: source };
     });
+    const { spec } = sandbox.record;
     const children = await timer.measure('children', () =>
       Promise.all(
         childIds.map(async (childId) => {
@@ -144,17 +159,24 @@ export class SnapshotOperations {
         }),
       ),
     );
-    return { children, source: this.#ledger.outcome(this.#ledger.find(id), timer) };
+    // The source may have been destroyed meanwhile; the children are there all the same.
+    return { children, source: this.#ledger.outcome(sandbox, timer) };
   }
 
-  /** The build that a template's id names. Throws `not_found` and `build_invalid`. */
-  async template(templateId: string): Promise<Build> {
+  /** The build that a template's id names, held. Throws `not_found` and `build_invalid`. */
+  async checkOut(templateId: string): Promise<HeldBuild> {
     const { builds } = this.#host.snapshots;
     const buildId = builds.references.get('template', templateId);
     if (buildId === undefined) {
       throw new TorporError('not_found', `This host has no snapshot ${templateId}.`);
     }
-    return builds.get(buildId);
+    // In the same turn: once the reference is deleted, the lease alone keeps the build.
+    using resources = new DisposableStack();
+    resources.use(builds.lease(buildId));
+    const build = await builds.check(buildId);
+    await checkRestorable(this.#host, build);
+    const held = resources.move();
+    return { build, [Symbol.dispose]: () => held.dispose() };
   }
 
   /** Reads every build back. */
@@ -162,6 +184,8 @@ export class SnapshotOperations {
     const { builds } = this.#host.snapshots;
     for (const buildId of await builds.list()) {
       using _lease = builds.lease(buildId);
+      // It may have been collected before it was leased.
+      if (!(await builds.list()).includes(buildId)) continue;
       const references = builds.references
         .all()
         .filter((reference) => reference.buildId === buildId)
@@ -194,7 +218,7 @@ export class SnapshotOperations {
       await this.#pause(sandbox, timer);
     }
     const { state, buildId } = sandbox.record;
-    if (state === 'paused' && buildId !== undefined) return builds.get(buildId);
+    if (state === 'paused' && buildId !== undefined) return builds.check(buildId);
     throw notPossible(sandbox, 'committed');
   }
 
@@ -202,17 +226,19 @@ export class SnapshotOperations {
     const machine = running(sandbox, 'paused');
     await this.#ledger.transition(sandbox, 'pausing');
     const build = await this.#commit(sandbox, machine, 'move', timer);
-    await timer.measure('release', async () => {
-      await this.#ledger.release(sandbox);
-      // The build has it.
-      await rm(this.#host.layout.upperDisk(sandbox.id), { force: true });
-    });
-    await this.#ledger.transition(sandbox, 'paused', {
-      buildId: build.id,
-      machine: undefined,
-      slot: undefined,
-      memory: undefined,
-    });
+    try {
+      await timer.measure('release', async () => {
+        await this.#ledger.release(sandbox);
+        // The build has it.
+        await rm(this.#host.layout.upperDisk(sandbox.id), { force: true });
+      });
+    } catch (error) {
+      const failure = TorporError.from(error);
+      const reason = `It was paused, but its machine could not be taken down: ${failure.message}`;
+      await this.#ledger.transition(sandbox, 'error', { ...NO_MACHINE, buildId: build.id, reason });
+      throw failure;
+    }
+    await this.#ledger.transition(sandbox, 'paused', { ...NO_MACHINE, buildId: build.id });
     await this.#compactIfDue(sandbox, build);
     this.#ledger.collectSoon();
   }
@@ -222,12 +248,12 @@ export class SnapshotOperations {
     await this.#ledger.transition(sandbox, 'snapshotting');
     const build = await this.#commit(sandbox, machine, 'copy', timer);
     machine.parentId = build.id;
-    await machine.vm.resume();
     const { servedAs } = machine;
-    await this.#ledger.transition(sandbox, 'running', {
+    await this.#runOn(sandbox, machine, {
       buildId: build.id,
       memory: { parentId: build.id, ...(servedAs === undefined ? {} : { servedAs }) },
     });
+    this.#ledger.collectSoon();
     return build;
   }
 
@@ -241,9 +267,10 @@ export class SnapshotOperations {
     const { id } = sandbox;
     try {
       await timer.measure('stop', () => machine.vm.pause());
-      const build = await commitMachine(this.#host, {
+      return await commitMachine(this.#host, {
         vm: machine.vm,
         spec: sandbox.record.spec,
+        owner: id,
         sandboxId: id,
         ...(machine.parentId === undefined ? {} : { parentId: machine.parentId }),
         lazy: machine.servedAs !== undefined,
@@ -251,15 +278,28 @@ export class SnapshotOperations {
         disk,
         timer,
       });
-      await this.#host.snapshots.builds.references.set('sandbox', id, build.id);
-      return build;
     } catch (error) {
+      const failure = TorporError.from(originalError(error));
       this.#host.logger.warn({ sandbox: id, err: error }, 'not committed, running on');
-      // If its VMM has ended, that is reported once the lock is free.
-      await machine.vm.resume().catch(() => undefined);
-      await this.#ledger.transition(sandbox, 'running');
-      throw TorporError.from(error);
+      await this.#runOn(sandbox, machine, {}).catch((runOnError: unknown) => {
+        this.#host.logger.error({ sandbox: id, err: runOnError }, 'it does not run on');
+      });
+      throw failure;
     }
+  }
+
+  /** Lets a stopped machine go on. One that cannot is ended, and its sandbox is `error`. */
+  async #runOn(sandbox: Sandbox, machine: RunningMachine, changes: RecordChanges): Promise<void> {
+    try {
+      await machine.vm.resume();
+    } catch (error) {
+      const failure = TorporError.from(error);
+      const reason = machine.fault() ?? `The machine could not go on: ${failure.message}`;
+      await this.#ledger.transition(sandbox, 'error', { ...changes, ...NO_MACHINE, reason });
+      await this.#ledger.release(sandbox);
+      throw failure;
+    }
+    await this.#ledger.transition(sandbox, 'running', changes);
   }
 
   async #resume(sandbox: Sandbox, timer: PhaseTimer): Promise<void> {
@@ -267,32 +307,57 @@ export class SnapshotOperations {
     if (buildId === undefined || (state !== 'paused' && state !== 'error')) {
       throw notPossible(sandbox, 'resumed');
     }
-    const build = await this.#host.snapshots.builds.get(buildId);
+    const { builds } = this.#host.snapshots;
+    using _lease = builds.lease(buildId);
+    const build = await builds.check(buildId);
+    await checkRestorable(this.#host, build);
     await requireFreeMemory(spec.memoryMiB, this.#host.layout.memoryRoot);
-    await this.#ledger.transition(sandbox, 'resuming', { reason: undefined });
+    // What an earlier attempt may not have been able to take down.
+    await this.#ledger.release(sandbox);
+    await this.#ledger.transition(sandbox, 'resuming', { ...NO_MACHINE, reason: undefined });
     try {
       const machine = await this.#ledger.bringUp(sandbox, { build, environment: {}, timer });
       await this.#ledger.goLive(sandbox, machine);
     } catch (error) {
-      await rm(this.#host.layout.upperDisk(sandbox.id), { force: true });
-      await this.#ledger.transition(sandbox, 'paused');
-      throw error;
+      const failure = TorporError.from(originalError(error));
+      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'not resumed');
+      await this.#giveUpResume(sandbox, failure);
+      throw failure;
     }
+  }
+
+  async #giveUpResume(sandbox: Sandbox, failure: TorporError): Promise<void> {
+    try {
+      await this.#ledger.release(sandbox);
+      await rm(this.#host.layout.upperDisk(sandbox.id), { force: true });
+    } catch (error) {
+      const why = TorporError.from(error).message;
+      const reason = `${failure.message} It could not be taken down either: ${why}`;
+      await this.#ledger.transition(sandbox, 'error', { reason });
+      return;
+    }
+    await this.#ledger.transition(sandbox, 'paused');
   }
 
   /** A sandbox must not need ever more builds; while it is paused, nobody waits for this but the next resume. */
   async #compactIfDue(sandbox: Sandbox, build: Build): Promise<void> {
     const { builds } = this.#host.snapshots;
-    const stored = new Map<string, number>();
-    for (const holder of build.header.mapping.builds) {
-      const { size } = await stat(builds.path(holder, BUILD_FILES.memory));
-      stored.set(holder, size / 4096);
-    }
-    if (!needsCompaction(build.header.mapping, (holder) => stored.get(holder) ?? 0)) return;
+    const name = (buildId: string) => builds.references.set('sandbox', sandbox.id, buildId);
+    using _lease = builds.lease(build.id);
     try {
-      const buildId = await compact(builds, build, copySparse);
-      await builds.references.set('sandbox', sandbox.id, buildId);
-      await this.#ledger.change(sandbox, { buildId });
+      const stored = new Map<string, number>();
+      for (const holder of build.header.mapping.builds) {
+        const { size } = await stat(builds.path(holder, BUILD_FILES.memory));
+        stored.set(holder, size / BLOCK_SIZE);
+      }
+      if (!needsCompaction(build.header.mapping, (holder) => stored.get(holder) ?? 0)) return;
+      const buildId = await compact(builds, build, copySparse, name);
+      try {
+        await this.#ledger.change(sandbox, { buildId });
+      } catch (error) {
+        await name(build.id);
+        throw error;
+      }
     } catch (error) {
       this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'chain not compacted');
     }

@@ -21,6 +21,8 @@ export interface CommitRequest {
   /** Its vCPUs are stopped, and stay so. */
   readonly vm: MicroVm;
   readonly spec: SandboxSpec;
+  /** The sandbox whose reference keeps the build. */
+  readonly owner: string;
   /** Whose guest it is; absent for one that has no identity yet. */
   readonly sandboxId?: string;
   /** The build that the guest's memory is to be compared with. */
@@ -35,8 +37,9 @@ export interface CommitRequest {
 
 /**
  * Makes a build of a machine: state, what changed of its memory, and its disk. It is
- * durable when this resolves; before, nothing of the machine has changed. Throws
- * `disk_full`, `vmm_failed`, `build_invalid`; then nothing is left of the attempt.
+ * durable and the owner's reference names it when this resolves; before, nothing of the
+ * machine has changed. Throws `disk_full`, `vmm_failed`, `build_invalid`; then nothing
+ * is left of the attempt, and the reference is as it was.
  */
 export async function commitMachine(host: HostParts, request: CommitRequest): Promise<Build> {
   const { builds } = host.snapshots;
@@ -46,13 +49,31 @@ export async function commitMachine(host: HostParts, request: CommitRequest): Pr
   const checksum = await timer.measure('memory', () => captureInto(host, request, staged));
   await timer.measure('disk', async () => {
     const target = staged.path(BUILD_FILES.disk);
-    if (request.disk === 'move') await link(request.upperDisk, target);
+    if (request.disk === 'move') await linkOrCopy(request.upperDisk, target);
     else await copySparse(request.upperDisk, target);
   });
   await timer.measure('publish', () =>
     staged.publish(manifestOf(host, request), { [BUILD_FILES.memory]: checksum }),
   );
-  return await builds.get(staged.id);
+  try {
+    const build = await builds.get(staged.id);
+    await builds.references.set('sandbox', request.owner, build.id);
+    return build;
+  } catch (error) {
+    // The machine goes on, and may go on to write to the very file that is the build's disk.
+    await builds.discard(staged.id);
+    throw error;
+  }
+}
+
+/** A file system of its own for builds has no part in the links of another. */
+async function linkOrCopy(from: string, to: string): Promise<void> {
+  try {
+    await link(from, to);
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'EXDEV')) throw error;
+    await copySparse(from, to);
+  }
 }
 
 /** Writes the memory file and its header; answers the memory file's checksum. */

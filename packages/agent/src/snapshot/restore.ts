@@ -23,7 +23,7 @@ export interface RestoredMachine {
 /**
  * Checks a build out for a sandbox: a private disk, memory that the pager fills, a
  * fresh VMM in the given slot. Its vCPUs are stopped. The build must be referenced or
- * leased. Throws `build_invalid` for a build that this host cannot restore.
+ * leased, and has passed {@link checkRestorable}.
  */
 export async function restoreMachine(
   context: CreateContext,
@@ -31,7 +31,6 @@ export async function restoreMachine(
   slot: NetworkSlot,
 ): Promise<RestoredMachine> {
   const { host, id, stack } = context;
-  await checkRestorable(host, build);
   const { builds, pages } = host.snapshots;
   await copySparse(builds.path(build.id, BUILD_FILES.disk), host.layout.upperDisk(id));
   const servedAs = `${id}-${randomBytes(4).toString('hex')}`;
@@ -134,8 +133,11 @@ function recordWorkingSet(host: HostParts, servedAs: string, buildId: string): (
   return () => clearTimeout(timer);
 }
 
-/** State is only good for the VMM and machine that wrote it. */
-async function checkRestorable(host: HostParts, build: Build): Promise<void> {
+/**
+ * State is only good for the VMM and machine that wrote it. Throws `build_invalid` with
+ * the file that is missing or foreign.
+ */
+export async function checkRestorable(host: HostParts, build: Build): Promise<void> {
   const path = host.snapshots.builds.path(build.id, BUILD_FILES.manifest);
   const { producer, artifacts } = build.manifest;
   if (producer.vmm !== host.driver.kind) {

@@ -1,21 +1,22 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BuildStore } from '@torpor/builds';
-import { dataExtents, identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
+import { dataExtents } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import type { ExitReport, MachineDescription, MachineSpec, MicroVm, VmmDriver } from '@torpor/vmm';
 import { type Logger, pino } from 'pino';
 import { type DataLayout, openLayout } from '../data-dir/layout.ts';
 import { GuestSecrets } from '../guest/access-token.ts';
 import { FileJournal } from '../journal/file-journal.ts';
 import type { NetworkSlot, SlotRequest } from '../network/slot.ts';
 import type { HostParts } from '../sandbox/host-parts.ts';
-import { PageServer } from '../snapshot/page-server.ts';
 import { WorkingSets } from '../snapshot/working-sets.ts';
+import { closeHandles, point } from './fault-points.ts';
+import { StubDriver, StubPages } from './stub-vmm.ts';
+
+export { StubDriver, StubPages, StubVm } from './stub-vmm.ts';
 
 /*
  * A host without virtual machines and namespaces, for the tests of what the agent
@@ -30,7 +31,8 @@ type Hook = () => void | Promise<void>;
 export class StubHost implements AsyncDisposable {
   readonly directory: string;
   readonly layout: DataLayout;
-  readonly driver = new StubDriver();
+  readonly pages = new StubPages();
+  readonly driver = new StubDriver(this.pages);
   readonly slots: StubSlots;
   readonly guests: StubGuests;
   builds: BuildStore;
@@ -67,17 +69,13 @@ export class StubHost implements AsyncDisposable {
   parts(changes: Partial<HostParts> = {}): HostParts {
     return {
       layout: this.layout,
-      journal: this.journal,
+      journal: journalWithPoints(this.journal),
       slots: this.slots,
       driver: this.driver,
       vmmIdentity: 'stub',
       snapshots: {
         builds: this.builds,
-        pages: new PageServer({
-          socketPath: this.layout.pagerSocket,
-          logPath: this.layout.pagerLog,
-          logger: silentLogger(),
-        }),
+        pages: this.pages,
         workingSets: new WorkingSets(this.layout.workingSetsRoot),
         keepBoots: false,
       },
@@ -102,7 +100,7 @@ export class StubHost implements AsyncDisposable {
       kernelArguments: ['quiet'],
       createUpperDisk: async (path) => {
         await this.beforeDisk();
-        await writeFile(path, 'disk', { flag: 'wx' });
+        await point('make the disk', 'write', () => writeFile(path, 'disk', { flag: 'wx' }));
       },
       secrets: new GuestSecrets(Buffer.alloc(32, 7)),
       limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 100_000 },
@@ -149,115 +147,24 @@ export class StubHost implements AsyncDisposable {
     this.driver.killAll();
     await this.guests.close();
     await this.journal[Symbol.asyncDispose]();
+    await closeHandles();
     await rm(this.layout.memoryRoot, { recursive: true, force: true });
     await rm(this.layout.runRoot, { recursive: true, force: true });
     await rm(this.directory, { recursive: true, force: true });
   }
 }
 
+function journalWithPoints(journal: FileJournal): HostParts['journal'] {
+  return {
+    record: (owner, resource) =>
+      point(`journal ${resource.kind}`, 'call', () => journal.record(owner, resource)),
+    forget: (resource) => point(`forget ${resource.kind}`, 'call', () => journal.forget(resource)),
+    entries: () => journal.entries(),
+  };
+}
+
 export function silentLogger(): Logger {
   return pino({ level: 'silent' });
-}
-
-export class StubDriver implements VmmDriver {
-  readonly kind = 'qemu';
-  beforeStart: (spec: MachineSpec) => void | Promise<void> = () => undefined;
-  afterStart: (vm: StubVm) => void = () => undefined;
-  beforeKill: (vm: StubVm) => void | Promise<void> = () => undefined;
-  readonly #children: ChildProcess[] = [];
-
-  async start(spec: MachineSpec): Promise<MicroVm> {
-    await this.beforeStart(spec);
-    const child = spawn('sleep', ['600'], { stdio: 'ignore' });
-    this.#children.push(child);
-    await new Promise((resolve, reject) => {
-      child.once('spawn', resolve);
-      child.once('error', reject);
-    });
-    await writeFile(spec.memoryFile, 'ram', { flag: 'wx' });
-    await writeFile(spec.console.path, 'Linux boots\r\ninit: no such device\r\n');
-    const identity = identifyProcess(child.pid ?? -1);
-    if (identity === undefined) throw new Error('the process is gone');
-    const vm = new StubVm(this, {
-      driver: 'qemu',
-      vmmVersion: '10.0.0',
-      accelerator: 'tcg',
-      ...identity,
-      spec,
-    });
-    this.afterStart(vm);
-    return vm;
-  }
-
-  restore(): Promise<MicroVm> {
-    return Promise.reject(new TorporError('not_implemented', 'No restore here.'));
-  }
-
-  async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
-    return isProcessAlive(description) ? new StubVm(this, description) : undefined;
-  }
-
-  living(): number[] {
-    return this.#children
-      .map((child) => child.pid ?? -1)
-      .filter((pid) => identifyProcess(pid) !== undefined);
-  }
-
-  killAll(): void {
-    for (const child of this.#children) child.kill('SIGKILL');
-  }
-}
-
-export class StubVm implements MicroVm {
-  readonly description: MachineDescription;
-  readonly exited: Promise<ExitReport>;
-  detached = false;
-  readonly #driver: StubDriver;
-  #intended = false;
-
-  constructor(driver: StubDriver, description: MachineDescription) {
-    this.#driver = driver;
-    this.description = description;
-    this.exited = new Promise((resolve) => {
-      const timer = setInterval(() => {
-        if (isProcessAlive(description)) return;
-        clearInterval(timer);
-        resolve({
-          reason: this.#intended ? 'The machine was killed.' : 'QEMU was ended by SIGKILL.',
-          consoleTail: ['Linux boots', 'init: no such device'],
-        });
-      }, 5);
-      timer.unref();
-    });
-  }
-
-  async kill(): Promise<void> {
-    this.#intended = true;
-    await this.#driver.beforeKill(this);
-    this.die();
-    await this.exited;
-  }
-
-  /** What happens to a VMM from outside. */
-  die(): void {
-    signalProcess(this.description, 'SIGKILL');
-  }
-
-  stop(): Promise<void> {
-    return this.kill();
-  }
-
-  readConsole(): Promise<Buffer> {
-    return readFile(this.description.spec.console.path);
-  }
-
-  async detach(): Promise<void> {
-    this.detached = true;
-  }
-
-  async pause(): Promise<void> {}
-  async resume(): Promise<void> {}
-  async saveState(): Promise<void> {}
 }
 
 export class StubSlots implements HostSlots {
@@ -271,7 +178,11 @@ export class StubSlots implements HostSlots {
     this.#journal = journal;
   }
 
-  async acquire({ owner }: SlotRequest): Promise<NetworkSlot> {
+  acquire(request: SlotRequest): Promise<NetworkSlot> {
+    return point('acquire a slot', 'call', () => this.#acquire(request));
+  }
+
+  async #acquire({ owner }: SlotRequest): Promise<NetworkSlot> {
     await this.beforeAcquire();
     let index = 0;
     while (this.leased.has(index)) index++;
@@ -280,7 +191,11 @@ export class StubSlots implements HostSlots {
     return slot;
   }
 
-  async release(slot: NetworkSlot): Promise<void> {
+  release(slot: NetworkSlot): Promise<void> {
+    return point('release the slot', 'call', () => this.#release(slot));
+  }
+
+  async #release(slot: NetworkSlot): Promise<void> {
     await this.beforeRelease();
     const current = this.leased.get(slot.index);
     if (current !== undefined && current.lease !== slot.lease) {
@@ -294,7 +209,11 @@ export class StubSlots implements HostSlots {
     return this.#lease(index);
   }
 
-  async destroySlot(index: number): Promise<void> {
+  destroySlot(index: number): Promise<void> {
+    return point('destroy the slot', 'call', () => this.#destroy(index));
+  }
+
+  async #destroy(index: number): Promise<void> {
     if (this.leased.has(index)) {
       throw new TorporError('conflict', `Slot ${index} is handed out.`);
     }

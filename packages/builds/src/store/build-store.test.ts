@@ -241,7 +241,12 @@ describe('compaction', () => {
   test('writes one build that reads the same and needs no other', async () => {
     const parent = await commit(1, [0, 1, 2, 200]);
     const child = await commit(2, [1, 201], parent);
-    const id = await compact(store, child, async (from, to) => writeFile(to, await readFile(from)));
+    const id = await compact(
+      store,
+      child,
+      async (from, to) => writeFile(to, await readFile(from)),
+      (id) => store.references.set('sandbox', 'compacted', id),
+    );
     await store.references.set('template', 'fresh', id);
     expect(await store.collect()).toEqual([parent.id, child.id]);
     const fresh = await store.get(id);

@@ -1,6 +1,8 @@
 import type { FileHandle } from 'node:fs/promises';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
+import { TorporError } from '@torpor/protocol';
 import type { Extent } from '../diff/capture.ts';
 import { type DiffFile, MemoryReader } from '../diff/memory-reader.ts';
 import { BuildFormatError } from '../errors.ts';
@@ -14,12 +16,14 @@ import {
   parseManifest,
 } from '../manifest/manifest.ts';
 import { isUuid, newBuildId } from '../uuid.ts';
-import { checksumFile, checksumSparse } from './checksum.ts';
+import { checksumFile, checksumSparse, formatChecksum } from './checksum.ts';
 import { syncPath } from './durable.ts';
 import { References } from './references.ts';
 
 const STAGING = '.staging-';
 const TRASH = '.trash-';
+/** A collection that new references interrupt this often leaves the rest to the next. */
+const MAX_COLLECTION_ROUNDS = 10;
 
 export interface StoreOptions {
   /** Holds `builds/<id>/` and `references/`. */
@@ -91,12 +95,31 @@ export class BuildStore {
     return build;
   }
 
-  /** Begins a new build. Dispose of it to give up what was not published. */
+  /** As {@link get}, looking at the files anew: a build may have been damaged since it was opened. */
+  check(id: string): Promise<Build> {
+    this.#builds.delete(id);
+    return this.get(id);
+  }
+
+  /**
+   * Begins a new build. Dispose of it to give up what was not published; until then it
+   * is leased, so what is published must be referenced before that, or be collected.
+   */
   async stage(): Promise<StagedBuild> {
     const id = newBuildId();
     const directory = join(this.#root, `${STAGING}${id}`);
     await mkdir(directory, { mode: 0o700 });
-    return new StagedBuild(id, directory, join(this.#root, id), this.#options);
+    return new StagedBuild(id, directory, join(this.#root, id), this.#options, this.lease(id));
+  }
+
+  /** Removes a build that nothing needs. Throws `internal_error` if something refers to it. Idempotent. */
+  discard(id: string): Promise<void> {
+    return this.#alone(async () => {
+      if (this.references.all().some((reference) => reference.buildId === id)) {
+        throw new TorporError('internal_error', `Build ${id} is in use; it cannot be discarded.`);
+      }
+      if ((await this.list()).includes(id)) await this.#remove(id);
+    });
   }
 
   /** Keeps a build and its ancestors from collection while it is in use without a reference. */
@@ -155,26 +178,42 @@ export class BuildStore {
    * it names is not known: collection then throws BuildFormatError.
    */
   collect(): Promise<readonly string[]> {
-    const run = this.#collecting.then(() => this.#collect());
+    return this.#alone(() => this.#collect());
+  }
+
+  /** One removal at a time. */
+  #alone<T>(action: () => Promise<T>): Promise<T> {
+    const run = this.#collecting.then(action);
     this.#collecting = run.catch(() => undefined);
     return run;
   }
 
   async #collect(): Promise<readonly string[]> {
-    const ids = await this.list();
+    const removed: string[] = [];
+    for (let round = 0; round < MAX_COLLECTION_ROUNDS; round++) {
+      const ids = await this.list();
+      const reached = await this.#reached(new Set(ids));
+      // Roots that come while headers are read or builds removed may reach what was to go.
+      const isCurrent = () => this.#roots().every((root) => reached.has(root));
+      for (const id of ids) {
+        if (reached.has(id)) continue;
+        if (!isCurrent()) break;
+        await this.#remove(id);
+        removed.push(id);
+      }
+      if (isCurrent()) break;
+    }
+    return removed;
+  }
+
+  async #reached(ids: ReadonlySet<string>): Promise<Set<string>> {
     const reached = new Set<string>();
     for (const root of this.#roots()) {
       reached.add(root);
-      if (!ids.includes(root)) continue;
+      if (!ids.has(root)) continue;
       for (const ancestor of (await this.get(root)).header.mapping.builds) reached.add(ancestor);
     }
-    // References may have come while headers were read; whatever they point at is new or reached.
-    for (const root of this.#roots()) {
-      if (!reached.has(root)) return [];
-    }
-    const garbage = ids.filter((id) => !reached.has(id));
-    for (const id of garbage) await this.#remove(id);
-    return garbage;
+    return reached;
   }
 
   #roots(): string[] {
@@ -216,6 +255,11 @@ export class BuildStore {
     if (header.mapping.blockCount * BLOCK_SIZE !== manifest.memoryMiB * 2 ** 20) {
       throw new BuildFormatError(path, 'maps another size of RAM than the manifest says');
     }
+    const recorded = manifest.files.find((file) => file.name === BUILD_FILES.header);
+    const actual = formatChecksum(crc32(bytes));
+    if (recorded !== undefined && recorded.crc32 !== actual) {
+      throw new BuildFormatError(path, `damaged: CRC-32 ${actual}, where it was ${recorded.crc32}`);
+    }
     return header;
   }
 
@@ -247,9 +291,17 @@ export class StagedBuild implements AsyncDisposable {
   readonly #directory: string;
   readonly #target: string;
   readonly #options: StoreOptions;
+  readonly #lease: Disposable;
   #published = false;
 
-  constructor(id: string, directory: string, target: string, options: StoreOptions) {
+  constructor(
+    id: string,
+    directory: string,
+    target: string,
+    options: StoreOptions,
+    lease: Disposable,
+  ) {
+    this.#lease = lease;
     this.id = id;
     this.#directory = directory;
     this.#target = target;
@@ -299,6 +351,7 @@ export class StagedBuild implements AsyncDisposable {
 
   /** Removes what was staged and not published. */
   async [Symbol.asyncDispose](): Promise<void> {
+    using _lease = this.#lease;
     if (!this.#published) await rm(this.#directory, { recursive: true, force: true });
   }
 

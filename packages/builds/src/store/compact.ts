@@ -30,13 +30,14 @@ export function needsCompaction(
 
 /**
  * Writes a fresh build of generation 0 that holds all memory of `build` itself, and
- * publishes it. State and disk come by `copyFile`. The old build is left to the
- * collector. Returns the new build's id.
+ * publishes it. State and disk come by `copyFile`; `keep` has the new build referenced.
+ * The old build is left to the collector. Returns the new build's id.
  */
 export async function compact(
   store: BuildStore,
   build: Build,
   copyFile: (from: string, to: string) => Promise<unknown>,
+  keep: (buildId: string) => Promise<void>,
 ): Promise<string> {
   using _lease = store.lease(build.id);
   await using staged = await store.stage();
@@ -52,10 +53,9 @@ export async function compact(
   }
   const { producer, vcpus, memoryMiB, diskMiB, artifacts, sandboxId } = build.manifest;
   const whose = sandboxId === undefined ? {} : { sandboxId };
-  return await staged.publish(
-    { producer, vcpus, memoryMiB, diskMiB, artifacts, ...whose },
-    checksums,
-  );
+  await staged.publish({ producer, vcpus, memoryMiB, diskMiB, artifacts, ...whose }, checksums);
+  await keep(staged.id);
+  return staged.id;
 }
 
 const CHUNK_BLOCKS = 256;

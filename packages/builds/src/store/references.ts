@@ -22,6 +22,8 @@ const contents = z.strictObject({ buildId: z.string().refine(isUuid, 'no build i
 export class References {
   readonly #directory: string;
   readonly #byKey: Map<string, Reference>;
+  /** Changes of one name follow each other, or an earlier one could win on disk. */
+  readonly #changes = new Map<string, Promise<void>>();
 
   private constructor(directory: string, byKey: Map<string, Reference>) {
     this.#directory = directory;
@@ -52,28 +54,63 @@ export class References {
     return this.#byKey.get(keyOf(kind, name))?.buildId;
   }
 
-  /** Points a name at a build, instead of whatever it pointed at; durable when it resolves. */
+  /**
+   * Points a name at a build, instead of whatever it pointed at; durable when it
+   * resolves. If it fails, the name points at what it pointed at before.
+   */
   async set(kind: ReferenceKind, name: string, buildId: string): Promise<void> {
     const key = keyOf(kind, name);
     if (!FILE_PATTERN.test(`${key}.json`)) throw new RangeError(`${name} cannot name a build.`);
-    // In memory first: a collection that runs meanwhile must not miss it.
-    const before = this.#byKey.get(key);
-    this.#byKey.set(key, { kind, name, buildId });
-    try {
-      await replaceFile(join(this.#directory, `${key}.json`), `${JSON.stringify({ buildId })}\n`);
-    } catch (error) {
-      if (before === undefined) this.#byKey.delete(key);
-      else this.#byKey.set(key, before);
-      throw error;
-    }
+    await this.#change(key, async () => {
+      // In memory first: a collection that runs meanwhile must not miss it.
+      const before = this.#byKey.get(key);
+      this.#byKey.set(key, { kind, name, buildId });
+      try {
+        await this.#write(key, buildId);
+      } catch (error) {
+        if (before === undefined) this.#byKey.delete(key);
+        else this.#byKey.set(key, before);
+        await this.#putBack(key, before);
+        throw error;
+      }
+    });
   }
 
   /** Idempotent. */
   async delete(kind: ReferenceKind, name: string): Promise<void> {
     const key = keyOf(kind, name);
-    await rm(join(this.#directory, `${key}.json`), { force: true });
-    await syncPath(this.#directory);
-    this.#byKey.delete(key);
+    await this.#change(key, async () => {
+      await rm(this.#path(key), { force: true });
+      await syncPath(this.#directory);
+      this.#byKey.delete(key);
+    });
+  }
+
+  async #write(key: string, buildId: string): Promise<void> {
+    await replaceFile(this.#path(key), `${JSON.stringify({ buildId })}\n`);
+  }
+
+  /** The file may have been replaced before the failure: then the next start would read a name that was never given. */
+  async #putBack(key: string, before: Reference | undefined): Promise<void> {
+    const text = await readFile(this.#path(key), 'utf8').catch(() => undefined);
+    const is = text === undefined ? undefined : (JSON.parse(text) as { buildId: string }).buildId;
+    if (is === before?.buildId) return;
+    if (before === undefined) await rm(this.#path(key), { force: true });
+    else await this.#write(key, before.buildId);
+  }
+
+  #path(key: string): string {
+    return join(this.#directory, `${key}.json`);
+  }
+
+  #change(key: string, action: () => Promise<void>): Promise<void> {
+    const change = (this.#changes.get(key) ?? Promise.resolve()).then(action);
+    const settled = change.catch(() => undefined);
+    this.#changes.set(key, settled);
+    void settled.then(() => {
+      if (this.#changes.get(key) === settled) this.#changes.delete(key);
+    });
+    return change;
   }
 }
 

@@ -1,0 +1,246 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { open, readFile, writeFile } from 'node:fs/promises';
+import { BLOCK_SIZE, parseMemoryHeader, ZERO_INDEX } from '@torpor/builds';
+import { identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import type {
+  ExitReport,
+  MachineDescription,
+  MachineSpec,
+  MicroVm,
+  RestoreSource,
+  VmmDriver,
+} from '@torpor/vmm';
+import type { HostParts } from '../sandbox/host-parts.ts';
+import type { PageServerRequest } from '../snapshot/page-server.ts';
+import { point } from './fault-points.ts';
+
+/*
+ * VMMs that are a `sleep` each, and a pager that fills their memory files at once. The
+ * memory file, the disk and the state are real files, so that builds are made of them
+ * and machines come back from builds.
+ */
+
+type Pages = HostParts['snapshots']['pages'];
+
+export class StubDriver implements VmmDriver {
+  readonly kind = 'qemu';
+  beforeStart: (spec: MachineSpec) => void | Promise<void> = () => undefined;
+  afterStart: (vm: StubVm) => void = () => undefined;
+  beforeKill: (vm: StubVm) => void | Promise<void> = () => undefined;
+  beforeSave: (vm: StubVm) => void | Promise<void> = () => undefined;
+  /** Pids of the machines whose vCPUs are stopped. */
+  readonly stopped = new Set<number>();
+  readonly #pages: StubPages;
+  readonly #children: ChildProcess[] = [];
+
+  constructor(pages: StubPages) {
+    this.#pages = pages;
+  }
+
+  start(spec: MachineSpec): Promise<MicroVm> {
+    return point('start a VMM', 'call', async () => {
+      await this.beforeStart(spec);
+      const vm = await this.#spawn(spec);
+      await using memory = await open(spec.memoryFile, 'wx');
+      await memory.truncate(spec.memoryMiB * 2 ** 20);
+      await memory.write('ram', 0);
+      this.afterStart(vm);
+      return vm;
+    });
+  }
+
+  restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm> {
+    return point('restore a VMM', 'call', async () => {
+      if (source.memory.kind !== 'userfaultfd') throw new Error('no pager is named');
+      if (!(await readFile(source.statePath, 'utf8')).startsWith('state')) {
+        throw new TorporError('vmm_failed', 'The state is damaged.');
+      }
+      await this.#pages.fill(source.memory.socketPath, spec.memoryFile, spec.memoryMiB);
+      const vm = await this.#spawn(spec);
+      this.stopped.add(vm.description.pid);
+      this.afterStart(vm);
+      return vm;
+    });
+  }
+
+  async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
+    return isProcessAlive(description) ? new StubVm(this, description) : undefined;
+  }
+
+  living(): number[] {
+    return this.#children
+      .map((child) => child.pid ?? -1)
+      .filter((pid) => identifyProcess(pid) !== undefined);
+  }
+
+  killAll(): void {
+    for (const child of this.#children) child.kill('SIGKILL');
+  }
+
+  async #spawn(spec: MachineSpec): Promise<StubVm> {
+    const child = spawn('sleep', ['600'], { stdio: 'ignore' });
+    this.#children.push(child);
+    await new Promise((resolve, reject) => {
+      child.once('spawn', resolve);
+      child.once('error', reject);
+    });
+    await writeFile(spec.console.path, 'Linux boots\r\ninit: no such device\r\n');
+    const identity = identifyProcess(child.pid ?? -1);
+    if (identity === undefined) throw new Error('the process is gone');
+    return new StubVm(this, {
+      driver: 'qemu',
+      vmmVersion: '10.0.0',
+      accelerator: 'tcg',
+      ...identity,
+      spec,
+    });
+  }
+}
+
+export class StubVm implements MicroVm {
+  readonly description: MachineDescription;
+  readonly exited: Promise<ExitReport>;
+  detached = false;
+  readonly #driver: StubDriver;
+  #intended = false;
+
+  constructor(driver: StubDriver, description: MachineDescription) {
+    this.#driver = driver;
+    this.description = description;
+    this.exited = new Promise((resolve) => {
+      const timer = setInterval(() => {
+        if (isProcessAlive(description)) return;
+        clearInterval(timer);
+        resolve({
+          reason: this.#intended ? 'The machine was killed.' : 'QEMU was ended by SIGKILL.',
+          consoleTail: ['Linux boots', 'init: no such device'],
+        });
+      }, 5);
+      timer.unref();
+    });
+  }
+
+  kill(): Promise<void> {
+    return point('kill the VMM', 'call', async () => {
+      this.#intended = true;
+      await this.#driver.beforeKill(this);
+      this.die();
+      await this.exited;
+    });
+  }
+
+  /** What happens to a VMM from outside. */
+  die(): void {
+    signalProcess(this.description, 'SIGKILL');
+  }
+
+  stop(): Promise<void> {
+    return this.kill();
+  }
+
+  readConsole(): Promise<Buffer> {
+    return readFile(this.description.spec.console.path);
+  }
+
+  async detach(): Promise<void> {
+    this.detached = true;
+  }
+
+  pause(): Promise<void> {
+    return this.#ask('stop the vCPUs', async () => {
+      this.#driver.stopped.add(this.description.pid);
+    });
+  }
+
+  resume(): Promise<void> {
+    return this.#ask('start the vCPUs', async () => {
+      this.#driver.stopped.delete(this.description.pid);
+    });
+  }
+
+  saveState(path: string): Promise<void> {
+    return this.#ask('save the state', async () => {
+      await this.#driver.beforeSave(this);
+      await writeFile(path, `state of ${this.description.pid}`, { flag: 'wx' });
+    });
+  }
+
+  #ask(what: string, action: () => Promise<void>): Promise<void> {
+    return point(what, 'call', async () => {
+      if (!isProcessAlive(this.description)) {
+        throw new TorporError('vmm_failed', 'The VMM does not answer.');
+      }
+      await action();
+    });
+  }
+}
+
+interface Served {
+  readonly request: PageServerRequest;
+  onFailure: (reason: string) => void;
+}
+
+/** A pager that outlives agents, as the real one does. */
+export class StubPages implements Pages {
+  readonly #served = new Map<string, Served>();
+
+  serve(request: PageServerRequest, onFailure: (reason: string) => void): Promise<void> {
+    return point('serve memory', 'call', async () => {
+      this.#served.set(request.vm, { request, onFailure });
+    });
+  }
+
+  adopt(vm: string, onFailure: (reason: string) => void): Promise<void> {
+    return point('adopt memory', 'call', async () => {
+      const served = this.#served.get(vm);
+      if (served === undefined) {
+        throw new TorporError('vmm_failed', 'The page server that held its memory has ended.');
+      }
+      served.onFailure = onFailure;
+    });
+  }
+
+  async describe(): Promise<undefined> {
+    return undefined;
+  }
+
+  release(vm: string): Promise<void> {
+    return point('let go of memory', 'call', async () => void this.#served.delete(vm));
+  }
+
+  /** The pager's process ends. */
+  die(): void {
+    const served = [...this.#served.values()];
+    this.#served.clear();
+    for (const { onFailure } of served) onFailure('The page server ended.');
+  }
+
+  /** Writes the memory that a VMM sees that connects to this socket. */
+  async fill(socketPath: string, memoryFile: string, memoryMiB: number): Promise<void> {
+    const served = [...this.#served.values()].find(
+      (each) => each.request.socketPath === socketPath,
+    );
+    if (served === undefined) throw new TorporError('vmm_failed', 'No pager listens.');
+    const { headerPath, diffPaths } = served.request;
+    const { mapping } = parseMemoryHeader(await readFile(headerPath), { path: headerPath });
+    await using memory = await open(memoryFile, 'wx');
+    await memory.truncate(memoryMiB * 2 ** 20);
+    for (let run = 0; run < mapping.runCount; run++) {
+      const build = mapping.buildOf(run);
+      if (build === ZERO_INDEX) continue;
+      const path = diffPaths[mapping.builds[build] ?? ''];
+      if (path === undefined) throw new TorporError('vmm_failed', 'A diff file is not named.');
+      await using diff = await open(path);
+      const bytes = Buffer.alloc((mapping.endOf(run) - mapping.startOf(run)) * BLOCK_SIZE);
+      const { bytesRead } = await diff.read(
+        bytes,
+        0,
+        bytes.length,
+        mapping.storageOf(run) * BLOCK_SIZE,
+      );
+      if (bytesRead < bytes.length) throw new TorporError('vmm_failed', `${path} is torn.`);
+      await memory.write(bytes, 0, bytes.length, mapping.startOf(run) * BLOCK_SIZE);
+    }
+  }
+}
