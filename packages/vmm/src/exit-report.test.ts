@@ -92,3 +92,16 @@ test('an adopted QEMU leaves no status', async () => {
   const report = await reasonFor({});
   expect(report).toEqual({ reason: 'QEMU ended; how is not known.', consoleTail: [] });
 });
+
+test("a VMM's own log has its last words, and its statuses a meaning", async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'torpor-exit-'));
+  onTestFinished(() => rm(directory, { recursive: true }));
+  const logPath = join(directory, 'log');
+  await writeFile(logPath, 'started\n\0\0shutting down\n');
+  const evidence = { vmm: 'Firecracker', end: { exitCode: 148 }, logPath };
+  const statusMeanings = { 148: ': it was refused' };
+  const { reason } = await reasonFor({ ...evidence, statusMeanings }, '', 'printed\n');
+  expect(reason).toBe(
+    'Firecracker ended with status 148: it was refused. Its last words: shutting down',
+  );
+});

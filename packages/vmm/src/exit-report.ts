@@ -13,6 +13,10 @@ export interface ExitEvidence {
   readonly shutdownReason: string | undefined;
   readonly consolePath: string;
   readonly outputPath: string;
+  /** The VMM's own log; its last line says more than that of its output. */
+  readonly logPath?: string;
+  /** What exit statuses of this VMM mean, to follow their number. */
+  readonly statusMeanings?: Readonly<Record<number, string>>;
 }
 
 const CONSOLE_TAIL_LINES = 20;
@@ -39,13 +43,16 @@ const SIGNAL_HINTS: Readonly<Record<string, string>> = {
 /** One sentence on why the VMM ended, from all that is known, and the guest's last words. */
 export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
   const lines = (await readLastLines(evidence.consolePath, SEARCHED_LINES)).map(plainText);
-  const [lastWords] = (await readLastLines(evidence.outputPath, 1)).map(plainText);
+  const { outputPath, logPath } = evidence;
+  const output = await readLastLines(outputPath, 1);
+  const log = logPath === undefined ? [] : await readLastLines(logPath, 1);
+  const lastWords = [...output, ...log].map(plainText).at(-1);
   const consoleTail = lines.slice(-CONSOLE_TAIL_LINES);
   return { reason: reasonOf(evidence, lines, lastWords), ...evidence.end, consoleTail };
 }
 
 function reasonOf(
-  { vmm, end, intended, shutdownReason }: ExitEvidence,
+  { vmm, end, intended, shutdownReason, statusMeanings }: ExitEvidence,
   lines: readonly string[],
   lastWords: string | undefined,
 ): string {
@@ -55,7 +62,8 @@ function reasonOf(
     return `${vmm} was ended by ${end.signal}${SIGNAL_HINTS[end.signal] ?? ''}.${words}`;
   }
   if (end.exitCode !== undefined && end.exitCode !== 0) {
-    return `${vmm} ended with status ${end.exitCode}.${words}`;
+    const meaning = statusMeanings?.[end.exitCode] ?? '';
+    return `${vmm} ended with status ${end.exitCode}${meaning}.${words}`;
   }
   const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(lines);
   if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;

@@ -28,6 +28,8 @@ export interface SpawnOptions {
   readonly workingDirectory?: string;
   /** Standard error is appended here, and standard output unless {@link outputFd} is given. */
   readonly outputPath: string;
+  /** A log that the VMM writes itself, kept within the same bound. */
+  readonly logPath?: string;
   /** An open file for standard output. */
   readonly outputFd?: number;
   /** A file that is opened to be read and written, and inherited as descriptor `fd`. */
@@ -52,7 +54,7 @@ export class VmmProcess {
   /** Resolves within {@link POLL_MS} and a little of the end, unless {@link unwatch} was called before. */
   readonly ended: Promise<ProcessEnd>;
   readonly #name: string;
-  readonly #outputPath: string;
+  readonly #boundedPaths: readonly string[];
   readonly #end: (end: ProcessEnd) => void;
   readonly #isChild: boolean;
   #timer: NodeJS.Timeout;
@@ -61,12 +63,12 @@ export class VmmProcess {
   private constructor(
     name: string,
     identity: ProcessIdentity,
-    outputPath: string,
+    boundedPaths: readonly string[],
     child?: ChildProcess,
   ) {
     this.#name = name;
     this.identity = identity;
-    this.#outputPath = outputPath;
+    this.#boundedPaths = boundedPaths;
     const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
     this.ended = promise;
     this.#end = (end) => {
@@ -117,7 +119,8 @@ export class VmmProcess {
     const pid = child.pid ?? -1;
     // A child that has ended already keeps its pid until its exit event, which nothing has awaited yet.
     const identity = identifyProcess(pid) ?? { pid, startTimeTicks: '0' };
-    return new VmmProcess(options.name, identity, options.outputPath, child);
+    const { name, outputPath, logPath } = options;
+    return new VmmProcess(name, identity, bounded(outputPath, logPath), child);
   }
 
   /** Watches a process that an earlier one started; undefined if it has ended. */
@@ -125,8 +128,10 @@ export class VmmProcess {
     name: string,
     identity: ProcessIdentity,
     outputPath: string,
+    logPath?: string,
   ): VmmProcess | undefined {
-    return isProcessAlive(identity) ? new VmmProcess(name, identity, outputPath) : undefined;
+    if (!isProcessAlive(identity)) return undefined;
+    return new VmmProcess(name, identity, bounded(outputPath, logPath));
   }
 
   get status(): ProcessEnd | undefined {
@@ -136,7 +141,9 @@ export class VmmProcess {
   /** Looks whether the process still runs. */
   check(): void {
     if (!this.#isChild && !isProcessAlive(this.identity)) this.#end({});
-    boundFile(this.#outputPath, MAX_OUTPUT_BYTES).catch(() => undefined);
+    for (const path of this.#boundedPaths) {
+      boundFile(path, MAX_OUTPUT_BYTES).catch(() => undefined);
+    }
   }
 
   /** Ends the process at once and waits for its end. Throws `vmm_failed` if it does not end. */
@@ -170,7 +177,11 @@ export class VmmProcess {
   }
 }
 
-/** Empties a file that has grown too long; its writer appends, and so begins anew. */
+function bounded(outputPath: string, logPath: string | undefined): string[] {
+  return logPath === undefined ? [outputPath] : [outputPath, logPath];
+}
+
+/** Empties a file that has grown too long. A writer that appends begins anew, any other leaves a hole. */
 async function boundFile(path: string, maxBytes: number): Promise<void> {
   const { size } = await stat(path);
   if (size > maxBytes) await truncate(path, 0);

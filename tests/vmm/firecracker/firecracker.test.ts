@@ -53,7 +53,7 @@ async function networkOf(tapDevice: string) {
 
 /** Everything that a failed start might leave in the run directory, beside its logs and the drives. */
 async function remains(spec: MachineSpec): Promise<string[]> {
-  const expected = ['base.img', 'upper.img', 'console.log', 'firecracker.log'];
+  const expected = ['base.img', 'upper.img', 'console.log', 'firecracker.err', 'firecracker.log'];
   const files = (await readdir(spec.runDirectory)).filter((name) => !expected.includes(name));
   return [...files, ...(await bench.leftovers(spec))];
 }
@@ -422,7 +422,7 @@ describe('a snapshot', () => {
     expect(await vm.exited).toMatchObject({
       exitCode: 148,
       reason: expect.stringMatching(
-        /status 148\. Its last words: .*dying at PUT \/snapshot\/create/,
+        /status 148: it made a system call that its filter forbids\. Its last words: .*dying at PUT \/snapshot\/create/,
       ),
     });
     await expect(stat(paths.statePath)).rejects.toThrow('ENOENT');

@@ -66,7 +66,8 @@ export class FirecrackerDriver implements VmmDriver {
   async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
     const { spec, pid, startTimeTicks } = description;
     const layout = machineLayout(spec.runDirectory);
-    const process = VmmProcess.adopt(NAME, { pid, startTimeTicks }, layout.output);
+    const identity = { pid, startTimeTicks };
+    const process = VmmProcess.adopt(NAME, identity, layout.output, layout.log);
     if (process === undefined) return undefined;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => process.unwatch());
@@ -141,6 +142,7 @@ export class FirecrackerDriver implements VmmDriver {
       ...command,
       workingDirectory: root,
       outputPath: layout.output,
+      logPath: layout.log,
       outputFd: output.fd,
     });
   }
@@ -203,7 +205,14 @@ async function explained(
   if (error instanceof TorporError && error.cause instanceof FirecrackerFault) return error;
   if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
     return error;
-  const words = (await readLastLines(layout.output, 3)).join(' ').replace(/\p{Cc}+/gu, ' ');
+  const lines = [
+    ...(await readLastLines(layout.output, 3)),
+    ...(await readLastLines(layout.log, 1)),
+  ];
+  const words = lines
+    .join(' ')
+    .replace(/\p{Cc}+/gu, ' ')
+    .trim();
   const what = `Firecracker ended while it started: ${words === '' ? 'it did not say why' : words}.`;
   return new TorporError('vmm_failed', what, { cause: error });
 }

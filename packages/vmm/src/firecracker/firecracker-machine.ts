@@ -35,6 +35,15 @@ export interface FirecrackerMachineParts {
   readonly release: () => Promise<void>;
 }
 
+/** Of `FcExitCode`, src/vmm/src/lib.rs of Firecracker: what it makes of deadly signals. */
+const STATUS_MEANINGS: Readonly<Record<number, string>> = {
+  148: ': it made a system call that its filter forbids',
+  149: ': memory of its guest could not be had',
+  150: ': it crashed',
+  151: ': it wrote more to a file than it may',
+  157: ': it crashed',
+};
+
 /** How long the console's last bytes may take to reach the log after Firecracker has ended. */
 const CONSOLE_DRAIN_MS = 500;
 
@@ -165,6 +174,8 @@ export class FirecrackerMachine implements MicroVm {
         shutdownReason: this.#shutdownReason(end),
         consolePath: spec.console.path,
         outputPath: this.#layout.output,
+        logPath: this.#layout.log,
+        statusMeanings: STATUS_MEANINGS,
       });
     } catch (error) {
       const reason = `Firecracker ended; how is not known: ${TorporError.from(error).message}`;

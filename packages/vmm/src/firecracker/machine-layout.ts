@@ -43,8 +43,10 @@ export interface MachineLayout {
   readonly control: string;
   /** A named pipe: Firecracker's standard output, which is the serial console. */
   readonly console: string;
-  /** Firecracker's log and standard error, bounded; it stays when Firecracker has ended. */
+  /** Standard error of Firecracker and of what starts it, bounded; it stays when Firecracker has ended. */
   readonly output: string;
+  /** Firecracker's own log, likewise. */
+  readonly log: string;
   readonly snapshotDirectory: string;
   readonly snapshotState: string;
   readonly snapshotMemory: string;
@@ -62,7 +64,8 @@ export function machineLayout(runDirectory: string): MachineLayout {
     controlDirectory,
     control: join(controlDirectory, 'api.sock'),
     console: join(runDirectory, 'console.pipe'),
-    output: join(runDirectory, 'firecracker.log'),
+    output: join(runDirectory, 'firecracker.err'),
+    log: join(runDirectory, 'firecracker.log'),
     snapshotDirectory,
     snapshotState: join(snapshotDirectory, 'state'),
     snapshotMemory: join(snapshotDirectory, 'memory'),

@@ -27,8 +27,7 @@ export async function makeRoot(
     await mkdir(directory, { mode: 0o700 });
     await give(directory, spec.user);
   }
-  await writeFile(layout.output, '', { flag: 'a', mode: 0o600 });
-  await give(layout.output, spec.user);
+  await writeFile(layout.log, '', { flag: 'a', mode: 0o600 });
   await mkdir(root, { recursive: true });
   for (const name of ['drives', 'loaded', 'devices']) await mkdir(join(root, name));
   if (source !== undefined) {
@@ -86,7 +85,7 @@ function bound(
 ): Bound[] {
   const { controlDirectory, snapshotDirectory } = INSIDE;
   return [
-    { path: layout.output, inside: INSIDE.log, readOnly: false },
+    { path: layout.log, inside: INSIDE.log, readOnly: false },
     ...[
       { path: layout.controlDirectory, inside: controlDirectory },
       { path: layout.snapshotDirectory, inside: snapshotDirectory },
