@@ -22,7 +22,7 @@ export function describeGuest(targetOf: TargetSource): void {
     it('is spared where programs are not', async () => {
       const score = (pid: string) => output(`cat /proc/${pid}/oom_score_adj`);
       // The child of tini: tini's own arguments name envd too.
-      const daemon = await output("ps -eo pid,ppid,args | awk '$2 == 1 && /envd.mjs/ {print $1}'");
+      const daemon = await output("ps -eo pid,ppid,args | awk '$2 == 1 && /start.cjs/ {print $1}'");
       expect(await score(daemon)).toBe('-1000');
       expect(await score('self')).toBe('100');
       expect(Number(await output(`ps -o ni= -p ${daemon}`))).toBeLessThan(0);

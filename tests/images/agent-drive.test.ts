@@ -43,10 +43,18 @@ test('Node runs, and knows where it is', async () => {
 test('the compiled modules find their libraries', async () => {
   const script = `
     const { createRequire } = require('node:module');
-    const load = createRequire('/.torpor/envd/envd.mjs');
+    const load = createRequire('/.torpor/envd/start.cjs');
     const libc = load('koffi').load('libc.so.6');
     console.log(libc.func('int getpid()')() === process.pid, typeof load('@lydell/node-pty').spawn);`;
   expect(await chroot('/.torpor/bin/node', '-e', script)).toBe('true function\n');
+});
+
+test("the drive's Node takes the bytecode of envd that was made with the drive", async () => {
+  const script = `
+    const { loadBundle } = require('/.torpor/envd/load-bundle.cjs');
+    const { envd, script } = loadBundle('/.torpor/envd');
+    console.log(typeof envd.runDaemon, script.cachedDataRejected);`;
+  expect(await chroot('/.torpor/bin/node', '-e', script)).toBe('function false\n');
 });
 
 test('tini and setpriv run', async () => {

@@ -1,54 +1,6 @@
-import { parseArgs } from 'node:util';
-import { startEnvd } from './server.ts';
+import { runDaemon } from './daemon.ts';
 
-/** The address of every guest; GUEST.address, not imported to keep the start short. */
-const GUEST_ADDRESS = '169.254.0.21';
-
-const USAGE = `envd: the daemon in the guest
-
-  --host ADDRESS      address to listen on (0.0.0.0)
-  --port PORT         port to listen on (49983)
-  --user NAME         account of requests that name none (root)
-  --guest             this is a guest's daemon: /init may set clock, host name and
-                      random generator, and the daemon shields itself from hogs
-  --no-forwarder      do not make loopback servers reachable
-`;
-
-/** A function, since a bundle in CommonJS form (which starts faster) knows no await at its top. */
-async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      host: { type: 'string', default: '0.0.0.0' },
-      port: { type: 'string', default: '49983' },
-      user: { type: 'string', default: 'root' },
-      guest: { type: 'boolean', default: false },
-      'no-forwarder': { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (values.help) {
-    process.stdout.write(USAGE);
-    return;
-  }
-  const { guest } = values;
-  // A defect in one request must not take the guest's only daemon along.
-  process.on('uncaughtException', (error) => console.error('envd:', error));
-  process.on('unhandledRejection', (error) => console.error('envd:', error));
-  const envd = await startEnvd({
-    host: values.host,
-    port: Number(values.port),
-    defaultUser: values.user,
-    systemInit: guest,
-    protect: guest,
-    ...(guest && !values['no-forwarder'] ? { forwardTo: GUEST_ADDRESS } : {}),
-  });
-  console.error(`envd: listening on ${values.host}:${envd.port}`);
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.once(signal, () => void envd.close().then(() => process.exit(0)));
-  }
-}
-
-main().catch((error: unknown) => {
+runDaemon(process.argv.slice(2)).catch((error: unknown) => {
   console.error('envd:', error);
   process.exit(1);
 });

@@ -37,6 +37,8 @@ export interface Envd extends AsyncDisposable {
 /** Longer than the proxy in front keeps an idle connection, so that it is never we who close first. */
 const IDLE_TIMEOUT_MS = 640_000;
 const DEFAULT_PORT = 49983;
+/** A client whose machine vanished is noticed by TCP, so that its streams do not last for ever. */
+const SOCKET_OPTIONS = { keepAlive: true, keepAliveInitialDelay: 60_000 };
 
 /**
  * Starts envd. Resolves when `/health` answers; everything else is loaded behind
@@ -49,7 +51,7 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
     services ??= import('./services.ts').then(({ Services }) => new Services(options));
     return services;
   };
-  const server = createServer((request, response) => {
+  const server = createServer(SOCKET_OPTIONS, (request, response) => {
     if (handleCors(request, response)) return;
     if (isHealthCheck(request)) return answerHealth(response);
     loadServices().then(

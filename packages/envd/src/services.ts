@@ -1,11 +1,12 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { compressionBrotli, compressionGzip } from '@connectrpc/connect-node';
 import { envdProcess } from '@torpor/protocol';
 import { EnvdContext } from './context.ts';
 import { DaemonProtection } from './daemon-protection.ts';
 import { handleFiles } from './files/index.ts';
 import { registerFilesystem } from './filesystem/index.ts';
 import { sendError, sendJson } from './http/answer.ts';
+import { rpcHandler } from './http/rpc-handler.ts';
 import { GuestSystem } from './init/guest-system.ts';
 import { InitHandler } from './init/handler.ts';
 import { Metrics } from './metrics.ts';
@@ -42,16 +43,17 @@ export class Services {
       launcher: new Launcher(options.protect ? DaemonProtection.enable() : undefined),
       searchPath: options.searchPath ?? DEFAULT_SEARCH_PATH,
     });
-    this.#rpc = connectNodeAdapter({
+    this.#rpc = rpcHandler({
       routes: (router) => {
         router.service(envdProcess.Process, processService(this.#context, this.#processes));
         registerFilesystem(router, this.#context);
       },
+      acceptCompression: [compressionGzip, compressionBrotli],
       readMaxBytes: MAX_MESSAGE_BYTES,
       // The client is on the same machine: compressing would only cost time.
       compressMinBytes: Number.MAX_SAFE_INTEGER,
-      fallback: (_request, response) => sendError(response as ServerResponse, 404, 'not found'),
-    }) as RequestHandler;
+      fallback: (_request, response) => sendError(response, 404, 'not found'),
+    });
   }
 
   handle(request: IncomingMessage, response: ServerResponse): void {

@@ -4,6 +4,20 @@ export interface KernelArgumentOptions {
 }
 
 /**
+ * Parts of the kernel whose start computes for long under emulation and that a
+ * sandbox has no use for: the jitter generator's self-test (an entropy source of the
+ * crypto API, not of /dev/random), the keys for signatures of modules (ours come
+ * unsigned in the initramfs, from the same place as the kernel), encrypted keys of
+ * keyctl(2), and the self-test of a key derivation.
+ */
+const SKIPPED_INITCALLS = [
+  'jent_mod_init',
+  'load_system_certificate_list',
+  'init_encrypted',
+  'crypto_kdf108_init',
+];
+
+/**
  * What a guest that starts with our initramfs needs on its kernel command line.
  * The driver adds what belongs to the machine: console, reboot and panic.
  */
@@ -15,5 +29,8 @@ export function kernelArguments(options: KernelArgumentOptions = {}): readonly s
     // The kernel names the only interface eth0 by itself; there is no udev that could rename it.
     'net.ifnames=0',
     '8250.nr_uarts=1',
+    // Testing every cipher at boot is for kernels that are being developed.
+    'cryptomgr.notests=1',
+    `initcall_blacklist=${SKIPPED_INITCALLS.join(',')}`,
   ];
 }

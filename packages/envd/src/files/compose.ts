@@ -2,7 +2,7 @@ import type { Stats } from 'node:fs';
 import { open, rm, stat } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { basename } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { EnvdContext } from '../context.ts';
 import { isMissing } from '../filesystem/errors.ts';
 import { sendJson } from '../http/answer.ts';

@@ -4,6 +4,9 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { type Forwarder, startForwarder } from './forwarder.ts';
 import { parseListening } from './proc-net-tcp.ts';
 
+/** A loaded machine may take longer than the second that is given by default. */
+const PATIENCE = { timeout: 20_000 };
+
 /** Stands for the guest's address: loopback, but not the one that the servers listen on. */
 const GUEST = '127.77.0.21';
 
@@ -49,18 +52,18 @@ describe('the port forwarder', () => {
   it.each(['127.0.0.1', '::1'])('makes a server on %s reachable until it is gone', async (host) => {
     const port = await serve(host);
     start();
-    await expect.poll(() => answers(port)).toBe(true);
+    await expect.poll(() => answers(port), PATIENCE).toBe(true);
     const body = 'x'.repeat(3_000_000);
     const response = await fetch(`http://${GUEST}:${port}/`, { method: 'POST', body });
     expect(await response.text()).toBe(body);
     await Promise.all(servers.splice(0).map(close));
-    await expect.poll(() => answers(port)).toBe(false);
+    await expect.poll(() => answers(port), PATIENCE).toBe(false);
   });
 
   it('forwards servers that start later', async () => {
     start();
     const port = await serve('127.0.0.1');
-    await expect.poll(() => answers(port)).toBe(true);
+    await expect.poll(() => answers(port), PATIENCE).toBe(true);
   });
 
   it('leaves excluded ports alone, and those that are served on every address', async () => {
@@ -68,7 +71,7 @@ describe('the port forwarder', () => {
     const everywhere = await serve('0.0.0.0');
     const marker = await serve('127.0.0.1');
     start([excluded]);
-    await expect.poll(() => answers(marker)).toBe(true);
+    await expect.poll(() => answers(marker), PATIENCE).toBe(true);
     expect(await answers(excluded)).toBe(false);
     const response = await fetch(`http://${GUEST}:${everywhere}/`, {
       method: 'POST',

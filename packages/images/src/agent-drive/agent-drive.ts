@@ -1,5 +1,6 @@
 import { chmod, copyFile, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { runCommand } from '@torpor/linux';
 import { computeKey, ensureArtifact, hashFile } from '../cache/artifact-cache.ts';
 import { toImageError } from '../cache/image-error.ts';
@@ -19,12 +20,19 @@ import { AGENT_DIRECTORY } from './layout.ts';
 import { collectLibraries, LOADER } from './libraries.ts';
 
 /** Raised when the layout of the drive changes. */
-const RECIPE = 1;
+const RECIPE = 2;
 
 /** Programs of the host that go onto the drive beside Node. */
 const HOST_PROGRAMS = ['tini', 'setpriv'];
 
 const IMAGE_NAME = 'agent.ext4';
+
+/** Copied onto the drive: they start envd with its bytecode. */
+const STARTER = fileURLToPath(new URL('start.cjs', import.meta.url));
+const LOADER_OF_BUNDLE = fileURLToPath(new URL('load-bundle.cjs', import.meta.url));
+/** Run here, on the Node of the drive: makes the bytecode. */
+const RECORDER = fileURLToPath(new URL('record-code-cache.cjs', import.meta.url));
+const RECORD_TIMEOUT_MS = 120_000;
 
 export interface AgentDrive {
   readonly key: string;
@@ -70,6 +78,7 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
     nodeSize: (await stat(nodePath)).size,
     nativeModules: await nativePackageVersions(),
     envd: bundle.sha256,
+    starter: await hashAll([STARTER, LOADER_OF_BUNDLE, RECORDER]),
     programs: await hashAll(programs),
     libraries: await hashAll([...libraries.values()]),
   });
@@ -81,8 +90,9 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
       const tree = join(staging, 'tree');
       const home = join(tree, 'root', AGENT_DIRECTORY);
       await mkdir(join(home, 'envd'), { recursive: true });
-      await writeFile(join(home, 'envd', 'envd.mjs'), bundle.code);
+      await writeFile(join(home, 'envd', 'envd.cjs'), bundle.code);
       await copyNativePackages(join(home, 'envd'));
+      await addCodeCache(join(home, 'envd'), nodePath);
       await copyPrograms([nodePath, ...programs], join(home, 'bin'));
       await copyLibraries(libraries, join(home, 'lib'));
       await normalizeTimes(tree);
@@ -93,6 +103,20 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
     onWait: () => report('waiting for another process that makes it'),
   });
   return { key, path: join(artifact, IMAGE_NAME), envdVersion, nodeVersion };
+}
+
+/**
+ * Adds the bytecode of envd and what loads it. V8 takes bytecode back only with the
+ * version and the flags it was made with, whatever the processor; so Node makes it
+ * without the options of our environment.
+ */
+async function addCodeCache(directory: string, nodePath: string): Promise<void> {
+  for (const path of [STARTER, LOADER_OF_BUNDLE])
+    await copyFile(path, join(directory, basename(path)));
+  await runCommand(nodePath, [RECORDER, directory], {
+    env: { PATH: process.env.PATH ?? '' },
+    timeoutMs: RECORD_TIMEOUT_MS,
+  });
 }
 
 /** Copies programs, drops their symbols, and points them to the loader and the libraries on the drive. */

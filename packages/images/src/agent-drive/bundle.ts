@@ -6,8 +6,8 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { z } from 'zod';
 
-/** The envd of this checkout. A path, not an import: nothing here runs it. */
-export const ENVD_ENTRY = fileURLToPath(new URL('../../../envd/src/main.ts', import.meta.url));
+/** The envd of this checkout, a module that exports `runDaemon(args)`. A path, not an import: nothing here runs it. */
+export const ENVD_ENTRY = fileURLToPath(new URL('../../../envd/src/daemon.ts', import.meta.url));
 
 /** Packages with compiled parts, which cannot be bundled, and the files that they need at run time. */
 const NATIVE_PACKAGES = [
@@ -30,22 +30,27 @@ export interface EnvdBundle {
   readonly sha256: string;
 }
 
-/** envd and all its JavaScript dependencies as one ECMAScript module. */
+/**
+ * envd and all its JavaScript dependencies as one script, whose value is a function
+ * `(exports, require, module)`. CommonJS, because Node loads much more of itself
+ * for an ECMAScript module; a plain script, because V8 can keep its bytecode.
+ */
 export async function bundleEnvd(entry: string): Promise<EnvdBundle> {
   const result = await build({
     entryPoints: [entry],
     bundle: true,
     platform: 'node',
-    format: 'esm',
+    format: 'cjs',
     target: 'node26',
+    charset: 'ascii',
+    // What is imported late is in the bundle or a compiled package: require() will do.
+    supported: { 'dynamic-import': false },
     minifySyntax: true,
     minifyWhitespace: true,
     legalComments: 'none',
     external: NATIVE_PACKAGES.map(({ name }) => name),
-    // Bundled CommonJS modules ask for built-in modules with require().
-    banner: {
-      js: "import{createRequire as __createRequire}from'node:module';const require=__createRequire(import.meta.url);",
-    },
+    banner: { js: '(function(exports,require,module){' },
+    footer: { js: '})' },
     write: false,
     logLevel: 'silent',
   });

@@ -10,7 +10,7 @@ export function agentCommand(): readonly string[] {
     `${AGENT_DIRECTORY}/bin/tini`,
     '--',
     `${AGENT_DIRECTORY}/bin/node`,
-    `${AGENT_DIRECTORY}/envd/envd.mjs`,
+    `${AGENT_DIRECTORY}/envd/start.cjs`,
     '--guest',
   ];
 }

@@ -4,6 +4,11 @@ import { AGENT_DIRECTORY, agentCommand } from '../agent-drive/layout.ts';
 /** How long the guest waits for each of its drives: far beyond any boot that works. */
 const DRIVE_TIMEOUT_SECONDS = 15;
 
+/** The kernel's 128 are used up by a few watching tools at once; as systemd and container hosts set it. */
+const INOTIFY_INSTANCES = 1024;
+/** The kernel derives its own from the memory: few for the sources of one project in a small guest. A watch costs 1 KB. */
+const INOTIFY_WATCHES = 524_288;
+
 /**
  * The program with which the guest starts, run by busybox's shell. It puts the
  * root file system together (DESIGN §4) and hands over to tini, which runs envd:
@@ -81,6 +86,8 @@ say "root"
 
 echo sandbox >/root/proc/sys/kernel/hostname
 echo "0 2147483647" >/root/proc/sys/net/ipv4/ping_group_range
+echo ${INOTIFY_INSTANCES} >/root/proc/sys/fs/inotify/max_user_instances
+echo ${INOTIFY_WATCHES} >/root/proc/sys/fs/inotify/max_user_watches
 ifconfig lo 127.0.0.1 up || fail "the loopback interface cannot be configured"
 if [ -d /root/sys/class/net/${GUEST.interfaceName} ]; then
 	echo 1 >/root/proc/sys/net/ipv6/conf/${GUEST.interfaceName}/disable_ipv6

@@ -8,9 +8,10 @@ import type { OnProgress } from '../progress.ts';
 import { findProgram } from '../required-tools.ts';
 import { type CpioEntry, writeCpio } from './cpio.ts';
 import { initScript } from './init-script.ts';
+import { withoutSignature } from './module-signature.ts';
 
 /** Raised when the layout of the archive changes. */
-const RECIPE = 1;
+const RECIPE = 2;
 
 /** What /init calls. Each becomes a link to busybox. */
 const APPLETS = [
@@ -83,7 +84,7 @@ async function collectEntries(
     async (path): Promise<CpioEntry> => ({
       kind: 'file',
       path: `modules/${basename(path)}`,
-      data: await readFile(path),
+      data: withoutSignature(await readFile(path)),
     }),
   );
   return [

@@ -1,0 +1,43 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import {
+  type ConnectRouter,
+  type ConnectRouterOptions,
+  createConnectRouter,
+} from '@connectrpc/connect';
+import {
+  universalRequestFromNodeRequest,
+  universalResponseToNodeResponse,
+} from '@connectrpc/connect-node';
+
+export interface RpcHandlerOptions extends ConnectRouterOptions {
+  readonly routes: (router: ConnectRouter) => void;
+  /** Answers requests for paths that are no method's. */
+  readonly fallback: (request: IncomingMessage, response: ServerResponse) => void;
+}
+
+/**
+ * A request handler for the methods of a router, like `connectNodeAdapter`, except
+ * that a client which leaves in the middle of an answer is no failure to report:
+ * that is how every watcher and terminal ends.
+ */
+export function rpcHandler(
+  options: RpcHandlerOptions,
+): (request: IncomingMessage, response: ServerResponse) => void {
+  const { routes, fallback, ...routerOptions } = options;
+  const router = createConnectRouter(routerOptions);
+  routes(router);
+  // Node loads its web API at the first use. Better now than in the first call of every restored guest.
+  void new Headers();
+  const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  return (request, response) => {
+    const handler = handlers.get(request.url?.split('?', 1)[0] ?? '');
+    if (handler === undefined) return fallback(request, response);
+    handler(universalRequestFromNodeRequest(request, response, undefined, undefined))
+      .then((answer) => universalResponseToNodeResponse(answer, response))
+      .catch((error: unknown) => {
+        if (response.destroyed) return;
+        console.error(`envd: ${handler.service.typeName}/${handler.method.name} failed:`, error);
+        response.destroy();
+      });
+  };
+}
