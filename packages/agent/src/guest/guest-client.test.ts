@@ -126,7 +126,7 @@ test.each([
   });
   const error = await read(guest).catch((reason: unknown) => reason);
   expect(error).toMatchObject({ code });
-  if (code !== 'guest_unreachable') expect(error).toMatchObject({ message: 'so it is' });
+  if (code !== 'guest_unreachable') expect(error).toMatchObject({ message: 'So it is.' });
 });
 
 test('a user that the guest does not know is the fault of who named it', async () => {
@@ -153,7 +153,7 @@ test('an upload that the guest refuses stops where it is', async () => {
   }
   await expect(guest.writeFile({ path: '/x' }, endless())).rejects.toMatchObject({
     code: 'disk_full',
-    message: 'no space left',
+    message: 'No space left.',
   });
   expect(sent).toBeLessThan(100 * 1024 * 1024);
 });

@@ -76,10 +76,15 @@ export function fromGuestStatus(status: number, body: string, call: GuestCall): 
 
 function guestError(code: ErrorCode, message: string, cause: unknown): TorporError {
   const remedy = GUEST_REMEDIES[code];
-  return new TorporError(code, message, {
+  return new TorporError(code, asSentence(message), {
     ...(remedy === undefined ? {} : { remedy }),
     ...(cause === undefined ? {} : { cause }),
   });
+}
+
+/** The wire of E2B has phrases, `path '/x' does not exist`; people get sentences. */
+function asSentence(phrase: string): string {
+  return `${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}${/[.!?]$/.test(phrase) ? '' : '.'}`;
 }
 
 /** envd answers so for a user that does not exist, and for a token that is not its own. */

@@ -85,7 +85,7 @@ describe('exec', () => {
   });
 
   test.each([
-    [{}, 'cmd'],
+    [{}, 'cmd: is required'],
     [{ cmd: '' }, 'cmd'],
     [{ cmd: 'a\0b' }, 'cmd'],
     [{ cmd: 'true', user: 'a b' }, 'user'],

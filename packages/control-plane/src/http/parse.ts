@@ -26,7 +26,9 @@ function describeIssue(issue: z.core.$ZodIssue): string {
     const inside = path === '' ? '' : ` in ${path}`;
     return `unknown field${names.length > 1 ? 's' : ''} ${names.join(', ')}${inside}`;
   }
-  const message = issue.message.replace(/^Invalid input: /, '');
+  const message = issue.message
+    .replace(/^Invalid input: /, '')
+    .replace(/^expected .*, received undefined$/, 'is required');
   return path === '' ? message : `${path}: ${message}`;
 }
 
