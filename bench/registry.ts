@@ -1,6 +1,9 @@
+import { boot } from './boot/boot.ts';
 import { exec } from './exec/exec.ts';
 import { files } from './files/files.ts';
 import type { Benchmark } from './harness/benchmark.ts';
+import { idleMemory } from './idle-memory/idle-memory.ts';
+import { pageFaults } from './page-faults/page-faults.ts';
 
 /** All benchmarks, in the order of the report. */
-export const BENCHMARKS: readonly Benchmark[] = [exec, files];
+export const BENCHMARKS: readonly Benchmark[] = [exec, files, boot, idleMemory, pageFaults];

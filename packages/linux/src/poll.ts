@@ -18,27 +18,35 @@ const ENTRY_BYTES = 8;
 
 /**
  * The file descriptors that a thread waits for, with ppoll(2). Waiting blocks the
- * thread: it is meant for worker threads that do nothing else.
+ * thread: it is meant for worker threads that do nothing else. What is waited for
+ * stays until {@link clear}, and waiting does not allocate.
  */
 export class PollSet {
-  #entries = new DataView(new ArrayBuffer(16 * ENTRY_BYTES));
+  #bytes = new Uint8Array(16 * ENTRY_BYTES);
+  #entries = new DataView(this.#bytes.buffer);
   #count = 0;
+  /** Index of each descriptor's entry; undefined: not waited for. */
+  #indexes: (number | undefined)[] = [];
+  readonly #timeout = new BigInt64Array(2);
 
   clear(): void {
     this.#count = 0;
+    this.#indexes = [];
   }
 
   /** Waits for input on `fd` too; answers its index for {@link events}. */
   add(fd: number): number {
     const index = this.#count++;
-    if (this.#count * ENTRY_BYTES > this.#entries.byteLength) {
-      const larger = new Uint8Array(this.#entries.byteLength * 2);
-      larger.set(new Uint8Array(this.#entries.buffer));
+    if (this.#count * ENTRY_BYTES > this.#bytes.byteLength) {
+      const larger = new Uint8Array(this.#bytes.byteLength * 2);
+      larger.set(this.#bytes);
+      this.#bytes = larger;
       this.#entries = new DataView(larger.buffer);
     }
     this.#entries.setInt32(index * ENTRY_BYTES, fd, true);
     this.#entries.setInt16(index * ENTRY_BYTES + 4, POLL.IN, true);
     this.#entries.setInt16(index * ENTRY_BYTES + 6, 0, true);
+    this.#indexes[fd] = index;
     return index;
   }
 
@@ -47,17 +55,32 @@ export class PollSet {
    * (undefined: for ever). Answers how many descriptors have events.
    */
   wait(timeoutMs?: number): number {
-    const entries = new Uint8Array(this.#entries.buffer);
-    const timeout = timeoutMs === undefined ? null : timespec(timeoutMs);
-    return checked(
-      'ppoll',
-      retryOnSignal(() => ppoll(entries, this.#count, timeout, null)),
-    );
+    const timeout = timeoutMs === undefined ? null : this.#timespec(timeoutMs);
+    for (;;) {
+      const result: number = ppoll(this.#bytes, this.#count, timeout, null);
+      if (result >= 0) return result;
+      // A signal is no answer.
+      if (koffi.errno() !== constants.errno.EINTR) return checked('ppoll', result);
+    }
   }
 
   /** Bits of {@link POLL}. */
   events(index: number): number {
     return this.#entries.getInt16(index * ENTRY_BYTES + 6, true);
+  }
+
+  /** Whether the last wait found events of `fd`; false if it is not waited for. */
+  isReady(fd: number): boolean {
+    const index = this.#indexes[fd];
+    return index !== undefined && this.events(index) !== 0;
+  }
+
+  /** struct timespec: seconds and nanoseconds, 8 bytes each. */
+  #timespec(milliseconds: number): BigInt64Array {
+    const nanoseconds = Math.round(milliseconds * 1e6);
+    this.#timeout[0] = BigInt(Math.floor(nanoseconds / 1e9));
+    this.#timeout[1] = BigInt(nanoseconds % 1e9);
+    return this.#timeout;
   }
 }
 
@@ -92,18 +115,4 @@ export function notifyFd(fd: number): void {
 /** Closes a descriptor that a foreign call made. */
 export function closeFd(fd: number): void {
   close(fd);
-}
-
-/** struct timespec: seconds and nanoseconds, 8 bytes each. */
-function timespec(milliseconds: number): BigInt64Array {
-  const nanoseconds = BigInt(Math.round(milliseconds * 1e6));
-  return BigInt64Array.of(nanoseconds / 1_000_000_000n, nanoseconds % 1_000_000_000n);
-}
-
-/** EINTR is no answer. */
-function retryOnSignal(call: () => number): number {
-  for (;;) {
-    const result = call();
-    if (result >= 0 || koffi.errno() !== constants.errno.EINTR) return result;
-  }
 }

@@ -10,7 +10,8 @@ import { checked, libc, SystemError } from './libc.ts';
  */
 
 const ioctl = libc.func('int ioctl(int fd, unsigned long request, void *argument)');
-const read = libc.func('intptr_t read(int fd, void *buffer, size_t length)');
+// Of a length that fits an int: converting the result costs less.
+const read = libc.func('int read(int fd, void *buffer, size_t length)');
 const syscall = libc.func('long syscall(long number, int flags)');
 
 // Request numbers and structures: linux/userfaultfd.h.
@@ -44,7 +45,7 @@ export class UffdEvents {
 
   /** How many events were read: 0 when none waits, {@link UFFD_GONE} when the descriptor is dead. */
   read(fd: number): number {
-    const bytes = Number(read(fd, this.#words, this.#words.byteLength));
+    const bytes: number = read(fd, this.#words, this.#words.byteLength);
     if (bytes >= 0) return bytes === 0 ? UFFD_GONE : bytes / MESSAGE_BYTES;
     const errno = koffi.errno();
     if (errno === constants.errno.EAGAIN || errno === constants.errno.EINTR) return 0;
@@ -183,6 +184,7 @@ export function uffdRegister(fd: number, start: number, length: number): void {
 }
 
 function setAddress(words: Uint32Array, at: number, value: number): void {
-  words[at] = value % 2 ** 32;
-  words[at + 1] = Math.floor(value / 2 ** 32);
+  // Elements take the low 32 bits of the integer part.
+  words[at] = value;
+  words[at + 1] = value / 2 ** 32;
 }

@@ -17,9 +17,18 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
   const emit = (event: LoopEvent) => port.postMessage(event);
   const poll = new PollSet();
   port.postMessage({ kind: 'started', wakeUpFd: wakeUp.fd });
+  const watch = () => {
+    poll.clear();
+    poll.add(wakeUp.fd);
+    for (const vm of vms.values()) for (const fd of vm.descriptors) poll.add(fd);
+  };
+  let changed = true;
   for (;;) {
-    const ready = waitForEvents(poll, wakeUp, vms);
-    if (ready.has(wakeUp.fd)) {
+    if (changed) watch();
+    poll.wait(patience(vms));
+    changed = false;
+    if (poll.isReady(wakeUp.fd)) {
+      changed = true;
       wakeUp.reset();
       for (
         let message = receiveMessageOnPort(port);
@@ -32,28 +41,20 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
       }
     }
     for (const vm of vms.values()) {
-      vm.step(ready);
+      if (vm.step(poll) === 'descriptors-changed') changed = true;
       if (vm.ended) vms.delete(vm.id);
     }
   }
 }
 
-function waitForEvents(
-  poll: PollSet,
-  wakeUp: WakeUp,
-  vms: ReadonlyMap<string, ServedVm>,
-): Set<number> {
-  poll.clear();
-  const fds = [wakeUp.fd];
+/** How long the loop may wait; undefined: for ever. */
+function patience(vms: ReadonlyMap<string, ServedVm>): number | undefined {
   let timeoutMs: number | undefined;
   for (const vm of vms.values()) {
-    fds.push(...vm.descriptors);
     const { patienceMs } = vm;
     if (patienceMs !== undefined) timeoutMs = Math.min(patienceMs, timeoutMs ?? patienceMs);
   }
-  for (const fd of fds) poll.add(fd);
-  poll.wait(timeoutMs);
-  return new Set(fds.filter((_, index) => poll.events(index) !== 0));
+  return timeoutMs;
 }
 
 function handleRequest(

@@ -167,12 +167,20 @@ export class GuestMemory {
     const windowFirst = block - (block % WINDOW_BLOCKS);
     const low = Math.max(windowFirst, regionFirst);
     const high = Math.min(windowFirst + WINDOW_BLOCKS, regionFirst + region.size / BLOCK_SIZE);
-    const zero = this.#isZero(block);
-    const joins = (other: number) => this.#state[other] === ABSENT && this.#isZero(other) === zero;
+    const { mapping } = this.#options;
+    const run = mapping.find(block);
+    const zero = mapping.buildOf(run) === ZERO_INDEX;
+    const isOfItsKind = (other: number) => (mapping.buildOf(other) === ZERO_INDEX) === zero;
+    let firstRun = run;
+    while (mapping.startOf(firstRun) > low && isOfItsKind(firstRun - 1)) firstRun--;
+    let lastRun = run;
+    while (mapping.endOf(lastRun) < high && isOfItsKind(lastRun + 1)) lastRun++;
+    const lowest = Math.max(low, mapping.startOf(firstRun));
+    const highest = Math.min(high, mapping.endOf(lastRun));
     let first = block;
-    while (first > low && joins(first - 1)) first--;
+    while (first > lowest && this.#state[first - 1] === ABSENT) first--;
     let end = block + 1;
-    while (end < high && joins(end)) end++;
+    while (end < highest && this.#state[end] === ABSENT) end++;
     return [first, end];
   }
 

@@ -26,6 +26,11 @@ const MAX_HANDSHAKE_BYTES = 64 * 1024;
 /** After EAGAIN: the thread of the VMM that changes its memory needs the processor to finish. */
 const RETRY_MS = 0.02;
 
+/** Which descriptors had events when the loop last waited. */
+interface Readiness {
+  isReady(fd: number): boolean;
+}
+
 /** A part of RAM that is to be brought ahead of faults; blocks. */
 interface Piece {
   readonly first: number;
@@ -55,6 +60,7 @@ export class ServedVm {
   #pieces: Piece[] = [];
   #materialising = false;
   #ended = false;
+  #descriptorChanges = 0;
 
   /** Opens the build's files and listens. Throws BuildFormatError or SystemError; then nothing is held. */
   constructor(request: ServeRequest, arena: Arena, emit: (event: LoopEvent) => void) {
@@ -90,8 +96,17 @@ export class ServedVm {
     return this.#ended;
   }
 
-  /** Does what can be done now. `ready`: descriptors that have events. Never throws. */
-  step(ready: ReadonlySet<number>): void {
+  /**
+   * Does what can be done now. `ready` knows which descriptors had events. Answers
+   * whether {@link descriptors} are others now. Never throws.
+   */
+  step(ready: Readiness): 'same-descriptors' | 'descriptors-changed' {
+    const before = this.#descriptorChanges;
+    this.#act(ready);
+    return this.#descriptorChanges === before ? 'same-descriptors' : 'descriptors-changed';
+  }
+
+  #act(ready: Readiness): void {
     try {
       // Each step that closes or opens descriptors ends here: `ready` speaks of the old ones.
       if (this.#has(ready, this.#listener)) {
@@ -151,6 +166,7 @@ export class ServedVm {
   #accept(): void {
     const connection = acceptUnix(this.#listener as number);
     if (connection === undefined) return;
+    this.#descriptorChanges++;
     this.#connection = connection;
     closeFd(this.#listener as number);
     this.#listener = undefined;
@@ -165,6 +181,7 @@ export class ServedVm {
     const [uffd, ...others] = message.fds;
     for (const fd of others) closeFd(fd);
     if (uffd === undefined) throw new HandshakeError('The VMM sent no userfaultfd.');
+    this.#descriptorChanges++;
     this.#uffd = uffd;
     const regions = parseHandshake(message.bytes, this.#mapping.blockCount * BLOCK_SIZE);
     this.#memory = new GuestMemory({
@@ -251,6 +268,7 @@ export class ServedVm {
 
   #release(): void {
     this.#ended = true;
+    this.#descriptorChanges++;
     for (const fd of this.descriptors) closeFd(fd);
     this.#listener = undefined;
     this.#connection = undefined;
@@ -262,8 +280,8 @@ export class ServedVm {
     rmSync(this.#request.socketPath, { force: true });
   }
 
-  #has(ready: ReadonlySet<number>, fd: number | undefined): boolean {
-    return fd !== undefined && ready.has(fd);
+  #has(ready: Readiness, fd: number | undefined): boolean {
+    return fd !== undefined && ready.isReady(fd);
   }
 }
 

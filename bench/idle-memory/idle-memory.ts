@@ -1,0 +1,104 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Sandbox } from '@torpor/sdk';
+import type { Benchmark } from '../harness/benchmark.ts';
+import { Server } from '../support/child.ts';
+import type { Platform } from '../support/platform.ts';
+import { listProcesses, parsePss, proportionalSetSize } from '../support/processes.ts';
+
+/** The least Node process that serves: what a daemon in Node costs at least. */
+const PLAIN_DAEMON =
+  "require('node:http').createServer().listen(0, () => console.log('listening'))";
+
+const GUEST_DAEMON = 'torpor-bench-plain-daemon';
+
+export const idleMemory: Benchmark = {
+  name: 'idle-memory',
+  title: 'Memory of each process, idle',
+  method:
+    'Proportional set size (PSS: pages that n processes share count 1/n each) from /proc/PID/smaps_rollup, of every ' +
+    'process of the platform with one idle sandbox of 512 MiB, and of envd inside the guest; beside each daemon in Node, a Node process ' +
+    'that does nothing but listen, on the same machine. Guest RAM is a shared memory file and counts with QEMU as far as the guest has touched it.',
+  series: {
+    torpor: { title: '`torpor up` (control plane and host agent)', unit: 'MiB' },
+    postgres: { title: 'PostgreSQL, all its processes', unit: 'MiB' },
+    qemu: { title: 'QEMU of one sandbox, guest RAM included', unit: 'MiB' },
+    pager: { title: 'pager', unit: 'MiB' },
+    envd: { title: 'envd, in the guest', unit: 'MiB' },
+    'plain-host': { title: 'plain Node daemon on the host', unit: 'MiB' },
+    'plain-guest': { title: 'plain Node daemon in the guest', unit: 'MiB' },
+  },
+  comparisons: [
+    { title: '`torpor up` ÷ a plain Node daemon', of: 'torpor', to: 'plain-host' },
+    { title: 'envd ÷ a plain Node daemon in the guest', of: 'envd', to: 'plain-guest' },
+  ],
+  costs(measured) {
+    const parts = ['torpor', 'postgres', 'qemu', 'pager'].filter((name) => measured.has(name));
+    return [
+      {
+        title: 'The platform with one idle sandbox',
+        costs: parts.map((name) => ({
+          title: idleMemory.series[name]?.title ?? name,
+          value: measured.median(name),
+          unit: 'MiB' as const,
+          how: 'PSS',
+        })),
+      },
+    ];
+  },
+  async run(context) {
+    context.progress('starting a sandbox');
+    const sandbox = await context.shared.sandbox();
+    const platform = await context.shared.platform();
+    await using stack = new AsyncDisposableStack();
+    const plain = stack.use(await Server.start(process.execPath, ['-e', PLAIN_DAEMON]));
+    const daemon = await sandbox.start('node', ['-e', PLAIN_DAEMON, GUEST_DAEMON]);
+    stack.defer(async () => {
+      await sandbox.exec('kill', ['-9', String(daemon.pid)]);
+    });
+    const rounds = context.quick ? 2 : 6;
+    for (let round = 0; round < rounds; round++) {
+      if (!context.quick) await delay(2000);
+      const measured = { ...(await onHost(platform)), ...(await inGuest(sandbox)) };
+      context.record('plain-host', round, await proportionalSetSize(plain.pid));
+      for (const [series, mib] of Object.entries(measured)) context.record(series, round, mib);
+    }
+  },
+};
+
+async function onHost(platform: Platform): Promise<Record<string, number>> {
+  const processes = await listProcesses();
+  const ours = processes.filter(({ commandLine }) => commandLine.includes(platform.dataDir));
+  const postmasters = ours.filter(({ commandLine }) => /\/postgres\0/.test(commandLine));
+  // The backends have titles of their own instead of the command line.
+  const backends = processes.filter(({ parent }) => postmasters.some(({ pid }) => pid === parent));
+  const groups = {
+    torpor: [platform.pid],
+    postgres: [...postmasters, ...backends].map(({ pid }) => pid),
+    qemu: ours.filter(({ commandLine }) => /qemu-system/.test(commandLine)).map(({ pid }) => pid),
+    pager: ours.filter(({ commandLine }) => commandLine.includes('/pager/')).map(({ pid }) => pid),
+  };
+  const sums: Record<string, number> = {};
+  for (const [series, pids] of Object.entries(groups)) {
+    const sizes = await Promise.all(pids.map(proportionalSetSize));
+    if (sizes.length > 0) sums[series] = sizes.reduce((sum, size) => sum + size, 0);
+  }
+  return sums;
+}
+
+async function inGuest(sandbox: Sandbox): Promise<Record<string, number>> {
+  return {
+    envd: await guestPss(sandbox, '[/]envd.mjs --guest', '-o'),
+    'plain-guest': await guestPss(sandbox, GUEST_DAEMON, '-n'),
+  };
+}
+
+/** PSS of the guest's process whose command line matches: its oldest (`-o`) or newest (`-n`). */
+async function guestPss(sandbox: Sandbox, pattern: string, which: '-o' | '-n'): Promise<number> {
+  // The oldest match of envd's is init, which has it among its arguments: its child is meant.
+  const script =
+    which === '-o'
+      ? 'cat "/proc/$(pgrep -P 1 -f "$1")/smaps_rollup"'
+      : 'cat "/proc/$(pgrep -f "$1" | head -n 1)/smaps_rollup"';
+  const result = await sandbox.exec('sh', ['-c', script, 'sh', pattern], { user: 'root' });
+  return parsePss(result.stdout);
+}

@@ -1,0 +1,38 @@
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import type { Readable } from 'node:stream';
+
+/** A program that serves until it is disposed of; started when it has printed its first words. */
+export class Server implements AsyncDisposable {
+  /** What it printed first. */
+  readonly words: string;
+  readonly pid: number;
+  readonly #child: ChildProcessByStdio<null, Readable, null>;
+
+  private constructor(
+    child: ChildProcessByStdio<null, Readable, null>,
+    pid: number,
+    words: string,
+  ) {
+    this.#child = child;
+    this.pid = pid;
+    this.words = words;
+  }
+
+  static async start(program: string, args: readonly string[]): Promise<Server> {
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(child, 'exit').then(([code]) => {
+      throw new Error(`${program} ended with ${code} before it served.`);
+    });
+    const [words] = await Promise.race([once(child.stdout, 'data'), ended]);
+    ended.catch(() => undefined);
+    return new Server(child, child.pid ?? 0, String(words).trim());
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const ended = once(this.#child, 'exit');
+    this.#child.kill('SIGKILL');
+    await ended;
+  }
+}
