@@ -44,7 +44,7 @@ export interface SandboxTable {
   /** At the end of its time to live it is paused, not destroyed. */
   auto_pause: Generated<boolean>;
   allow_internet: boolean;
-  /** The build that it is paused in, or was restored from. */
+  /** The last build that was made of it. */
   build_id: string | null;
   host_ip: string | null;
   metadata: StringMap;

@@ -254,10 +254,10 @@ export class MemoryAgent implements AsyncDisposable {
         this.requests.push(request);
         await this.createGate;
         if (this.createError !== undefined) throw this.createError.toConnectError();
-        const frozen = request.fromSnapshot ? this.builds.shapeOf(request.templateId) : undefined;
+        const frozen = request.fromSnapshot ? this.builds.frozen(request.templateId) : undefined;
         const info = this.addSandbox(request.sandboxId, request.teamId);
         const { templateId, vcpus, memoryMb, timeoutSec } = request;
-        Object.assign(info, { templateId, vcpus, memoryMb, timeoutSec, ...frozen });
+        Object.assign(info, { templateId, vcpus, memoryMb, timeoutSec, ...frozen?.shape });
         if (frozen !== undefined) this.builds.keep(request.sandboxId, frozen.buildId);
         await mkdir(join(this.root, request.sandboxId), { recursive: true });
         this.report(request.sandboxId, 'running');

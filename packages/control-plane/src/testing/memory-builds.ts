@@ -31,11 +31,16 @@ export interface BuildOwner {
 
 export const BUILD_SIZE_BYTES = 1_048_576;
 
+interface Shape {
+  readonly vcpus: number;
+  readonly memoryMb: number;
+}
+
 export class MemoryBuilds {
   /** Template ids and the builds that they name. */
   readonly templates = new Map<string, string>();
   readonly #sandboxBuilds = new Map<string, string>();
-  readonly #builds = new Map<string, { readonly vcpus: number; readonly memoryMb: number }>();
+  readonly #builds = new Map<string, Shape>();
   readonly #queues = new Map<string, Promise<unknown>>();
   /** Builds that `verify` finds a fault in. */
   readonly faults = new Map<string, string>();
@@ -54,17 +59,17 @@ export class MemoryBuilds {
     return [...this.#builds.keys()];
   }
 
-  /** The shape that is baked into a template. Throws `not_found`. */
-  shapeOf(templateId: string): { vcpus: number; memoryMb: number; buildId: string } {
+  /** What is baked into a template. Throws `not_found`. */
+  frozen(templateId: string): { shape: Shape; buildId: string } {
     const buildId = this.templates.get(templateId);
-    const build = buildId === undefined ? undefined : this.#builds.get(buildId);
-    if (buildId === undefined || build === undefined) {
+    const shape = buildId === undefined ? undefined : this.#builds.get(buildId);
+    if (buildId === undefined || shape === undefined) {
       throw new TorporError(
         'not_found',
         `This host has no snapshot ${templateId}.`,
       ).toConnectError();
     }
-    return { ...build, buildId };
+    return { shape, buildId };
   }
 
   /** A sandbox refers to the build that it runs from. */
@@ -125,7 +130,7 @@ export class MemoryBuilds {
           if (index >= childIds.length - this.failingChildren) return failedChild(id);
           const child = owner.addSandbox(id, source.teamId);
           const { templateId, vcpus, memoryMb, buildId } = source;
-          Object.assign(child, { templateId, vcpus, memoryMb, buildId, timeoutSec });
+          Object.assign(child, { templateId, vcpus, memoryMb, timeoutSec });
           this.keep(id, buildId);
           owner.report(id, 'running');
           return { sandboxId: id, outcome: { case: 'sandbox' as const, value: { ...child } } };

@@ -81,7 +81,8 @@ export const sandboxSchema = z
     auto_pause: z.boolean(),
     allow_internet: z.boolean(),
     build_id: z.string().optional().meta({
-      description: 'The build that it is paused in, or was restored from.',
+      description:
+        'The last build that was made of it: it is paused in it, or can be resumed from it.',
     }),
     host_ip: z.string().optional().meta({ description: 'Its address on its host.' }),
     created_at: z.iso.datetime(),
