@@ -51,15 +51,16 @@ export interface MachineSpec {
 export interface RestoreSource {
   /** State of the devices and vCPUs, as {@link MicroVm.saveState} or {@link MicroVm.snapshot} wrote it. */
   readonly statePath: string;
-  readonly memory:
-    | {
-        readonly kind: 'file' /** Guest RAM, mapped privately: must not change while the VM lives. */;
-        readonly path: string;
-      }
-    | {
-        readonly kind: 'userfaultfd' /** Unix socket of the page server. */;
-        readonly socketPath: string;
-      };
+  readonly memory: /**
+   * Guest RAM, mapped privately: must not change while the VM lives, and must be
+   * readable by the VMM's user, wherever it lies.
+   */
+    | { readonly kind: 'file'; readonly path: string }
+    /**
+     * Unix socket of a page server that serves this machine alone, and at once: RAM is
+     * touched before the restore resolves. It is given to the VMM's user.
+     */
+    | { readonly kind: 'userfaultfd'; readonly socketPath: string };
 }
 
 /** All that is needed to find a VMM again; plain JSON. */

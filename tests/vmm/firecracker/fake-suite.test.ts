@@ -1,9 +1,12 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe } from 'vitest';
+import { afterAll, beforeAll, describe, vi } from 'vitest';
 import { describeDriver } from '../driver-suite.ts';
 import { FakeInstallation } from './fake-installation.ts';
 import createDriver from './firecracker-under-test.ts';
+
+// Each machine is a process of Node's, which a busy host starts slowly.
+vi.setConfig({ testTimeout: 240_000 });
 
 describe.each([
   { jailer: false, name: 'Firecracker (the fake)' },

@@ -8,10 +8,13 @@ import {
   type MachineSpec,
   type MicroVm,
 } from '@torpor/vmm';
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
 import { GUEST_MODES } from '../test-guest.ts';
 import { FakeInstallation } from './fake-installation.ts';
+
+// Each machine is a process of Node's, which a busy host starts slowly.
+vi.setConfig({ testTimeout: 240_000 });
 
 const USER = { uid: 61_234, gid: 61_234 };
 const PAGE = 4096;

@@ -12,10 +12,13 @@ import {
 import { dataExtents } from '@torpor/linux';
 import { connectPager, type PagerClient } from '@torpor/pager';
 import { FirecrackerDriver, type MachineSpec, type MicroVm } from '@torpor/vmm';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
 import { GUEST_MODES } from '../test-guest.ts';
 import { FakeInstallation } from './fake-installation.ts';
+
+// Each machine is a process of Node's, which a busy host starts slowly.
+vi.setConfig({ testTimeout: 240_000 });
 
 // The fake's RAM is real and registered with userfaultfd, and the pager is the real one.
 
