@@ -13,6 +13,8 @@ import { type Build, BuildStore, type ManifestDraft } from './build-store.ts';
 import { compact, needsCompaction } from './compact.ts';
 
 const BLOCKS = 256;
+/** How many inputs the fuzzer tries; a campaign raises it. */
+const FUZZ_CASES = Number(process.env.TORPOR_FUZZ_CASES ?? 20_000);
 
 const DRAFT: ManifestDraft = {
   producer: {
@@ -176,7 +178,7 @@ describe('a damaged build is refused with a sentence that names the file', () =>
       fc.property(fc.oneof(fc.json(), fc.string()), (text) => {
         expect(() => parseManifest(text, 'manifest.json')).toThrow(BuildFormatError);
       }),
-      { numRuns: 20_000 },
+      { numRuns: FUZZ_CASES },
     );
   });
 });
