@@ -232,10 +232,11 @@ class Pool implements SlotPool {
     }
   }
 
-  async destroySlot(index: number): Promise<void> {
+  async destroySlot(index: number, owner?: string): Promise<void> {
     const state = this.#states.get(index);
     if (state === undefined) return;
-    if (state.kind !== 'reserved') {
+    const isOwners = state.kind === 'leased' && state.owner === owner;
+    if (state.kind !== 'reserved' && !isOwners) {
       throw new TorporError('conflict', `Network slot ${index} is in use.`);
     }
     await this.#takeDown(index, state);

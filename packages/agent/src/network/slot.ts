@@ -52,9 +52,10 @@ export interface SlotPool {
   adopt(owner: string, index: number): Promise<NetworkSlot>;
   /**
    * After a restart: takes down a slot that the journal names and no living
-   * sandbox owns. Idempotent. Throws `conflict` if the slot is handed out.
+   * sandbox owns; or, at any time, a slot that could not be released, by its owner.
+   * Idempotent. Throws `conflict` if the slot is handed out to another.
    */
-  destroySlot(index: number): Promise<void>;
+  destroySlot(index: number, owner?: string): Promise<void>;
   /** Restores the host's firewall rules if somebody removed or changed them. */
   checkFirewall(): Promise<'intact' | 'repaired'>;
   stats(): SlotPoolStats;

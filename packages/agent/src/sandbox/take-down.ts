@@ -25,7 +25,7 @@ export async function takeDownOwned(
   const errors: unknown[] = [];
   for (const resource of owned) {
     try {
-      await takeDown(host, resource);
+      await takeDown(host, resource, owner);
       await host.journal.forget(resource);
     } catch (error) {
       errors.push(error);
@@ -34,12 +34,16 @@ export async function takeDownOwned(
   if (errors.length > 0) throw errors[0];
 }
 
-async function takeDown(host: Pick<HostParts, 'slots'>, resource: HostResource): Promise<void> {
+async function takeDown(
+  host: Pick<HostParts, 'slots'>,
+  resource: HostResource,
+  owner: string,
+): Promise<void> {
   switch (resource.kind) {
     case 'process':
       return endProcess(resource);
     case 'network-slot':
-      return host.slots.destroySlot(resource.index);
+      return host.slots.destroySlot(resource.index, owner);
     case 'file':
       return rm(resource.path, { force: true });
     case 'directory':

@@ -30,7 +30,7 @@ export class Plan {
   readonly crashed: Promise<void>;
   readonly #crash = Promise.withResolvers<void>();
   readonly #fault: Fault;
-  #lifted = false;
+  #armed = false;
   #dead = false;
   #underWay = 0;
 
@@ -44,9 +44,14 @@ export class Plan {
     return plans.run(this, action);
   }
 
+  /** From now on points count. */
+  arm(): void {
+    this.#armed = true;
+  }
+
   /** From now on nothing fails any more. */
   lift(): void {
-    this.#lifted = true;
+    this.#armed = false;
   }
 
   /** The name of the point that the fault was at; undefined if it was not reached. */
@@ -56,8 +61,8 @@ export class Plan {
 
   async pass<T>(name: string, effect: Effect, action: () => Promise<T>): Promise<T> {
     if (this.#dead) return never();
-    const index = this.names.push(name) - 1;
-    if (!this.#lifted) {
+    if (this.#armed) {
+      const index = this.names.push(name) - 1;
       if (this.#fault.kind === 'crash' && index === this.#fault.at) {
         this.#dead = true;
         this.#crash.resolve();

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -25,6 +25,8 @@ export { StubDriver, StubPages, StubVm } from './stub-vmm.ts';
  * It survives the "crash" of an agent, as a real host does.
  */
 
+const ARTIFACTS = ['base.ext4', 'bzImage', 'vmlinux', 'initramfs', 'agent-drive'] as const;
+
 type HostSlots = HostParts['slots'];
 type Hook = () => void | Promise<void>;
 
@@ -46,6 +48,8 @@ export class StubHost implements AsyncDisposable {
   static async open(dataDir?: string): Promise<StubHost> {
     const directory = dataDir ?? (await mkdtemp(join(tmpdir(), 'torpor-agent-')));
     const layout = await openLayout(directory);
+    await mkdir(join(directory, 'artifacts'), { recursive: true });
+    for (const name of ARTIFACTS) await writeFile(join(directory, 'artifacts', name), '');
     const journal = await FileJournal.open(layout.journalFile);
     const builds = await BuildStore.open({ directory, dataExtents });
     return new StubHost(directory, layout, journal, builds, await StubGuests.open());
@@ -66,6 +70,11 @@ export class StubHost implements AsyncDisposable {
     this.slots = new StubSlots(() => this.journal);
   }
 
+  /** What the machines of this host are made of; empty files. */
+  artifact(name: (typeof ARTIFACTS)[number]): string {
+    return join(this.directory, 'artifacts', name);
+  }
+
   parts(changes: Partial<HostParts> = {}): HostParts {
     return {
       layout: this.layout,
@@ -81,7 +90,7 @@ export class StubHost implements AsyncDisposable {
       },
       images: {
         resolve: async (name) => {
-          if (name === 'base') return { name, path: '/images/base.ext4' };
+          if (name === 'base') return { name, path: this.artifact('base.ext4') };
           throw new TorporError('not_found', `There is no image ${name}.`);
         },
         list: async () => [],
@@ -89,12 +98,12 @@ export class StubHost implements AsyncDisposable {
       artifacts: {
         kernel: {
           version: '6.12',
-          bzImagePath: '/k/bzImage',
-          vmlinuxPath: '/k/vmlinux',
-          qemuPath: '/k/vmlinux',
+          bzImagePath: this.artifact('bzImage'),
+          vmlinuxPath: this.artifact('vmlinux'),
+          qemuPath: this.artifact('vmlinux'),
         },
-        initramfsPath: '/k/initramfs',
-        agentDrivePath: '/k/agent-drive',
+        initramfsPath: this.artifact('initramfs'),
+        agentDrivePath: this.artifact('agent-drive'),
         envdVersion: '0.6.4',
       },
       kernelArguments: ['quiet'],
@@ -172,6 +181,7 @@ export class StubSlots implements HostSlots {
   beforeAcquire: Hook = () => undefined;
   beforeRelease: Hook = () => undefined;
   readonly #journal: () => FileJournal;
+  readonly #owners = new Map<number, string>();
   #leases = 0;
 
   constructor(journal: () => FileJournal) {
@@ -186,7 +196,7 @@ export class StubSlots implements HostSlots {
     await this.beforeAcquire();
     let index = 0;
     while (this.leased.has(index)) index++;
-    const slot = this.#lease(index);
+    const slot = this.#lease(index, owner);
     await this.#journal().record(owner, { kind: 'network-slot', index });
     return slot;
   }
@@ -205,26 +215,28 @@ export class StubSlots implements HostSlots {
     this.leased.delete(slot.index);
   }
 
-  async adopt(_owner: string, index: number): Promise<NetworkSlot> {
-    return this.#lease(index);
+  async adopt(owner: string, index: number): Promise<NetworkSlot> {
+    return this.#lease(index, owner);
   }
 
-  destroySlot(index: number): Promise<void> {
-    return point('destroy the slot', 'call', () => this.#destroy(index));
+  destroySlot(index: number, owner?: string): Promise<void> {
+    return point('destroy the slot', 'call', () => this.#destroy(index, owner));
   }
 
-  async #destroy(index: number): Promise<void> {
-    if (this.leased.has(index)) {
+  async #destroy(index: number, owner?: string): Promise<void> {
+    if (this.leased.has(index) && this.#owners.get(index) !== owner) {
       throw new TorporError('conflict', `Slot ${index} is handed out.`);
     }
     await this.#journal().forget({ kind: 'network-slot', index });
+    this.leased.delete(index);
   }
 
   forgetLeases(): void {
     this.leased.clear();
   }
 
-  #lease(index: number): NetworkSlot {
+  #lease(index: number, owner: string): NetworkSlot {
+    this.#owners.set(index, owner);
     const slot = {
       index,
       lease: String(this.#leases++),

@@ -1,0 +1,83 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import { describe, expect, test, vi } from 'vitest';
+import { type Fault, Plan } from '../testing/fault-points.ts';
+import { SCENARIOS, type Scenario, World } from '../testing/scenarios.ts';
+
+vi.mock('node:fs/promises', async (original) => {
+  const { withPoints } = await import('../testing/fault-points.ts');
+  return withPoints(await original());
+});
+
+const SETTLED = ['running', 'paused', 'error'];
+/** Every so many points are disturbed; 1 for a campaign. */
+const STRIDE = Number(process.env.TORPOR_FAULT_STRIDE ?? 8);
+const TIMEOUT_MS = 600_000;
+
+/** What holds after any disturbance, once it is over; `point` says which one it was. */
+async function expectIntact(world: World, scenario: Scenario, point: string): Promise<void> {
+  const { expected, act } = scenario;
+  const { source, manager } = world;
+  for (const state of Object.values(world.states())) {
+    expect(SETTLED, `a sandbox after ${point}`).toContain(state);
+  }
+  expect(await world.faults(), `builds after ${point}`).toEqual([]);
+  if (expected !== undefined) {
+    if (manager.get(source).state === 'error') await world.revive(source);
+    await act(world);
+    await world.revive(source);
+    expect(await world.read(source), `the guest after ${point}`).toBe(expected);
+  } else {
+    await act(world);
+  }
+  expect(await world.faults(), `builds after a second attempt after ${point}`).toEqual([]);
+  expect(await world.clear(), `left after ${point}`).toEqual([]);
+}
+
+/** Runs a scenario with a fault; answers the point that it was at, if that was reached. */
+async function disturb(scenario: Scenario, fault: Fault): Promise<string | undefined> {
+  const plan = new Plan(fault);
+  await using world = await World.open(plan, scenario.keepBoots);
+  await plan.run(() => scenario.prepare(world));
+  plan.arm();
+  const ended = plan.run(() => scenario.act(world)).catch((error: unknown) => error);
+  const outcome = await Promise.race([ended, plan.crashed.then(() => 'killed')]);
+  plan.lift();
+  const point = plan.reached;
+  if (point === undefined) return undefined;
+  const where = `${fault.kind} at ${point}`;
+  try {
+    if (outcome === 'killed') {
+      while (!plan.isStill) await sleep(1);
+      await world.nextAgent();
+    } else if (outcome instanceof Error) {
+      expect(TorporError.from(outcome).message, where).not.toBe('');
+    }
+    await world.plan.run(() => expectIntact(world, scenario, where));
+  } catch (error) {
+    throw new Error(`${where}, then: ${plan.names.join(', ')}`, { cause: error });
+  }
+  return point;
+}
+
+describe.each(SCENARIOS)('$name', (scenario) => {
+  test.each(['fail', 'full', 'crash'] as const)(
+    'survives a %s at each of its points',
+    async (kind) => {
+      const points: string[] = [];
+      const failures: unknown[] = [];
+      for (let at = 0; ; at += STRIDE) {
+        try {
+          const point = await disturb(scenario, { kind, at });
+          if (point === undefined) break;
+          points.push(point);
+        } catch (error) {
+          failures.push(error);
+        }
+      }
+      expect(failures).toEqual([]);
+      expect(points.length).toBeGreaterThan(0);
+    },
+    TIMEOUT_MS,
+  );
+});

@@ -1,0 +1,366 @@
+import { type Build, BuildStore } from '@torpor/builds';
+import { newId, TorporError } from '@torpor/protocol';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { request, TEMPLATE, World } from '../testing/scenarios.ts';
+import { readRecord } from './record.ts';
+
+/*
+ * Operations that meet. Where one has to come while the other is in a certain place,
+ * a gate holds the other there.
+ */
+
+let world: World;
+
+beforeEach(async () => {
+  world = await World.open();
+});
+afterEach(async () => {
+  await world.manager.close();
+  await world[Symbol.asyncDispose]();
+});
+
+/** Somebody who comes to the gate waits there until it is opened. */
+class Gate {
+  readonly reached: Promise<void>;
+  readonly #reach = Promise.withResolvers<void>();
+  readonly #open = Promise.withResolvers<void>();
+
+  constructor() {
+    this.reached = this.#reach.promise;
+  }
+
+  open(): void {
+    this.#open.resolve();
+  }
+
+  async pass(): Promise<void> {
+    this.#reach.resolve();
+    await this.#open.promise;
+  }
+}
+
+async function code(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => 'done',
+    (error: unknown) => TorporError.from(error).code,
+  );
+}
+
+async function snapshot(resumeSource = true): Promise<string> {
+  const { build } = await world.manager.snapshots.snapshot(world.source, TEMPLATE, {
+    resumeSource,
+  });
+  return build.id;
+}
+
+/** A pause that has come to the point where the state is saved. */
+async function pausing(): Promise<{ gate: Gate; pause: Promise<unknown> }> {
+  const gate = new Gate();
+  world.host.driver.beforeSave = () => gate.pass();
+  const pause = world.manager.snapshots.pause(world.source);
+  pause.catch(() => undefined);
+  await gate.reached;
+  world.host.driver.beforeSave = () => undefined;
+  return { gate, pause };
+}
+
+/** A resume that has come to its network slot. */
+async function resuming(): Promise<{ gate: Gate; resume: Promise<unknown> }> {
+  const gate = new Gate();
+  world.host.slots.beforeAcquire = () => gate.pass();
+  const resume = world.manager.snapshots.resume(world.source);
+  resume.catch(() => undefined);
+  await gate.reached;
+  world.host.slots.beforeAcquire = () => undefined;
+  return { gate, resume };
+}
+
+test('a sandbox that is destroyed while it is paused is paused, and then gone with its build', async () => {
+  await world.createSource();
+  const { gate, pause } = await pausing();
+  const destroyed = world.manager.destroy(world.source);
+  gate.open();
+  expect(await code(pause)).toBe('done');
+  await destroyed;
+  expect(await world.clear()).toEqual([]);
+});
+
+test('a pause that comes after the end finds no sandbox', async () => {
+  await world.createSource();
+  const gate = new Gate();
+  world.host.driver.beforeKill = () => gate.pass();
+  const destroyed = world.manager.destroy(world.source);
+  await gate.reached;
+  const pause = code(world.manager.snapshots.pause(world.source));
+  gate.open();
+  await destroyed;
+  expect(await pause).toBe('not_found');
+});
+
+test('two resumes make one machine, and both have it', async () => {
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  const { gate, resume } = await resuming();
+  const second = world.manager.snapshots.resume(world.source);
+  gate.open();
+  await resume;
+  await second;
+  expect(world.host.driver.living()).toHaveLength(1);
+  expect(await world.read(world.source)).toBe(1);
+});
+
+test('a resume that is overtaken by the end of its sandbox leaves nothing', async () => {
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  const { gate, resume } = await resuming();
+  const destroyed = world.manager.destroy(world.source);
+  gate.open();
+  expect(await code(resume)).toBe('conflict');
+  await destroyed;
+  expect(await world.clear()).toEqual([]);
+});
+
+test.each([
+  ['destroyed', false],
+  ['paused', true],
+])('an idle sandbox is not %s that is used while the reaper waits for it', async (_, autoPause) => {
+  await world.manager.create(request({ id: world.source, timeoutSec: 10, autoPause }));
+  world.host.clock += 20_000;
+  const before = world.manager.snapshots.resume(world.source, 10);
+  const reaped = world.manager.endIdle();
+  world.manager.touch(world.source);
+  await Promise.all([before, reaped]);
+  expect(world.manager.get(world.source).state).toBe('running');
+});
+
+test.each([
+  ['gone', false, 'not_found', []],
+  ['paused', true, 'done', ['paused']],
+])(
+  'a pause that comes with the end of the time to live finds the sandbox %s',
+  async (_, autoPause, answer, states) => {
+    await world.manager.create(request({ id: world.source, timeoutSec: 10, autoPause }));
+    world.host.clock += 20_000;
+    const reaped = world.manager.endIdle();
+    const pause = code(world.manager.snapshots.pause(world.source));
+    await reaped;
+    expect(await pause).toBe(answer);
+    expect(Object.values(world.states())).toEqual(states);
+  },
+);
+
+test.each([false, true])(
+  'a sandbox that is being paused does not expire (auto-pause: %s)',
+  async (autoPause) => {
+    await world.manager.create(request({ id: world.source, timeoutSec: 10, autoPause }));
+    await world.write(world.source, 1);
+    const { gate, pause } = await pausing();
+    world.host.clock += 20_000;
+    const reaped = world.manager.endIdle();
+    gate.open();
+    await Promise.all([pause, reaped]);
+    await world.revive(world.source);
+    expect(await world.read(world.source)).toBe(1);
+  },
+);
+
+test('a snapshot that meets a resume waits for it', async () => {
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  const { gate, resume } = await resuming();
+  const taken = snapshot();
+  gate.open();
+  await resume;
+  const buildId = await taken;
+  expect(world.manager.get(world.source)).toMatchObject({ state: 'running', buildId });
+});
+
+test('a snapshot that is deleted and collected while a sandbox is made from it harms nobody', async () => {
+  await world.createSource();
+  await snapshot();
+  await world.manager.destroy(world.source);
+  const gate = new Gate();
+  world.host.slots.beforeAcquire = () => gate.pass();
+  const creation = world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true }));
+  await gate.reached;
+  await world.manager.snapshots.deleteSnapshot(TEMPLATE);
+  expect((await world.manager.snapshots.collect()).removedBuildIds).toEqual([]);
+  gate.open();
+  const { record } = await creation;
+  expect(await world.read(record.id)).toBe(1);
+  expect(await world.clear()).toEqual([]);
+});
+
+test('a snapshot is held from the moment in which its name was looked up', async () => {
+  await world.createSource();
+  await snapshot();
+  await world.manager.destroy(world.source);
+  // Before anything of the creation has run but the lookup itself.
+  const creation = world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true }));
+  const removal = world.manager.snapshots
+    .deleteSnapshot(TEMPLATE)
+    .then(() => world.manager.snapshots.collect());
+  const { record } = await creation;
+  await removal;
+  expect(await world.read(record.id)).toBe(1);
+  expect(await world.faults()).toEqual([]);
+  const late = request({ templateId: TEMPLATE, fromSnapshot: true });
+  expect(await code(world.manager.create(late))).toBe('not_found');
+});
+
+test('a fork gives its children although the source is destroyed meanwhile', async () => {
+  await world.createSource();
+  const gate = new Gate();
+  world.host.slots.beforeAcquire = () => gate.pass();
+  const childIds = [newId('sandbox'), newId('sandbox')];
+  const fork = world.manager.snapshots.fork(world.source, childIds, 0);
+  await gate.reached;
+  await world.manager.destroy(world.source);
+  await world.manager.snapshots.collect();
+  gate.open();
+  const { children } = await fork;
+  expect(children.map(({ id }) => id)).toEqual(childIds);
+  for (const id of childIds) expect(await world.read(id)).toBe(1);
+  expect(await world.clear()).toEqual([]);
+});
+
+test('a collection spares what has been published and is not referenced yet', async () => {
+  await world.createSource();
+  const { references } = world.host.builds;
+  const set = references.set.bind(references);
+  const collected: (readonly string[])[] = [];
+  references.set = async (...args) => {
+    collected.push(await world.host.builds.collect());
+    await set(...args);
+  };
+  await world.manager.snapshots.pause(world.source);
+  expect(collected).toEqual([[]]);
+  await world.revive(world.source);
+  expect(await world.read(world.source)).toBe(1);
+});
+
+test('a reference that comes while a collection reads headers keeps its build', async () => {
+  await world.createSource();
+  const kept = await snapshot();
+  await world.write(world.source, 2);
+  await world.manager.snapshots.pause(world.source);
+  const other = world.manager.get(world.source).buildId ?? '';
+  const { builds } = world.host;
+  await builds.references.delete('template', TEMPLATE);
+  await builds.references.set('template', 'other', other);
+  const gate = new Gate();
+  const get = builds.get.bind(builds);
+  builds.get = async (id): Promise<Build> => {
+    await gate.pass();
+    return get(id);
+  };
+  const collection = builds.collect();
+  await gate.reached;
+  await builds.references.set('template', TEMPLATE, kept);
+  gate.open();
+  await collection;
+  expect(await builds.list()).toContain(kept);
+  expect(await world.faults()).toEqual([]);
+});
+
+test('two snapshots under one name: the later one has it, also on disk', async () => {
+  await world.createSource();
+  const second = newId('sandbox');
+  await world.manager.create(request({ id: second }));
+  await Promise.all(
+    [world.source, second].map((id) =>
+      world.manager.snapshots.snapshot(id, TEMPLATE, { resumeSource: true }),
+    ),
+  );
+  const name = world.host.builds.references.get('template', TEMPLATE);
+  const { directory } = world.host;
+  const reopened = await BuildStore.open({ directory, dataExtents: () => [] });
+  expect(reopened.references.get('template', TEMPLATE)).toBe(name);
+});
+
+test('the end of the pager during a pause loses the machine, and the last build comes back', async () => {
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  await world.manager.snapshots.resume(world.source);
+  await world.write(world.source, 2);
+  const { gate, pause } = await pausing();
+  world.host.pages.die();
+  await expect.poll(() => world.host.driver.living()).toEqual([]);
+  gate.open();
+  expect(await code(pause)).not.toBe('');
+  await expect.poll(() => world.manager.get(world.source).state).toMatch(/^(?:error|paused)$/);
+  const { state, reason } = world.manager.get(world.source);
+  await world.revive(world.source);
+  // A build that was complete before the machine died is as good as any.
+  expect([
+    ['error', 1],
+    ['paused', 2],
+  ]).toContainEqual([state, await world.read(world.source)]);
+  if (state === 'error') expect(reason).toMatch(/page server/);
+  expect(await world.clear()).toEqual([]);
+});
+
+test('the end of the pager during a resume leaves the sandbox paused', async () => {
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  world.host.guests.healthy = false;
+  const resume = world.manager.snapshots.resume(world.source);
+  await expect.poll(() => world.host.driver.living().length).toBe(1);
+  world.host.pages.die();
+  await expect(resume).rejects.toMatchObject({ code: 'vmm_failed', message: /page server/ });
+  expect(world.manager.get(world.source).state).toBe('paused');
+  expect(await world.host.leftovers()).toEqual([world.source]);
+  world.host.guests.healthy = true;
+  await world.revive(world.source);
+  expect(await world.read(world.source)).toBe(1);
+});
+
+test('the end of the pager ends the machines that it served, and no other', async () => {
+  await world.createSource();
+  const other = newId('sandbox');
+  await world.manager.create(request({ id: other }));
+  await world.manager.snapshots.pause(world.source);
+  await world.manager.snapshots.resume(world.source);
+  world.host.pages.die();
+  await expect
+    .poll(() => world.manager.get(world.source))
+    .toMatchObject({ state: 'error', reason: expect.stringMatching(/page server/) });
+  expect(world.manager.get(other).state).toBe('running');
+  expect(world.host.driver.living()).toHaveLength(1);
+  await world.revive(world.source);
+  expect(await world.read(world.source)).toBe(1);
+});
+
+test('a guest that falls silent is not resumed, and is when it answers again', async () => {
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  world.host.guests.healthy = false;
+  expect(await code(world.manager.snapshots.resume(world.source))).toBe('guest_unreachable');
+  world.host.guests.healthy = true;
+  world.host.guests.initStatus = 500;
+  expect(await code(world.manager.snapshots.resume(world.source))).not.toBe('done');
+  expect(world.manager.get(world.source).state).toBe('paused');
+  expect(await world.host.leftovers()).toEqual([world.source]);
+  world.host.guests.initStatus = 204;
+  await world.revive(world.source);
+  expect(await world.read(world.source)).toBe(1);
+});
+
+test('a sandbox goes on after a crash between the publication of its build and the reference', async () => {
+  await world.createSource();
+  const { references } = world.host.builds;
+  references.set = () => new Promise(() => undefined);
+  void world.manager.snapshots.pause(world.source);
+  await expect.poll(() => world.host.builds.list()).toHaveLength(1);
+  const before = world.manager;
+  await world.nextAgent();
+  expect(world.manager.get(world.source).state).toBe('running');
+  // The build had the sandbox's very disk.
+  expect(await world.host.builds.list()).toEqual([]);
+  await world.write(world.source, 5);
+  await world.manager.snapshots.pause(world.source);
+  await world.revive(world.source);
+  expect(await world.read(world.source)).toBe(5);
+  expect(before.get(world.source).state).toBe('pausing');
+  expect((await readRecord(world.host.layout.recordFile(world.source)))?.state).toBe('running');
+});

@@ -1,0 +1,287 @@
+import { mkdtemp, open, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { newId } from '@torpor/protocol';
+import { reclaim } from '../reclaim/reclaim.ts';
+import type { CreateRequest } from '../sandbox/limits.ts';
+import { SandboxManager } from '../sandbox/manager.ts';
+import { Plan } from './fault-points.ts';
+import { StubHost } from './stub-host.ts';
+
+/*
+ * Operations of an agent over the stub host, for tests that disturb them at every
+ * point, and what must be true afterwards whatever the disturbance was.
+ */
+
+/** Blocks of RAM that the stub guests write to. */
+const BLOCKS = [3, 700];
+const BLOCK_BYTES = 4096;
+export const TEMPLATE = 'template-1';
+
+export function request(changes: Partial<CreateRequest> = {}): CreateRequest {
+  return {
+    id: newId('sandbox'),
+    vcpus: 1,
+    memoryMiB: 128,
+    diskSizeMiB: 1024,
+    timeoutSec: 0,
+    teamId: '',
+    templateId: 'base',
+    defaultUser: '',
+    defaultEnv: {},
+    envs: {},
+    allowInternet: true,
+    hostname: '',
+    autoPause: false,
+    fromSnapshot: false,
+    ...changes,
+  };
+}
+
+/** A host, its present agent, and one sandbox whose guest has written something. */
+export class World implements AsyncDisposable {
+  readonly host: StubHost;
+  readonly source = newId('sandbox');
+  readonly #keepBoots: boolean;
+  plan: Plan;
+  manager: SandboxManager;
+
+  /** On a tmpfs: nothing here depends on what survives a power loss. */
+  static async open(plan = new Plan(), keepBoots = false): Promise<World> {
+    const host = await StubHost.open(await mkdtemp('/dev/shm/torpor-points-'));
+    return new World(host, plan, keepBoots);
+  }
+
+  private constructor(host: StubHost, plan: Plan, keepBoots: boolean) {
+    this.host = host;
+    this.plan = plan;
+    this.#keepBoots = keepBoots;
+    this.manager = plan.run(() => new SandboxManager(this.#parts(), []));
+  }
+
+  /** The next agent, after the present one was killed or closed. */
+  async nextAgent(): Promise<void> {
+    await this.host.restart();
+    this.plan = new Plan();
+    this.manager = await this.plan.run(async () => {
+      const parts = this.#parts();
+      return new SandboxManager(parts, await reclaim(parts));
+    });
+  }
+
+  async createSource(): Promise<void> {
+    await this.manager.create(request({ id: this.source }));
+    await this.write(this.source, 1);
+  }
+
+  /** What the guest of a running sandbox does: it changes RAM, also to zeros, and disk. */
+  async write(id: string, value: number): Promise<void> {
+    await using memory = await open(this.host.layout.memoryFile(id), 'r+');
+    const [first = 0, second = 0] = BLOCKS;
+    await memory.write(Buffer.alloc(BLOCK_BYTES, value), 0, BLOCK_BYTES, first * BLOCK_BYTES);
+    const other = value % 2 === 0 ? 0 : value;
+    await memory.write(Buffer.alloc(BLOCK_BYTES, other), 0, BLOCK_BYTES, second * BLOCK_BYTES);
+    await writeFile(this.host.layout.upperDisk(id), `disk ${value}`);
+  }
+
+  /** What {@link write} wrote last; throws if RAM and disk do not agree. */
+  async read(id: string): Promise<number> {
+    await using memory = await open(this.host.layout.memoryFile(id));
+    const blocks = [];
+    for (const block of BLOCKS) {
+      const bytes = Buffer.alloc(BLOCK_BYTES);
+      await memory.read(bytes, 0, BLOCK_BYTES, block * BLOCK_BYTES);
+      const value = bytes.readUInt8(0);
+      if (!bytes.equals(Buffer.alloc(BLOCK_BYTES, value)))
+        throw new Error(`block ${block} is torn`);
+      blocks.push(value);
+    }
+    const disk = await readFile(this.host.layout.upperDisk(id), 'utf8');
+    const [value = -1, other] = blocks;
+    if (disk !== `disk ${value}` || other !== (value % 2 === 0 ? 0 : value)) {
+      throw new Error(`RAM holds ${blocks.join(' and ')}, the disk ${JSON.stringify(disk)}`);
+    }
+    return value;
+  }
+
+  states(): Record<string, string> {
+    return Object.fromEntries(this.manager.list().map(({ id, state }) => [id, state]));
+  }
+
+  isKnown(id: string): boolean {
+    return this.manager.list().some((record) => record.id === id);
+  }
+
+  async faults(): Promise<string[]> {
+    const faults: string[] = [];
+    for await (const { buildId, fault } of this.manager.snapshots.verify()) {
+      if (fault !== undefined) faults.push(`${buildId}: ${fault}`);
+    }
+    for (const { kind, name, buildId } of this.host.builds.references.all()) {
+      const isThere = (await this.host.builds.list()).includes(buildId);
+      if (!isThere) faults.push(`${kind} ${name} refers to ${buildId}, which is not there`);
+    }
+    return faults;
+  }
+
+  /** Brings a sandbox that is paused, or has failed and has a build, up again. */
+  async revive(id: string): Promise<void> {
+    if (this.manager.get(id).state !== 'running') await this.manager.snapshots.resume(id);
+    const pid = this.manager.get(id).machine?.pid ?? -1;
+    if (!this.host.driver.living().includes(pid)) throw new Error(`${id} has no VMM`);
+    if (this.host.driver.stopped.has(pid)) throw new Error(`the vCPUs of ${id} are stopped`);
+  }
+
+  /** Removes everything in order; answers what is left then. */
+  async clear(): Promise<string[]> {
+    const { host } = this;
+    await this.manager.snapshots.deleteSnapshot(TEMPLATE);
+    await this.manager.destroyAll();
+    for (const { kind, name } of host.builds.references.all()) {
+      if (name.startsWith('boot-')) await host.builds.references.delete(kind, name);
+    }
+    await this.manager.snapshots.collect();
+    await this.manager.close();
+    // What could not be removed when it failed goes with the next start.
+    await this.nextAgent();
+    await this.manager.close();
+    const files = await readdir(join(host.directory, 'builds'));
+    const references = await readdir(join(host.directory, 'references'));
+    return [...(await host.leftovers()), ...files, ...references];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.host[Symbol.asyncDispose]();
+  }
+
+  #parts() {
+    const parts = this.host.parts({ bootTimeoutMs: 2_000 });
+    return { ...parts, snapshots: { ...parts.snapshots, keepBoots: this.#keepBoots } };
+  }
+}
+
+export interface Scenario {
+  readonly name: string;
+  readonly keepBoots?: boolean;
+  readonly prepare: (world: World) => Promise<unknown>;
+  readonly act: (world: World) => Promise<unknown>;
+  /** What the source's guest has written last; absent where the source goes. */
+  readonly expected?: number;
+}
+
+/** A sandbox that was restored, and has written something since. */
+async function restoredSource(world: World): Promise<void> {
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  await world.manager.snapshots.resume(world.source);
+  await world.write(world.source, 2);
+}
+
+async function snapshot(world: World, resumeSource: boolean): Promise<void> {
+  await world.manager.snapshots.snapshot(world.source, TEMPLATE, { resumeSource });
+}
+
+export const SCENARIOS: readonly Scenario[] = [
+  {
+    name: 'the pause of a sandbox that was booted',
+    prepare: (world) => world.createSource(),
+    act: (world) => world.manager.snapshots.pause(world.source),
+    expected: 1,
+  },
+  {
+    name: 'the pause of a sandbox that was restored',
+    prepare: restoredSource,
+    act: (world) => world.manager.snapshots.pause(world.source),
+    expected: 2,
+  },
+  {
+    name: 'a resume',
+    prepare: async (world) => {
+      await restoredSource(world);
+      await world.manager.snapshots.pause(world.source);
+    },
+    act: (world) => world.manager.snapshots.resume(world.source),
+    expected: 2,
+  },
+  {
+    name: 'a snapshot after which the sandbox runs on',
+    prepare: restoredSource,
+    act: (world) => snapshot(world, true),
+    expected: 2,
+  },
+  {
+    name: 'a snapshot that pauses the sandbox and replaces another',
+    prepare: async (world) => {
+      await world.createSource();
+      await snapshot(world, true);
+      await world.write(world.source, 2);
+    },
+    act: (world) => snapshot(world, false),
+    expected: 2,
+  },
+  {
+    name: 'a fork',
+    prepare: restoredSource,
+    act: async (world) => {
+      const childIds = [newId('sandbox'), newId('sandbox')];
+      const { children } = await world.manager.snapshots.fork(world.source, childIds, 0);
+      for (const { result } of children) if (result instanceof Error) throw result;
+    },
+    expected: 2,
+  },
+  {
+    name: 'the removal of a snapshot',
+    prepare: async (world) => {
+      await world.createSource();
+      await snapshot(world, true);
+    },
+    act: (world) => world.manager.snapshots.deleteSnapshot(TEMPLATE),
+    expected: 1,
+  },
+  {
+    name: 'a collection',
+    prepare: async (world) => {
+      await restoredSource(world);
+      await snapshot(world, true);
+      await world.write(world.source, 3);
+      await world.manager.snapshots.pause(world.source);
+      await world.manager.snapshots.deleteSnapshot(TEMPLATE);
+    },
+    act: (world) => world.manager.snapshots.collect(),
+    expected: 3,
+  },
+  {
+    name: 'a creation from a snapshot',
+    prepare: async (world) => {
+      await world.createSource();
+      await snapshot(world, false);
+    },
+    act: (world) => world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true })),
+    expected: 1,
+  },
+  {
+    name: 'a creation whose boot is kept',
+    keepBoots: true,
+    prepare: () => Promise.resolve(),
+    act: (world) => world.manager.create(request()),
+  },
+  {
+    name: 'a creation from a kept boot',
+    keepBoots: true,
+    prepare: (world) => world.createSource(),
+    act: (world) => world.manager.create(request()),
+    expected: 1,
+  },
+  {
+    name: 'the end of a sandbox that was restored',
+    prepare: restoredSource,
+    act: (world) => world.manager.destroy(world.source),
+  },
+  {
+    name: 'the end of a paused sandbox',
+    prepare: async (world) => {
+      await world.createSource();
+      await world.manager.snapshots.pause(world.source);
+    },
+    act: (world) => world.manager.destroy(world.source),
+  },
+];
