@@ -1,4 +1,4 @@
-import { type rest, TorporError } from '@torpor/protocol';
+import { type rest, type SandboxState, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Harness, startHarness, until } from '../testing/harness.ts';
 
@@ -216,7 +216,10 @@ describe('what the host does by itself', () => {
     const release = holdCommits();
     const paused = harness.agent.autoPause(id);
     await until(async () => (await harness.get(id)).status === 'pausing');
+    const looks = harness.agent.count('getSandbox');
     const destroyed = destroy(id);
+    await until(() => harness.agent.count('getSandbox') > looks + 1);
+    expect(harness.agent.sandboxes.has(id)).toBe(true);
     release();
     await paused;
     expect((await destroyed).status).toBe(204);
@@ -234,13 +237,31 @@ describe('what the host does by itself', () => {
     expect((await harness.get(id)).build_id).toBe(build_id);
   });
 
-  test('the answer to an operation is not undone by reports that come late', async () => {
-    const { id } = await create();
-    for (let round = 0; round < 20; round++) {
+  test.each<SandboxState>(['running', 'pausing', 'snapshotting'])(
+    'a report that comes late, of a state that is over (%s), does not undo a pause',
+    async (late) => {
+      const { id } = await create();
+      const marker = await create();
       await sandboxOf(await act(id, 'pause'));
+      const info = harness.agent.sandboxes.get(id);
+      harness.agent.report(id, late);
+      Object.assign(info ?? {}, { status: 'paused' });
+      harness.agent.report(marker.id, 'error', 'marker');
+      await until(async () => (await harness.get(marker.id)).status === 'error');
       expect((await harness.get(id)).status).toBe('paused');
+      const changes = harness
+        .log()
+        .split('\n')
+        .filter((line) => line.includes(id) && line.includes('"Sandbox changed"'));
+      expect(changes).toEqual([]);
+    },
+  );
+
+  test('reports of an operation under way do not get into its way', async () => {
+    const { id } = await create();
+    for (let round = 0; round < 10; round++) {
+      await sandboxOf(await act(id, 'pause'));
       await sandboxOf(await act(id, 'resume'));
-      expect((await harness.get(id)).status).toBe('running');
     }
   });
 });
