@@ -3,7 +3,17 @@ import { exec } from './exec/exec.ts';
 import { files } from './files/files.ts';
 import type { Benchmark } from './harness/benchmark.ts';
 import { idleMemory } from './idle-memory/idle-memory.ts';
+import { lifecycle } from './lifecycle/lifecycle.ts';
 import { pageFaults } from './page-faults/page-faults.ts';
+import { restore } from './restore/restore.ts';
 
 /** All benchmarks, in the order of the report. */
-export const BENCHMARKS: readonly Benchmark[] = [exec, files, boot, idleMemory, pageFaults];
+export const BENCHMARKS: readonly Benchmark[] = [
+  exec,
+  files,
+  boot,
+  idleMemory,
+  lifecycle,
+  pageFaults,
+  restore,
+];

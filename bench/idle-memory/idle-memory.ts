@@ -9,8 +9,6 @@ import { listProcesses, parsePss, proportionalSetSize } from '../support/process
 const PLAIN_DAEMON =
   "require('node:http').createServer().listen(0, () => console.log('listening'))";
 
-const GUEST_DAEMON = 'torpor-bench-plain-daemon';
-
 export const idleMemory: Benchmark = {
   name: 'idle-memory',
   title: 'Memory of each process, idle',
@@ -51,14 +49,14 @@ export const idleMemory: Benchmark = {
     const platform = await context.shared.platform();
     await using stack = new AsyncDisposableStack();
     const plain = stack.use(await Server.start(process.execPath, ['-e', PLAIN_DAEMON]));
-    const daemon = await sandbox.start('node', ['-e', PLAIN_DAEMON, GUEST_DAEMON]);
+    const daemon = await sandbox.start('node', ['-e', PLAIN_DAEMON]);
     stack.defer(async () => {
       await sandbox.exec('kill', ['-9', String(daemon.pid)]);
     });
     const rounds = context.quick ? 2 : 6;
     for (let round = 0; round < rounds; round++) {
       if (!context.quick) await delay(2000);
-      const measured = { ...(await onHost(platform)), ...(await inGuest(sandbox)) };
+      const measured = { ...(await onHost(platform)), ...(await inGuest(sandbox, daemon.pid)) };
       context.record('plain-host', round, await proportionalSetSize(plain.pid));
       for (const [series, mib] of Object.entries(measured)) context.record(series, round, mib);
     }
@@ -85,20 +83,17 @@ async function onHost(platform: Platform): Promise<Record<string, number>> {
   return sums;
 }
 
-async function inGuest(sandbox: Sandbox): Promise<Record<string, number>> {
+async function inGuest(sandbox: Sandbox, plainPid: number): Promise<Record<string, number>> {
   return {
-    envd: await guestPss(sandbox, '[/]envd.mjs --guest', '-o'),
-    'plain-guest': await guestPss(sandbox, GUEST_DAEMON, '-n'),
+    // The parent of what is executed in the guest.
+    envd: await guestPss(sandbox, '$PPID'),
+    'plain-guest': await guestPss(sandbox, String(plainPid)),
   };
 }
 
-/** PSS of the guest's process whose command line matches: its oldest (`-o`) or newest (`-n`). */
-async function guestPss(sandbox: Sandbox, pattern: string, which: '-o' | '-n'): Promise<number> {
-  // The oldest match of envd's is init, which has it among its arguments: its child is meant.
-  const script =
-    which === '-o'
-      ? 'cat "/proc/$(pgrep -P 1 -f "$1")/smaps_rollup"'
-      : 'cat "/proc/$(pgrep -f "$1" | head -n 1)/smaps_rollup"';
-  const result = await sandbox.exec('sh', ['-c', script, 'sh', pattern], { user: 'root' });
-  return parsePss(result.stdout);
+async function guestPss(sandbox: Sandbox, pid: string): Promise<number> {
+  const script = `cat /proc/${pid}/smaps_rollup`;
+  const { stdout, stderr } = await sandbox.exec('sh', ['-c', script], { user: 'root' });
+  if (stderr !== '') throw new Error(`${script}: ${stderr}`);
+  return parsePss(stdout);
 }

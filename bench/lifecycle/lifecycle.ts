@@ -1,0 +1,207 @@
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Sandbox } from '@torpor/sdk';
+import type { Benchmark, Cost } from '../harness/benchmark.ts';
+import { interleave } from '../harness/interleave.ts';
+import type { Measurements } from '../harness/measurements.ts';
+import type { Platform } from '../support/platform.ts';
+import { WorkingSetFile } from '../support/working-set.ts';
+
+const DIRTY_MIB = 32;
+const LAST_GENERATION = 10;
+const RAM_SIZES_MIB = [512, 1024] as const;
+const MIB = 2 ** 20;
+/** Of a create that boots: what it takes to keep the booted guest for later creates. */
+const KEEPING_PHASES = ['state', 'memory', 'publish'];
+
+/** Writes random bytes to memory and keeps them: /dev/shm is RAM of the guest. */
+const DIRTY_SCRIPT = `head -c ${DIRTY_MIB}M /dev/urandom > /dev/shm/dirty-$1`;
+
+export const lifecycle: Benchmark = {
+  name: 'lifecycle',
+  title: 'From template to first answer, and what a pause writes',
+  method:
+    'A sandbox is started, used, paused and made a template (generation 1), then resumed and paused until its memory has ten ' +
+    'generations, and made another template. By turns a sandbox is created by a cold boot, from the first template with and without its recorded working set, ' +
+    'and from the second; each time until the first `true` has run. A pause is measured after the guest wrote ' +
+    `${DIRTY_MIB} MiB of random bytes to its memory, and right before that after it wrote none: what the second wrote beyond ` +
+    `the first is compared with the ${DIRTY_MIB} MiB.`,
+  series: {
+    cold: { title: 'cold boot → first exec', unit: 'ms' },
+    template: { title: 'from template, prefetch → first exec', unit: 'ms' },
+    'template-faults': { title: 'from template, no prefetch → first exec', unit: 'ms' },
+    'generation-10': { title: 'from template of generation 10, prefetch → first exec', unit: 'ms' },
+    'phase:*': { title: 'phase of a create from template', unit: 'ms' },
+    'pause:*': { title: 'phase of a pause with dirty memory', unit: 'ms' },
+    ...Object.fromEntries(
+      RAM_SIZES_MIB.flatMap((ram) => [
+        [`dirtied-${ram}`, { title: `written by the guest, ${ram} MiB RAM`, unit: 'MiB' as const }],
+        [`idle-${ram}`, { title: `stored by an idle pause, ${ram} MiB RAM`, unit: 'MiB' as const }],
+        [
+          `stored-${ram}`,
+          { title: `stored for what was written, ${ram} MiB RAM`, unit: 'MiB' as const },
+        ],
+        [`pause-${ram}`, { title: `pause, ${ram} MiB RAM`, unit: 'ms' as const }],
+      ]),
+    ),
+  },
+  comparisons: [
+    {
+      title: 'cold boot ÷ create from template',
+      of: 'cold',
+      to: 'template',
+      aim: { atLeast: 10 },
+    },
+    { title: 'prefetch ÷ faults only', of: 'template', to: 'template-faults' },
+    {
+      title: 'generation 10 ÷ generation 1',
+      of: 'generation-10',
+      to: 'template',
+      aim: { atMost: 1.15 },
+    },
+    ...RAM_SIZES_MIB.map((ram) => ({
+      title: `bytes stored by a pause ÷ bytes written, ${ram} MiB RAM`,
+      of: `stored-${ram}`,
+      to: `dirtied-${ram}`,
+      aim: { atMost: 1.2 },
+    })),
+  ],
+  costs: (measured) => [
+    { title: 'A create from a template', costs: phaseCosts(measured, 'phase:') },
+    {
+      title: `A pause with ${DIRTY_MIB} MiB of dirty memory`,
+      costs: phaseCosts(measured, 'pause:'),
+    },
+  ],
+  async run(context) {
+    const platform = await context.shared.platform();
+    const rounds = context.quick ? 1 : 5;
+    await using stack = new AsyncDisposableStack();
+    for (const ram of RAM_SIZES_MIB) {
+      context.progress(`pauses with ${ram} MiB of RAM`);
+      await using sandbox = await platform.create({ memoryMiB: ram });
+      await settle(sandbox);
+      for (let round = 0; round < (context.quick ? 1 : 3); round++) {
+        await sandbox.exec('true');
+        await sandbox.pause();
+        const idle = await storedMiB(platform, sandbox);
+        await sandbox.resume();
+        await sandbox.exec('sh', ['-c', DIRTY_SCRIPT, 'sh', String(round)]);
+        const start = performance.now();
+        const { timings } = await sandbox.pause();
+        context.record(`pause-${ram}`, round, performance.now() - start);
+        context.record(`dirtied-${ram}`, round, DIRTY_MIB);
+        context.record(`idle-${ram}`, round, idle);
+        const stored = await storedMiB(platform, sandbox);
+        context.record(`stored-${ram}`, round, stored - idle);
+        for (const { phase, milliseconds } of timings ?? []) {
+          if (ram === RAM_SIZES_MIB[0]) context.record(`pause:${phase}`, round, milliseconds);
+        }
+        await sandbox.resume();
+      }
+    }
+    context.progress(`${LAST_GENERATION} generations`);
+    const source = await platform.create();
+    stack.defer(() => source.destroy());
+    await settle(source);
+    await source.pause();
+    const first = await asTemplate(platform, source, 'generation-1');
+    for (let generation = 2; generation <= LAST_GENERATION; generation++) {
+      await source.resume();
+      await source.exec('sh', ['-c', 'head -c 1M /dev/urandom > /dev/shm/generation']);
+      await source.pause();
+    }
+    const last = await asTemplate(platform, source, `generation-${LAST_GENERATION}`);
+
+    context.progress('recording the working sets');
+    for (const template of [first, last]) {
+      await using sandbox = await platform.create({ template: template.name });
+      await sandbox.exec('true');
+      await template.workingSet.recorded();
+    }
+    let round = context.quick ? 0 : -1;
+    const fromTemplate = async ({ name, workingSet }: Template, prefetch: boolean) => {
+      await workingSet.use(prefetch);
+      const create = () => platform.create({ template: name });
+      return untilFirstExec(create, (timings) => {
+        if (name !== first.name || !prefetch) return;
+        if (round >= 0) {
+          for (const [phase, ms] of timings) context.record(`phase:${phase}`, round, ms);
+        }
+        round++;
+      });
+    };
+    await interleave(context, rounds, {
+      cold: () => untilFirstExec(() => platform.createCold()),
+      template: () => fromTemplate(first, true),
+      'template-faults': () => fromTemplate(first, false),
+      'generation-10': () => fromTemplate(last, true),
+    });
+  },
+};
+
+interface Template {
+  readonly name: string;
+  readonly workingSet: WorkingSetFile;
+}
+
+/** A guest that has run a program has loaded what it needs for that. */
+async function settle(sandbox: Sandbox): Promise<void> {
+  for (let count = 0; count < 3; count++) await sandbox.exec('true');
+}
+
+async function asTemplate(platform: Platform, source: Sandbox, name: string): Promise<Template> {
+  await platform.torpor.snapshots.create(source.id, { name });
+  const buildId = await newestBuild(platform);
+  return { name, workingSet: new WorkingSetFile(platform.dataDir, buildId) };
+}
+
+type Timings = ReadonlyMap<string, number>;
+
+async function untilFirstExec(
+  create: () => Promise<Sandbox>,
+  keep: (timings: Timings) => void = () => undefined,
+): Promise<number> {
+  const start = performance.now();
+  await using sandbox = await create();
+  await sandbox.exec('true');
+  const taken = performance.now() - start;
+  const timings: Timings = new Map(
+    (sandbox.info.timings ?? []).map(({ phase, milliseconds }) => [phase, milliseconds]),
+  );
+  keep(timings);
+  // The first sandbox of a shape is kept as a build too, which is no part of a boot.
+  const kept = timings.has('boot') ? KEEPING_PHASES : [];
+  return kept.reduce((rest, phase) => rest - (timings.get(phase) ?? 0), taken);
+}
+
+function phaseCosts(measured: Measurements, prefix: string): Cost[] {
+  return measured.names
+    .filter((name) => name.startsWith(prefix) && name !== `${prefix}total`)
+    .map((name) => ({
+      title: name.slice(prefix.length),
+      value: measured.median(name),
+      unit: 'ms',
+      how: 'timed by the host agent',
+    }));
+}
+
+/** MiB in the memory file of a paused sandbox's build. */
+async function storedMiB(platform: Platform, sandbox: Sandbox): Promise<number> {
+  const record = JSON.parse(
+    await readFile(join(platform.dataDir, 'sandboxes', sandbox.id, 'sandbox.json'), 'utf8'),
+  );
+  const id: unknown = record.buildId;
+  if (typeof id !== 'string') throw new Error(`Sandbox ${sandbox.id} has no build.`);
+  return (await stat(join(platform.dataDir, 'builds', id, 'memfile'))).size / MIB;
+}
+
+/** Build ids begin with their time (UUIDv7): they sort by it. */
+async function newestBuild(platform: Platform): Promise<string> {
+  const ids = (await readdir(join(platform.dataDir, 'builds'))).filter((name) =>
+    /^[0-9a-f-]{36}$/.test(name),
+  );
+  const newest = ids.sort().at(-1);
+  if (newest === undefined) throw new Error('There is no build.');
+  return newest;
+}
