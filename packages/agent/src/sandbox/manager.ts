@@ -422,8 +422,8 @@ export class SandboxManager {
   /** Writes the record, and lets the world know of it once it is durable. */
   async #save(sandbox: Sandbox, record: SandboxRecord): Promise<void> {
     const path = this.#host.layout.recordFile(sandbox.id);
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     try {
+      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
       await writeRecord(path, record);
     } catch (error) {
       if (!maySurviveUnwritten(sandbox.record.state, record.state)) throw error;

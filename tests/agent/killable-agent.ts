@@ -1,0 +1,46 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { type AgentClient, clientOf } from './agent-under-test.ts';
+
+const AGENT = fileURLToPath(new URL('./agent-process.ts', import.meta.url));
+const START_TIMEOUT_MS = 300_000;
+
+/** The host agent of a data directory, as a process of its own that can be killed and started again. */
+export class KillableAgent {
+  readonly #dataDir: string;
+  #process: ChildProcess | undefined;
+  #client: AgentClient | undefined;
+
+  constructor(dataDir: string) {
+    this.#dataDir = dataDir;
+  }
+
+  /** Of the agent that runs now. */
+  get client(): AgentClient {
+    if (this.#client === undefined) throw new Error('no agent has been started');
+    return this.#client;
+  }
+
+  /** Starts an agent and waits until it serves. */
+  async start(environment: Record<string, string> = {}): Promise<void> {
+    const child = spawn(process.execPath, [AGENT, this.#dataDir], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, ...environment },
+    });
+    this.#process = child;
+    const lines = createInterface({ input: child.stdout });
+    const [line] = await once(lines, 'line', { signal: AbortSignal.timeout(START_TIMEOUT_MS) });
+    this.#client = clientOf((JSON.parse(line) as { port: number }).port);
+  }
+
+  /** Ends the agent with a signal and waits until it is gone. */
+  async end(signal: NodeJS.Signals): Promise<void> {
+    const child = this.#process;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill(signal);
+    await exited;
+  }
+}
