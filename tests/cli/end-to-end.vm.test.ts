@@ -6,6 +6,7 @@ import {
   readdir,
   readFile,
   readlink,
+  realpath,
   rm,
   stat,
   symlink,
@@ -16,7 +17,10 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { spawn as spawnPty } from '@lydell/node-pty';
+import { instanceTag } from '@torpor/agent';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { leftovers, vmmsOf } from '../agent/agent-under-test.ts';
+import { RestClient } from '../support/rest-client.ts';
 import { runTorpor, TORPOR, TorporProcess, temporaryDataDir } from '../support/torpor-process.ts';
 
 const MIB = 1024 * 1024;
@@ -169,25 +173,71 @@ describe('one sandbox from its start to its end', () => {
     }
   });
 
-  test(
-    'a `torpor up` that was killed finds it running when it starts again',
-    async () => {
-      await torpor('exec', id, '--', 'sh', '-c', 'echo kept > note');
-      await platform.kill();
-      platform = await TorporProcess.start(dataDir);
-      expect((await torpor('ls', '-q', '--state', 'running')).stdout).toBe(`${id}\n`);
-      const read = await torpor('exec', id, '--', 'cat', 'note');
-      expect(read).toMatchObject({ exitCode: 0, stdout: 'kept\n' });
-    },
-    SLOW,
-  );
-
   test('rm leaves nothing of it', async () => {
     expect(await torpor('rm', id)).toMatchObject({ exitCode: 0, stdout: `${id}\n` });
     expect((await torpor('ls', '-q')).stdout).toBe('');
     expect(await processesNaming(id)).toEqual([]);
     expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
     expect((await torpor('exec', id, '--', 'true')).exitCode).toBe(125);
+  });
+});
+
+describe('two sandboxes of a platform that is killed', () => {
+  let lost: string;
+  let kept: string;
+  let machines: number[];
+
+  test(
+    'run on meanwhile, and have their files when it starts again',
+    async () => {
+      lost = (await torpor('create', '--memory', '256')).stdout.trim();
+      kept = (await torpor('create', '--memory', '256')).stdout.trim();
+      for (const id of [lost, kept]) {
+        const script = 'echo "$0" > note; nohup sleep 3600 > /dev/null 2>&1 &';
+        expect((await torpor('exec', id, '--', 'sh', '-c', script, id)).exitCode).toBe(0);
+      }
+      machines = [...(await vmmsOf(lost)), ...(await vmmsOf(kept))];
+      expect(machines).toHaveLength(2);
+      await platform.kill();
+      const startedAt = performance.now();
+      platform = await TorporProcess.start(dataDir);
+      const seconds = ((performance.now() - startedAt) / 1000).toFixed(1);
+      process.stdout.write(`torpor up after kill -9, with two sandboxes: ready in ${seconds} s\n`);
+      const listed = (await torpor('ls', '-q', '--state', 'running')).stdout.trim().split('\n');
+      expect(listed.toSorted()).toEqual([lost, kept].toSorted());
+      for (const id of [lost, kept]) {
+        const read = await torpor('exec', id, '--', 'sh', '-c', 'cat note; pgrep -c sleep');
+        expect(read).toMatchObject({ exitCode: 0, stdout: `${id}\n1\n` });
+      }
+      expect([...(await vmmsOf(lost)), ...(await vmmsOf(kept))]).toEqual(machines);
+    },
+    SLOW,
+  );
+
+  test('when the VMM of one is killed, the API says why within five seconds, and the other does not notice', async () => {
+    const api = await RestClient.open(platform.apiUrl, dataDir);
+    const [machine] = await vmmsOf(lost);
+    if (machine === undefined) throw new Error(`${lost} has no VMM.`);
+    process.kill(machine, 'SIGKILL');
+    await expect
+      .poll(() => api.sandbox(lost), { timeout: 5_000, interval: 50 })
+      .toMatchObject({ status: 'error', reason: expect.stringMatching(/^QEMU ended/) });
+    expect(await api.sandbox(kept)).toMatchObject({ status: 'running' });
+    expect(await torpor('exec', kept, '--', 'cat', 'note')).toMatchObject({ stdout: `${kept}\n` });
+    expect(await torpor('ls', '-q', '--state', 'error')).toMatchObject({ stdout: `${lost}\n` });
+    expect(await torpor('exec', lost, '--', 'true')).toMatchObject({
+      exitCode: 125,
+      stderr: expect.stringMatching(/error/),
+    });
+  });
+
+  test('rm leaves nothing of either', async () => {
+    expect((await torpor('rm', lost, kept)).exitCode).toBe(0);
+    expect((await torpor('ls', '-q')).stdout).toBe('');
+    const instance = instanceTag(await realpath(dataDir));
+    expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
+    expect(await readdir(join('/dev/shm', `torpor-${instance}`))).toEqual([]);
+    for (const id of [lost, kept]) expect(await processesNaming(id)).toEqual([]);
   });
 });
 
@@ -210,6 +260,7 @@ describe('run', () => {
   });
 });
 
-test('SIGTERM ends `torpor up` with status 0', async () => {
+test('SIGTERM ends `torpor up` with status 0, and nothing of it is left', async () => {
   expect(await platform.stop()).toBe(0);
+  expect(await leftovers(instanceTag(await realpath(dataDir)), dataDir)).toEqual([]);
 });
