@@ -24,7 +24,7 @@ export function fileRpc(manager: SandboxManager): Methods {
       const { sandboxId, path, user } = content.value;
       const { guest, hold } = manager.use(sandboxId);
       using _ = hold;
-      await guest.writeFile({ path: required(path), user }, chunks(iterator), signal);
+      await guest.writeFile({ path: required(path), user }, chunks(iterator, signal), signal);
       return {};
     },
 
@@ -57,11 +57,17 @@ export function fileRpc(manager: SandboxManager): Methods {
   };
 }
 
+/**
+ * The contents of the messages. Over some transports those of a client that has gone
+ * away simply end: then half a file must not pass for a whole one.
+ */
 async function* chunks(
   messages: AsyncIterator<hostAgent.WriteFileStreamRequest>,
+  signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
   for (;;) {
     const next = await messages.next();
+    signal.throwIfAborted();
     if (next.done) return;
     const { content } = next.value;
     if (content.case !== 'chunk') {

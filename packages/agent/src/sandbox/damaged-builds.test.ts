@@ -1,0 +1,185 @@
+import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { BUILD_FILES } from '@torpor/builds';
+import { TorporError } from '@torpor/protocol';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { request, TEMPLATE, World } from '../testing/scenarios.ts';
+import { writeRecord } from './record.ts';
+
+let world: World;
+/** The builds of the source: the second needs blocks of the first. */
+let first: string;
+let second: string;
+
+beforeEach(async () => {
+  world = await World.open();
+  await world.createSource();
+  await world.manager.snapshots.pause(world.source);
+  first = world.manager.get(world.source).buildId ?? '';
+  await world.manager.snapshots.resume(world.source);
+  await writeFile(world.host.layout.upperDisk(world.source), 'disk 1');
+  await world.manager.snapshots.snapshot(world.source, TEMPLATE, { resumeSource: false });
+  second = world.manager.get(world.source).buildId ?? '';
+});
+afterEach(async () => {
+  await world.manager.close();
+  await world[Symbol.asyncDispose]();
+});
+
+function path(buildId: string, file: string): string {
+  return world.host.builds.path(buildId, file);
+}
+
+async function flipBit(file: string, at: number): Promise<void> {
+  const bytes = await readFile(file);
+  bytes[at] = (bytes[at] ?? 0) ^ 1;
+  await writeFile(file, bytes);
+}
+
+async function replace(file: string, from: string, to: string): Promise<void> {
+  const text = await readFile(file, 'utf8');
+  expect(text).toContain(from);
+  await writeFile(file, text.replace(from, to));
+}
+
+const DAMAGES: [string, () => Promise<string>][] = [
+  [
+    'a torn disk',
+    async () => {
+      await truncate(path(second, BUILD_FILES.disk), 2);
+      return path(second, BUILD_FILES.disk);
+    },
+  ],
+  [
+    'torn memory',
+    async () => {
+      await truncate(path(first, BUILD_FILES.memory), 4096);
+      return path(second, BUILD_FILES.header);
+    },
+  ],
+  [
+    'a header with a flipped bit in its mapping',
+    async () => {
+      const header = path(second, BUILD_FILES.header);
+      await flipBit(header, (await readFile(header)).length - 1);
+      return header;
+    },
+  ],
+  [
+    'a header with a flipped bit in its beginning',
+    async () => {
+      await flipBit(path(second, BUILD_FILES.header), 3);
+      return path(second, BUILD_FILES.header);
+    },
+  ],
+  [
+    'a missing ancestor',
+    async () => {
+      await rm(path(first, ''), { recursive: true });
+      return path(second, BUILD_FILES.header);
+    },
+  ],
+  [
+    'a missing state',
+    async () => {
+      await rm(path(second, BUILD_FILES.state));
+      return path(second, BUILD_FILES.state);
+    },
+  ],
+  [
+    'a manifest of a later version',
+    async () => {
+      await replace(path(second, BUILD_FILES.manifest), '"version": 1', '"version": 2');
+      return path(second, BUILD_FILES.manifest);
+    },
+  ],
+  [
+    'a manifest of another VMM',
+    async () => {
+      await replace(path(second, BUILD_FILES.manifest), '"vmm": "qemu"', '"vmm": "firecracker"');
+      return path(second, BUILD_FILES.manifest);
+    },
+  ],
+  [
+    'a missing base image',
+    async () => {
+      await rm(world.host.artifact('base.ext4'));
+      return world.host.artifact('base.ext4');
+    },
+  ],
+];
+
+describe.each(DAMAGES)('%s', (_, damage) => {
+  test('keeps a sandbox paused and is named; nothing is left of the attempt', async () => {
+    const file = await damage();
+    const failure = await world.manager.snapshots
+      .resume(world.source)
+      .catch((error: unknown) => TorporError.from(error));
+    expect(failure).toMatchObject({ code: 'build_invalid' });
+    expect((failure as TorporError).message).toContain(file);
+    expect(world.manager.get(world.source)).toMatchObject({ state: 'paused', buildId: second });
+    expect(await world.host.leftovers()).toEqual([world.source]);
+    const creation = world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true }));
+    await expect(creation).rejects.toMatchObject({ code: 'build_invalid' });
+    expect(await world.host.leftovers()).toEqual([world.source]);
+    const { children } = await world.manager.snapshots
+      .fork(world.source, ['sbfork'], 0)
+      .catch(() => ({ children: [] }));
+    expect(children).toEqual([]);
+    expect(await world.host.leftovers()).toEqual([world.source]);
+  });
+});
+
+test('a sandbox whose build is damaged can be destroyed, and the next agent still starts', async () => {
+  await truncate(path(second, BUILD_FILES.header), 10);
+  await world.manager.close();
+  await world.nextAgent();
+  expect(world.manager.get(world.source).state).toBe('paused');
+  await world.manager.snapshots.deleteSnapshot(TEMPLATE);
+  await world.manager.destroy(world.source);
+  expect((await world.manager.snapshots.collect()).removedBuildIds.toSorted()).toEqual(
+    [first, second].toSorted(),
+  );
+  expect(await world.host.leftovers()).toEqual([]);
+});
+
+test('a kept boot that cannot be restored is made anew', async () => {
+  await using host = await World.open(undefined, true);
+  await host.createSource();
+  const [boot] = await host.host.builds.list();
+  await truncate(host.host.builds.path(boot ?? '', BUILD_FILES.memory), 0);
+  const { record, timings } = await host.manager.create(request());
+  expect(timings.map(({ phase }) => phase)).toContain('boot');
+  const again = await host.manager.create(request());
+  expect(again.timings.map(({ phase }) => phase)).toContain('restore');
+  for (const { id } of [record, again.record]) expect(host.states()[id]).toBe('running');
+  await host.manager.close();
+});
+
+test('the reference of a sandbox whose record cannot be read is kept, and so is its build', async () => {
+  const { layout, builds } = world.host;
+  await world.manager.close();
+  const file = layout.recordFile(world.source);
+  const text = await readFile(file, 'utf8');
+  await writeFile(file, text.slice(0, -20));
+  await world.nextAgent();
+  expect(world.states()).toEqual({});
+  await world.manager.snapshots.deleteSnapshot(TEMPLATE);
+  await world.manager.snapshots.collect();
+  expect(world.host.builds.references.all()).toEqual([
+    { kind: 'sandbox', name: world.source, buildId: second },
+  ]);
+  expect(await builds.list()).toEqual([first, second]);
+  await world.manager.close();
+  await writeFile(file, text);
+  await world.nextAgent();
+  await world.revive(world.source);
+  expect(await world.read(world.source)).toBe(1);
+});
+
+test('the reference tells the last build where a crash kept the record from it', async () => {
+  const record = world.manager.get(world.source);
+  await world.manager.close();
+  await writeRecord(world.host.layout.recordFile(world.source), { ...record, buildId: first });
+  await world.nextAgent();
+  expect(world.manager.get(world.source).buildId).toBe(second);
+});
