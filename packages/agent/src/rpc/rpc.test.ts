@@ -369,6 +369,22 @@ describe('files', () => {
     expect(await codeOf(read(''))).toBe('invalid_request');
   });
 
+  test('an upload whose client goes away leaves no half of a file', async () => {
+    const path = `${directory}/half`;
+    const gone = new AbortController();
+    async function* half() {
+      yield* upload(path, [Buffer.alloc(300_000)]);
+      gone.abort();
+      await new Promise(() => undefined);
+    }
+    const call = client.writeFileStream(half(), { signal: gone.signal });
+    await expect(call).rejects.toThrow();
+    // What comes after it, in its turn, sees what it left.
+    await client.writeFileStream(upload(`${directory}/after`, []));
+    const { entries } = await client.listDir({ sandboxId, path: directory });
+    expect(entries.map(({ name }) => name)).not.toContain('half');
+  });
+
   test('an upload must say first where it goes', async () => {
     async function* chunkFirst() {
       yield { content: { case: 'chunk' as const, value: new Uint8Array(1) } };
