@@ -45,7 +45,10 @@ function renderEntry({ benchmark, result }: ReportEntry): string {
     `${run.quick ? '**A quick run, which shows only that it works.** ' : ''}` +
     `Revision ${run.revision}, ${run.startedAt.slice(0, 10)}; ${machine.processors} × ${machine.processor} ` +
     `(${machine.virtualised}), ${machine.memoryMiB} MiB, Linux ${machine.kernel}, Node ${machine.node}, ` +
-    `QEMU ${machine.qemu}; load average ${run.loadAverage[0]} at the start, ${end.loadAverage[0]} at the end.`;
+    `QEMU ${machine.qemu}; load average ${run.loadAverage[0]} at the start, ${end.loadAverage[0]} at the end.` +
+    (isBusy(result)
+      ? ' **The machine was busy with other work: the times say nothing, and the ratios are those of a machine under load.**'
+      : '');
   const comparisons = comparable(benchmark, measured);
   const parts = [`## ${benchmark.title}`, benchmark.method, facts];
   if (comparisons.length > 0) {
@@ -88,6 +91,12 @@ function renderCosts({ title, costs }: CostTable): string {
     `(${format(largest.value)} ${largest.unit}, ${Math.round((100 * largest.value) / total)} %).\n\n` +
     table(['part', 'cost', 'share', 'how it was determined'], rows)
   );
+}
+
+/** Whether others wanted more than half a processor, beyond what a benchmark itself keeps busy. */
+function isBusy({ run, end }: RunResult): boolean {
+  const limit = run.machine.processors + 0.5;
+  return [run, end].some(({ loadAverage }) => (loadAverage[0] ?? 0) > limit);
 }
 
 /** The comparisons for which both sides were measured. */

@@ -15,7 +15,8 @@ export const idleMemory: Benchmark = {
   method:
     'Proportional set size (PSS: pages that n processes share count 1/n each) from /proc/PID/smaps_rollup, of every ' +
     'process of the platform with one idle sandbox of 512 MiB, and of envd inside the guest; beside each daemon in Node, a Node process ' +
-    'that does nothing but listen, on the same machine. Guest RAM is a shared memory file and counts with QEMU as far as the guest has touched it.',
+    'that does nothing but listen, on the same machine. Guest RAM is a shared memory file and counts with QEMU as far as the guest has touched it. ' +
+    'The text of the node binary is shared: the more Node processes a machine runs, the less of it each counts.',
   series: {
     torpor: { title: '`torpor up` (control plane and host agent)', unit: 'MiB' },
     postgres: { title: 'PostgreSQL, all its processes', unit: 'MiB' },
