@@ -150,6 +150,7 @@ describe('creating and destroying', () => {
   test('one that cannot be undone either is kept as an error until it can', async () => {
     host.guests.initStatus = 500;
     host.slots.beforeRelease = failing;
+    host.slots.beforeDestroy = failing;
     const manager = host.manage(new SandboxManager(host.parts(), []));
     const create = request();
     await expect(manager.create(create)).rejects.toMatchObject({
@@ -160,7 +161,7 @@ describe('creating and destroying', () => {
       reason: expect.stringMatching(/500.*could not be taken down/s),
     });
     expect(host.driver.living()).toEqual([]);
-    host.slots.forgetLeases();
+    host.slots.beforeRelease = () => undefined;
     await manager.destroy(create.id);
     expect(await host.leftovers()).toEqual([]);
   });
@@ -224,11 +225,10 @@ describe('creating and destroying', () => {
     const manager = host.manage(new SandboxManager(host.parts(), []));
     const { record } = await manager.create(request());
     host.slots.beforeRelease = failing;
-    // The slot counts as handed out, so the journal's way of taking it down fails as well.
     await expect(manager.destroy(record.id)).rejects.toMatchObject({ code: 'internal_error' });
     expect(manager.get(record.id)).toMatchObject({ state: 'error' });
     expect(host.driver.living()).toEqual([]);
-    host.slots.forgetLeases();
+    host.slots.beforeRelease = () => undefined;
     await manager.destroy(record.id);
     expect(await host.leftovers()).toEqual([]);
   });
