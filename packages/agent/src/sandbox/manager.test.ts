@@ -150,7 +150,6 @@ describe('creating and destroying', () => {
   test('one that cannot be undone either is kept as an error until it can', async () => {
     host.guests.initStatus = 500;
     host.slots.beforeRelease = failing;
-    host.slots.beforeDestroy = failing;
     const manager = host.manage(new SandboxManager(host.parts(), []));
     const create = request();
     await expect(manager.create(create)).rejects.toMatchObject({

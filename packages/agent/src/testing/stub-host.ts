@@ -180,7 +180,6 @@ export class StubSlots implements HostSlots {
   readonly leased = new Map<number, NetworkSlot>();
   beforeAcquire: Hook = () => undefined;
   beforeRelease: Hook = () => undefined;
-  beforeDestroy: Hook = () => undefined;
   readonly #journal: () => FileJournal;
   readonly #owners = new Map<number, string>();
   #leases = 0;
@@ -225,7 +224,6 @@ export class StubSlots implements HostSlots {
   }
 
   async #destroy(index: number, owner?: string): Promise<void> {
-    await this.beforeDestroy();
     await this.beforeRelease();
     if (this.leased.has(index) && this.#owners.get(index) !== owner) {
       throw new TorporError('conflict', `Slot ${index} is handed out.`);
