@@ -13,6 +13,9 @@ import { SharedPlatform } from './support/shared-platform.ts';
 
 /* That every benchmark runs, not how fast anything is. */
 
+/** Several boots, of emulated machines that share two processors with others. */
+const SLOW = 20 * 60_000;
+
 let directory: string;
 let shared: SharedPlatform;
 
@@ -26,7 +29,7 @@ afterAll(async () => {
 });
 
 describe.each(BENCHMARKS)('$name', (benchmark) => {
-  test('measures all that it compares, and makes a report', async () => {
+  test('measures all that it compares, and makes a report', { timeout: SLOW }, async () => {
     const path = await runBenchmark(benchmark, {
       quick: true,
       keep: false,
