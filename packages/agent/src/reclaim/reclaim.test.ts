@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newBuildId } from '@torpor/builds';
 import { newId, type SandboxState } from '@torpor/protocol';
@@ -9,7 +9,6 @@ import type { CreateRequest } from '../sandbox/limits.ts';
 import { SandboxManager } from '../sandbox/manager.ts';
 import { readRecord, type SandboxRecord, writeRecord } from '../sandbox/record.ts';
 import { StubHost, type StubVm } from '../testing/stub-host.ts';
-import { findVmms } from './orphans.ts';
 import { reclaim } from './reclaim.ts';
 
 let host: StubHost;
@@ -185,22 +184,21 @@ describe('an agent that starts after another was killed', () => {
   });
 
   test('ends a VMM that no journal entry tells of, and no other program', async () => {
-    const { runDirectory, runRoot } = host.layout;
+    const { runDirectory } = host.layout;
     const id = newId('sandbox');
-    const socket = join(runDirectory(id), 'qmp.sock');
-    const vmm = join(host.directory, 'qemu-system-test');
-    await symlink('/bin/sh', vmm);
-    const start = (program: string, path: string) => {
-      const child = spawn(program, ['-c', 'sleep 620; exit 1', path], { detached: true });
+    await mkdir(runDirectory(id));
+    const start = async (argument: string) => {
+      const child = spawn('/bin/sh', ['-c', 'sleep 620; exit 1', argument], { detached: true });
       onTestFinished(() => {
         // The shell's `sleep` is in its process group.
         if (child.pid !== undefined && child.exitCode === null) endGroup(child.pid);
       });
+      await once(child, 'spawn');
       return child;
     };
-    const orphan = start(vmm, socket);
-    const others = [start('/bin/sh', socket), start(vmm, '/elsewhere/qmp.sock')];
-    await expect.poll(() => findVmms(runRoot)).toMatchObject([{ sandboxId: id }]);
+    const controlSocket = (directory: string) => `socket,path=${join(directory, 'qmp.sock')},id=c`;
+    const orphan = await start(controlSocket(runDirectory(id)));
+    const others = [await start(runDirectory(id)), await start(controlSocket('/elsewhere'))];
     const exited = once(orphan, 'exit');
     await nextAgent();
     expect(await exited).toEqual([null, 'SIGKILL']);

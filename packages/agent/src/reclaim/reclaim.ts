@@ -2,6 +2,7 @@ import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BUILD_FILES } from '@torpor/builds';
 import { assertTransition, isId, TorporError } from '@torpor/protocol';
+import { killFirecrackerLeftovers, killLeftovers } from '@torpor/vmm';
 import type { NetworkSlot } from '../network/slot.ts';
 import { connectGuest, holdMachine } from '../sandbox/create-steps.ts';
 import type { HostParts } from '../sandbox/host-parts.ts';
@@ -11,7 +12,6 @@ import type { RunningMachine } from '../sandbox/sandbox.ts';
 import { dropStaleReferences } from '../sandbox/snapshot-operations.ts';
 import { endProcess, takeDownOwned } from '../sandbox/take-down.ts';
 import { adoptMemory } from '../snapshot/restore.ts';
-import { findVmms } from './orphans.ts';
 
 /*
  * What an agent does when it starts, before it serves anybody. An earlier one may
@@ -188,21 +188,18 @@ async function adoptMachine(
 ): Promise<RunningMachine | undefined> {
   const { id, machine: description, slot: slotRecord, memory } = record;
   if (description === undefined || slotRecord === undefined) return undefined;
+  await using resources = new AsyncDisposableStack();
+  const { servedAs } = memory ?? {};
+  const served = servedAs === undefined ? undefined : await adoptMemory(host, servedAs, resources);
   const vm = await host.driver.adopt(description);
   if (vm === undefined) return undefined;
   await using stack = new AsyncDisposableStack();
   stack.defer(() => vm.detach());
   const slot: NetworkSlot = await host.slots.adopt(id, slotRecord.index);
-  await using resources = new AsyncDisposableStack();
   resources.defer(() => host.slots.release(slot));
   resources.defer(() => takeDownFiles(host, id));
-  if (memory?.servedAs !== undefined) {
-    const { servedAs } = memory;
-    resources.defer(() => host.snapshots.pages.release(servedAs));
-  }
   await holdMachine(host, id, vm, resources);
-  const fault =
-    memory?.servedAs === undefined ? () => undefined : await adoptMemory(host, vm, memory.servedAs);
+  if (served !== undefined) served.vm = vm;
   const guest = connectGuest(host, id, slot);
   resources.defer(() =>
     guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)),
@@ -214,7 +211,8 @@ async function adoptMachine(
     host.logger.warn({ sandbox: id }, 'the guest of an adopted sandbox does not answer');
   }
   stack.move();
-  const { parentId, servedAs } = memory ?? {};
+  const { parentId } = memory ?? {};
+  const fault = () => served?.reason;
   return { vm, slot, guest, parentId, servedAs, fault, resources: resources.move() };
 }
 
@@ -253,11 +251,24 @@ async function finishDestroying(
   }
 }
 
+/**
+ * Ends the VMMs of run directories that no running sandbox owns: a crash between the
+ * start of a VMM and the journal's entry for it leaves one that only they tell of.
+ */
 async function endOrphans(host: HostParts, living: ReadonlySet<string>): Promise<void> {
-  for (const { identity, sandboxId } of await findVmms(host.layout.runRoot)) {
-    if (living.has(sandboxId)) continue;
-    host.logger.warn({ sandbox: sandboxId, pid: identity.pid }, 'ending a VMM without a sandbox');
-    await attempt(host, sandboxId, () => endProcess(identity));
+  for (const id of await readdir(host.layout.runRoot)) {
+    if (!isId('sandbox', id) || living.has(id)) continue;
+    await attempt(host, id, async () => {
+      const directory = host.layout.runDirectory(id);
+      const killed = [
+        ...(await killLeftovers(directory)),
+        ...(await killFirecrackerLeftovers(directory)),
+      ];
+      for (const identity of killed) {
+        host.logger.warn({ sandbox: id, pid: identity.pid }, 'ending a VMM without a sandbox');
+        await endProcess(identity);
+      }
+    });
   }
 }
 

@@ -78,7 +78,7 @@ export async function restoreMachine(
 }
 
 /** The end of a VM whose pages cannot be served: it is killed, and the reason is kept. */
-class ServedMemory {
+export class ServedMemory {
   readonly #host: HostParts;
   readonly #servedAs: string;
   reason: string | undefined;
@@ -107,16 +107,20 @@ class ServedMemory {
   }
 }
 
-/** Kills an adopted VM when its pages can no longer be served; answers what {@link RestoredMachine.fault} does. */
+/**
+ * Takes over the memory of a VM that an earlier agent had served; the VM follows. A VM
+ * whose pager is gone may not even answer, so this comes first. Throws `vmm_failed`.
+ */
 export async function adoptMemory(
   host: HostParts,
-  vm: MicroVm,
   servedAs: string,
-): Promise<() => string | undefined> {
+  stack: AsyncDisposableStack,
+): Promise<ServedMemory> {
+  const { pages } = host.snapshots;
   const served = new ServedMemory(host, servedAs);
-  served.vm = vm;
-  await host.snapshots.pages.adopt(servedAs, (reason) => served.fail(reason));
-  return () => served.reason;
+  await pages.adopt(servedAs, (reason) => served.fail(reason));
+  stack.defer(() => pages.release(servedAs));
+  return served;
 }
 
 /** Records, once, what this restore touched. Answers how to give that up. */
