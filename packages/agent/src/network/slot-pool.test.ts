@@ -176,6 +176,11 @@ test('after a crash a running sandbox keeps its slot, address and permission', a
   await expect(second.pool.destroySlot(slot.index)).rejects.toMatchObject({ code: 'conflict' });
   const other = await second.pool.acquire({ owner: 'sbb', allowInternet: false });
   expect(other.index).not.toBe(slot.index);
+  await expect(second.pool.destroySlot(other.index, 'sba')).rejects.toMatchObject({
+    code: 'conflict',
+  });
+  await second.pool.destroySlot(other.index, 'sbb');
+  expect(namespaceExists(other)).toBe(false);
   await second.pool.release(adopted);
   expect(namespaceExists(slot)).toBe(false);
 });

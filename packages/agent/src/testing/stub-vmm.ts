@@ -218,7 +218,8 @@ export class StubPages implements Pages {
 
   /** Writes the memory that a VMM sees that connects to this socket. */
   async fill(socketPath: string, memoryFile: string, memoryMiB: number): Promise<void> {
-    const served = [...this.#served.values()].find(
+    // An earlier agent may have been killed before it let go of a machine with this socket.
+    const served = [...this.#served.values()].findLast(
       (each) => each.request.socketPath === socketPath,
     );
     if (served === undefined) throw new TorporError('vmm_failed', 'No pager listens.');
