@@ -4,3 +4,4 @@ export { HostAgent } from './host-agent.ts';
 export { forwardingObstacles } from './network/index.ts';
 export type { BaseImage, BaseImages, ImageSummary } from './sandbox/host-parts.ts';
 export type { SandboxLimits } from './sandbox/limits.ts';
+export { StoredImages } from './stored-images.ts';

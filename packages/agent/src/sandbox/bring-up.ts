@@ -1,13 +1,14 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import type { Build } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import type { MicroVm } from '@torpor/vmm';
+import { exec } from '../guest/exec.ts';
 import type { GuestClient } from '../guest/guest-client.ts';
 import { commitMachine } from '../snapshot/commit.ts';
 import { checkRestorable, restoreMachine } from '../snapshot/restore.ts';
 import * as steps from './create-steps.ts';
 import type { BaseImage, HostParts } from './host-parts.ts';
-import { KeyedLock } from './keyed-lock.ts';
+import type { KeyedLock } from './keyed-lock.ts';
 import { DEFAULT_TEMPLATE } from './limits.ts';
 import type { PhaseTimer } from './phase-timer.ts';
 import type { SandboxSpec } from './record.ts';
@@ -22,12 +23,11 @@ export interface BringUpRequest {
   readonly environment: Readonly<Record<string, string>>;
   /** What to check out; absent: the image that the spec names. */
   readonly build?: Build | undefined;
+  /** One boot at a time for each shape of machine: whoever waits restores what it left. */
+  readonly boots: KeyedLock;
   readonly signal: AbortSignal;
   readonly timer: PhaseTimer;
 }
-
-/** One boot at a time for each shape of machine: whoever waits restores what it left. */
-const boots = new KeyedLock();
 
 /**
  * Makes the machine of a sandbox, from a build or an image, up to a guest that has
@@ -42,8 +42,8 @@ export async function bringUp(request: BringUpRequest): Promise<RunningMachine> 
   const name = bootName(host, image, spec);
   const restored = await restoreKept(request, image, name);
   if (restored !== undefined) return restored;
-  return boots.with(
-    `${host.layout.dataDir} ${name}`,
+  return request.boots.with(
+    name,
     async () => (await restoreKept(request, image, name)) ?? boot(request, image, name),
   );
 }
@@ -95,7 +95,7 @@ async function boot(
   const vm = await timer.measure('vmm', () => steps.startMachine(context, image, slot));
   const guest = connect(context, slot);
   await timer.measure('boot', () => ready(request, vm, guest, () => undefined));
-  const parentId = keepAs === undefined ? undefined : await keepBoot(request, vm, keepAs);
+  const parentId = keepAs === undefined ? undefined : await keepBoot(request, vm, guest, keepAs);
   await timer.measure('init', () =>
     steps.initGuest(context, guest, { environment, defaultUser: image.defaultUser }),
   );
@@ -132,11 +132,13 @@ async function ready(
 async function keepBoot(
   { host, id, spec, timer }: BringUpRequest,
   vm: MicroVm,
+  guest: GuestClient,
   name: string,
 ): Promise<string | undefined> {
   const { references } = host.snapshots.builds;
   const { upperDisk } = host.layout;
   try {
+    await timer.measure('warm', () => warmUp(guest));
     await vm.pause();
     const build = await commitMachine(host, {
       vm,
@@ -157,6 +159,23 @@ async function keepBoot(
   } finally {
     await vm.resume();
   }
+}
+
+const WARM_UP_TIMEOUT_MS = 30_000;
+
+/**
+ * Has the guest do once what every sandbox does first, an `/init` and a program, so that
+ * its code is compiled and in memory in all that are restored. It gets no identity: no
+ * token, no name, and every restore brings entropy of its own.
+ */
+async function warmUp(guest: GuestClient): Promise<void> {
+  const entropy = randomBytes(64).toString('base64');
+  const timestamp = new Date().toISOString();
+  await guest.init({ timestamp, entropy }, { timeoutMs: WARM_UP_TIMEOUT_MS });
+  const limits = { timeoutMs: WARM_UP_TIMEOUT_MS, maxOutputBytes: 1024 };
+  const program = { cmd: '/bin/bash', args: ['-l', '-c', 'true'], envs: {} };
+  // An image without bash is only less warm.
+  await exec(guest, program, limits).catch(() => undefined);
 }
 
 /** Restores the kept boot of a shape; undefined if there is none. One that cannot be read is forgotten. */

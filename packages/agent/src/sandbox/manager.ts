@@ -47,6 +47,7 @@ export class SandboxManager {
   readonly #changes = new ChangeFeed<SandboxRecord>();
   readonly #users: VmmUsers;
   readonly #boots: Turns;
+  readonly #firstBoots = new KeyedLock();
   readonly #operations = new Set<Promise<unknown>>();
   /** Pause, resume, snapshot and fork. */
   readonly snapshots: SnapshotOperations;
@@ -256,7 +257,15 @@ export class SandboxManager {
     return this.#boots.run(() => {
       source.timer.add('queue', performance.now() - turn);
       signal.throwIfAborted();
-      return bringUp({ ...source, host: this.#host, id, spec, uid, signal });
+      return bringUp({
+        ...source,
+        host: this.#host,
+        boots: this.#firstBoots,
+        id,
+        spec,
+        uid,
+        signal,
+      });
     });
   }
 

@@ -1,35 +1,10 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { BaseImages } from '@torpor/agent';
 import { type Image, ImageStore } from '@torpor/images';
-import { TorporError } from '@torpor/protocol';
 
 /** The images of a cache, guarded against removal while a sandbox uses them. */
 export function openImageStore(cacheDir: string, dataDir: string): ImageStore {
   return new ImageStore({ cacheDir, isInUse: (image) => isInUse(image, dataDir) });
-}
-
-/** The images as the host agent wants them. */
-export function baseImages(store: ImageStore): BaseImages {
-  return {
-    async resolve(name) {
-      const image = await store.resolve(name);
-      if (image === undefined) {
-        throw new TorporError('not_found', `There is no template ${JSON.stringify(name)}.`, {
-          remedy: '`torpor image ls` shows those that there are.',
-        });
-      }
-      const { path, defaultUser } = image;
-      return { name, path, ...(defaultUser === undefined ? {} : { defaultUser }) };
-    },
-    async list() {
-      return (await store.list()).map(({ name, sizeBytes, createdAt }) => ({
-        name,
-        sizeBytes,
-        createdAt: Date.parse(createdAt),
-      }));
-    },
-  };
 }
 
 /**

@@ -1,10 +1,9 @@
 import { createRouterTransport } from '@connectrpc/connect';
-import { HostAgent } from '@torpor/agent';
+import { HostAgent, StoredImages } from '@torpor/agent';
 import { ControlPlane } from '@torpor/control-plane';
 import type { ImageStore, Progress } from '@torpor/images';
 import type { Accelerator, AcceleratorChoice } from '@torpor/vmm';
 import type { Logger } from 'pino';
-import { baseImages } from './images.ts';
 
 export interface PlatformConfig {
   readonly dataDir: string;
@@ -45,7 +44,7 @@ export class Platform {
     const agent = await HostAgent.open({
       dataDir: config.dataDir,
       cacheDir: config.cacheDir,
-      images: baseImages(config.images),
+      images: new StoredImages(config.images),
       forcedAccelerator: config.forcedAccelerator,
       logger: config.logger.child({ part: 'agent' }),
       onProgress: config.onProgress,
