@@ -81,6 +81,11 @@ export class Plan {
     }
   }
 
+  /** The agent has been killed. */
+  get isDead(): boolean {
+    return this.#dead;
+  }
+
   /** What was under way at the kernel when the agent was killed has ended. */
   get isStill(): boolean {
     return this.#underWay === 0;

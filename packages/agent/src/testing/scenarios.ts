@@ -150,6 +150,8 @@ export class World implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // One that was killed never ends; any other must not react to the end of its host.
+    if (!this.plan.isDead) await this.manager.close();
     await this.host[Symbol.asyncDispose]();
   }
 
