@@ -144,7 +144,10 @@ export function withPoints(real: FileSystem): FileSystem {
   }
   mocked.open = async (...args: Parameters<FileSystem['open']>) => {
     const effect = String(args[1] ?? 'r').startsWith('r') ? 'read' : 'write';
-    return watched(await point(`open ${baseName(args)}`, effect, () => real.open(...args)), args);
+    // Noted before anybody can be killed who would have closed it.
+    return point(`open ${baseName(args)}`, effect, async () =>
+      watched(await real.open(...args), args),
+    );
   };
   return mocked as unknown as FileSystem;
 }

@@ -79,7 +79,9 @@ export class StubDriver implements VmmDriver {
   }
 
   async #spawn(spec: MachineSpec): Promise<StubVm> {
-    const child = spawn('sleep', ['600'], { stdio: 'ignore' });
+    // The next agent finds a VMM that no journal names by the control socket in its arguments.
+    const argv0 = `socket,id=control,path=${spec.runDirectory}/qmp.sock,server=on`;
+    const child = spawn('sleep', ['600'], { stdio: 'ignore', argv0 });
     this.#children.push(child);
     await new Promise((resolve, reject) => {
       child.once('spawn', resolve);
