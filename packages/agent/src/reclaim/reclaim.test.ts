@@ -207,19 +207,24 @@ describe('an agent that starts after another was killed', () => {
 
   test('leaves a process alone that has the pid of a VMM of old', async () => {
     const { id } = await runningSandbox();
-    const pid = vms[0]?.description.pid ?? -1;
+    vms[0]?.die();
+    await vms[0]?.exited;
+    const other = spawn('sleep', ['600'], { stdio: 'ignore' });
+    onTestFinished(() => void other.kill('SIGKILL'));
+    await once(other, 'spawn');
+    const recycled = { pid: other.pid ?? -1, startTimeTicks: '1' };
     const record = await readRecord(host.layout.recordFile(id));
     if (record?.machine === undefined) throw new Error('no machine');
-    const machine = { ...record.machine, startTimeTicks: '1' };
+    const machine = { ...record.machine, ...recycled };
     await writeRecord(host.layout.recordFile(id), { ...record, machine });
     for (const { resource } of host.journal.entries()) {
       if (resource.kind !== 'process') continue;
       await host.journal.forget(resource);
-      await host.journal.record(id, { ...resource, startTimeTicks: '1' });
+      await host.journal.record(id, { ...resource, ...recycled });
     }
     const manager = await nextAgent();
     expect(manager.get(id)).toMatchObject({ state: 'error' });
-    expect(host.driver.living()).toEqual([pid]);
+    expect(other.signalCode).toBeNull();
     expect(host.journal.entries()).toEqual([]);
   });
 
