@@ -275,7 +275,12 @@ export class StubGuests {
         response.writeHead(this.initStatus).end();
         return;
       }
-      response.writeHead(this.healthy ? 204 : 503).end();
+      if (request.url === '/health') response.writeHead(this.healthy ? 204 : 503).end();
+      else {
+        // Programs cannot be run in a guest that is none: what Connect answers to an unknown call.
+        response.writeHead(404, { 'content-type': 'application/json' });
+        response.end('{"code":"unimplemented"}');
+      }
     });
   }
 
