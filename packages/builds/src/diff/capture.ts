@@ -56,9 +56,9 @@ class MemoryCapture {
   readonly #source: CaptureSource;
   readonly #output: FileHandle;
   readonly #changes: ChangeMap;
-  readonly #chunk = Buffer.allocUnsafeSlow(CHUNK_BLOCKS * BLOCK_SIZE);
-  readonly #words = new Int32Array(this.#chunk.buffer);
-  readonly #before = Buffer.allocUnsafeSlow(CHUNK_BLOCKS * BLOCK_SIZE);
+  readonly #chunk: Buffer;
+  readonly #words: Int32Array;
+  readonly #before: Buffer;
   #nextBlock = 0;
   #storedBlocks = 0;
   #checksum = 0;
@@ -66,6 +66,10 @@ class MemoryCapture {
   constructor(source: CaptureSource, output: FileHandle) {
     this.#source = source;
     this.#output = output;
+    const chunkBytes = Math.min(CHUNK_BLOCKS, source.blockCount) * BLOCK_SIZE;
+    this.#chunk = Buffer.allocUnsafeSlow(chunkBytes);
+    this.#words = new Int32Array(this.#chunk.buffer);
+    this.#before = Buffer.allocUnsafeSlow(chunkBytes);
     const unmentioned = source.holes === 'zero' ? BlockChange.zero : BlockChange.unchanged;
     this.#changes = new Uint8Array(source.blockCount).fill(unmentioned);
   }
