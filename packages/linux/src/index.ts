@@ -3,6 +3,7 @@ export { setSystemClock } from './clock.ts';
 export { CommandError, type CommandOptions, runCommand } from './command.ts';
 export { type Credentials, withCredentials } from './credentials.ts';
 export { addEntropy } from './entropy.ts';
+export { FileMapping } from './file-mapping.ts';
 export { type FileSystemType, fileSystemType } from './file-system-type.ts';
 export { type FileLock, tryLockFile } from './flock.ts';
 export { setHostname } from './hostname.ts';

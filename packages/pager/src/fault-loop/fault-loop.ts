@@ -1,7 +1,5 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { BLOCK_SIZE } from '@torpor/builds';
-import { Arena, PollSet, WakeUp } from '@torpor/linux';
-import { MAX_COPY_BLOCKS } from './guest-memory.ts';
+import { PollSet, WakeUp } from '@torpor/linux';
 import type { LoopEvent, LoopRequest } from './messages.ts';
 import { describeMemory, ServedVm } from './served-vm.ts';
 
@@ -12,7 +10,6 @@ import { describeMemory, ServedVm } from './served-vm.ts';
  */
 function runFaultLoop(port: NonNullable<typeof parentPort>): void {
   using wakeUp = new WakeUp();
-  using arena = new Arena(MAX_COPY_BLOCKS * BLOCK_SIZE);
   const vms = new Map<string, ServedVm>();
   const emit = (event: LoopEvent) => port.postMessage(event);
   const poll = new PollSet();
@@ -37,7 +34,7 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
       ) {
         const request: LoopRequest = message.message;
         if (request.kind === 'quit') return;
-        handleRequest(request, vms, arena, emit);
+        handleRequest(request, vms, emit);
       }
     }
     for (const vm of vms.values()) {
@@ -60,12 +57,11 @@ function patience(vms: ReadonlyMap<string, ServedVm>): number | undefined {
 function handleRequest(
   request: Exclude<LoopRequest, { kind: 'quit' }>,
   vms: Map<string, ServedVm>,
-  arena: Arena,
   emit: (event: LoopEvent) => void,
 ): void {
   if (request.kind === 'serve') {
     try {
-      vms.set(request.vm, new ServedVm(request, arena, emit));
+      vms.set(request.vm, new ServedVm(request, emit));
       emit({ kind: 'listening', vm: request.vm });
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);

@@ -1,7 +1,8 @@
+import { constants } from 'node:os';
 import { BLOCK_SIZE, type Mapping, ZERO_INDEX } from '@torpor/builds';
 import {
-  type Arena,
-  readInto,
+  type FileMapping,
+  SystemError,
   UFFD_RETRY,
   uffdCopy,
   uffdUnregister,
@@ -10,7 +11,7 @@ import {
 import type { Region } from './handshake.ts';
 import { FaultCounters } from './statistics.ts';
 
-/** Blocks that one read and one copy move at most: 1 MiB. Larger copies are slower. */
+/** Blocks that one copy moves at most, 1 MiB: nothing else is served meanwhile. */
 export const MAX_COPY_BLOCKS = 256;
 /** A fault brings its neighbourhood: blocks of an aligned window of 64 KiB. */
 const WINDOW_BLOCKS = 16;
@@ -31,10 +32,8 @@ export interface GuestMemoryOptions {
   readonly uffd: number;
   readonly regions: readonly Region[];
   readonly mapping: Mapping;
-  /** Descriptors of the diff files, in the order of `mapping.builds`. */
-  readonly diffs: readonly number[];
-  /** At least {@link MAX_COPY_BLOCKS} blocks; may be shared between VMs of one thread. */
-  readonly arena: Arena;
+  /** The diff files, in the order of `mapping.builds`. */
+  readonly diffs: readonly FileMapping[];
 }
 
 /** The RAM of one VM: which blocks are there, and how the others get there. */
@@ -211,21 +210,48 @@ export class GuestMemory {
     return end - first;
   }
 
+  /** The kernel copies from the page cache, which the diff file's mapping shows, into the guest. */
   #copy(run: number, first: number, end: number): number {
-    const { mapping, diffs, arena, uffd } = this.#options;
-    const build = mapping.buildOf(run);
-    const position = (mapping.storageOf(run) + first - mapping.startOf(run)) * BLOCK_SIZE;
-    const length = (end - first) * BLOCK_SIZE;
-    if (readInto(diffs[build] as number, arena.address, length, position) !== length) {
-      throw new PageError(`The diff file of build ${mapping.builds[build]} ends too early.`);
-    }
+    const { diff, position } = this.#stored(run, first, end);
+    // The kernel maps a window with one fault by itself; more is cheaper all at once.
+    const isLarge = end - first > WINDOW_BLOCKS;
+    if (isLarge) diff.populate(position, (end - first) * BLOCK_SIZE);
     for (let block = first; block < end; ) {
-      const source = arena.address + (block - first) * BLOCK_SIZE;
-      const bytes = uffdCopy(uffd, this.#addressOf(block), source, (end - block) * BLOCK_SIZE);
+      const source = diff.address + position + (block - first) * BLOCK_SIZE;
+      const length = (end - block) * BLOCK_SIZE;
+      const bytes = this.#copyFrom(run, source, block, length);
       if (bytes < 0) return bytes;
       block = this.#present(block, bytes);
     }
+    // It will not be needed again, and would count as this process's memory.
+    if (isLarge) diff.forget(position, (end - first) * BLOCK_SIZE);
     return end - first;
+  }
+
+  #copyFrom(run: number, source: number, block: number, length: number): number {
+    try {
+      return uffdCopy(this.#options.uffd, this.#addressOf(block), source, length);
+    } catch (error) {
+      if (!(error instanceof SystemError && error.errno === constants.errno.EFAULT)) throw error;
+      const what = `The diff file of build ${this.#buildOf(run)} ends too early, or its disk fails.`;
+      throw new PageError(what, { cause: error });
+    }
+  }
+
+  #buildOf(run: number): string | undefined {
+    const { mapping } = this.#options;
+    return mapping.builds[mapping.buildOf(run)];
+  }
+
+  /** Where the blocks `[first, end)` of a run are stored. */
+  #stored(run: number, first: number, end: number): { diff: FileMapping; position: number } {
+    const { mapping, diffs } = this.#options;
+    const diff = diffs[mapping.buildOf(run)] as FileMapping;
+    const position = (mapping.storageOf(run) + first - mapping.startOf(run)) * BLOCK_SIZE;
+    if (position + (end - first) * BLOCK_SIZE > diff.size) {
+      throw new PageError(`The diff file of build ${this.#buildOf(run)} ends too early.`);
+    }
+    return { diff, position };
   }
 
   /** Notes that `bytes` from `block` on are there; answers the block after them. */

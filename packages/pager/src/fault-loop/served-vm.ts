@@ -1,9 +1,9 @@
-import { closeSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { readFileSync, rmSync, statSync } from 'node:fs';
 import { BLOCK_SIZE, type Mapping, parseMemoryHeader } from '@torpor/builds';
 import {
-  type Arena,
   acceptUnix,
   closeFd,
+  FileMapping,
   killPidfd,
   listenUnix,
   openPidfd,
@@ -45,10 +45,9 @@ export class ServedVm {
   readonly id: string;
   readonly #request: ServeRequest;
   readonly #emit: (event: LoopEvent) => void;
-  readonly #arena: Arena;
   readonly #events = new UffdEvents();
   readonly #mapping: Mapping;
-  readonly #diffs: number[] = [];
+  readonly #diffs: FileMapping[] = [];
   readonly #deadline: number;
   #listener: number | undefined;
   #connection: number | undefined;
@@ -63,10 +62,9 @@ export class ServedVm {
   #descriptorChanges = 0;
 
   /** Opens the build's files and listens. Throws BuildFormatError or SystemError; then nothing is held. */
-  constructor(request: ServeRequest, arena: Arena, emit: (event: LoopEvent) => void) {
+  constructor(request: ServeRequest, emit: (event: LoopEvent) => void) {
     this.id = request.vm;
     this.#request = request;
-    this.#arena = arena;
     this.#emit = emit;
     this.#deadline = performance.now() + request.connectTimeoutMs;
     try {
@@ -158,7 +156,7 @@ export class ServedVm {
       },
     });
     for (const id of header.mapping.builds) {
-      this.#diffs.push(openSync(diffPaths[id] as string, 'r'));
+      this.#diffs.push(FileMapping.open(diffPaths[id] as string));
     }
     return header.mapping;
   }
@@ -189,7 +187,6 @@ export class ServedVm {
       regions,
       mapping: this.#mapping,
       diffs: this.#diffs,
-      arena: this.#arena,
     });
     this.#emit({ kind: 'connected', vm: this.id, pid: peerCredentials(connection).pid });
     const { workingSet } = this.#request;
@@ -274,7 +271,7 @@ export class ServedVm {
     this.#connection = undefined;
     this.#pidfd = undefined;
     this.#uffd = undefined;
-    for (const fd of this.#diffs.splice(0)) closeSync(fd);
+    for (const diff of this.#diffs.splice(0)) diff[Symbol.dispose]();
     this.#pieces = [];
     this.#deferred = [];
     rmSync(this.#request.socketPath, { force: true });
