@@ -1,6 +1,7 @@
 import { boot } from './boot/boot.ts';
 import { exec } from './exec/exec.ts';
 import { files } from './files/files.ts';
+import { forks } from './forks/forks.ts';
 import type { Benchmark } from './harness/benchmark.ts';
 import { idleMemory } from './idle-memory/idle-memory.ts';
 import { lifecycle } from './lifecycle/lifecycle.ts';
@@ -16,4 +17,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   lifecycle,
   pageFaults,
   restore,
+  forks,
 ];

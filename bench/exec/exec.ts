@@ -1,8 +1,8 @@
 import { TorporError } from '@torpor/protocol';
 import type { Sandbox } from '@torpor/sdk';
-import type { GuestClient } from '../../packages/agent/src/guest/guest-client.ts';
 import type { Benchmark } from '../harness/benchmark.ts';
 import { interleave, timed } from '../harness/interleave.ts';
+import { execInGuest } from '../support/exec-in-guest.ts';
 
 /** Started in the guest by the Node that is in its image: what starting `true` costs with nothing around it. */
 const SPAWN_PROGRAM = `
@@ -94,14 +94,6 @@ export const exec: Benchmark = {
     }
   },
 };
-
-async function execInGuest(envd: GuestClient): Promise<void> {
-  const request = { process: { cmd: 'true', args: [], envs: {} }, stdin: false };
-  for await (const { event } of envd.process.start(request, envd.stream())) {
-    if (event?.event.case === 'end') return;
-  }
-  throw new Error('envd ended the stream before the program.');
-}
 
 async function spawnInGuest(sandbox: Sandbox, count: number): Promise<number[]> {
   const result = await sandbox.exec('node', ['-e', SPAWN_PROGRAM, String(count)]);

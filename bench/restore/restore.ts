@@ -1,35 +1,20 @@
-import { copyFile, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
-import {
-  applyChanges,
-  BLOCK_SIZE,
-  captureMemory,
-  newBuildId,
-  writeMemoryHeader,
-  zeroMapping,
-} from '@torpor/builds';
-import { copySparse, dataExtents } from '@torpor/linux';
 import { connectPager, type PagerClient } from '@torpor/pager';
 import type { MicroVm, RestoreSource, VmmDriver } from '@torpor/vmm';
-import { counted, MachineBench, printed } from '../../tests/vmm/machines.ts';
+import type { NetworkSlot } from '../../packages/agent/src/network/slot.ts';
 import createDriver from '../../tests/vmm/qemu-under-test.ts';
-import { GUEST_MODES, makeTestGuest, type TestGuest } from '../../tests/vmm/test-guest.ts';
 import type { Benchmark } from '../harness/benchmark.ts';
 import { interleave } from '../harness/interleave.ts';
-
-const MEMORY_MIB = 512;
-const POLL_MS = 2;
-const ANSWER_TIMEOUT_MS = 60_000;
+import { FrozenGuest } from '../support/frozen-guest.ts';
 
 export const restore: Benchmark = {
   name: 'restore',
-  title: 'Restoring a machine: pager, and the kernel’s own mapping of a file',
+  title: 'Restoring a sandbox: pager, and the kernel’s own mapping of a file',
   method:
-    `A machine of ${MEMORY_MIB} MiB (the project’s kernel, a shell that counts on the console ten times a second) is saved once. ` +
-    'By turns it is restored with its memory served by the pager, without and with the working set that an earlier restore recorded, and with ' +
-    'its memory a private mapping of a file that is in the page cache; from the start of QEMU to the next number on the console. ' +
-    'The guest is in the same instant of its sleep each time.',
+    'A sandbox that has run a few programs is paused. By turns its machine is restored, past control plane and host agent, with its memory ' +
+    'served by the pager, without and with the working set that an earlier restore recorded, and with its memory a private mapping of a file ' +
+    'that is in the page cache; from the start of QEMU until `true` has run in the guest, started through envd.',
   series: {
     faults: { title: 'pager, faults only', unit: 'ms' },
     prefetch: { title: 'pager, working set prefetched', unit: 'ms' },
@@ -39,6 +24,8 @@ export const restore: Benchmark = {
     'file:restored': { title: 'of that, until QEMU has the state (file)', unit: 'ms' },
     'faults:count': { title: 'faults served, faults only', unit: 'count' },
     'prefetch:count': { title: 'faults served, prefetched', unit: 'count' },
+    'faults:loaded': { title: 'RAM loaded, faults only', unit: 'MiB' },
+    'prefetch:loaded': { title: 'RAM loaded, prefetched', unit: 'MiB' },
   },
   comparisons: [
     {
@@ -71,10 +58,10 @@ export const restore: Benchmark = {
             how: 'the same with the pager − with a mapped file',
           },
           {
-            title: 'the guest, until it answers (up to 100 ms of it sleep)',
+            title: 'the guest, until the program has run',
             value: guest,
             unit: 'ms',
-            how: 'first answer − state loaded, with a mapped file',
+            how: 'program run − state loaded, with a mapped file',
           },
           {
             title: 'the guest waiting for the pager, or for the processor that the pager uses',
@@ -88,21 +75,19 @@ export const restore: Benchmark = {
   },
   async run(context) {
     await using stack = new AsyncDisposableStack();
-    const machines = stack.use(await MachineBench.create());
-    const directory = await mkdtemp('/tmp/torpor-restore-');
-    stack.defer(() => rm(directory, { recursive: true, force: true }));
-    const guest = await makeTestGuest(machines.directory, 'bzImage');
-    const driver = await createDriver();
-    const saved = await save(machines, driver, guest, directory);
+    context.progress('freezing a sandbox');
+    const guest = stack.use(await FrozenGuest.freeze(await context.shared.platform()));
     const { client: pager } = await connectPager({
-      socketPath: join(directory, 'pager'),
-      logPath: join(directory, 'pager.log'),
+      socketPath: join(guest.directory, 'pager'),
+      logPath: join(guest.directory, 'pager.log'),
       threads: 1,
     });
     stack.defer(async () => {
       await pager.shutdown();
       await pager.closed;
     });
+    const slot = stack.use(await guest.slot());
+    const restorer = new Restorer(guest, slot, await createDriver(), pager);
     let round = context.quick ? 0 : -1;
     const keep = (series: string, values: Readonly<Record<string, number>>) => {
       for (const [name, value] of Object.entries(values)) {
@@ -110,23 +95,22 @@ export const restore: Benchmark = {
       }
     };
     const served = async (series: string, workingSet: readonly number[]) => {
-      const result = await restoreServed(machines, driver, guest, saved, pager, workingSet);
-      keep(series, { restored: result.restoredMs, count: result.faults });
-      return result;
+      const result = await restorer.served(workingSet);
+      const { restoredMs: restored, faults: count, loadedMiB: loaded } = result;
+      keep(series, { restored, count, loaded });
+      return result.totalMs;
     };
-    const recorded = await restoreServed(machines, driver, guest, saved, pager, []);
+    const { workingSet } = await restorer.served([]);
     await interleave(
       context,
       context.quick ? 2 : 10,
       {
-        faults: async () => (await served('faults', [])).totalMs,
-        prefetch: async () => (await served('prefetch', recorded.workingSet)).totalMs,
+        faults: () => served('faults', []),
+        prefetch: () => served('prefetch', workingSet),
         file: async () => {
-          const memory = { kind: 'file', path: saved.imagePath } as const;
-          const { vm, ...result } = await untilAnswer(machines, driver, guest, saved, memory);
-          await vm.kill();
-          keep('file', { restored: result.restoredMs });
-          return result.totalMs;
+          const { totalMs, restoredMs } = await restorer.mapped();
+          keep('file', { restored: restoredMs });
+          return totalMs;
         },
       },
       () => {
@@ -136,108 +120,64 @@ export const restore: Benchmark = {
   },
 };
 
-interface SavedMachine {
-  readonly statePath: string;
-  readonly headerPath: string;
-  readonly diffPaths: Readonly<Record<string, string>>;
-  /** All of RAM, sparse. */
-  readonly imagePath: string;
-  readonly upperDisk: string;
-  /** What it had counted to. */
-  readonly counted: number;
-}
-
-async function save(
-  machines: MachineBench,
-  driver: VmmDriver,
-  guest: TestGuest,
-  directory: string,
-): Promise<SavedMachine> {
-  const spec = await machines.spec(guest, GUEST_MODES.count, { memoryMiB: MEMORY_MIB });
-  const vm = machines.track(await driver.start(spec));
-  await printed(vm, 'guest: count 5\r');
-  await vm.pause();
-  const statePath = join(directory, 'state');
-  await vm.saveState(statePath);
-  const id = newBuildId();
-  const diffPath = join(directory, 'diff');
-  const imagePath = join(directory, 'image');
-  const blockCount = (MEMORY_MIB * 2 ** 20) / BLOCK_SIZE;
-  await using memory = await open(spec.memoryFile);
-  await using diff = await open(diffPath, 'wx');
-  const extents = dataExtents(memory);
-  const { changes } = await captureMemory({ memory, blockCount, extents, holes: 'zero' }, diff);
-  await copySparse(spec.memoryFile, imagePath);
-  const headerPath = join(directory, 'header');
-  const mapping = applyChanges(zeroMapping(blockCount), id, changes);
-  const header = { generation: 0, buildId: id, baseBuildId: id, mapping };
-  await writeFile(headerPath, writeMemoryHeader(header));
-  const upperDisk = join(directory, 'upper');
-  await copyFile(spec.drives[1]?.path ?? '', upperDisk);
-  const reached = await counted(vm);
-  await vm.kill();
-  // Both are to be in the page cache.
-  await readFile(imagePath);
-  await readFile(diffPath);
-  return {
-    statePath,
-    headerPath,
-    diffPaths: { [id]: diffPath },
-    imagePath,
-    upperDisk,
-    counted: reached,
-  };
-}
-
 interface Answered {
-  readonly vm: MicroVm;
   readonly totalMs: number;
   readonly restoredMs: number;
 }
 
-async function untilAnswer(
-  machines: MachineBench,
-  driver: VmmDriver,
-  guest: TestGuest,
-  saved: SavedMachine,
-  memory: RestoreSource['memory'],
-): Promise<Answered> {
-  const spec = await machines.spec(guest, GUEST_MODES.count, { memoryMiB: MEMORY_MIB });
-  await copyFile(saved.upperDisk, spec.drives[1]?.path ?? '');
-  const start = performance.now();
-  const restored = await driver.restore(spec, { statePath: saved.statePath, memory });
-  const vm = machines.track(restored);
-  const restoredMs = performance.now() - start;
-  await vm.resume();
-  const deadline = start + ANSWER_TIMEOUT_MS;
-  while ((await counted(vm)) <= saved.counted) {
-    if (performance.now() > deadline) throw new Error('The restored machine does not count.');
-    await delay(POLL_MS);
-  }
-  return { vm, totalMs: performance.now() - start, restoredMs };
-}
+class Restorer {
+  readonly #guest: FrozenGuest;
+  readonly #slot: NetworkSlot;
+  readonly #driver: VmmDriver;
+  readonly #pager: PagerClient;
 
-async function restoreServed(
-  machines: MachineBench,
-  driver: VmmDriver,
-  guest: TestGuest,
-  saved: SavedMachine,
-  pager: PagerClient,
-  workingSet: readonly number[],
-) {
-  const directory = await mkdtemp(join(machines.directory, 'served-'));
-  const socketPath = join(directory, 'uffd');
-  const { headerPath, diffPaths } = saved;
-  const name = directory.slice(directory.lastIndexOf('/') + 1);
-  await pager.serve({ vm: name, socketPath, headerPath, diffPaths, workingSet });
-  const memory = { kind: 'userfaultfd', socketPath } as const;
-  const { vm, ...times } = await untilAnswer(machines, driver, guest, saved, memory);
-  const description = await pager.describe(name);
-  await vm.kill();
-  await pager.stop(name);
-  return {
-    ...times,
-    faults: description.statistics.faults,
-    workingSet: description.workingSet,
-  };
+  constructor(guest: FrozenGuest, slot: NetworkSlot, driver: VmmDriver, pager: PagerClient) {
+    this.#guest = guest;
+    this.#slot = slot;
+    this.#driver = driver;
+    this.#pager = pager;
+  }
+
+  /** With memory that the kernel maps from a file. */
+  mapped(): Promise<Answered> {
+    const memory = { kind: 'file', path: this.#guest.imagePath } as const;
+    return this.#untilFirstExec(memory, async () => undefined);
+  }
+
+  /** With memory from the pager. */
+  async served(workingSet: readonly number[]) {
+    const { headerPath, diffPaths, directory } = this.#guest;
+    const vm = randomUUID().slice(0, 8);
+    const socketPath = join(directory, vm);
+    await this.#pager.serve({ vm, socketPath, headerPath, diffPaths, workingSet });
+    let description: Awaited<ReturnType<PagerClient['describe']>> | undefined;
+    const times = await this.#untilFirstExec({ kind: 'userfaultfd', socketPath }, async () => {
+      description = await this.#pager.describe(vm);
+    });
+    await this.#pager.stop(vm);
+    if (description === undefined) throw new Error('The pager described nothing.');
+    const { faults, faultBytes, prefetchBytes } = description.statistics;
+    const loadedMiB = (faultBytes + prefetchBytes) / 2 ** 20;
+    return { ...times, faults, loadedMiB, workingSet: description.workingSet };
+  }
+
+  async #untilFirstExec(
+    memory: RestoreSource['memory'],
+    whileItLives: (vm: MicroVm) => Promise<void>,
+  ): Promise<Answered> {
+    const spec = await this.#guest.machine(this.#slot);
+    const start = performance.now();
+    const vm = await this.#driver.restore(spec, { statePath: this.#guest.statePath, memory });
+    try {
+      const restoredMs = performance.now() - start;
+      await vm.resume();
+      await this.#guest.firstExec(this.#slot);
+      const totalMs = performance.now() - start;
+      await whileItLives(vm);
+      return { totalMs, restoredMs };
+    } finally {
+      await vm.kill();
+      await vm.exited;
+    }
+  }
 }

@@ -35,3 +35,22 @@ export function parsePss(text: string): number {
   if (kib === undefined) throw new Error('There is no Pss in this smaps_rollup.');
   return Number(kib) / 1024;
 }
+
+/** What a process alone has of the machine's memory, in MiB: its pages that no other process maps. */
+export async function uniqueMiB(pid: number): Promise<number> {
+  const text = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8');
+  let kib = 0;
+  for (const [, size] of text.matchAll(/^Private_(?:Clean|Dirty):\s+(\d+) kB$/gm))
+    kib += Number(size);
+  return kib / 1024;
+}
+
+/** Ticks of utime and stime, proc_pid_stat(5): USER_HZ is 100 on x86-64. */
+const TICKS_PER_SECOND = 100;
+
+/** Processor time that a process and its threads have used, in user and system mode. */
+export async function cpuSeconds(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+}

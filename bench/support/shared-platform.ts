@@ -12,7 +12,7 @@ export class SharedPlatform implements AsyncDisposable {
   }
 
   sandbox(): Promise<Sandbox> {
-    this.#sandbox ??= this.platform().then((platform) => platform.create());
+    this.#sandbox ??= this.platform().then(createRestored);
     return this.#sandbox;
   }
 
@@ -20,4 +20,10 @@ export class SharedPlatform implements AsyncDisposable {
     const platform = await this.#platform?.catch(() => undefined);
     await platform?.[Symbol.asyncDispose]();
   }
+}
+
+/** A sandbox as most are: the first of its shape boots, and this one is restored from what is kept of it. */
+async function createRestored(platform: Platform): Promise<Sandbox> {
+  await (await platform.create()).destroy();
+  return platform.create();
 }

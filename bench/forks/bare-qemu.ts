@@ -1,0 +1,105 @@
+import { open } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { MachineSpec } from '@torpor/vmm';
+import { findQemu } from '@torpor/vmm';
+import { tscKhz } from '../../packages/linux/src/index.ts';
+import { qemuArguments } from '../../packages/vmm/src/qemu/command-line.ts';
+import { QmpClient } from '../../packages/vmm/src/qemu/qmp-client.ts';
+import { runFiles } from '../../packages/vmm/src/qemu/run-files.ts';
+import { VmmProcess } from '../../packages/vmm/src/vmm-process.ts';
+
+const TIMEOUT_MS = 120_000;
+const POLL_MS = 10;
+
+/** QEMU by itself, driven as its manual says: `-incoming`, and a migration stream in a file. */
+export class BareQemu implements AsyncDisposable {
+  readonly #process: VmmProcess;
+  readonly #control: QmpClient;
+
+  private constructor(process: VmmProcess, control: QmpClient) {
+    this.#process = process;
+    this.#control = control;
+  }
+
+  /** Starts QEMU, which waits for a machine. Its RAM is a shared file, sparse, that exists or is made. */
+  static async waiting(spec: MachineSpec): Promise<BareQemu> {
+    const qemu = await findQemu();
+    const memory = await open(spec.memoryFile, 'a', 0o600);
+    await memory.truncate(spec.memoryMiB * 2 ** 20);
+    await memory.close();
+    const files = runFiles(spec.runDirectory);
+    const process = await VmmProcess.spawn({
+      name: 'QEMU',
+      program: qemu.path,
+      args: qemuArguments({
+        spec,
+        qemu,
+        accelerator: 'tcg',
+        memory: { kind: 'shared', path: spec.memoryFile },
+        incoming: true,
+        tscKhz: await tscKhz(),
+      }),
+      ...(spec.network === undefined ? {} : { namespace: spec.network.namespace }),
+      outputPath: files.output,
+    });
+    try {
+      return new BareQemu(
+        process,
+        await QmpClient.connect(files.control, { timeoutMs: TIMEOUT_MS }),
+      );
+    } catch (error) {
+      await process.kill();
+      throw error;
+    }
+  }
+
+  get pid(): number {
+    return this.#process.identity.pid;
+  }
+
+  /** Reads a machine from a file; it is stopped then. `withoutMemory`: RAM is in the memory file. */
+  async load(path: string, options: { readonly withoutMemory: boolean }): Promise<void> {
+    await this.#setIgnoreShared(options.withoutMemory);
+    await this.#control.execute('migrate-incoming', { uri: `file:${path}` });
+    await this.#completed();
+  }
+
+  /** Writes the whole machine, RAM included, to a file. */
+  async save(path: string): Promise<void> {
+    await this.#setIgnoreShared(false);
+    await this.#control.execute('migrate-set-parameters', { 'max-bandwidth': 10 ** 12 });
+    await this.#control.execute('migrate', { uri: `file:${path}` });
+    await this.#completed();
+  }
+
+  async run(): Promise<void> {
+    await this.#control.execute('cont');
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#control.close();
+    await this.#process.kill();
+    await this.#process.ended;
+  }
+
+  async #setIgnoreShared(state: boolean): Promise<void> {
+    const capabilities = [{ capability: 'x-ignore-shared', state }];
+    await this.#control.execute('migrate-set-capabilities', { capabilities });
+  }
+
+  async #completed(): Promise<void> {
+    const deadline = performance.now() + TIMEOUT_MS;
+    for (;;) {
+      const answer: unknown = await this.#control.execute('query-migrate');
+      const status =
+        typeof answer === 'object' && answer !== null && 'status' in answer
+          ? answer.status
+          : undefined;
+      if (status === 'completed') return;
+      if (status === 'failed' || performance.now() > deadline) {
+        throw new Error(`QEMU's migration: ${JSON.stringify(answer)}`);
+      }
+      await delay(POLL_MS);
+    }
+  }
+}
