@@ -10,13 +10,14 @@
  * `fsync` and `synchronous_commit` are on: what was acknowledged survives a power cut.
  */
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import {
   chmod,
   chown,
   lstat,
   mkdir,
   open,
+  readdir,
   readFile,
   realpath,
   rename,
@@ -159,33 +160,57 @@ async function requireReachable(root: string, account: Account | undefined): Pro
   });
 }
 
-/** Creates the database cluster unless there is one. A crash in between leaves a staging directory, which is replaced. */
+const STAGING_PREFIX = 'data.staging-';
+
+/**
+ * Creates the database cluster unless there is one. Of several starts at once, each
+ * makes one of its own, and the first to be complete is everybody's.
+ */
 async function initialise(
   layout: DatabaseLayout,
   binaries: PostgresBinaries,
   account: Account | undefined,
 ): Promise<void> {
   if (await exists(join(layout.data, 'PG_VERSION'))) return;
-  const staging = join(layout.root, 'data.staging');
-  await rm(staging, { recursive: true, force: true });
-  await makeDirectory(staging, 0o700, account);
-  await requireProgram(
-    binaries.initdb,
-    [
-      `--pgdata=${staging}`,
-      `--username=${ROLE}`,
-      '--auth=peer',
-      '--encoding=UTF8',
-      '--locale-provider=builtin',
-      '--builtin-locale=C.UTF-8',
-      '--locale=C',
-      '--no-instructions',
-    ],
-    `Creating the database in ${layout.data}`,
-    { account, remedy: 'Look at the message; a full disk or missing rights are the usual causes.' },
-  );
-  await rename(staging, layout.data);
+  await removeStaleStagings(layout.root);
+  const tag = randomBytes(4).toString('hex');
+  const staging = join(layout.root, `${STAGING_PREFIX}${process.pid}-${tag}`);
+  try {
+    await makeDirectory(staging, 0o700, account);
+    await requireProgram(
+      binaries.initdb,
+      [
+        `--pgdata=${staging}`,
+        `--username=${ROLE}`,
+        '--auth=peer',
+        '--encoding=UTF8',
+        '--locale-provider=builtin',
+        '--builtin-locale=C.UTF-8',
+        '--locale=C',
+        '--no-instructions',
+      ],
+      `Creating the database in ${layout.data}`,
+      {
+        account,
+        remedy: 'Look at the message; a full disk or missing rights are the usual causes.',
+      },
+    );
+    await rename(staging, layout.data);
+  } catch (error) {
+    if (!isErrno(error, 'ENOTEMPTY') && !isErrno(error, 'EEXIST')) throw error;
+  } finally {
+    await rm(staging, { recursive: true, force: true });
+  }
   await syncDirectory(layout.root);
+}
+
+/** What processes left that were killed while they made the database. */
+async function removeStaleStagings(root: string): Promise<void> {
+  for (const name of await readdir(root)) {
+    if (!name.startsWith(STAGING_PREFIX)) continue;
+    const maker = Number.parseInt(name.slice(STAGING_PREFIX.length), 10);
+    if (!isAlive(maker)) await rm(join(root, name), { recursive: true, force: true });
+  }
 }
 
 class Server implements EmbeddedPostgres {
@@ -302,7 +327,10 @@ class Server implements EmbeddedPostgres {
       }
       await this.#waitUntilItAnswers(child.pid, () => exitStatus);
       const running = await readPostmasterFile(this.#layout.data);
-      return running?.pid ?? child.pid ?? 0;
+      const serving = running?.pid ?? child.pid ?? 0;
+      // If another start won, its server is not ours to stop.
+      this.#startedHere = serving === child.pid;
+      return serving;
     } finally {
       await log.close();
     }
@@ -313,8 +341,8 @@ class Server implements EmbeddedPostgres {
    * takes for a running server's if the pid is in use again, or still a zombie's.
    */
   async #removeStaleSocket(): Promise<void> {
-    const running = await readPostmasterFile(this.#layout.data);
-    if (running !== undefined) return;
+    // Another start may have launched one since we looked: then the socket is that one's.
+    if ((await readPostmasterFile(this.#layout.data)) !== undefined) return;
     for (const name of [`.s.PGSQL.${PORT}`, `.s.PGSQL.${PORT}.lock`]) {
       await rm(join(this.#layout.socketDirectory, name), { force: true });
     }
