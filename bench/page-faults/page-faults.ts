@@ -1,5 +1,5 @@
 import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { BLOCK_SIZE } from '@torpor/builds';
@@ -19,6 +19,8 @@ const HANDLER = fileURLToPath(new URL('./handler.c', import.meta.url));
 const WINDOW = 16;
 const FAULT_STRIDE = 2 * WINDOW;
 const CLIENT_TIMEOUT_MS = 60_000;
+const CLIENT_CPU = '0';
+const SERVER_CPU = availableParallelism() > 1 ? '1' : '0';
 
 export const pageFaults: Benchmark = {
   name: 'page-faults',
@@ -27,7 +29,8 @@ export const pageFaults: Benchmark = {
     'The same client process, written in C: it maps shared memory, registers it, hands its userfaultfd over, and ' +
     'touches every 32nd page in a random order, timing each touch. It is served from the page cache by Torpor’s pager ' +
     '(TypeScript on Node) and by a handler in C that can do nothing but poll, read, pread and UFFDIO_COPY, by turns, a fresh ' +
-    'client each time. Once with a single page for each fault, once with the 64 KiB that the pager brings by default. ' +
+    'client each time. Client and server each have a processor of their own, as a vCPU and the pager have: whether the scheduler puts both on one would ' +
+    'otherwise decide, since then waking the other costs half as much. Once with a single page for each fault, once with the 64 KiB that the pager brings by default. ' +
     'Prefetch is the time from the handshake until the last of all pages is there, in pieces of 1 MiB; its ratio is of bandwidths.',
   series: {
     'page-torpor': { title: '4 KiB for a fault, pager', unit: 'µs' },
@@ -77,7 +80,9 @@ export const pageFaults: Benchmark = {
     const large = await writeMemoryBuild(directory, 'large', prefetchBlocks, () => true);
     const c = async (name: string, { diffPath }: MemoryBuild, ...args: string[]) => {
       const socket = join(directory, name);
-      stack.use(await Server.start(handler, [socket, diffPath, ...args]));
+      stack.use(
+        await Server.start('taskset', ['-c', SERVER_CPU, handler, socket, diffPath, ...args]),
+      );
       return socket;
     };
     const pageSocket = await c('c-page', dense, '1');
@@ -139,11 +144,18 @@ class TestPager implements AsyncDisposable {
   }
 
   static async start(directory: string): Promise<TestPager> {
-    const { client } = await connectPager({
+    const { client, hello } = await connectPager({
       socketPath: join(directory, 'pager'),
       logPath: join(directory, 'pager.log'),
       threads: 1,
     });
+    await runCommand('taskset', [
+      '--all-tasks',
+      '--cpu-list',
+      '--pid',
+      SERVER_CPU,
+      String(hello.pid),
+    ]);
     return new TestPager(client, directory);
   }
 
@@ -172,7 +184,8 @@ class TestPager implements AsyncDisposable {
 
 /** What the client prints: nanoseconds. */
 async function runClient(program: string, args: readonly string[]): Promise<number[]> {
-  const printed = await runCommand(program, args, { timeoutMs: CLIENT_TIMEOUT_MS });
+  const command = ['-c', CLIENT_CPU, program, ...args];
+  const printed = await runCommand('taskset', command, { timeoutMs: CLIENT_TIMEOUT_MS });
   const answer: number | number[] = JSON.parse(printed);
   return typeof answer === 'number' ? [answer] : answer;
 }

@@ -68,9 +68,18 @@ export function writeMemoryHeader(header: MemoryHeader): Buffer {
   return bytes;
 }
 
+/** A build that records name: each names one of a few, and there may be many thousand records. */
+interface Holder {
+  readonly id: string;
+  /** Blocks that its diff file holds; undefined: not to be checked. */
+  readonly stored: number | undefined;
+}
+
 class HeaderReader {
   readonly #bytes: Buffer;
   readonly #options: ParseOptions;
+  /** By the 16 raw bytes of the id, as characters. */
+  readonly #holders = new Map<string, Holder>();
 
   constructor(bytes: Uint8Array, options: ParseOptions) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -108,23 +117,23 @@ class HeaderReader {
     for (let at = METADATA_BYTES; at < this.#bytes.length; at += RECORD_BYTES) {
       const start = this.#blocks(at, 'offset');
       const length = this.#blocks(at + 8, 'length');
-      const holder = uuidFromBytes(this.#bytes.subarray(at + 16, at + 32));
       if (start !== builder.end) {
         const what = start < builder.end ? 'overlap or are out of order' : 'leave a gap';
         this.#fail(`the mapping records ${what} at offset ${start * BLOCK_SIZE}`);
       }
       if (length === 0) this.#fail(`an empty mapping record at offset ${start * BLOCK_SIZE}`);
       if (start + length > blockCount) this.#fail('a mapping record reaches beyond the end of RAM');
-      if (holder === ZERO_BUILD) {
+      const holder = this.#holderAt(at + 16);
+      if (holder.id === ZERO_BUILD) {
         builder.appendZero(length);
         continue;
       }
       const storage = this.#blocks(at + 32, 'storage offset');
-      this.#checkStored(holder, storage, length);
-      builder.append(length, holder, storage);
+      this.#checkStored(holder, storage + length);
+      builder.append(length, holder.id, storage);
     }
     if (builder.end === 0) {
-      this.#checkStored(buildId, 0, blockCount);
+      this.#checkStored(this.#holder(buildId), blockCount);
       builder.append(blockCount, buildId, 0);
     }
     if (builder.end !== blockCount) {
@@ -135,18 +144,32 @@ class HeaderReader {
     return builder.build();
   }
 
-  #checkStored(buildId: string, storage: number, length: number): void {
+  #holderAt(at: number): Holder {
+    const key = this.#bytes.toString('latin1', at, at + 16);
+    let holder = this.#holders.get(key);
+    if (holder === undefined) {
+      holder = this.#holder(uuidFromBytes(this.#bytes.subarray(at, at + 16)));
+      this.#holders.set(key, holder);
+    }
+    return holder;
+  }
+
+  #holder(id: string): Holder {
     const { storedBlocks } = this.#options;
-    if (storedBlocks === undefined) return;
-    const stored = storedBlocks(buildId);
+    if (storedBlocks === undefined || id === ZERO_BUILD) return { id, stored: undefined };
+    const stored = storedBlocks(id);
     if (stored === undefined) {
       this.#fail(
-        `it names build ${buildId}, which is missing`,
+        `it names build ${id}, which is missing`,
         'Restore that build from a backup, or delete what was made from it.',
       );
     }
-    if (storage + length > stored) {
-      this.#fail(`it names blocks beyond the end of build ${buildId}`);
+    return { id, stored };
+  }
+
+  #checkStored({ id, stored }: Holder, end: number): void {
+    if (stored !== undefined && end > stored) {
+      this.#fail(`it names blocks beyond the end of build ${id}`);
     }
   }
 

@@ -95,10 +95,17 @@ export class BuildStore {
     return build;
   }
 
-  /** As {@link get}, looking at the files anew: a build may have been damaged since it was opened. */
-  check(id: string): Promise<Build> {
+  /**
+   * As {@link get}, looking at the files anew: a build may have been damaged since it was
+   * opened. The state, which is small and all of which a restore needs, is read entirely.
+   */
+  async check(id: string): Promise<Build> {
     this.#builds.delete(id);
-    return this.get(id);
+    const build = await this.get(id);
+    for (const file of build.manifest.files) {
+      if (file.name === BUILD_FILES.state) await this.#checkContent(id, file);
+    }
+    return build;
   }
 
   /**
@@ -162,13 +169,15 @@ export class BuildStore {
   async verify(id: string): Promise<void> {
     this.#builds.delete(id);
     const { manifest } = await this.get(id);
-    for (const file of manifest.files) {
-      const path = this.path(id, file.name);
-      await using handle = await open(path);
-      const actual = await this.#checksum(file.name, handle, file.size);
-      if (actual !== file.crc32) {
-        throw new BuildFormatError(path, `damaged: CRC-32 ${actual}, where it was ${file.crc32}`);
-      }
+    for (const file of manifest.files) await this.#checkContent(id, file);
+  }
+
+  async #checkContent(id: string, file: ManifestFile): Promise<void> {
+    const path = this.path(id, file.name);
+    await using handle = await open(path);
+    const actual = await this.#checksum(file.name, handle, file.size);
+    if (actual !== file.crc32) {
+      throw new BuildFormatError(path, `damaged: CRC-32 ${actual}, where it was ${file.crc32}`);
     }
   }
 
@@ -308,6 +317,15 @@ export class StagedBuild implements AsyncDisposable {
     this.#options = options;
   }
 
+  /**
+   * Where something that is needed only while the build is made may lie: on the same file
+   * system, and gone with the staging directory after a crash. Whoever makes it removes it
+   * before the build is published; {@link publish} throws `internal_error` otherwise.
+   */
+  get scratchPath(): string {
+    return join(this.#directory, 'scratch');
+  }
+
   /** Where a file of the build is to be written. */
   path(file: (typeof BUILD_FILES)[keyof typeof BUILD_FILES]): string {
     return join(this.#directory, file);
@@ -319,6 +337,9 @@ export class StagedBuild implements AsyncDisposable {
    * build was made from may be destroyed before this resolves.
    */
   async publish(draft: ManifestDraft, checksums: Record<string, string> = {}): Promise<string> {
+    if ((await stat(this.scratchPath).catch(() => undefined)) !== undefined) {
+      throw new TorporError('internal_error', `Build ${this.id} still has what it was made from.`);
+    }
     const files: ManifestFile[] = [];
     for (const name of [
       BUILD_FILES.header,

@@ -14,15 +14,18 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
   const emit = (event: LoopEvent) => port.postMessage(event);
   const poll = new PollSet();
   port.postMessage({ kind: 'started', wakeUpFd: wakeUp.fd });
+  // As an array: walking a map allocates, and this is done for each fault.
+  let served: readonly ServedVm[] = [];
   const watch = () => {
+    served = [...vms.values()];
     poll.clear();
     poll.add(wakeUp.fd);
-    for (const vm of vms.values()) for (const fd of vm.descriptors) poll.add(fd);
+    for (const vm of served) for (const fd of vm.descriptors) poll.add(fd);
   };
   let changed = true;
   for (;;) {
     if (changed) watch();
-    poll.wait(patience(vms));
+    poll.wait(patience(served));
     changed = false;
     if (poll.isReady(wakeUp.fd)) {
       changed = true;
@@ -37,7 +40,7 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
         handleRequest(request, vms, emit);
       }
     }
-    for (const vm of vms.values()) {
+    for (const vm of served) {
       if (vm.step(poll) === 'descriptors-changed') changed = true;
       if (vm.ended) vms.delete(vm.id);
     }
@@ -45,10 +48,9 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
 }
 
 /** How long the loop may wait; undefined: for ever. */
-function patience(vms: ReadonlyMap<string, ServedVm>): number | undefined {
+function patience(vms: readonly ServedVm[]): number | undefined {
   let timeoutMs: number | undefined;
-  for (const vm of vms.values()) {
-    const { patienceMs } = vm;
+  for (const { patienceMs } of vms) {
     if (patienceMs !== undefined) timeoutMs = Math.min(patienceMs, timeoutMs ?? patienceMs);
   }
   return timeoutMs;

@@ -69,8 +69,10 @@ export class GuestMemory {
     if (this.#state[block] === REMOVED) return this.#zeroRemoved(block);
     // Present already: another fault brought it, and its waker may have been early.
     if (this.#state[block] === PRESENT) return this.#installAgain(block);
-    const [first, end] = this.#window(block);
-    const installed = this.#install(first, end);
+    const run = this.#options.mapping.find(block);
+    const first = this.#windowStart(block, run);
+    const end = this.#windowEnd(block, run);
+    const installed = this.#install(first, end, run);
     if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'gone';
     this.counters.faultBytes += installed * BLOCK_SIZE;
     this.#record(first, end - first);
@@ -92,15 +94,23 @@ export class GuestMemory {
    * Zero blocks are left to faults: they cost as much then, and memory only if used.
    */
   prefetch(first: number, count: number): ServeResult {
+    const { mapping } = this.#options;
     const end = Math.min(first + count, this.#state.length);
+    let run = mapping.find(first);
     for (let block = first; block < end; ) {
-      if (this.#state[block] !== ABSENT || this.#isZero(block)) {
+      if (block === mapping.endOf(run)) run++;
+      const runEnd = Math.min(end, mapping.endOf(run));
+      if (this.#isZero(run)) {
+        block = runEnd;
+        continue;
+      }
+      if (this.#state[block] !== ABSENT) {
         block++;
         continue;
       }
       let stop = block + 1;
-      while (stop < end && this.#state[stop] === ABSENT && !this.#isZero(stop)) stop++;
-      const installed = this.#install(block, stop);
+      while (stop < runEnd && this.#state[stop] === ABSENT) stop++;
+      const installed = this.#install(block, stop, run);
       if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'gone';
       this.counters.prefetchBytes += installed * BLOCK_SIZE;
       block = stop;
@@ -151,48 +161,58 @@ export class GuestMemory {
     throw new PageError(`Block ${block} is in no region.`);
   }
 
-  #isZero(block: number): boolean {
+  #isZero(run: number): boolean {
+    return this.#options.mapping.buildOf(run) === ZERO_INDEX;
+  }
+
+  /*
+   * A fault brings the absent blocks around it, within its window and region, that are
+   * of its kind: zero blocks bring zero neighbours, others bring others. Start and end
+   * are two methods, and the runs are walked from the known one: that allocates nothing.
+   */
+
+  /** The first block that a fault on `block`, which is in `run`, brings. */
+  #windowStart(block: number, run: number): number {
     const { mapping } = this.#options;
-    return mapping.buildOf(mapping.find(block)) === ZERO_INDEX;
+    const regionFirst = this.#regionOf(block).offset / BLOCK_SIZE;
+    const low = Math.max(block - (block % WINDOW_BLOCKS), regionFirst);
+    const zero = this.#isZero(run);
+    let first = block;
+    let at = run;
+    while (first > low && this.#state[first - 1] === ABSENT) {
+      if (first === mapping.startOf(at) && this.#isZero(--at) !== zero) break;
+      first--;
+    }
+    return first;
+  }
+
+  /** The block after the last one that a fault on `block`, which is in `run`, brings. */
+  #windowEnd(block: number, run: number): number {
+    const { mapping } = this.#options;
+    const region = this.#regionOf(block);
+    const windowEnd = block - (block % WINDOW_BLOCKS) + WINDOW_BLOCKS;
+    const high = Math.min(windowEnd, (region.offset + region.size) / BLOCK_SIZE);
+    const zero = this.#isZero(run);
+    let end = block + 1;
+    let at = run;
+    while (end < high && this.#state[end] === ABSENT) {
+      if (end === mapping.endOf(at) && this.#isZero(++at) !== zero) break;
+      end++;
+    }
+    return end;
   }
 
   /**
-   * The absent blocks around `block`, within its window and region, that are of its
-   * kind: zero blocks bring zero neighbours, others bring others.
+   * Brings `[first, end)`, all absent and in one region. `near` is a run that may hold
+   * some of it. Answers how many blocks came, or a failure.
    */
-  #window(block: number): [first: number, end: number] {
-    const region = this.#regionOf(block);
-    const regionFirst = region.offset / BLOCK_SIZE;
-    const windowFirst = block - (block % WINDOW_BLOCKS);
-    const low = Math.max(windowFirst, regionFirst);
-    const high = Math.min(windowFirst + WINDOW_BLOCKS, regionFirst + region.size / BLOCK_SIZE);
-    const { mapping } = this.#options;
-    const run = mapping.find(block);
-    const zero = mapping.buildOf(run) === ZERO_INDEX;
-    const isOfItsKind = (other: number) => (mapping.buildOf(other) === ZERO_INDEX) === zero;
-    let firstRun = run;
-    while (mapping.startOf(firstRun) > low && isOfItsKind(firstRun - 1)) firstRun--;
-    let lastRun = run;
-    while (mapping.endOf(lastRun) < high && isOfItsKind(lastRun + 1)) lastRun++;
-    const lowest = Math.max(low, mapping.startOf(firstRun));
-    const highest = Math.min(high, mapping.endOf(lastRun));
-    let first = block;
-    while (first > lowest && this.#state[first - 1] === ABSENT) first--;
-    let end = block + 1;
-    while (end < highest && this.#state[end] === ABSENT) end++;
-    return [first, end];
-  }
-
-  /** Brings `[first, end)`, all absent and in one region. Answers how many blocks came, or a failure. */
-  #install(first: number, end: number): number {
+  #install(first: number, end: number, near: number): number {
     const { mapping } = this.#options;
     for (let block = first; block < end; ) {
-      const run = mapping.find(block);
+      const isNear = block >= mapping.startOf(near) && block < mapping.endOf(near);
+      const run = isNear ? near : mapping.find(block);
       const stop = Math.min(end, mapping.endOf(run), block + MAX_COPY_BLOCKS);
-      const result =
-        mapping.buildOf(run) === ZERO_INDEX
-          ? this.#zero(block, stop)
-          : this.#copy(run, block, stop);
+      const result = this.#isZero(run) ? this.#zero(block, stop) : this.#copy(run, block, stop);
       if (result < 0) return result;
       block = stop;
     }
@@ -257,7 +277,7 @@ export class GuestMemory {
   /** Notes that `bytes` from `block` on are there; answers the block after them. */
   #present(block: number, bytes: number): number {
     const end = block + bytes / BLOCK_SIZE;
-    this.#state.fill(PRESENT, block, end);
+    for (let at = block; at < end; at++) this.#state[at] = PRESENT;
     return end;
   }
 
@@ -269,7 +289,7 @@ export class GuestMemory {
 
   /** A copy onto a page that is there answers EEXIST, and wakes whoever waits for it. */
   #installAgain(block: number): ServeResult {
-    const result = this.#install(block, block + 1);
+    const result = this.#install(block, block + 1, this.#options.mapping.find(block));
     if (result < 0) return result === UFFD_RETRY ? 'retry' : 'gone';
     return 'served';
   }

@@ -56,6 +56,8 @@ export class ServedVm {
   #memory: GuestMemory | undefined;
   /** Faults that could not be answered yet because RAM was changing under them. */
   #deferred: number[] = [];
+  /** Those that are answered now; kept, so that a fault allocates nothing. */
+  #faults: number[] = [];
   #pieces: Piece[] = [];
   #materialising = false;
   #ended = false;
@@ -77,9 +79,10 @@ export class ServedVm {
     }
   }
 
-  /** Descriptors whose input this VM waits for. */
+  /** Descriptors whose input this VM waits for. The connection has nothing more to say after its handshake. */
   get descriptors(): number[] {
-    const fds = [this.#listener, this.#connection, this.#pidfd, this.#uffd];
+    const connection = this.#memory === undefined ? this.#connection : undefined;
+    const fds = [this.#listener, connection, this.#pidfd, this.#uffd];
     return fds.filter((fd) => fd !== undefined);
   }
 
@@ -200,7 +203,9 @@ export class ServedVm {
   /** Events first, all of them: while one waits, nothing can be installed. */
   #serve(memory: GuestMemory): void {
     const faults = this.#deferred;
-    this.#deferred = [];
+    this.#deferred = this.#faults;
+    this.#deferred.length = 0;
+    this.#faults = faults;
     const began = performance.now();
     if (!this.#readEvents(memory, faults)) {
       this.end();
@@ -266,7 +271,9 @@ export class ServedVm {
   #release(): void {
     this.#ended = true;
     this.#descriptorChanges++;
-    for (const fd of this.descriptors) closeFd(fd);
+    for (const fd of [this.#listener, this.#connection, this.#pidfd, this.#uffd]) {
+      if (fd !== undefined) closeFd(fd);
+    }
     this.#listener = undefined;
     this.#connection = undefined;
     this.#pidfd = undefined;
