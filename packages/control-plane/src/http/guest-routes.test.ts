@@ -72,16 +72,16 @@ describe('exec', () => {
 
   test('a program is killed when its client hangs up', async () => {
     const abort = new AbortController();
-    const before = harness.agent.programs().length;
+    const before = harness.agent.programs.pids.length;
     const response = harness.request(`/v1/sandboxes/${id}/exec`, {
       method: 'POST',
       body: JSON.stringify({ cmd: 'sleep', args: ['600'], timeout_sec: 0 }),
       signal: abort.signal,
     });
-    await until(() => harness.agent.programs().length === before + 1);
+    await until(() => harness.agent.programs.pids.length === before + 1);
     abort.abort();
     await expect(response).rejects.toThrow();
-    await until(() => harness.agent.programs().length === before);
+    await until(() => harness.agent.programs.pids.length === before);
   });
 
   test.each([
@@ -252,7 +252,7 @@ describe('files', () => {
     ['?path=half.bin', 'application/octet-stream'],
   ])('an upload to %s whose client hangs up fails for the agent too', async (route, type) => {
     const { url, apiKey } = harness.controlPlane;
-    const before = harness.agent.failedWrites;
+    const before = harness.agent.files.failedWrites;
     const started = harness.agent.count('writeFileStream');
     const request = httpRequest(`${url}${files(route)}`, {
       method: route.startsWith('?') ? 'PUT' : 'POST',
@@ -266,15 +266,15 @@ describe('files', () => {
     request.write(Buffer.alloc(100_000));
     await until(() => harness.agent.count('writeFileStream') > started);
     request.destroy();
-    await until(() => harness.agent.failedWrites === before + 1);
+    await until(() => harness.agent.files.failedWrites === before + 1);
   });
 
   test('an answer that breaks off half-way is seen to be incomplete', async () => {
-    harness.agent.readError = new TorporError('guest_unreachable', 'The guest is gone.');
+    harness.agent.files.readError = new TorporError('guest_unreachable', 'The guest is gone.');
     const response = await harness.request(files('?path=raw.bin'));
     expect(response.status).toBe(200);
     await expect(response.arrayBuffer()).rejects.toThrow();
-    harness.agent.readError = undefined;
+    harness.agent.files.readError = undefined;
     expect(harness.log()).toContain('broke off half-way');
   });
 

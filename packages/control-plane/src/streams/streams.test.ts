@@ -135,9 +135,9 @@ describe('exec/stream', () => {
     await using client = connect('exec/stream');
     await client.send({ type: 'start', cmd: 'sleep', args: ['600'] });
     const { pid } = await client.first('start');
-    expect(harness.agent.programs()).toContain(pid);
+    expect(harness.agent.programs.pids).toContain(pid);
     client.socket.terminate();
-    await until(() => !harness.agent.programs().includes(Number(pid)));
+    await until(() => !harness.agent.programs.pids.includes(Number(pid)));
   });
 
   test('large output arrives complete, before the exit', async () => {
@@ -169,7 +169,7 @@ describe('exec/stream', () => {
     await client.send(...frames);
     expect(await client.first('error')).toMatchObject({ code, fatal: true });
     expect(await client.closed()).toBe(1008);
-    await until(() => harness.agent.programs().length === 0);
+    await until(() => harness.agent.programs.pids.length === 0);
   });
 });
 

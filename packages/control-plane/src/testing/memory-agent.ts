@@ -3,67 +3,18 @@
  * are records in memory, their programs are processes of this machine, their files
  * lie in a temporary directory. It answers with the errors of the real one.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createReadStream } from 'node:fs';
-import { mkdir, mkdtemp, open, readdir, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
-import {
-  ConnectError,
-  type ConnectRouter,
-  createRouterTransport,
-  type Transport,
-} from '@connectrpc/connect';
+import { type ConnectRouter, createRouterTransport, type Transport } from '@connectrpc/connect';
 import { hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
+import { Feed } from './feed.ts';
 import { type BuildOwner, MemoryBuilds } from './memory-builds.ts';
+import { MemoryFiles } from './memory-files.ts';
+import { MemoryPrograms } from './memory-programs.ts';
 
 type Info = hostAgent.SandboxInfo;
-type ExecEvent = hostAgent.ExecStreamResponse['event'];
-
-interface Program {
-  readonly child: ChildProcess;
-  readonly sandboxId: string;
-  readonly tag: string;
-  readonly cmd: string;
-  readonly args: readonly string[];
-}
-
-interface Selectable {
-  readonly sandboxId: string;
-  readonly selector:
-    | { case: 'pid'; value: number }
-    | { case: 'tag'; value: string }
-    | { case: undefined; value?: undefined };
-}
-
-/** A queue that one reader drains; the agent's watchers. */
-class Feed<T> {
-  readonly #items: T[] = [];
-  #wake: () => void = () => undefined;
-  #ended = false;
-
-  push(item: T): void {
-    this.#items.push(item);
-    this.#wake();
-  }
-
-  end(): void {
-    this.#ended = true;
-    this.#wake();
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<T> {
-    for (;;) {
-      while (this.#items.length > 0) yield this.#items.shift() as T;
-      if (this.#ended) return;
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    }
-  }
-}
 
 export class MemoryAgent implements AsyncDisposable {
   /** Names of the calls that came in, in order. */
@@ -73,7 +24,8 @@ export class MemoryAgent implements AsyncDisposable {
   readonly builds = new MemoryBuilds();
   readonly limits = { memoryMb: 4096, maxVcpus: 4, maxMemoryMb: 2048 };
   readonly root: string;
-  readonly #programs = new Map<number, Program>();
+  readonly programs: MemoryPrograms;
+  readonly files: MemoryFiles;
   readonly #watchers = new Set<Feed<Info>>();
   /** Awaited by every create, so that a test can hold it. */
   createGate: Promise<void> = Promise.resolve();
@@ -82,16 +34,14 @@ export class MemoryAgent implements AsyncDisposable {
   /** Makes the next create fail. */
   createError: TorporError | undefined;
   destroyError: TorporError | undefined;
-  /** Writes of files whose content did not come to its end. */
-  failedWrites = 0;
-  /** Breaks off every read of a file after its first chunk. */
-  readError: TorporError | undefined;
   /** While set, every call fails with it. */
   down: TorporError | undefined;
   #transport: Transport | undefined;
 
   private constructor(root: string) {
     this.root = root;
+    this.programs = new MemoryPrograms(root);
+    this.files = new MemoryFiles(root);
   }
 
   static async start(): Promise<MemoryAgent> {
@@ -148,13 +98,9 @@ export class MemoryAgent implements AsyncDisposable {
     return info;
   }
 
-  programs(): number[] {
-    return [...this.#programs.keys()];
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     for (const watcher of this.#watchers) watcher.end();
-    for (const { child } of this.#programs.values()) child.kill('SIGKILL');
+    this.programs.killAll();
     await rm(this.root, { recursive: true, force: true });
   }
 
@@ -184,71 +130,11 @@ export class MemoryAgent implements AsyncDisposable {
     return info;
   }
 
-  #path(id: string, path: string): string {
-    return join(this.root, id, path);
-  }
-
-  #spawn(request: {
-    sandboxId: string;
-    cmd: string;
-    args: string[];
-    envs: Record<string, string>;
-    tag?: string;
-  }): Promise<Program> {
-    this.#require(request.sandboxId);
-    return new Promise((resolve, reject) => {
-      const child = spawn(request.cmd, request.args, {
-        cwd: this.root,
-        env: { PATH: process.env.PATH ?? '', ...request.envs },
-        stdio: ['pipe', 'pipe', 'pipe'],
-      });
-      child.stdin?.on('error', () => undefined);
-      child.on('error', () => {
-        const message = `The program ${request.cmd} does not exist in the sandbox.`;
-        reject(new TorporError('program_not_found', message).toConnectError());
-      });
-      child.on('spawn', () => {
-        const { sandboxId, cmd, args, tag = '' } = request;
-        const program = { child, sandboxId, tag, cmd, args };
-        this.#programs.set(child.pid ?? 0, program);
-        child.on('close', () => this.#programs.delete(child.pid ?? 0));
-        resolve(program);
-      });
-    });
-  }
-
-  #select({ sandboxId, selector }: Selectable): Program {
-    for (const [pid, program] of this.#programs) {
-      if (program.sandboxId !== sandboxId) continue;
-      if (selector.case === 'pid' ? selector.value === pid : selector.value === program.tag) {
-        return program;
-      }
-    }
-    throw new TorporError('not_found', `No process ${selector.value}.`).toConnectError();
-  }
-
-  async *#events(program: Program, signal: AbortSignal) {
-    const feed = new Feed<ExecEvent>();
-    const { child } = program;
-    feed.push(eventOf({ case: 'start', value: { pid: child.pid ?? 0 } }));
-    child.stdout?.on('data', (value: Buffer) =>
-      feed.push(eventOf({ case: 'data', value: { output: { case: 'stdout', value } } })),
-    );
-    child.stderr?.on('data', (value: Buffer) =>
-      feed.push(eventOf({ case: 'data', value: { output: { case: 'stderr', value } } })),
-    );
-    child.on('close', (code, killedBy) => {
-      const error = killedBy === null ? '' : `signal: ${killedBy}`;
-      feed.push(eventOf({ case: 'end', value: { exitCode: code ?? -1, error } }));
-      feed.end();
-    });
-    signal.addEventListener('abort', () => feed.end());
-    for await (const event of feed) yield { event };
-  }
-
   #routes(router: ConnectRouter): void {
     router.service(hostAgent.HostAgentService, {
       ...this.builds.methods(this.#owner()),
+      ...this.programs.methods(this.#owner()),
+      ...this.files.methods(this.#owner()),
       createSandbox: async (request) => {
         this.#enter('createSandbox');
         this.requests.push(request);
@@ -275,9 +161,7 @@ export class MemoryAgent implements AsyncDisposable {
         if (this.destroyError !== undefined) throw this.destroyError.toConnectError();
         return this.builds.queue(sandboxId, async () => {
           this.#require(sandboxId);
-          for (const program of this.#programs.values()) {
-            if (program.sandboxId === sandboxId) program.child.kill('SIGKILL');
-          }
+          this.programs.killAll(sandboxId);
           this.report(sandboxId, 'stopped');
           return {};
         });
@@ -331,201 +215,6 @@ export class MemoryAgent implements AsyncDisposable {
           images: [{ name: 'python' }, { name: 'base' }],
         };
       },
-
-      exec: async (request, { signal }) => {
-        this.#enter('exec');
-        const { child } = await this.#spawn(request);
-        child.stdin?.end();
-        signal.addEventListener('abort', () => child.kill('SIGKILL'));
-        const timer = setTimeout(() => child.kill('SIGKILL'), request.timeoutSec * 1000 || 2 ** 30);
-        const limit = Number(request.maxOutputBytes);
-        const stdout = collect(child.stdout, limit);
-        const stderr = collect(child.stderr, limit);
-        const [code, killedBy] = (await once(child, 'close')) as [number | null, string | null];
-        clearTimeout(timer);
-        const [out, err] = [stdout(), stderr()];
-        return {
-          stdout: out.bytes,
-          stderr: err.bytes,
-          stdoutDroppedBytes: out.dropped,
-          stderrDroppedBytes: err.dropped,
-          exitCode: code ?? -1,
-          status: killedBy === null ? '' : `signal: ${killedBy}`,
-        };
-      },
-      execStream: async function* (
-        this: MemoryAgent,
-        request: hostAgent.ExecStreamRequest,
-        { signal }: { signal: AbortSignal },
-      ) {
-        this.#enter('execStream');
-        const program = await this.#spawn(request);
-        if (!request.stdin) program.child.stdin?.end();
-        yield* this.#events(program, signal);
-      }.bind(this),
-      startBackground: async (request) => {
-        this.#enter('startBackground');
-        const { child } = await this.#spawn(request);
-        child.stdout?.resume();
-        child.stderr?.resume();
-        return { pid: child.pid ?? 0, tag: request.tag };
-      },
-      listProcesses: ({ sandboxId }) => {
-        this.#enter('listProcesses');
-        this.#require(sandboxId);
-        const mine = [...this.#programs].filter(([, program]) => program.sandboxId === sandboxId);
-        return {
-          processes: mine.map(([pid, { tag, cmd, args }]) => ({ pid, tag, cmd, args: [...args] })),
-        };
-      },
-      killProcess: (request) => {
-        this.#enter('killProcess');
-        this.#select(request).child.kill(request.signal === 'SIGTERM' ? 'SIGTERM' : 'SIGKILL');
-        return {};
-      },
-      connectProcess: async function* (
-        this: MemoryAgent,
-        request: hostAgent.ConnectProcessRequest,
-        { signal }: { signal: AbortSignal },
-      ) {
-        this.#enter('connectProcess');
-        yield* this.#events(this.#select(request), signal);
-      }.bind(this),
-      sendProcessInput: async (request) => {
-        this.#enter('sendProcessInput');
-        const { stdin } = this.#select(request).child;
-        stdin?.write(request.data);
-        if (request.end) stdin?.end();
-        return {};
-      },
-
-      ptyAttach: async function* (
-        this: MemoryAgent,
-        request: hostAgent.PtyAttachRequest,
-        { signal }: { signal: AbortSignal },
-      ) {
-        this.#enter('ptyAttach');
-        const { sandboxId, tag } = request;
-        const program =
-          request.cmd === ''
-            ? this.#select({ sandboxId, selector: { case: 'tag', value: tag } })
-            : await this.#spawn(request);
-        for await (const { event } of this.#events(program, signal)) {
-          if (event.case === 'start') {
-            yield { event: { case: 'started' as const, value: { pid: event.value.pid, tag } } };
-          } else if (event.case === 'data') {
-            const data = event.value.output.value ?? new Uint8Array();
-            yield { event: { case: 'output' as const, value: { data } } };
-          } else if (event.case === 'end') {
-            const { exitCode, error } = event.value;
-            yield { event: { case: 'exited' as const, value: { exitCode, error } } };
-          }
-        }
-      }.bind(this),
-      ptySendInput: ({ sandboxId, tag, data }) => {
-        this.#enter('ptySendInput');
-        this.#select({ sandboxId, selector: { case: 'tag', value: tag } }).child.stdin?.write(data);
-        return {};
-      },
-      ptyResize: ({ cols, rows }) => {
-        this.#enter(`ptyResize ${cols}x${rows}`);
-        return {};
-      },
-      ptyKill: ({ sandboxId, tag }) => {
-        this.#enter('ptyKill');
-        this.#select({ sandboxId, selector: { case: 'tag', value: tag } }).child.kill('SIGKILL');
-        return {};
-      },
-
-      writeFileStream: async (messages) => {
-        this.#enter('writeFileStream');
-        let file: Awaited<ReturnType<typeof open>> | undefined;
-        try {
-          for await (const { content } of messages) {
-            if (content.case === 'meta') {
-              this.#require(content.value.sandboxId);
-              file = await open(this.#path(content.value.sandboxId, content.value.path), 'w');
-            } else if (content.case === 'chunk') await file?.write(content.value);
-          }
-        } catch (error) {
-          this.failedWrites++;
-          throw error;
-        } finally {
-          await file?.close();
-        }
-        return {};
-      },
-      readFileStream: async function* (
-        this: MemoryAgent,
-        request: hostAgent.ReadFileStreamRequest,
-      ) {
-        this.#enter('readFileStream');
-        try {
-          const stream = createReadStream(this.#path(request.sandboxId, request.path));
-          for await (const chunk of stream) {
-            yield { chunk: chunk as Buffer };
-            if (this.readError !== undefined) throw this.readError.toConnectError();
-          }
-        } catch (reason) {
-          if (reason instanceof ConnectError) throw reason;
-          throw new TorporError('not_found', `There is no file ${request.path}.`).toConnectError();
-        }
-      }.bind(this),
-      listDir: async ({ sandboxId, path }) => {
-        this.#enter('listDir');
-        const names = await readdir(this.#path(sandboxId, path)).catch((error) => {
-          const code = error.code === 'ENOTDIR' ? 'invalid_request' : 'not_found';
-          throw new TorporError(code, `There is no directory ${path}.`).toConnectError();
-        });
-        return {
-          entries: await Promise.all(names.map((name) => this.#entry(sandboxId, join(path, name)))),
-        };
-      },
-      makeDir: async ({ sandboxId, path }) => {
-        this.#enter('makeDir');
-        await mkdir(this.#path(sandboxId, path)).catch(() => {
-          throw new TorporError('already_exists', `${path} exists.`).toConnectError();
-        });
-        return { entry: await this.#entry(sandboxId, path) };
-      },
-      removePath: async ({ sandboxId, path }) => {
-        this.#enter('removePath');
-        await rm(this.#path(sandboxId, path), { recursive: true });
-        return {};
-      },
     });
   }
-
-  async #entry(sandboxId: string, path: string) {
-    const found = await stat(this.#path(sandboxId, path));
-    return create(hostAgent.FileEntrySchema, {
-      name: basename(path),
-      path,
-      type: found.isDirectory() ? 'directory' : 'file',
-      size: BigInt(found.size),
-      mode: found.mode & 0o7777,
-      permissions: found.isDirectory() ? 'drwxr-xr-x' : '-rw-r--r--',
-      owner: 'user',
-      group: 'user',
-      modifiedAt: BigInt(Math.floor(found.mtimeMs / 1000)),
-    });
-  }
-}
-
-function eventOf(event: ExecEventInit): ExecEvent {
-  return create(hostAgent.ExecStreamResponseSchema, { event }).event;
-}
-
-type ExecEventInit = NonNullable<
-  Parameters<typeof create<typeof hostAgent.ExecStreamResponseSchema>>[1]
->['event'] &
-  object;
-
-function collect(stream: NodeJS.ReadableStream | null, limit: number) {
-  const chunks: Buffer[] = [];
-  stream?.on('data', (chunk: Buffer) => chunks.push(chunk));
-  return () => {
-    const all = Buffer.concat(chunks);
-    return { bytes: all.subarray(0, limit), dropped: BigInt(Math.max(all.length - limit, 0)) };
-  };
 }
