@@ -1,25 +1,20 @@
 import { mkdir, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import type { Build } from '@torpor/builds';
-import { assertTransition, type SandboxState, TorporError } from '@torpor/protocol';
+import { assertTransition, TorporError } from '@torpor/protocol';
 import type { ExitReport } from '@torpor/vmm';
 import { syncDirectory } from '../data-dir/atomic-file.ts';
 import type { GuestClient } from '../guest/guest-client.ts';
 import { bringUp } from './bring-up.ts';
-import { ChangeFeed, type FeedEvent } from './change-feed.ts';
+import type { FeedEvent } from './change-feed.ts';
 import type { HostParts } from './host-parts.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { type CreateRequest, checkedSpec, requireFreeMemory } from './limits.ts';
 import { originalError } from './original-error.ts';
 import { PhaseTimer } from './phase-timer.ts';
-import { newRecord, type SandboxRecord, type SandboxSpec, writeRecord } from './record.ts';
+import { newRecord, type SandboxRecord, type SandboxSpec } from './record.ts';
+import { presentRecord, SandboxRecords } from './records.ts';
 import { type RunningMachine, Sandbox } from './sandbox.ts';
-import type {
-  MachineSource,
-  RecordChanges,
-  SandboxLedger,
-  SandboxOutcome,
-} from './sandbox-ledger.ts';
+import type { MachineSource, SandboxLedger, SandboxOutcome } from './sandbox-ledger.ts';
 import { SnapshotOperations } from './snapshot-operations.ts';
 import { takeDownOwned } from './take-down.ts';
 import { Turns } from './turns.ts';
@@ -44,7 +39,7 @@ export class SandboxManager {
   readonly #host: HostParts;
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #locks = new KeyedLock();
-  readonly #changes = new ChangeFeed<SandboxRecord>();
+  readonly #records: SandboxRecords;
   readonly #users: VmmUsers;
   readonly #boots: Turns;
   readonly #firstBoots = new KeyedLock();
@@ -56,6 +51,7 @@ export class SandboxManager {
 
   constructor(host: HostParts, recovered: readonly RecoveredSandbox[]) {
     this.#host = host;
+    this.#records = new SandboxRecords(host);
     this.#users = new VmmUsers(host.layout.instance);
     this.#boots = new Turns(host.concurrentBoots);
     this.snapshots = new SnapshotOperations(host, this.#ledger());
@@ -78,7 +74,7 @@ export class SandboxManager {
 
   /** All sandboxes, then every change; see {@link ChangeFeed.watch}. */
   watch(keepAliveMs: number, signal: AbortSignal): AsyncGenerator<FeedEvent<SandboxRecord>> {
-    return this.#changes.watch(() => this.list(), keepAliveMs, signal);
+    return this.#records.watch(() => this.list(), keepAliveMs, signal);
   }
 
   /** Counts as use of the sandbox. Throws `not_found`. */
@@ -174,16 +170,7 @@ export class SandboxManager {
       sandbox.machine = undefined;
       machine.guest.close(reason);
       await machine.vm.detach();
-      await this.#rememberActivity(sandbox);
-    }
-  }
-
-  /** So that the next agent can tell when a sandbox was used last. */
-  async #rememberActivity(sandbox: Sandbox): Promise<void> {
-    try {
-      await writeRecord(this.#host.layout.recordFile(sandbox.id), presentRecord(sandbox));
-    } catch (error) {
-      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'record not written');
+      await this.#records.rememberActivity(sandbox);
     }
   }
 
@@ -225,7 +212,7 @@ export class SandboxManager {
     try {
       sandbox.creation.signal.throwIfAborted();
       await requireFreeMemory(sandbox.record.spec.memoryMiB, this.#host.layout.memoryRoot);
-      await this.#save(sandbox, sandbox.record);
+      await this.#records.change(sandbox, {});
       const machine = await this.#bringUp(sandbox, { build, environment, timer });
       await this.#goLive(sandbox, machine);
       return this.#outcome(sandbox, timer);
@@ -272,7 +259,7 @@ export class SandboxManager {
   async #goLive(sandbox: Sandbox, machine: RunningMachine): Promise<void> {
     const { parentId, servedAs, slot } = machine;
     try {
-      await this.#transition(sandbox, 'running', {
+      await this.#records.transition(sandbox, 'running', {
         slot: { index: slot.index, hostAddress: slot.hostAddress },
         machine: machine.vm.description,
         memory: {
@@ -301,8 +288,8 @@ export class SandboxManager {
         this.#requireOpen();
         return this.#operation(id, action);
       },
-      transition: (sandbox, to, changes) => this.#transition(sandbox, to, changes),
-      change: (sandbox, changes) => this.#save(sandbox, changed(sandbox, changes)),
+      transition: (sandbox, to, changes) => this.#records.transition(sandbox, to, changes),
+      change: (sandbox, changes) => this.#records.change(sandbox, changes),
       bringUp: (sandbox, source) => this.#bringUp(sandbox, source),
       goLive: (sandbox, machine) => this.#goLive(sandbox, machine),
       release: (sandbox) => this.#free(sandbox),
@@ -332,10 +319,10 @@ export class SandboxManager {
   async #abandon(sandbox: Sandbox, failure: TorporError): Promise<void> {
     try {
       await this.#remove(sandbox);
-      this.#changes.publish({ ...sandbox.record, state: 'error', reason: failure.message });
+      this.#records.announce(sandbox, 'error', failure.message);
     } catch (error) {
       const reason = `${failure.message} It could not be taken down either: ${TorporError.from(error).message}`;
-      await this.#transition(sandbox, 'error', { reason });
+      await this.#records.transition(sandbox, 'error', { reason });
     }
   }
 
@@ -349,7 +336,7 @@ export class SandboxManager {
     }
     return this.#operation(id, async () => {
       if (this.#sandboxes.get(id) !== sandbox || !condition(sandbox)) return;
-      await this.#transition(sandbox, 'destroying', reason === undefined ? {} : { reason });
+      await this.#records.transition(sandbox, 'destroying', reason === undefined ? {} : { reason });
       try {
         await this.#release(sandbox);
         // What takes the space goes before what needs some: the disk may be full.
@@ -357,11 +344,11 @@ export class SandboxManager {
         await this.#remove(sandbox);
       } catch (error) {
         const message = `The sandbox could not be taken down: ${TorporError.from(error).message}`;
-        await this.#transition(sandbox, 'error', { reason: message });
+        await this.#records.transition(sandbox, 'error', { reason: message });
         throw new TorporError('internal_error', message, { cause: error });
       }
       assertTransition(id, sandbox.record.state, 'stopped');
-      this.#changes.publish({ ...sandbox.record, state: 'stopped' });
+      this.#records.announce(sandbox, 'stopped');
     });
   }
 
@@ -383,7 +370,7 @@ export class SandboxManager {
     if (sandbox.machine !== machine) return;
     this.#host.logger.warn({ sandbox: sandbox.id, reason: report.reason }, 'VMM ended');
     const reason = machine.fault() ?? exitReason(report);
-    await this.#transition(sandbox, 'error', { reason });
+    await this.#records.transition(sandbox, 'error', { reason });
     await this.#free(sandbox);
   }
 
@@ -417,29 +404,6 @@ export class SandboxManager {
     }
     this.#sandboxes.delete(sandbox.id);
     this.#users.release(sandbox.record.uid);
-  }
-
-  async #transition(
-    sandbox: Sandbox,
-    to: SandboxState,
-    changes: RecordChanges = {},
-  ): Promise<void> {
-    assertTransition(sandbox.id, sandbox.record.state, to);
-    await this.#save(sandbox, changed(sandbox, { ...changes, state: to }));
-  }
-
-  /** Writes the record, and lets the world know of it once it is durable. */
-  async #save(sandbox: Sandbox, record: SandboxRecord): Promise<void> {
-    const path = this.#host.layout.recordFile(sandbox.id);
-    try {
-      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-      await writeRecord(path, record);
-    } catch (error) {
-      if (!maySurviveUnwritten(sandbox.record.state, record.state)) throw error;
-      this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'record not written');
-    }
-    sandbox.record = record;
-    this.#changes.publish(record);
   }
 
   /** Runs an operation under the sandbox's lock; {@link close} waits for it. */
@@ -478,32 +442,11 @@ export class SandboxManager {
   }
 }
 
-/**
- * Whether a change of state stands although the disk is full. A machine that has ended
- * must still be reported, and destroying one makes room. An operation that was given
- * up, or whose build is safe, leaves a record from which the next agent comes to the
- * same state.
- */
-function maySurviveUnwritten(from: SandboxState, to: SandboxState): boolean {
-  if (to === 'error' || to === 'destroying') return true;
-  if (to === 'running') return from === 'pausing' || from === 'snapshotting';
-  return to === 'paused' && (from === 'pausing' || from === 'resuming');
-}
-
-function changed(sandbox: Sandbox, changes: RecordChanges): SandboxRecord {
-  const fields = Object.entries({ ...presentRecord(sandbox), ...changes });
-  return Object.fromEntries(fields.filter(([, value]) => value !== undefined)) as SandboxRecord;
-}
-
 /** What a snapshot's sandbox cannot choose. */
 function frozenShape(build: Build | undefined) {
   if (build === undefined) return {};
   const { vcpus, memoryMiB, diskMiB } = build.manifest;
   return { vcpus, memoryMiB, diskSizeMiB: diskMiB };
-}
-
-function presentRecord(sandbox: Sandbox): SandboxRecord {
-  return { ...sandbox.record, lastActiveAt: sandbox.activity.lastActiveAt };
 }
 
 function isIdle({ record, activity }: Sandbox): boolean {

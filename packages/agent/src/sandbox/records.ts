@@ -1,0 +1,91 @@
+import { mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { assertTransition, type SandboxState } from '@torpor/protocol';
+import { ChangeFeed, type FeedEvent } from './change-feed.ts';
+import type { HostParts } from './host-parts.ts';
+import { type SandboxRecord, writeRecord } from './record.ts';
+import type { Sandbox } from './sandbox.ts';
+import type { RecordChanges } from './sandbox-ledger.ts';
+
+/**
+ * How the records of sandboxes change: along the table of transitions, on disk first,
+ * then for all to see. Whoever changes one holds the sandbox's lock.
+ */
+export class SandboxRecords {
+  readonly #host: Pick<HostParts, 'layout' | 'logger'>;
+  readonly #changes = new ChangeFeed<SandboxRecord>();
+
+  constructor(host: Pick<HostParts, 'layout' | 'logger'>) {
+    this.#host = host;
+  }
+
+  /** What `list` answers, then every change; see {@link ChangeFeed.watch}. */
+  watch(
+    list: () => readonly SandboxRecord[],
+    keepAliveMs: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<FeedEvent<SandboxRecord>> {
+    return this.#changes.watch(list, keepAliveMs, signal);
+  }
+
+  /** Throws `invalid_state` for a transition that is not allowed, and what writing throws. */
+  async transition(sandbox: Sandbox, to: SandboxState, changes: RecordChanges = {}): Promise<void> {
+    assertTransition(sandbox.id, sandbox.record.state, to);
+    await this.#keep(sandbox, changed(sandbox, { ...changes, state: to }));
+  }
+
+  /** Changes a record without leaving the state. */
+  async change(sandbox: Sandbox, changes: RecordChanges): Promise<void> {
+    await this.#keep(sandbox, changed(sandbox, changes));
+  }
+
+  /** Tells of a state of a sandbox that has no record any more. */
+  announce(sandbox: Sandbox, state: 'stopped' | 'error', reason?: string): void {
+    const { record } = sandbox;
+    this.#changes.publish({ ...record, state, ...(reason === undefined ? {} : { reason }) });
+  }
+
+  /** So that the next agent can tell when a sandbox was used last. */
+  async rememberActivity(sandbox: Sandbox): Promise<void> {
+    try {
+      await writeRecord(this.#host.layout.recordFile(sandbox.id), presentRecord(sandbox));
+    } catch (error) {
+      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'record not written');
+    }
+  }
+
+  async #keep(sandbox: Sandbox, record: SandboxRecord): Promise<void> {
+    const path = this.#host.layout.recordFile(sandbox.id);
+    try {
+      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+      await writeRecord(path, record);
+    } catch (error) {
+      if (!maySurviveUnwritten(sandbox.record.state, record.state)) throw error;
+      this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'record not written');
+    }
+    sandbox.record = record;
+    this.#changes.publish(record);
+  }
+}
+
+/** The record, with the time of the last use as it is now. */
+export function presentRecord(sandbox: Sandbox): SandboxRecord {
+  return { ...sandbox.record, lastActiveAt: sandbox.activity.lastActiveAt };
+}
+
+/**
+ * Whether a change of state stands although the disk is full. A machine that has ended
+ * must still be reported, and destroying one makes room. An operation that was given
+ * up, or whose build is safe, leaves a record from which the next agent comes to the
+ * same state.
+ */
+function maySurviveUnwritten(from: SandboxState, to: SandboxState): boolean {
+  if (to === 'error' || to === 'destroying') return true;
+  if (to === 'running') return from === 'pausing' || from === 'snapshotting';
+  return to === 'paused' && (from === 'pausing' || from === 'resuming');
+}
+
+function changed(sandbox: Sandbox, changes: RecordChanges): SandboxRecord {
+  const fields = Object.entries({ ...presentRecord(sandbox), ...changes });
+  return Object.fromEntries(fields.filter(([, value]) => value !== undefined)) as SandboxRecord;
+}
