@@ -80,7 +80,7 @@ describe('an agent that starts after another was killed', () => {
         [second.id, 'running'],
       ]),
     );
-    expect(manager.use(first.id).guest.sandboxId).toBe(first.id);
+    expect((await manager.use(first.id)).guest.sandboxId).toBe(first.id);
     expect(host.driver.living()).toHaveLength(2);
     expect(host.guests.inits).toHaveLength(2);
     await manager.destroy(first.id);

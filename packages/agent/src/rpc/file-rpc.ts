@@ -22,34 +22,34 @@ export function fileRpc(manager: SandboxManager): Methods {
         throw new TorporError('invalid_request', 'The first message must say which file is meant.');
       }
       const { sandboxId, path, user } = content.value;
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       await guest.writeFile({ path: required(path), user }, chunks(iterator, signal), signal);
       return {};
     },
 
     async *readFileStream({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       const content = guest.readFile({ path: required(path), user }, signal);
       for await (const chunk of coalesce(content, READ_CHUNK_BYTES)) yield { chunk };
     },
 
     async listDir({ sandboxId, path, depth, user }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       return { entries: await listDirectory(guest, path, depth, { user, signal }) };
     },
 
     async makeDir({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       const entry = await makeDirectory(guest, required(path), { user, signal });
       return entry === undefined ? {} : { entry };
     },
 
     async removePath({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       await removePath(guest, required(path), { user, signal });
       return {};

@@ -32,7 +32,7 @@ export function processRpc(manager: SandboxManager): Methods {
      * printed until then is attached to the error as an ExecResponse.
      */
     async exec(request, { signal }) {
-      const { guest, hold } = manager.use(request.sandboxId);
+      const { guest, hold } = await manager.use(request.sandboxId);
       using _ = hold;
       const timeoutMs = timeoutOf(request.timeoutSec);
       const result = await exec(
@@ -45,7 +45,7 @@ export function processRpc(manager: SandboxManager): Methods {
     },
 
     async *execStream(request, { signal }) {
-      const { guest, hold } = manager.use(request.sandboxId);
+      const { guest, hold } = await manager.use(request.sandboxId);
       using _ = hold;
       const program = { ...programOf(request), stdin: request.stdin, tag: request.tag, signal };
       for await (const event of execStream(guest, program, timeoutOf(request.timeoutSec))) {
@@ -55,27 +55,27 @@ export function processRpc(manager: SandboxManager): Methods {
     },
 
     async startBackground(request, { signal }) {
-      const { guest, hold } = manager.use(request.sandboxId);
+      const { guest, hold } = await manager.use(request.sandboxId);
       using _ = hold;
       return startBackground(guest, { ...programOf(request), tag: request.tag, signal });
     },
 
     async listProcesses({ sandboxId }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       const processes = await listProcesses(guest, { signal });
       return { processes: processes.map((entry) => ({ ...entry, args: [...entry.args] })) };
     },
 
     async killProcess({ sandboxId, selector, signal: name }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       await killProcess(guest, selected(selector), name, { signal });
       return {};
     },
 
     async *connectProcess({ sandboxId, selector }, context: HandlerContext) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       const events = connectProgram(guest, selected(selector), { signal: context.signal });
       for await (const event of events) {
@@ -85,7 +85,7 @@ export function processRpc(manager: SandboxManager): Methods {
     },
 
     async sendProcessInput({ sandboxId, selector, data, end }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       await sendInput(guest, selected(selector), { data, end }, { signal });
       return {};

@@ -15,7 +15,7 @@ type Methods = Pick<
 export function ptyRpc(manager: SandboxManager): Methods {
   return {
     async *ptyAttach(request, { signal }) {
-      const { guest, hold } = manager.use(request.sandboxId);
+      const { guest, hold } = await manager.use(request.sandboxId);
       using _ = hold;
       const { tag, cmd, args, envs, cwd, user, cols, rows } = request;
       const size = { cols, rows };
@@ -27,21 +27,21 @@ export function ptyRpc(manager: SandboxManager): Methods {
     },
 
     async ptySendInput({ sandboxId, tag, data }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       await sendPtyInput(guest, tag, data, { signal });
       return {};
     },
 
     async ptyResize({ sandboxId, tag, cols, rows }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       await resizePty(guest, tag, { cols, rows }, { signal });
       return {};
     },
 
     async ptyKill({ sandboxId, tag }, { signal }) {
-      const { guest, hold } = manager.use(sandboxId);
+      const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
       await killProcess(guest, byTag(tag), 'SIGKILL', { signal });
       return {};

@@ -28,6 +28,12 @@ export interface RecoveredSandbox {
 }
 
 /** Several sandboxes that go at once are one collection. */
+/**
+ * How long a call to a guest waits while the sandbox is committed and runs on: writing
+ * what a large guest has changed to a slow disk takes seconds.
+ */
+const SNAPSHOT_WAIT_MS = 10_000;
+
 const COLLECT_AFTER_MS = 2_000;
 
 /**
@@ -84,12 +90,16 @@ export class SandboxManager {
 
   /**
    * The guest of a running sandbox, and a hold on the sandbox for as long as it is
-   * used. Throws `not_found`, and `invalid_state` with the reason for one that does not run.
+   * used. One that stands still only to be committed is waited for. Throws `not_found`,
+   * and `invalid_state` with the reason for one that does not run.
    */
-  use(id: string): { guest: GuestClient; hold: Disposable } {
-    this.#requireOpen();
+  async use(id: string): Promise<{ guest: GuestClient; hold: Disposable }> {
     const sandbox = this.#find(id);
     const { state, reason } = sandbox.record;
+    if (sandbox.record.state === 'snapshotting') {
+      await this.#records.left(sandbox, 'snapshotting', SNAPSHOT_WAIT_MS);
+    }
+    this.#requireOpen();
     if (state !== 'running' || sandbox.machine === undefined) {
       const why = reason === undefined ? '' : `: ${reason}`;
       throw new TorporError('invalid_state', `Sandbox ${id} is not running but ${state}${why}`);

@@ -1,7 +1,8 @@
 import { type Build, BuildStore } from '@torpor/builds';
 import { newId, TorporError } from '@torpor/protocol';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { request, TEMPLATE, World } from '../testing/scenarios.ts';
+import type { StubVm } from '../testing/stub-vmm.ts';
 import { readRecord } from './record.ts';
 
 /*
@@ -173,6 +174,70 @@ test('a snapshot that meets a resume waits for it', async () => {
   await resume;
   const buildId = await taken;
   expect(world.manager.get(world.source)).toMatchObject({ state: 'running', buildId });
+});
+
+/** A snapshot after which the sandbox runs on, that has come to the point where the state is saved. */
+async function snapshotting(): Promise<{ gate: Gate; vm: StubVm; taken: Promise<string> }> {
+  const gate = new Gate();
+  const reached = Promise.withResolvers<StubVm>();
+  world.host.driver.beforeSave = (vm) => {
+    reached.resolve(vm);
+    return gate.pass();
+  };
+  const taken = snapshot();
+  taken.catch(() => undefined);
+  const vm = await reached.promise;
+  world.host.driver.beforeSave = () => undefined;
+  return { gate, vm, taken };
+}
+
+test('a call to the guest that meets a snapshot waits for it, and goes on', async () => {
+  await world.createSource();
+  const { gate, taken } = await snapshotting();
+  const used = world.manager.use(world.source);
+  expect(world.manager.get(world.source).state).toBe('snapshotting');
+  gate.open();
+  const { guest, hold } = await used;
+  using _ = hold;
+  expect(await guest.isHealthy(2_000)).toBe(true);
+  expect(world.manager.get(world.source).state).toBe('running');
+  await taken;
+});
+
+test('a call to the guest that meets a snapshot is refused when the machine does not go on', async () => {
+  await world.createSource();
+  const { gate, vm, taken } = await snapshotting();
+  const used = code(world.manager.use(world.source));
+  vm.die();
+  await expect.poll(() => world.host.driver.living()).toEqual([]);
+  gate.open();
+  expect(await used).toBe('invalid_state');
+  expect(await code(taken)).not.toBe('done');
+  expect(world.manager.get(world.source).state).toBe('error');
+});
+
+test('a call to the guest that meets a snapshot does not wait for ever', async () => {
+  await world.createSource();
+  const { gate, taken } = await snapshotting();
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    const used = code(world.manager.use(world.source));
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(await used).toBe('invalid_state');
+  } finally {
+    vi.useRealTimers();
+  }
+  gate.open();
+  await taken;
+  expect(world.manager.get(world.source).state).toBe('running');
+});
+
+test('a call to the guest that meets a pause is refused at once', async () => {
+  await world.createSource();
+  const { gate, pause } = await pausing();
+  expect(await code(world.manager.use(world.source))).toBe('invalid_state');
+  gate.open();
+  await pause;
 });
 
 test('a snapshot that is deleted and collected while a sandbox is made from it harms nobody', async () => {

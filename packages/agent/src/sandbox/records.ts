@@ -28,6 +28,14 @@ export class SandboxRecords {
     return this.#changes.watch(list, keepAliveMs, signal);
   }
 
+  /** Resolves when the sandbox is in another state, or after `timeoutMs`. */
+  async left(sandbox: Sandbox, state: SandboxState, timeoutMs: number): Promise<void> {
+    const events = this.watch(() => [], timeoutMs, AbortSignal.timeout(timeoutMs));
+    for await (const { kind } of events) {
+      if (kind === 'keepalive' || sandbox.record.state !== state) return;
+    }
+  }
+
   /** Throws `invalid_state` for a transition that is not allowed, and what writing throws. */
   async transition(sandbox: Sandbox, to: SandboxState, changes: RecordChanges = {}): Promise<void> {
     assertTransition(sandbox.id, sandbox.record.state, to);

@@ -70,6 +70,18 @@ describe('exec', () => {
     expect(await codeOf(response)).toBe('program_not_found');
   });
 
+  test.each([
+    ['is being committed is left to the agent, which waits for it', 'snapshotting', 200],
+    ['is being paused is refused', 'pausing', 409],
+  ] as const)('of a sandbox that %s', async (_, state, status) => {
+    const source = await harness.create({ memory_mb: 128 });
+    harness.agent.report(source.id, state);
+    await until(async () => (await harness.get(source.id)).status === state);
+    const response = await harness.send('POST', `/v1/sandboxes/${source.id}/exec`, { cmd: 'true' });
+    expect(response.status).toBe(status);
+    harness.agent.report(source.id, 'running');
+  });
+
   test('a program is killed when its client hangs up', async () => {
     const abort = new AbortController();
     const before = harness.agent.programs.pids.length;

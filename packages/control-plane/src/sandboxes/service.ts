@@ -284,11 +284,12 @@ export class SandboxService {
   /**
    * The sandbox, which runs and is in use now. Throws `not_found`, `invalid_state`
    * with the reason, or `host_unavailable`: at once, so that no call waits for a
-   * sandbox that is gone.
+   * sandbox that is gone. One that is being committed may run on; the agent knows, and
+   * waits for it.
    */
   async requireRunning(principal: Principal, id: string): Promise<SandboxRow> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);
-    if (row.state !== 'running') throw notInState(row, 'running');
+    if (row.state !== 'running' && row.state !== 'snapshotting') throw notInState(row, 'running');
     if (Date.now() - (row.last_active_at?.getTime() ?? 0) > ACTIVITY_RESOLUTION_MS) {
       await this.#parts.sandboxes.touch(id);
     }
