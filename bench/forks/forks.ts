@@ -4,7 +4,7 @@ import type { Sandbox } from '@torpor/sdk';
 import type { Benchmark, BenchmarkContext } from '../harness/benchmark.ts';
 import { FrozenGuest } from '../support/frozen-guest.ts';
 import type { Platform } from '../support/platform.ts';
-import { cpuSeconds, listProcesses, uniqueMiB } from '../support/processes.ts';
+import { listProcesses, totalCpuSeconds, uniqueMiB } from '../support/processes.ts';
 import { BareQemu } from './bare-qemu.ts';
 
 const FORKS = 20;
@@ -94,7 +94,7 @@ async function measureForks(
 ): Promise<void> {
   const before = await platformProcesses(platform);
   const pagerBefore = await pagerUsage(before.pager);
-  const torporBefore = await cpuSeconds(platform.pid);
+  const torporBefore = await totalCpuSeconds(platform.pid);
   const start = performance.now();
   const { sandboxes, errors } = await source.fork(count);
   try {
@@ -103,8 +103,8 @@ async function measureForks(
     context.record('time-fork', round, performance.now() - start);
     const after = await platformProcesses(platform);
     const children = after.qemu.filter((pid) => !before.qemu.includes(pid));
-    const qemu = await sum(children, cpuSeconds);
-    const torpor = (await cpuSeconds(platform.pid)) - torporBefore;
+    const qemu = await sum(children, totalCpuSeconds);
+    const torpor = (await totalCpuSeconds(platform.pid)) - torporBefore;
     const pagerAfter = await pagerUsage(after.pager);
     const pager = pagerAfter.cpuSeconds - pagerBefore.cpuSeconds;
     const perFork = (seconds: number) => (seconds * 1000) / count;
@@ -147,7 +147,7 @@ async function measureBare(
   await Promise.all([worker(), worker()]);
   context.record('time-bare', round, performance.now() - start);
   const pids = machines.map(({ pid }) => pid);
-  context.record('cpu-bare', round, ((await sum(pids, cpuSeconds)) * 1000) / count);
+  context.record('cpu-bare', round, ((await sum(pids, totalCpuSeconds)) * 1000) / count);
   context.record('memory-bare', round, (await sum(pids, uniqueMiB)) / count);
 }
 
@@ -166,7 +166,7 @@ async function platformProcesses({ dataDir }: Platform): Promise<PlatformProcess
 /** Nothing, while there is no pager. */
 async function pagerUsage(pid: number | undefined) {
   if (pid === undefined) return { cpuSeconds: 0, uniqueMiB: 0 };
-  return { cpuSeconds: await cpuSeconds(pid), uniqueMiB: await uniqueMiB(pid) };
+  return { cpuSeconds: await totalCpuSeconds(pid), uniqueMiB: await uniqueMiB(pid) };
 }
 
 async function sum(pids: readonly number[], value: (pid: number) => Promise<number>) {

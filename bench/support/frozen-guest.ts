@@ -109,6 +109,13 @@ export class FrozenGuest implements AsyncDisposable {
     this.#resources = resources;
   }
 
+  /** A copy of {@link imagePath} on tmpfs. */
+  async imageOnTmpfs(): Promise<string> {
+    const path = join(this.#memoryDirectory, 'image');
+    await copySparse(this.imagePath, path);
+    return path;
+  }
+
   /** A place in the network for one machine at a time. */
   async slot(): Promise<NetworkSlot & AsyncDisposable> {
     const slot = await this.#slots.acquire({ owner: randomUUID(), allowInternet: false });

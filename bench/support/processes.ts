@@ -48,9 +48,18 @@ export async function uniqueMiB(pid: number): Promise<number> {
 /** Ticks of utime and stime, proc_pid_stat(5): USER_HZ is 100 on x86-64. */
 const TICKS_PER_SECOND = 100;
 
-/** Processor time that a process and its threads have used, in user and system mode. */
-export async function cpuSeconds(pid: number): Promise<number> {
+/** Processor time that a process and its threads have used. */
+export async function cpuSeconds(pid: number): Promise<{ user: number; system: number }> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+  return {
+    user: Number(fields[11]) / TICKS_PER_SECOND,
+    system: Number(fields[12]) / TICKS_PER_SECOND,
+  };
+}
+
+/** {@link cpuSeconds} in user and system mode together. */
+export async function totalCpuSeconds(pid: number): Promise<number> {
+  const { user, system } = await cpuSeconds(pid);
+  return user + system;
 }

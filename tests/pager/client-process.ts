@@ -3,6 +3,7 @@ import { isMainThread, parentPort, Worker, workerData } from 'node:worker_thread
 import {
   Arena,
   bytesAt,
+  closeFd,
   connectUnix,
   createUserfaultfd,
   discardPages,
@@ -16,9 +17,9 @@ import {
  * touches pages from several threads, giving some back in between. Every byte read is
  * compared with the pattern that the build holds, or with zero.
  *
- *   node client-process.ts SOCKET BLOCKS FAULTS THREADS     (THREADS is even)
+ *   node client-process.ts SOCKET BLOCKS FAULTS THREADS [hang-up]     (THREADS is even)
  *
- * It prints one JSON line when it is done, then waits for its standard input to end.
+ * With `hang-up` it closes its connection after the handshake. It prints one JSON line when it is done, then waits for its standard input to end.
  */
 
 export const BLOCK = 4096;
@@ -83,7 +84,9 @@ async function main(): Promise<void> {
       page_size_kib: BLOCK,
     };
   });
-  sendWithFd(connectUnix(socket), Buffer.from(JSON.stringify(regions)), uffd);
+  const connection = connectUnix(socket);
+  sendWithFd(connection, Buffer.from(JSON.stringify(regions)), uffd);
+  if (process.argv[6] === 'hang-up') closeFd(connection);
   const share = blocks / threads;
   const results = await Promise.all(
     Array.from({ length: threads }, (_, thread) => {

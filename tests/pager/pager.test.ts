@@ -1,8 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdtemp, open, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { applyChanges, newBuildId, writeMemoryHeader, zeroMapping } from '@torpor/builds';
 import { connectPager, type PagerClient, type PagerEvent } from '@torpor/pager';
@@ -86,8 +87,14 @@ interface Client {
   readonly signal: Promise<NodeJS.Signals | null>;
 }
 
-function startClient(vm: string, blocks: number, faults: number, threads: number): Client {
-  const args = [CLIENT, join(directory, vm), ...[blocks, faults, threads].map(String)];
+function startClient(
+  vm: string,
+  blocks: number,
+  faults: number,
+  threads: number,
+  ...options: 'hang-up'[]
+): Client {
+  const args = [CLIENT, join(directory, vm), ...[blocks, faults, threads].map(String), ...options];
   const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
   children.push(child);
   const signal = new Promise<NodeJS.Signals | null>((resolve) => {
@@ -98,6 +105,13 @@ function startClient(vm: string, blocks: number, faults: number, threads: number
     child.once('exit', () => resolve(undefined));
   });
   return { child, results, signal };
+}
+
+/** utime and stime of proc_pid_stat(5), in hundredths of a second. */
+async function processorTicks(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return Number(fields[11]) + Number(fields[12]);
 }
 
 function nextEvent(kind: PagerEvent['event'], vm: string): Promise<PagerEvent> {
@@ -123,6 +137,19 @@ describe('a client in another process', () => {
     expect(statistics.faults).toBeGreaterThan(FAULTS / 4);
     expect(statistics.removedPages).toBeGreaterThan(FAULTS / 4);
     expect(statistics.latency.reduce((sum, count) => sum + count, 0)).toBe(statistics.faults);
+    client.child.stdin?.end();
+    expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
+  });
+
+  test('may hang up after the handshake: it is served, and the pager waits without working', async () => {
+    const blocks = 1024;
+    await serve('vm', await makeBuild(blocks));
+    const client = startClient('vm', blocks, 1000, 2, 'hang-up');
+    expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
+    const before = await processorTicks(pagerPid);
+    // Long enough for a loop that does not wait to use a hundred ticks.
+    await delay(1000);
+    expect((await processorTicks(pagerPid)) - before).toBeLessThan(30);
     client.child.stdin?.end();
     expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
   });

@@ -1,5 +1,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { getCompileCacheDir } from 'node:module';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { PagerHello } from '../control/protocol.ts';
 import { PagerClient } from './pager-client.ts';
@@ -37,7 +39,13 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
   const args = [main, '--socket', socketPath];
   if (threads !== undefined) args.push('--threads', String(threads));
   const log = openSync(logPath, 'a', 0o600);
-  const child = spawn(process.execPath, args, { detached: true, stdio: ['ignore', 'pipe', log] });
+  // What we have compiled already, its threads need not compile again, each for itself.
+  const cache = getCompileCacheDir();
+  const child = spawn(process.execPath, args, {
+    detached: true,
+    stdio: ['ignore', 'pipe', log],
+    env: { ...process.env, ...(cache === undefined ? {} : { NODE_COMPILE_CACHE: dirname(cache) }) },
+  });
   const { stdout } = child;
   if (stdout === null) throw new Error('The pager was started without a standard output.');
   closeSync(log);

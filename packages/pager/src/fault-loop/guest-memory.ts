@@ -16,6 +16,9 @@ export const MAX_COPY_BLOCKS = 256;
 /** A fault brings its neighbourhood: blocks of an aligned window of 64 KiB. */
 const WINDOW_BLOCKS = 16;
 
+/** Of the diff files, while faults are served; 8 MiB. */
+const MAX_MAPPED_BLOCKS = 2048;
+
 const ABSENT = 0;
 const PRESENT = 1;
 /** Given back by the VMM: reads as zeros from then on, never as the build's content. */
@@ -45,6 +48,8 @@ export class GuestMemory {
   #recorded = new Uint32Array(1024);
   #recordedLength = 0;
   #expected: Uint8Array | undefined;
+  /** Blocks of the diff files that have been copied since the files' mappings were forgotten. */
+  #mapped = 0;
 
   constructor(options: GuestMemoryOptions) {
     this.#options = options;
@@ -243,9 +248,17 @@ export class GuestMemory {
       if (bytes < 0) return bytes;
       block = this.#present(block, bytes);
     }
-    // It will not be needed again, and would count as this process's memory.
     if (isLarge) diff.forget(position, (end - first) * BLOCK_SIZE);
+    else this.#forgetSometimes(end - first);
     return end - first;
+  }
+
+  /** What was copied will not be needed again, but what is mapped counts as this process's memory. */
+  #forgetSometimes(copied: number): void {
+    this.#mapped += copied;
+    if (this.#mapped < MAX_MAPPED_BLOCKS) return;
+    this.#mapped = 0;
+    for (const diff of this.#options.diffs) diff.forget(0, diff.size);
   }
 
   #copyFrom(run: number, source: number, block: number, length: number): number {
