@@ -1,7 +1,7 @@
-import { join } from 'node:path';
-import { ensureAgentDrive } from './agent-drive/agent-drive.ts';
-import { ensureInitramfs } from './initramfs/initramfs.ts';
-import { ensureKernel } from './kernel/kernel.ts';
+import { basename, dirname, join } from 'node:path';
+import { agentDriveKey, ensureAgentDrive } from './agent-drive/agent-drive.ts';
+import { ensureInitramfs, initramfsKey } from './initramfs/initramfs.ts';
+import { ensureKernel, findKernel } from './kernel/kernel.ts';
 import type { OnProgress } from './progress.ts';
 
 export interface GuestArtifacts {
@@ -61,4 +61,21 @@ export async function ensureGuestArtifacts(options: GuestArtifactOptions): Promi
     envdVersion: agentDrive.envdVersion,
     nodeVersion: agentDrive.nodeVersion,
   };
+}
+
+/** The keys under which the cache has them. */
+export function keysOf({ kernel, initramfsPath, agentDrivePath }: GuestArtifacts): string[] {
+  return [kernel.bzImagePath, initramfsPath, agentDrivePath].map((path) => basename(dirname(path)));
+}
+
+/**
+ * The keys of what {@link ensureGuestArtifacts} would return. Makes nothing: what the
+ * cache lacks has a key too, but for a kernel. Throws `host_setup`.
+ */
+export async function currentKeys(options: GuestArtifactOptions): Promise<string[]> {
+  const kernel = await findKernel(join(options.cacheDir, 'kernels'));
+  return [
+    ...(kernel === undefined ? [] : [kernel.key, await initramfsKey(kernel)]),
+    await agentDriveKey(options.envdEntry),
+  ];
 }

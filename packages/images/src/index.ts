@@ -1,7 +1,9 @@
 export {
+  currentKeys,
   ensureGuestArtifacts,
   type GuestArtifactOptions,
   type GuestArtifacts,
+  keysOf,
 } from './artifacts.ts';
 export {
   type Image,
@@ -9,7 +11,8 @@ export {
   ImageStore,
   type ImageStoreOptions,
 } from './base-image/image-store.ts';
-export { type PruneOptions, pruneGuestArtifacts } from './cache/prune.ts';
+export { type CacheUser, listCacheUsers, registerCacheUser } from './cache/cache-users.ts';
+export { type PrunedArtifact, type PruneOptions, pruneGuestArtifacts } from './cache/prune.ts';
 export { createUpperDisk } from './disk/upper-disk.ts';
 export { type KernelArgumentOptions, kernelArguments } from './kernel-arguments.ts';
 export type { ArtifactKind, OnProgress, Progress } from './progress.ts';

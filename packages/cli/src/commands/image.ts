@@ -7,6 +7,10 @@ import { table } from '../output/table.ts';
 import { formatAge, formatBytes } from '../output/units.ts';
 import { cacheDirectory } from '../platform/settings.ts';
 
+interface PruneOptions extends CommonOptions {
+  readonly dryRun?: boolean;
+}
+
 interface BuildOptions extends CommonOptions {
   readonly refresh?: boolean;
 }
@@ -65,6 +69,33 @@ export function registerImage(cli: CliContext): void {
       if (options.json) await json(cli.io, { removed: names });
     }),
   );
+
+  cli
+    .command('prune', 'remove what earlier versions left in the cache and nothing needs', image)
+    .option('--dry-run', 'only print what would go')
+    .addHelpText(
+      'after',
+      `
+These are old kernels, initramfs, agent drives and versions of images. What a sandbox, a
+snapshot or any other build was made with stays for as long as that is there, in every data
+directory whose server uses the cache.`,
+    )
+    .action(
+      cli.action(async (options: PruneOptions, _command: Command) => {
+        const { pruneCache } = await import('../platform/images.ts');
+        const dataDir = dataDirectory(cli.io, options);
+        const dryRun = options.dryRun === true;
+        const pruned = await pruneCache(cacheDirectory(dataDir, cli.io.env), dataDir, { dryRun });
+        const freed = pruned.reduce((sum, { bytes }) => sum + bytes, 0);
+        if (options.json) {
+          const removed = pruned.map(({ path, bytes }) => ({ path, size_bytes: bytes }));
+          return json(cli.io, { dry_run: dryRun, removed, freed_bytes: freed });
+        }
+        const { stdout } = cli.io;
+        for (const { path, bytes } of pruned) await line(stdout, `${path}  ${formatBytes(bytes)}`);
+        await line(stdout, `${formatBytes(freed)} ${dryRun ? 'would be freed' : 'freed'}`);
+      }),
+    );
 }
 
 async function openStore({ io }: CliContext, options: CommonOptions) {

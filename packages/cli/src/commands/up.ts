@@ -75,9 +75,11 @@ async function start(
   const { prepareGuest, progressNews } = await import('../platform/prepare-guest.ts');
   const { openImageStore } = await import('../platform/images.ts');
   const { Platform } = await import('../platform/platform.ts');
+  const { keysOf, registerCacheUser } = await import('@torpor/images');
   const cacheDir = cacheDirectory(dataDir, io.env);
   const images = openImageStore(cacheDir, dataDir);
-  await prepareGuest(io, cacheDir, images);
+  const artifacts = await prepareGuest(io, cacheDir, images);
+  await registerCacheUser(cacheDir, { dataDir, keys: keysOf(artifacts) });
   return Platform.start({
     dataDir,
     cacheDir,

@@ -1,28 +1,29 @@
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { type Image, ImageStore } from '@torpor/images';
+import { currentKeys, ImageStore, type PrunedArtifact, pruneGuestArtifacts } from '@torpor/images';
+import { keysInUse } from './artifacts-in-use.ts';
 
-/** The images of a cache, guarded against removal while a sandbox uses them. */
+/** The images of a cache, guarded against removal while a sandbox or a build uses them. */
 export function openImageStore(cacheDir: string, dataDir: string): ImageStore {
-  return new ImageStore({ cacheDir, isInUse: (image) => isInUse(image, dataDir) });
+  return new ImageStore({
+    cacheDir,
+    isInUse: async ({ key }) => (await keysInUse(cacheDir, dataDir)).has(key),
+  });
 }
 
 /**
- * Whether a sandbox of this data directory names the image in its record, or a
- * running program (a VMM of another data directory that shares the cache) in its
- * arguments.
+ * Removes kernels, initramfs, agent drives and old versions of images that neither the
+ * next sandbox of this version of Torpor needs nor anything that {@link keysInUse}
+ * finds, and returns those that went; with `dryRun`, those that would go.
  */
-async function isInUse({ path }: Image, dataDir: string): Promise<boolean> {
-  const sandboxes = join(dataDir, 'sandboxes');
-  const records = (await readdir(sandboxes).catch(() => [])).map((id) =>
-    join(sandboxes, id, 'sandbox.json'),
-  );
-  const commands = (await readdir('/proc'))
-    .filter((name) => /^\d+$/.test(name))
-    .map((pid) => `/proc/${pid}/cmdline`);
-  for (const file of [...records, ...commands]) {
-    const text = await readFile(file, 'utf8').catch(() => '');
-    if (text.includes(path)) return true;
-  }
-  return false;
+export async function pruneCache(
+  cacheDir: string,
+  dataDir: string,
+  options: { readonly dryRun: boolean },
+): Promise<PrunedArtifact[]> {
+  const needed = await keysInUse(cacheDir, dataDir);
+  for (const key of await currentKeys({ cacheDir })) needed.add(key);
+  const isNeeded = (key: string) => needed.has(key);
+  return [
+    ...(await pruneGuestArtifacts({ cacheDir, isNeeded, ...options })),
+    ...(await openImageStore(cacheDir, dataDir).prune(options)),
+  ];
 }

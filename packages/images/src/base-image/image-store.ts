@@ -11,6 +11,7 @@ import {
   removeArtifact,
   writeFileAtomically,
 } from '../cache/artifact-cache.ts';
+import { type PrunedArtifact, removeArtifacts } from '../cache/prune.ts';
 import type { OnProgress } from '../progress.ts';
 import { baseImageInputs, buildDebianBase } from './debian-base.ts';
 
@@ -71,9 +72,8 @@ export class ImageStore {
 
   /** Every image that can be used, by name. */
   async list(): Promise<Image[]> {
-    const names = (await readdir(this.#directory).catch(ignoreMissing)) ?? [];
     const images: Image[] = [];
-    for (const name of names.filter(isImageName).sort()) {
+    for (const name of await this.#names()) {
       const image = await this.resolve(name);
       if (image !== undefined) images.push(image);
     }
@@ -150,17 +150,26 @@ export class ImageStore {
     for (const { key } of versions) await removeArtifact(directory, key);
   }
 
-  /** Removes versions that their name no longer means and nothing uses. Returns their keys. */
-  async prune(): Promise<string[]> {
-    const removed: string[] = [];
-    for (const current of await this.list()) {
-      for (const version of await this.#versions(current.name)) {
-        if (version.key === current.key || (await this.#isInUse(version))) continue;
-        await removeArtifact(join(this.#directory, current.name), version.key);
-        removed.push(version.key);
+  /**
+   * Removes versions that their name no longer means and nothing uses, and returns
+   * those that went; with `dryRun`, those that would go.
+   */
+  async prune(options: { readonly dryRun?: boolean } = {}): Promise<PrunedArtifact[]> {
+    const pruned: PrunedArtifact[] = [];
+    for (const name of await this.#names()) {
+      const current = await this.resolve(name);
+      const keys: string[] = [];
+      for (const version of await this.#versions(name)) {
+        if (version.key !== current?.key && !(await this.#isInUse(version))) keys.push(version.key);
       }
+      pruned.push(...(await removeArtifacts(join(this.#directory, name), keys, options)));
     }
-    return removed;
+    return pruned;
+  }
+
+  async #names(): Promise<string[]> {
+    const names = (await readdir(this.#directory).catch(ignoreMissing)) ?? [];
+    return names.filter(isImageName).sort();
   }
 
   async #versions(name: string): Promise<Image[]> {

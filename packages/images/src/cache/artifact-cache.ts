@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { access, lstat, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { toImageError } from './image-error.ts';
 import { waitForLock } from './wait-for-lock.ts';
@@ -77,6 +77,17 @@ async function buildAndPublish(request: ArtifactRequest, target: string): Promis
 export async function listArtifacts(directory: string): Promise<string[]> {
   const names = await readdir(directory).catch(ignoreMissing);
   return (names ?? []).filter(isKey);
+}
+
+/** Bytes that a published artefact occupies; 0 if there is none. */
+export async function artifactSize(directory: string, key: string): Promise<number> {
+  const root = join(directory, key);
+  const names = (await readdir(root, { recursive: true }).catch(ignoreMissing)) ?? [];
+  let blocks = 0;
+  for (const name of names) {
+    blocks += (await lstat(join(root, name)).catch(ignoreMissing))?.blocks ?? 0;
+  }
+  return blocks * 512;
 }
 
 /** Removes a published artefact, under the lock of its kind. It is renamed first, so that it vanishes at once. */

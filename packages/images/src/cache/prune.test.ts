@@ -1,48 +1,51 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { basename, join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { computeKey, ensureArtifact, listArtifacts } from './artifact-cache.ts';
 import { pruneGuestArtifacts } from './prune.ts';
 
-test('what is current or in use stays, the rest goes', async () => {
-  const cacheDir = await mkdtemp(join(tmpdir(), 'prune-'));
-  try {
-    const make = (kind: string, name: string, file: string) =>
-      ensureArtifact({
-        directory: join(cacheDir, kind),
-        key: computeKey({ name }),
-        build: (staging) => writeFile(join(staging, file), ''),
-      });
-    const drives = [];
-    for (const name of ['old', 'used', 'current']) {
-      drives.push(await make('agent-drives', name, 'agent.ext4'));
-    }
-    const [old = '', used = '', current = ''] = drives;
-    const kernel = await make('kernels', 'kernel', 'vmlinux');
-    const initramfs = await make('initramfs', 'initramfs', 'initramfs.cpio');
-    const removed = await pruneGuestArtifacts({
-      cacheDir,
-      current: {
-        kernel: {
-          version: '6.12',
-          bzImagePath: join(kernel, 'vmlinuz'),
-          vmlinuxPath: join(kernel, 'vmlinux'),
-          qemuPath: join(kernel, 'vmlinux'),
-        },
-        initramfsPath: join(initramfs, 'initramfs.cpio'),
-        agentDrivePath: join(current, 'agent.ext4'),
-        agentDriveKey: 'key',
-        envdVersion: '1',
-        nodeVersion: '26',
-      },
-      isInUse: (path) => path === join(used, 'agent.ext4'),
-    });
-    expect(removed).toEqual([old]);
-    expect(await listArtifacts(join(cacheDir, 'agent-drives'))).toHaveLength(2);
-    expect(await listArtifacts(join(cacheDir, 'kernels'))).toHaveLength(1);
-    expect(await listArtifacts(join(cacheDir, 'initramfs'))).toHaveLength(1);
-  } finally {
-    await rm(cacheDir, { recursive: true });
-  }
+const KINDS = ['agent-drives', 'kernels', 'initramfs'];
+
+let cacheDir: string;
+
+beforeEach(async () => {
+  cacheDir = await mkdtemp(join(tmpdir(), 'torpor-prune-'));
+});
+afterEach(() => rm(cacheDir, { recursive: true, force: true }));
+
+function make(kind: string, name: string): Promise<string> {
+  return ensureArtifact({
+    directory: join(cacheDir, kind),
+    key: computeKey({ kind, name }),
+    build: (staging) => writeFile(join(staging, 'file'), Buffer.alloc(100_000, 1)),
+  });
+}
+
+async function present(): Promise<string[]> {
+  const keys = await Promise.all(KINDS.map((kind) => listArtifacts(join(cacheDir, kind))));
+  return keys.flat().sort();
+}
+
+test('what is needed stays, of every kind; the rest goes and is measured', async () => {
+  const needed = await Promise.all(KINDS.map((kind) => make(kind, 'needed')));
+  const old = await Promise.all(KINDS.map((kind) => make(kind, 'old')));
+  const keys = new Set(needed.map((path) => basename(path)));
+  const pruned = await pruneGuestArtifacts({ cacheDir, isNeeded: (key) => keys.has(key) });
+  expect(pruned.map(({ path }) => path).sort()).toEqual(old.sort());
+  for (const { bytes } of pruned) expect(bytes).toBeGreaterThanOrEqual(100_000);
+  expect(await present()).toEqual([...keys].sort());
+});
+
+test('a dry run tells the same and removes nothing', async () => {
+  await Promise.all(KINDS.map((kind) => make(kind, 'old')));
+  const before = await present();
+  const told = await pruneGuestArtifacts({ cacheDir, isNeeded: () => false, dryRun: true });
+  expect(await present()).toEqual(before);
+  expect(await pruneGuestArtifacts({ cacheDir, isNeeded: () => false })).toEqual(told);
+  expect(await present()).toEqual([]);
+});
+
+test('an empty cache has nothing to remove', async () => {
+  expect(await pruneGuestArtifacts({ cacheDir, isNeeded: () => false })).toEqual([]);
 });

@@ -51,16 +51,7 @@ export async function ensureInitramfs(
   kernel: GuestKernel,
   onProgress: OnProgress = () => undefined,
 ): Promise<string> {
-  const busyboxPath = await findProgram('busybox');
-  const script = initScript(kernel.modulePaths.map((path) => basename(path)));
-  const key = computeKey({
-    recipe: RECIPE,
-    kernel: kernel.key,
-    busybox: await hashFile(busyboxPath),
-    script,
-    applets: APPLETS,
-    directories: DIRECTORIES,
-  });
+  const { key, busyboxPath, script } = await ingredients(kernel);
   const artifact = await ensureArtifact({
     directory,
     key,
@@ -73,6 +64,25 @@ export async function ensureInitramfs(
     },
   });
   return join(artifact, 'initramfs.cpio');
+}
+
+/** Of the initramfs that {@link ensureInitramfs} returns, whether it has been made or not. */
+export async function initramfsKey(kernel: GuestKernel): Promise<string> {
+  return (await ingredients(kernel)).key;
+}
+
+async function ingredients(kernel: GuestKernel) {
+  const busyboxPath = await findProgram('busybox');
+  const script = initScript(kernel.modulePaths.map((path) => basename(path)));
+  const key = computeKey({
+    recipe: RECIPE,
+    kernel: kernel.key,
+    busybox: await hashFile(busyboxPath),
+    script,
+    applets: APPLETS,
+    directories: DIRECTORIES,
+  });
+  return { key, busyboxPath, script };
 }
 
 async function collectEntries(

@@ -98,7 +98,8 @@ export async function ensureKernel(
   return kernel;
 }
 
-async function findKernel(directory: string): Promise<GuestKernel | undefined> {
+/** The kernel in the cache that guests boot; undefined if there is none. */
+export async function findKernel(directory: string): Promise<GuestKernel | undefined> {
   const kernels = [];
   for (const key of await listArtifacts(directory)) {
     const kernel = await readKernel(directory, key);

@@ -1,0 +1,51 @@
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { listCacheUsers } from '@torpor/images';
+
+/** An artefact of the cache lies in a directory that is named after its key. */
+const KEY = /(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])/g;
+
+/**
+ * Keys of all artefacts of a cache that are in use: those that the server of a data
+ * directory started with, those that one of its sandboxes or builds names in its record
+ * or manifest, and those in the arguments of a running program (a VMM whose data
+ * directory is not known). Looks at the given data directory and at all that have used
+ * the cache. Reads text, not formats: what another version of Torpor wrote, or a fault
+ * has damaged, still keeps what it names. Throws if something cannot be read.
+ */
+export async function keysInUse(cacheDir: string, dataDir: string): Promise<Set<string>> {
+  const keys = new Set<string>();
+  const dataDirs = new Set([dataDir]);
+  for (const user of await listCacheUsers(cacheDir)) {
+    if ((await stat(user.dataDir).catch(ignoreMissing)) === undefined) continue;
+    dataDirs.add(user.dataDir);
+    for (const key of user.keys) keys.add(key);
+  }
+  const programs = (await list('/proc')).filter((name) => /^\d+$/.test(name));
+  for (const pid of programs) await addKeysIn(`/proc/${pid}/cmdline`, keys);
+  // A sandbox that is being paused has its build before it loses its machine: builds come last.
+  for (const kind of ['sandboxes', 'builds']) {
+    const file = kind === 'sandboxes' ? 'sandbox.json' : 'manifest.json';
+    for (const root of dataDirs) {
+      for (const name of await list(join(root, kind))) {
+        await addKeysIn(join(root, kind, name, file), keys);
+      }
+    }
+  }
+  return keys;
+}
+
+async function list(directory: string): Promise<string[]> {
+  return (await readdir(directory).catch(ignoreMissing)) ?? [];
+}
+
+async function addKeysIn(path: string, keys: Set<string>): Promise<void> {
+  const text = await readFile(path, 'utf8').catch(ignoreMissing);
+  for (const key of text?.match(KEY) ?? []) keys.add(key);
+}
+
+/** Undefined for what is not there, or not any more: a process may end meanwhile. */
+function ignoreMissing(error: NodeJS.ErrnoException): undefined {
+  if (['ENOENT', 'ENOTDIR', 'ESRCH'].includes(error.code ?? '')) return undefined;
+  throw error;
+}
