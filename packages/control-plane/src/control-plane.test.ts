@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import type { rest } from '@torpor/protocol';
+import { type rest, TorporError } from '@torpor/protocol';
 import { Client } from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { ControlPlane } from './control-plane.ts';
@@ -102,6 +102,47 @@ test('keys are stored as hashes only', async () => {
   } finally {
     await database.close();
   }
+});
+
+test('sandboxes run on at the end, unless all are to be destroyed: then the database says so', async () => {
+  const first = await start();
+  const send = (at: ControlPlane, method: string, path: string, body?: object) =>
+    fetch(`${at.url}/v1/sandboxes${path}`, {
+      method,
+      headers: { 'x-api-key': at.apiKey, 'content-type': 'application/json' },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+  const create = async () =>
+    ((await (await send(first, 'POST', '', {})).json()) as rest.Sandbox).id;
+  const stateOf = async (at: ControlPlane, id: string) =>
+    ((await (await send(at, 'GET', `/${id}`)).json()) as rest.Sandbox).status;
+  const ids = [await create(), await create(), await create()];
+  const [paused = '', lost = ''] = ids;
+  await send(first, 'POST', `/${paused}/pause`);
+  await first.close();
+  expect(site.agent.sandboxes.size).toBe(3);
+  site.agent.sandboxes.delete(lost);
+  const second = await start();
+  await until(async () => (await stateOf(second, lost)) === 'error');
+  await second.close({ destroyAll: true });
+  expect(site.agent.sandboxes.size).toBe(0);
+  const third = await start();
+  expect(await Promise.all(ids.map((id) => stateOf(third, id)))).toEqual(ids.map(() => 'stopped'));
+});
+
+test('a sandbox that cannot be destroyed at the end is told of, and everything else is closed', async () => {
+  const controlPlane = await start();
+  await fetch(`${controlPlane.url}/v1/sandboxes`, {
+    method: 'POST',
+    headers: { 'x-api-key': controlPlane.apiKey, 'content-type': 'application/json' },
+    body: '{}',
+  });
+  site.agent.destroyError = new TorporError('vmm_failed', 'It does not end.');
+  await expect(controlPlane.close({ destroyAll: true })).rejects.toMatchObject({
+    code: 'vmm_failed',
+  });
+  expect(await readPostmasterFile(databaseDirectory())).toBeUndefined();
+  await expect(stat(apiFile())).rejects.toThrow();
 });
 
 test('api.json says where the API is while it is served', async () => {

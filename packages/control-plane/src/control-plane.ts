@@ -12,7 +12,7 @@ import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
 import { Host } from './hosts/host.ts';
 import { createApp } from './http/app.ts';
-import { listen } from './http/server.ts';
+import { type HttpServer, listen } from './http/server.ts';
 import { Metrics } from './observability/metrics.ts';
 import { SandboxLifecycle } from './sandboxes/lifecycle.ts';
 import { Operations } from './sandboxes/operations.ts';
@@ -53,11 +53,23 @@ export class ControlPlane implements AsyncDisposable {
   readonly url: string;
   /** The key in `<dataDir>/credentials.json`. */
   readonly apiKey: string;
+  readonly #sandboxes: SandboxService;
+  /** What takes requests. */
+  readonly #front: AsyncDisposableStack;
+  /** All, with the front. */
   readonly #resources: AsyncDisposableStack;
 
-  private constructor(url: string, apiKey: string, resources: AsyncDisposableStack) {
-    this.url = url;
+  private constructor(
+    http: HttpServer,
+    apiKey: string,
+    sandboxes: SandboxService,
+    front: AsyncDisposableStack,
+    resources: AsyncDisposableStack,
+  ) {
+    this.url = http.url;
     this.apiKey = apiKey;
+    this.#sandboxes = sandboxes;
+    this.#front = front;
     this.#resources = resources;
   }
 
@@ -132,19 +144,29 @@ export class ControlPlane implements AsyncDisposable {
       files,
       metrics,
     });
+    const front = resources.use(new AsyncDisposableStack());
     const http = await listen(app, options.host, options.port);
-    resources.defer(() => http.close(CLOSE_GRACE_MS));
+    front.defer(() => http.close(CLOSE_GRACE_MS));
     const streams = serveStreams(http.server, { apiKeys, processes, logger });
-    resources.defer(() => streams.close());
+    front.defer(() => streams.close());
     await publishApiFile(dataDir, http.url);
-    resources.defer(() => withdrawApiFile(dataDir));
+    front.defer(() => withdrawApiFile(dataDir));
     logger.info({ url: http.url }, 'The API is served');
-    return new ControlPlane(http.url, apiKey, resources.move());
+    return new ControlPlane(http, apiKey, sandboxes, front, resources.move());
   }
 
-  /** Stops serving, waits for operations that are under way, and stops the embedded database. Sandboxes go on. */
-  async close(): Promise<void> {
-    await this.#resources.disposeAsync();
+  /**
+   * Stops serving, waits for operations that are under way, and stops the embedded
+   * database. Sandboxes go on, unless all are to be destroyed; throws for one that
+   * cannot be, when all else is done.
+   */
+  async close(options: { readonly destroyAll?: boolean } = {}): Promise<void> {
+    try {
+      await this.#front.disposeAsync();
+      if (options.destroyAll === true) await this.#sandboxes.destroyAll();
+    } finally {
+      await this.#resources.disposeAsync();
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

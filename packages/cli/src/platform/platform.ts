@@ -67,7 +67,7 @@ export class Platform {
   /** Stops serving. Sandboxes run on, unless all are to be destroyed. */
   async close({ destroyAll }: { readonly destroyAll: boolean }): Promise<void> {
     try {
-      await this.#controlPlane.close();
+      await this.#controlPlane.close({ destroyAll });
     } finally {
       await this.#agent.close({ destroyAll });
     }

@@ -6,7 +6,7 @@ import type { SandboxRepository } from './repository.ts';
 /** A sandbox of the principal's team. Throws `not_found`, also for one of another team. A stopped one is still found. */
 export async function findOwn(
   sandboxes: SandboxRepository,
-  principal: Principal,
+  principal: Pick<Principal, 'teamId'>,
   id: string,
 ): Promise<SandboxRow> {
   const row = isId('sandbox', id) ? await sandboxes.find(principal.teamId, id) : undefined;

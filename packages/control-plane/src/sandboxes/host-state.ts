@@ -75,7 +75,7 @@ export async function mirrorHost({ host, sandboxes }: Parts, id: string): Promis
  */
 export async function settledRow(
   parts: Parts,
-  principal: Principal,
+  principal: Pick<Principal, 'teamId'>,
   id: string,
 ): Promise<SandboxRow> {
   const deadline = Date.now() + SETTLE_TIMEOUT_MS;

@@ -223,18 +223,29 @@ export class SandboxService {
   /** Ends a sandbox and removes what it has on its host. A stopped one is left as it is. Throws `not_found`, `invalid_state`, or what the agent says. */
   async destroy(principal: Principal, id: string): Promise<void> {
     await findOwn(this.#parts.sandboxes, principal, id);
-    await this.#parts.operations.run(id, () => this.#destroy(principal, id));
+    await this.#parts.operations.run(id, () => this.#destroy(id, principal.teamId, principal));
   }
 
-  async #destroy(principal: Principal, id: string): Promise<void> {
+  /** Destroys every sandbox of the host, whoever owns it. Throws the first error after all have been tried. */
+  async destroyAll(): Promise<void> {
+    const { host, sandboxes, operations } = this.#parts;
+    const rows = await sandboxes.listLiving(host.id);
+    const results = await Promise.allSettled(
+      rows.map(({ id, team_id: teamId }) => operations.run(id, () => this.#destroy(id, teamId))),
+    );
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  async #destroy(id: string, teamId: string, actor?: Principal): Promise<void> {
     const { host, sandboxes, audit, logger } = this.#parts;
-    const row = await settledRow(this.#parts, principal, id);
+    const row = await settledRow(this.#parts, { teamId }, id);
     if (row.state === 'stopped') return;
     if (row.state !== 'destroying') assertTransition(id, row.state, 'destroying');
     await sandboxes.update(id, { state: 'destroying' });
     const entry = {
-      teamId: row.team_id,
-      actor: principal,
+      teamId,
+      ...(actor === undefined ? {} : { actor }),
       action: 'destroy',
       sandboxId: id,
     } as const;
