@@ -108,13 +108,14 @@ export class GuestClient {
     return fromGuest(reason, { sandboxId: this.sandboxId, user: options.user });
   }
 
-  /** Whether envd answers, within `timeoutMs`. */
-  async isHealthy(timeoutMs: number): Promise<boolean> {
+  /** Whether envd answers, within `timeoutMs` and before `signal` aborts. */
+  async isHealthy(timeoutMs: number, signal?: AbortSignal): Promise<boolean> {
+    const timeout = AbortSignal.timeout(timeoutMs);
     try {
       const response = await this.#pool.request({
         method: 'GET',
         path: '/health',
-        signal: this.#signal(AbortSignal.timeout(timeoutMs)),
+        signal: this.#signal(signal === undefined ? timeout : AbortSignal.any([timeout, signal])),
       });
       await response.body.dump();
       return response.statusCode < 300;

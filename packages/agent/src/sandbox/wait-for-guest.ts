@@ -5,13 +5,18 @@ import type { GuestClient } from '../guest/guest-client.ts';
 
 /** A probe of a guest without a network yet goes unanswered; a short one finds a fresh daemon sooner. */
 const PROBE_TIMEOUT_MS = 500;
+/**
+ * A guest on a loaded host answers none of those in time. So when the first has gone
+ * unanswered, a patient one is under way beside the others.
+ */
+const PATIENT_PROBE_TIMEOUT_MS = 5_000;
 const PROBE_INTERVAL_MS = 30;
 const CONSOLE_TAIL_BYTES = 2048;
 const CONSOLE_TAIL_LINES = 12;
 
 export interface GuestWait {
-  readonly vm: MicroVm;
-  readonly guest: GuestClient;
+  readonly vm: Pick<MicroVm, 'exited' | 'readConsole'>;
+  readonly guest: Pick<GuestClient, 'isHealthy'>;
   readonly timeoutMs: number;
   /** Ends the wait with the signal's reason. */
   readonly signal: AbortSignal;
@@ -29,11 +34,17 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
       `The virtual machine ended before the guest was ready: ${exitReason(report)}`,
     );
   });
+  const deadline = performance.now() + wait.timeoutMs;
+  const ask = (patienceMs: number) => poll(wait, patienceMs, deadline, over.signal);
+  const patient = sleep(PROBE_TIMEOUT_MS, undefined, { signal: over.signal }).then(() =>
+    ask(PATIENT_PROBE_TIMEOUT_MS),
+  );
+  const outcomes = [ended, ask(PROBE_TIMEOUT_MS), patient];
   try {
-    await Promise.race([ended, poll(wait, over.signal)]);
+    await Promise.race(outcomes);
   } finally {
     over.abort();
-    ended.catch(() => undefined);
+    for (const outcome of outcomes) outcome.catch(() => undefined);
   }
 }
 
@@ -42,11 +53,16 @@ export function exitReason(report: ExitReport): string {
   return withConsole(report.reason, report.consoleTail);
 }
 
-async function poll(wait: GuestWait, over: AbortSignal): Promise<void> {
-  const deadline = performance.now() + wait.timeoutMs;
+async function poll(
+  wait: GuestWait,
+  patienceMs: number,
+  deadline: number,
+  over: AbortSignal,
+): Promise<void> {
   while (!over.aborted) {
     wait.signal.throwIfAborted();
-    if (await wait.guest.isHealthy(PROBE_TIMEOUT_MS)) return;
+    const leftMs = Math.max(1, Math.ceil(deadline - performance.now()));
+    if (await wait.guest.isHealthy(Math.min(patienceMs, leftMs), over)) return;
     if (performance.now() > deadline) {
       const console = (await wait.vm.readConsole(CONSOLE_TAIL_BYTES)).toString();
       throw new TorporError(
