@@ -88,9 +88,14 @@ test('nothing in the report can steer a terminal', async () => {
   expect(consoleTail).toEqual(['[31mred']);
 });
 
-test('an adopted QEMU leaves no status', async () => {
-  const report = await reasonFor({});
-  expect(report).toEqual({ reason: 'QEMU ended; how is not known.', consoleTail: [] });
+test('an adopted QEMU leaves no status: the report says what that can mean', async () => {
+  const silent = await reasonFor({});
+  expect(silent).toEqual({
+    reason: expect.stringMatching(/^QEMU crashed, or was killed .*; which is not known\.$/),
+    consoleTail: [],
+  });
+  const told = await reasonFor({}, '', 'qemu: terminating on signal 15 from pid 7\n');
+  expect(told.reason).toMatch(/ Its last words: qemu: terminating on signal 15 from pid 7$/);
 });
 
 test("a VMM's own log has its last words, and its statuses a meaning", async () => {

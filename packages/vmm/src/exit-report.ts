@@ -72,7 +72,9 @@ function reasonOf(
   if (shutdownReason !== undefined) {
     return SHUTDOWN_SENTENCES[shutdownReason] ?? `${vmm} ended: ${shutdownReason}.`;
   }
-  return end.exitCode === 0 ? `${vmm} ended.${words}` : `${vmm} ended; how is not known.${words}`;
+  if (end.exitCode === 0) return `${vmm} ended.${words}`;
+  // One that an earlier process started leaves no status; but it would have said that it was told to end.
+  return `${vmm} crashed, or was killed by hand or by the kernel for want of memory; which is not known.${words}`;
 }
 
 /** The words of a kernel's panic. The last one counts. */

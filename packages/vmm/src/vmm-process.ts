@@ -3,15 +3,19 @@ import { constants } from 'node:fs';
 import { open, stat, truncate } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
+  closeFd,
+  exitOfPidfd,
   identifyProcess,
   isProcessAlive,
   NETNS_DIRECTORY,
+  openPidfd,
   type ProcessIdentity,
+  SystemError,
   signalProcess,
 } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 
-/** How a process ended; both are absent for one that is not our child. */
+/** How a process ended; both are absent for one that is not our child, unless the kernel is new enough to tell. */
 export interface ProcessEnd {
   readonly exitCode?: number;
   readonly signal?: string;
@@ -39,6 +43,9 @@ export interface SpawnOptions {
 }
 
 const POLL_MS = 400;
+/** One that has ended is looked at again, so often and so soon: its parent may not have heard of its end yet. */
+const MOST_LOOKS = 4;
+const LOOK_AGAIN_MS = 50;
 /** A VMM prints a few lines in its life; what a guest could make it repeat must not fill the disk. */
 const MAX_OUTPUT_BYTES = 256 * 1024;
 /** SIGKILL takes effect when the last thread leaves the kernel, which for KVM can take a moment. */
@@ -57,26 +64,32 @@ export class VmmProcess {
   readonly #boundedPaths: readonly string[];
   readonly #end: (end: ProcessEnd) => void;
   readonly #isChild: boolean;
-  #timer: NodeJS.Timeout;
+  /** Of one that is not our child: tells how it ended. */
+  #pidfd: number | undefined;
+  #timer: NodeJS.Timeout | undefined;
   #status: ProcessEnd | undefined;
+  /** Looks that found it gone. */
+  #looks = 0;
 
   private constructor(
     name: string,
     identity: ProcessIdentity,
     boundedPaths: readonly string[],
-    child?: ChildProcess,
+    watched: ChildProcess | { readonly pidfd: number },
   ) {
+    const child = 'pidfd' in watched ? undefined : watched;
+    this.#pidfd = 'pidfd' in watched ? watched.pidfd : undefined;
     this.#name = name;
     this.identity = identity;
     this.#boundedPaths = boundedPaths;
     const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
     this.ended = promise;
     this.#end = (end) => {
-      clearInterval(this.#timer);
+      this.unwatch();
       this.#status ??= end;
       resolve(this.#status);
     };
-    this.#timer = setInterval(() => this.check(), POLL_MS).unref();
+    this.#lookEvery(POLL_MS);
     child?.once('exit', (code, signal) => {
       this.#end({
         ...(code === null ? {} : { exitCode: code }),
@@ -130,20 +143,33 @@ export class VmmProcess {
     outputPath: string,
     logPath?: string,
   ): VmmProcess | undefined {
-    if (!isProcessAlive(identity)) return undefined;
-    return new VmmProcess(name, identity, bounded(outputPath, logPath));
+    const pidfd = pidfdOf(identity);
+    if (pidfd === undefined) return undefined;
+    return new VmmProcess(name, identity, bounded(outputPath, logPath), { pidfd });
   }
 
+  /** Undefined while it runs. */
   get status(): ProcessEnd | undefined {
-    return this.#status;
+    return this.#status ?? (this.#looks > 0 ? {} : undefined);
   }
 
   /** Looks whether the process still runs. */
   check(): void {
-    if (!this.#isChild && !isProcessAlive(this.identity)) this.#end({});
+    if (!this.#isChild && this.#status === undefined && !isProcessAlive(this.identity)) {
+      this.#looks++;
+      const exit = this.#pidfd === undefined ? undefined : exitOfPidfd(this.#pidfd);
+      if (exit !== 'pending') this.#end(exit ?? {});
+      else if (this.#looks >= MOST_LOOKS) this.#end({});
+      else if (this.#looks === 1) this.#lookEvery(LOOK_AGAIN_MS);
+    }
     for (const path of this.#boundedPaths) {
       boundFile(path, MAX_OUTPUT_BYTES).catch(() => undefined);
     }
+  }
+
+  #lookEvery(intervalMs: number): void {
+    clearInterval(this.#timer);
+    this.#timer = setInterval(() => this.check(), intervalMs).unref();
   }
 
   /** Ends the process at once and waits for its end. Throws `vmm_failed` if it does not end. */
@@ -174,7 +200,24 @@ export class VmmProcess {
   /** Stops looking; the process goes on. */
   unwatch(): void {
     clearInterval(this.#timer);
+    if (this.#pidfd !== undefined) closeFd(this.#pidfd);
+    this.#pidfd = undefined;
   }
+}
+
+/** Stands for this very process; undefined if it has ended. */
+function pidfdOf(identity: ProcessIdentity): number | undefined {
+  let pidfd: number;
+  try {
+    pidfd = openPidfd(identity.pid);
+  } catch (error) {
+    if (error instanceof SystemError && error.code === 'ESRCH') return undefined;
+    throw error;
+  }
+  // Looked at with the pid held: a later process with the same pid is another.
+  if (isProcessAlive(identity)) return pidfd;
+  closeFd(pidfd);
+  return undefined;
 }
 
 function bounded(outputPath: string, logPath: string | undefined): string[] {

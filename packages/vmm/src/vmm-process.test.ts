@@ -1,0 +1,51 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { release } from 'node:os';
+import { identifyProcess } from '@torpor/linux';
+import { expect, onTestFinished, test } from 'vitest';
+import { VmmProcess } from './vmm-process.ts';
+
+/** From 6.15 on the kernel tells how any process ended. */
+const [major = 0, minor = 0] = release().split('.').map(Number);
+const kernelTells = major > 6 || (major === 6 && minor >= 15);
+
+/** A process that somebody else started, as far as the class can tell. */
+async function adopted(script: string) {
+  const child = spawn('/bin/sh', ['-c', script], { stdio: ['pipe', 'ignore', 'ignore'] });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  await once(child, 'spawn');
+  const identity = identifyProcess(child.pid ?? -1);
+  if (identity === undefined) throw new Error('the process is gone');
+  const process = VmmProcess.adopt('QEMU', identity, '/dev/null');
+  if (process === undefined) throw new Error('it was not adopted');
+  return { child, identity, process };
+}
+
+test('the end of an adopted process is noticed, with its signal where the kernel tells', async () => {
+  const { child, process } = await adopted('read line');
+  expect(process.status).toBeUndefined();
+  child.kill('SIGKILL');
+  expect(await process.ended).toEqual(kernelTells ? { signal: 'SIGKILL' } : {});
+  expect(process.status).toEqual(await process.ended);
+});
+
+test('and so is its exit status', async () => {
+  const { child, process } = await adopted('read line; exit 7');
+  child.stdin?.end('go on\n');
+  expect(await process.ended).toEqual(kernelTells ? { exitCode: 7 } : {});
+});
+
+test('one that has ended is not adopted', async () => {
+  const { child, identity, process } = await adopted('read line');
+  process.unwatch();
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+  expect(VmmProcess.adopt('QEMU', identity, '/dev/null')).toBeUndefined();
+});
+
+test('one that is killed when nobody watches it any more ends all the same', async () => {
+  const { process } = await adopted('read line');
+  process.unwatch();
+  await process.kill();
+  expect(process.status).toEqual({});
+});
