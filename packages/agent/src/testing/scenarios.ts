@@ -15,6 +15,9 @@ import { StubHost } from './stub-host.ts';
 /** Blocks of RAM that the stub guests write to. */
 const BLOCKS = [3, 700];
 const BLOCK_BYTES = 4096;
+/** More blocks than all others together, so that a build without them is mostly dead. */
+const SCRATCH_START = 1000;
+const SCRATCH_BLOCKS = 64;
 export const TEMPLATE = 'template-1';
 
 export function request(changes: Partial<CreateRequest> = {}): CreateRequest {
@@ -81,6 +84,13 @@ export class World implements AsyncDisposable {
     const other = value % 2 === 0 ? 0 : value;
     await memory.write(Buffer.alloc(BLOCK_BYTES, other), 0, BLOCK_BYTES, second * BLOCK_BYTES);
     await writeFile(this.host.layout.upperDisk(id), `disk ${value}`);
+  }
+
+  /** Fills memory that {@link read} does not look at; with 0, its blocks become dead in older builds. */
+  async scratch(id: string, value: number): Promise<void> {
+    await using memory = await open(this.host.layout.memoryFile(id), 'r+');
+    const bytes = Buffer.alloc(SCRATCH_BLOCKS * BLOCK_BYTES, value);
+    await memory.write(bytes, 0, bytes.length, SCRATCH_START * BLOCK_BYTES);
   }
 
   /** What {@link write} wrote last; throws if RAM and disk do not agree. */
@@ -178,6 +188,16 @@ async function restoredSource(world: World): Promise<void> {
   await world.write(world.source, 2);
 }
 
+/** One whose next build names an ancestor of which little is still used: it is due to be compacted. */
+export async function sourceWithDeadAncestor(world: World): Promise<void> {
+  await world.createSource();
+  await world.scratch(world.source, 1);
+  await world.manager.snapshots.pause(world.source);
+  await world.manager.snapshots.resume(world.source);
+  await world.scratch(world.source, 0);
+  await world.write(world.source, 2);
+}
+
 async function snapshot(world: World, resumeSource: boolean): Promise<void> {
   await world.manager.snapshots.snapshot(world.source, TEMPLATE, { resumeSource });
 }
@@ -192,6 +212,12 @@ export const SCENARIOS: readonly Scenario[] = [
   {
     name: 'the pause of a sandbox that was restored',
     prepare: restoredSource,
+    act: (world) => world.manager.snapshots.pause(world.source),
+    expected: 2,
+  },
+  {
+    name: 'a pause with a compaction',
+    prepare: sourceWithDeadAncestor,
     act: (world) => world.manager.snapshots.pause(world.source),
     expected: 2,
   },

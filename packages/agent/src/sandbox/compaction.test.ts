@@ -1,0 +1,78 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { sourceWithDeadAncestor, World } from '../testing/scenarios.ts';
+
+/*
+ * After a pause the chain of a sandbox's builds is compacted where most of what it holds
+ * is dead. That is a service to the next resume: whether it comes about or not, the
+ * sandbox is paused, and goes on where it was.
+ */
+
+let world: World;
+let ancestor: string;
+
+beforeEach(async () => {
+  world = await World.open();
+  await sourceWithDeadAncestor(world);
+  ancestor = world.manager.get(world.source).buildId ?? '';
+});
+afterEach(() => world[Symbol.asyncDispose]());
+
+/** What is in the directory of builds once nothing unreferenced is left, also hidden. */
+async function stored(): Promise<string[]> {
+  await world.manager.snapshots.collect();
+  return (await readdir(join(world.host.directory, 'builds'))).sort();
+}
+
+async function expectIntact(): Promise<void> {
+  expect(world.manager.get(world.source).state).toBe('paused');
+  expect(await world.faults()).toEqual([]);
+  await world.revive(world.source);
+  expect(await world.read(world.source)).toBe(2);
+}
+
+test('a chain that is mostly dead becomes one build, which the sandbox comes back from', async () => {
+  await world.manager.snapshots.pause(world.source);
+  const { buildId = '' } = world.manager.get(world.source);
+  expect(await stored()).toEqual([buildId]);
+  const { header, manifest } = await world.host.builds.check(buildId);
+  expect(header).toMatchObject({ generation: 0, buildId });
+  expect(manifest.parentId).toBeUndefined();
+  await expectIntact();
+});
+
+test('a compaction without room leaves the sandbox paused on its old build, and nothing half-made', async () => {
+  const { builds } = world.host;
+  const stage = builds.stage.bind(builds);
+  let staged = 0;
+  builds.stage = async () => {
+    // The first is the pause's own.
+    if (staged++ > 0) throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
+    return stage();
+  };
+  await world.manager.snapshots.pause(world.source);
+  expect(staged).toBe(2);
+  const { buildId = '' } = world.manager.get(world.source);
+  expect(await stored()).toEqual([ancestor, buildId].sort());
+  await expectIntact();
+});
+
+test('a compaction that is made but cannot be referenced is given up', async () => {
+  const { references } = world.host.builds;
+  const set = references.set.bind(references);
+  const named: string[] = [];
+  references.set = async (kind, name, buildId) => {
+    named.push(buildId);
+    if (named.length === 2) throw new Error('it is broken');
+    await set(kind, name, buildId);
+  };
+  await world.manager.snapshots.pause(world.source);
+  const [committed = '', compacted = ''] = named;
+  expect(world.manager.get(world.source).buildId).toBe(committed);
+  expect(references.get('sandbox', world.source)).toBe(committed);
+  const left = await stored();
+  expect(left).toEqual([ancestor, committed].sort());
+  expect(left).not.toContain(compacted);
+  await expectIntact();
+});

@@ -1,0 +1,45 @@
+import { mkdir, mkdtemp, open, readFile, rm, stat, symlink } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { BUILD_FILES } from '@torpor/builds';
+import { expect, test } from 'vitest';
+import { SandboxManager } from '../sandbox/manager.ts';
+import { request } from '../testing/scenarios.ts';
+import { StubHost } from '../testing/stub-host.ts';
+
+const MIB = 2 ** 20;
+
+test('builds may lie on a file system of their own: a disk is copied to it, holes and all', async () => {
+  await using stack = new AsyncDisposableStack();
+  const dataDir = await mkdtemp(join(tmpdir(), 'torpor-two-disks-'));
+  const elsewhere = await mkdtemp('/dev/shm/torpor-two-disks-');
+  stack.defer(() => rm(elsewhere, { recursive: true, force: true }));
+  await mkdir(join(elsewhere, 'builds'));
+  await symlink(join(elsewhere, 'builds'), join(dataDir, 'builds'));
+  // Otherwise a link would do, and nothing be tried here.
+  expect((await stat(dataDir)).dev).not.toBe((await stat(elsewhere)).dev);
+  const host = stack.use(await StubHost.open(dataDir));
+  const manager = host.manage(new SandboxManager(host.parts(), []));
+  const { record } = await manager.create(request());
+  const upperDisk = host.layout.upperDisk(record.id);
+  const content = Buffer.alloc(8 * MIB);
+  content.fill('written', 5 * MIB, 5 * MIB + 8192);
+  {
+    await using disk = await open(upperDisk, 'w');
+    await disk.truncate(content.length);
+    await disk.write(content, 5 * MIB, 8192, 5 * MIB);
+  }
+
+  await manager.snapshots.pause(record.id);
+  const { state, buildId = '' } = manager.get(record.id);
+  expect(state).toBe('paused');
+  const kept = host.builds.path(buildId, BUILD_FILES.disk);
+  expect((await readFile(kept)).equals(content)).toBe(true);
+  expect((await stat(kept)).blocks * 512).toBeLessThan(MIB);
+  await expect(stat(upperDisk)).rejects.toMatchObject({ code: 'ENOENT' });
+
+  await manager.snapshots.resume(record.id);
+  expect((await readFile(upperDisk)).equals(content)).toBe(true);
+  await manager.destroy(record.id);
+  expect(await host.leftovers()).toEqual([]);
+});
