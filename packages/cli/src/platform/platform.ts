@@ -71,5 +71,6 @@ export class Platform {
     } finally {
       await this.#agent.close({ destroyAll });
     }
+      // Also those that the database does not know.
   }
 }
