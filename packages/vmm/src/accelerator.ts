@@ -91,8 +91,8 @@ export async function probeAccelerator(options: ProbeOptions): Promise<Accelerat
   return { ...result, forced: false };
 }
 
-/** Why KVM cannot even be tried; undefined if it can. */
-async function kvmObstacle(): Promise<string | undefined> {
+/** Why KVM cannot even be tried, as the end of a sentence; undefined if it can. */
+export async function kvmObstacle(): Promise<string | undefined> {
   try {
     await access(KVM_DEVICE, constants.R_OK | constants.W_OK);
     return undefined;

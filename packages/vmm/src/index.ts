@@ -1,4 +1,9 @@
-export { type AcceleratorChoice, type ProbeOptions, probeAccelerator } from './accelerator.ts';
+export {
+  type AcceleratorChoice,
+  kvmObstacle,
+  type ProbeOptions,
+  probeAccelerator,
+} from './accelerator.ts';
 export type {
   Accelerator,
   DriveSpec,
@@ -23,6 +28,7 @@ export {
   type FirecrackerDriverOptions,
 } from './firecracker/firecracker-driver.ts';
 export { findFirecrackers, killFirecrackerLeftovers } from './firecracker/leftovers.ts';
+export { isSamePlatform, restoreObstacle, type VmmPlatform, vmmPlatform } from './platform.ts';
 export { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
 export { killLeftovers } from './qemu/leftovers.ts';

@@ -114,6 +114,23 @@ describe('publishing', () => {
   });
 });
 
+test('a build is not published with what it was made from', async () => {
+  await using staged = await store.stage();
+  await writeFile(staged.path(BUILD_FILES.disk), 'disk');
+  await writeFile(staged.scratchPath, 'the RAM of a guest');
+  await expect(staged.publish(DRAFT)).rejects.toMatchObject({ code: 'internal_error' });
+  expect(await store.list()).toEqual([]);
+});
+
+test('a build that is to be restored has its state read, one that is only named has not', async () => {
+  const build = await commit(1, [0]);
+  const path = store.path(build.id, BUILD_FILES.state);
+  await writeFile(path, 'stale');
+  store = await openStore();
+  await expect(store.get(build.id)).resolves.toMatchObject({ id: build.id });
+  await expect(store.check(build.id)).rejects.toMatchObject({ code: 'build_invalid', path });
+});
+
 describe('a damaged build is refused with a sentence that names the file', () => {
   const flipped = async (path: string, at: number) => {
     const bytes = await readFile(path);

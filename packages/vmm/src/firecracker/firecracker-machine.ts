@@ -21,6 +21,7 @@ import {
   countSnapshots,
   dropSnapshot,
   takeSnapshot,
+import { hasSoundDiffs } from './version.ts';
 } from './snapshot-files.ts';
 
 export interface FirecrackerMachineParts {
@@ -89,12 +90,17 @@ export class FirecrackerMachine implements MicroVm {
   }
 
   async snapshot(request: SnapshotRequest): Promise<SnapshotResult> {
-    const { id } = this.description.spec;
+    const { vmmVersion, spec } = this.description;
+    const { id } = spec;
     if ((await this.#control.state()) !== 'Paused') {
       const what = `Machine ${id} must be paused before a snapshot is taken.`;
       throw new TorporError('invalid_state', what);
     }
     const attempted = await attemptedSnapshots(this.#layout);
+    if (request.kind === 'diff' && !hasSoundDiffs(vmmVersion, spec.memoryMiB)) {
+      const what = `Firecracker ${vmmVersion} loses changes of a machine with ${spec.memoryMiB} MiB: take a full snapshot.`;
+      throw new TorporError('invalid_state', what);
+    }
     if (request.kind === 'diff' && request.since !== attempted) {
       const what = `Not all that machine ${id} has written since snapshot ${request.since} is known: take a full snapshot.`;
       throw new TorporError('invalid_state', what);

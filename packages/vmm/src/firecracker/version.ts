@@ -22,6 +22,29 @@ export function featuresOf(version: string, hostKernel: string = release()): Api
   };
 }
 
+/** RAM beyond it is a second slot of KVM's, above the hole for devices. */
+const FIRST_SLOT_MIB = 3 * 1024;
+
+/**
+ * Whether a diff of a machine of this size has all that was written. With more than one
+ * slot of RAM it had not before 1.14.2 (#5705 of Firecracker).
+ */
+export function hasSoundDiffs(version: string, memoryMiB: number): boolean {
+  if (memoryMiB <= FIRST_SLOT_MIB || isVersionAtLeast(version, 1, 15)) return true;
+  const patch = Number(/^v?1\.14\.(\d+)/.exec(version)?.[1] ?? 0);
+  return patch >= 2;
+}
+
+/**
+ * Names the format of a version's snapshots: one is read by the versions of the same
+ * format only. Each minor version has had its own, but for 1.14, which kept that of 1.13.
+ * Source: docs/snapshotting/versioning.md of Firecracker.
+ */
+export function snapshotFormat(version: string): string {
+  const [, minor = version] = /^v?(\d+\.\d+)/.exec(version) ?? [];
+  return minor === '1.14' ? '1.13' : minor;
+}
+
 /** Whether `version`, which starts as `1.2`, is this one or newer. False where it is no version. */
 export function isVersionAtLeast(version: string, major: number, minor: number): boolean {
   const numbers = /^v?(\d+)\.(\d+)/.exec(version);

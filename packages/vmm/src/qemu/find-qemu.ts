@@ -37,7 +37,12 @@ export async function findQemu(
       remedy: REMEDY,
     });
   }
-  return { path: program, version, machineType: major >= 10 ? 'microvm' : 'q35' };
+  return { path: program, version, machineType: machineTypeOf(version) };
+}
+
+/** What QEMU of a version emulates here. */
+export function machineTypeOf(version: string): QemuMachineType {
+  return parseVersion(version).major >= 10 ? 'microvm' : 'q35';
 }
 
 export function parseVersion(version: string): { major: number; minor: number } {

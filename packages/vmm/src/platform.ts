@@ -1,0 +1,86 @@
+import { cpus } from 'node:os';
+import type { Accelerator, MachineDescription, VmmKind } from './driver.ts';
+import { snapshotFormat } from './firecracker/version.ts';
+import { machineTypeOf, parseVersion } from './qemu/find-qemu.ts';
+
+/** What a machine's saved state depends on, beyond the machine's own shape. */
+export interface VmmPlatform {
+  readonly vmm: VmmKind;
+  readonly vmmVersion: string;
+  readonly accelerator: Accelerator;
+  /** Machine type: `microvm`, `q35` or `firecracker`. */
+  readonly machine: string;
+  /** The processor that the guest sees: the host's own under KVM. */
+  readonly cpuModel: string;
+}
+
+/** As the kernel reports it; every text that a manifest can hold. */
+const MAX_PROCESSOR_LENGTH = 200;
+
+/** The platform of machines that a VMM runs on this host. */
+export function vmmPlatform({
+  driver,
+  vmmVersion,
+  accelerator,
+}: Pick<MachineDescription, 'driver' | 'vmmVersion' | 'accelerator'>): VmmPlatform {
+  return {
+    vmm: driver,
+    vmmVersion,
+    accelerator,
+    machine: driver === 'qemu' ? machineTypeOf(vmmVersion) : driver,
+    cpuModel: accelerator === 'kvm' ? hostProcessor() : 'max',
+  };
+}
+
+export function isSamePlatform(one: VmmPlatform, other: VmmPlatform): boolean {
+  const keys = ['vmm', 'vmmVersion', 'accelerator', 'machine', 'cpuModel'] as const;
+  return keys.every((key) => one[key] === other[key]);
+}
+
+export interface RestoreObstacle {
+  /** What is wrong with the saved state, as the end of a sentence about it. */
+  readonly what: string;
+  readonly remedy: string;
+}
+
+const NAMES = { qemu: 'QEMU', firecracker: 'Firecracker' } as const;
+
+/**
+ * Why a state that was saved on one platform cannot be restored on another; undefined
+ * if it can. Firecracker reads snapshots of its own data format only, QEMU is taken to
+ * read those of the same major version and machine type.
+ */
+export function restoreObstacle(saved: VmmPlatform, own: VmmPlatform): RestoreObstacle | undefined {
+  const [theirs, ours] = [saved, own].map(({ vmm, vmmVersion }) => `${NAMES[vmm]} ${vmmVersion}`);
+  if (saved.vmm !== own.vmm) {
+    const what = `was made with ${theirs}, where this host runs ${ours}`;
+    return { what, remedy: `Start Torpor with TORPOR_VMM=${saved.vmm} to use it.` };
+  }
+  if (!readsStatesOf(saved, own)) {
+    const what = `was made with ${theirs}, whose states ${ours} does not read`;
+    const variable = `TORPOR_${saved.vmm.toUpperCase()}`;
+    return { what, remedy: `Set ${variable} to a ${theirs}, or delete what was made from it.` };
+  }
+  if (saved.accelerator !== own.accelerator) {
+    const what = `was made under ${saved.accelerator}, where this host uses ${own.accelerator}`;
+    return { what, remedy: `Start Torpor with TORPOR_ACCELERATOR=${saved.accelerator} to use it.` };
+  }
+  if (saved.cpuModel !== own.cpuModel) {
+    const what = `was made on the processor ${saved.cpuModel}, where this host has ${own.cpuModel}`;
+    return { what, remedy: 'Restore it on such a machine, or delete what was made from it.' };
+  }
+  return undefined;
+}
+
+function readsStatesOf(saved: VmmPlatform, own: VmmPlatform): boolean {
+  if (saved.machine !== own.machine) return false;
+  if (saved.vmm === 'firecracker') {
+    return snapshotFormat(saved.vmmVersion) === snapshotFormat(own.vmmVersion);
+  }
+  return parseVersion(saved.vmmVersion).major === parseVersion(own.vmmVersion).major;
+}
+
+function hostProcessor(): string {
+  const model = cpus()[0]?.model.trim() ?? '';
+  return model === '' ? 'host' : model.slice(0, MAX_PROCESSOR_LENGTH);
+}
