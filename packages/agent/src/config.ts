@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import type { SlotPoolOptions } from './network/index.ts';
 import type { BaseImages } from './sandbox/host-parts.ts';
 import type { SandboxLimits } from './sandbox/limits.ts';
+import type { VmmSetting } from './vmm-choice.ts';
 
 export interface HostAgentConfig {
   /** Everything of this host: sandboxes, journal, keys. One agent at a time uses it. */
@@ -13,6 +14,8 @@ export interface HostAgentConfig {
   readonly cacheDir: string;
   /** Where root file systems come from; where it is absent, the image store in the cache directory, whose image `base` is built at the first start. */
   readonly images?: BaseImages;
+  /** `auto` where it is absent: see `chooseVmm`. */
+  readonly vmm?: VmmSetting | undefined;
   /** Absent: found by a probe boot, once. */
   readonly forcedAccelerator?: Accelerator | undefined;
   readonly logger: Logger;

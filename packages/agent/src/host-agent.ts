@@ -5,13 +5,7 @@ import { BuildStore } from '@torpor/builds';
 import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } from '@torpor/images';
 import { dataExtents } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
-import {
-  type AcceleratorChoice,
-  ensureUffdShim,
-  findQemu,
-  probeAccelerator,
-  QemuDriver,
-} from '@torpor/vmm';
+import type { AcceleratorChoice } from '@torpor/vmm';
 import {
   DEFAULT_BOOT_TIMEOUT_MS,
   DEFAULT_NAMESERVERS,
@@ -34,6 +28,8 @@ import { Reaper } from './sandbox/reaper.ts';
 import { PageServer } from './snapshot/page-server.ts';
 import { WorkingSets } from './snapshot/working-sets.ts';
 import { StoredImages } from './stored-images.ts';
+import { chooseVmm } from './vmm-choice.ts';
+import { openDriver } from './vmm-driver.ts';
 
 /** The agent of one machine: all its sandboxes, and the RPCs with which they are worked. */
 export class HostAgent {
@@ -64,14 +60,15 @@ export class HostAgent {
       ...(config.onProgress === undefined ? {} : { onProgress: config.onProgress }),
     });
     const images = config.images ?? (await openImages(config));
-    const qemu = await findQemu();
-    const accelerator = await probeAccelerator({
-      qemu,
+    const vmm = await chooseVmm({
+      setting: config.vmm,
       kernelPath: artifacts.kernel.bzImagePath,
       stateDirectory: layout.dataDir,
-      forced: config.forcedAccelerator,
+      forcedAccelerator: config.forcedAccelerator,
     });
+    const { accelerator, platform } = vmm;
     logger.info(accelerator, 'accelerator');
+    logger.info({ ...platform, reason: vmm.reason }, 'VMM');
     const slots = await openSlotPool({
       ...config.network,
       instance: layout.instance,
@@ -90,12 +87,8 @@ export class HostAgent {
       layout,
       journal,
       slots,
-      driver: new QemuDriver({
-        qemu,
-        accelerator: accelerator.accelerator,
-        uffdShimPath: await ensureUffdShim(config.cacheDir),
-      }),
-      vmmIdentity: `qemu ${qemu.version} ${qemu.machineType} ${accelerator.accelerator}`,
+      driver: await openDriver(vmm, config.cacheDir),
+      vmm: platform,
       snapshots: {
         builds: await BuildStore.open({ directory: layout.dataDir, dataExtents }),
         pages,
@@ -119,14 +112,13 @@ export class HostAgent {
     const manager = new SandboxManager(host, await reclaim(host));
     stack.defer(() => manager.close());
     stack.use(new Reaper(manager, logger));
-    return new HostAgent(config, host, accelerator, qemu.version, manager, stack.move());
+    return new HostAgent(config, host, accelerator, manager, stack.move());
   }
 
   private constructor(
     config: HostAgentConfig,
     host: HostParts,
     accelerator: AcceleratorChoice,
-    vmmVersion: string,
     manager: SandboxManager,
     resources: AsyncDisposableStack,
   ) {
@@ -142,9 +134,9 @@ export class HostAgent {
         agent_version: host.agentVersion,
         envd_version: host.artifacts.envdVersion,
         kernel_version: host.artifacts.kernel.version,
-        vmm: host.driver.kind,
-        vmm_version: vmmVersion,
-        accelerator: accelerator.accelerator,
+        vmm: host.vmm.vmm,
+        vmm_version: host.vmm.vmmVersion,
+        accelerator: host.vmm.accelerator,
       },
       images: host.images,
     };

@@ -5,3 +5,4 @@ export { forwardingObstacles } from './network/index.ts';
 export type { BaseImage, BaseImages, ImageSummary } from './sandbox/host-parts.ts';
 export type { SandboxLimits } from './sandbox/limits.ts';
 export { StoredImages } from './stored-images.ts';
+export { chooseVmm, type VmmChoice, type VmmSetting } from './vmm-choice.ts';

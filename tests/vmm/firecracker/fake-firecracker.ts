@@ -7,6 +7,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { crc32 } from 'node:zlib';
 import { ENDPOINTS, type Endpoint, Fault, type JsonObject, parseBody } from './fake-api.ts';
@@ -29,6 +30,8 @@ export interface FakeBehaviour {
   readonly diesAt?: string;
   /** Refuses this call the first time. */
   readonly refuses?: string;
+  /** Where all of a guest's RAM goes whenever a snapshot is taken, in a file named after the machine. */
+  readonly witness?: string;
 }
 
 const behaviour: FakeBehaviour = JSON.parse(process.env.FAKE_FIRECRACKER ?? '{}');
@@ -202,6 +205,7 @@ class FakeFirecracker {
     try {
       writeFileSync(String(snapshot_path), `${STATE_MAGIC}\n${crc32(text)}\n${text}`);
       this.#memory?.dump(String(mem_file_path), snapshot_type === 'Diff' ? 'Diff' : 'Full');
+      if (behaviour.witness !== undefined) this.#memory?.copyTo(join(behaviour.witness, this.id));
     } catch (error) {
       throw new Fault(`Create snapshot error: Cannot write the snapshot: ${error}.`);
     }

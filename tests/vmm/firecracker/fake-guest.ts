@@ -1,4 +1,12 @@
-import { closeSync, fsyncSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import {
   Arena,
   connectUnix,
@@ -63,6 +71,11 @@ export class GuestMemory {
     const connection = connectUnix(socketPath);
     sendWithFd(connection, Buffer.from(JSON.stringify([region])), uffd);
     if (minor < 12) closeSync(connection);
+  }
+
+  /** Writes every page to a file, whatever is known of it. */
+  copyTo(path: string): void {
+    writeFileSync(path, Buffer.from(this.#arena.bytes));
   }
 
   /** Writes a snapshot's memory file as Firecracker does: without truncating one of the right size. */

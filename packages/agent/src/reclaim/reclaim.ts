@@ -108,11 +108,11 @@ async function settle(host: HostParts, record: SandboxRecord): Promise<Recovered
   }
   if (machine === undefined && buildId !== undefined) return await paused(host, record, buildId);
   await discardTwins(host, id);
-  // What was committed while it was to run on is its parent now.
-  const parentId = committed ?? memory?.parentId;
+  const { parentSnapshot: _snapshot, ...unnumbered } = memory ?? {};
   const present: SandboxRecord = {
     ...record,
-    memory: { ...memory, ...(parentId === undefined ? {} : { parentId }) },
+    // What was committed while it was to run on is its parent now; of which snapshot, nobody knows.
+    memory: committed === undefined ? memory : { ...unnumbered, parentId: committed },
     ...(buildId === undefined ? {} : { buildId }),
   };
   const adopted = await adopt(host, present);
@@ -211,9 +211,17 @@ async function adoptMachine(
     host.logger.warn({ sandbox: id }, 'the guest of an adopted sandbox does not answer');
   }
   stack.move();
-  const { parentId } = memory ?? {};
   const fault = () => served?.reason;
-  return { vm, slot, guest, parentId, servedAs, fault, resources: resources.move() };
+  return {
+    vm,
+    slot,
+    guest,
+    parentId: memory?.parentId,
+    parentSnapshot: memory?.parentSnapshot,
+    servedAs,
+    fault,
+    resources: resources.move(),
+  };
 }
 
 async function takeDownFiles(host: HostParts, id: string): Promise<void> {

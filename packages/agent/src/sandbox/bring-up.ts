@@ -4,7 +4,7 @@ import { TorporError } from '@torpor/protocol';
 import type { MicroVm } from '@torpor/vmm';
 import { exec } from '../guest/exec.ts';
 import type { GuestClient } from '../guest/guest-client.ts';
-import { commitMachine } from '../snapshot/commit.ts';
+import { type CommittedMachine, commitMachine } from '../snapshot/commit.ts';
 import { checkRestorable, restoreMachine } from '../snapshot/restore.ts';
 import * as steps from './create-steps.ts';
 import type { BaseImage, HostParts } from './host-parts.ts';
@@ -75,7 +75,16 @@ async function restore(
     }),
   );
   signal.throwIfAborted();
-  return { vm, slot, guest, parentId: build.id, servedAs, fault, resources: stack.move() };
+  return {
+    vm,
+    slot,
+    guest,
+    parentId: build.id,
+    parentSnapshot: firstSnapshot(vm),
+    servedAs,
+    fault,
+    resources: stack.move(),
+  };
 }
 
 async function boot(
@@ -95,12 +104,25 @@ async function boot(
   const vm = await timer.measure('vmm', () => steps.startMachine(context, image, slot));
   const guest = connect(context, slot);
   await timer.measure('boot', () => ready(request, vm, guest, () => undefined));
-  const parentId = keepAs === undefined ? undefined : await keepBoot(request, vm, guest, keepAs);
+  const kept = keepAs === undefined ? undefined : await keepBoot(request, vm, guest, keepAs);
   await timer.measure('init', () =>
     steps.initGuest(context, guest, { environment, defaultUser: image.defaultUser }),
   );
   signal.throwIfAborted();
-  return { vm, slot, guest, parentId, fault: () => undefined, resources: stack.move() };
+  return {
+    vm,
+    slot,
+    guest,
+    parentId: kept?.build.id,
+    parentSnapshot: kept === undefined ? firstSnapshot(vm) : kept.snapshot,
+    fault: () => undefined,
+    resources: stack.move(),
+  };
+}
+
+/** The number of what a machine began with, where snapshots of it are numbered. */
+function firstSnapshot(vm: MicroVm): number | undefined {
+  return vm.snapshot === undefined ? undefined : 0;
 }
 
 function connect(context: steps.CreateContext, slot: RunningMachine['slot']): GuestClient {
@@ -127,32 +149,33 @@ async function ready(
 
 /**
  * Commits a guest that has booted and has no identity yet, and lets it run on. A
- * sandbox does not fail because its boot could not be kept. Answers the build's id.
+ * sandbox does not fail because its boot could not be kept: undefined then.
  */
 async function keepBoot(
   { host, id, spec, timer }: BringUpRequest,
   vm: MicroVm,
   guest: GuestClient,
   name: string,
-): Promise<string | undefined> {
+): Promise<CommittedMachine | undefined> {
   const { references } = host.snapshots.builds;
   const { upperDisk } = host.layout;
   try {
     await timer.measure('warm', () => warmUp(guest));
     await vm.pause();
-    const build = await commitMachine(host, {
+    const committed = await commitMachine(host, {
       vm,
       spec,
       owner: id,
+      parentSnapshot: firstSnapshot(vm),
       lazy: false,
       upperDisk: upperDisk(id),
       disk: 'copy',
       timer,
     });
-    await references.set('template', name, build.id).catch((error: unknown) => {
+    await references.set('template', name, committed.build.id).catch((error: unknown) => {
       host.logger.warn({ sandbox: id, err: error }, 'boot kept for this sandbox only');
     });
-    return build.id;
+    return committed;
   } catch (error) {
     host.logger.warn({ sandbox: id, err: error }, 'boot not kept');
     return undefined;
@@ -205,10 +228,11 @@ async function restoreKept(
 
 /** Names the boots that are alike: everything that the guest's memory depends on. */
 function bootName(host: HostParts, image: BaseImage, spec: SandboxSpec): string {
-  const { artifacts, vmmIdentity, kernelArguments, agentVersion } = host;
+  const { artifacts, vmm, kernelArguments, agentVersion } = host;
   const shape = [
-    ...[image.path, artifacts.agentDrivePath, artifacts.initramfsPath, artifacts.kernel.qemuPath],
-    ...[vmmIdentity, agentVersion, ...kernelArguments],
+    ...[image.path, artifacts.agentDrivePath, artifacts.initramfsPath, steps.bootKernel(host)],
+    ...[vmm.vmm, vmm.vmmVersion, vmm.machine, vmm.accelerator, vmm.cpuModel],
+    ...[agentVersion, ...kernelArguments],
     ...[spec.vcpus, spec.memoryMiB, spec.diskSizeMiB].map(String),
   ];
   const key = createHash('sha256').update(shape.join('\0')).digest('hex').slice(0, 24);

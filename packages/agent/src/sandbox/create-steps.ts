@@ -90,6 +90,17 @@ export function machineSpec(
   };
 }
 
+/** The tmpfs with the RAM of guests; undefined for a VMM that needs no file for it. */
+export function ramDirectory({ driver, layout }: HostParts): string | undefined {
+  return driver.kind === 'firecracker' ? undefined : layout.memoryRoot;
+}
+
+/** The kernel's image in the form that this host's VMM boots. */
+export function bootKernel({ artifacts, driver }: HostParts): string {
+  const { vmlinuxPath, qemuPath } = artifacts.kernel;
+  return driver.kind === 'firecracker' ? vmlinuxPath : qemuPath;
+}
+
 /** The VMM, its vCPUs running. */
 export async function startMachine(
   context: CreateContext,
@@ -98,11 +109,10 @@ export async function startMachine(
 ): Promise<MicroVm> {
   const { host, id, spec, stack } = context;
   const { artifacts } = host;
-  const { kernel } = artifacts;
   const parts: MachineParts = {
     vcpus: spec.vcpus,
     memoryMiB: spec.memoryMiB,
-    kernelPath: host.driver.kind === 'firecracker' ? kernel.vmlinuxPath : kernel.qemuPath,
+    kernelPath: bootKernel(host),
     initramfsPath: artifacts.initramfsPath,
     drives: [
       { id: GUEST_DRIVES.base.id, path: image.path, readOnly: true },

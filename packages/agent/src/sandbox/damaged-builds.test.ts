@@ -99,6 +99,27 @@ const DAMAGES: [string, () => Promise<string>][] = [
       return path(second, BUILD_FILES.manifest);
     },
   ],
+  ...(
+    [
+      ['later VMM', '"vmmVersion": "10.0.0"', '"vmmVersion": "11.0.0"'],
+      ['machine of another type', '"machine": "microvm"', '"machine": "q35"'],
+      ['machine under another accelerator', '"accelerator": "tcg"', '"accelerator": "kvm"'],
+      ['machine with another processor', '"cpuModel": "max"', '"cpuModel": "host"'],
+    ] as const
+  ).map(([what, from, to]): [string, () => Promise<string>] => [
+    `a manifest of a ${what}`,
+    async () => {
+      await replace(path(second, BUILD_FILES.manifest), from, to);
+      return path(second, BUILD_FILES.manifest);
+    },
+  ]),
+  [
+    'a state with a flipped bit',
+    async () => {
+      await flipBit(path(second, BUILD_FILES.state), 7);
+      return path(second, BUILD_FILES.state);
+    },
+  ],
   [
     'a missing base image',
     async () => {
@@ -153,6 +174,25 @@ test('a kept boot that cannot be restored is made anew', async () => {
   expect(again.timings.map(({ phase }) => phase)).toContain('restore');
   for (const { id } of [record, again.record]) expect(host.states()[id]).toBe('running');
   await host.manager.close();
+});
+
+test('a boot that was kept for another VMM is forgotten at the next start', async () => {
+  await using kept = await World.open(undefined, true);
+  await kept.createSource();
+  const [boot = ''] = await kept.host.builds.list();
+  const boots = () =>
+    kept.host.builds.references.all().filter(({ name }) => name.startsWith('boot-'));
+  await kept.manager.close();
+  await kept.nextAgent();
+  expect(boots()).toHaveLength(1);
+  await replace(
+    kept.host.builds.path(boot, BUILD_FILES.manifest),
+    '"vmmVersion": "10.0.0"',
+    '"vmmVersion": "10.0.1"',
+  );
+  await kept.manager.close();
+  await kept.nextAgent();
+  expect(boots()).toEqual([]);
 });
 
 test('the reference of a sandbox whose record cannot be read is kept, and so is its build', async () => {

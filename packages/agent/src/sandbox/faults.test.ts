@@ -56,7 +56,19 @@ async function disturb(scenario: Scenario, fault: Fault): Promise<string | undef
   return point;
 }
 
-describe.each(SCENARIOS)('$name', (scenario) => {
+/** The same where RAM is written out with each snapshot, all of it or what changed. */
+const WITH_SNAPSHOTS = SCENARIOS.map(
+  (scenario): Scenario => ({
+    ...scenario,
+    name: `${scenario.name}, by snapshots of its memory`,
+    prepare: (world) => {
+      world.host.driver.takesSnapshots = true;
+      return scenario.prepare(world);
+    },
+  }),
+);
+
+describe.each([...SCENARIOS, ...WITH_SNAPSHOTS])('$name', (scenario) => {
   test.each(['fail', 'full', 'crash'] as const)(
     'survives a %s at each of its points',
     async (kind) => {

@@ -1,6 +1,6 @@
 import type { BuildStore } from '@torpor/builds';
 import type { GuestArtifacts } from '@torpor/images';
-import type { VmmDriver } from '@torpor/vmm';
+import type { VmmDriver, VmmPlatform } from '@torpor/vmm';
 import type { Logger } from 'pino';
 import type { DataLayout } from '../data-dir/layout.ts';
 import type { GuestSecrets } from '../guest/access-token.ts';
@@ -49,8 +49,8 @@ export interface HostParts {
   readonly journal: ResourceJournal;
   readonly slots: Pick<SlotPool, 'acquire' | 'release' | 'adopt' | 'destroySlot'>;
   readonly driver: VmmDriver;
-  /** VMM, version and accelerator: what a saved state depends on. */
-  readonly vmmIdentity: string;
+  /** What {@link driver} runs machines on: states are good for no other. */
+  readonly vmm: VmmPlatform;
   readonly images: BaseImages;
   readonly artifacts: Pick<
     GuestArtifacts,

@@ -74,10 +74,13 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
 
 /**
  * Throws `no_hosts_available` if the host has less free memory than a new guest may
- * come to use, or less room on the tmpfs that holds it: memory that is promised twice
- * ends in the kernel killing VMMs.
+ * come to use, or less room on the tmpfs that holds it, if one does: memory that is
+ * promised twice ends in the kernel killing VMMs.
  */
-export async function requireFreeMemory(memoryMiB: number, memoryRoot: string): Promise<void> {
+export async function requireFreeMemory(
+  memoryMiB: number,
+  memoryRoot: string | undefined,
+): Promise<void> {
   const available = await availableMemoryMiB();
   if (available !== undefined && available < memoryMiB) {
     throw new TorporError(
@@ -85,6 +88,7 @@ export async function requireFreeMemory(memoryMiB: number, memoryRoot: string): 
       `The sandbox asks for ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
     );
   }
+  if (memoryRoot === undefined) return;
   const { bavail, bsize } = await statfs(memoryRoot);
   const room = Math.floor((bavail * bsize) / (1024 * 1024));
   if (room < memoryMiB) {

@@ -6,6 +6,7 @@ import { syncDirectory } from '../data-dir/atomic-file.ts';
 import type { GuestClient } from '../guest/guest-client.ts';
 import { bringUp } from './bring-up.ts';
 import type { FeedEvent } from './change-feed.ts';
+import { ramDirectory } from './create-steps.ts';
 import type { HostParts } from './host-parts.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { type CreateRequest, checkedSpec, requireFreeMemory } from './limits.ts';
@@ -13,7 +14,7 @@ import { originalError } from './original-error.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import { newRecord, type SandboxRecord, type SandboxSpec } from './record.ts';
 import { presentRecord, SandboxRecords } from './records.ts';
-import { type RunningMachine, Sandbox } from './sandbox.ts';
+import { memoryRecord, type RunningMachine, Sandbox } from './sandbox.ts';
 import type { MachineSource, SandboxLedger, SandboxOutcome } from './sandbox-ledger.ts';
 import { SnapshotOperations } from './snapshot-operations.ts';
 import { takeDownOwned } from './take-down.ts';
@@ -221,7 +222,7 @@ export class SandboxManager {
     await this.#claimDirectory(sandbox);
     try {
       sandbox.creation.signal.throwIfAborted();
-      await requireFreeMemory(sandbox.record.spec.memoryMiB, this.#host.layout.memoryRoot);
+      await requireFreeMemory(sandbox.record.spec.memoryMiB, ramDirectory(this.#host));
       await this.#records.change(sandbox, {});
       const machine = await this.#bringUp(sandbox, { build, environment, timer });
       await this.#goLive(sandbox, machine);
@@ -267,15 +268,12 @@ export class SandboxManager {
   }
 
   async #goLive(sandbox: Sandbox, machine: RunningMachine): Promise<void> {
-    const { parentId, servedAs, slot } = machine;
+    const { slot } = machine;
     try {
       await this.#records.transition(sandbox, 'running', {
         slot: { index: slot.index, hostAddress: slot.hostAddress },
         machine: machine.vm.description,
-        memory: {
-          ...(parentId === undefined ? {} : { parentId }),
-          ...(servedAs === undefined ? {} : { servedAs }),
-        },
+        memory: memoryRecord(machine),
         metadata: this.#versions(machine),
       });
     } catch (error) {

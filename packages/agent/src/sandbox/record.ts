@@ -35,7 +35,11 @@ const recordSchema = z.strictObject({
   machine: machineDescriptionSchema.optional(),
   /** Where the memory of the running machine comes from: see `RunningMachine`. */
   memory: z
-    .strictObject({ parentId: z.string().optional(), servedAs: z.string().optional() })
+    .strictObject({
+      parentId: z.string().optional(),
+      parentSnapshot: z.int().min(0).optional(),
+      servedAs: z.string().optional(),
+    })
     .optional(),
   /** The last build of this sandbox itself: what it is paused in, or can be resumed from. */
   buildId: z.string().optional(),

@@ -8,6 +8,12 @@ import type { SandboxRecord } from './record.ts';
 export interface RunningMachine {
   /** The build that its memory is compared with when it is committed; it changes with each commit. */
   parentId: string | undefined;
+  /**
+   * Which snapshot of the machine (`MicroVm.snapshot`) its parent is made of; 0: what it was
+   * restored from or, without a parent, the zeros that it was booted with. Undefined: not
+   * known, or RAM is a file.
+   */
+  parentSnapshot?: number | undefined;
   /** Names it at the pager, which fills its memory; absent where all of it is there. */
   readonly servedAs?: string | undefined;
   /** Why it had to be killed, if it had to. */
@@ -16,6 +22,19 @@ export interface RunningMachine {
   readonly slot: NetworkSlot;
   readonly guest: GuestClient;
   readonly resources: AsyncDisposableStack;
+}
+
+/** What the record of a sandbox keeps of its machine's memory. */
+export function memoryRecord({
+  parentId,
+  parentSnapshot,
+  servedAs,
+}: Pick<RunningMachine, 'parentId' | 'parentSnapshot' | 'servedAs'>): SandboxRecord['memory'] {
+  return {
+    ...(parentId === undefined ? {} : { parentId }),
+    ...(parentSnapshot === undefined ? {} : { parentSnapshot }),
+    ...(servedAs === undefined ? {} : { servedAs }),
+  };
 }
 
 /**

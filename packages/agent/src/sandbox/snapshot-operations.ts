@@ -9,14 +9,16 @@ import {
 } from '@torpor/builds';
 import { copySparse } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import { commitMachine } from '../snapshot/commit.ts';
+import { isSamePlatform } from '@torpor/vmm';
+import { type CommittedMachine, commitMachine } from '../snapshot/commit.ts';
 import { checkRestorable } from '../snapshot/restore.ts';
+import { ramDirectory } from './create-steps.ts';
 import type { HostParts } from './host-parts.ts';
 import { requireFreeMemory } from './limits.ts';
 import { originalError } from './original-error.ts';
 import { PhaseTimer } from './phase-timer.ts';
 import type { SandboxSpec } from './record.ts';
-import type { RunningMachine, Sandbox } from './sandbox.ts';
+import { memoryRecord, type RunningMachine, type Sandbox } from './sandbox.ts';
 import type { RecordChanges, SandboxLedger, SandboxOutcome } from './sandbox-ledger.ts';
 
 export interface ForkedSandbox {
@@ -225,7 +227,7 @@ export class SnapshotOperations {
   async #pause(sandbox: Sandbox, timer: PhaseTimer): Promise<void> {
     const machine = running(sandbox, 'paused');
     await this.#ledger.transition(sandbox, 'pausing');
-    const build = await this.#commit(sandbox, machine, 'move', timer);
+    const { build } = await this.#commit(sandbox, machine, 'move', timer);
     try {
       await timer.measure('release', async () => {
         await this.#ledger.release(sandbox);
@@ -246,13 +248,10 @@ export class SnapshotOperations {
   async #commitAndRunOn(sandbox: Sandbox, timer: PhaseTimer): Promise<Build> {
     const machine = running(sandbox, 'committed');
     await this.#ledger.transition(sandbox, 'snapshotting');
-    const build = await this.#commit(sandbox, machine, 'copy', timer);
+    const { build, snapshot } = await this.#commit(sandbox, machine, 'copy', timer);
     machine.parentId = build.id;
-    const { servedAs } = machine;
-    await this.#runOn(sandbox, machine, {
-      buildId: build.id,
-      memory: { parentId: build.id, ...(servedAs === undefined ? {} : { servedAs }) },
-    });
+    machine.parentSnapshot = snapshot;
+    await this.#runOn(sandbox, machine, { buildId: build.id, memory: memoryRecord(machine) });
     this.#ledger.collectSoon();
     return build;
   }
@@ -263,7 +262,7 @@ export class SnapshotOperations {
     machine: RunningMachine,
     disk: 'move' | 'copy',
     timer: PhaseTimer,
-  ): Promise<Build> {
+  ): Promise<CommittedMachine> {
     const { id } = sandbox;
     try {
       await timer.measure('stop', () => machine.vm.pause());
@@ -273,6 +272,7 @@ export class SnapshotOperations {
         owner: id,
         sandboxId: id,
         ...(machine.parentId === undefined ? {} : { parentId: machine.parentId }),
+        parentSnapshot: machine.parentSnapshot,
         lazy: machine.servedAs !== undefined,
         upperDisk: this.#host.layout.upperDisk(id),
         disk,
@@ -311,7 +311,7 @@ export class SnapshotOperations {
     using _lease = builds.lease(buildId);
     const build = await builds.check(buildId);
     await checkRestorable(this.#host, build);
-    await requireFreeMemory(spec.memoryMiB, this.#host.layout.memoryRoot);
+    await requireFreeMemory(spec.memoryMiB, ramDirectory(this.#host));
     // What an earlier attempt may not have been able to take down.
     await this.#ledger.release(sandbox);
     await this.#ledger.transition(sandbox, 'resuming', { ...NO_MACHINE, reason: undefined });
@@ -376,7 +376,7 @@ export class SnapshotOperations {
 
 /**
  * What start-up does with references: those of sandboxes that are gone are dropped,
- * and so are kept boots whose files are gone.
+ * and so are kept boots whose files are gone, or that another VMM was used for.
  */
 export async function dropStaleReferences(
   host: HostParts,
@@ -388,9 +388,13 @@ export async function dropStaleReferences(
     if (!name.startsWith(BOOT_PREFIX)) return false;
     const build = await builds.get(buildId).catch(() => undefined);
     if (build === undefined) return true;
-    const { initramfs, agent } = build.manifest.artifacts;
+    const { producer, artifacts } = build.manifest;
     const { initramfsPath, agentDrivePath } = host.artifacts;
-    return initramfs !== initramfsPath || agent !== agentDrivePath;
+    return (
+      artifacts.initramfs !== initramfsPath ||
+      artifacts.agent !== agentDrivePath ||
+      !isSamePlatform(producer, host.vmm)
+    );
   };
   for (const { kind, name, buildId } of builds.references.all()) {
     if (await isStale(kind, name, buildId)) await builds.references.delete(kind, name);

@@ -1,7 +1,6 @@
 import { link, open, writeFile } from 'node:fs/promises';
 import {
   applyChanges,
-  BLOCK_SIZE,
   BUILD_FILES,
   type Build,
   captureMemory,
@@ -12,10 +11,11 @@ import {
   zeroMapping,
 } from '@torpor/builds';
 import { copySparse, dataExtents } from '@torpor/linux';
-import type { MicroVm } from '@torpor/vmm';
+import { type MicroVm, vmmPlatform } from '@torpor/vmm';
 import type { HostParts } from '../sandbox/host-parts.ts';
 import type { PhaseTimer } from '../sandbox/phase-timer.ts';
 import type { SandboxSpec } from '../sandbox/record.ts';
+import { type MemoryImage, saveMachine } from './memory-image.ts';
 
 export interface CommitRequest {
   /** Its vCPUs are stopped, and stay so. */
@@ -27,6 +27,8 @@ export interface CommitRequest {
   readonly sandboxId?: string;
   /** The build that the guest's memory is to be compared with. */
   readonly parentId?: string;
+  /** See `RunningMachine`. */
+  readonly parentSnapshot: number | undefined;
   /** Whether the pager fills the memory file: what is missing in it is as in the parent. */
   readonly lazy: boolean;
   readonly upperDisk: string;
@@ -35,18 +37,27 @@ export interface CommitRequest {
   readonly timer: PhaseTimer;
 }
 
+export interface CommittedMachine {
+  readonly build: Build;
+  /** Which snapshot of the machine the build is made of; undefined where RAM is a file. */
+  readonly snapshot: number | undefined;
+}
+
 /**
  * Makes a build of a machine: state, what changed of its memory, and its disk. It is
  * durable and the owner's reference names it when this resolves; before, nothing of the
- * machine has changed. Throws `disk_full`, `vmm_failed`, `build_invalid`; then nothing
- * is left of the attempt, and the reference is as it was.
+ * machine has changed, but for what its VMM knows of changed memory. Throws `disk_full`,
+ * `vmm_failed`, `build_invalid`; then nothing is left of the attempt, and the reference
+ * is as it was.
  */
-export async function commitMachine(host: HostParts, request: CommitRequest): Promise<Build> {
+export async function commitMachine(
+  host: HostParts,
+  request: CommitRequest,
+): Promise<CommittedMachine> {
   const { builds } = host.snapshots;
-  const { vm, timer } = request;
+  const { timer } = request;
   await using staged = await builds.stage();
-  await timer.measure('state', () => vm.saveState(staged.path(BUILD_FILES.state)));
-  const checksum = await timer.measure('memory', () => captureInto(host, request, staged));
+  const { checksum, snapshot } = await captureInto(host, request, staged);
   await timer.measure('disk', async () => {
     const target = staged.path(BUILD_FILES.disk);
     if (request.disk === 'move') await linkOrCopy(request.upperDisk, target);
@@ -58,7 +69,7 @@ export async function commitMachine(host: HostParts, request: CommitRequest): Pr
   try {
     const build = await builds.get(staged.id);
     await builds.references.set('sandbox', request.owner, build.id);
-    return build;
+    return { build, snapshot };
   } catch (error) {
     // The machine goes on, and may go on to write to the very file that is the build's disk.
     await builds.discard(staged.id);
@@ -76,26 +87,39 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   }
 }
 
-/** Writes the memory file and its header; answers the memory file's checksum. */
+/** Writes state, memory file and its header; answers the memory file's checksum. */
 async function captureInto(
   host: HostParts,
-  { vm, parentId, lazy }: CommitRequest,
+  request: CommitRequest,
+  staged: StagedBuild,
+): Promise<{ readonly checksum: string; readonly snapshot: number | undefined }> {
+  const { parentId, timer } = request;
+  await using image = await saveMachine(host, request, staged);
+  const checksum = await timer.measure('memory', async () => {
+    const parent = parentId === undefined ? undefined : await host.snapshots.builds.get(parentId);
+    return await captureImage(host, image, parent, staged);
+  });
+  return { checksum, snapshot: image.snapshot };
+}
+
+async function captureImage(
+  host: HostParts,
+  image: MemoryImage,
+  parent: Build | undefined,
   staged: StagedBuild,
 ): Promise<string> {
   const { builds } = host.snapshots;
-  const { spec } = vm.description;
-  const blockCount = (spec.memoryMiB * 2 ** 20) / BLOCK_SIZE;
+  const { blockCount } = image;
   await using resources = new AsyncDisposableStack();
-  const memory = resources.use(await open(spec.memoryFile));
+  const memory = resources.use(await open(image.path));
   const output = resources.use(await open(staged.path(BUILD_FILES.memory), 'wx', 0o600));
-  const parent = parentId === undefined ? undefined : await builds.get(parentId);
   const reader = parent && resources.use(await builds.openMemory(parent));
   const capture = await captureMemory(
     {
       memory,
       blockCount,
       extents: dataExtents(memory),
-      holes: lazy ? 'unchanged' : 'zero',
+      holes: image.holes,
       ...(reader === undefined ? {} : { parent: reader }),
     },
     output,
@@ -113,18 +137,14 @@ async function captureInto(
 
 function manifestOf(host: HostParts, request: CommitRequest): ManifestDraft {
   const { vm, spec, sandboxId, parentId } = request;
-  const { driver, vmmVersion, accelerator, spec: machine } = vm.description;
+  const { spec: machine } = vm.description;
   const [base, agent] = machine.drives;
   return {
     ...(parentId === undefined ? {} : { parentId }),
     ...(sandboxId === undefined ? {} : { sandboxId }),
     producer: {
       torpor: host.agentVersion,
-      vmm: driver,
-      vmmVersion,
-      accelerator,
-      machine: driver,
-      cpuModel: accelerator === 'kvm' ? 'host' : 'max',
+      ...vmmPlatform(vm.description),
       kernelVersion: host.artifacts.kernel.version,
       envdVersion: host.artifacts.envdVersion,
     },

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { BUILD_FILES, type Build, BuildFormatError } from '@torpor/builds';
 import { copySparse } from '@torpor/linux';
 import { GUEST_DRIVES, TorporError } from '@torpor/protocol';
-import type { MicroVm } from '@torpor/vmm';
+import { type MicroVm, restoreObstacle } from '@torpor/vmm';
 import type { NetworkSlot } from '../network/slot.ts';
 import { type CreateContext, holdMachine, machineSpec } from '../sandbox/create-steps.ts';
 import type { HostParts } from '../sandbox/host-parts.ts';
@@ -33,8 +33,10 @@ export async function restoreMachine(
   const { host, id, stack } = context;
   const { builds, pages } = host.snapshots;
   await copySparse(builds.path(build.id, BUILD_FILES.disk), host.layout.upperDisk(id));
-  const servedAs = `${id}-${randomBytes(4).toString('hex')}`;
-  const socketPath = join(host.layout.runDirectory(id), 'pages');
+  const attempt = randomBytes(4).toString('hex');
+  const servedAs = `${id}-${attempt}`;
+  // A path of its own: the pager removes the socket of an earlier attempt when it gives that up.
+  const socketPath = join(host.layout.runDirectory(id), `pages-${attempt}`);
   const { workingSets } = host.snapshots;
   const workingSet = await workingSets.get(build.id);
   const served = new ServedMemory(host, servedAs);
@@ -138,15 +140,14 @@ function recordWorkingSet(host: HostParts, servedAs: string, buildId: string): (
 }
 
 /**
- * State is only good for the VMM and machine that wrote it. Throws `build_invalid` with
- * the file that is missing or foreign.
+ * State is only good for the VMM, accelerator and machine that wrote it. Throws
+ * `build_invalid` with the file that is missing or foreign, and what to do.
  */
 export async function checkRestorable(host: HostParts, build: Build): Promise<void> {
   const path = host.snapshots.builds.path(build.id, BUILD_FILES.manifest);
   const { producer, artifacts } = build.manifest;
-  if (producer.vmm !== host.driver.kind) {
-    throw new BuildFormatError(path, `was made with ${producer.vmm}, not ${host.driver.kind}`);
-  }
+  const obstacle = restoreObstacle(producer, host.vmm);
+  if (obstacle !== undefined) throw new BuildFormatError(path, obstacle.what, obstacle.remedy);
   for (const [role, artifact] of Object.entries(artifacts)) {
     await access(artifact).catch((error: unknown) => {
       throw new TorporError('build_invalid', `${path}: its ${role}, ${artifact}, is missing.`, {

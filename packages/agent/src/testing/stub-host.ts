@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { BuildStore } from '@torpor/builds';
 import { dataExtents } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
+import { vmmPlatform } from '@torpor/vmm';
 import { type Logger, pino } from 'pino';
 import { type DataLayout, openLayout } from '../data-dir/layout.ts';
 import { GuestSecrets } from '../guest/access-token.ts';
@@ -81,7 +82,7 @@ export class StubHost implements AsyncDisposable {
       journal: journalWithPoints(this.journal),
       slots: this.slots,
       driver: this.driver,
-      vmmIdentity: 'stub',
+      vmm: vmmPlatform({ driver: 'qemu', vmmVersion: '10.0.0', accelerator: 'tcg' }),
       snapshots: {
         builds: this.builds,
         pages: this.pages,

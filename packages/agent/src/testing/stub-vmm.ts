@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { open, readFile, writeFile } from 'node:fs/promises';
+import { open, readFile, rm, writeFile } from 'node:fs/promises';
 import { BLOCK_SIZE, parseMemoryHeader, ZERO_INDEX } from '@torpor/builds';
-import { identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
+import { dataExtents, identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type {
   ExitReport,
@@ -9,6 +9,8 @@ import type {
   MachineSpec,
   MicroVm,
   RestoreSource,
+  SnapshotRequest,
+  SnapshotResult,
   VmmDriver,
 } from '@torpor/vmm';
 import type { HostParts } from '../sandbox/host-parts.ts';
@@ -18,7 +20,7 @@ import { point } from './fault-points.ts';
 /*
  * VMMs that are a `sleep` each, and a pager that fills their memory files at once. The
  * memory file, the disk and the state are real files, so that builds are made of them
- * and machines come back from builds.
+ * and machines come back from builds. They may also take snapshots, as Firecracker does.
  */
 
 type Pages = HostParts['snapshots']['pages'];
@@ -29,8 +31,12 @@ export class StubDriver implements VmmDriver {
   afterStart: (vm: StubVm) => void = () => undefined;
   beforeKill: (vm: StubVm) => void | Promise<void> = () => undefined;
   beforeSave: (vm: StubVm) => void | Promise<void> = () => undefined;
+  /** Whether RAM is had by snapshots only, as from Firecracker, for machines from now on. */
+  takesSnapshots = false;
   /** Pids of the machines whose vCPUs are stopped. */
   readonly stopped = new Set<number>();
+  /** By pid, the attempts to take a snapshot, and the blocks that were not zero at the last one. */
+  readonly snapshots = new Map<number, { attempts: number; blocks: Blocks }>();
   readonly #pages: StubPages;
   readonly #children: ChildProcess[] = [];
 
@@ -44,6 +50,7 @@ export class StubDriver implements VmmDriver {
       const vm = await this.#spawn(spec);
       await using memory = await open(spec.memoryFile, 'wx');
       await memory.truncate(spec.memoryMiB * 2 ** 20);
+      this.snapshots.set(vm.description.pid, { attempts: 0, blocks: new Map() });
       await memory.write('ram', 0);
       this.afterStart(vm);
       return vm;
@@ -59,6 +66,8 @@ export class StubDriver implements VmmDriver {
       await this.#pages.fill(source.memory.socketPath, spec.memoryFile, spec.memoryMiB);
       const vm = await this.#spawn(spec);
       this.stopped.add(vm.description.pid);
+      const blocks = await readBlocks(spec.memoryFile);
+      this.snapshots.set(vm.description.pid, { attempts: 0, blocks });
       this.afterStart(vm);
       return vm;
     });
@@ -104,12 +113,14 @@ export class StubVm implements MicroVm {
   readonly description: MachineDescription;
   readonly exited: Promise<ExitReport>;
   detached = false;
+  readonly snapshot?: (request: SnapshotRequest) => Promise<SnapshotResult>;
   readonly #driver: StubDriver;
   #intended = false;
 
   constructor(driver: StubDriver, description: MachineDescription) {
     this.#driver = driver;
     this.description = description;
+    if (driver.takesSnapshots) this.snapshot = (request) => this.#snapshot(request);
     this.exited = new Promise((resolve) => {
       const timer = setInterval(() => {
         if (isProcessAlive(description)) return;
@@ -163,18 +174,84 @@ export class StubVm implements MicroVm {
 
   saveState(path: string): Promise<void> {
     return this.#ask('save the state', async () => {
+      if (this.snapshot !== undefined) throw new TorporError('not_implemented', 'Not alone.');
       await this.#driver.beforeSave(this);
       await writeFile(path, `state of ${this.description.pid}`, { flag: 'wx' });
     });
   }
 
-  #ask(what: string, action: () => Promise<void>): Promise<void> {
+  async #snapshot(request: SnapshotRequest): Promise<SnapshotResult> {
+    const { statePath, memoryPath } = request;
+    const { pid, spec } = this.description;
+    const result = await this.#ask('take a snapshot', async () => {
+      const before = this.#driver.snapshots.get(pid);
+      const isKnown = request.kind === 'full' || request.since === before?.attempts;
+      if (before === undefined || !isKnown || !this.#driver.stopped.has(pid)) {
+        throw new TorporError('invalid_state', 'There is no such snapshot of this machine.');
+      }
+      const blocks = await readBlocks(spec.memoryFile);
+      const number = before.attempts + 1;
+      // Whatever becomes of this one: what it was to hold is not known any more.
+      this.#driver.snapshots.set(pid, { attempts: number, blocks });
+      await this.#driver.beforeSave(this);
+      await writeFile(statePath, `state of ${pid}`, { flag: 'wx' });
+      const wanted = request.kind === 'full' ? blocks : changedBlocks(before.blocks, blocks);
+      await writeBlocks(memoryPath, spec.memoryMiB, wanted);
+      return { number };
+    });
+    try {
+      return await point('be given the snapshot', 'call', async () => result);
+    } catch (error) {
+      for (const path of [statePath, memoryPath]) await rm(path, { force: true });
+      throw error;
+    }
+  }
+
+  #ask<T>(what: string, action: () => Promise<T>): Promise<T> {
     return point(what, 'call', async () => {
       if (!isProcessAlive(this.description)) {
         throw new TorporError('vmm_failed', 'The VMM does not answer.');
       }
-      await action();
+      return await action();
     });
+  }
+}
+
+/** Blocks of RAM by their index. */
+type Blocks = ReadonlyMap<number, Buffer>;
+
+const ZEROS = Buffer.alloc(BLOCK_SIZE);
+
+/** The blocks of a sparse file that are not zero. */
+async function readBlocks(path: string): Promise<Blocks> {
+  const blocks = new Map<number, Buffer>();
+  await using file = await open(path);
+  for (const { offset, length } of dataExtents(file)) {
+    const first = Math.floor(offset / BLOCK_SIZE);
+    for (let block = first; block * BLOCK_SIZE < offset + length; block++) {
+      const bytes = Buffer.alloc(BLOCK_SIZE);
+      await file.read(bytes, 0, BLOCK_SIZE, block * BLOCK_SIZE);
+      if (!bytes.equals(ZEROS)) blocks.set(block, bytes);
+    }
+  }
+  return blocks;
+}
+
+function changedBlocks(before: Blocks, now: Blocks): Blocks {
+  const changed = new Map<number, Buffer>();
+  for (const block of new Set([...before.keys(), ...now.keys()])) {
+    const bytes = now.get(block) ?? ZEROS;
+    if (!bytes.equals(before.get(block) ?? ZEROS)) changed.set(block, bytes);
+  }
+  return changed;
+}
+
+/** What is not among the blocks is a hole. */
+async function writeBlocks(path: string, mebibytes: number, blocks: Blocks): Promise<void> {
+  await using file = await open(path, 'wx', 0o600);
+  await file.truncate(mebibytes * 2 ** 20);
+  for (const [block, bytes] of blocks) {
+    await file.write(bytes, 0, BLOCK_SIZE, block * BLOCK_SIZE);
   }
 }
 

@@ -1,0 +1,175 @@
+import { TorporError } from '@torpor/protocol';
+import type { AcceleratorChoice } from '@torpor/vmm';
+import { describe, expect, test } from 'vitest';
+import { chooseVmm, type HostProbes, type VmmChoiceOptions } from './vmm-choice.ts';
+
+const QEMU = { path: '/usr/bin/qemu', version: '10.0.2', machineType: 'microvm' } as const;
+const FIRECRACKER = { path: '/opt/firecracker', version: '1.16.1' };
+
+interface Machine {
+  readonly qemu?: boolean;
+  readonly firecracker?: boolean;
+  /** Whether /dev/kvm opens, and whether a guest runs under it. */
+  readonly kvm?: 'absent' | 'broken' | 'working';
+}
+
+/** A host that has what it is said to have; notes what was looked for. */
+function hostWith({ qemu = true, firecracker = true, kvm = 'working' }: Machine) {
+  const asked: string[] = [];
+  const absent = (what: string) => {
+    throw new TorporError('host_setup', `${what} is not installed.`, { remedy: `Get ${what}.` });
+  };
+  const probes: HostProbes = {
+    findQemu: async () => {
+      asked.push('qemu');
+      return qemu ? QEMU : absent('QEMU');
+    },
+    findFirecracker: async () => {
+      asked.push('firecracker');
+      return firecracker ? FIRECRACKER : absent('Firecracker');
+    },
+    kvmObstacle: async () => (kvm === 'absent' ? 'there is no /dev/kvm' : undefined),
+    probeAccelerator: async ({ forced }) => {
+      asked.push('probe');
+      const accelerator = forced ?? (kvm === 'working' ? 'kvm' : 'tcg');
+      const reason = accelerator === 'kvm' ? 'A probe boot worked.' : 'A probe boot failed.';
+      return { accelerator, reason, probedAt: null, forced: forced !== undefined };
+    },
+  };
+  return { probes, asked };
+}
+
+function choose(options: Partial<VmmChoiceOptions>, machine: Machine) {
+  const { probes, asked } = hostWith(machine);
+  const complete = { kernelPath: '/kernel', stateDirectory: '/state', ...options };
+  return { asked, choice: chooseVmm(complete, probes) };
+}
+
+describe('by itself', () => {
+  test('Firecracker is chosen where there is one and KVM works', async () => {
+    const { choice } = choose({}, {});
+    expect(await choice).toMatchObject({
+      installation: { kind: 'firecracker', firecracker: FIRECRACKER },
+      platform: {
+        vmm: 'firecracker',
+        vmmVersion: '1.16.1',
+        accelerator: 'kvm',
+        machine: 'firecracker',
+      },
+      reason: '/opt/firecracker is there, and KVM works.',
+    });
+  });
+
+  test.each(['absent', 'broken'] as const)('QEMU is chosen where KVM is %s', async (kvm) => {
+    const { choice } = choose({}, { kvm });
+    expect(await choice).toMatchObject({
+      installation: { kind: 'qemu', qemu: QEMU },
+      platform: { vmm: 'qemu', vmmVersion: '10.0.2', accelerator: 'tcg', machine: 'microvm' },
+      reason: expect.stringContaining('Firecracker needs KVM'),
+    });
+  });
+
+  test('QEMU is chosen where there is no Firecracker, and it says so', async () => {
+    const { choice } = choose({}, { firecracker: false });
+    const { platform, reason, accelerator } = await choice;
+    expect(platform).toMatchObject({ vmm: 'qemu', accelerator: 'kvm' });
+    expect(reason).toBe('QEMU: Firecracker is not installed.');
+    expect(accelerator satisfies AcceleratorChoice).toMatchObject({ accelerator: 'kvm' });
+  });
+
+  test('a failure that is no answer is none', async () => {
+    const { probes } = hostWith({});
+    const findFirecracker = async () => Promise.reject(new Error('EMFILE'));
+    const options = { kernelPath: '', stateDirectory: '' };
+    await expect(chooseVmm(options, { ...probes, findFirecracker })).rejects.toThrow('EMFILE');
+  });
+
+  test('QEMU is chosen where pure emulation is forced', async () => {
+    const { choice } = choose({ forcedAccelerator: 'tcg' }, {});
+    expect(await choice).toMatchObject({
+      platform: { vmm: 'qemu', accelerator: 'tcg' },
+      accelerator: { forced: true },
+    });
+  });
+});
+
+describe('QEMU, forced', () => {
+  test('is chosen whatever else there is, and nothing else is looked for', async () => {
+    const { choice, asked } = choose({ setting: 'qemu' }, {});
+    expect(await choice).toMatchObject({
+      platform: { vmm: 'qemu', accelerator: 'kvm' },
+      reason: 'QEMU is forced by a setting.',
+    });
+    expect(asked).not.toContain('firecracker');
+  });
+
+  test('must be there', async () => {
+    const { choice } = choose({ setting: 'qemu' }, { qemu: false });
+    await expect(choice).rejects.toMatchObject({ code: 'host_setup', remedy: 'Get QEMU.' });
+  });
+});
+
+describe('Firecracker, forced', () => {
+  test('is chosen where KVM works', async () => {
+    const { choice } = choose({ setting: 'firecracker' }, {});
+    expect(await choice).toMatchObject({
+      platform: { vmm: 'firecracker' },
+      reason: 'Firecracker is forced by a setting.',
+    });
+  });
+
+  test('must be there', async () => {
+    const { choice } = choose({ setting: 'firecracker' }, { firecracker: false });
+    await expect(choice).rejects.toMatchObject({ code: 'host_setup', remedy: 'Get Firecracker.' });
+  });
+
+  test.each([
+    ['absent', /there is no \/dev\/kvm/],
+    ['broken', /A probe boot failed/],
+  ] as const)('is refused where KVM is %s', async (kvm, words) => {
+    const { choice } = choose({ setting: 'firecracker' }, { kvm });
+    await expect(choice).rejects.toMatchObject({
+      code: 'host_setup',
+      message: expect.stringMatching(words),
+      remedy: expect.stringContaining('TORPOR_VMM'),
+    });
+  });
+
+  test('and pure emulation, forced too, contradict each other', async () => {
+    const { choice } = choose({ setting: 'firecracker', forcedAccelerator: 'tcg' }, {});
+    await expect(choice).rejects.toMatchObject({
+      code: 'host_setup',
+      message: expect.stringContaining('tcg is forced'),
+      remedy: expect.stringContaining('TORPOR_ACCELERATOR'),
+    });
+  });
+
+  test('and KVM, forced too, do without QEMU', async () => {
+    const { choice, asked } = choose(
+      { setting: 'firecracker', forcedAccelerator: 'kvm' },
+      { qemu: false },
+    );
+    expect(await choice).toMatchObject({ platform: { vmm: 'firecracker', accelerator: 'kvm' } });
+    expect(asked).toEqual(['firecracker']);
+  });
+
+  test('and KVM, forced too, are refused where KVM cannot even be opened', async () => {
+    const { choice } = choose(
+      { setting: 'firecracker', forcedAccelerator: 'kvm' },
+      { kvm: 'absent' },
+    );
+    await expect(choice).rejects.toMatchObject({
+      code: 'host_setup',
+      message: expect.stringContaining('there is no /dev/kvm'),
+    });
+  });
+
+  test('needs QEMU to find out about KVM, and says how to do without', async () => {
+    const { choice } = choose({ setting: 'firecracker' }, { qemu: false });
+    await expect(choice).rejects.toMatchObject({
+      code: 'host_setup',
+      message: expect.stringContaining('QEMU is not installed'),
+      remedy: expect.stringContaining('TORPOR_ACCELERATOR=kvm'),
+    });
+  });
+});

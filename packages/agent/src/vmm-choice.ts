@@ -1,0 +1,152 @@
+import { TorporError } from '@torpor/protocol';
+import {
+  type Accelerator,
+  type AcceleratorChoice,
+  type FirecrackerInstallation,
+  findFirecracker,
+  findQemu,
+  kvmObstacle,
+  probeAccelerator,
+  type QemuInstallation,
+  type VmmKind,
+  type VmmPlatform,
+  vmmPlatform,
+} from '@torpor/vmm';
+
+/*
+ * Which VMM runs the sandboxes of a host. Firecracker is the better one where it can run
+ * at all, which takes a KVM that works. Whether it does is found out by a boot in QEMU, so
+ * QEMU is needed on every host but one where both Firecracker and `kvm` are forced.
+ */
+
+/** `auto`: Firecracker where there is one and KVM works, else QEMU. */
+export type VmmSetting = 'auto' | VmmKind;
+
+export interface VmmChoiceOptions {
+  readonly setting?: VmmSetting | undefined;
+  /** The guest's kernel, a bzImage, for a probe boot. */
+  readonly kernelPath: string;
+  /** Where the results of probe boots are remembered. */
+  readonly stateDirectory: string;
+  readonly forcedAccelerator?: Accelerator | undefined;
+}
+
+/** How a host is looked at. */
+export interface HostProbes {
+  readonly findQemu: () => Promise<QemuInstallation>;
+  readonly findFirecracker: () => Promise<FirecrackerInstallation>;
+  readonly kvmObstacle: () => Promise<string | undefined>;
+  readonly probeAccelerator: typeof probeAccelerator;
+}
+
+export type VmmInstallation =
+  | { readonly kind: 'qemu'; readonly qemu: QemuInstallation }
+  | { readonly kind: 'firecracker'; readonly firecracker: FirecrackerInstallation };
+
+export interface VmmChoice {
+  readonly installation: VmmInstallation;
+  readonly accelerator: AcceleratorChoice;
+  readonly platform: VmmPlatform;
+  /** One sentence for a person: why this VMM. */
+  readonly reason: string;
+}
+
+const HOST: HostProbes = { findQemu, findFirecracker, kvmObstacle, probeAccelerator };
+
+/**
+ * Chooses the VMM, as set or by what the host has. Throws `host_setup` with the remedy for
+ * what is missing: the VMM that is forced, a working KVM for a forced Firecracker, or the
+ * QEMU that would find out about KVM.
+ */
+export async function chooseVmm(
+  options: VmmChoiceOptions,
+  host: HostProbes = HOST,
+): Promise<VmmChoice> {
+  const { setting = 'auto' } = options;
+  if (setting === 'qemu') return chooseQemu(options, host, 'QEMU is forced by a setting.');
+  if (setting === 'firecracker') return forceFirecracker(options, host);
+  let firecracker: FirecrackerInstallation;
+  try {
+    firecracker = await host.findFirecracker();
+  } catch (error) {
+    const { code, message } = TorporError.from(error);
+    if (code !== 'host_setup') throw error;
+    return chooseQemu(options, host, `QEMU: ${message}`);
+  }
+  const accelerator = await chooseAccelerator(options, host);
+  if (accelerator.accelerator === 'kvm') {
+    const reason = `${firecracker.path} is there, and KVM works.`;
+    return chosen({ kind: 'firecracker', firecracker }, accelerator, reason);
+  }
+  const reason = `QEMU, because Firecracker needs KVM. ${accelerator.reason}`;
+  return chosen({ kind: 'qemu', qemu: await host.findQemu() }, accelerator, reason);
+}
+
+async function forceFirecracker(options: VmmChoiceOptions, host: HostProbes): Promise<VmmChoice> {
+  const firecracker = await host.findFirecracker();
+  const accelerator = await chooseAccelerator(options, host);
+  if (accelerator.accelerator !== 'kvm') {
+    const what = `Firecracker is forced by a setting, but it needs a KVM that works. ${accelerator.reason}`;
+    const remedy = accelerator.forced
+      ? 'Unset TORPOR_ACCELERATOR, or set TORPOR_VMM to qemu.'
+      : 'Give this machine KVM, or set TORPOR_VMM to qemu.';
+    throw new TorporError('host_setup', what, { remedy });
+  }
+  const reason = 'Firecracker is forced by a setting.';
+  return chosen({ kind: 'firecracker', firecracker }, accelerator, reason);
+}
+
+async function chooseQemu(
+  options: VmmChoiceOptions,
+  host: HostProbes,
+  reason: string,
+): Promise<VmmChoice> {
+  const qemu = await host.findQemu();
+  const { kernelPath, stateDirectory, forcedAccelerator: forced } = options;
+  const choice = await host.probeAccelerator({ qemu, kernelPath, stateDirectory, forced });
+  return chosen({ kind: 'qemu', qemu }, choice, reason);
+}
+
+/** For a Firecracker that is there: without QEMU where no probe boot is needed. */
+async function chooseAccelerator(
+  { kernelPath, stateDirectory, forcedAccelerator: forced }: VmmChoiceOptions,
+  host: HostProbes,
+): Promise<AcceleratorChoice> {
+  const obstacle = await host.kvmObstacle();
+  if (forced === 'kvm' && obstacle !== undefined) {
+    throw new TorporError('host_setup', `KVM is forced by a setting, but ${obstacle}.`, {
+      remedy: 'Give this machine KVM, or unset TORPOR_ACCELERATOR.',
+    });
+  }
+  if (forced !== undefined) {
+    const reason = `${forced} is forced by a setting.`;
+    return { accelerator: forced, reason, probedAt: null, forced: true };
+  }
+  if (obstacle !== undefined) {
+    const reason = `Pure emulation, because ${obstacle}.`;
+    return { accelerator: 'tcg', reason, probedAt: null, forced: false };
+  }
+  const qemu = await host.findQemu().catch((error: unknown) => {
+    const { message, remedy } = TorporError.from(error);
+    const what = `Whether KVM works is found out with QEMU. ${message}`;
+    throw new TorporError('host_setup', what, {
+      remedy: `${remedy} Where KVM is known to work, TORPOR_ACCELERATOR=kvm does without.`,
+      cause: error,
+    });
+  });
+  return host.probeAccelerator({ qemu, kernelPath, stateDirectory, forced });
+}
+
+function chosen(
+  installation: VmmInstallation,
+  accelerator: AcceleratorChoice,
+  reason: string,
+): VmmChoice {
+  const platform = vmmPlatform({
+    driver: installation.kind,
+    vmmVersion:
+      installation.kind === 'qemu' ? installation.qemu.version : installation.firecracker.version,
+    accelerator: accelerator.accelerator,
+  });
+  return { installation, accelerator, platform, reason };
+}

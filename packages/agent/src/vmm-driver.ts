@@ -1,0 +1,60 @@
+import {
+  ensureUffdShim,
+  FirecrackerDriver,
+  findFirecracker,
+  findQemu,
+  type MachineDescription,
+  type MachineSpec,
+  type MicroVm,
+  QemuDriver,
+  type RestoreSource,
+  type VmmDriver,
+  type VmmKind,
+} from '@torpor/vmm';
+import type { VmmChoice } from './vmm-choice.ts';
+
+/** The driver of the VMM that was chosen. `cacheDir` takes what QEMU's is compiled to. */
+export async function openDriver(choice: VmmChoice, cacheDir: string): Promise<VmmDriver> {
+  const { installation } = choice;
+  if (installation.kind === 'firecracker') {
+    const { firecracker } = installation;
+    return new HostDriver(new FirecrackerDriver({ firecracker }), async () => {
+      const qemu = await findQemu();
+      return new QemuDriver({ qemu, accelerator: choice.accelerator.accelerator });
+    });
+  }
+  const { qemu } = installation;
+  const { accelerator } = choice.accelerator;
+  const uffdShimPath = await ensureUffdShim(cacheDir);
+  return new HostDriver(
+    new QemuDriver({ qemu, accelerator, uffdShimPath }),
+    async () => new FirecrackerDriver({ firecracker: await findFirecracker() }),
+  );
+}
+
+/** One VMM for all new machines; those that run in the other since an earlier choice are taken over too. */
+export class HostDriver implements VmmDriver {
+  readonly kind: VmmKind;
+  readonly #chosen: VmmDriver;
+  readonly #other: () => Promise<VmmDriver>;
+
+  constructor(chosen: VmmDriver, other: () => Promise<VmmDriver>) {
+    this.kind = chosen.kind;
+    this.#chosen = chosen;
+    this.#other = other;
+  }
+
+  start(spec: MachineSpec): Promise<MicroVm> {
+    return this.#chosen.start(spec);
+  }
+
+  restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm> {
+    return this.#chosen.restore(spec, source);
+  }
+
+  /** Throws as the drivers do, and `host_setup` if the other VMM is not installed any more. */
+  async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
+    const driver = description.driver === this.kind ? this.#chosen : await this.#other();
+    return driver.adopt(description);
+  }
+}

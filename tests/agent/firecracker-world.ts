@@ -1,0 +1,220 @@
+import { randomUUID } from 'node:crypto';
+import { chmod, mkdir, open, readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { runCommand } from '@torpor/linux';
+import { PagerClient } from '@torpor/pager';
+import { isId } from '@torpor/protocol';
+import { FirecrackerDriver, killFirecrackerLeftovers, vmmPlatform } from '@torpor/vmm';
+import type { NetworkSlot, SlotRequest } from '../../packages/agent/src/network/slot.ts';
+import { reclaim } from '../../packages/agent/src/reclaim/reclaim.ts';
+import type { HostParts } from '../../packages/agent/src/sandbox/host-parts.ts';
+import { SandboxManager } from '../../packages/agent/src/sandbox/manager.ts';
+import { writeRecord } from '../../packages/agent/src/sandbox/record.ts';
+import { PageServer } from '../../packages/agent/src/snapshot/page-server.ts';
+import { request } from '../../packages/agent/src/testing/scenarios.ts';
+import { StubHost, StubSlots, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
+import type { FakeBehaviour } from '../vmm/firecracker/fake-firecracker.ts';
+import { FakeInstallation } from '../vmm/firecracker/fake-installation.ts';
+
+/*
+ * An agent over Firecracker's driver, the pager and the builds as they are in use. What is
+ * not real: Firecracker, whose strict fake plays a guest that counts in its RAM and says
+ * aloud where that is wrong, and what answers for envd in that guest.
+ */
+
+const COUNT_TIMEOUT_MS = 60_000;
+const CHUNK_BYTES = 2 ** 20;
+
+export interface WorldOptions {
+  readonly behaviour?: FakeBehaviour;
+  readonly keepBoots?: boolean;
+}
+
+export class FirecrackerWorld implements AsyncDisposable {
+  readonly host: StubHost;
+  readonly fakes: FakeInstallation;
+  manager: SandboxManager;
+  readonly #driver: FirecrackerDriver;
+  readonly #options: WorldOptions;
+  readonly #slots: NamespaceSlots;
+  #pages: PageServer;
+
+  static async open(options: WorldOptions = {}): Promise<FirecrackerWorld> {
+    const host = await StubHost.open();
+    const fakes = await FakeInstallation.create();
+    const witness = join(fakes.directory, 'witness');
+    await mkdir(witness);
+    // The fake has no privileges.
+    await chmod(witness, 0o777);
+    const firecracker = await fakes.install({ ...options.behaviour, witness });
+    return new FirecrackerWorld(host, fakes, new FirecrackerDriver({ firecracker }), options);
+  }
+
+  private constructor(
+    host: StubHost,
+    fakes: FakeInstallation,
+    driver: FirecrackerDriver,
+    options: WorldOptions,
+  ) {
+    this.host = host;
+    this.fakes = fakes;
+    this.#driver = driver;
+    this.#options = options;
+    this.#slots = new NamespaceSlots(() => host.journal);
+    this.#pages = this.#pageServer();
+    this.manager = new SandboxManager(this.parts(), []);
+  }
+
+  /** What an agent of this host works with. */
+  parts(changes: Partial<HostParts> = {}): HostParts {
+    const parts = this.host.parts();
+    return {
+      ...parts,
+      driver: this.#driver,
+      vmm: vmmPlatform({ driver: 'firecracker', vmmVersion: '1.16.1', accelerator: 'kvm' }),
+      slots: this.#slots,
+      snapshots: {
+        ...parts.snapshots,
+        pages: this.#pages,
+        keepBoots: this.#options.keepBoots ?? false,
+      },
+      ...changes,
+    };
+  }
+
+  /** The present agent ends; `between` happens while there is none. */
+  async nextAgent(
+    between: () => Promise<void> = async () => undefined,
+    changes: Partial<HostParts> = {},
+  ): Promise<void> {
+    await this.manager.close();
+    await this.#pages.close();
+    await between();
+    await this.host.restart();
+    this.#slots.forgetLeases();
+    this.#pages = this.#pageServer();
+    const parts = this.parts(changes);
+    this.manager = new SandboxManager(parts, await reclaim(parts));
+  }
+
+  /** A sandbox whose guest has counted a little. */
+  async create(): Promise<string> {
+    const { record } = await this.manager.create(request());
+    await this.counts(record.id);
+    return record.id;
+  }
+
+  /** Commits a sandbox that runs on; answers the build's id. */
+  async snapshot(id: string, templateId = 'template-1'): Promise<string> {
+    const { build } = await this.manager.snapshots.snapshot(id, templateId, { resumeSource: true });
+    return build.id;
+  }
+
+  /** Answers the id of the build. */
+  async pause(id: string): Promise<string> {
+    const { record } = await this.manager.snapshots.pause(id);
+    return record.buildId ?? '';
+  }
+
+  /** Waits until the guest has gone on by so many counts, and found its RAM right. */
+  async counts(id: string, more = 8): Promise<void> {
+    const before = await this.#count(id);
+    const deadline = performance.now() + COUNT_TIMEOUT_MS;
+    while ((await this.#count(id)) < before + more) {
+      if (performance.now() > deadline) throw new Error(`the guest of ${id} does not go on`);
+      await sleep(50);
+    }
+    const console = await readFile(this.host.layout.consoleLog(id), 'utf8');
+    const wrong = /guest: page \d+ is wrong/.exec(console);
+    if (wrong !== null) throw new Error(`${id}: ${wrong[0]}`);
+  }
+
+  /** The first page of a build's memory that is not what its guest had then; undefined if all are. */
+  async wrongPage(buildId: string, machineId: string): Promise<number | undefined> {
+    const build = await this.host.builds.get(buildId);
+    await using memory = await this.host.builds.openMemory(build);
+    await using witness = await open(join(this.fakes.directory, 'witness', machineId));
+    const [built, seen] = [Buffer.alloc(CHUNK_BYTES), Buffer.alloc(CHUNK_BYTES)];
+    const bytes = build.manifest.memoryMiB * 2 ** 20;
+    if ((await witness.stat()).size !== bytes) throw new Error('the witness saw another size');
+    for (let at = 0; at < bytes; at += CHUNK_BYTES) {
+      await memory.read(built, at / 4096);
+      await witness.read(seen, 0, CHUNK_BYTES, at);
+      for (let page = 0; page < CHUNK_BYTES; page += 4096) {
+        if (built.compare(seen, page, page + 4096, page, page + 4096) !== 0) {
+          return (at + page) / 4096;
+        }
+      }
+    }
+    return undefined;
+  }
+
+  /** The kinds of snapshots that were asked for since the last time. */
+  async snapshotsTaken(): Promise<unknown[]> {
+    const taken = (await this.fakes.calls()).filter(({ call }) => call === 'PUT /snapshot/create');
+    return taken.map(({ body }) => body.snapshot_type);
+  }
+
+  /** Has the next agent find a sandbox as it was when the present one was killed at some point. */
+  async rewind(id: string, record: Parameters<typeof writeRecord>[1]): Promise<void> {
+    await writeRecord(this.host.layout.recordFile(id), record);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.manager.close();
+    await this.#pages.close();
+    const { layout } = this.host;
+    for (const id of await readdir(layout.runRoot)) {
+      if (isId('sandbox', id)) await killFirecrackerLeftovers(layout.runDirectory(id));
+    }
+    const pager = await PagerClient.connect(layout.pagerSocket).catch(() => undefined);
+    if (pager !== undefined) {
+      pager.client.close();
+      process.kill(pager.hello.pid, 'SIGKILL');
+    }
+    await this.#slots.removeAll();
+    await this.host[Symbol.asyncDispose]();
+    await this.fakes[Symbol.asyncDispose]();
+  }
+
+  async #count(id: string): Promise<number> {
+    const text = await readFile(this.host.layout.consoleLog(id), 'utf8').catch(() => '');
+    return Number([...text.matchAll(/guest: count (\d+)\r/g)].at(-1)?.[1] ?? 0);
+  }
+
+  #pageServer(): PageServer {
+    const { pagerSocket, pagerLog } = this.host.layout;
+    return new PageServer({ socketPath: pagerSocket, logPath: pagerLog, logger: silentLogger() });
+  }
+}
+
+/** Slots that are network namespaces with a tap device, and no more. */
+class NamespaceSlots extends StubSlots {
+  readonly #prefix = `torpor-fc-${randomUUID().slice(0, 8)}-`;
+  readonly #made = new Set<string>();
+
+  override async acquire(request: SlotRequest): Promise<NetworkSlot> {
+    return await this.#real(await super.acquire(request));
+  }
+
+  override async adopt(owner: string, index: number): Promise<NetworkSlot> {
+    return await this.#real(await super.adopt(owner, index));
+  }
+
+  async removeAll(): Promise<void> {
+    for (const namespace of this.#made) await runCommand('ip', ['netns', 'delete', namespace]);
+    this.#made.clear();
+  }
+
+  async #real(slot: NetworkSlot): Promise<NetworkSlot> {
+    const namespace = `${this.#prefix}${slot.index}`;
+    const tapDevice = 'tap0';
+    if (!this.#made.has(namespace)) {
+      this.#made.add(namespace);
+      await runCommand('ip', ['netns', 'add', namespace]);
+      await runCommand('ip', ['-n', namespace, 'tuntap', 'add', tapDevice, 'mode', 'tap']);
+    }
+    return { ...slot, namespace, tapDevice };
+  }
+}
