@@ -8,18 +8,18 @@ import type { Fact } from '../host-setup/requirement.ts';
 import { type Io, json, line } from '../io.ts';
 import { VERSION } from '../version.ts';
 
-const MARKS = { found: '✓', degraded: '!', missing: '✗' } as const;
+const MARKS = { found: '✓', absent: '-', degraded: '!', missing: '✗' } as const;
 const HEALTH_TIMEOUT_MS = 3_000;
 
 export function registerDoctor(cli: CliContext): void {
   cli.command('doctor', 'look at everything that Torpor needs, and say what to do about it').action(
     cli.action(async (options: CommonOptions, _command: Command) => {
       // Loaded here, because it brings in the host's side, which most commands do without.
-      const { acceleratorFact, checkRequirements, collectFacts, REQUIREMENTS } = await import(
+      const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
         '../host-setup/index.ts'
       );
       const dataDir = dataDirectory(cli.io, options);
-      const checked = await checkRequirements(REQUIREMENTS);
+      const checked = await checkRequirements(requirementsFor(cli.io.env));
       const facts: Fact[] = [
         ...checked.map(({ requirement, result }) => ({
           id: requirement.id,
@@ -27,7 +27,7 @@ export function registerDoctor(cli: CliContext): void {
           remedy: requirementRemedy(requirement.remedy, requirement.packages),
         })),
         ...(await collectFacts(dataDir)),
-        await acceleratorFact(dataDir, cli.io.env),
+        ...(await vmmFacts(dataDir, cli.io.env)),
         await serverFact(cli.io, options),
       ];
       const healthy = facts.every(({ result }) => result.state !== 'missing');

@@ -6,8 +6,11 @@ import { json, line } from '../io.ts';
 export function registerSetup(cli: CliContext): void {
   cli.command('setup', 'install what this machine lacks (Debian packages, with apt)').action(
     cli.action(async (options: CommonOptions, _command: Command) => {
-      const { setupReport, setUpHost } = await import('../host-setup/index.ts');
-      const checked = await setUpHost({ report: setupReport(cli.io) });
+      const { requirementsFor, setupReport, setUpHost } = await import('../host-setup/index.ts');
+      const checked = await setUpHost({
+        report: setupReport(cli.io),
+        requirements: requirementsFor(cli.io.env),
+      });
       if (options.json) {
         const list = checked.map(({ requirement, result }) => ({ id: requirement.id, ...result }));
         return await json(cli.io, list);

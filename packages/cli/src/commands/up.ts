@@ -6,7 +6,7 @@ import { type CommonOptions, DEFAULT_PORT, dataDirectory } from '../client/setti
 import { type Io, json, line } from '../io.ts';
 import { news } from '../output/progress.ts';
 import type { Platform } from '../platform/platform.ts';
-import { cacheDirectory, forcedAccelerator } from '../platform/settings.ts';
+import { cacheDirectory, forcedAccelerator, vmmSetting } from '../platform/settings.ts';
 import { StopRequest } from '../platform/stop-request.ts';
 import { VERSION } from '../version.ts';
 
@@ -34,7 +34,8 @@ With --json one line on standard output says when it can serve:
   {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
 The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM end it; sandboxes run on
 and are taken over by the next start. DATABASE_URL names a PostgreSQL to use instead of the
-embedded one, TORPOR_CACHE_DIR where kernels and images are, TORPOR_ACCELERATOR kvm or tcg.`,
+embedded one, TORPOR_CACHE_DIR where kernels and images are, TORPOR_ACCELERATOR kvm or tcg,
+TORPOR_VMM qemu or firecracker, TORPOR_FIRECRACKER and TORPOR_JAILER where those are.`,
     )
     .action(
       cli.action(async (options: UpOptions, _command: Command) => {
@@ -67,9 +68,12 @@ async function start(
   stop: StopRequest,
 ): Promise<Platform> {
   // Loaded here: most commands do without the server's side.
-  const { assertHostReady, setupReport, setUpHost } = await import('../host-setup/index.ts');
-  if (options.setup) await setUpHost({ report: setupReport(io) });
-  else await assertHostReady();
+  const { assertHostReady, requirementsFor, setupReport, setUpHost } = await import(
+    '../host-setup/index.ts'
+  );
+  const requirements = requirementsFor(io.env);
+  if (options.setup) await setUpHost({ report: setupReport(io), requirements });
+  else await assertHostReady(requirements);
 
   const { createLogger } = await import('../platform/logger.ts');
   const { prepareGuest, progressNews } = await import('../platform/prepare-guest.ts');
@@ -87,6 +91,7 @@ async function start(
     host: options.host,
     port: options.port ?? portOf(io) ?? DEFAULT_PORT,
     databaseUrl: io.env.DATABASE_URL,
+    vmm: vmmSetting(io.env),
     forcedAccelerator: forcedAccelerator(io.env),
     version: VERSION,
     logger: createLogger(io, options.json === true),

@@ -1,6 +1,7 @@
 /** What a check found: `detail` is a path, a version, or what is wrong. */
 export interface CheckResult {
-  readonly state: 'found' | 'missing' | 'degraded';
+  /** `absent`: not there, and not needed either. */
+  readonly state: 'found' | 'absent' | 'missing' | 'degraded';
   readonly detail: string;
 }
 

@@ -1,5 +1,18 @@
+import { forcedAccelerator, vmmSetting } from '../platform/settings.ts';
 import { every, files, programs, qemu, staticBusybox, superUser, tunDevice } from './checks.ts';
 import type { Requirement } from './requirement.ts';
+
+/**
+ * What a host must have with these settings. One where Firecracker is forced does without
+ * what QEMU alone needs, and without QEMU if KVM is forced too. Throws `invalid_request`.
+ */
+export function requirementsFor(
+  env: Readonly<Record<string, string | undefined>>,
+): readonly Requirement[] {
+  if (vmmSetting(env) !== 'firecracker') return REQUIREMENTS;
+  const unneeded = forcedAccelerator(env) === 'kvm' ? ['qemu', 'gcc'] : ['gcc'];
+  return REQUIREMENTS.filter(({ id }) => !unneeded.includes(id));
+}
 
 /**
  * Everything that a host must have beyond what npm brings. Set-up installs from
@@ -15,7 +28,7 @@ export const REQUIREMENTS: readonly Requirement[] = [
   },
   {
     id: 'qemu',
-    purpose: 'the virtual machines',
+    purpose: 'the virtual machines, and to find out whether KVM works',
     check: qemu,
     packages: ['qemu-system-x86'],
     remedy: 'Install QEMU 10 or newer for x86.',

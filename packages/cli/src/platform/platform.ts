@@ -1,5 +1,5 @@
 import { createRouterTransport } from '@connectrpc/connect';
-import { HostAgent, StoredImages } from '@torpor/agent';
+import { HostAgent, StoredImages, type VmmSetting } from '@torpor/agent';
 import { ControlPlane } from '@torpor/control-plane';
 import type { ImageStore, Progress } from '@torpor/images';
 import type { Accelerator, AcceleratorChoice } from '@torpor/vmm';
@@ -16,6 +16,7 @@ export interface PlatformConfig {
   readonly port: number;
   /** A PostgreSQL to use instead of the embedded one. */
   readonly databaseUrl: string | undefined;
+  readonly vmm: VmmSetting;
   readonly forcedAccelerator: Accelerator | undefined;
   readonly version: string;
   readonly logger: Logger;
@@ -45,6 +46,7 @@ export class Platform {
       dataDir: config.dataDir,
       cacheDir: config.cacheDir,
       images: new StoredImages(config.images),
+      vmm: config.vmm,
       forcedAccelerator: config.forcedAccelerator,
       logger: config.logger.child({ part: 'agent' }),
       onProgress: config.onProgress,

@@ -1,0 +1,111 @@
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Fact } from './requirement.ts';
+import { REQUIREMENTS, requirementsFor } from './requirements.ts';
+import { vmmFacts } from './vmm.ts';
+
+let directory: string;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'torpor-doctor-'));
+});
+afterEach(() => rm(directory, { recursive: true }));
+
+/** A program that only knows its version. */
+async function program(name: string, words: string): Promise<string> {
+  const path = join(directory, name);
+  await writeFile(path, `#!/bin/sh\necho '${words}'\n`);
+  await chmod(path, 0o755);
+  return path;
+}
+
+async function factsWith(env: Record<string, string>): Promise<Record<string, Fact>> {
+  const facts = await vmmFacts(directory, { TORPOR_CACHE_DIR: directory, ...env });
+  return Object.fromEntries(facts.map((fact) => [fact.id, fact]));
+}
+
+describe('doctor', () => {
+  test('finds Firecracker and its jailer', async () => {
+    const firecracker = await program('firecracker', 'Firecracker v1.16.1');
+    const jailer = await program('jailer', 'Jailer v1.16.1');
+    const facts = await factsWith({ TORPOR_FIRECRACKER: firecracker, TORPOR_ACCELERATOR: 'tcg' });
+    expect(facts.firecracker?.result).toEqual({
+      state: 'found',
+      detail: `${firecracker} 1.16.1, ${jailer}`,
+    });
+  });
+
+  test('says what is wrong with a Firecracker, which need not stop anything', async () => {
+    const firecracker = await program('firecracker', 'Firecracker v1.2.0');
+    const facts = await factsWith({ TORPOR_FIRECRACKER: firecracker, TORPOR_ACCELERATOR: 'tcg' });
+    expect(facts.firecracker).toMatchObject({
+      result: { state: 'degraded', detail: expect.stringContaining('too old') },
+      remedy: expect.stringContaining('TORPOR_FIRECRACKER'),
+    });
+  });
+
+  test('says which VMM is chosen and why', async () => {
+    const qemu = await program('qemu', 'QEMU emulator version 10.0.2');
+    process.env.TORPOR_QEMU = qemu;
+    try {
+      const { accelerator, vmm } = await factsWith({
+        TORPOR_VMM: 'qemu',
+        TORPOR_ACCELERATOR: 'tcg',
+      });
+      expect(vmm?.result).toEqual({
+        state: 'found',
+        detail: 'qemu 10.0.2: QEMU is forced by a setting.',
+      });
+      expect(accelerator?.result).toEqual({
+        state: 'found',
+        detail: 'tcg: tcg is forced by a setting.',
+      });
+    } finally {
+      delete process.env.TORPOR_QEMU;
+    }
+  });
+
+  test('says why the VMM that is forced cannot be had, and what to do', async () => {
+    const env = { TORPOR_VMM: 'firecracker', TORPOR_FIRECRACKER: '/nonexistent/firecracker' };
+    process.env.TORPOR_FIRECRACKER = env.TORPOR_FIRECRACKER;
+    try {
+      const { vmm } = await factsWith({ ...env, TORPOR_ACCELERATOR: 'tcg' });
+      expect(vmm).toMatchObject({
+        result: { state: 'missing', detail: expect.stringContaining('/nonexistent/firecracker') },
+        remedy: expect.stringContaining('TORPOR_FIRECRACKER'),
+      });
+    } finally {
+      delete process.env.TORPOR_FIRECRACKER;
+    }
+  });
+
+  test('takes no setting that it does not know', async () => {
+    const { vmm } = await factsWith({ TORPOR_VMM: 'xen', TORPOR_ACCELERATOR: 'tcg' });
+    expect(vmm).toMatchObject({
+      result: { state: 'missing', detail: 'TORPOR_VMM is "xen".' },
+      remedy: 'Set it to qemu, firecracker, auto.',
+    });
+  });
+});
+
+describe('what a host must have', () => {
+  const ids = (env: Record<string, string>) => requirementsFor(env).map(({ id }) => id);
+
+  test('is all of the table unless Firecracker is forced', () => {
+    expect(requirementsFor({})).toEqual(REQUIREMENTS);
+    expect(requirementsFor({ TORPOR_VMM: 'auto', TORPOR_ACCELERATOR: 'kvm' })).toEqual(
+      REQUIREMENTS,
+    );
+  });
+
+  test('is less for Firecracker, and no QEMU where KVM is forced too', () => {
+    const firecracker = ids({ TORPOR_VMM: 'firecracker' });
+    expect(firecracker).toContain('qemu');
+    expect(firecracker).not.toContain('gcc');
+    const both = ids({ TORPOR_VMM: 'firecracker', TORPOR_ACCELERATOR: 'kvm' });
+    expect(both).not.toContain('qemu');
+    expect(both).toContain('nftables');
+  });
+});
