@@ -28,13 +28,13 @@ export interface RecoveredSandbox {
   readonly machine?: RunningMachine;
 }
 
-/** Several sandboxes that go at once are one collection. */
 /**
  * How long a call to a guest waits while the sandbox is committed and runs on: writing
  * what a large guest has changed to a slow disk takes seconds.
  */
 const SNAPSHOT_WAIT_MS = 10_000;
 
+/** Several sandboxes that go at once are one collection. */
 const COLLECT_AFTER_MS = 2_000;
 
 /**
@@ -96,11 +96,11 @@ export class SandboxManager {
    */
   async use(id: string): Promise<{ guest: GuestClient; hold: Disposable }> {
     const sandbox = this.#find(id);
-    const { state, reason } = sandbox.record;
     if (sandbox.record.state === 'snapshotting') {
       await this.#records.left(sandbox, 'snapshotting', SNAPSHOT_WAIT_MS);
     }
     this.#requireOpen();
+    const { state, reason } = sandbox.record;
     if (state !== 'running' || sandbox.machine === undefined) {
       const why = reason === undefined ? '' : `: ${reason}`;
       throw new TorporError('invalid_state', `Sandbox ${id} is not running but ${state}${why}`);

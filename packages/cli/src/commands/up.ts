@@ -75,11 +75,11 @@ async function start(
   if (options.setup) await setUpHost({ report: setupReport(io), requirements });
   else await assertHostReady(requirements);
 
+  const { keysOf, registerCacheUser } = await import('@torpor/images');
   const { createLogger } = await import('../platform/logger.ts');
   const { prepareGuest, progressNews } = await import('../platform/prepare-guest.ts');
   const { openImageStore } = await import('../platform/images.ts');
   const { Platform } = await import('../platform/platform.ts');
-  const { keysOf, registerCacheUser } = await import('@torpor/images');
   const cacheDir = cacheDirectory(dataDir, io.env);
   const images = openImageStore(cacheDir, dataDir);
   const artifacts = await prepareGuest(io, cacheDir, images);

@@ -71,8 +71,8 @@ export class Platform {
     try {
       await this.#controlPlane.close({ destroyAll });
     } finally {
+      // Also those that the database does not know.
       await this.#agent.close({ destroyAll });
     }
-      // Also those that the database does not know.
   }
 }
