@@ -21,8 +21,8 @@ import {
   countSnapshots,
   dropSnapshot,
   takeSnapshot,
-import { hasSoundDiffs } from './version.ts';
 } from './snapshot-files.ts';
+import { hasSoundDiffs } from './version.ts';
 
 export interface FirecrackerMachineParts {
   readonly description: MachineDescription;
@@ -97,12 +97,12 @@ export class FirecrackerMachine implements MicroVm {
       throw new TorporError('invalid_state', what);
     }
     const attempted = await attemptedSnapshots(this.#layout);
-    if (request.kind === 'diff' && !hasSoundDiffs(vmmVersion, spec.memoryMiB)) {
-      const what = `Firecracker ${vmmVersion} loses changes of a machine with ${spec.memoryMiB} MiB: take a full snapshot.`;
-      throw new TorporError('invalid_state', what);
-    }
     if (request.kind === 'diff' && request.since !== attempted) {
       const what = `Not all that machine ${id} has written since snapshot ${request.since} is known: take a full snapshot.`;
+      throw new TorporError('invalid_state', what);
+    }
+    if (request.kind === 'diff' && !hasSoundDiffs(vmmVersion, spec.memoryMiB)) {
+      const what = `Firecracker ${vmmVersion} loses changes of a machine with ${spec.memoryMiB} MiB: take a full snapshot.`;
       throw new TorporError('invalid_state', what);
     }
     await checkFree(request.statePath);
