@@ -26,6 +26,7 @@ export { createPipe, type Pipe } from './pipe.ts';
 export { closeFd, notifyFd, POLL, PollSet, WakeUp } from './poll.ts';
 export { reserveBlocks } from './preallocate.ts';
 export {
+  exitOfZombie,
   identifyProcess,
   isProcessAlive,
   type ProcessIdentity,

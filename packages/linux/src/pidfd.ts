@@ -68,8 +68,11 @@ export function exitOfPidfd(pidfd: number): ProcessExit | 'pending' | undefined 
     throw new SystemError('ioctl PIDFD_GET_INFO', errno);
   }
   if ((info.readBigUInt64LE() & PIDFD_INFO_EXIT) === 0n) return 'pending';
-  // As wait(2) would have it.
-  const status = info.readInt32LE(EXIT_CODE_OFFSET);
+  return exitFromStatus(info.readInt32LE(EXIT_CODE_OFFSET));
+}
+
+/** What a status of wait(2) says of a process that has ended. */
+export function exitFromStatus(status: number): ProcessExit {
   const signal = status & 0x7f;
   if (signal === 0) return { exitCode: (status >> 8) & 0xff };
   return { signal: SIGNAL_NAMES.get(signal) ?? `signal ${signal}` };

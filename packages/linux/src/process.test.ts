@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
-import { identifyProcess, isProcessAlive, signalProcess } from './process.ts';
+import { exitOfZombie, identifyProcess, isProcessAlive, signalProcess } from './process.ts';
 
 function sleeper(): { pid: number; ended: Promise<unknown[]> } {
   const child = spawn('sleep', ['60'], { stdio: 'ignore' });
@@ -29,4 +30,28 @@ test('a process with another start time is left alone', () => {
   expect(isProcessAlive(recycled)).toBe(false);
   expect(signalProcess(recycled, 'SIGKILL')).toBe(false);
   expect(identifyProcess(pid)).toBeDefined();
+});
+
+test.each([
+  ['exit 7', { exitCode: 7 }],
+  ['kill -TERM $$', { signal: 'SIGTERM' }],
+])('how a process ended can be read until its parent hears of it: %s', async (script, exit) => {
+  // A parent that stops never hears of it.
+  const parent = spawn(
+    '/bin/sh',
+    ['-c', `exec 3<&0; sh -c 'read line; ${script}' <&3 & echo $!; kill -STOP $$`],
+    {
+      stdio: ['pipe', 'pipe', 'ignore'],
+    },
+  );
+  onTestFinished(() => void parent.kill('SIGKILL'));
+  const [line] = await once(parent.stdout, 'data');
+  const identity = identifyProcess(Number(String(line)));
+  if (identity === undefined) throw new Error('not found');
+  expect(exitOfZombie(identity)).toBeUndefined();
+  await expect.poll(() => readFileSync(`/proc/${parent.pid}/stat`, 'latin1')).toMatch(/\) T /);
+  parent.stdin.end('go on\n');
+  await expect.poll(() => isProcessAlive(identity)).toBe(false);
+  expect(exitOfZombie(identity)).toEqual(exit);
+  expect(exitOfZombie({ ...identity, startTimeTicks: '1' })).toBeUndefined();
 });

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { SystemError } from './libc.ts';
-import { openPidfd, signalPidfd } from './pidfd.ts';
+import { exitFromStatus, openPidfd, type ProcessExit, signalPidfd } from './pidfd.ts';
 import { closeFd } from './poll.ts';
 
 /** A process that cannot be mistaken for a later one with the same pid. */
@@ -13,6 +13,36 @@ export interface ProcessIdentity {
 
 /** The identity of the process that has this pid now; undefined if there is none, or only a zombie. */
 export function identifyProcess(pid: number): ProcessIdentity | undefined {
+  const stat = readStat(pid);
+  if (stat === undefined || stat.hasEnded) return undefined;
+  return { pid, startTimeTicks: stat.startTimeTicks };
+}
+
+/** Whether this very process still runs; a zombie does not. */
+export function isProcessAlive(identity: ProcessIdentity): boolean {
+  return identifyProcess(identity.pid)?.startTimeTicks === identity.startTimeTicks;
+}
+
+/**
+ * How this very process ended, if that was by a signal or a failure and its parent has
+ * not heard of it yet: field 52 of /proc/PID/stat. Undefined otherwise, also where we may
+ * not read that field, which looks like a success; then {@link exitOfPidfd} may know.
+ */
+export function exitOfZombie(identity: ProcessIdentity): ProcessExit | undefined {
+  const stat = readStat(identity.pid);
+  if (!stat?.hasEnded || stat.startTimeTicks !== identity.startTimeTicks) return undefined;
+  return stat.exitStatus === 0 ? undefined : exitFromStatus(stat.exitStatus);
+}
+
+interface ProcessStat {
+  readonly hasEnded: boolean;
+  readonly startTimeTicks: string;
+  /** As wait(2) gives it; 0 where it cannot be read, too. */
+  readonly exitStatus: number;
+}
+
+/** What of proc_pid_stat(5) matters here; undefined if there is no such process. */
+function readStat(pid: number): ProcessStat | undefined {
   let stat: string;
   try {
     stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -23,15 +53,9 @@ export function identifyProcess(pid: number): ProcessIdentity | undefined {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   const [state] = fields;
   const startTimeTicks = fields[19];
-  if (startTimeTicks === undefined || state === 'Z' || state === 'X') {
-    return undefined;
-  }
-  return { pid, startTimeTicks };
-}
-
-/** Whether this very process still runs; a zombie does not. */
-export function isProcessAlive(identity: ProcessIdentity): boolean {
-  return identifyProcess(identity.pid)?.startTimeTicks === identity.startTimeTicks;
+  if (startTimeTicks === undefined) return undefined;
+  const hasEnded = state === 'Z' || state === 'X';
+  return { hasEnded, startTimeTicks, exitStatus: Number(fields[49]) };
 }
 
 /**

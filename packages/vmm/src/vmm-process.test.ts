@@ -3,11 +3,16 @@ import { once } from 'node:events';
 import { release } from 'node:os';
 import { identifyProcess } from '@torpor/linux';
 import { expect, onTestFinished, test } from 'vitest';
-import { VmmProcess } from './vmm-process.ts';
+import { type ProcessEnd, VmmProcess } from './vmm-process.ts';
 
 /** From 6.15 on the kernel tells how any process ended. */
 const [major = 0, minor = 0] = release().split('.').map(Number);
 const kernelTells = major > 6 || (major === 6 && minor >= 15);
+
+/** What may be known of an end; an older kernel tells only in the moment before the parent hears of it. */
+function told(end: ProcessEnd): ProcessEnd[] {
+  return kernelTells ? [end] : [end, {}];
+}
 
 /** A process that somebody else started, as far as the class can tell. */
 async function adopted(script: string) {
@@ -25,14 +30,14 @@ test('the end of an adopted process is noticed, with its signal where the kernel
   const { child, process } = await adopted('read line');
   expect(process.status).toBeUndefined();
   child.kill('SIGKILL');
-  expect(await process.ended).toEqual(kernelTells ? { signal: 'SIGKILL' } : {});
+  expect(told({ signal: 'SIGKILL' })).toContainEqual(await process.ended);
   expect(process.status).toEqual(await process.ended);
 });
 
 test('and so is its exit status', async () => {
   const { child, process } = await adopted('read line; exit 7');
   child.stdin?.end('go on\n');
-  expect(await process.ended).toEqual(kernelTells ? { exitCode: 7 } : {});
+  expect(told({ exitCode: 7 })).toContainEqual(await process.ended);
 });
 
 test('one that has ended is not adopted', async () => {
@@ -47,5 +52,5 @@ test('one that is killed when nobody watches it any more ends all the same', asy
   const { process } = await adopted('read line');
   process.unwatch();
   await process.kill();
-  expect(process.status).toEqual({});
+  expect([{}, { signal: 'SIGKILL' }]).toContainEqual(process.status);
 });

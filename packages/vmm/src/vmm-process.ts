@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   closeFd,
   exitOfPidfd,
+  exitOfZombie,
   identifyProcess,
   isProcessAlive,
   NETNS_DIRECTORY,
@@ -15,7 +16,7 @@ import {
 } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 
-/** How a process ended; both are absent for one that is not our child, unless the kernel is new enough to tell. */
+/** How a process ended; both are absent for one that is not our child and of whose end the kernel does not tell. */
 export interface ProcessEnd {
   readonly exitCode?: number;
   readonly signal?: string;
@@ -157,7 +158,7 @@ export class VmmProcess {
   check(): void {
     if (!this.#isChild && this.#status === undefined && !isProcessAlive(this.identity)) {
       this.#looks++;
-      const exit = this.#pidfd === undefined ? undefined : exitOfPidfd(this.#pidfd);
+      const exit = this.#exit();
       if (exit !== 'pending') this.#end(exit ?? {});
       else if (this.#looks >= MOST_LOOKS) this.#end({});
       else if (this.#looks === 1) this.#lookEvery(LOOK_AGAIN_MS);
@@ -170,6 +171,13 @@ export class VmmProcess {
   #lookEvery(intervalMs: number): void {
     clearInterval(this.#timer);
     this.#timer = setInterval(() => this.check(), intervalMs).unref();
+  }
+
+  /** How one that is not our child has ended; undefined where nobody can tell. */
+  #exit(): ProcessEnd | 'pending' | undefined {
+    const early = exitOfZombie(this.identity);
+    if (early !== undefined || this.#pidfd === undefined) return early;
+    return exitOfPidfd(this.#pidfd);
   }
 
   /** Ends the process at once and waits for its end. Throws `vmm_failed` if it does not end. */
