@@ -15,6 +15,7 @@ export {
 } from './sandbox.ts';
 export { type CreateSandboxOptions, type ListSandboxesOptions, Sandboxes } from './sandboxes.ts';
 export { type CreateSnapshotOptions, type ListSnapshotsOptions, Snapshots } from './snapshots.ts';
-export { ExecSession, type ExitStatus, type OutputChunk } from './streams/exec-session.ts';
+export type { ExitStatus } from './streams/attached-program.ts';
+export { ExecSession, type OutputChunk } from './streams/exec-session.ts';
 export { PtySession, type TerminalSize } from './streams/pty-session.ts';
 export { Torpor } from './torpor.ts';

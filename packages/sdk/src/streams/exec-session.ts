@@ -2,6 +2,7 @@ import { rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
 import { torporError } from '../http/errors.ts';
+import { AttachedProgram, type ExitStatus } from './attached-program.ts';
 import { FrameSocket } from './frame-socket.ts';
 
 /** A piece of a process's output. */
@@ -9,16 +10,6 @@ export interface OutputChunk {
   readonly stream: 'stdout' | 'stderr';
   readonly data: Buffer;
 }
-
-export interface ExitStatus {
-  /** What a shell would see in `$?`. */
-  readonly exitCode: number;
-  /** How it ended, if not by itself: `signal: killed`. */
-  readonly error?: string;
-}
-
-/** Small enough that a slow process holds back little, and a frame stays far below the limit. */
-const INPUT_CHUNK_BYTES = 32 * 1024;
 
 /** A frame as it is written: fields with a default may be left out. */
 type ClientFrame = z.input<typeof rest.execClientFrameSchema>;
@@ -29,10 +20,14 @@ export class ExecSession implements AsyncDisposable {
   /** Process id in the sandbox. */
   readonly pid: number;
   readonly #socket: Socket;
-  #exit: ExitStatus | undefined;
+  readonly #program: AttachedProgram<rest.ExecServerFrame, ClientFrame>;
 
   private constructor(socket: Socket, pid: number) {
     this.#socket = socket;
+    this.#program = new AttachedProgram(
+      socket,
+      'The stream ended before the process did; the server may have been stopped.',
+    );
     this.pid = pid;
   }
 
@@ -63,53 +58,21 @@ export class ExecSession implements AsyncDisposable {
 
   /** The output until the process ends. To be iterated by one reader; a slow reader slows the process. */
   async *output(): AsyncGenerator<OutputChunk, void> {
-    while (this.#exit === undefined) {
-      const frame = await this.#socket.receive();
-      switch (frame?.type) {
-        case 'stdout':
-        case 'stderr':
-          yield {
-            stream: frame.type,
-            data: Buffer.from(frame.data, frame.encoding === 'base64' ? 'base64' : 'utf8'),
-          };
-          break;
-        case 'exit':
-          this.#exit = {
-            exitCode: frame.exit_code,
-            ...(frame.error === undefined ? {} : { error: frame.error }),
-          };
-          this.#socket.close();
-          break;
-        case 'error':
-          if (frame.fatal) throw torporError(frame.code, frame.data, frame.remedy);
-          break;
-        case 'start':
-          break;
-        case undefined:
-          throw new TorporError(
-            'host_unavailable',
-            'The stream ended before the process did; the server may have been stopped.',
-          );
-      }
+    for await (const frame of this.#program.frames()) {
+      if (frame.type === 'start') continue;
+      const encoding = frame.encoding === 'base64' ? 'base64' : 'utf8';
+      yield { stream: frame.type, data: Buffer.from(frame.data, encoding) };
     }
   }
 
   /** Waits for the end of the process; output that nobody iterates is dropped. */
-  async wait(): Promise<ExitStatus> {
-    if (this.#exit === undefined) for await (const _ of this.output());
-    if (this.#exit === undefined) {
-      throw new TorporError('internal_error', 'The process has no exit status.');
-    }
-    return this.#exit;
+  wait(): Promise<ExitStatus> {
+    return this.#program.wait();
   }
 
   /** Writes to the process's standard input. Resolves when it may be given more. */
-  async write(data: Uint8Array | string): Promise<void> {
-    const bytes = Buffer.from(data);
-    for (let start = 0; start < bytes.length; start += INPUT_CHUNK_BYTES) {
-      const chunk = bytes.subarray(start, start + INPUT_CHUNK_BYTES);
-      await this.#socket.send({ type: 'stdin', data: chunk.toString('base64') });
-    }
+  write(data: Uint8Array | string): Promise<void> {
+    return this.#program.write(data, (base64) => ({ type: 'stdin', data: base64 }));
   }
 
   async closeStdin(): Promise<void> {
