@@ -1,4 +1,8 @@
 import { type FileHandle, open, rename } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** How long a console's last bytes may take to reach its log after the VMM has ended. */
+const DRAIN_MS = 500;
 
 /**
  * A log of a serial console that never grows beyond its bound: when it would,
@@ -61,6 +65,14 @@ export class ConsoleLog {
     this.#file = replacement;
     this.#size = tail.length;
   }
+}
+
+/** Waits until the console of a VMM that has ended is `finished`, but not for long. */
+export async function drained(finished: Promise<void>): Promise<void> {
+  const cancel = new AbortController();
+  const late = sleep(DRAIN_MS, undefined, { signal: cancel.signal }).catch(() => undefined);
+  await Promise.race([finished, late]);
+  cancel.abort();
 }
 
 /** The last bytes of a file, fewer if it is shorter; empty if it does not exist. */

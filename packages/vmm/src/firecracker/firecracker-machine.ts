@@ -1,6 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
-import { readTail } from '../console-log.ts';
+import { drained, readTail } from '../console-log.ts';
 import type {
   ExitReport,
   MachineDescription,
@@ -44,9 +43,6 @@ const STATUS_MEANINGS: Readonly<Record<number, string>> = {
   151: ': it wrote more to a file than it may',
   157: ': it crashed',
 };
-
-/** How long the console's last bytes may take to reach the log after Firecracker has ended. */
-const CONSOLE_DRAIN_MS = 500;
 
 /** A running Firecracker. Survives {@link detach}; see `MicroVm` for what each method promises. */
 export class FirecrackerMachine implements MicroVm {
@@ -195,10 +191,7 @@ export class FirecrackerMachine implements MicroVm {
   }
 
   async #release(): Promise<void> {
-    const cancel = new AbortController();
-    const drained = sleep(CONSOLE_DRAIN_MS, undefined, { signal: cancel.signal });
-    await Promise.race([this.#console.finished, drained.catch(() => undefined)]);
-    cancel.abort();
+    await drained(this.#console.finished);
     await this.#control.close();
     await this.#console.close();
     await removeRoot(this.#layout);

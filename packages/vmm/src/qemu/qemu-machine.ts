@@ -1,7 +1,6 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
-import { readTail } from '../console-log.ts';
+import { drained, readTail } from '../console-log.ts';
 import type { ExitReport, MachineDescription, MicroVm } from '../driver.ts';
 import { reportExit } from '../exit-report.ts';
 import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
@@ -18,8 +17,6 @@ export interface QemuMachineParts {
 }
 
 const QUIT_TIMEOUT_MS = 3_000;
-/** How long the console's last bytes may take to reach the log after QEMU has ended. */
-const CONSOLE_DRAIN_MS = 500;
 
 /** A running QEMU. Survives {@link detach}; see `MicroVm` for what each method promises. */
 export class QemuMachine implements MicroVm {
@@ -120,10 +117,7 @@ export class QemuMachine implements MicroVm {
   }
 
   async #release(): Promise<void> {
-    const cancel = new AbortController();
-    const drained = sleep(CONSOLE_DRAIN_MS, undefined, { signal: cancel.signal });
-    await Promise.race([this.#console.finished, drained.catch(() => undefined)]);
-    cancel.abort();
+    await drained(this.#console.finished);
     this.control.close();
     await this.#console.close();
     await removeRunFiles(this.description.spec.runDirectory);
