@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { newBuildId } from '@torpor/builds';
 import { newId, type SandboxState } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
-import type { CreateRequest } from '../sandbox/limits.ts';
 import { SandboxManager } from '../sandbox/manager.ts';
 import { readRecord, type SandboxRecord, writeRecord } from '../sandbox/record.ts';
+import { request } from '../testing/scenarios.ts';
 import { StubHost, type StubVm } from '../testing/stub-host.ts';
 import { reclaim } from './reclaim.ts';
 
@@ -20,25 +20,6 @@ beforeEach(async () => {
   host.driver.afterStart = (vm) => vms.push(vm);
 });
 afterEach(() => host[Symbol.asyncDispose]());
-
-function request(): CreateRequest {
-  return {
-    id: newId('sandbox'),
-    vcpus: 1,
-    memoryMiB: 128,
-    diskSizeMiB: 1024,
-    timeoutSec: 0,
-    teamId: '',
-    templateId: 'base',
-    defaultUser: '',
-    defaultEnv: {},
-    envs: {},
-    allowInternet: true,
-    hostname: '',
-    autoPause: false,
-    fromSnapshot: false,
-  };
-}
 
 /** The next agent of this host, after its predecessor was killed. */
 async function nextAgent(): Promise<SandboxManager> {

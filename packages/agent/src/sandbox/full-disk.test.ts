@@ -2,26 +2,10 @@ import { mkdtemp, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCommand } from '@torpor/linux';
-import { newId } from '@torpor/protocol';
 import { expect, onTestFinished, test } from 'vitest';
+import { request } from '../testing/scenarios.ts';
 import { StubHost } from '../testing/stub-host.ts';
 import { SandboxManager } from './manager.ts';
-
-const REQUEST = {
-  vcpus: 1,
-  memoryMiB: 128,
-  diskSizeMiB: 1024,
-  timeoutSec: 0,
-  teamId: '',
-  templateId: 'base',
-  defaultUser: '',
-  defaultEnv: {},
-  envs: {},
-  allowInternet: true,
-  hostname: '',
-  autoPause: false,
-  fromSnapshot: false,
-};
 
 async function fill(path: string): Promise<void> {
   for (const size of [65_536, 4_096, 1]) {
@@ -45,16 +29,13 @@ test('on a full disk nothing can be created, a lost VMM is reported, and destroy
   });
   await using host = await StubHost.open(join(small, 'data'));
   const manager = host.manage(new SandboxManager(host.parts(), []));
-  const [first, second] = await Promise.all([
-    manager.create({ ...REQUEST, id: newId('sandbox') }),
-    manager.create({ ...REQUEST, id: newId('sandbox') }),
-  ]);
+  const [first, second] = await Promise.all([manager.create(request()), manager.create(request())]);
   for (const { record } of [first, second]) {
     await writeFile(host.layout.upperDisk(record.id), Buffer.alloc(32_768));
   }
   await fill(join(small, 'ballast'));
 
-  await expect(manager.create({ ...REQUEST, id: newId('sandbox') })).rejects.toMatchObject({
+  await expect(manager.create(request())).rejects.toMatchObject({
     code: 'disk_full',
   });
   expect(manager.list()).toHaveLength(2);

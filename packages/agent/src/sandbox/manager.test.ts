@@ -1,6 +1,7 @@
 import { newId } from '@torpor/protocol';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { request as plainRequest } from '../testing/scenarios.ts';
 import { StubHost, type StubVm } from '../testing/stub-host.ts';
 import type { CreateRequest } from './limits.ts';
 import { SandboxManager } from './manager.ts';
@@ -14,23 +15,13 @@ beforeEach(async () => {
 afterEach(() => host[Symbol.asyncDispose]());
 
 function request(changes: Partial<CreateRequest> = {}): CreateRequest {
-  return {
-    id: newId('sandbox'),
-    vcpus: 1,
-    memoryMiB: 128,
-    diskSizeMiB: 1024,
-    timeoutSec: 0,
+  return plainRequest({
     teamId: 'team',
-    templateId: 'base',
     defaultUser: 'user',
     defaultEnv: { A: '1', B: '1' },
     envs: { B: '2' },
-    allowInternet: true,
-    hostname: '',
-    autoPause: false,
-    fromSnapshot: false,
     ...changes,
-  };
+  });
 }
 
 /** The states that a watcher sees, by sandbox. */
