@@ -122,6 +122,7 @@ describe('a guest whose agent is killed', () => {
         () => 'done',
         () => 'interrupted',
       );
+      // Any moment of the operation will do: which one, chance decides.
       await sleep(Math.random() * LONGEST_MS);
       await agent.end('SIGKILL');
       await ended;

@@ -84,6 +84,7 @@ describe('a guest that cannot be reached', () => {
     );
     const consumed = (async () => {
       for await (const _ of failOnSilence(slow(), 20, abort)) {
+        // Longer than the silence that is allowed: nothing must come of it.
         await new Promise((resolve) => setTimeout(resolve, 60));
         expect(abort.signal.aborted).toBe(false);
       }

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { describe, expect, test, vi } from 'vitest';
 import { type Fault, Plan } from '../testing/fault-points.ts';
@@ -14,6 +13,8 @@ const SETTLED = ['running', 'paused', 'error'];
 const STRIDE = Number(process.env.TORPOR_FAULT_STRIDE ?? 10);
 const TIMEOUT_MS = 600_000;
 const MOST_POINTS = 1000;
+/** For the file operation that was under way when an agent was killed. */
+const STILL_TIMEOUT_MS = 10_000;
 
 /** What holds after any disturbance, once it is over; `point` says which one it was. */
 async function expectIntact(world: World, scenario: Scenario, point: string): Promise<void> {
@@ -47,7 +48,7 @@ async function disturb(scenario: Scenario, fault: Fault): Promise<string | undef
   const point = plan.reached;
   if (point === undefined) return undefined;
   if (outcome === 'killed') {
-    while (!plan.isStill) await sleep(1);
+    await vi.waitUntil(() => plan.isStill, { timeout: STILL_TIMEOUT_MS, interval: 1 });
     await world.nextAgent();
   } else if (outcome instanceof Error) {
     expect(TorporError.from(outcome).message).not.toBe('');

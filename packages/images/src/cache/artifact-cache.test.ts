@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCommand } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   computeKey,
   ensureArtifact,
@@ -69,7 +69,7 @@ describe('ensureArtifact', () => {
       key: KEY,
       build: async (staging: string) => {
         builds += 1;
-        while (waits === 0) await new Promise((resolve) => setImmediate(resolve));
+        await vi.waitUntil(() => waits > 0, { timeout: 10_000, interval: 1 });
         await writeFile(join(staging, 'file'), '');
       },
       onWait: () => {
