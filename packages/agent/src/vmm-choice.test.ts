@@ -65,7 +65,7 @@ describe('by itself', () => {
     expect(await choice).toMatchObject({
       installation: { kind: 'qemu', qemu: QEMU },
       platform: { vmm: 'qemu', vmmVersion: '10.0.2', accelerator: 'tcg', machine: 'microvm' },
-      reason: expect.stringContaining('Firecracker needs KVM'),
+      reason: expect.stringContaining('Firecracker needs a KVM that works'),
     });
   });
 
@@ -73,7 +73,7 @@ describe('by itself', () => {
     const { choice } = choose({}, { firecracker: false });
     const { platform, reason, accelerator } = await choice;
     expect(platform).toMatchObject({ vmm: 'qemu', accelerator: 'kvm' });
-    expect(reason).toBe('QEMU: Firecracker is not installed.');
+    expect(reason).toBe('Firecracker is not installed.');
     expect(accelerator satisfies AcceleratorChoice).toMatchObject({ accelerator: 'kvm' });
   });
 

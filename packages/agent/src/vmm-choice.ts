@@ -47,7 +47,7 @@ export interface VmmChoice {
   readonly installation: VmmInstallation;
   readonly accelerator: AcceleratorChoice;
   readonly platform: VmmPlatform;
-  /** One sentence for a person: why this VMM. */
+  /** For a person: why this VMM. */
   readonly reason: string;
 }
 
@@ -71,14 +71,14 @@ export async function chooseVmm(
   } catch (error) {
     const { code, message } = TorporError.from(error);
     if (code !== 'host_setup') throw error;
-    return chooseQemu(options, host, `QEMU: ${message}`);
+    return chooseQemu(options, host, message);
   }
   const accelerator = await chooseAccelerator(options, host);
   if (accelerator.accelerator === 'kvm') {
     const reason = `${firecracker.path} is there, and KVM works.`;
     return chosen({ kind: 'firecracker', firecracker }, accelerator, reason);
   }
-  const reason = `QEMU, because Firecracker needs KVM. ${accelerator.reason}`;
+  const reason = `Firecracker needs a KVM that works. ${accelerator.reason}`;
   return chosen({ kind: 'qemu', qemu: await host.findQemu() }, accelerator, reason);
 }
 

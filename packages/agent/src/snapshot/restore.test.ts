@@ -1,0 +1,29 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { World } from '../testing/scenarios.ts';
+
+let world: World;
+
+beforeEach(async () => {
+  world = await World.open();
+  await world.createSource();
+});
+afterEach(() => world[Symbol.asyncDispose]());
+
+/** What `sun_path` of unix(7) holds. */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+test('each restore has a socket of its own, which an earlier one that is given up cannot remove', async () => {
+  const serve = vi.spyOn(world.host.pages, 'serve');
+  for (let round = 0; round < 3; round++) {
+    await world.manager.snapshots.pause(world.source);
+    await world.manager.snapshots.resume(world.source);
+  }
+  const paths = serve.mock.calls.map(([request]) => request.socketPath);
+  expect(paths).toHaveLength(3);
+  expect(new Set(paths).size).toBe(3);
+  const longest = world.host.layout.runDirectory(world.source).padEnd(80, 'x');
+  for (const path of paths) {
+    const name = path.slice(world.host.layout.runDirectory(world.source).length);
+    expect(Buffer.byteLength(longest + name)).toBeLessThanOrEqual(MAX_SOCKET_PATH_BYTES);
+  }
+});
