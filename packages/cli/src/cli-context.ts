@@ -1,9 +1,10 @@
+import { constants } from 'node:os';
 import { TorporError } from '@torpor/protocol';
 import type { Sandbox, Torpor } from '@torpor/sdk';
 import type { Command, CommandOptions } from 'commander';
 import { type CommonOptions, connect } from './client/settings.ts';
-import { EXIT, exitCodeOfError, exitCodeOfProgramError } from './exit-codes.ts';
-import type { Io } from './io.ts';
+import { EXIT, exitCodeOfError, exitCodeOfProgramError, SIGNAL_EXIT_BASE } from './exit-codes.ts';
+import { type Io, ReaderGone } from './io.ts';
 import { reportError } from './output/report-error.ts';
 
 /** What an action resolves to: nothing is success. */
@@ -55,6 +56,11 @@ export class CliContext {
       try {
         this.#exitCode = (await handler(...args)) ?? EXIT.ok;
       } catch (reason) {
+        if (reason instanceof ReaderGone) {
+          // As the programs of a pipeline end, without a word.
+          this.#exitCode = SIGNAL_EXIT_BASE + constants.signals.SIGPIPE;
+          return;
+        }
         const error = TorporError.from(reason);
         this.#exitCode = exitCodeOf(error);
         await reportError(this.io, error, wantsJson(args));

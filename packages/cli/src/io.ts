@@ -45,10 +45,18 @@ export function processIo(): Io {
   };
 }
 
-/** Writes and waits until the stream takes more. */
+/** Whoever read our output has gone, as `head` does when it has enough. */
+export class ReaderGone extends Error {
+  override readonly name = 'ReaderGone';
+}
+
+/** Writes and waits until the stream takes more. Throws {@link ReaderGone}. */
 export function write(stream: Writable, data: string | Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
-    stream.write(data, (error) => (error == null ? resolve() : reject(error)));
+    stream.write(data, (error: NodeJS.ErrnoException | null | undefined) => {
+      if (error == null) resolve();
+      else reject(error.code === 'EPIPE' ? new ReaderGone(error.message) : error);
+    });
   });
 }
 
