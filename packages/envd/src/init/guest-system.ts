@@ -1,4 +1,4 @@
-import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { addEntropy, setHostname, setSystemClock } from '@torpor/linux';
 import type { InitRequest } from '@torpor/protocol';
@@ -46,17 +46,17 @@ export class GuestSystem {
    * Applies what the request says, first what time and chance depend on. Throws
    * {@link InitStepError} at the first step that fails.
    */
-  async apply(request: InitRequest): Promise<void> {
+  apply(request: InitRequest): void {
     const { entropy, hostname, machineId, nameservers, timestamp } = request;
-    if (timestamp !== undefined) await step('clock', () => this.#setClock(timestamp));
-    if (entropy !== undefined) await step('entropy', () => this.#addEntropy(entropy));
+    if (timestamp !== undefined) step('clock', () => this.#setClock(timestamp));
+    if (entropy !== undefined) step('entropy', () => this.#addEntropy(entropy));
     if (machineId !== undefined) {
-      await step('machine-id', () => this.#write('machine-id', `${machineId}\n`, 0o444));
+      step('machine-id', () => this.#write('machine-id', `${machineId}\n`, 0o444));
     }
-    if (hostname !== undefined) await step('hostname', () => this.#setHostname(hostname));
+    if (hostname !== undefined) step('hostname', () => this.#setHostname(hostname));
     if (nameservers !== undefined) {
       const lines = nameservers.map((address) => `nameserver ${address}\n`);
-      await step('nameservers', () => this.#write('resolv.conf', lines.join('')));
+      step('nameservers', () => this.#write('resolv.conf', lines.join('')));
     }
   }
 
@@ -74,30 +74,40 @@ export class GuestSystem {
     this.#kernel.addEntropy(bytes);
   }
 
-  async #setHostname(hostname: string): Promise<void> {
+  #setHostname(hostname: string): void {
     this.#kernel.setHostname(hostname);
-    await this.#write('hostname', `${hostname}\n`);
-    const hosts = await readFile(join(this.#etc, 'hosts'), 'utf8').catch(
-      () => '127.0.0.1\tlocalhost\n::1\tlocalhost\n',
-    );
+    this.#write('hostname', `${hostname}\n`);
+    const hosts = this.#read('hosts') ?? '127.0.0.1\tlocalhost\n::1\tlocalhost\n';
     const others = hosts.split('\n').filter((line) => line !== '' && !line.endsWith(HOSTS_MARK));
     const lines = [...others, `127.0.1.1\t${hostname}\t${HOSTS_MARK}`];
-    await this.#write('hosts', `${lines.join('\n')}\n`);
+    this.#write('hosts', `${lines.join('\n')}\n`);
   }
 
-  /** Replaces a file at once: nobody reads half of it, and a dangling link does not matter. */
-  async #write(name: string, content: string, mode = 0o644): Promise<void> {
+  #read(name: string): string | undefined {
+    try {
+      return readFileSync(join(this.#etc, name), 'utf8');
+    } catch {
+      return undefined;
+    }
+  }
+
+  /**
+   * Replaces a file at once: nobody reads half of it, and a dangling link does not matter.
+   * Synchronously: the files are tiny, and in a restored guest, where all code is cold, every
+   * turn through the thread pool takes long.
+   */
+  #write(name: string, content: string, mode = 0o644): void {
     const path = join(this.#etc, name);
     const staged = `${path}.torpor-new`;
-    await rm(staged, { force: true });
-    await writeFile(staged, content, { mode });
-    await rename(staged, path);
+    rmSync(staged, { force: true });
+    writeFileSync(staged, content, { mode });
+    renameSync(staged, path);
   }
 }
 
-async function step(name: string, action: () => void | Promise<void>): Promise<void> {
+function step(name: string, action: () => void): void {
   try {
-    await action();
+    action();
   } catch (error) {
     throw new InitStepError(name, error);
   }

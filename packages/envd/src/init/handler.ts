@@ -49,7 +49,7 @@ export class InitHandler {
       return sendError(response, 401, 'access token validation failed');
     }
     try {
-      await this.#system?.apply(request);
+      this.#system?.apply(request);
     } catch (error) {
       if (!(error instanceof InitStepError)) throw error;
       return sendError(response, 500, `init failed at ${error.message}`);
