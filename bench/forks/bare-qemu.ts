@@ -1,4 +1,3 @@
-import { open } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { MachineSpec } from '@torpor/vmm';
 import { findQemu } from '@torpor/vmm';
@@ -21,24 +20,25 @@ export class BareQemu implements AsyncDisposable {
     this.#control = control;
   }
 
-  /** Starts QEMU, which waits for a machine. Its RAM is a shared file, sparse, that exists or is made. */
-  static async waiting(spec: MachineSpec): Promise<BareQemu> {
+  /**
+   * Starts QEMU, which waits for a machine. `file`: its RAM is the memory file, which
+   * exists, shared. `anonymous`: its RAM is its own, as it is where nothing is said of it.
+   */
+  static async waiting(spec: MachineSpec, memory: 'file' | 'anonymous'): Promise<BareQemu> {
     const qemu = await findQemu();
-    const memory = await open(spec.memoryFile, 'a', 0o600);
-    await memory.truncate(spec.memoryMiB * 2 ** 20);
-    await memory.close();
     const files = runFiles(spec.runDirectory);
+    const args = qemuArguments({
+      spec,
+      qemu,
+      accelerator: 'tcg',
+      memory: { kind: 'shared', path: spec.memoryFile },
+      incoming: true,
+      tscKhz: await tscKhz(),
+    });
     const process = await VmmProcess.spawn({
       name: 'QEMU',
       program: qemu.path,
-      args: qemuArguments({
-        spec,
-        qemu,
-        accelerator: 'tcg',
-        memory: { kind: 'shared', path: spec.memoryFile },
-        incoming: true,
-        tscKhz: await tscKhz(),
-      }),
+      args: memory === 'file' ? args : args.map(withoutMemoryFile),
       ...(spec.network === undefined ? {} : { namespace: spec.network.namespace }),
       outputPath: files.output,
     });
@@ -102,4 +102,11 @@ export class BareQemu implements AsyncDisposable {
       await delay(POLL_MS);
     }
   }
+}
+
+/** The argument, with RAM of the process's own in place of the memory file. */
+function withoutMemoryFile(argument: string): string {
+  if (!argument.includes('"memory-backend-file"')) return argument;
+  const { id, size, dump, merge } = JSON.parse(argument);
+  return JSON.stringify({ 'qom-type': 'memory-backend-ram', id, size, dump, merge });
 }

@@ -78,7 +78,7 @@ async function writeStream(guest: FrozenGuest): Promise<string> {
   await using slot = await guest.slot();
   const spec = await guest.machine(slot);
   await copyFile(guest.imagePath, spec.memoryFile);
-  await using qemu = await BareQemu.waiting(spec);
+  await using qemu = await BareQemu.waiting(spec, 'file');
   await qemu.load(guest.statePath, { withoutMemory: true });
   const path = join(guest.directory, 'stream');
   await qemu.save(path);
@@ -137,7 +137,7 @@ async function measureBare(
   const waiting = places.values();
   const worker = async () => {
     for (const { slot, spec } of waiting) {
-      const qemu = stack.use(await BareQemu.waiting(spec));
+      const qemu = stack.use(await BareQemu.waiting(spec, 'anonymous'));
       machines.push(qemu);
       await qemu.load(stream, { withoutMemory: false });
       await qemu.run();
