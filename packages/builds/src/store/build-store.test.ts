@@ -1,4 +1,13 @@
-import { mkdtemp, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import {
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  rm,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -119,6 +128,14 @@ test('a build is not published with what it was made from', async () => {
   await writeFile(staged.path(BUILD_FILES.disk), 'disk');
   await writeFile(staged.scratchPath, 'the RAM of a guest');
   await expect(staged.publish(DRAFT)).rejects.toMatchObject({ code: 'internal_error' });
+  expect(await store.list()).toEqual([]);
+});
+
+test('a build is not published without a file that is there and cannot be looked at', async () => {
+  await using staged = await store.stage();
+  await writeFile(staged.path(BUILD_FILES.memory), '');
+  await symlink(BUILD_FILES.disk, staged.path(BUILD_FILES.disk));
+  await expect(staged.publish(DRAFT)).rejects.toMatchObject({ code: 'ELOOP' });
   expect(await store.list()).toEqual([]);
 });
 

@@ -378,7 +378,8 @@ export class StagedBuild implements AsyncDisposable {
 
   async #seal(name: ManifestFile['name'], known: string | undefined) {
     const path = this.path(name);
-    const found = await stat(path).catch(() => undefined);
+    // Only what is not there may be left out: whatever else is wrong with a file, the build would lack it.
+    const found = await stat(path).catch(ignoreMissing);
     if (found === undefined) return undefined;
     await using handle = await open(path);
     await handle.sync();
@@ -389,4 +390,8 @@ export class StagedBuild implements AsyncDisposable {
         : await checksumFile(handle);
     return { name, size: found.size, crc32: checksum };
   }
+}
+
+function ignoreMissing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error;
 }
