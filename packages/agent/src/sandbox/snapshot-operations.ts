@@ -185,9 +185,8 @@ export class SnapshotOperations {
   async *verify(): AsyncGenerator<BuildReport> {
     const { builds } = this.#host.snapshots;
     for (const buildId of await builds.list()) {
-      using _lease = builds.lease(buildId);
-      // It may have been collected before it was leased.
-      if (!(await builds.list()).includes(buildId)) continue;
+      using lease = await builds.leaseListed(buildId);
+      if (lease === undefined) continue;
       const references = builds.references
         .all()
         .filter((reference) => reference.buildId === buildId)

@@ -226,7 +226,7 @@ describe('collection', () => {
     expect(await store.collect()).toEqual([other.id]);
     expect(await store.list()).toEqual([parent.id, child.id]);
     await store.references.delete('template', 'kept');
-    expect(await store.collect()).toEqual([parent.id, child.id]);
+    expect(await store.collect()).toEqual([child.id, parent.id]);
     expect(await readdir(join(directory, 'builds'))).toEqual([]);
   });
 
@@ -245,6 +245,20 @@ describe('collection', () => {
       expect(await store.collect()).toEqual([]);
     }
     expect(await store.collect()).toEqual([build.id]);
+  });
+
+  test('and a lease of a listed build wait for each other', async () => {
+    const build = await commit(1, [0]);
+    {
+      const leasing = store.leaseListed(build.id);
+      const collecting = store.collect();
+      using lease = await leasing;
+      expect(lease).toBeDefined();
+      expect(await collecting).toEqual([]);
+    }
+    const collecting = store.collect();
+    expect(await store.leaseListed(build.id)).toBeUndefined();
+    expect(await collecting).toEqual([build.id]);
   });
 
   test('removes nothing while a referenced build cannot be read', async () => {
@@ -284,7 +298,7 @@ describe('compaction', () => {
       (id) => store.references.set('sandbox', 'compacted', id),
     );
     await store.references.set('template', 'fresh', id);
-    expect(await store.collect()).toEqual([parent.id, child.id]);
+    expect(await store.collect()).toEqual([child.id, parent.id]);
     const fresh = await store.get(id);
     await store.verify(id);
     expect(fresh.header.generation).toBe(0);

@@ -129,6 +129,14 @@ export class BuildStore {
     });
   }
 
+  /**
+   * A lease of a build that is known only from {@link list}; undefined if it is gone. What
+   * a collection has begun to remove is waited for.
+   */
+  leaseListed(id: string): Promise<Disposable | undefined> {
+    return this.#alone(async () => ((await this.list()).includes(id) ? this.lease(id) : undefined));
+  }
+
   /** Keeps a build and its ancestors from collection while it is in use without a reference. */
   lease(id: string): Disposable {
     this.#leases.set(id, (this.#leases.get(id) ?? 0) + 1);
@@ -190,7 +198,7 @@ export class BuildStore {
     return this.#alone(() => this.#collect());
   }
 
-  /** One removal at a time. */
+  /** One removal at a time, and nothing that depends on what there is beside it. */
   #alone<T>(action: () => Promise<T>): Promise<T> {
     const run = this.#collecting.then(action);
     this.#collecting = run.catch(() => undefined);
@@ -204,7 +212,8 @@ export class BuildStore {
       const reached = await this.#reached(new Set(ids));
       // Roots that come while headers are read or builds removed may reach what was to go.
       const isCurrent = () => this.#roots().every((root) => reached.has(root));
-      for (const id of ids) {
+      // Newest first: if this ends halfway, no build is left without an ancestor.
+      for (const id of ids.toReversed()) {
         if (reached.has(id)) continue;
         if (!isCurrent()) break;
         await this.#remove(id);
