@@ -154,6 +154,20 @@ describe('a client in another process', () => {
     expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
   });
 
+  test('is not harmed by a working set that crosses its regions, or lies outside of its RAM', async () => {
+    const blocks = 4096;
+    const boundary = blocks / 2;
+    expect([patternOf(boundary - 1), patternOf(boundary)]).not.toContain(0);
+    const workingSet = [boundary - 8, 16, blocks - 4, 16, blocks + 100, 16];
+    await serve('vm', await makeBuild(blocks), { workingSet });
+    const client = startClient('vm', blocks, 1000, 2);
+    expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
+    const { statistics } = await pager.describe('vm');
+    expect(statistics.prefetchBytes).toBeGreaterThan(0);
+    client.child.stdin?.end();
+    expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
+  });
+
   test('faults less when its recorded working set is brought ahead', async () => {
     const blocks = 4096;
     const build = await makeBuild(blocks);

@@ -15,7 +15,6 @@ import { FaultCounters } from './statistics.ts';
 export const MAX_COPY_BLOCKS = 256;
 /** A fault brings its neighbourhood: blocks of an aligned window of 64 KiB. */
 const WINDOW_BLOCKS = 16;
-
 /** Of the diff files, while faults are served; 8 MiB. */
 const MAX_MAPPED_BLOCKS = 2048;
 
@@ -101,10 +100,12 @@ export class GuestMemory {
   prefetch(first: number, count: number): ServeResult {
     const { mapping } = this.#options;
     const end = Math.min(first + count, this.#state.length);
+    // A working set may have been recorded of another machine.
+    if (first >= end) return 'served';
     let run = mapping.find(first);
     for (let block = first; block < end; ) {
       if (block === mapping.endOf(run)) run++;
-      const runEnd = Math.min(end, mapping.endOf(run));
+      const runEnd = Math.min(end, mapping.endOf(run), this.#regionEnd(block));
       if (this.#isZero(run)) {
         block = runEnd;
         continue;
@@ -170,6 +171,12 @@ export class GuestMemory {
     return this.#options.mapping.buildOf(run) === ZERO_INDEX;
   }
 
+  /** The block after the last one of the region that holds `block`. */
+  #regionEnd(block: number): number {
+    const { offset, size } = this.#regionOf(block);
+    return (offset + size) / BLOCK_SIZE;
+  }
+
   /*
    * A fault brings the absent blocks around it, within its window and region, that are
    * of its kind: zero blocks bring zero neighbours, others bring others. Start and end
@@ -194,9 +201,8 @@ export class GuestMemory {
   /** The block after the last one that a fault on `block`, which is in `run`, brings. */
   #windowEnd(block: number, run: number): number {
     const { mapping } = this.#options;
-    const region = this.#regionOf(block);
     const windowEnd = block - (block % WINDOW_BLOCKS) + WINDOW_BLOCKS;
-    const high = Math.min(windowEnd, (region.offset + region.size) / BLOCK_SIZE);
+    const high = Math.min(windowEnd, this.#regionEnd(block));
     const zero = this.#isZero(run);
     let end = block + 1;
     let at = run;
