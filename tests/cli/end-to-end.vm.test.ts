@@ -221,7 +221,11 @@ describe('two sandboxes of a platform that is killed', () => {
     process.kill(machine, 'SIGKILL');
     await expect
       .poll(() => api.sandbox(lost), { timeout: 5_000, interval: 50 })
-      .toMatchObject({ status: 'error', reason: expect.stringMatching(/^QEMU ended/) });
+      .toMatchObject({
+        status: 'error',
+        // Kernels before 6.15 do not tell how a process ended that an earlier server started.
+        reason: expect.stringMatching(/^QEMU (was ended by SIGKILL|crashed, or was killed)/),
+      });
     expect(await api.sandbox(kept)).toMatchObject({ status: 'running' });
     expect(await torpor('exec', kept, '--', 'cat', 'note')).toMatchObject({ stdout: `${kept}\n` });
     expect(await torpor('ls', '-q', '--state', 'error')).toMatchObject({ stdout: `${lost}\n` });
