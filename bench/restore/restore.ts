@@ -16,8 +16,8 @@ export const restore: Benchmark = {
     'A sandbox that has run a few programs is paused. By turns its machine is restored, past control plane and host agent, with its memory ' +
     'served by the pager, without and with the working set that an earlier restore recorded, and with its memory a private mapping of a file ' +
     'that is in the page cache, on a disk file system and on tmpfs; from the start of QEMU until `true` has run in the guest, started through envd. ' +
-    'RAM that the pager fills lies on tmpfs, in pages of 4 KiB, while a disk file system may keep a file in larger pieces, which costs an emulated processor fewer ' +
-    'misses of its translation buffers: the mapping on tmpfs tells how much of a difference that is.',
+    'RAM that the pager fills lies on tmpfs, in pages of 4 KiB, while a disk file system may keep a file in larger pieces: the mapping on tmpfs ' +
+    'tells whether that makes a difference.',
   series: {
     faults: { title: 'pager, faults only', unit: 'ms' },
     prefetch: { title: 'pager, working set prefetched', unit: 'ms' },
