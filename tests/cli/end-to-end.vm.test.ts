@@ -190,8 +190,14 @@ describe('two sandboxes of a platform that is killed', () => {
   test(
     'run on meanwhile, and have their files when it starts again',
     async () => {
-      lost = (await torpor('create', '--memory', '256')).stdout.trim();
-      kept = (await torpor('create', '--memory', '256')).stdout.trim();
+      const create = async () => {
+        const created = await torpor('create', '--memory', '256');
+        // Its words say more than the commands that go on without its id.
+        expect(created).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^sb/) });
+        return created.stdout.trim();
+      };
+      lost = await create();
+      kept = await create();
       for (const id of [lost, kept]) {
         const script = 'echo "$0" > note; nohup sleep 3600 > /dev/null 2>&1 &';
         expect((await torpor('exec', id, '--', 'sh', '-c', script, id)).exitCode).toBe(0);
