@@ -1,14 +1,12 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import type { MachineSpec } from '@torpor/vmm';
-import { findQemu } from '@torpor/vmm';
-import { tscKhz } from '../../packages/linux/src/index.ts';
+import { tscKhz } from '@torpor/linux';
+import { findQemu, type MachineSpec } from '@torpor/vmm';
 import { qemuArguments } from '../../packages/vmm/src/qemu/command-line.ts';
+import { completion } from '../../packages/vmm/src/qemu/migration.ts';
 import { QmpClient } from '../../packages/vmm/src/qemu/qmp-client.ts';
 import { runFiles } from '../../packages/vmm/src/qemu/run-files.ts';
 import { VmmProcess } from '../../packages/vmm/src/vmm-process.ts';
 
-const TIMEOUT_MS = 120_000;
-const POLL_MS = 10;
+const CONNECT_TIMEOUT_MS = 120_000;
 
 /** QEMU by itself, driven as its manual says: `-incoming`, and a migration stream in a file. */
 export class BareQemu implements AsyncDisposable {
@@ -45,7 +43,7 @@ export class BareQemu implements AsyncDisposable {
     try {
       return new BareQemu(
         process,
-        await QmpClient.connect(files.control, { timeoutMs: TIMEOUT_MS }),
+        await QmpClient.connect(files.control, { timeoutMs: CONNECT_TIMEOUT_MS }),
       );
     } catch (error) {
       await process.kill();
@@ -61,7 +59,7 @@ export class BareQemu implements AsyncDisposable {
   async load(path: string, options: { readonly withoutMemory: boolean }): Promise<void> {
     await this.#setIgnoreShared(options.withoutMemory);
     await this.#control.execute('migrate-incoming', { uri: `file:${path}` });
-    await this.#completed();
+    await completion(this.#control, 'The bare QEMU could not load its machine');
   }
 
   /** Writes the whole machine, RAM included, to a file. */
@@ -69,7 +67,7 @@ export class BareQemu implements AsyncDisposable {
     await this.#setIgnoreShared(false);
     await this.#control.execute('migrate-set-parameters', { 'max-bandwidth': 10 ** 12 });
     await this.#control.execute('migrate', { uri: `file:${path}` });
-    await this.#completed();
+    await completion(this.#control, 'The machine could not be written');
   }
 
   async run(): Promise<void> {
@@ -85,22 +83,6 @@ export class BareQemu implements AsyncDisposable {
   async #setIgnoreShared(state: boolean): Promise<void> {
     const capabilities = [{ capability: 'x-ignore-shared', state }];
     await this.#control.execute('migrate-set-capabilities', { capabilities });
-  }
-
-  async #completed(): Promise<void> {
-    const deadline = performance.now() + TIMEOUT_MS;
-    for (;;) {
-      const answer: unknown = await this.#control.execute('query-migrate');
-      const status =
-        typeof answer === 'object' && answer !== null && 'status' in answer
-          ? answer.status
-          : undefined;
-      if (status === 'completed') return;
-      if (status === 'failed' || performance.now() > deadline) {
-        throw new Error(`QEMU's migration: ${JSON.stringify(answer)}`);
-      }
-      await delay(POLL_MS);
-    }
   }
 }
 

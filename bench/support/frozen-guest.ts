@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BLOCK_SIZE, BUILD_FILES, type Build, BuildStore } from '@torpor/builds';
-import { copySparse, dataExtents } from '@torpor/linux';
+import { copySparse, dataExtents, runCommand } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
 import type { MachineSpec } from '@torpor/vmm';
 import { pino } from 'pino';
@@ -20,6 +20,7 @@ import type { Platform } from './platform.ts';
 
 const MEMORY_ROOT = '/dev/shm';
 const ANSWER_TIMEOUT_MS = 300_000;
+const COPY_TIMEOUT_MS = 120_000;
 const PROBE_TIMEOUT_MS = 2000;
 const PROBE_INTERVAL_MS = 5;
 const CHUNK_BLOCKS = 256;
@@ -61,9 +62,13 @@ export class FrozenGuest implements AsyncDisposable {
     if (machine === undefined || buildId === undefined) {
       throw new Error(`The record of sandbox ${sandbox.id} names no machine, or no build.`);
     }
-    const store = await BuildStore.open({ directory: platform.dataDir, dataExtents });
     const directory = await mkdtemp('/tmp/torpor-frozen-');
     stack.defer(() => rm(directory, { recursive: true, force: true }));
+    // A copy: opening a store removes what is half-made in it, which the platform may be making.
+    await runCommand('cp', ['-a', '--sparse=always', join(platform.dataDir, 'builds'), directory], {
+      timeoutMs: COPY_TIMEOUT_MS,
+    });
+    const store = await BuildStore.open({ directory, dataExtents });
     const memoryDirectory = await mkdtemp(join(MEMORY_ROOT, 'torpor-frozen-'));
     stack.defer(() => rm(memoryDirectory, { recursive: true, force: true }));
     const build = await store.get(buildId);

@@ -32,25 +32,6 @@ export class Arena implements Disposable {
   }
 }
 
-const pread = libc.func('intptr_t pread(int fd, intptr_t buffer, size_t length, int64_t position)');
-
-/**
- * Reads from a file into memory at `address`, on the calling thread. Answers fewer
- * bytes than `length` only at the end of the file. Throws SystemError.
- */
-export function readInto(fd: number, address: number, length: number, position: number): number {
-  let filled = 0;
-  while (filled < length) {
-    const bytes = checked(
-      'pread',
-      Number(pread(fd, address + filled, length - filled, position + filled)),
-    );
-    if (bytes === 0) break;
-    filled += bytes;
-  }
-  return filled;
-}
-
 const madvise = libc.func('int madvise(intptr_t address, size_t length, int advice)');
 const MADV_DONTNEED = 4;
 

@@ -1,4 +1,4 @@
-export { Arena, bytesAt, discardPages, readInto } from './arena.ts';
+export { Arena, bytesAt, discardPages } from './arena.ts';
 export { setSystemClock } from './clock.ts';
 export { CommandError, type CommandOptions, runCommand } from './command.ts';
 export { type Credentials, withCredentials } from './credentials.ts';

@@ -11,7 +11,6 @@ import {
   Arena,
   connectUnix,
   createUserfaultfd,
-  readInto,
   sendWithFd,
   UFFD_FEATURE_EVENT_REMOVE,
   uffdRegister,
@@ -47,8 +46,8 @@ export class GuestMemory {
   loadFile(path: string): void {
     const fd = openSync(path, 'r');
     try {
-      const { bytes, address } = this.#arena;
-      if (readInto(fd, address, bytes.length, 0) !== bytes.length) {
+      const { bytes } = this.#arena;
+      if (readSync(fd, bytes, 0, bytes.length, 0) !== bytes.length) {
         throw new Error('the memory file is too short');
       }
     } finally {

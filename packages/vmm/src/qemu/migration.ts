@@ -80,7 +80,8 @@ async function leaveOutMemory(control: QmpClient): Promise<void> {
   });
 }
 
-async function completion(control: QmpClient, failure: string): Promise<void> {
+/** Waits for a migration that has been begun. Throws `vmm_failed`: `failure`, with QEMU's words. */
+export async function completion(control: QmpClient, failure: string): Promise<void> {
   const deadline = performance.now() + TIMEOUT_MS;
   for (;;) {
     const info = migrationSchema.parse(await control.execute('query-migrate'));
