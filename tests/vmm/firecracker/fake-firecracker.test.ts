@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -111,6 +111,27 @@ test('calls are refused out of their order', async () => {
   expect(await ask('PATCH', '/vm', { state: 'Resumed' })).toEqual(done);
   expect(await ask('PUT', '/actions', { action_type: 'SendCtrlAltDel' })).toEqual(done);
   expect(await exit).toBe(0);
+});
+
+test('two states of one paused machine differ in their clock alone, their memory in nothing', async () => {
+  await ready();
+  for (const [method, path, body] of [
+    ['PUT', '/boot-source', BOOT_SOURCE],
+    ['PUT', '/machine-config', MACHINE],
+    ['PUT', '/actions', { action_type: 'InstanceStart' }],
+    ['PATCH', '/vm', { state: 'Paused' }],
+    ['PUT', '/snapshot/create', { snapshot_path: 's1', mem_file_path: 'm1' }],
+    ['PUT', '/snapshot/create', { snapshot_path: 's2', mem_file_path: 'm2' }],
+  ] as const) {
+    expect(await ask(method, path, body)).toEqual(done);
+  }
+  const file = (name: string) => readFile(join(directory, name));
+  const [first, second] = (await Promise.all(['s1', 's2'].map(file))).map((bytes) =>
+    JSON.parse(bytes.toString().split('\n')[2] ?? ''),
+  );
+  expect(first.clock).not.toBe(second.clock);
+  expect({ ...first, clock: '' }).toEqual({ ...second, clock: '' });
+  expect((await file('m1')).equals(await file('m2'))).toBe(true);
 });
 
 test('a load that fails is answered, and ends the process with the same words', async () => {

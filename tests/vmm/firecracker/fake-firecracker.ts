@@ -59,6 +59,8 @@ interface SavedState {
   readonly machine: JsonObject;
   readonly drives: readonly JsonObject[];
   readonly interfaces: readonly JsonObject[];
+  /** The host's monotonic clock (ns) when it was saved: like the real one's, no two states are alike. */
+  readonly clock: string;
 }
 
 class FakeFirecracker {
@@ -200,6 +202,7 @@ class FakeFirecracker {
       machine: this.#machine,
       drives: this.#drives,
       interfaces: this.#interfaces,
+      clock: String(process.hrtime.bigint()),
     };
     const text = JSON.stringify(state);
     try {
