@@ -54,11 +54,11 @@ test('an intended end is reported as such, with its signal', async () => {
   expect(report).toMatchObject({ reason: 'It was killed.', signal: 'SIGKILL' });
 });
 
-test('a signal and a failure come with the last words of QEMU', async () => {
-  const killed = await reasonFor({ end: { signal: 'SIGKILL' } }, '', 'first\nlast words\n');
-  expect(killed.reason).toMatch(/^QEMU was ended by SIGKILL, .*\. Its last words: last words$/);
+test('a signal and a failure come with the last error of QEMU', async () => {
+  const killed = await reasonFor({ end: { signal: 'SIGKILL' } }, '', 'first\nlast\n');
+  expect(killed.reason).toMatch(/^QEMU was ended by SIGKILL, .*\. Its last error: last$/);
   const failed = await reasonFor({ end: { exitCode: 1 } }, '', 'qemu: no memory\n');
-  expect(failed.reason).toBe('QEMU ended with status 1. Its last words: qemu: no memory');
+  expect(failed.reason).toBe('QEMU ended with status 1. Its last error: qemu: no memory');
 });
 
 test('the reasons of a shutdown are told in sentences', async () => {
@@ -95,18 +95,69 @@ test('an adopted QEMU leaves no status: the report says what that can mean', asy
     consoleTail: [],
   });
   const told = await reasonFor({}, '', 'qemu: terminating on signal 15 from pid 7\n');
-  expect(told.reason).toMatch(/ Its last words: qemu: terminating on signal 15 from pid 7$/);
+  expect(told.reason).toMatch(/ Its last error: qemu: terminating on signal 15 from pid 7$/);
 });
 
-test("a VMM's own log has its last words, and its statuses a meaning", async () => {
+/** The end of a Firecracker with this log; `at` stands for the start of each line. */
+async function reasonOfFirecracker(evidence: Partial<ExitEvidence>, log: string, output = '') {
   const directory = await mkdtemp(join(tmpdir(), 'torpor-exit-'));
   onTestFinished(() => rm(directory, { recursive: true }));
   const logPath = join(directory, 'log');
-  await writeFile(logPath, 'started\n\0\0shutting down\n');
-  const evidence = { vmm: 'Firecracker', end: { exitCode: 148 }, logPath };
-  const statusMeanings = { 148: ': it was refused' };
-  const { reason } = await reasonFor({ ...evidence, statusMeanings }, '', 'printed\n');
+  await writeFile(logPath, log.replaceAll(/^at /gm, '2026-11-28T05:00:00.120934678 '));
+  return await reasonFor({ vmm: 'Firecracker', logPath, ...evidence }, '', output);
+}
+
+test("a VMM's own log has its last error, and its statuses a meaning", async () => {
+  const evidence = { end: { exitCode: 148 }, statusMeanings: { 148: ': it was refused' } };
+  const log = 'at [sb1:main:ERROR] first\nat \0\0[sb1:fc_vcpu 0:ERROR] shutting down\n';
+  const { reason } = await reasonOfFirecracker(evidence, log, 'printed\n');
   expect(reason).toBe(
-    'Firecracker ended with status 148: it was refused. Its last words: shutting down',
+    'Firecracker ended with status 148: it was refused. Its last error: shutting down',
   );
+});
+
+test('a routine warning is not quoted as the reason why a VMM was killed', async () => {
+  const killed = { end: { signal: 'SIGKILL' } };
+  const because = /^\w+ was ended by SIGKILL, sent by hand or by the kernel for want of memory\.$/;
+  for (const routine of [
+    'at [sb1:fc_vcpu 0:WARN] Invalid MMIO read @ 0xfffffffc:0x4: Failed to find address range.\n',
+    'at [sb1:main:WARN:src/vmm/src/persist.rs:457] Failed to do something optional: error 2\n',
+    'at [anonymous-instance:main] Running Firecracker v1.16.1\n',
+    'at [sb1:main:INFO] Successfully started microvm\nRunning Firecracker v1.16.1\n',
+  ]) {
+    expect((await reasonOfFirecracker(killed, routine)).reason, routine).toMatch(because);
+  }
+  for (const routine of [
+    "qemu-system-x86_64: warning: host doesn't support requested feature: CPUID.80000001H:ECX.svm [bit 2]\n",
+    'qemu-system-x86_64: -m 2048: warning: memory is rounded\n',
+    'qemu-system-x86_64: -accel kvm: info: kvm not available\n',
+    '(qemu-system-x86_64:4711): GLib-WARNING **: 05:00:00.000: no error at all\n',
+  ]) {
+    expect((await reasonFor(killed, '', routine)).reason, routine).toMatch(because);
+  }
+});
+
+test('an error is found before the routine that follows it', async () => {
+  const failed = { end: { exitCode: 1 } };
+  const log = [
+    'at [sb1:main:ERROR] RunWithApi error: no such tap',
+    'at [sb1:main:WARN] something else',
+    'at [sb1:main:ERROR] Firecracker exiting with error. exit_code=1\n',
+  ].join('\n');
+  const { reason } = await reasonOfFirecracker(failed, log, 'Error: RunWithApi(Tap)\n');
+  expect(reason).toBe(
+    'Firecracker ended with status 1. Its last error: RunWithApi error: no such tap',
+  );
+  const dump = [
+    'KVM internal error. Suberror: 1',
+    'extra data[0]: 0x000000008000002f',
+    'RAX=0000000000000000 RBX=0000000000000000',
+    'R8 =0000000000000009 R9 =000000000000000b',
+    'Code=4d 39 c8 7f\n',
+  ];
+  const stopped = await reasonFor(failed, '', dump.join('\n'));
+  expect(stopped.reason).toMatch(/ Its last error: KVM internal error\. Suberror: 1$/);
+  const panic =
+    "thread 'main' panicked at src/vmm.rs:1:2:\nno memory\nnote: run with `RUST_BACKTRACE=1`\n";
+  expect((await reasonFor(failed, '', panic)).reason).toMatch(/ Its last error: no memory$/);
 });

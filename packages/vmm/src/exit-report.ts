@@ -1,5 +1,6 @@
 import { readLastLines } from './console-log.ts';
 import type { ExitReport } from './driver.ts';
+import { vmmErrors } from './error-lines.ts';
 import type { ProcessEnd } from './vmm-process.ts';
 
 /** What is known of a VMM's end. */
@@ -13,7 +14,7 @@ export interface ExitEvidence {
   readonly shutdownReason: string | undefined;
   readonly consolePath: string;
   readonly outputPath: string;
-  /** The VMM's own log; its last line says more than that of its output. */
+  /** The VMM's own log; its last error says more than that of its output. */
   readonly logPath?: string;
   /** What exit statuses of this VMM mean, to follow their number. */
   readonly statusMeanings?: Readonly<Record<number, string>>;
@@ -23,6 +24,7 @@ const CONSOLE_TAIL_LINES = 20;
 /** A panic's own line is followed by registers and the stack. */
 const SEARCHED_LINES = 100;
 const MAX_LINE_LENGTH = 400;
+const MAX_START_ERRORS = 3;
 
 const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
   'guest-shutdown': 'The guest powered itself down.',
@@ -40,24 +42,36 @@ const SIGNAL_HINTS: Readonly<Record<string, string>> = {
   SIGSYS: ': it made a system call that its filter forbids',
 };
 
-/** One sentence on why the VMM ended, from all that is known, and the guest's last words. */
+/** One sentence on why the VMM ended, from all that is known, and what the guest printed last. */
 export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
   const lines = (await readLastLines(evidence.consolePath, SEARCHED_LINES)).map(plainText);
   const { outputPath, logPath } = evidence;
-  const output = await readLastLines(outputPath, 1);
-  const log = logPath === undefined ? [] : await readLastLines(logPath, 1);
-  const lastWords = [...output, ...log].map(plainText).at(-1);
+  const lastError = (await recentErrors([outputPath, logPath])).at(-1);
   const consoleTail = lines.slice(-CONSOLE_TAIL_LINES);
-  return { reason: reasonOf(evidence, lines, lastWords), ...evidence.end, consoleTail };
+  return { reason: reasonOf(evidence, lines, lastError), ...evidence.end, consoleTail };
+}
+
+/** The last errors that a VMM printed or logged before it was ready, to follow a colon. */
+export async function startErrors(paths: readonly string[]): Promise<string> {
+  const errors = (await recentErrors(paths)).slice(-MAX_START_ERRORS);
+  return errors.length === 0 ? 'it did not say why' : errors.join(' ');
+}
+
+/** The errors in these files. A VMM that was killed has often printed warnings and no error. */
+async function recentErrors(paths: readonly (string | undefined)[]): Promise<string[]> {
+  const files = await Promise.all(
+    paths.map((path) => (path === undefined ? [] : readLastLines(path, SEARCHED_LINES))),
+  );
+  return vmmErrors(files.flat().map(plainText));
 }
 
 function reasonOf(
   { vmm, end, intended, shutdownReason, statusMeanings }: ExitEvidence,
   lines: readonly string[],
-  lastWords: string | undefined,
+  lastError: string | undefined,
 ): string {
   if (intended !== undefined) return intended;
-  const words = lastWords === undefined ? '' : ` Its last words: ${lastWords}`;
+  const words = lastError === undefined ? '' : ` Its last error: ${lastError}`;
   if (end.signal !== undefined) {
     return `${vmm} was ended by ${end.signal}${SIGNAL_HINTS[end.signal] ?? ''}.${words}`;
   }

@@ -18,6 +18,7 @@ export type {
   VmmDriver,
   VmmKind,
 } from './driver.ts';
+export { guestErrors, withoutRoutine } from './error-lines.ts';
 export {
   type FirecrackerInstallation,
   type FirecrackerLocations,

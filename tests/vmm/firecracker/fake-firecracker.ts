@@ -63,9 +63,14 @@ interface SavedState {
   readonly clock: string;
 }
 
+interface Log {
+  readonly path: string | undefined;
+  readonly showLevel: boolean;
+}
+
 class FakeFirecracker {
   readonly id: string;
-  readonly #log: string | undefined;
+  readonly #log: Log;
   #state: 'Not started' | 'Running' | 'Paused' = 'Not started';
   #isConfigured = false;
   #hasRefused = false;
@@ -76,7 +81,7 @@ class FakeFirecracker {
   #memory: GuestMemory | undefined;
   #guest: FakeGuest | undefined;
 
-  constructor(id: string, log: string | undefined) {
+  constructor(id: string, log: Log) {
     this.id = id;
     this.#log = log;
   }
@@ -104,10 +109,17 @@ class FakeFirecracker {
   }
 
   fail(words: string, exitCode: number): never {
-    const line = `2026-01-01T00:00:00.000000000 [${this.id}:main] ${words}\n`;
-    if (this.#log !== undefined) appendFileSync(this.#log, line);
+    this.#write('main', 'ERROR', words);
     process.stderr.write(`Error: ${words}\n`);
+    this.#write('main', 'ERROR', `Firecracker exiting with error. exit_code=${exitCode}`);
     process.exit(exitCode);
+  }
+
+  #write(thread: string, level: 'ERROR' | 'WARN', words: string): void {
+    if (this.#log.path === undefined) return;
+    const shown = this.#log.showLevel ? `:${level}` : '';
+    const line = `2026-01-01T00:00:00.000000000 [${this.id}:${thread}${shown}] ${words}\n`;
+    appendFileSync(this.#log.path, line);
   }
 
   #get(path: string): object {
@@ -176,6 +188,7 @@ class FakeFirecracker {
     this.#memory = this.#makeMemory(this.#machine.track_dirty_pages === true);
     this.#guest = new FakeGuest(this.#memory);
     this.#state = 'Running';
+    this.#write('fc_vcpu 0', 'WARN', 'Invalid MMIO read @ 0xfffffffc:0x4: Failed to find it.');
     const mac = this.#interfaces[0]?.guest_mac;
     const drives = this.#openDrives();
     const bootArguments = String(this.#bootSource.boot_args);
@@ -188,6 +201,7 @@ class FakeFirecracker {
   #setState({ state }: JsonObject): void {
     if (state === 'Paused') this.#guest?.pause();
     else this.#guest?.resume();
+    this.#write('main', 'WARN', 'Failed to do what the guest can do without.');
     this.#state = state === 'Paused' ? 'Paused' : 'Running';
   }
 
@@ -324,7 +338,7 @@ function main(): void {
     );
     return;
   }
-  let options: { 'api-sock': string; id: string; 'log-path'?: string };
+  let options: { 'api-sock': string; id: string; 'log-path'?: string; 'show-level'?: boolean };
   try {
     const { values } = parseArgs({
       strict: true,
@@ -333,6 +347,7 @@ function main(): void {
         id: { type: 'string', default: 'anonymous-instance' },
         'log-path': { type: 'string' },
         level: { type: 'string' },
+        'show-level': { type: 'boolean' },
       },
     });
     options = values;
@@ -340,8 +355,8 @@ function main(): void {
     process.stderr.write(`Arguments parsing error: ${error}\n`);
     process.exit(EXIT.arguments);
   }
-  const { id, 'api-sock': socket, 'log-path': log } = options;
-  const vmm = new FakeFirecracker(id, log);
+  const { id, 'api-sock': socket, 'log-path': path, 'show-level': showLevel = false } = options;
+  const vmm = new FakeFirecracker(id, { path, showLevel });
   if (!/^[A-Za-z0-9-]{1,64}$/.test(id)) vmm.fail('Invalid instance ID', EXIT.arguments);
   if (existsSync(socket)) {
     vmm.fail(`Failed to open the API socket at: ${socket}. Check that it is not already used.`, 1);

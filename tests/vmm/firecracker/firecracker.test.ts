@@ -234,7 +234,7 @@ describe('a machine that cannot be restored', () => {
     expect(await remains(spec)).toEqual([]);
   });
 
-  test('because Firecracker dies without an answer: its last words are told', async () => {
+  test('because Firecracker dies without an answer: its last error is told', async () => {
     const { saved } = await savedMachine();
     const driver = await driverOf({ diesAt: 'PUT /snapshot/load' });
     const spec = await specOf({ user: { uid: 0, gid: 0 } });
@@ -425,7 +425,7 @@ describe('a snapshot', () => {
     expect(await vm.exited).toMatchObject({
       exitCode: 148,
       reason: expect.stringMatching(
-        /status 148: it made a system call that its filter forbids\. Its last words: .*dying at PUT \/snapshot\/create/,
+        /status 148: it made a system call that its filter forbids\. Its last error: dying at PUT \/snapshot\/create/,
       ),
     });
     await expect(stat(paths.statePath)).rejects.toThrow('ENOENT');

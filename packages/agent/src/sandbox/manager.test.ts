@@ -128,7 +128,7 @@ describe('creating and destroying', () => {
     watcher.stop();
   });
 
-  test('a guest that does not answer in time fails the creation, with its last words', async () => {
+  test('a guest that does not answer in time fails the creation, with its last lines', async () => {
     host.guests.healthy = false;
     const manager = host.manage(new SandboxManager(host.parts({ bootTimeoutMs: 100 }), []));
     await expect(manager.create(request())).rejects.toMatchObject({

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { GuestClient } from '../guest/guest-client.ts';
-import { waitForGuest } from './wait-for-guest.ts';
+import { exitReason, waitForGuest } from './wait-for-guest.ts';
 
 /** A guest that answers what it is asked after `delayMs`, if it is still asked then. */
 let server: Server;
@@ -53,6 +53,33 @@ test('no probe is left when the guest has answered', async () => {
   delayMs = 0;
   await waitForGuest({ vm, guest, timeoutMs: 60_000, signal });
   await expect.poll(() => open.size).toBe(0);
+});
+
+test('the reason for an end quotes the errors of the console, and nothing routine', () => {
+  const reason = 'QEMU was ended by SIGKILL.';
+  const routine = ['Running Firecracker v1.16.1', 'torpor: [1.2] init', 'listening on port 49983'];
+  expect(exitReason({ reason, consoleTail: routine })).toBe(reason);
+  const killed = '[  71.3] Out of memory: Killed process 77 (node)';
+  const halted = '[  71.9] reboot: Power off not available: System halted instead';
+  expect(exitReason({ reason, consoleTail: [...routine, killed, halted] })).toBe(
+    `${reason} The console's last errors:\n${killed}`,
+  );
+});
+
+test('a guest that was never ready is told of with how far it came', async () => {
+  delayMs = 60_000;
+  const report = {
+    reason: 'The guest could not start: the base drive /dev/vda did not appear.',
+    consoleTail: [
+      'Running Firecracker v1.16.1',
+      'torpor: [1.2] init',
+      '[ 3.3] reboot: System halted',
+    ],
+  };
+  const ended = { ...vm, exited: Promise.resolve(report) };
+  await expect(waitForGuest({ vm: ended, guest, timeoutMs: 60_000, signal })).rejects.toThrow(
+    `before the guest was ready: ${report.reason} The console's last lines:\ntorpor: [1.2] init`,
+  );
 });
 
 test('the patience ends with the time that there is', async () => {

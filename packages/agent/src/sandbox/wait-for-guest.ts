@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
-import type { ExitReport, MicroVm } from '@torpor/vmm';
+import { type ExitReport, guestErrors, type MicroVm, withoutRoutine } from '@torpor/vmm';
 import type { GuestClient } from '../guest/guest-client.ts';
 
 /** A probe of a guest without a network yet goes unanswered; a short one finds a fresh daemon sooner. */
@@ -31,7 +31,10 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
   const ended = wait.vm.exited.then((report) => {
     throw new TorporError(
       'vmm_failed',
-      `The virtual machine ended before the guest was ready: ${exitReason(report)}`,
+      withConsole(
+        `The virtual machine ended before the guest was ready: ${report.reason}`,
+        report.consoleTail,
+      ),
     );
   });
   const deadline = performance.now() + wait.timeoutMs;
@@ -48,9 +51,14 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
   }
 }
 
-/** Why a VMM ended, with the last lines that the guest printed. */
-export function exitReason(report: ExitReport): string {
-  return withConsole(report.reason, report.consoleTail);
+/**
+ * Why the VMM of a guest that was ready ended. The guest's console is quoted only where it
+ * tells of a failure: what it says in the course of its work is no reason for its end.
+ */
+export function exitReason({ reason, consoleTail }: ExitReport): string {
+  const errors = guestErrors(withoutRoutine(consoleTail));
+  if (errors.length === 0) return reason;
+  return `${reason} The console's last errors:\n${errors.slice(-CONSOLE_TAIL_LINES).join('\n')}`;
 }
 
 async function poll(
@@ -69,7 +77,7 @@ async function poll(
         'guest_unreachable',
         withConsole(
           `The guest did not answer within ${wait.timeoutMs / 1000} s of its start.`,
-          console.split(/\r*\n/).filter((line) => line.trim() !== ''),
+          console.split(/\r*\n/),
         ),
       );
     }
@@ -77,7 +85,9 @@ async function poll(
   }
 }
 
-function withConsole(sentence: string, lines: readonly string[]): string {
+/** How far a guest came that was never ready: the last lines of its console. */
+function withConsole(sentence: string, console: readonly string[]): string {
+  const lines = withoutRoutine(console);
   if (lines.length === 0) return `${sentence} The console is empty.`;
   return `${sentence} The console's last lines:\n${lines.slice(-CONSOLE_TAIL_LINES).join('\n')}`;
 }

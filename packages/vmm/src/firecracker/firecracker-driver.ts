@@ -1,7 +1,6 @@
 import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TorporError } from '@torpor/protocol';
-import { readLastLines } from '../console-log.ts';
 import type {
   MachineDescription,
   MachineSpec,
@@ -9,6 +8,7 @@ import type {
   RestoreSource,
   VmmDriver,
 } from '../driver.ts';
+import { startErrors } from '../exit-report.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { FirecrackerClient, FirecrackerFault } from './api-client.ts';
@@ -205,14 +205,7 @@ async function explained(
   if (error instanceof TorporError && error.cause instanceof FirecrackerFault) return error;
   if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
     return error;
-  const lines = [
-    ...(await readLastLines(layout.output, 3)),
-    ...(await readLastLines(layout.log, 1)),
-  ];
-  const words = lines
-    .join(' ')
-    .replace(/\p{Cc}+/gu, ' ')
-    .trim();
-  const what = `Firecracker ended while it started: ${words === '' ? 'it did not say why' : words}.`;
+  const errors = await startErrors([layout.output, layout.log]);
+  const what = `Firecracker ended while it started: ${errors}.`;
   return new TorporError('vmm_failed', what, { cause: error });
 }

@@ -61,6 +61,7 @@ test('with the jailer', () => {
     '--api-sock run/api.sock',
     '--log-path log',
     '--level Warning',
+    '--show-level',
   ]);
 });
 
@@ -112,7 +113,7 @@ test('without the jailer, unprivileged and with the same limits', () => {
     ...['setpriv', '--reuid=61001', '--regid=61002', '--clear-groups'],
     ...['--inh-caps=-all', '--bounding-set=-all', '--no-new-privs', '--'],
     ...['/opt/firecracker-v1.16.1-x86_64', '--id', 'sb-one'],
-    ...['--api-sock', 'run/api.sock', '--log-path', 'log', '--level', 'Warning'],
+    ...['--api-sock', 'run/api.sock', '--log-path', 'log', '--level', 'Warning', '--show-level'],
   ]);
 });
 

@@ -136,5 +136,9 @@ function unjailed({ spec, firecracker, maxFileBytes }: LaunchOptions): string[] 
 
 /** The jailer adds `--id` itself. */
 function firecrackerArguments(): string[] {
-  return ['--api-sock', INSIDE.control, '--log-path', INSIDE.log, '--level', 'Warning'];
+  return [
+    ...['--api-sock', INSIDE.control, '--log-path', INSIDE.log],
+    // The level in each line tells its errors from its routine warnings.
+    ...['--level', 'Warning', '--show-level'],
+  ];
 }

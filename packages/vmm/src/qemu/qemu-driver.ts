@@ -1,7 +1,6 @@
 import { copyFile, open, rm } from 'node:fs/promises';
 import { tscKhz } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import { readLastLines } from '../console-log.ts';
 import type {
   Accelerator,
   MachineDescription,
@@ -10,6 +9,7 @@ import type {
   RestoreSource,
   VmmDriver,
 } from '../driver.ts';
+import { startErrors } from '../exit-report.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { type MemoryBacking, qemuArguments } from './command-line.ts';
@@ -219,7 +219,6 @@ async function explained(
   outputPath: string,
 ): Promise<unknown> {
   if (!(await process.endsWithin(process.status === undefined ? 200 : 0))) return error;
-  const words = (await readLastLines(outputPath, 3)).join(' ');
-  const what = `QEMU ended while it started: ${words === '' ? 'it did not say why' : words}.`;
+  const what = `QEMU ended while it started: ${await startErrors([outputPath])}.`;
   return new TorporError('vmm_failed', what, { cause: error });
 }

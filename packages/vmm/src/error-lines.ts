@@ -1,0 +1,51 @@
+/*
+ * What VMMs and guests print is mostly routine: warnings of features that the host lacks,
+ * dumps of registers, progress. Only lines that say what went wrong may stand in the reason
+ * for an end; whoever wants the rest reads the log.
+ */
+
+/** Firecracker's log, with `--show-level`: `TIME [ID:THREAD:LEVEL] words`. Undefined: of another origin. */
+const FIRECRACKER_LOG =
+  /^\d{4}-\d\d-\d\dT[\d:.]+ \[[^\]]*?(?::(?<level>[A-Z]+))?(?::\S+\.rs:\d+)?\] /;
+
+const ROUTINE: readonly RegExp[] = [
+  // QEMU's report.c: `PROGRAM: warning: words`, with the option that it is about before the level.
+  /^[^\s:]+: (?:-.*?: )?(?:warning|info): /,
+  // GLib, which QEMU uses: `(PROGRAM:PID): GLib-WARNING **: words`.
+  /^(?:\*\* )?\([^)]*:\d+\): (?:\S+-)?(?:WARNING|Message|INFO|DEBUG) ?\*\*/,
+  // What follows KVM's own errors in QEMU's output.
+  /^(?:extra data\[\d+\]: |[A-Z][A-Z0-9]{1,2} ?= ?[0-9a-f]|Code=)/,
+  // What follows the words of a panic in Rust.
+  /^(?:note: |stack backtrace:|\s+(?:\d+: |at ))/,
+  // How every Firecracker begins and ends.
+  /^(?:Running Firecracker v|Firecracker exiting )/,
+];
+
+/** Signs that a guest's line is about a failure: its kernel's words, and those of most programs. */
+const GUEST_FAILURE =
+  /\b(?:panic|oops|bug:|oom|out of memory|segfault|error|fail(?:ed|ure|s)?|fatal|cannot|denied|no such|no space)\b/i;
+/** Of these, what says that nothing failed. */
+const GUEST_ROUTINE = /\b(?:0|no) errors?\b|\berrors=|without error/i;
+
+/** Those of a VMM's lines that say what went wrong, without the time and thread of a log. */
+export function vmmErrors(lines: readonly string[]): string[] {
+  return lines.flatMap((line) => {
+    const entry = FIRECRACKER_LOG.exec(line);
+    if (entry !== null && entry.groups?.level !== 'ERROR') return [];
+    const words = line.slice(entry?.[0].length ?? 0);
+    return ROUTINE.some((pattern) => pattern.test(words)) ? [] : [words];
+  });
+}
+
+/** On the console of every guest: how its VMM greets, and that its kernel stops. */
+const CONSOLE_ROUTINE = /^(?:\S+ \[[^\]]*\] )?Running Firecracker v|^\[ *[\d.]+\] reboot: /;
+
+/** The console without what every guest's has. */
+export function withoutRoutine(lines: readonly string[]): string[] {
+  return lines.filter((line) => line.trim() !== '' && !CONSOLE_ROUTINE.test(line));
+}
+
+/** Those of a guest's lines that are about a failure. */
+export function guestErrors(lines: readonly string[]): string[] {
+  return lines.filter((line) => GUEST_FAILURE.test(line) && !GUEST_ROUTINE.test(line));
+}
