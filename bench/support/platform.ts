@@ -4,7 +4,7 @@ import { GUEST } from '@torpor/protocol';
 import { type CreateSandboxOptions, type Sandbox, Torpor } from '@torpor/sdk';
 import { z } from 'zod';
 import { GuestSecrets } from '../../packages/agent/src/guest/access-token.ts';
-import { GuestClient } from '../../packages/agent/src/guest/guest-client.ts';
+import { GuestClient, type GuestEndpoint } from '../../packages/agent/src/guest/guest-client.ts';
 import { TorporProcess, temporaryDataDir } from '../../tests/support/torpor-process.ts';
 
 const DEFAULT_MEMORY_MIB = 512;
@@ -54,12 +54,17 @@ export class Platform implements AsyncDisposable {
 
   /** A connection to a sandbox's envd, past the API, as the host agent has one. */
   async envd(sandbox: Sandbox): Promise<GuestClient> {
+    return new GuestClient(await this.envdEndpoint(sandbox));
+  }
+
+  /** Where a sandbox's envd is, and the token that it asks for. */
+  async envdEndpoint(sandbox: Sandbox): Promise<GuestEndpoint> {
     const key = await readFile(join(this.dataDir, 'keys', 'guest.key'));
-    return new GuestClient({
+    return {
       sandboxId: sandbox.id,
       baseUrl: this.guestUrl(sandbox, GUEST.envdPort),
       accessToken: new GuestSecrets(key).accessToken(sandbox.id),
-    });
+    };
   }
 
   /** The address of a port of the guest, as this machine's root reaches it. */

@@ -1,18 +1,22 @@
 import { HttpError } from './http-error.ts';
 
+/** How a client wants a file: as it is, as gzip where that saves something, or never as it is. */
+export type WantedEncoding = 'identity' | 'gzip if smaller' | 'gzip only';
+
 /**
- * How to send a file: the encoding that an `Accept-Encoding` header (RFC 9110,
- * section 12.5.3) prefers of the two that there are; `identity` without a preference.
- * Throws HttpError 406 if it forbids both.
+ * What an `Accept-Encoding` header (RFC 9110, section 12.5.3) prefers of the two
+ * encodings that there are; `identity` without a preference. Throws HttpError 406 if it
+ * forbids both.
  */
-export function negotiateEncoding(header: string | undefined): 'gzip' | 'identity' {
+export function wantedEncoding(header: string | undefined): WantedEncoding {
   const weights = parseWeights(header ?? '');
   const any = weights.get('*');
   const gzip = weights.get('gzip') ?? weights.get('x-gzip') ?? any ?? 0;
   // Unlike others, identity is acceptable unless it is excluded.
   const identity = weights.get('identity') ?? (any === 0 ? 0 : undefined);
   const named = weights.has('gzip') || weights.has('x-gzip');
-  if (gzip > 0 && (identity === 0 || (named && gzip >= (identity ?? 0)))) return 'gzip';
+  if (gzip > 0 && identity === 0) return 'gzip only';
+  if (gzip > 0 && named && gzip >= (identity ?? 0)) return 'gzip if smaller';
   if (identity !== 0) return 'identity';
   throw new HttpError(406, 'no acceptable encoding found, supported: gzip, identity');
 }

@@ -1,9 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createReadStream } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { get } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 
 /** Much more than the daemon may take for it. */
 const FILE_MIB = Number(process.env.TORPOR_TEST_FILE_MIB ?? '256');
@@ -43,7 +47,7 @@ async function peakMiB(): Promise<number> {
 }
 
 function bodyOf(mebibytes: number): ReadableStream<Uint8Array> {
-  const chunk = Buffer.alloc(1024 * 1024, 'torpor');
+  const chunk = randomBytes(1024 * 1024);
   let sent = 0;
   return new ReadableStream<Uint8Array>({
     pull(controller) {
@@ -71,11 +75,40 @@ it('moves files that are larger than its memory', { timeout: 300_000 }, async ()
     await upload(FILE_MIB);
     expect([round, (await stat(path)).size]).toEqual([round, FILE_MIB * 1024 * 1024]);
   }
-  for (const encoding of ['identity', 'gzip']) {
-    const response = await fetch(url, { headers: { 'accept-encoding': encoding } });
-    let received = 0;
-    for await (const chunk of response.body ?? []) received += chunk.length;
-    expect([encoding, received]).toEqual([encoding, FILE_MIB * 1024 * 1024]);
+  const stored = await hashOf(createReadStream(path));
+  // Random bytes: compressing them would take longer than any client waits.
+  for (const [accepted, sent] of [
+    ['identity', null],
+    ['gzip, deflate', null],
+    ['gzip, identity;q=0', 'gzip'],
+  ] as const) {
+    const response = await fetch(url, { headers: { 'accept-encoding': accepted } });
+    expect(response.headers.get('content-encoding')).toBe(sent);
+    expect([accepted, await hashOf(response.body ?? [])]).toEqual([accepted, stored]);
   }
   expect((await peakMiB()) - idle).toBeLessThan(ALLOWED_MIB);
 });
+
+it('closes the files of clients that leave in the middle', { timeout: 60_000 }, async () => {
+  const path = join(directory, 'file');
+  await writeFile(path, randomBytes(32 * 1024 * 1024));
+  const url = `${base}/files?path=${encodeURIComponent(path)}`;
+  const openFiles = async () => (await readdir(`/proc/${envd.pid}/fd`)).length;
+  const before = await openFiles();
+  for (const accepted of ['identity', 'gzip, identity;q=0']) {
+    const headers = { 'accept-encoding': accepted };
+    const downloads = Array.from({ length: 20 }, async () => {
+      const [response] = await once(get(url, { headers, agent: false }), 'response');
+      await once(response, 'readable');
+      response.destroy();
+    });
+    await Promise.all(downloads);
+    await vi.waitFor(async () => expect(await openFiles()).toBeLessThanOrEqual(before), 20_000);
+  }
+});
+
+async function hashOf(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of chunks) hash.update(chunk);
+  return hash.digest('hex');
+}

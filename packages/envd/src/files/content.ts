@@ -4,10 +4,13 @@ import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { O_TMPFILE } from '@torpor/linux';
 import { errnoName } from '../filesystem/errors.ts';
+import type { ByteRange } from './range.ts';
 
 /** Bodies up to this size are put in place from memory; longer ones wait on the disk. */
 const IN_MEMORY_BYTES = 1024 * 1024;
 const COPY_BYTES = 1024 * 1024;
+/** As much as a client that is slow makes us hold. */
+const SEND_BYTES = 256 * 1024;
 
 /**
  * All the bytes of an upload. Nothing is done to its destination before they are
@@ -57,7 +60,24 @@ export async function receive(body: AsyncIterable<Buffer>, directory: string): P
   };
 }
 
-/** Reads an open file from its beginning. */
+/**
+ * Reads bytes of an open file; what is added to it meanwhile is not read. Throws if the
+ * file ends before the last of them.
+ */
+export async function* readRange(
+  file: FileHandle,
+  { first, last }: ByteRange,
+): AsyncGenerator<Buffer> {
+  for (let position = first; position <= last; ) {
+    const wanted = Math.min(SEND_BYTES, last - position + 1);
+    const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(wanted), 0, wanted, position);
+    if (bytesRead === 0) throw new Error(`the file ended after ${position} bytes`);
+    position += bytesRead;
+    yield buffer.subarray(0, bytesRead);
+  }
+}
+
+/** Reads an open file from its beginning to its end. */
 export async function* readAll(file: FileHandle): AsyncGenerator<Buffer> {
   let position = 0;
   for (;;) {

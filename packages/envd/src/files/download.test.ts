@@ -93,16 +93,61 @@ describe('downloading', () => {
     expect(await status({ 'if-none-match': etag })).toBe(200);
   });
 
-  it('packs when asked to, and refuses when it may send nothing', async () => {
-    const packed = await rawGet(path, { 'accept-encoding': 'gzip' });
-    expect(packed.headers['content-encoding']).toBe('gzip');
-    expect(gunzipSync(packed.body).toString()).toBe(content);
-    const preferred = await rawGet(path, { 'accept-encoding': 'gzip;q=0.5, identity' });
-    expect(preferred.body.toString()).toBe(content);
-    const none = await rawGet(path, { 'accept-encoding': 'br, identity;q=0' });
-    expect([none.status, JSON.parse(none.body.toString()).code]).toEqual([406, 406]);
-    const range = await rawGet(path, { 'accept-encoding': 'gzip', range: 'bytes=0-1' });
-    expect([range.status, range.body.toString()]).toEqual([206, 'ab']);
+  describe('with gzip', () => {
+    const text = 'a line of a log\n'.repeat(10_000);
+    const random = randomBytes(text.length);
+    const withTextFirst = Buffer.concat([Buffer.from(text.repeat(4)), random]);
+
+    it.each([
+      ['text', 'gzip, deflate, br', 'log.txt', text, 'gzip'],
+      ['text', 'x-gzip', 'log.txt', text, 'gzip'],
+      ['text', 'gzip;q=0.5, identity', 'log.txt', text, undefined],
+      ['text', 'gzip;q=0', 'log.txt', text, undefined],
+      ['text', '*', 'log.txt', text, undefined],
+      ['text', '*;q=0, gzip', 'log.txt', text, 'gzip'],
+      ['text', '', 'log.txt', text, undefined],
+      ['random bytes', 'gzip, deflate, br', 'noise', random, undefined],
+      ['random bytes', 'gzip, identity;q=0', 'noise', random, 'gzip'],
+      ['a compressed type', 'gzip', 'data.zip', text, undefined],
+      ['a compressed type', 'gzip', 'LIB.WHL', text, undefined],
+      ['a compressed type', 'gzip, *;q=0', 'photo.png', text, 'gzip'],
+      ['random bytes behind text', 'gzip', 'data.tar', withTextFirst, 'gzip'],
+      ['too little to shrink', 'gzip', 'tiny', 'abc', undefined],
+      ['nothing', 'gzip', 'empty', '', undefined],
+      ['nothing', 'gzip, identity;q=0', 'empty', '', 'gzip'],
+    ])(
+      'sends %s for "%s" in the encoding that serves',
+      async (_, accept, name, bytes, expected) => {
+        const file = join(directory, name);
+        await writeFile(file, bytes);
+        const answer = await rawGet(file, { 'accept-encoding': accept });
+        const plain = Buffer.from(bytes);
+        const packed = answer.headers['content-encoding'] === 'gzip';
+        expect([answer.status, answer.headers['content-encoding']]).toEqual([200, expected]);
+        expect((packed ? gunzipSync(answer.body) : answer.body).equals(plain)).toBe(true);
+        expect(answer.headers).toMatchObject({
+          vary: 'Accept-Encoding',
+          etag: expect.stringMatching(packed ? /^W\/"/ : /^"/),
+          ...(packed ? {} : { 'content-length': String(plain.length), 'accept-ranges': 'bytes' }),
+        });
+        const head = await rawGet(file, { 'accept-encoding': accept }, 'HEAD');
+        const { date: _now, 'transfer-encoding': _framing, ...described } = answer.headers;
+        expect(head.headers).toMatchObject(described);
+      },
+    );
+
+    it('sends ranges and answers conditions as the bytes are, or refuses', async () => {
+      await writeFile(path, text);
+      const range = await rawGet(path, { 'accept-encoding': 'gzip', range: 'bytes=2-5' });
+      expect([range.status, range.body.toString()]).toEqual([206, 'line']);
+      const etag = range.headers.etag as string;
+      const known = await rawGet(path, { 'accept-encoding': 'gzip', 'if-none-match': `W/${etag}` });
+      expect(known.status).toBe(304);
+      const packedRange = { 'accept-encoding': 'gzip, identity;q=0', range: 'bytes=2-5' };
+      expect((await rawGet(path, packedRange)).status).toBe(406);
+      const neither = await rawGet(path, { 'accept-encoding': 'br, identity;q=0' });
+      expect([neither.status, JSON.parse(neither.body.toString()).code]).toEqual([406, 406]);
+    });
   });
 
   it('sends files of proc, which claim to be empty, and truly empty ones', async () => {
@@ -115,17 +160,20 @@ describe('downloading', () => {
     expect([empty.headers.get('content-length'), await empty.text()]).toEqual(['0', '']);
   });
 
-  it('cuts the connection when the file shrinks under the download', async () => {
-    await truncate(path, 50_000_000);
-    const response = await get();
-    const reader = (response.body ?? new ReadableStream()).getReader();
-    await reader.read();
-    await truncate(path, 10);
-    const drain = (async () => {
-      for (;;) if ((await reader.read()).done) return;
-    })();
-    await expect(drain).rejects.toThrow();
-  });
+  it.each(['identity', 'gzip, identity;q=0'])(
+    'cuts the connection when the file shrinks under the download (%s)',
+    async (encoding) => {
+      await writeFile(path, randomBytes(50_000_000));
+      const response = await get({ 'accept-encoding': encoding });
+      const reader = (response.body ?? new ReadableStream()).getReader();
+      await reader.read();
+      await truncate(path, 10);
+      const drain = (async () => {
+        for (;;) if ((await reader.read()).done) return;
+      })();
+      await expect(drain).rejects.toThrow();
+    },
+  );
 
   it('tells missing files, directories, devices and unknown users apart', async () => {
     const missing = await fetch(files.url(join(directory, 'none')));
@@ -158,9 +206,9 @@ interface RawAnswer {
 }
 
 /** Without fetch, which unpacks and which sets headers of its own. */
-function rawGet(path: string, headers: Record<string, string>): Promise<RawAnswer> {
+function rawGet(path: string, headers: Record<string, string>, method = 'GET'): Promise<RawAnswer> {
   return new Promise((resolve, reject) => {
-    const request = httpRequest(files.url(path), { headers }, (response) => {
+    const request = httpRequest(files.url(path), { headers, method }, (response) => {
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
       response.on('error', reject);

@@ -1,20 +1,21 @@
-import { type BigIntStats, constants, createReadStream } from 'node:fs';
+import { type BigIntStats, constants } from 'node:fs';
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Readable, Transform } from 'node:stream';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { createGzip } from 'node:zlib';
 import type { EnvdContext } from '../context.ts';
 import { isMissing } from '../filesystem/errors.ts';
-import { negotiateEncoding } from './accept-encoding.ts';
+import { type WantedEncoding, wantedEncoding } from './accept-encoding.ts';
 import { evaluateConditions, rangeStillMeant, type Validators } from './conditions.ts';
-import { readAll } from './content.ts';
+import { readAll, readRange } from './content.ts';
 import { dispositionOf, mediaTypeOf } from './content-headers.ts';
+import { gzip, isCompressible } from './gzip.ts';
 import { HttpError } from './http-error.ts';
 import { type ByteRange, parseRange } from './range.ts';
 import { authorizeFileRequest } from './signature.ts';
 
-const CHUNK_BYTES = 256 * 1024;
+/** Enough to guess the media type, and whether compressing is worth it. */
+const HEAD_BYTES = 16 * 1024;
 const SNIFF_BYTES = 512;
 
 /** `GET /files` and `HEAD /files`: the bytes of a file, or a range of them. */
@@ -28,18 +29,39 @@ export async function handleDownload(
   const user = context.resolveUser(query.get('username') ?? undefined);
   const path = context.resolvePath(query.get('path') ?? '', user);
   await assertReadable(path);
-  const encoding = negotiateEncoding(request.headersDistinct['accept-encoding']?.join(','));
+  const wanted = wantedEncoding(request.headersDistinct['accept-encoding']?.join(','));
   // A FIFO put in the file's place meanwhile would block: hence O_NONBLOCK.
   await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   const stats = await file.stat({ bigint: true });
   const head = await readHead(file);
   response.setHeader('Vary', 'Accept-Encoding');
   response.setHeader('Content-Disposition', dispositionOf(path));
-  response.setHeader('Content-Type', mediaTypeOf(path, head));
+  response.setHeader('Content-Type', mediaTypeOf(path, head.subarray(0, SNIFF_BYTES)));
+  const encoding = await chooseEncoding(wanted, request, path, head);
   const download = new Download(request, response, file, Number(stats.size));
   // The files of proc and sysfs say that they are empty, and are not.
-  if (stats.size === 0n && head.length > 0) return await download.sendUntilEnd(encoding);
+  if (stats.size === 0n && head.length > 0) {
+    return await download.sendUncounted(encoding, readAll(file));
+  }
   return await download.send(encoding, validatorsOf(stats));
+}
+
+type Encoding = 'gzip' | 'identity';
+
+/** As in E2B, ranges and conditions are about the bytes as they are. */
+async function chooseEncoding(
+  wanted: WantedEncoding,
+  request: IncomingMessage,
+  path: string,
+  head: Buffer,
+): Promise<Encoding> {
+  if (wanted === 'identity') return 'identity';
+  const conditional = CONDITIONAL_HEADERS.some((name) => request.headers[name] !== undefined);
+  if (wanted === 'gzip only') {
+    if (!conditional) return 'gzip';
+    throw new HttpError(406, 'a range or a condition needs identity as an acceptable encoding');
+  }
+  return !conditional && (await isCompressible(path, head)) ? 'gzip' : 'identity';
 }
 
 class Download {
@@ -56,7 +78,7 @@ class Download {
   }
 
   /** A file whose size is known; conditions and ranges are those of RFC 9110. */
-  async send(encoding: 'gzip' | 'identity', validators: Validators): Promise<void> {
+  async send(encoding: Encoding, validators: Validators): Promise<void> {
     const { headers } = this.#request;
     const response = this.#response;
     response.setHeader('ETag', validators.etag);
@@ -80,40 +102,32 @@ class Download {
       response.setHeader('Content-Range', `bytes ${range.first}-${range.last}/${this.#size}`);
       return this.#sendBytes(range);
     }
-    const conditional = CONDITIONAL_HEADERS.some((name) => headers[name] !== undefined);
-    if (encoding === 'gzip' && !conditional) {
-      // The packed bytes are other bytes: they need another tag.
-      response.setHeader('ETag', `W/${validators.etag}`);
-      response.removeHeader('Accept-Ranges');
-      return this.sendUntilEnd('gzip');
-    }
-    return this.#sendBytes({ first: 0, last: this.#size - 1 });
+    const whole = { first: 0, last: this.#size - 1 };
+    if (encoding === 'identity') return this.#sendBytes(whole);
+    // The packed bytes are other bytes: they need another tag.
+    response.setHeader('ETag', `W/${validators.etag}`);
+    response.removeHeader('Accept-Ranges');
+    return this.sendUncounted('gzip', readRange(this.#file, whole));
   }
 
-  /** A file of unknown size, or one that is packed on the way. */
-  async sendUntilEnd(encoding: 'gzip' | 'identity'): Promise<void> {
+  /** Bytes of whose number nothing is known before the last of them is sent. */
+  async sendUncounted(encoding: Encoding, bytes: AsyncIterable<Buffer>): Promise<void> {
     if (encoding === 'gzip') this.#response.setHeader('Content-Encoding', 'gzip');
     if (this.#request.method === 'HEAD') return this.#end(200);
-    const bytes = Readable.from(readAll(this.#file), { objectMode: false });
-    await (encoding === 'gzip'
-      ? pipeline(bytes, createGzip(), this.#response)
-      : pipeline(bytes, this.#response));
+    await this.#pipe(encoding === 'gzip' ? gzip(bytes) : bytes);
   }
 
-  async #sendBytes({ first, last }: ByteRange): Promise<void> {
-    const length = last - first + 1;
+  async #sendBytes(range: ByteRange): Promise<void> {
+    const length = range.last - range.first + 1;
     this.#response.setHeader('Content-Length', length);
     if (this.#request.method === 'HEAD' || length === 0) {
       return this.#end(this.#response.statusCode);
     }
-    const bytes = createReadStream('', {
-      fd: this.#file,
-      autoClose: false,
-      start: first,
-      end: last,
-      highWaterMark: CHUNK_BYTES,
-    });
-    await pipeline(bytes, exactly(length), this.#response);
+    await this.#pipe(readRange(this.#file, range));
+  }
+
+  #pipe(bytes: AsyncIterable<Buffer>): Promise<void> {
+    return pipeline(Readable.from(bytes, { objectMode: false }), this.#response);
   }
 
   #end(status: number): void {
@@ -123,20 +137,6 @@ class Download {
 }
 
 const CONDITIONAL_HEADERS = ['range', 'if-range', 'if-none-match', 'if-modified-since'] as const;
-
-/** Fails if fewer bytes come than were announced: the file was cut short meanwhile. */
-function exactly(length: number): Transform {
-  let passed = 0;
-  return new Transform({
-    transform(chunk: Buffer, _encoding, callback) {
-      passed += chunk.length;
-      callback(null, chunk);
-    },
-    flush(callback) {
-      callback(passed === length ? null : new Error(`the file ended after ${passed} bytes`));
-    },
-  });
-}
 
 async function assertReadable(path: string): Promise<void> {
   try {
@@ -149,8 +149,8 @@ async function assertReadable(path: string): Promise<void> {
   }
 }
 
-async function readHead(file: FileHandle): Promise<Uint8Array> {
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(SNIFF_BYTES), 0, SNIFF_BYTES, 0);
+async function readHead(file: FileHandle): Promise<Buffer> {
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(HEAD_BYTES), 0, HEAD_BYTES, 0);
   return buffer.subarray(0, bytesRead);
 }
 
