@@ -184,6 +184,11 @@ test('a server that cannot start says why', async () => {
     message: expect.stringContaining('nonsense'),
     remedy: expect.stringContaining('DATABASE_URL'),
   });
+  // Neither routine lines nor errors of an earlier start.
+  await writeFile(join(data(), 'postgresql.auto.conf'), "shared_preload_libraries = 'absent'\n");
+  await expect(startEmbeddedPostgres({ dataDir, logger })).rejects.toMatchObject({
+    message: expect.stringMatching(/^(?!.*nonsense)(?!.*database system is shut down).*absent/s),
+  });
   const log = await readFile(join(dataDir, 'db', 'postgresql.log'), 'utf8');
   expect(log).toContain('nonsense');
 });

@@ -51,6 +51,9 @@ const OWNER_LOCK_TIMEOUT_MS = 5_000;
 /** Any number that nothing else locks: "torpor" in ASCII. */
 const OWNER_LOCK = '128077194588018';
 const MAX_LOG_BYTES = 4 * 1024 * 1024;
+/** Lines of the server's log that every start and end has. What is wrong can be of level LOG, too. */
+const ROUTINE_LINE =
+  /\bLOG: +(?:starting |listening |database system |shutting down|checkpoint |received |redo )/;
 /** sun_path of sockaddr_un(7) without its final NUL. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
@@ -222,6 +225,8 @@ class Server implements EmbeddedPostgres {
   readonly #closing = new AbortController();
   #pid: number | undefined;
   #startedHere = false;
+  /** Where the last start begins in the log. */
+  #logStart = 0;
   #owner: pg.Client | undefined;
   #recovery: Promise<void> = Promise.resolve();
 
@@ -305,6 +310,7 @@ class Server implements EmbeddedPostgres {
     const args = ['-D', this.#layout.data, '-p', String(PORT)];
     for (const [name, value] of Object.entries(settings)) args.push('-c', `${name}=${value}`);
     const log = await open(this.#layout.logFile, (await this.#logIsLarge()) ? 'w' : 'a', 0o600);
+    this.#logStart = (await log.stat()).size;
     let exitStatus: string | undefined;
     try {
       const child = spawn(this.#binaries.postgres, args, {
@@ -398,8 +404,9 @@ class Server implements EmbeddedPostgres {
   }
 
   async #startFailure(what: string, cause: unknown): Promise<TorporError> {
-    const log = await readFile(this.#layout.logFile, 'utf8').catch(() => '');
-    const tail = log.trim().split('\n').slice(-4).join('\n');
+    const log = await readFile(this.#layout.logFile).catch(() => Buffer.alloc(0));
+    const lines = log.subarray(this.#logStart).toString().trim().split('\n');
+    const tail = lines.filter((line) => !ROUTINE_LINE.test(line)).slice(-4).join('\n');
     return new TorporError(
       'host_setup',
       `The embedded PostgreSQL does not start (${what}): ${tail}`,
