@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCommand } from '@torpor/linux';
@@ -86,6 +86,39 @@ describe('leak check', () => {
     await runCommand('mount', ['-t', 'tmpfs', 'tmpfs', target]);
     undo.defer(async () => void (await runCommand('umount', [target])));
     expect(await leaksNaming(target, before)).toEqual([`mounts: ${target}`]);
+  });
+
+  test('reads a host on which nothing has a route or a table yet', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-leak-bare-'));
+    const { PATH } = process.env;
+    process.env.PATH = `${directory}:${PATH}`;
+    const plays = (name: string, script: string) =>
+      writeFile(join(directory, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    try {
+      await plays(
+        'ip',
+        'echo "Error: ipv4: FIB table does not exist.\nDump terminated" >&2; exit 2',
+      );
+      await plays(
+        'nft',
+        'echo "Error: cache initialization failed: Protocol not supported" >&2; exit 1',
+      );
+      expect(await readHost()).toMatchObject({ routes: new Set(), nftTables: new Set() });
+      await plays('ip', 'echo "unreachable 10.201.0.0/20"');
+      await plays(
+        'nft',
+        'echo "# Warning: table ip nat is managed by iptables-nft, do not touch!\ntable ip nat"',
+      );
+      expect(await readHost()).toMatchObject({
+        routes: new Set(['unreachable 10.201.0.0/20']),
+        nftTables: new Set(['table ip nat']),
+      });
+      await plays('nft', 'echo "Operation not permitted (you must be root)" >&2; exit 1');
+      await expect(readHost()).rejects.toThrow(/must be root/);
+    } finally {
+      process.env.PATH = PATH;
+      await rm(directory, { recursive: true });
+    }
   });
 
   test('waits for what is about to go', async () => {

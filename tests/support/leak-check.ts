@@ -2,7 +2,7 @@ import { readdir, readFile, readlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { runCommand } from '@torpor/linux';
+import { CommandError, runCommand } from '@torpor/linux';
 
 /**
  * What a machine has that a test could leave behind, by kind. Each thing is one
@@ -102,7 +102,7 @@ async function readProcesses(marker: string | undefined): Promise<Set<string>> {
 
 /** Addresses that an instance claims. */
 async function readRoutes(): Promise<Set<string>> {
-  return linesOf(() => runCommand('ip', ['-4', 'route', 'show', 'type', 'unreachable']));
+  return printedBy('ip', ['-4', 'route', 'show', 'type', 'unreachable']);
 }
 
 async function readMounts(): Promise<Set<string>> {
@@ -121,7 +121,7 @@ async function readLoopDevices(): Promise<Set<string>> {
 }
 
 async function readNftTables(): Promise<Set<string>> {
-  return linesOf(() => runCommand('nft', ['list', 'tables']));
+  return printedBy('nft', ['list', 'tables']);
 }
 
 async function readDirectories(): Promise<Set<string>> {
@@ -146,12 +146,16 @@ function readText(path: string): Promise<string> {
   return readFile(path, 'utf8').catch(() => '');
 }
 
-async function linesOf(run: () => Promise<string>): Promise<Set<string>> {
-  const output = await run();
-  return new Set(
-    output
-      .split('\n')
-      .map((line) => line.trim())
-      .filter((line) => line !== ''),
-  );
+/** What these say where the kernel has not had a route or a table yet, so that there is none. */
+const NOTHING_YET =
+  /FIB table does not exist|(?:Operation|Protocol|Address family) not supported|not supported by protocol/;
+
+/** The lines that a program prints, without its warnings. Throws CommandError. */
+async function printedBy(program: string, args: readonly string[]): Promise<Set<string>> {
+  const output = await runCommand(program, args).catch((error: unknown) => {
+    if (error instanceof CommandError && NOTHING_YET.test(error.stderr)) return '';
+    throw error;
+  });
+  const lines = output.split('\n').map((line) => line.trim());
+  return new Set(lines.filter((line) => line !== '' && !/^(?:#|Warning:)/.test(line)));
 }

@@ -33,6 +33,7 @@ export {
   signalProcess,
 } from './process.ts';
 export { copySparse, dataExtents, type FileExtent, type SparseCopy } from './sparse.ts';
+export type { ToolObject } from './tool-json.ts';
 export { tscKhz } from './tsc.ts';
 export {
   acceptUnix,

@@ -1,4 +1,5 @@
 import { type NamespaceOptions, runInNamespace } from './netns.ts';
+import { objectsIn, parseToolJson, type ToolObject } from './tool-json.ts';
 
 /**
  * Returns `name` if it can name a network interface: 1 to 15 characters (IFNAMSIZ
@@ -37,12 +38,17 @@ export async function ipBatch(
   });
 }
 
-/** What `ip -json -details <args>` prints, parsed. Throws CommandError. */
+/**
+ * The objects in the list that `ip -json -details <args>` prints. There are none where it
+ * prints nothing at all, as for some empty lists, and no empty ones: a kernel that has not
+ * loaded the module of a link's type cannot filter by that type, so ip does, and leaves `{}`
+ * for each of the others. Throws CommandError.
+ */
 export async function ipJson(
   args: readonly string[],
   options: NamespaceOptions = {},
-): Promise<unknown> {
-  const output = await runInNamespace(options.namespace, 'ip', ['-json', '-details', ...args]);
-  // ip prints nothing at all for some empty lists.
-  return output.trim() === '' ? [] : JSON.parse(output);
+): Promise<ToolObject[]> {
+  const command = ['-json', '-details', ...args];
+  const output = await runInNamespace(options.namespace, 'ip', command);
+  return objectsIn(parseToolJson(['ip', ...command], output));
 }

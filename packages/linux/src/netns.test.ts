@@ -57,6 +57,14 @@ test('a batch is applied in its namespace, and stops at the line that fails', as
   expect(await ipJson(['link', 'show', 'type', 'veth'], { namespace })).toEqual([]);
 });
 
+test('links of a type whose kernel module is not loaded are none', async () => {
+  // What this kernel prints of any type that it does not have: `{}` for each link there is.
+  expect(await runInNamespace(namespace, 'ip', ['-json', 'link', 'show', 'type', 'batadv'])).toBe(
+    '[{}]\n',
+  );
+  expect(await ipJson(['link', 'show', 'type', 'batadv'], { namespace })).toEqual([]);
+});
+
 test('sysctls are those of the namespace', async () => {
   const before = await readNetSysctl('ipv4/ip_default_ttl');
   await writeNetSysctls({ 'ipv4/ip_forward': 1, 'ipv4/ip_default_ttl': 77 }, { namespace });
@@ -75,7 +83,8 @@ test('a script of nft is applied as a whole or not at all', async () => {
   const torn = 'add chain inet torpor_test two\nadd rule inet torpor_test missing drop\n';
   await expect(nftApply(torn, { namespace })).rejects.toThrow(CommandError);
   expect(await nftInetTable('torpor_test', { namespace })).toEqual(before);
-  expect(await nftList(['tables'], { namespace })).toMatchObject({
-    nftables: [{}, { table: { family: 'inet', name: 'torpor_test' } }],
-  });
+  expect(await nftList(['tables'], { namespace })).toMatchObject([
+    { metainfo: {} },
+    { table: { family: 'inet', name: 'torpor_test' } },
+  ]);
 });

@@ -1,5 +1,6 @@
 import { CommandError } from './command.ts';
 import { type NamespaceOptions, runInNamespace } from './netns.ts';
+import { objectsIn, parseToolJson, type ToolObject } from './tool-json.ts';
 
 /**
  * Returns `name` if it can name a table, chain or set of nftables: 1 to 64
@@ -20,20 +21,25 @@ export async function nftApply(script: string, options: NamespaceOptions = {}): 
   await runInNamespace(options.namespace, 'nft', ['-f', '-'], { input: script });
 }
 
-/** What `nft -j -s list <what>` prints, parsed (libnftables-json(5)). Throws CommandError. */
+/**
+ * The objects that `nft -j -s list <what>` prints (libnftables-json(5)), of which the first
+ * is usually `metainfo`. None where it prints nothing. Throws CommandError.
+ */
 export async function nftList(
   what: readonly string[],
   options: NamespaceOptions = {},
-): Promise<unknown> {
+): Promise<ToolObject[]> {
   const args = ['-j', '-s', 'list', ...what];
-  return JSON.parse(await runInNamespace(options.namespace, 'nft', args));
+  const output = await runInNamespace(options.namespace, 'nft', args);
+  const [answer] = objectsIn([parseToolJson(['nft', ...args], output)]);
+  return objectsIn(answer?.nftables);
 }
 
 /** The `inet` table of this name as {@link nftList} gives it, or undefined if there is none. */
 export async function nftInetTable(
   name: string,
   options: NamespaceOptions = {},
-): Promise<unknown | undefined> {
+): Promise<ToolObject[] | undefined> {
   try {
     return await nftList(['table', 'inet', checkedNftName(name)], options);
   } catch (error) {

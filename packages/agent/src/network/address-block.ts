@@ -3,6 +3,7 @@ import { CommandError, ipBatch, ipJson } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import { writeFileAtomically } from '../data-dir/atomic-file.ts';
+import { entriesOf } from './entries.ts';
 import {
   formatIpv4Prefix,
   type Ipv4Prefix,
@@ -32,16 +33,13 @@ const stateSchema = z.strictObject({
   claimedInBoot: z.string().nullable(),
 });
 
-const routesSchema = z.array(z.looseObject({ dst: z.string() }));
-const linksSchema = z.array(
-  z.looseObject({
-    addr_info: z
-      .array(
-        z.looseObject({ family: z.string(), local: z.string().optional(), prefixlen: z.number() }),
-      )
-      .optional(),
-  }),
-);
+const routeSchema = z.looseObject({ dst: z.string() });
+const linkSchema = z.looseObject({ addr_info: z.array(z.looseObject({})) });
+const addressSchema = z.looseObject({
+  family: z.literal('inet'),
+  local: z.string(),
+  prefixlen: z.number(),
+});
 
 export interface AddressBlockOptions {
   /** Where the block is remembered; the directory exists. */
@@ -144,14 +142,15 @@ async function freeBlocks(options: AddressBlockOptions, length: number): Promise
 }
 
 async function usedPrefixes(namespace: string | undefined): Promise<Ipv4Prefix[]> {
-  const routes = routesSchema.parse(
+  const routes = entriesOf(
+    routeSchema,
     await ipJson(['-4', 'route', 'show', 'table', 'all'], { namespace }),
   );
-  const links = linksSchema.parse(await ipJson(['-4', 'addr', 'show'], { namespace }));
-  const addresses = links
-    .flatMap((link) => link.addr_info ?? [])
-    .filter((address) => address.family === 'inet' && address.local !== undefined)
-    .map((address) => `${address.local}/${address.prefixlen}`);
+  const links = entriesOf(linkSchema, await ipJson(['-4', 'addr', 'show'], { namespace }));
+  const addresses = entriesOf(
+    addressSchema,
+    links.flatMap((link) => link.addr_info),
+  ).map((address) => `${address.local}/${address.prefixlen}`);
   const destinations = routes.map((route) => route.dst).filter((dst) => dst !== 'default');
   return [...destinations, ...addresses].map(parseIpv4Prefix);
 }

@@ -1,5 +1,6 @@
 import { checkedInterfaceName, nftApply, nftInetTable, nftList } from '@torpor/linux';
 import { z } from 'zod';
+import { entriesOf } from './entries.ts';
 import { formatIpv4Prefix, type Ipv4Prefix } from './ipv4.ts';
 import type { InstanceNames } from './layout.ts';
 
@@ -168,20 +169,14 @@ export async function removeHostFirewall(
   });
 }
 
-const chainsSchema = z.object({
-  nftables: z.array(
-    z.looseObject({
-      chain: z
-        .looseObject({
-          family: z.string(),
-          table: z.string(),
-          name: z.string(),
-          hook: z.string().optional(),
-          policy: z.string().optional(),
-        })
-        .optional(),
-    }),
-  ),
+const chainSchema = z.looseObject({
+  chain: z.looseObject({
+    family: z.string(),
+    table: z.string(),
+    name: z.string(),
+    hook: z.string().optional(),
+    policy: z.string().optional(),
+  }),
 });
 
 /**
@@ -190,9 +185,9 @@ const chainsSchema = z.object({
  * `family table chain`. Guests may be without internet because of them.
  */
 export async function forwardingObstacles(hostNamespace?: string): Promise<string[]> {
-  const list = chainsSchema.parse(await nftList(['chains'], { namespace: hostNamespace }));
-  return list.nftables
-    .flatMap(({ chain }) => (chain === undefined ? [] : [chain]))
+  const list = entriesOf(chainSchema, await nftList(['chains'], { namespace: hostNamespace }));
+  return list
+    .map(({ chain }) => chain)
     .filter((chain) => chain.hook === 'forward' && chain.policy === 'drop')
     .filter((chain) => chain.family !== 'ip6' && !chain.table.startsWith('torpor_'))
     .map((chain) => `${chain.family} ${chain.table} ${chain.name}`);

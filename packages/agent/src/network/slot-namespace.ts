@@ -10,6 +10,7 @@ import {
 } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import { z } from 'zod';
+import { entriesOf } from './entries.ts';
 import { DENIED_RANGES, INTERNET_GROUP, NO_INTERNET_GROUP } from './host-firewall.ts';
 import {
   GATEWAY_MAC_ADDRESS,
@@ -169,13 +170,11 @@ export async function configureSlot(
   });
 }
 
-const linksSchema = z.array(
-  z.looseObject({
-    ifname: z.string(),
-    address: z.string().optional(),
-    addr_info: z.array(z.looseObject({ local: z.string().optional() })).optional(),
-  }),
-);
+const linkSchema = z.looseObject({
+  ifname: z.string(),
+  addr_info: z.array(z.looseObject({ local: z.string().optional() })).optional(),
+});
+type Link = z.infer<typeof linkSchema>;
 
 /** What {@link repairSlot} found: nothing amiss, the link made again, or no namespace or tap to repair. */
 export type SlotCondition = 'intact' | 'relinked' | 'lost';
@@ -192,12 +191,10 @@ export async function repairSlot(
 ): Promise<SlotCondition> {
   const { namespace } = layout;
   if (!existsSync(`${NETNS_DIRECTORY}/${namespace}`)) return 'lost';
-  const inside = linksSchema.parse(await ipJson(['-4', 'addr', 'show'], { namespace }));
+  const inside = await listLinks(['-4', 'addr', 'show'], namespace);
   if (!inside.some((link) => link.ifname === TAP_DEVICE)) return 'lost';
   await secureSlot(layout);
-  const outside = linksSchema.parse(
-    await ipJson(['-4', 'addr', 'show'], { namespace: hostNamespace }),
-  );
+  const outside = await listLinks(['-4', 'addr', 'show'], hostNamespace);
   const linked =
     hasAddress(inside, PEER_INTERFACE, layout.hostAddress) &&
     hasAddress(outside, layout.hostInterface, layout.linkAddress);
@@ -210,7 +207,11 @@ export async function repairSlot(
   return 'relinked';
 }
 
-function hasAddress(links: z.infer<typeof linksSchema>, name: string, address: string): boolean {
+async function listLinks(args: readonly string[], namespace: string | undefined): Promise<Link[]> {
+  return entriesOf(linkSchema, await ipJson(args, { namespace }));
+}
+
+function hasAddress(links: readonly Link[], name: string, address: string): boolean {
   return links.some(
     (link) => link.ifname === name && link.addr_info?.some((info) => info.local === address),
   );
@@ -245,9 +246,7 @@ export async function listSlots(
   names: InstanceNames,
   hostNamespace: string | undefined,
 ): Promise<number[]> {
-  const links = linksSchema.parse(
-    await ipJson(['link', 'show', 'type', 'veth'], { namespace: hostNamespace }),
-  );
+  const links = await listLinks(['link', 'show', 'type', 'veth'], hostNamespace);
   const indices = [
     ...links.map((link) => indexInName(names.interfacePrefix, link.ifname)),
     ...(await listNamespaces()).map((name) => indexInName(names.namespacePrefix, name)),
