@@ -1,7 +1,7 @@
 export type { HostAgentConfig } from './config.ts';
 export { instanceTag } from './data-dir/layout.ts';
 export { HostAgent } from './host-agent.ts';
-export { forwardingObstacles } from './network/index.ts';
+export { forwardingObstacles, sampleRules } from './network/index.ts';
 export type { BaseImage, BaseImages, ImageSummary } from './sandbox/host-parts.ts';
 export type { SandboxLimits } from './sandbox/limits.ts';
 export { StoredImages } from './stored-images.ts';

@@ -9,6 +9,7 @@ export { type FileLock, tryLockFile } from './flock.ts';
 export { setHostname } from './hostname.ts';
 export { IN, Inotify, type InotifyEvent } from './inotify.ts';
 export { checkedInterfaceName, type IpBatchOptions, ipBatch, ipJson } from './ip.ts';
+export { KernelModules, type KernelModulesOptions } from './kernel-modules.ts';
 export { SystemError } from './libc.ts';
 export { linkOpenFile, O_TMPFILE } from './link-open-file.ts';
 export {

@@ -43,7 +43,8 @@ export interface TapOwner {
 
 const TABLE = 'torpor';
 
-function slotRules(layout: SlotLayout): string {
+/** The script that puts the table of a slot in place of whatever has its name, in one transaction. */
+export function slotRules(layout: SlotLayout): string {
   const { address: guest, gateway } = GUEST;
   return `
 table inet ${TABLE} {}
@@ -88,11 +89,18 @@ table inet ${TABLE} {
 `;
 }
 
+/** Whether the kernel has IPv6 at all: with `ipv6.disable=1` it knows none of its settings. */
+const HAS_IPV6 = existsSync('/proc/sys/net/ipv6');
+
+function withoutIpv6Address(device: string): string[] {
+  return HAS_IPV6 ? [`link set ${device} addrgenmode none`] : [];
+}
+
 function linkLines(layout: SlotLayout): string[] {
   const { hostInterface: host, namespace } = layout;
   return [
     `link add name ${host} address ${layout.linkMacAddress} type veth peer name ${PEER_INTERFACE} address ${layout.peerMacAddress} netns ${namespace}`,
-    `link set ${host} addrgenmode none`,
+    ...withoutIpv6Address(host),
     `addr add ${layout.linkAddress}/31 dev ${host}`,
     `link set ${host} up`,
     `neigh replace ${layout.hostAddress} lladdr ${layout.peerMacAddress} dev ${host} nud permanent`,
@@ -101,7 +109,7 @@ function linkLines(layout: SlotLayout): string[] {
 
 function peerLines(layout: SlotLayout): string[] {
   return [
-    `link set ${PEER_INTERFACE} addrgenmode none`,
+    ...withoutIpv6Address(PEER_INTERFACE),
     `addr add ${layout.hostAddress}/31 dev ${PEER_INTERFACE}`,
     `link set ${PEER_INTERFACE} up`,
     `neigh replace ${layout.linkAddress} lladdr ${layout.linkMacAddress} dev ${PEER_INTERFACE} nud permanent`,
@@ -114,7 +122,7 @@ function tapLines(owner: TapOwner | undefined): string[] {
   return [
     `tuntap add dev ${TAP_DEVICE} mode tap${permissions}`,
     `link set ${TAP_DEVICE} address ${GATEWAY_MAC_ADDRESS}`,
-    `link set ${TAP_DEVICE} addrgenmode none`,
+    ...withoutIpv6Address(TAP_DEVICE),
     `addr add ${GUEST.gateway}/${GUEST.prefixLength} dev ${TAP_DEVICE}`,
     `link set ${TAP_DEVICE} up`,
     `neigh replace ${GUEST.address} lladdr ${GUEST.macAddress} dev ${TAP_DEVICE} nud permanent`,
@@ -123,10 +131,9 @@ function tapLines(owner: TapOwner | undefined): string[] {
 
 /** IPv6 off and routing on. */
 const SYSCTLS = {
-  'ipv6/conf/all/disable_ipv6': 1,
-  'ipv6/conf/default/disable_ipv6': 1,
+  ...(HAS_IPV6 ? { 'ipv6/conf/all/disable_ipv6': 1, 'ipv6/conf/default/disable_ipv6': 1 } : {}),
   'ipv4/ip_forward': 1,
-} as const;
+};
 
 /**
  * Makes a slot. What has its names is removed first: the tools that a killed agent

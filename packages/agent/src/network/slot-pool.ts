@@ -108,6 +108,8 @@ export async function openSlotPool(options: SlotPoolOptions): Promise<SlotPool> 
     if (error instanceof CommandError) {
       throw new TorporError('host_setup', `The network cannot be set up: ${error.message}`, {
         cause: error,
+        remedy:
+          'Run `torpor doctor`, which tries what the network needs; `torpor setup` loads kernel modules that are not loaded.',
       });
     }
     throw error;

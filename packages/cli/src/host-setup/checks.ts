@@ -108,17 +108,3 @@ export async function superUser(): Promise<CheckResult> {
     ? { state: 'found', detail: 'uid 0' }
     : { state: 'missing', detail: `running as uid ${process.getuid?.()}` };
 }
-
-/** Opening the device loads the kernel module where that is possible. */
-export async function tunDevice(): Promise<CheckResult> {
-  try {
-    const file = await open('/dev/net/tun', 'r+');
-    await file.close();
-    return { state: 'found', detail: '/dev/net/tun' };
-  } catch (error) {
-    return {
-      state: 'missing',
-      detail: error instanceof Error ? error.message : String(error),
-    };
-  }
-}

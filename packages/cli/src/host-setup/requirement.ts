@@ -14,6 +14,8 @@ export interface Requirement {
   readonly check: () => Promise<CheckResult>;
   /** Debian packages that provide it. Empty: no package can. */
   readonly packages: readonly string[];
+  /** The kernel modules that it wants, are there and are not loaded: set-up loads them. */
+  readonly unloadedModules?: () => Promise<readonly string[]>;
   /** What to do when set-up cannot help, as a sentence. */
   readonly remedy: string;
 }

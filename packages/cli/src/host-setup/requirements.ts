@@ -1,18 +1,27 @@
 import { forcedAccelerator, vmmSetting } from '../platform/settings.ts';
-import { every, files, programs, qemu, staticBusybox, superUser, tunDevice } from './checks.ts';
+import { every, files, programs, qemu, staticBusybox, superUser } from './checks.ts';
+import { kernelFeatures, kmod } from './kernel-features.ts';
 import type { Requirement } from './requirement.ts';
 
 /**
  * What a host must have with these settings. One where Firecracker is forced does without
- * what QEMU alone needs, and without QEMU if KVM is forced too. Throws `invalid_request`.
+ * what QEMU alone needs, and without QEMU if KVM is forced too; one where emulation is forced
+ * does without KVM. Throws `invalid_request`.
  */
 export function requirementsFor(
   env: Readonly<Record<string, string | undefined>>,
 ): readonly Requirement[] {
-  if (vmmSetting(env) !== 'firecracker') return REQUIREMENTS;
-  const unneeded = forcedAccelerator(env) === 'kvm' ? ['qemu', 'gcc'] : ['gcc'];
-  return REQUIREMENTS.filter(({ id }) => !unneeded.includes(id));
+  const accelerator = forcedAccelerator(env);
+  const unneeded = new Set<string>();
+  if (accelerator === 'tcg') unneeded.add('kvm');
+  if (vmmSetting(env) === 'firecracker') {
+    unneeded.add('gcc');
+    if (accelerator === 'kvm') unneeded.add('qemu');
+  }
+  return REQUIREMENTS.filter(({ id }) => !unneeded.has(id));
 }
+
+const KERNEL_FEATURES = kernelFeatures();
 
 /**
  * Everything that a host must have beyond what npm brings. Set-up installs from
@@ -33,14 +42,8 @@ export const REQUIREMENTS: readonly Requirement[] = [
     packages: ['qemu-system-x86'],
     remedy: 'Install QEMU 10 or newer for x86.',
   },
-  {
-    id: 'tun',
-    purpose: 'the network device of a sandbox',
-    check: tunDevice,
-    packages: [],
-    remedy:
-      'Load the kernel module with `modprobe tun`; in a container, pass the device /dev/net/tun in.',
-  },
+  kmod(KERNEL_FEATURES),
+  ...KERNEL_FEATURES,
   {
     id: 'iproute2',
     purpose: 'network namespaces and tap devices',

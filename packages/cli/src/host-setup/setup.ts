@@ -1,6 +1,8 @@
-import { CommandError } from '@torpor/linux';
+import { CommandError, type KernelModules } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { type AptReport, ensureBackports, hasApt, installPackages, updateLists } from './apt.ts';
+import { HOST_KERNEL } from './kernel-features.ts';
+import { loadModules, MODULES_FILE } from './module-loading.ts';
 import { type CheckedRequirement, checkRequirements, type Requirement } from './requirement.ts';
 import { REQUIREMENTS } from './requirements.ts';
 
@@ -8,6 +10,9 @@ export interface SetupOptions {
   readonly report: AptReport;
   /** The default is the table of this package; tests bring their own. */
   readonly requirements?: readonly Requirement[];
+  /** Where kernel modules come from, and which file has them loaded at boot: tests bring their own. */
+  readonly modules?: KernelModules;
+  readonly modulesFile?: string;
 }
 
 /** Throws `host_setup`, naming every requirement that is missing. Changes nothing. */
@@ -19,26 +24,30 @@ export async function assertHostReady(
 }
 
 /**
- * Installs what the host lacks. With nothing missing it only looks, which takes
- * well under a second. Throws `host_setup` where it cannot help.
+ * Installs packages and loads kernel modules that the host lacks. With nothing missing it
+ * only looks, which takes well under a second. Throws `host_setup` where it cannot help.
  */
 export async function setUpHost({
   report,
   requirements = REQUIREMENTS,
+  modules = HOST_KERNEL.modules,
+  modulesFile = MODULES_FILE,
 }: SetupOptions): Promise<CheckedRequirement[]> {
   const before = await checkRequirements(requirements);
-  const wanted = before.filter(({ result }) => result.state !== 'found');
+  const wanted = before.filter(({ result }) => ['missing', 'degraded'].includes(result.state));
   if (wanted.length === 0) return before;
   for (const { requirement, result } of wanted) {
     report.step(
       `${requirement.id} (for ${requirement.purpose}) is ${result.state}: ${result.detail}`,
     );
   }
-  if (!wanted.some(({ requirement }) => requirement.packages.length > 0)) {
-    return finish(before);
+  const installable = wanted.filter(({ requirement }) => requirement.packages.length > 0);
+  if (installable.length > 0 && (await canInstall(wanted.filter(isMissing)))) {
+    await install(installable, report);
   }
-  await assertCanInstall(wanted.filter(isMissing));
-  await install(wanted, report);
+  if (process.getuid?.() === 0) {
+    await loadModules({ requirements, modules, file: modulesFile, step: report.step });
+  }
   return finish(await checkRequirements(requirements));
 }
 
@@ -48,7 +57,8 @@ function finish(checked: CheckedRequirement[]): CheckedRequirement[] {
   return checked;
 }
 
-async function assertCanInstall(missing: readonly CheckedRequirement[]): Promise<void> {
+/** False where what is there will do and nothing newer can be had. Throws `host_setup` where it will not do. */
+async function canInstall(missing: readonly CheckedRequirement[]): Promise<boolean> {
   if (process.getuid?.() !== 0) {
     throw new TorporError(
       'host_setup',
@@ -56,7 +66,9 @@ async function assertCanInstall(missing: readonly CheckedRequirement[]): Promise
       { remedy: 'Run `sudo npm start` (or `sudo npx torpor setup`).' },
     );
   }
-  if (!(await hasApt())) throw missingError(missing);
+  if (await hasApt()) return true;
+  if (missing.length > 0) throw missingError(missing);
+  return false;
 }
 
 async function install(wanted: readonly CheckedRequirement[], report: AptReport): Promise<void> {

@@ -406,7 +406,10 @@ class Server implements EmbeddedPostgres {
   async #startFailure(what: string, cause: unknown): Promise<TorporError> {
     const log = await readFile(this.#layout.logFile).catch(() => Buffer.alloc(0));
     const lines = log.subarray(this.#logStart).toString().trim().split('\n');
-    const tail = lines.filter((line) => !ROUTINE_LINE.test(line)).slice(-4).join('\n');
+    const tail = lines
+      .filter((line) => !ROUTINE_LINE.test(line))
+      .slice(-4)
+      .join('\n');
     return new TorporError(
       'host_setup',
       `The embedded PostgreSQL does not start (${what}): ${tail}`,

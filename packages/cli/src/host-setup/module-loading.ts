@@ -1,0 +1,54 @@
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { CommandError, type KernelModules } from '@torpor/linux';
+import type { Requirement } from './requirement.ts';
+
+/** Read at every boot: modules-load.d(5). */
+export const MODULES_FILE = '/etc/modules-load.d/torpor.conf';
+
+export interface ModuleLoading {
+  readonly requirements: readonly Requirement[];
+  readonly modules: KernelModules;
+  /** {@link MODULES_FILE}, unless a test has its own. */
+  readonly file: string;
+  /** One line about what is being done. */
+  readonly step: (line: string) => void;
+}
+
+/**
+ * Loads the kernel modules that the requirements want and that are not loaded, and has them
+ * loaded at every boot: a kernel that loads what is used by itself needs that less than one
+ * that is hardened later in its boot. One that cannot be loaded is told of; whether that
+ * matters shows when what needs it is checked.
+ */
+export async function loadModules(loading: ModuleLoading): Promise<void> {
+  const wanted = await Promise.all(
+    loading.requirements.map((requirement) => requirement.unloadedModules?.() ?? []),
+  );
+  const names = [...new Set(wanted.flat())];
+  if (names.length === 0) return;
+  loading.step(`modprobe ${names.join(' ')}`);
+  const loaded: string[] = [];
+  for (const name of names) {
+    try {
+      await loading.modules.load(name);
+      loaded.push(name);
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      loading.step(`the kernel module ${name} could not be loaded: ${error.message}`);
+    }
+  }
+  if (loaded.length > 0) await loadAtBoot(loaded, loading);
+}
+
+/** The file's other lines stay: an earlier set-up may have needed modules that are loaded now. */
+async function loadAtBoot(names: readonly string[], { file, step }: ModuleLoading): Promise<void> {
+  const text = await readFile(file, 'utf8').catch(() => '# Written by Torpor: `torpor setup`.\n');
+  const lines = text.split('\n').filter((line) => line.trim() !== '');
+  const missing = names.filter((name) => !lines.includes(name));
+  if (missing.length === 0) return;
+  step(`${missing.join(', ')}: loaded at every boot from now on, by ${file}`);
+  await mkdir(dirname(file), { recursive: true });
+  await writeFile(`${file}.new`, [...lines, ...missing, ''].join('\n'));
+  await rename(`${file}.new`, file);
+}
