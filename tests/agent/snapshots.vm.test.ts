@@ -223,6 +223,55 @@ describe('a fork', () => {
   });
 });
 
+describe('a sandbox whose programs have filled or damaged its files', () => {
+  /** One after the other, in one guest; each leaves what the ones before it did. */
+  const DAMAGES = {
+    'files in /etc that cannot be changed, and a mount over one': `
+      chattr +i /etc/hosts /etc/resolv.conf /etc/machine-id
+      echo mine > /tmp/mine && mount --bind /tmp/mine /etc/hostname`,
+    'a full disk and full file systems in memory': `
+      mkdir /filler
+      for size in 256M 16M 1M 64K 4K; do
+        i=0; while fallocate -l $size /filler/$size-$i; do i=$((i + 1)); done
+      done
+      ! echo x > /home/user/more || exit 1
+      dd if=/dev/zero of=/run/filler bs=64k; mount -t tmpfs -o size=4k,nr_inodes=2 tmpfs /tmp`,
+    'no /etc, no home, and no /dev/urandom': `
+      umount /etc/hostname /etc/hosts /etc/resolv.conf /etc/machine-id; chattr -i /etc/*
+      rm -r /etc/* /home/user /dev/urandom; [ ! -e /etc/passwd ]`,
+  } as const;
+  const identity = (sandboxId: string) =>
+    run(client, sandboxId, 'hostname; cat /proc/sys/kernel/random/uuid; cat /etc/machine-id || :');
+
+  test('is paused, resumed, forked and copied, whatever they did', {
+    timeout: 600_000,
+  }, async () => {
+    const { sandboxId } = await create();
+    for (const [damage, script] of Object.entries(DAMAGES)) {
+      const args = ['-c', script];
+      const done = await client.exec({ sandboxId, user: 'root', cmd: '/bin/sh', args });
+      expect([damage, done.exitCode]).toEqual([damage, 0]);
+      await client.pauseSandbox({ sandboxId });
+      const resumed = await client.resumeSandbox({ sandboxId, keepTimeout: true });
+      expect([damage, resumed.sandbox?.status]).toEqual([damage, 'running']);
+      const [hostname, , machineId] = (await identity(sandboxId)).split('\n');
+      expect([damage, hostname]).toEqual([damage, sandboxId]);
+      const childId = newId('sandbox');
+      const { children } = await client.forkSandbox({ sandboxId, childIds: [childId] });
+      expect([damage, children[0]?.outcome.case]).toEqual([damage, 'sandbox']);
+      const child = (await identity(childId)).split('\n');
+      expect([damage, child[0]]).toEqual([damage, childId]);
+      if (child[2] !== '') expect(child[2]).not.toBe(machineId);
+      await client.destroySandbox({ sandboxId: childId });
+    }
+    const templateId = newId('template');
+    await client.createSnapshot({ sandboxId, templateId, resumeSource: false });
+    const copy = await create({ templateId, fromSnapshot: true });
+    expect(await identity(copy.sandboxId)).toMatch(new RegExp(`^${copy.sandboxId}\\n`));
+    await client.deleteSnapshot({ templateId });
+  });
+});
+
 describe('in the end', () => {
   test('all builds are sound, and nothing is left but the kept boot', async () => {
     for await (const { buildId, fault } of client.verifyBuilds({})) {

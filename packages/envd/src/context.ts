@@ -39,6 +39,15 @@ export class EnvdContext {
     return this.users.resolve(name === undefined || name === '' ? this.defaultUser : name);
   }
 
+  /** Looks the default user up now, so that it is still known when the list of accounts is damaged. */
+  rememberDefaultUser(): void {
+    try {
+      this.resolveUser();
+    } catch {
+      // Nobody has asked for a program yet; that the account is missing is told to who does.
+    }
+  }
+
   /**
    * The account that an `Authorization: Basic base64("user:")` header names; the
    * default user without the header. Throws ConnectError `unauthenticated`.

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -72,6 +73,30 @@ describe('UserDatabase', () => {
   it('has a superuser even in an image without accounts', () => {
     const users = new UserDatabase(join(directory, 'none'), join(directory, 'none'));
     expect(users.resolve('root')).toMatchObject({ uid: 0, home: '/root', groups: [0] });
+  });
+
+  it.each([
+    ['is missing', 'rm passwd'],
+    ['is empty', ': > passwd'],
+    ['says something else', 'echo a::b > passwd'],
+    ['is a directory', 'rm passwd; mkdir passwd'],
+    ['is a link in a circle', 'rm passwd; ln -s passwd passwd'],
+    ['is a named pipe', 'rm passwd; mkfifo passwd'],
+  ])('still knows who was asked for before passwd %s', async (_what, damage) => {
+    const users = await database(PASSWD, GROUP);
+    const before = users.resolve('user');
+    execFileSync('sh', ['-c', damage], { cwd: directory });
+    expect(users.resolve('user')).toEqual(before);
+    expect(users.resolve('root')).toMatchObject({ uid: 0, home: '/root' });
+    expect(users.userName(0)).toBe('root');
+    expect(() => users.resolve('bare')).toThrow(`invalid username: 'bare'`);
+  });
+
+  it('does not know an account that was removed', async () => {
+    const users = await database(PASSWD, GROUP);
+    users.resolve('user');
+    await writeFile(join(directory, 'passwd'), PASSWD.replace('user:x', 'resu:x'));
+    expect(() => users.resolve('user')).toThrow(`invalid username: 'user'`);
   });
 
   it('notices accounts that are made later', async () => {

@@ -28,6 +28,9 @@ interface GroupEntry {
   readonly members: readonly string[];
 }
 
+/** Far above a sound passwd file. */
+const MAX_BYTES = 16n * 1024n * 1024n;
+
 /** An image without /etc/passwd still has its superuser. */
 const ROOT: PasswdEntry = {
   name: 'root',
@@ -40,14 +43,18 @@ const ROOT: PasswdEntry = {
 /**
  * The accounts of the guest. Reads passwd(5) and group(5) itself, because the C
  * library's lookup belongs to the daemon's own libc and not to the image's. A file
- * is read again when its modification time, size or inode changed.
+ * is read again when its modification time, size or inode changed. Where a file is
+ * damaged, accounts that were asked for earlier are what they were then, so that
+ * programs can still be started to repair it.
  */
 export class UserDatabase {
   readonly #passwd: CachedFile<readonly PasswdEntry[]>;
   readonly #group: CachedFile<readonly GroupEntry[]>;
+  /** What was resolved last, by the name that was asked for. */
+  readonly #known = new Map<string, User>();
 
   constructor(passwdPath = '/etc/passwd', groupPath = '/etc/group') {
-    this.#passwd = new CachedFile(passwdPath, parsePasswd, [ROOT]);
+    this.#passwd = new CachedFile(passwdPath, parsePasswd, []);
     this.#group = new CachedFile(groupPath, parseGroup, []);
   }
 
@@ -61,11 +68,20 @@ export class UserDatabase {
       entries.find((candidate) => candidate.name === name) ??
       (/^\d+$/.test(name)
         ? entries.find((candidate) => candidate.uid === Number(name))
-        : undefined) ??
-      (name === 'root' ? ROOT : undefined);
-    if (entry === undefined) {
-      throw new ConnectError(`invalid username: '${name}'`, Code.Unauthenticated);
+        : undefined);
+    if (entry !== undefined) {
+      const user = this.#describe(entry);
+      this.#known.set(name, user);
+      return user;
     }
+    // A sound file has an account of root's: without one, that others are missing says nothing.
+    const known = entries.some(({ uid }) => uid === 0) ? undefined : this.#known.get(name);
+    if (known !== undefined) return known;
+    if (name === 'root') return this.#describe(ROOT);
+    throw new ConnectError(`invalid username: '${name}'`, Code.Unauthenticated);
+  }
+
+  #describe(entry: PasswdEntry): User {
     const supplementary = this.#group
       .read()
       .filter((group) => group.members.includes(entry.name))
@@ -80,7 +96,9 @@ export class UserDatabase {
 
   /** The name of an account, or its number in decimal if it has none. */
   userName(uid: number): string {
-    return this.#passwd.read().find((entry) => entry.uid === uid)?.name ?? String(uid);
+    const entries = this.#passwd.read();
+    const entry = entries.find((candidate) => candidate.uid === uid);
+    return entry?.name ?? (uid === ROOT.uid ? ROOT.name : String(uid));
   }
 
   /** The name of a group, or its number in decimal if it has none. */
@@ -89,7 +107,7 @@ export class UserDatabase {
   }
 }
 
-/** A parsed file that is read again only when it changed; `absent` when it cannot be read. */
+/** A parsed file that is read again only when it changed; `absent` when it is no file that can be read. */
 class CachedFile<T> {
   readonly #path: string;
   readonly #parse: (text: string) => T;
@@ -105,14 +123,19 @@ class CachedFile<T> {
   }
 
   read(): T {
-    const stat = statSync(this.#path, { bigint: true, throwIfNoEntry: false });
-    if (stat === undefined) return this.#absent;
-    const key = `${stat.ino}:${stat.size}:${stat.mtimeNs}:${stat.ctimeNs}`;
-    if (key !== this.#key) {
-      this.#value = this.#parse(readFileSync(this.#path, 'utf8'));
-      this.#key = key;
+    try {
+      const stat = statSync(this.#path, { bigint: true });
+      // Opening a named pipe would stop the daemon until somebody writes to it.
+      if (!stat.isFile() || stat.size > MAX_BYTES) return this.#absent;
+      const key = `${stat.ino}:${stat.size}:${stat.mtimeNs}:${stat.ctimeNs}`;
+      if (key !== this.#key) {
+        this.#value = this.#parse(readFileSync(this.#path, 'utf8'));
+        this.#key = key;
+      }
+      return this.#value;
+    } catch {
+      return this.#absent;
     }
-    return this.#value;
   }
 }
 

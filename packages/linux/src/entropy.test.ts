@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { describe, expect, it } from 'vitest';
+import { closeSync, openSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { setSystemClock } from './clock.ts';
 import { withCredentials } from './credentials.ts';
 import { addEntropy } from './entropy.ts';
@@ -20,13 +21,19 @@ function inOwnUtsNamespace(script: string): string {
 }
 
 describe.runIf(isRoot)('what makes a restored guest another one', () => {
+  let device: number;
+  beforeAll(() => {
+    device = openSync('/dev/urandom', 'r');
+  });
+  afterAll(() => closeSync(device));
+
   it('feeds the random generator of the kernel', () => {
-    expect(() => addEntropy(randomBytes(64))).not.toThrow();
+    expect(() => addEntropy(randomBytes(64), device)).not.toThrow();
   });
 
   it('says which call the kernel refused', () => {
     // The action runs without root's effective capabilities.
-    expect(() => withCredentials(NOBODY, () => addEntropy(randomBytes(64)))).toThrow(
+    expect(() => withCredentials(NOBODY, () => addEntropy(randomBytes(64), device))).toThrow(
       expect.objectContaining({ code: 'EPERM', syscall: 'ioctl RNDADDENTROPY' }),
     );
     expect(() => withCredentials(NOBODY, () => setSystemClock(Date.now()))).toThrow(SystemError);

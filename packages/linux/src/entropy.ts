@@ -1,4 +1,3 @@
-import { closeSync, openSync } from 'node:fs';
 import { checked, libc } from './libc.ts';
 
 const ioctl = libc.func('int ioctl(int fd, unsigned long request, void *argument)');
@@ -13,19 +12,19 @@ const HEADER_BYTES = 8;
  * Mixes secret random bytes into the kernel's generator, credits all of their bits, and
  * makes it reseed at once, so that two guests restored from the same memory draw
  * different numbers; random(4). Throws SystemError (EPERM without CAP_SYS_ADMIN).
+ *
+ * @param device `/dev/urandom`, open.
  */
-export function addEntropy(bytes: Uint8Array): void {
+export function addEntropy(bytes: Uint8Array, device: number): void {
   // struct rand_pool_info: credited bits, size in bytes, the bytes.
   const info = Buffer.alloc(HEADER_BYTES + bytes.length);
   info.writeInt32LE(bytes.length * 8, 0);
   info.writeInt32LE(bytes.length, 4);
   info.set(bytes, HEADER_BYTES);
-  const fd = openSync('/dev/urandom', 'r');
   try {
-    checked('ioctl RNDADDENTROPY', ioctl(fd, RNDADDENTROPY, info));
-    checked('ioctl RNDRESEEDCRNG', ioctl(fd, RNDRESEEDCRNG, null));
+    checked('ioctl RNDADDENTROPY', ioctl(device, RNDADDENTROPY, info));
+    checked('ioctl RNDRESEEDCRNG', ioctl(device, RNDRESEEDCRNG, null));
   } finally {
     info.fill(0);
-    closeSync(fd);
   }
 }

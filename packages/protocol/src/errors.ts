@@ -75,6 +75,12 @@ export const ERRORS = {
     connect: Code.Unavailable,
     remedy: 'Read the console with `torpor logs`; destroy the sandbox if it does not recover.',
   },
+  init_failed: {
+    http: 502,
+    connect: Code.Internal,
+    remedy:
+      'What it was started from is as it was: start it again. Where the message names a file of the sandbox, repair that in the original, or start from an older snapshot.',
+  },
   vmm_failed: {
     http: 502,
     connect: Code.Internal,

@@ -50,6 +50,32 @@ async function read(guest: GuestClient): Promise<void> {
   for await (const _ of guest.readFile({ path: '/x' })) break;
 }
 
+describe('a guest that refuses', () => {
+  const refusing = (status: number, message: string) =>
+    answering((_request, response) => {
+      response.writeHead(status, { 'content-type': 'application/json' });
+      response.end(JSON.stringify({ code: status, message }));
+    });
+
+  test('to be made a sandbox says at which step, and what to do', async () => {
+    const guest = await refusing(500, 'init failed at machine-id: EROFS');
+    await expect(guest.init({}, { timeoutMs: 5_000 })).rejects.toMatchObject({
+      code: 'init_failed',
+      message: 'The guest could not be made sandbox sb1: Init failed at machine-id: EROFS.',
+      remedy: expect.stringContaining('start it again'),
+    });
+  });
+
+  test('to start a program because its default account is missing says so', async () => {
+    const guest = await refusing(401, "invalid username: 'user'");
+    await expect(read(guest)).rejects.toMatchObject({
+      code: 'invalid_request',
+      message: 'There is no user "user" in the sandbox.',
+      remedy: expect.stringContaining('root'),
+    });
+  });
+});
+
 describe('a guest that cannot be reached', () => {
   test('is named as such by every kind of call', async () => {
     const server = createServer();

@@ -10,7 +10,7 @@ import {
   TorporError,
 } from '@torpor/protocol';
 import { Pool } from 'undici';
-import { fromGuest, fromGuestStatus } from './guest-errors.ts';
+import { fromGuest, fromGuestStatus, initError } from './guest-errors.ts';
 
 /** A unary call that takes longer than this has met a guest that hangs. */
 const UNARY_TIMEOUT_MS = 30_000;
@@ -126,7 +126,8 @@ export class GuestClient {
 
   /**
    * `POST /init`: makes the guest this sandbox. `proof` is the token that a restored
-   * guest was frozen with. Throws unless envd did all of it.
+   * guest was frozen with. Throws unless envd did all of it: `init_failed` with the step
+   * that failed.
    */
   async init(
     request: InitRequest,
@@ -142,6 +143,8 @@ export class GuestClient {
       },
       body,
       options: { signal: AbortSignal.timeout(timeoutMs) },
+    }).catch((error: unknown) => {
+      throw initError(error, this.sandboxId);
     });
     await response.dump();
   }

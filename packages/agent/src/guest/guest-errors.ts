@@ -74,6 +74,16 @@ export function fromGuestStatus(status: number, body: string, call: GuestCall): 
   return guestError(FROM_HTTP[status] ?? 'internal_error', message, undefined);
 }
 
+/** What a failed `/init` means: envd's own words name the step. */
+export function initError(reason: unknown, sandboxId: string): unknown {
+  if (!(reason instanceof TorporError) || reason.code !== 'internal_error') return reason;
+  return new TorporError(
+    'init_failed',
+    `The guest could not be made sandbox ${sandboxId}: ${reason.message}`,
+    { cause: reason },
+  );
+}
+
 function guestError(code: ErrorCode, message: string, cause: unknown): TorporError {
   const remedy = GUEST_REMEDIES[code];
   return new TorporError(code, asSentence(message), {
@@ -89,11 +99,13 @@ function asSentence(phrase: string): string {
 
 /** envd answers so for a user that does not exist, and for a token that is not its own. */
 function refused(cause: Error, call: GuestCall): TorporError {
-  if (call.user !== undefined && call.user !== '') {
+  const message = cause instanceof ConnectError ? cause.rawMessage : cause.message;
+  const user = call.user || /invalid username: '(.*)'$/.exec(message)?.[1];
+  if (user !== undefined && user !== '') {
     return new TorporError(
       'invalid_request',
-      `There is no user ${JSON.stringify(call.user)} in the sandbox.`,
-      { cause },
+      `There is no user ${JSON.stringify(user)} in the sandbox.`,
+      { remedy: 'Name another account, such as root, or add it to /etc/passwd.', cause },
     );
   }
   return new TorporError(

@@ -1,13 +1,16 @@
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { openSync } from 'node:fs';
 import { join } from 'node:path';
 import { addEntropy, setHostname, setSystemClock } from '@torpor/linux';
 import type { InitRequest } from '@torpor/protocol';
+import { SystemFile } from './system-file.ts';
 
 /** A clock that is closer than this is left alone: setting it would only add a jump. */
 const CLOCK_TOLERANCE_MS = 50;
 /** Marks the line of /etc/hosts that is ours. */
 const HOSTS_MARK = '# torpor: this sandbox';
+const DEFAULT_HOSTS = '127.0.0.1\tlocalhost\n::1\tlocalhost\n';
 const MIN_ENTROPY_BYTES = 32;
+const MACHINE_ID = /^[0-9a-f]{32}\s*$/;
 
 /** What of the kernel `/init` changes. */
 export interface KernelControls {
@@ -16,11 +19,13 @@ export interface KernelControls {
   setHostname(name: string): void;
 }
 
-const REAL_KERNEL: KernelControls = {
-  setClock: setSystemClock,
-  addEntropy,
-  setHostname,
-};
+export interface GuestSystemOptions {
+  /** The directory that stands for /etc. */
+  readonly etc?: string;
+  /** An empty directory of the agent drive, which no program of the guest writes to. */
+  readonly scratch?: string;
+  readonly kernel?: KernelControls;
+}
 
 /** A step of `/init` that failed; the guest must not count as this sandbox. */
 export class InitStepError extends Error {
@@ -31,15 +36,33 @@ export class InitStepError extends Error {
   }
 }
 
-/** Makes the system of a booted or restored guest this sandbox's own. */
+/**
+ * Makes the system of a booted or restored guest this sandbox's own.
+ *
+ * Whatever the programs of the guest did to its files must not keep it from being resumed
+ * or copied. So a value that this daemon has applied before, as at every resume of the same
+ * sandbox, is not looked at again, and neither are the files with it. In a copy only what
+ * makes it another machine has to succeed: clock, entropy and host name, which are the
+ * kernel's, and that no program reads the machine id of the original. The other files are
+ * changed where that is possible, and the console says where it was not.
+ */
 export class GuestSystem {
-  readonly #etc: string;
   readonly #kernel: KernelControls;
+  readonly #hostnameFile: SystemFile;
+  readonly #hosts: SystemFile;
+  readonly #machineId: SystemFile;
+  readonly #resolvConf: SystemFile;
+  /** The values of earlier requests, by the names of their steps. */
+  readonly #applied = new Map<string, string>();
 
-  /** @param etc The directory that stands for /etc. */
-  constructor(etc = '/etc', kernel: KernelControls = REAL_KERNEL) {
-    this.#etc = etc;
-    this.#kernel = kernel;
+  constructor(options: GuestSystemOptions = {}) {
+    const { etc = '/etc', scratch = '/.torpor/run' } = options;
+    this.#kernel = options.kernel ?? openKernel();
+    const file = (name: string, mode = 0o644) => new SystemFile(join(etc, name), mode, scratch);
+    this.#hostnameFile = file('hostname');
+    this.#hosts = file('hosts');
+    this.#machineId = file('machine-id', 0o444);
+    this.#resolvConf = file('resolv.conf');
   }
 
   /**
@@ -50,14 +73,18 @@ export class GuestSystem {
     const { entropy, hostname, machineId, nameservers, timestamp } = request;
     if (timestamp !== undefined) step('clock', () => this.#setClock(timestamp));
     if (entropy !== undefined) step('entropy', () => this.#addEntropy(entropy));
-    if (machineId !== undefined) {
-      step('machine-id', () => this.#write('machine-id', `${machineId}\n`, 0o444));
-    }
-    if (hostname !== undefined) step('hostname', () => this.#setHostname(hostname));
-    if (nameservers !== undefined) {
-      const lines = nameservers.map((address) => `nameserver ${address}\n`);
-      step('nameservers', () => this.#write('resolv.conf', lines.join('')));
-    }
+    this.#once('hostname', hostname, (name) => this.#setHostname(name));
+    this.#once('machine-id', machineId, (id) => this.#setMachineId(id));
+    this.#once('nameservers', nameservers?.map((it) => `nameserver ${it}\n`).join(''), (lines) =>
+      leaveIfImpossible(() => this.#resolvConf.write(lines)),
+    );
+  }
+
+  /** Runs a step unless its value is the one that was applied last. */
+  #once(name: string, value: string | undefined, action: (value: string) => void): void {
+    if (value === undefined || this.#applied.get(name) === value) return;
+    step(name, () => action(value));
+    this.#applied.set(name, value);
   }
 
   #setClock(timestamp: string): void {
@@ -76,33 +103,32 @@ export class GuestSystem {
 
   #setHostname(hostname: string): void {
     this.#kernel.setHostname(hostname);
-    this.#write('hostname', `${hostname}\n`);
-    const hosts = this.#read('hosts') ?? '127.0.0.1\tlocalhost\n::1\tlocalhost\n';
+    leaveIfImpossible(() => this.#hostnameFile.write(`${hostname}\n`));
+    const hosts = this.#hosts.read() ?? DEFAULT_HOSTS;
     const others = hosts.split('\n').filter((line) => line !== '' && !line.endsWith(HOSTS_MARK));
     const lines = [...others, `127.0.1.1\t${hostname}\t${HOSTS_MARK}`];
-    this.#write('hosts', `${lines.join('\n')}\n`);
+    leaveIfImpossible(() => this.#hosts.write(`${lines.join('\n')}\n`));
   }
 
-  #read(name: string): string | undefined {
+  #setMachineId(id: string): void {
     try {
-      return readFileSync(join(this.#etc, name), 'utf8');
-    } catch {
-      return undefined;
+      this.#machineId.write(`${id}\n`);
+    } catch (error) {
+      // Where there is no id to be read, nobody takes this machine for another.
+      if (MACHINE_ID.test(this.#machineId.read() ?? '')) throw error;
+      console.error('envd:', error);
     }
   }
+}
 
-  /**
-   * Replaces a file at once: nobody reads half of it, and a dangling link does not matter.
-   * Synchronously: the files are tiny, and in a restored guest, where all code is cold, every
-   * turn through the thread pool takes long.
-   */
-  #write(name: string, content: string, mode = 0o644): void {
-    const path = join(this.#etc, name);
-    const staged = `${path}.torpor-new`;
-    rmSync(staged, { force: true });
-    writeFileSync(staged, content, { mode });
-    renameSync(staged, path);
-  }
+/** The kernel that this process runs on. The device is opened now: later programs may have removed it. */
+function openKernel(): KernelControls {
+  const random = openSync('/dev/urandom', 'r');
+  return {
+    setClock: setSystemClock,
+    addEntropy: (bytes) => addEntropy(bytes, random),
+    setHostname,
+  };
 }
 
 function step(name: string, action: () => void): void {
@@ -110,5 +136,14 @@ function step(name: string, action: () => void): void {
     action();
   } catch (error) {
     throw new InitStepError(name, error);
+  }
+}
+
+/** For a file that a sandbox can do without. */
+function leaveIfImpossible(write: () => void): void {
+  try {
+    write();
+  } catch (error) {
+    console.error('envd:', error);
   }
 }

@@ -66,6 +66,7 @@ export class InitHandler {
     }
     if (request.defaultUser) context.defaultUser = request.defaultUser;
     if (request.defaultWorkdir) context.defaultWorkdir = request.defaultWorkdir;
+    context.rememberDefaultUser();
   }
 }
 

@@ -114,7 +114,7 @@ describe('GuestSystem', () => {
   it('gives a restored guest its own time, chance and names', async () => {
     await writeFile(join(etc, 'hosts'), '127.0.0.1 localhost\n10.0.0.1 mine\n');
     await symlink('/nowhere/at/all', join(etc, 'resolv.conf'));
-    const system = new GuestSystem(etc, kernel);
+    const system = new GuestSystem({ etc, kernel });
     for (const name of ['first', 'second']) {
       system.apply({
         timestamp: '2031-02-03T04:05:06.789Z',
@@ -141,7 +141,7 @@ describe('GuestSystem', () => {
   });
 
   it('leaves a clock alone that is right', () => {
-    new GuestSystem(etc, kernel).apply({ timestamp: new Date().toISOString() });
+    new GuestSystem({ etc, kernel }).apply({ timestamp: new Date().toISOString() });
     expect(calls).toEqual([]);
   });
 
@@ -159,7 +159,7 @@ describe('GuestSystem', () => {
       },
     ],
   ])('says that the step %s failed, and goes no further', async (step, request, controls) => {
-    const system = new GuestSystem(etc, controls);
+    const system = new GuestSystem({ etc, kernel: controls });
     const apply = () => system.apply({ ...request, nameservers: ['9.9.9.9'] });
     expect(apply).toThrow(new RegExp(`^${step}: `));
     expect(await text('resolv.conf')).not.toContain('9.9.9.9');

@@ -16,11 +16,11 @@ import {
   packageDirectory,
   readPackage,
 } from './bundle.ts';
-import { AGENT_DIRECTORY } from './layout.ts';
+import { AGENT_DIRECTORY, SCRATCH_DIRECTORY } from './layout.ts';
 import { collectLibraries, LOADER } from './libraries.ts';
 
 /** Raised when the layout of the drive changes. */
-const RECIPE = 2;
+const RECIPE = 3;
 
 /** Programs of the host that go onto the drive beside Node. */
 const HOST_PROGRAMS = ['tini', 'setpriv'];
@@ -74,6 +74,7 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
       const tree = join(staging, 'tree');
       const home = join(tree, 'root', AGENT_DIRECTORY);
       await mkdir(join(home, 'envd'), { recursive: true });
+      await mkdir(join(home, SCRATCH_DIRECTORY));
       await writeFile(join(home, 'envd', 'envd.cjs'), bundle.code);
       await copyNativePackages(join(home, 'envd'));
       await addCodeCache(join(home, 'envd'), nodePath);

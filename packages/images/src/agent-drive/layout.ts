@@ -4,6 +4,12 @@
  */
 export const AGENT_DIRECTORY = '/.torpor';
 
+/**
+ * Empty, in the directory above: where envd mounts a file system for a moment. It needs a
+ * place that is there in every image, whatever the programs of the guest do.
+ */
+export const SCRATCH_DIRECTORY = 'run';
+
 /** The program with which the guest's life begins, and its arguments. */
 export function agentCommand(): readonly string[] {
   return [

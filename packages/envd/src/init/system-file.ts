@@ -1,0 +1,132 @@
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { basename, join } from 'node:path';
+import { bindMount, mountTmpfs, unmount } from '@torpor/linux';
+
+/** Larger files are not of the kind that is written here, and reading one would stop the daemon. */
+const MAX_BYTES = 16 * 1024 * 1024;
+
+/**
+ * A small file of /etc that must say something else in every sandbox. It is replaced in its
+ * directory where that can be done, so that it stays an ordinary file; else, on a disk that
+ * is full, read-only or damaged, a file in memory is mounted over it, as container runtimes
+ * do with theirs.
+ */
+export class SystemFile {
+  readonly #path: string;
+  readonly #mode: number;
+  readonly #scratch: string;
+  /** The file in memory that is mounted over this one, open for writing. */
+  #cover: number | undefined;
+
+  /** @param scratch A directory that exists; something is mounted on it while a cover is made. */
+  constructor(path: string, mode: number, scratch: string) {
+    this.#path = path;
+    this.#mode = mode;
+    this.#scratch = scratch;
+  }
+
+  /** What programs read there; undefined if that is no ordinary file, or far too large. */
+  read(): string | undefined {
+    let fd: number;
+    try {
+      // Opening a named pipe would otherwise wait for its other end.
+      fd = openSync(this.#path, constants.O_RDONLY | constants.O_NONBLOCK);
+    } catch {
+      return undefined;
+    }
+    try {
+      const stat = fstatSync(fd);
+      return stat.isFile() && stat.size <= MAX_BYTES ? readFileSync(fd, 'utf8') : undefined;
+    } catch {
+      return undefined;
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /**
+   * Makes programs read `content` there. Throws an Error that says why it can be neither
+   * replaced nor covered; then it is as it was. Synchronously: the files are tiny, and in a
+   * restored guest, where all code is cold, every turn through the thread pool takes long.
+   */
+  write(content: string): void {
+    if (this.read() === content || this.#rewriteCover(content)) return;
+    try {
+      this.#replace(content);
+    } catch (replaceError) {
+      try {
+        this.#makeCover(content);
+      } catch (coverError) {
+        throw new Error(
+          `${this.#path} can be neither replaced (${words(replaceError)}) nor mounted over (${words(coverError)})`,
+          { cause: replaceError },
+        );
+      }
+    }
+  }
+
+  /** At once: nobody reads half of it, and a dangling link in its place does not matter. */
+  #replace(content: string): void {
+    const staged = `${this.#path}.torpor-new`;
+    try {
+      rmSync(staged, { force: true });
+      writeFileSync(staged, content, { mode: this.#mode, flag: 'wx' });
+      renameSync(staged, this.#path);
+    } catch (error) {
+      // On a full disk the empty file may be there although its content has no room.
+      attempt(() => rmSync(staged, { force: true }));
+      throw error;
+    }
+  }
+
+  /** The mount stays when the scratch file system is detached from the tree. */
+  #makeCover(content: string): void {
+    const file = join(this.#scratch, basename(this.#path));
+    mountTmpfs(this.#scratch);
+    try {
+      writeFileSync(file, content, { mode: this.#mode });
+      bindMount(file, this.#path);
+      if (this.#cover !== undefined) closeSync(this.#cover);
+      this.#cover = openSync(file, 'r+');
+    } finally {
+      unmount(this.#scratch);
+    }
+  }
+
+  /** Whether a cover of before is still in its place, and says `content` now. */
+  #rewriteCover(content: string): boolean {
+    const cover = this.#cover;
+    if (cover === undefined) return false;
+    return (
+      attempt(() => {
+        // Of a machine id nothing but the digits changes: no reader sees half of one.
+        const written = writeSync(cover, content, 0);
+        ftruncateSync(cover, written);
+      }) && this.read() === content
+    );
+  }
+}
+
+function attempt(action: () => void): boolean {
+  try {
+    action();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function words(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
