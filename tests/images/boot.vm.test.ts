@@ -45,12 +45,21 @@ describe('a guest of 512 MiB', () => {
     expect(Object.fromEntries(types)).toEqual({
       '/': 'overlay',
       '/dev': 'devtmpfs',
+      '/dev/hugepages': 'hugetlbfs',
+      '/dev/mqueue': 'mqueue',
       '/dev/pts': 'devpts',
       '/dev/shm': 'tmpfs',
       '/proc': 'proc',
       '/run': 'tmpfs',
       '/sys': 'sysfs',
+      '/sys/fs/bpf': 'bpf',
       '/sys/fs/cgroup': 'cgroup2',
+      '/sys/fs/fuse/connections': 'fusectl',
+      '/sys/kernel/debug': 'debugfs',
+      '/sys/kernel/tracing': 'tracefs',
+      '/var/lib/containerd': 'ext4',
+      '/var/lib/containers': 'ext4',
+      '/var/lib/docker': 'ext4',
       '': undefined,
     });
   });

@@ -45,6 +45,7 @@ export async function ensureGuestArtifacts(options: GuestArtifactOptions): Promi
   const initramfsPath = await ensureInitramfs(join(cacheDir, 'initramfs'), kernel, onProgress);
   const agentDrive = await ensureAgentDrive({
     directory: join(cacheDir, 'agent-drives'),
+    kernel,
     envdEntry: options.envdEntry,
     onProgress,
   });
@@ -70,12 +71,10 @@ export function keysOf({ kernel, initramfsPath, agentDrivePath }: GuestArtifacts
 
 /**
  * The keys of what {@link ensureGuestArtifacts} would return. Makes nothing: what the
- * cache lacks has a key too, but for a kernel. Throws `host_setup`.
+ * cache lacks has a key too, provided that there is a kernel. Throws `host_setup`.
  */
 export async function currentKeys(options: GuestArtifactOptions): Promise<string[]> {
   const kernel = await findKernel(join(options.cacheDir, 'kernels'));
-  return [
-    ...(kernel === undefined ? [] : [kernel.key, await initramfsKey(kernel)]),
-    await agentDriveKey(options.envdEntry),
-  ];
+  if (kernel === undefined) return [];
+  return [kernel.key, await initramfsKey(kernel), await agentDriveKey(kernel, options.envdEntry)];
 }

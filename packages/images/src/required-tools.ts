@@ -1,7 +1,8 @@
 import { constants } from 'node:fs';
-import { access } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { TorporError } from '@torpor/protocol';
+import { parseElf } from './elf/elf.ts';
 
 export interface RequiredTool {
   readonly command: string;
@@ -14,6 +15,7 @@ export const REQUIRED_TOOLS: readonly RequiredTool[] = [
   { command: 'apt-get', package: 'apt' },
   { command: 'dpkg-deb', package: 'dpkg' },
   { command: 'xz', package: 'xz-utils' },
+  { command: 'depmod', package: 'kmod' },
   { command: 'busybox', package: 'busybox-static' },
   { command: 'tini', package: 'tini' },
   { command: 'mkfs.ext4', package: 'e2fsprogs' },
@@ -44,5 +46,14 @@ export async function findProgram(command: string): Promise<string> {
   const tool = REQUIRED_TOOLS.find((entry) => entry.command === command);
   throw new TorporError('host_setup', `The program ${command} is not installed.`, {
     remedy: `Install the Debian package ${tool?.package ?? command}.`,
+  });
+}
+
+/** The path of busybox, which guests run without any library. Throws `host_setup` if it needs some. */
+export async function findStaticBusybox(): Promise<string> {
+  const path = await findProgram('busybox');
+  if (parseElf(await readFile(path)).interpreter === undefined) return path;
+  throw new TorporError('host_setup', 'busybox is not statically linked.', {
+    remedy: 'Install the Debian package busybox-static.',
   });
 }

@@ -94,6 +94,13 @@ export const REQUIREMENTS: readonly Requirement[] = [
     remedy: 'Install the program xz.',
   },
   {
+    id: 'kmod',
+    purpose: 'the index of the kernel modules for guests',
+    check: programs('depmod'),
+    packages: ['kmod'],
+    remedy: 'Install the program depmod.',
+  },
+  {
     id: 'tini',
     purpose: 'process 1 of a guest',
     check: programs('tini'),

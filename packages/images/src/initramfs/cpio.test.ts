@@ -11,6 +11,7 @@ const ENTRIES = [
   { kind: 'file', path: 'empty', data: Buffer.alloc(0) },
   { kind: 'symlink', path: 'bin/link', target: 'odd' },
   { kind: 'character-device', path: 'console', major: 5, minor: 1 },
+  { kind: 'character-device', path: 'disks', major: 10, minor: 237, mode: 0o660, gid: 6 },
 ] as const;
 
 test('cpio(1) reads the archive back as it was written', async () => {
@@ -27,6 +28,8 @@ test('cpio(1) reads the archive back as it was written', async () => {
     const device = await stat(join(directory, 'console'));
     expect(device.isCharacterDevice()).toBe(true);
     expect(device.rdev).toBe((5 << 8) | 1);
+    const disks = await stat(join(directory, 'disks'));
+    expect([disks.uid, disks.gid, disks.mode & 0o7777]).toEqual([0, 6, 0o660]);
   } finally {
     await rm(directory, { recursive: true });
   }

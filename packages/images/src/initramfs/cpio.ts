@@ -9,6 +9,8 @@ export type CpioEntry =
       readonly major: number;
       readonly minor: number;
       readonly mode?: number;
+      /** The owning group; 0 by default. */
+      readonly gid?: number;
     };
 
 const TRAILER = 'TRAILER!!!';
@@ -28,7 +30,7 @@ const DEFAULT_MODE = {
 /**
  * A cpio archive in the format that the kernel unpacks into its initramfs
  * (`newc`, Documentation/driver-api/early-userspace/buffer-format.rst). The same
- * entries give the same bytes: owner 0:0, time 0, inode numbers by position.
+ * entries give the same bytes: owner root, time 0, inode numbers by position.
  * Paths are relative, without a leading slash.
  */
 export function writeCpio(entries: readonly CpioEntry[]): Buffer {
@@ -39,7 +41,7 @@ export function writeCpio(entries: readonly CpioEntry[]): Buffer {
       fields.inode,
       fields.mode,
       0, // uid
-      0, // gid
+      fields.gid,
       1, // links
       0, // time of modification
       fields.data.length,
@@ -66,9 +68,10 @@ export function writeCpio(entries: readonly CpioEntry[]): Buffer {
       data: contents(entry),
       major: entry.kind === 'character-device' ? entry.major : 0,
       minor: entry.kind === 'character-device' ? entry.minor : 0,
+      gid: 'gid' in entry ? (entry.gid ?? 0) : 0,
     });
   });
-  append({ path: TRAILER, inode: 0, mode: 0, data: Buffer.alloc(0), major: 0, minor: 0 });
+  append({ path: TRAILER, inode: 0, mode: 0, data: Buffer.alloc(0), major: 0, minor: 0, gid: 0 });
   return Buffer.concat(parts);
 }
 
@@ -79,6 +82,7 @@ interface Fields {
   readonly data: Buffer;
   readonly major: number;
   readonly minor: number;
+  readonly gid: number;
 }
 
 function contents(entry: CpioEntry): Buffer {

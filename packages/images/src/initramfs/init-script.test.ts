@@ -2,6 +2,7 @@ import { runCommand } from '@torpor/linux';
 import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
 import { expect, test } from 'vitest';
 import { initScript } from './init-script.ts';
+import { mountTable } from './mount-table.ts';
 
 const SCRIPT = initScript(['virtio_mmio.ko', 'virtio_blk.ko', 'overlay.ko']);
 
@@ -22,4 +23,14 @@ test('it loads the modules in the order given, before it waits for the drives', 
 test('it gives the guest the address that the host expects', () => {
   expect(SCRIPT).toContain(`ifconfig eth0 ${GUEST.address} netmask 255.255.255.252 up`);
   expect(SCRIPT).toContain(`route add default gw ${GUEST.gateway}`);
+});
+
+test('what is mounted over an overlay exists on the disk before the overlay is mounted', () => {
+  const lines = SCRIPT.split('\n');
+  const overlay = lines.findIndex((line) => line.startsWith('mount -t overlay'));
+  for (const [, , target = ''] of mountTable().matchAll(/^(\S+) \/root(\/var\S+) none bind/gm)) {
+    const made = lines.findIndex((line) => line.includes(`/layers/upper/root${target} `));
+    expect(made).toBeGreaterThan(0);
+    expect(made).toBeLessThan(overlay);
+  }
 });

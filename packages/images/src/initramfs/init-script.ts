@@ -1,13 +1,39 @@
 import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
-import { AGENT_DIRECTORY, agentCommand } from '../agent-drive/layout.ts';
+import { AGENT_DIRECTORY, agentCommand, MODPROBE } from '../agent-drive/layout.ts';
+import { STORE_DIRECTORIES } from './mount-table.ts';
+
+/** Where the initramfs has what /init reads. */
+export const INIT_FILES = { mounts: 'mounts', devices: 'devices.cpio' } as const;
 
 /** How long the guest waits for each of its drives: far beyond any boot that works. */
 const DRIVE_TIMEOUT_SECONDS = 15;
 
-/** The kernel's 128 are used up by a few watching tools at once; as systemd and container hosts set it. */
-const INOTIFY_INSTANCES = 1024;
-/** The kernel derives its own from the memory: few for the sources of one project in a small guest. A watch costs 1 KB. */
-const INOTIFY_WATCHES = 524_288;
+/** Open files of a process: the kernel's 4,096 are too few for servers. The ceiling is fs.nr_open's default, as Docker has it. */
+const MAX_OPEN_FILES = 1_048_576;
+
+/**
+ * The kernel's parameters of guests, by their paths below /proc/sys: what Debian's
+ * procps and systemd set, and what Docker sets for containers.
+ */
+export const SYSCTLS: Readonly<Record<string, string>> = {
+  'kernel/hostname': 'sandbox',
+  // A module that is needed is loaded by itself, in any image: the program is on the agent drive.
+  'kernel/modprobe': MODPROBE,
+  'kernel/pid_max': '4194304',
+  'fs/protected_hardlinks': '1',
+  'fs/protected_symlinks': '1',
+  'fs/protected_fifos': '1',
+  'fs/protected_regular': '2',
+  // The kernel's 128 are used up by a few watching tools at once.
+  'fs/inotify/max_user_instances': '1024',
+  // The kernel derives its own from the memory: few for the sources of one project in a small guest. A watch costs 1 KB.
+  'fs/inotify/max_user_watches': '524288',
+  // Databases that map many files need more than the kernel's 65,530; as Fedora, Ubuntu and systemd have it.
+  'vm/max_map_count': '1048576',
+  // There is nobody to be protected from: programs of any user may serve port 80, and ping.
+  'net/ipv4/ip_unprivileged_port_start': '0',
+  'net/ipv4/ping_group_range': '0 2147483647',
+};
 
 /**
  * The program with which the guest starts, run by busybox's shell. It puts the
@@ -20,7 +46,8 @@ const INOTIFY_WATCHES = 524_288;
  *
  * Whatever fails is said on the console in one line that starts with
  * `torpor: boot failed`, and the machine powers itself off. Every program costs
- * milliseconds under emulation, so the shell does by itself what it can.
+ * milliseconds under emulation, so the shell does by itself what it can, one cpio makes
+ * all devices and links, and one mount mounts all that the mount table names.
  */
 export function initScript(moduleFiles: readonly string[]): string {
   return `#!/bin/sh
@@ -66,28 +93,32 @@ say "drives"
 mount -t ext4 -o ro ${GUEST_DRIVES.base.device} /layers/base || fail "the base drive cannot be mounted"
 mount -t ext4 -o ro ${GUEST_DRIVES.agent.device} /layers/agent || fail "the agent drive cannot be mounted"
 mount -t ext4 -o noatime,noinit_itable ${GUEST_DRIVES.upper.device} /layers/upper || fail "the upper drive cannot be mounted"
-[ -d /layers/upper/work ] || mkdir -p /layers/upper/root /layers/upper/work || fail "the upper drive cannot be written"
+[ -d /layers/upper/work ] || mkdir -p /layers/upper/root ${STORE_DIRECTORIES.join(' ')} /layers/upper/work || fail "the upper drive cannot be written"
 mount -t overlay -o lowerdir=/layers/agent/root:/layers/base,upperdir=/layers/upper/root,workdir=/layers/upper/work,redirect_dir=on root /root || fail "the overlay cannot be mounted"
 [ -x /root${AGENT_DIRECTORY}/bin/tini ] || fail "there is no agent on the agent drive"
 
 for directory in dev proc sys run tmp etc root home; do
 	[ -d /root/$directory ] || mkdir /root/$directory || fail "the directory /$directory cannot be made"
 done
+cd /dev && cpio -idu </${INIT_FILES.devices} 2>/dev/null || fail "the devices cannot be made"
+cd /
+mount -a -T /${INIT_FILES.mounts} || fail "the kernel's file systems cannot be mounted"
 mount --move /dev /root/dev && mount --move /proc /root/proc && mount --move /sys /root/sys || fail "the kernel's file systems cannot be moved"
 uptime=/root/proc/uptime
-mkdir -m 1777 /root/dev/shm
-mkdir -m 755 /root/dev/pts
-mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /root/dev/pts || fail "/dev/pts cannot be mounted"
-mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /root/dev/shm || fail "/dev/shm cannot be mounted"
-mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /root/run || fail "/run cannot be mounted"
-mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate cgroup2 /root/sys/fs/cgroup || fail "cgroups cannot be mounted"
+# As systemd has it: what is mounted later shows in containers that are running.
+mount --make-rshared /root || fail "the mounts cannot be shared"
 [ -k /root/tmp ] || chmod 1777 /root/tmp
+# Below /usr/lib on the agent drive; /lib is a directory of its own in older images.
+[ -e /root/lib/modules ] || [ -h /root/lib ] || { mkdir -p /root/lib && ln -s ../usr/lib/modules /root/lib/modules; }
 say "root"
 
-echo sandbox >/root/proc/sys/kernel/hostname
-echo "0 2147483647" >/root/proc/sys/net/ipv4/ping_group_range
-echo ${INOTIFY_INSTANCES} >/root/proc/sys/fs/inotify/max_user_instances
-echo ${INOTIFY_WATCHES} >/root/proc/sys/fs/inotify/max_user_watches
+sysctl() {
+	echo "$2" >"/root/proc/sys/$1" || say "the kernel parameter $1 cannot be set"
+}
+${Object.entries(SYSCTLS)
+  .map(([name, value]) => `sysctl ${name} '${value}'`)
+  .join('\n')}
+ulimit -n ${MAX_OPEN_FILES} || say "the limit of open files cannot be raised"
 ifconfig lo 127.0.0.1 up || fail "the loopback interface cannot be configured"
 if [ -d /root/sys/class/net/${GUEST.interfaceName} ]; then
 	echo 1 >/root/proc/sys/net/ipv6/conf/${GUEST.interfaceName}/disable_ipv6

@@ -1,23 +1,28 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { TorporError } from '@torpor/protocol';
 import { computeKey, ensureArtifact, hashFile } from '../cache/artifact-cache.ts';
-import { parseElf } from '../elf/elf.ts';
 import type { GuestKernel } from '../kernel/kernel.ts';
 import type { OnProgress } from '../progress.ts';
-import { findProgram } from '../required-tools.ts';
+import { findStaticBusybox } from '../required-tools.ts';
 import { type CpioEntry, writeCpio } from './cpio.ts';
-import { initScript } from './init-script.ts';
-import { withoutSignature } from './module-signature.ts';
+import { deviceArchive } from './devices.ts';
+import { INIT_FILES, initScript } from './init-script.ts';
+import { mountTable } from './mount-table.ts';
 
 /** Raised when the layout of the archive changes. */
-const RECIPE = 2;
+const RECIPE = 4;
+
+const PAGE_BYTES = 4096;
+/** How much of its last page the archive takes; see {@link leaveLastPage}. */
+const LAST_PAGE_BYTES = 64;
 
 /** What /init calls. Each becomes a link to busybox. */
 const APPLETS = [
   'chmod',
+  'cpio',
   'ifconfig',
   'insmod',
+  'ln',
   'mkdir',
   'mount',
   'poweroff',
@@ -57,10 +62,9 @@ export async function ensureInitramfs(
     key,
     build: async (staging) => {
       const busybox = await readFile(busyboxPath);
-      assertStatic(busybox);
       onProgress({ artifact: 'initramfs', message: 'writing the initramfs' });
       const archive = writeCpio(await collectEntries(kernel, busybox, script));
-      await writeFile(join(staging, 'initramfs.cpio'), archive);
+      await writeFile(join(staging, 'initramfs.cpio'), leaveLastPage(archive));
     },
   });
   return join(artifact, 'initramfs.cpio');
@@ -72,7 +76,7 @@ export async function initramfsKey(kernel: GuestKernel): Promise<string> {
 }
 
 async function ingredients(kernel: GuestKernel) {
-  const busyboxPath = await findProgram('busybox');
+  const busyboxPath = await findStaticBusybox();
   const script = initScript(kernel.modulePaths.map((path) => basename(path)));
   const key = computeKey({
     recipe: RECIPE,
@@ -81,6 +85,8 @@ async function ingredients(kernel: GuestKernel) {
     script,
     applets: APPLETS,
     directories: DIRECTORIES,
+    mounts: mountTable(),
+    devices: (await deviceArchive(kernel.moduleTree)).toString('latin1'),
   });
   return { key, busyboxPath, script };
 }
@@ -94,7 +100,7 @@ async function collectEntries(
     async (path): Promise<CpioEntry> => ({
       kind: 'file',
       path: `modules/${basename(path)}`,
-      data: withoutSignature(await readFile(path)),
+      data: await readFile(path),
     }),
   );
   return [
@@ -106,13 +112,21 @@ async function collectEntries(
       (name): CpioEntry => ({ kind: 'symlink', path: `bin/${name}`, target: 'busybox' }),
     ),
     ...(await Promise.all(modules)),
+    { kind: 'file', path: INIT_FILES.mounts, data: Buffer.from(mountTable()) },
+    { kind: 'file', path: INIT_FILES.devices, data: await deviceArchive(kernel.moduleTree) },
     { kind: 'file', path: 'init', data: Buffer.from(script), mode: 0o755 },
   ];
 }
 
-function assertStatic(busybox: Buffer): void {
-  if (parseElf(busybox).interpreter === undefined) return;
-  throw new TorporError('host_setup', 'busybox is not statically linked.', {
-    remedy: 'Install the Debian package busybox-static.',
-  });
+/**
+ * QEMU's microvm has the initramfs end where RAM ends, starting at the boundary of a page,
+ * without regard to the ACPI tables that its firmware has put at the very end (about 1 KiB;
+ * hw/i386/microvm.c passes no `acpi_data_size`). So zeros, which the kernel skips, make the
+ * archive end just after the beginning of its last page: the rest of that is theirs.
+ */
+export function leaveLastPage(archive: Buffer): Buffer {
+  const beyond = archive.length % PAGE_BYTES;
+  return beyond === 0 || beyond > LAST_PAGE_BYTES
+    ? Buffer.concat([archive, Buffer.alloc(((PAGE_BYTES - beyond) % PAGE_BYTES) + LAST_PAGE_BYTES)])
+    : archive;
 }

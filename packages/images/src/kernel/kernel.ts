@@ -1,6 +1,5 @@
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { runCommand } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
@@ -13,13 +12,14 @@ import {
 import { toImageError } from '../cache/image-error.ts';
 import type { OnProgress } from '../progress.ts';
 import { extractVmlinux } from './bz-image.ts';
-import { type KernelModule, moduleName, orderModules, readModuleInfo } from './modules.ts';
+import { GUEST_MODULE_DIRECTORIES, makeModuleTree } from './module-tree.ts';
+import { type KernelModule, orderModules, readModuleInfo } from './modules.ts';
 
 /** Raised when what is kept of a kernel changes. */
-const RECIPE = 1;
+const RECIPE = 2;
 
 /** Modules that the guest loads at boot, where the kernel does not have them built in. */
-const GUEST_MODULES = [
+const BOOT_MODULES = [
   'virtio',
   'virtio_ring',
   'virtio_pci',
@@ -60,8 +60,10 @@ export interface GuestKernel {
   readonly vmlinuxPath: string;
   /** Whether a VMM can enter the ELF file by PVH. */
   readonly pvhEntry: boolean;
-  /** Unpacked modules, in the order in which they must be loaded. */
+  /** The modules that a guest loads at boot, in the order in which they must be loaded. */
   readonly modulePaths: readonly string[];
+  /** What belongs to /lib/modules/VERSION in a guest. */
+  readonly moduleTree: string;
 }
 
 /**
@@ -79,7 +81,13 @@ export async function ensureKernel(
   const { name, version } = await findPackage().catch((error: unknown) => {
     throw toImageError(error);
   });
-  const key = computeKey({ recipe: RECIPE, name, version, modules: GUEST_MODULES });
+  const key = computeKey({
+    recipe: RECIPE,
+    name,
+    version,
+    modules: BOOT_MODULES,
+    directories: GUEST_MODULE_DIRECTORIES,
+  });
   await ensureArtifact({
     directory,
     key,
@@ -123,6 +131,7 @@ async function readKernel(directory: string, key: string): Promise<GuestKernel |
     vmlinuxPath: join(path, 'vmlinux'),
     pvhEntry: manifest.data.pvhEntry,
     modulePaths: manifest.data.modules.map((name) => join(path, 'modules', name)),
+    moduleTree: join(path, 'lib', 'modules', manifest.data.release),
   };
 }
 
@@ -183,7 +192,8 @@ async function buildKernel(root: string, target: string, source: Package): Promi
   const { vmlinux, pvhEntry } = extractVmlinux(bzImage);
   await writeFile(join(target, 'vmlinuz'), bzImage);
   await writeFile(join(target, 'vmlinux'), vmlinux);
-  const modules = await collectModules(join(root, 'lib', 'modules', release), target);
+  const tree = await makeModuleTree(join(root, 'lib', 'modules', release), target, release);
+  const modules = await collectBootModules(tree.paths, target);
   const manifest: z.infer<typeof manifestSchema> = {
     recipe: RECIPE,
     packageName: source.name,
@@ -195,36 +205,25 @@ async function buildKernel(root: string, target: string, source: Package): Promi
   await writeFile(join(target, 'manifest.json'), JSON.stringify(manifest, undefined, 2));
 }
 
-/** Unpacks the modules of {@link GUEST_MODULES} and what they need to `target/modules`; returns their file names in order. */
-async function collectModules(tree: string, target: string): Promise<string[]> {
-  const paths = new Map<string, string>();
-  for (const entry of await readdir(tree, { recursive: true })) {
-    const match = /([^/]+)\.ko(?:\.xz|\.zst|\.gz)?$/.exec(entry);
-    if (match?.[1] !== undefined) paths.set(moduleName(match[1]), join(tree, entry));
-  }
+/** Copies {@link BOOT_MODULES} and what they need to `target/modules`; returns their file names in order. */
+async function collectBootModules(
+  paths: ReadonlyMap<string, string>,
+  target: string,
+): Promise<string[]> {
   const modules = new Map<string, KernelModule>();
-  await mkdir(join(target, 'modules'));
   const collect = async (name: string): Promise<void> => {
     const path = paths.get(name);
     // What is no module is built into the kernel; a guest that lacks it says so at boot.
     if (path === undefined || modules.has(name)) return;
-    const bytes = await readModule(path);
-    const module = readModuleInfo(bytes);
+    const module = readModuleInfo(await readFile(path));
     modules.set(name, module);
-    await writeFile(join(target, 'modules', `${name}.ko`), bytes);
     for (const dependency of module.dependencies) await collect(dependency);
   };
-  for (const name of GUEST_MODULES) await collect(name);
-  const order = orderModules(GUEST_MODULES, (name) => modules.get(name)?.dependencies);
+  for (const name of BOOT_MODULES) await collect(name);
+  const order = orderModules(BOOT_MODULES, (name) => modules.get(name)?.dependencies);
+  await mkdir(join(target, 'modules'));
+  for (const name of order) {
+    await copyFile(paths.get(name) ?? '', join(target, 'modules', `${name}.ko`));
+  }
   return order.map((name) => `${name}.ko`);
-}
-
-async function readModule(path: string): Promise<Buffer> {
-  const bytes = await readFile(path);
-  if (path.endsWith('.zst')) return zstdDecompressSync(bytes);
-  if (path.endsWith('.gz')) return gunzipSync(bytes);
-  if (!path.endsWith('.xz')) return bytes;
-  // Node cannot unpack xz. The program writes beside the packed file, which is in our staging directory.
-  await runCommand('xz', ['--decompress', '--keep', path]);
-  return readFile(path.slice(0, -'.xz'.length));
 }
