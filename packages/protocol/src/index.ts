@@ -30,3 +30,4 @@ export {
   SANDBOX_STATES,
   type SandboxState,
 } from './sandbox-state.ts';
+export { createStreamingClient } from './streaming-client.ts';

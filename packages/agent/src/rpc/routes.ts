@@ -2,6 +2,7 @@ import type { ConnectRouter } from '@connectrpc/connect';
 import { hostAgent } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import type { SandboxManager } from '../sandbox/manager.ts';
+import { endWithCaller } from './end-with-caller.ts';
 import { errorInterceptor } from './error-interceptor.ts';
 import { fileRpc } from './file-rpc.ts';
 import { type HostDescription, hostRpc } from './host-rpc.ts';
@@ -31,7 +32,7 @@ export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void 
   };
   return (router) => {
     router.service(hostAgent.HostAgentService, implementation, {
-      interceptors: [errorInterceptor(logger)],
+      interceptors: [errorInterceptor(logger), endWithCaller],
       // File contents and output pass here in bulk: compressing them costs more than it saves.
       acceptCompression: [],
     });

@@ -1,57 +1,20 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { type Client, ConnectError, createClient } from '@connectrpc/connect';
-import { connectNodeAdapter, createConnectTransport } from '@connectrpc/connect-node';
-import { hostAgent, newId, TorporError } from '@torpor/protocol';
+import { type Client, ConnectError } from '@connectrpc/connect';
+import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { SandboxManager } from '../sandbox/manager.ts';
-import { PlainEnvd } from '../testing/plain-envd.ts';
-import { StubHost, silentLogger } from '../testing/stub-host.ts';
-import { agentRoutes } from './routes.ts';
+import { type RpcAgent, startRpcAgent, TRANSPORTS } from '../testing/rpc-agent.ts';
 
-/*
- * The RPCs of the agent over HTTP, down to the real daemon, which runs as a process
- * of this host instead of in a guest.
- */
+/* The RPCs of the agent, over each transport. */
 
-let resources: AsyncDisposableStack;
-let host: StubHost;
-let manager: SandboxManager;
+let agent: RpcAgent;
 let client: Client<typeof hostAgent.HostAgentService>;
 let sandboxId: string;
 
 beforeAll(async () => {
-  resources = new AsyncDisposableStack();
-  const envd = resources.use(await PlainEnvd.start());
-  host = resources.use(await StubHost.open());
-  manager = new SandboxManager(host.parts({ guestUrl: () => envd.url }), []);
-  resources.defer(() => manager.destroyAll());
-  const description = {
-    dataDir: host.layout.dataDir,
-    limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 1 },
-    versions: { agent_version: '0.1.0' },
-    images: { list: async () => [{ name: 'base', sizeBytes: 7, createdAt: 5000 }] },
-  };
-  const server = createServer(
-    connectNodeAdapter({
-      routes: agentRoutes({
-        manager,
-        description,
-        logger: silentLogger(),
-        onTerminate: () => undefined,
-      }),
-    }),
-  );
-  resources.defer(() => closeServer(server));
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  client = createClient(
-    hostAgent.HostAgentService,
-    createConnectTransport({ baseUrl: `http://127.0.0.1:${port}`, httpVersion: '1.1' }),
-  );
+  agent = await startRpcAgent();
   sandboxId = newId('sandbox');
-  await client.createSandbox({
+  const { HTTP: transport } = agent.transports;
+  await createStreamingClient(hostAgent.HostAgentService, transport).createSandbox({
     sandboxId,
     vcpus: 1,
     memoryMb: 128,
@@ -59,12 +22,7 @@ beforeAll(async () => {
     defaultUser: 'root',
   });
 });
-afterAll(() => resources.disposeAsync());
-
-async function closeServer(server: Server): Promise<void> {
-  server.closeAllConnections();
-  await new Promise((resolve) => server.close(resolve));
-}
+afterAll(() => agent[Symbol.asyncDispose]());
 
 function shell(script: string) {
   return { sandboxId, cmd: '/bin/sh', args: ['-c', script] };
@@ -77,73 +35,6 @@ function text(bytes: Uint8Array): string {
 async function codeOf(call: Promise<unknown>): Promise<string> {
   return TorporError.from(await call.catch((error: unknown) => error)).code;
 }
-
-describe('exec', () => {
-  test('returns output and exit code, with the environment of the sandbox and of the call', async () => {
-    const result = await client.exec({
-      ...shell('echo "$GREETING $NAME $PWD"; echo oops >&2; exit 3'),
-      envs: { NAME: 'world' },
-      cwd: '/usr',
-    });
-    expect(text(result.stdout)).toBe('hello world /usr\n');
-    expect(text(result.stderr)).toBe('oops\n');
-    expect(result).toMatchObject({ exitCode: 3, status: '', stdoutDroppedBytes: 0n });
-  });
-
-  test('says which signal ended a program', async () => {
-    const result = await client.exec(shell('kill -9 $$'));
-    expect(result).toMatchObject({ exitCode: -1, status: 'signal: killed' });
-  });
-
-  test.each([
-    ['a program that does not exist', { cmd: '/no/such/program' }, 'program_not_found'],
-    ['no program', { cmd: '' }, 'invalid_request'],
-    ['a directory that does not exist', { cmd: 'true', cwd: '/no/such' }, 'invalid_request'],
-    ['a user that does not exist', { cmd: 'true', user: 'nobody-at-all' }, 'invalid_request'],
-    ['a negative time limit', { cmd: 'true', timeoutSec: -1 }, 'invalid_request'],
-  ])('refuses %s', async (_, request, code) => {
-    expect(await codeOf(client.exec({ sandboxId, ...request }))).toBe(code);
-  });
-
-  test('kills the whole process group when the time is up, and hands over what it printed', async () => {
-    const error = await client
-      .exec({ ...shell('echo begun; sleep 611 & sleep 611'), timeoutSec: 1 })
-      .then(() => undefined, ConnectError.from);
-    expect(TorporError.from(error).code).toBe('timeout');
-    const [partial] = error?.findDetails(hostAgent.ExecResponseSchema) ?? [];
-    expect(text(partial?.stdout ?? new Uint8Array())).toBe('begun\n');
-    const { stdout } = await client.exec(shell('pgrep -f "sleep 61[1]" || echo none'));
-    expect(text(stdout)).toBe('none\n');
-  });
-
-  test('keeps no more output than it is told to, and counts the rest', async () => {
-    const result = await client.exec({
-      ...shell('head -c 300000 /dev/zero; head -c 10 /dev/zero >&2'),
-      maxOutputBytes: 1000n,
-    });
-    expect(result.stdout).toHaveLength(1000);
-    expect(result.stdoutDroppedBytes).toBe(299_000n);
-    expect(result.stderr).toHaveLength(10);
-    expect(result.stderrDroppedBytes).toBe(0n);
-  });
-
-  test('ends the program when its caller is gone', async () => {
-    const caller = new AbortController();
-    const marker = `sleep 612.${process.pid}`;
-    const call = client.exec(shell(marker), { signal: caller.signal });
-    await running(marker, true);
-    caller.abort();
-    await expect(call).rejects.toThrow();
-    await running(marker, false);
-  });
-
-  test('of a sandbox that does not exist says so', async () => {
-    const unknown = newId('sandbox');
-    expect(await codeOf(client.exec({ sandboxId: unknown, cmd: 'true' }))).toBe('not_found');
-    expect(await codeOf(client.pingSandbox({ sandboxId: unknown }))).toBe('not_found');
-    expect(await codeOf(client.getSandbox({ sandboxId: unknown }))).toBe('not_found');
-  });
-});
 
 /** Waits until a program with this command line runs, or does not. */
 async function running(marker: string, expected: boolean): Promise<void> {
@@ -158,292 +49,368 @@ async function running(marker: string, expected: boolean): Promise<void> {
     .toBe(expected);
 }
 
-describe('exec stream', () => {
-  test('passes the events on as they come', async () => {
-    const events: string[] = [];
-    let stdout = '';
-    for await (const { event } of client.execStream(shell('echo a; echo b; exit 4'))) {
-      if (event.case === 'data') stdout += text(event.value.output.value ?? new Uint8Array());
-      else events.push(event.case ?? '');
-      if (event.case === 'end') expect(event.value).toMatchObject({ exitCode: 4, error: '' });
-    }
-    expect(events).toEqual(['start', 'end']);
-    expect(stdout).toBe('a\nb\n');
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  beforeAll(() => {
+    client = createStreamingClient(hostAgent.HostAgentService, agent.transports[transport]);
   });
 
-  test('takes input', async () => {
-    let output = '';
-    const stream = client.execStream({ sandboxId, cmd: 'cat', args: [], stdin: true });
-    for await (const { event } of stream) {
-      if (event.case === 'start') {
-        const selector = { case: 'pid' as const, value: event.value.pid };
-        const data = Buffer.from('to and fro');
-        await client.sendProcessInput({ sandboxId, selector, data, end: true });
-      }
-      if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
-    }
-    expect(output).toBe('to and fro');
-  });
+  describe('exec', () => {
+    test('returns output and exit code, with the environment of the sandbox and of the call', async () => {
+      const result = await client.exec({
+        ...shell('echo "$GREETING $NAME $PWD"; echo oops >&2; exit 3'),
+        envs: { NAME: 'world' },
+        cwd: '/usr',
+      });
+      expect(text(result.stdout)).toBe('hello world /usr\n');
+      expect(text(result.stderr)).toBe('oops\n');
+      expect(result).toMatchObject({ exitCode: 3, status: '', stdoutDroppedBytes: 0n });
+    });
 
-  test('a program outlives its listener, and another can connect', async () => {
-    const leave = new AbortController();
-    const tag = `t-${newId('team')}`;
-    const stream = client.execStream(
-      { ...shell('echo first; read line; echo "got $line"'), tag, stdin: true },
-      { signal: leave.signal },
-    );
-    await expect(
-      (async () => {
-        for await (const { event } of stream) if (event.case === 'data') leave.abort();
-      })(),
-    ).rejects.toThrow();
-    const selector = { case: 'tag' as const, value: tag };
-    let output = '';
-    let exitCode: number | undefined;
-    for await (const { event } of client.connectProcess({ sandboxId, selector })) {
-      if (event.case === 'start') {
-        const data = Buffer.from('it\n');
-        await client.sendProcessInput({ sandboxId, selector, data });
-      }
-      if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
-      if (event.case === 'end') exitCode = event.value.exitCode;
-    }
-    expect(output).toBe('first\ngot it\n');
-    expect(exitCode).toBe(0);
-  });
+    test('says which signal ended a program', async () => {
+      const result = await client.exec(shell('kill -9 $$'));
+      expect(result).toMatchObject({ exitCode: -1, status: 'signal: killed' });
+    });
 
-  test('ends with `timeout` when the time is up', async () => {
-    const stream = client.execStream({ ...shell('echo begun; sleep 613'), timeoutSec: 1 });
-    let output = '';
-    const end = (async () => {
-      for await (const { event } of stream) {
-        if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
-      }
-    })();
-    expect(await codeOf(end)).toBe('timeout');
-    expect(output).toBe('begun\n');
-  });
+    test.each([
+      ['a program that does not exist', { cmd: '/no/such/program' }, 'program_not_found'],
+      ['no program', { cmd: '' }, 'invalid_request'],
+      ['a directory that does not exist', { cmd: 'true', cwd: '/no/such' }, 'invalid_request'],
+      ['a user that does not exist', { cmd: 'true', user: 'nobody-at-all' }, 'invalid_request'],
+      ['a negative time limit', { cmd: 'true', timeoutSec: -1 }, 'invalid_request'],
+    ])('refuses %s', async (_, request, code) => {
+      expect(await codeOf(client.exec({ sandboxId, ...request }))).toBe(code);
+    });
 
-  test('the time limit holds also when nobody listens any more', async () => {
-    const leave = new AbortController();
-    const marker = `sleep 614.${process.pid}`;
-    const stream = client.execStream({ ...shell(marker), timeoutSec: 1 }, { signal: leave.signal });
-    await expect(
-      (async () => {
-        for await (const { event } of stream) if (event.case === 'start') leave.abort();
-      })(),
-    ).rejects.toThrow();
-    await running(marker, false);
-  });
-});
+    test('kills the whole process group when the time is up, and hands over what it printed', async () => {
+      const error = await client
+        .exec({ ...shell('echo begun; sleep 611 & sleep 611'), timeoutSec: 1 })
+        .then(() => undefined, ConnectError.from);
+      expect(TorporError.from(error).code).toBe('timeout');
+      const [partial] = error?.findDetails(hostAgent.ExecResponseSchema) ?? [];
+      expect(text(partial?.stdout ?? new Uint8Array())).toBe('begun\n');
+      const { stdout } = await client.exec(shell('pgrep -f "sleep 61[1]" || echo none'));
+      expect(text(stdout)).toBe('none\n');
+    });
 
-describe('processes', () => {
-  test('one in the background is listed by its tag and can be killed', async () => {
-    const { pid, tag } = await client.startBackground({ ...shell('sleep 615') });
-    expect(tag).toMatch(/^proc-[0-9a-f]{8}$/);
-    const { processes } = await client.listProcesses({ sandboxId });
-    expect(processes).toContainEqual(
-      expect.objectContaining({ pid, tag, cmd: '/bin/sh', args: ['-c', 'sleep 615'] }),
-    );
-    const selector = { case: 'tag' as const, value: tag };
-    await client.killProcess({ sandboxId, selector, signal: 'SIGTERM' });
-    await running('sleep 615', false);
-    expect(await codeOf(client.killProcess({ sandboxId, selector }))).toBe('not_found');
-  });
+    test('keeps no more output than it is told to, and counts the rest', async () => {
+      const result = await client.exec({
+        ...shell('head -c 300000 /dev/zero; head -c 10 /dev/zero >&2'),
+        maxOutputBytes: 1000n,
+      });
+      expect(result.stdout).toHaveLength(1000);
+      expect(result.stdoutDroppedBytes).toBe(299_000n);
+      expect(result.stderr).toHaveLength(10);
+      expect(result.stderrDroppedBytes).toBe(0n);
+    });
 
-  test('a selector is needed, and a signal that exists', async () => {
-    expect(await codeOf(client.killProcess({ sandboxId }))).toBe('invalid_request');
-    const selector = { case: 'pid' as const, value: 1 };
-    expect(await codeOf(client.killProcess({ sandboxId, selector, signal: 'SIGFOO' }))).toBe(
-      'invalid_request',
-    );
-  });
-});
+    test('ends the program when its caller is gone', async () => {
+      const caller = new AbortController();
+      const marker = `sleep 612.${process.pid}`;
+      const call = client.exec(shell(marker), { signal: caller.signal });
+      await running(marker, true);
+      caller.abort();
+      await expect(call).rejects.toThrow();
+      await running(marker, false);
+    });
 
-describe('terminals', () => {
-  test('one can be typed into, resized, left, found again and ended', async () => {
-    const leave = new AbortController();
-    const events = client.ptyAttach(
-      { sandboxId, cmd: '/bin/sh', args: ['-i'], cols: 90, rows: 20 },
-      { signal: leave.signal },
-    );
-    let tag = '';
-    let output = '';
-    const typed = async (line: string) => {
-      await client.ptySendInput({ sandboxId, tag, data: Buffer.from(`${line}\n`) });
-    };
-    await expect(
-      (async () => {
-        for await (const { event } of events) {
-          if (event.case === 'started') {
-            ({ tag } = event.value);
-            await typed('stty size; echo "term=$TERM"');
-          }
-          if (event.case === 'output') output += text(event.value.data);
-          if (/20 90.*term=xterm-256color/s.test(output)) leave.abort();
-        }
-      })(),
-    ).rejects.toThrow();
-    expect(tag).toMatch(/^pty-[0-9a-f]{8}$/);
-
-    await client.ptyResize({ sandboxId, tag, cols: 100, rows: 30 });
-    output = '';
-    let exited = false;
-    for await (const { event } of client.ptyAttach({ sandboxId, tag })) {
-      if (event.case === 'started') await typed('stty size');
-      if (event.case === 'output') output += text(event.value.data);
-      if (event.case === 'exited') exited = true;
-      if (event.case === 'output' && /30 100/.test(output)) {
-        await client.ptyKill({ sandboxId, tag });
-        output = '';
-      }
-    }
-    expect(exited).toBe(true);
-    expect(await codeOf(client.ptySendInput({ sandboxId, tag, data: new Uint8Array(1) }))).toBe(
-      'not_found',
-    );
-  });
-
-  test('a size that cannot be, and no tag, are refused', async () => {
-    expect(await codeOf(client.ptyResize({ sandboxId, tag: 'x', cols: 70_000, rows: 1 }))).toBe(
-      'invalid_request',
-    );
-    expect(await codeOf(client.ptyKill({ sandboxId }))).toBe('invalid_request');
-  });
-});
-
-describe('files', () => {
-  const directory = `/tmp/torpor-rpc-test-${process.pid}`;
-  afterAll(() => client.removePath({ sandboxId, path: directory }));
-
-  async function* upload(path: string, chunks: Iterable<Uint8Array>) {
-    const meta = { case: 'meta' as const, value: { sandboxId, path } };
-    yield { content: meta };
-    for (const chunk of chunks) yield { content: { case: 'chunk' as const, value: chunk } };
-  }
-
-  test('one of many megabytes arrives as it was sent, both ways', async () => {
-    const chunk = randomBytes(1024 * 1024);
-    const count = 40;
-    const path = `${directory}/big`;
-    const sent = createHash('sha256');
-    for (let index = 0; index < count; index++) sent.update(chunk);
-    await client.writeFileStream(
-      upload(
-        path,
-        Array.from({ length: count }, () => chunk),
-      ),
-    );
-    const received = createHash('sha256');
-    for await (const part of client.readFileStream({ sandboxId, path }))
-      received.update(part.chunk);
-    expect(received.digest('hex')).toBe(sent.digest('hex'));
-  });
-
-  test('an empty one is a file too', async () => {
-    const path = `${directory}/empty`;
-    await client.writeFileStream(upload(path, []));
-    const { entries } = await client.listDir({ sandboxId, path: directory });
-    expect(entries).toContainEqual(
-      expect.objectContaining({ name: 'empty', path, type: 'file', size: 0n, owner: 'root' }),
-    );
-  });
-
-  test('directories are made, listed and removed', async () => {
-    const path = `${directory}/a/b`;
-    const { entry } = await client.makeDir({ sandboxId, path });
-    expect(entry).toMatchObject({ path, type: 'directory' });
-    expect(await codeOf(client.makeDir({ sandboxId, path }))).toBe('already_exists');
-    const { entries } = await client.listDir({ sandboxId, path: directory, depth: 2 });
-    expect(entries.map((found) => found.path)).toContain(path);
-    await client.removePath({ sandboxId, path: `${directory}/a` });
-    expect(await codeOf(client.listDir({ sandboxId, path }))).toBe('not_found');
-  });
-
-  test('what does not exist, and what is no file, cannot be read', async () => {
-    const read = async (path: string) => {
-      for await (const _ of client.readFileStream({ sandboxId, path })) break;
-    };
-    expect(await codeOf(read('/no/such/file'))).toBe('not_found');
-    expect(await codeOf(read('/tmp'))).toBe('invalid_request');
-    expect(await codeOf(read(''))).toBe('invalid_request');
-  });
-
-  test('an upload whose client goes away leaves no half of a file', async () => {
-    const path = `${directory}/half`;
-    const gone = new AbortController();
-    async function* half() {
-      yield* upload(path, [Buffer.alloc(300_000)]);
-      gone.abort();
-      await new Promise(() => undefined);
-    }
-    const call = client.writeFileStream(half(), { signal: gone.signal });
-    await expect(call).rejects.toThrow();
-    // What comes after it, in its turn, sees what it left.
-    await client.writeFileStream(upload(`${directory}/after`, []));
-    const { entries } = await client.listDir({ sandboxId, path: directory });
-    expect(entries.map(({ name }) => name)).not.toContain('half');
-  });
-
-  test('an upload must say first where it goes', async () => {
-    async function* chunkFirst() {
-      yield { content: { case: 'chunk' as const, value: new Uint8Array(1) } };
-    }
-    expect(await codeOf(client.writeFileStream(chunkFirst()))).toBe('invalid_request');
-  });
-});
-
-describe('the host', () => {
-  test('describes itself', async () => {
-    expect(await client.describeHost({})).toMatchObject({
-      maxVcpus: 4,
-      maxMemoryMb: 4096n,
-      versions: { agent_version: '0.1.0' },
-      images: [{ name: 'base', sizeBytes: 7n, createdAtUnix: 5n }],
+    test('of a sandbox that does not exist says so', async () => {
+      const unknown = newId('sandbox');
+      expect(await codeOf(client.exec({ sandboxId: unknown, cmd: 'true' }))).toBe('not_found');
+      expect(await codeOf(client.pingSandbox({ sandboxId: unknown }))).toBe('not_found');
+      expect(await codeOf(client.getSandbox({ sandboxId: unknown }))).toBe('not_found');
     });
   });
 
-  test('shows the console of a sandbox, or its end', async () => {
-    const all = await client.readConsole({ sandboxId });
-    expect(text(all.content)).toMatch(/Linux boots.*no such device/s);
-    const end = await client.readConsole({ sandboxId, maxBytes: 8 });
-    expect(text(end.content)).toBe('device\r\n');
+  describe('exec stream', () => {
+    test('passes the events on as they come', async () => {
+      const events: string[] = [];
+      let stdout = '';
+      for await (const { event } of client.execStream(shell('echo a; echo b; exit 4'))) {
+        if (event.case === 'data') stdout += text(event.value.output.value ?? new Uint8Array());
+        else events.push(event.case ?? '');
+        if (event.case === 'end') expect(event.value).toMatchObject({ exitCode: 4, error: '' });
+      }
+      expect(events).toEqual(['start', 'end']);
+      expect(stdout).toBe('a\nb\n');
+    });
+
+    test('takes input', async () => {
+      let output = '';
+      const stream = client.execStream({ sandboxId, cmd: 'cat', args: [], stdin: true });
+      for await (const { event } of stream) {
+        if (event.case === 'start') {
+          const selector = { case: 'pid' as const, value: event.value.pid };
+          const data = Buffer.from('to and fro');
+          await client.sendProcessInput({ sandboxId, selector, data, end: true });
+        }
+        if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
+      }
+      expect(output).toBe('to and fro');
+    });
+
+    test('a program outlives its listener, and another can connect', async () => {
+      const leave = new AbortController();
+      const tag = `t-${newId('team')}`;
+      const stream = client.execStream(
+        { ...shell('echo first; read line; echo "got $line"'), tag, stdin: true },
+        { signal: leave.signal },
+      );
+      await expect(
+        (async () => {
+          for await (const { event } of stream) if (event.case === 'data') leave.abort();
+        })(),
+      ).rejects.toThrow();
+      const selector = { case: 'tag' as const, value: tag };
+      let output = '';
+      let exitCode: number | undefined;
+      for await (const { event } of client.connectProcess({ sandboxId, selector })) {
+        if (event.case === 'start') {
+          const data = Buffer.from('it\n');
+          await client.sendProcessInput({ sandboxId, selector, data });
+        }
+        if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
+        if (event.case === 'end') exitCode = event.value.exitCode;
+      }
+      expect(output).toBe('first\ngot it\n');
+      expect(exitCode).toBe(0);
+    });
+
+    test('ends with `timeout` when the time is up', async () => {
+      const stream = client.execStream({ ...shell('echo begun; sleep 613'), timeoutSec: 1 });
+      let output = '';
+      const end = (async () => {
+        for await (const { event } of stream) {
+          if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
+        }
+      })();
+      expect(await codeOf(end)).toBe('timeout');
+      expect(output).toBe('begun\n');
+    });
+
+    test('the time limit holds also when nobody listens any more', async () => {
+      const leave = new AbortController();
+      const marker = `sleep 614.${process.pid}`;
+      const stream = client.execStream(
+        { ...shell(marker), timeoutSec: 1 },
+        { signal: leave.signal },
+      );
+      await expect(
+        (async () => {
+          for await (const { event } of stream) if (event.case === 'start') leave.abort();
+        })(),
+      ).rejects.toThrow();
+      await running(marker, false);
+    });
   });
 
-  test('tells a watcher of every sandbox and then of every change', async () => {
-    const stop = new AbortController();
-    const seen: string[] = [];
-    const doomed = newId('sandbox');
-    const watch = (async () => {
-      for await (const { event } of client.watchSandboxes({}, { signal: stop.signal })) {
-        if (event.case === 'synchronised') {
-          seen.push('synchronised');
-          // envd belongs to the first sandbox: the second fails at /init, which is a change as well.
-          expect(
-            await codeOf(client.createSandbox({ sandboxId: doomed, vcpus: 1, memoryMb: 128 })),
-          ).not.toBe('internal_error');
-        }
-        if (event.case === 'sandbox') {
-          const { sandboxId: id, status } = event.value;
-          seen.push(`${id === sandboxId ? 'first' : 'second'} ${status}`);
-          if (status === 'error') stop.abort();
+  describe('processes', () => {
+    test('one in the background is listed by its tag and can be killed', async () => {
+      const { pid, tag } = await client.startBackground({ ...shell('sleep 615') });
+      expect(tag).toMatch(/^proc-[0-9a-f]{8}$/);
+      const { processes } = await client.listProcesses({ sandboxId });
+      expect(processes).toContainEqual(
+        expect.objectContaining({ pid, tag, cmd: '/bin/sh', args: ['-c', 'sleep 615'] }),
+      );
+      const selector = { case: 'tag' as const, value: tag };
+      await client.killProcess({ sandboxId, selector, signal: 'SIGTERM' });
+      await running('sleep 615', false);
+      expect(await codeOf(client.killProcess({ sandboxId, selector }))).toBe('not_found');
+    });
+
+    test('a selector is needed, and a signal that exists', async () => {
+      expect(await codeOf(client.killProcess({ sandboxId }))).toBe('invalid_request');
+      const selector = { case: 'pid' as const, value: 1 };
+      expect(await codeOf(client.killProcess({ sandboxId, selector, signal: 'SIGFOO' }))).toBe(
+        'invalid_request',
+      );
+    });
+  });
+
+  describe('terminals', () => {
+    test('one can be typed into, resized, left, found again and ended', async () => {
+      const leave = new AbortController();
+      const events = client.ptyAttach(
+        { sandboxId, cmd: '/bin/sh', args: ['-i'], cols: 90, rows: 20 },
+        { signal: leave.signal },
+      );
+      let tag = '';
+      let output = '';
+      const typed = async (line: string) => {
+        await client.ptySendInput({ sandboxId, tag, data: Buffer.from(`${line}\n`) });
+      };
+      await expect(
+        (async () => {
+          for await (const { event } of events) {
+            if (event.case === 'started') {
+              ({ tag } = event.value);
+              await typed('stty size; echo "term=$TERM"');
+            }
+            if (event.case === 'output') output += text(event.value.data);
+            if (/20 90.*term=xterm-256color/s.test(output)) leave.abort();
+          }
+        })(),
+      ).rejects.toThrow();
+      expect(tag).toMatch(/^pty-[0-9a-f]{8}$/);
+
+      await client.ptyResize({ sandboxId, tag, cols: 100, rows: 30 });
+      output = '';
+      let exited = false;
+      for await (const { event } of client.ptyAttach({ sandboxId, tag })) {
+        if (event.case === 'started') await typed('stty size');
+        if (event.case === 'output') output += text(event.value.data);
+        if (event.case === 'exited') exited = true;
+        if (event.case === 'output' && /30 100/.test(output)) {
+          await client.ptyKill({ sandboxId, tag });
+          output = '';
         }
       }
-    })();
-    await expect(watch).rejects.toThrow();
-    expect(seen).toEqual(['first running', 'synchronised', 'second creating', 'second error']);
+      expect(exited).toBe(true);
+      expect(await codeOf(client.ptySendInput({ sandboxId, tag, data: new Uint8Array(1) }))).toBe(
+        'not_found',
+      );
+    });
+
+    test('a size that cannot be, and no tag, are refused', async () => {
+      expect(await codeOf(client.ptyResize({ sandboxId, tag: 'x', cols: 70_000, rows: 1 }))).toBe(
+        'invalid_request',
+      );
+      expect(await codeOf(client.ptyKill({ sandboxId }))).toBe('invalid_request');
+    });
   });
 
-  test.each([
-    ['0 vCPUs', { vcpus: 0, memoryMb: 128 }, 'invalid_request'],
-    ['10,000 vCPUs', { vcpus: 10_000, memoryMb: 128 }, 'capacity_exceeded'],
-    ['too much memory', { vcpus: 1, memoryMb: 1_000_000_000 }, 'capacity_exceeded'],
-    ['an unknown image', { vcpus: 1, memoryMb: 128, templateId: 'nope' }, 'not_found'],
-  ])('refuses a sandbox with %s', async (_, request, code) => {
-    expect(await codeOf(client.createSandbox({ sandboxId: newId('sandbox'), ...request }))).toBe(
-      code,
-    );
-    const { sandboxes } = await client.listSandboxes({});
-    expect(sandboxes.map((sandbox) => sandbox.sandboxId)).toEqual([sandboxId]);
+  describe('files', () => {
+    const directory = `/tmp/torpor-rpc-test-${process.pid}`;
+    afterAll(() => client.removePath({ sandboxId, path: directory }));
+
+    async function* upload(path: string, chunks: Iterable<Uint8Array>) {
+      const meta = { case: 'meta' as const, value: { sandboxId, path } };
+      yield { content: meta };
+      for (const chunk of chunks) yield { content: { case: 'chunk' as const, value: chunk } };
+    }
+
+    test('one of many megabytes arrives as it was sent, both ways', async () => {
+      const chunk = randomBytes(1024 * 1024);
+      const count = 40;
+      const path = `${directory}/big`;
+      const sent = createHash('sha256');
+      for (let index = 0; index < count; index++) sent.update(chunk);
+      await client.writeFileStream(
+        upload(
+          path,
+          Array.from({ length: count }, () => chunk),
+        ),
+      );
+      const received = createHash('sha256');
+      for await (const part of client.readFileStream({ sandboxId, path }))
+        received.update(part.chunk);
+      expect(received.digest('hex')).toBe(sent.digest('hex'));
+    });
+
+    test('an empty one is a file too', async () => {
+      const path = `${directory}/empty`;
+      await client.writeFileStream(upload(path, []));
+      const { entries } = await client.listDir({ sandboxId, path: directory });
+      expect(entries).toContainEqual(
+        expect.objectContaining({ name: 'empty', path, type: 'file', size: 0n, owner: 'root' }),
+      );
+    });
+
+    test('directories are made, listed and removed', async () => {
+      const path = `${directory}/a/b`;
+      const { entry } = await client.makeDir({ sandboxId, path });
+      expect(entry).toMatchObject({ path, type: 'directory' });
+      expect(await codeOf(client.makeDir({ sandboxId, path }))).toBe('already_exists');
+      const { entries } = await client.listDir({ sandboxId, path: directory, depth: 2 });
+      expect(entries.map((found) => found.path)).toContain(path);
+      await client.removePath({ sandboxId, path: `${directory}/a` });
+      expect(await codeOf(client.listDir({ sandboxId, path }))).toBe('not_found');
+    });
+
+    test('what does not exist, and what is no file, cannot be read', async () => {
+      const read = async (path: string) => {
+        for await (const _ of client.readFileStream({ sandboxId, path })) break;
+      };
+      expect(await codeOf(read('/no/such/file'))).toBe('not_found');
+      expect(await codeOf(read('/tmp'))).toBe('invalid_request');
+      expect(await codeOf(read(''))).toBe('invalid_request');
+    });
+
+    test('an upload whose client goes away leaves no half of a file', async () => {
+      const path = `${directory}/half`;
+      const gone = new AbortController();
+      async function* half() {
+        yield* upload(path, [Buffer.alloc(300_000)]);
+        gone.abort();
+        await new Promise(() => undefined);
+      }
+      const call = client.writeFileStream(half(), { signal: gone.signal });
+      await expect(call).rejects.toThrow();
+      // What comes after it, in its turn, sees what it left.
+      await client.writeFileStream(upload(`${directory}/after`, []));
+      const { entries } = await client.listDir({ sandboxId, path: directory });
+      expect(entries.map(({ name }) => name)).not.toContain('half');
+    });
+
+    test('an upload must say first where it goes', async () => {
+      async function* chunkFirst() {
+        yield { content: { case: 'chunk' as const, value: new Uint8Array(1) } };
+      }
+      expect(await codeOf(client.writeFileStream(chunkFirst()))).toBe('invalid_request');
+    });
+  });
+
+  describe('the host', () => {
+    test('describes itself', async () => {
+      expect(await client.describeHost({})).toMatchObject({
+        maxVcpus: 4,
+        maxMemoryMb: 4096n,
+        versions: { agent_version: '0.1.0' },
+        images: [{ name: 'base', sizeBytes: 7n, createdAtUnix: 5n }],
+      });
+    });
+
+    test('shows the console of a sandbox, or its end', async () => {
+      const all = await client.readConsole({ sandboxId });
+      expect(text(all.content)).toMatch(/Linux boots.*no such device/s);
+      const end = await client.readConsole({ sandboxId, maxBytes: 8 });
+      expect(text(end.content)).toBe('device\r\n');
+    });
+
+    test('tells a watcher of every sandbox and then of every change', async () => {
+      const stop = new AbortController();
+      const seen: string[] = [];
+      const doomed = newId('sandbox');
+      const watch = (async () => {
+        for await (const { event } of client.watchSandboxes({}, { signal: stop.signal })) {
+          if (event.case === 'synchronised') {
+            seen.push('synchronised');
+            // envd belongs to the first sandbox: the second fails at /init, which is a change as well.
+            expect(
+              await codeOf(client.createSandbox({ sandboxId: doomed, vcpus: 1, memoryMb: 128 })),
+            ).not.toBe('internal_error');
+          }
+          if (event.case === 'sandbox') {
+            const { sandboxId: id, status } = event.value;
+            seen.push(`${id === sandboxId ? 'first' : 'second'} ${status}`);
+            if (status === 'error') stop.abort();
+          }
+        }
+      })();
+      await expect(watch).rejects.toThrow();
+      expect(seen).toEqual(['first running', 'synchronised', 'second creating', 'second error']);
+    });
+
+    test.each([
+      ['0 vCPUs', { vcpus: 0, memoryMb: 128 }, 'invalid_request'],
+      ['10,000 vCPUs', { vcpus: 10_000, memoryMb: 128 }, 'capacity_exceeded'],
+      ['too much memory', { vcpus: 1, memoryMb: 1_000_000_000 }, 'capacity_exceeded'],
+      ['an unknown image', { vcpus: 1, memoryMb: 128, templateId: 'nope' }, 'not_found'],
+    ])('refuses a sandbox with %s', async (_, request, code) => {
+      expect(await codeOf(client.createSandbox({ sandboxId: newId('sandbox'), ...request }))).toBe(
+        code,
+      );
+      const { sandboxes } = await client.listSandboxes({});
+      expect(sandboxes.map((sandbox) => sandbox.sandboxId)).toEqual([sandboxId]);
+    });
   });
 });

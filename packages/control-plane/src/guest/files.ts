@@ -157,17 +157,27 @@ class DelayedCancellation implements Disposable {
   }
 }
 
-async function* contentOf(
+/** The chunks of a file. Not a generator: the `finally` of one that was never begun does not run. */
+function contentOf(
   first: IteratorResult<hostAgent.ReadFileStreamResponse>,
   messages: AsyncIterator<hostAgent.ReadFileStreamResponse>,
-): AsyncGenerator<Uint8Array> {
-  try {
-    for (let next = first; next.done !== true; next = await agentCall(() => messages.next())) {
-      if (next.value.chunk.length > 0) yield next.value.chunk;
-    }
-  } finally {
-    await messages.return?.();
-  }
+): AsyncIterable<Uint8Array> {
+  let next: IteratorResult<hostAgent.ReadFileStreamResponse> | undefined = first;
+  const iterator: AsyncIterator<Uint8Array, undefined> = {
+    async next() {
+      for (;;) {
+        const message = next ?? (await agentCall(() => messages.next()));
+        next = undefined;
+        if (message.done === true) return { done: true, value: undefined };
+        if (message.value.chunk.length > 0) return { done: false, value: message.value.chunk };
+      }
+    },
+    async return() {
+      await messages.return?.();
+      return { done: true, value: undefined };
+    },
+  };
+  return { [Symbol.asyncIterator]: () => iterator };
 }
 
 const ENTRY_TYPES: ReadonlySet<string> = new Set(['file', 'directory', 'symlink']);

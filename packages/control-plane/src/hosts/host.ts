@@ -1,5 +1,5 @@
-import { type Client, Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
-import { hostAgent, TorporError } from '@torpor/protocol';
+import { type Client, Code, ConnectError, type Transport } from '@connectrpc/connect';
+import { createStreamingClient, hostAgent, TorporError } from '@torpor/protocol';
 
 export type HostClient = Client<typeof hostAgent.HostAgentService>;
 
@@ -31,7 +31,7 @@ export class Host {
 
   constructor(id: string, transport: Transport) {
     this.id = id;
-    this.client = createClient(hostAgent.HostAgentService, transport);
+    this.client = createStreamingClient(hostAgent.HostAgentService, transport);
   }
 
   /** Asks the agent each time, because images come and go. */

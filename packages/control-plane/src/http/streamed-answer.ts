@@ -6,7 +6,8 @@ import type { AppEnvironment } from './environment.ts';
 /**
  * An answer of bytes that are still coming. It is read only as fast as the client
  * takes it. If the source fails half-way, the connection is cut, because the status
- * has been sent already: the client sees that the answer is not complete.
+ * has been sent already: the client sees that the answer is not complete. The source is
+ * left when the answer is over, also where nobody reads its body: that of a HEAD request.
  */
 export function streamedAnswer(
   c: Context<AppEnvironment>,
@@ -14,6 +15,9 @@ export function streamedAnswer(
   logger: Logger,
 ): Response {
   const chunks = content[Symbol.asyncIterator]();
+  c.env.outgoing?.once('close', () => {
+    chunks.return?.().catch(() => undefined);
+  });
   const body = new ReadableStream<Uint8Array>(
     {
       async pull(controller) {

@@ -1,0 +1,19 @@
+import type { Interceptor } from '@connectrpc/connect';
+
+/**
+ * Ends the stream of a handler when its call ends, however the caller left. A handler
+ * that waits for something sees that by its signal; one that has just yielded is resumed
+ * by nobody, so that what it holds (`using`, `finally`) would be held for ever.
+ */
+export const endWithCaller: Interceptor = (next) => async (request) => {
+  const response = await next(request);
+  if (!response.stream) return response;
+  const messages = response.message[Symbol.asyncIterator]();
+  const end = () => {
+    // What it throws while it is ended has nobody left to be told.
+    messages.return?.().catch(() => undefined);
+  };
+  request.signal.addEventListener('abort', end, { once: true });
+  if (request.signal.aborted) end();
+  return { ...response, message: { [Symbol.asyncIterator]: () => messages } };
+};

@@ -1,0 +1,47 @@
+import type { DescService } from '@bufbuild/protobuf';
+import { type CallOptions, type Client, createClient, type Transport } from '@connectrpc/connect';
+import { TorporError } from './errors.ts';
+
+type StreamingCall = (input: unknown, options?: CallOptions) => AsyncIterable<unknown>;
+
+/**
+ * A client whose server streams are cancelled when their reader leaves: by `break`, by
+ * `return` at the last event, or by an exception. The iterators of `createClient` have no
+ * `return`, so there a reader that leaves without aborting a signal stays, for the server,
+ * one that is slow for ever.
+ */
+export function createStreamingClient<S extends DescService>(
+  service: S,
+  transport: Transport,
+): Client<S> {
+  const client = createClient(service, transport);
+  const streaming = service.methods
+    .filter(({ methodKind }) => methodKind === 'server_streaming')
+    .map(({ localName }) => {
+      const call = client[localName as keyof Client<S>] as unknown as StreamingCall;
+      return [localName, cancelledOnReturn(call)] as const;
+    });
+  return Object.assign(client, Object.fromEntries(streaming));
+}
+
+function cancelledOnReturn(call: StreamingCall): StreamingCall {
+  return (input, options = {}) => {
+    const left = new AbortController();
+    const { signal } = options;
+    const messages = call(input, {
+      ...options,
+      signal: signal === undefined ? left.signal : AbortSignal.any([signal, left.signal]),
+    })[Symbol.asyncIterator]();
+    return {
+      [Symbol.asyncIterator]: () => ({
+        next: () => messages.next(),
+        async return() {
+          left.abort(new TorporError('conflict', 'The reader of the stream has left.'));
+          // Takes the rejection of a call that nobody has waited for yet.
+          await messages.next().catch(() => undefined);
+          return { done: true, value: undefined };
+        },
+      }),
+    };
+  };
+}
