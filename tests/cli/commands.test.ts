@@ -137,9 +137,10 @@ describe('exec', () => {
   test('--detach leaves it running; ps shows it and kill ends it', async () => {
     const sandbox = await create();
     const detached = await torpor(['exec', '-d', '--tag', 'server', sandbox, '--', 'sleep', '600']);
-    const { pid } = JSON.parse(detached.stdout);
+    expect(detached.stdout).toMatch(/^\d+\n$/);
+    const pid = detached.stdout.trim();
     expect((await torpor(['ps', sandbox])).stdout).toMatch(
-      new RegExp(`^${pid} +server +sleep 600$`, 'm'),
+      new RegExp(`^${pid} +server +running +sleep 600$`, 'm'),
     );
     expect((await torpor(['kill', sandbox, 'server'])).exitCode).toBe(0);
     await expect
@@ -224,7 +225,7 @@ describe('what goes wrong', () => {
     ['ls', '--state', 'asleep'],
     ['rm'],
     ['exec'],
-    ['kill', 'sb1', '1', '--signal', 'SIGWINCH'],
+    ['kill', 'sb1', '1', '--signal', 'SIGNOPE'],
   ])('wrong usage is 2: %s %s %s', async (...args) => {
     const result = await torpor(args.filter((arg) => typeof arg === 'string'));
     expect(result.exitCode).toBe(2);

@@ -26,6 +26,7 @@ export async function cli(args: readonly string[], input: CliInput = {}): Promis
     stderr,
     env: input.env ?? {},
     onSignal: () => () => undefined,
+    onSuspend: () => () => undefined,
     onResize: () => () => undefined,
   };
   const exitCode = await runCli(args, io);

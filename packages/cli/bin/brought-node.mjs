@@ -1,13 +1,14 @@
-// Plain JavaScript for Node >= 20: how everything gets onto the Node that npm
-// brings with the project, whatever Node the machine has.
-import { spawn } from 'node:child_process';
+// Plain JavaScript for Node >= 20: moves a script onto the Node that npm installs
+// with the project, whatever Node the machine has.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 
+const F_SETFD = 2;
+
 /**
- * The path of the brought Node, or undefined while the npm packages are not
+ * The path of the project's own Node, or undefined while the npm packages are not
  * installed.
  *
  * @returns {string | undefined}
@@ -24,57 +25,46 @@ export function findBroughtNode() {
 }
 
 /**
- * Runs a script with the brought Node in place of this process: it has our
- * standard streams, gets our signals, and its end is ours. The IPC channel tells
- * it when we were killed, so that no server is left without its starter.
+ * Replaces this process by the project's own Node running a script: execve(2), as a
+ * shell's `exec`. There is no parent process that could forward a signal twice, hold
+ * the terminal, or outlive its child, so signals, job control and the exit status are
+ * those of the script itself. Node has `process.execve` only from version 22.15 on,
+ * hence the foreign call.
  *
  * @param {string} script
  * @param {readonly string[]} args
+ * @returns {never}
  */
 export function becomeScript(script, args) {
   const node = findBroughtNode();
   if (node === undefined) {
     fail(
-      'the npm packages are not installed. Run `npm ci` in the checkout; `npm start` does it by itself.',
+      'the npm packages are not installed. Run `npm ci` in the checkout; `npm start` does so itself.',
     );
-    return;
   }
-  const child = spawn(node, [script, ...args], {
-    stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
-  });
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']) {
-    process.on(signal, () => {
-      // Ctrl-C and a closed terminal reach the whole process group already.
-      const fromTerminal = signal !== 'SIGTERM' && process.stdin.isTTY;
-      if (!fromTerminal) child.kill(signal);
-    });
-  }
-  endWithNpm(child);
-  child.on('error', (error) => {
-    fail(`${node} could not be run: ${error.message}.`);
-  });
-  child.on('exit', (code, signal) => {
-    process.exit(code ?? 128 + (constants.signals[signal] ?? 0));
-  });
+  // koffi is a dependency of @torpor/linux.
+  const koffi = createRequire(new URL('../../linux/', import.meta.url))('koffi');
+  const libc = koffi.load('libc.so.6');
+  const fcntl = libc.func('int fcntl(int fd, int command, ...)');
+  for (const fd of inheritedDescriptors(args)) fcntl(fd, F_SETFD, 'int', 0);
+  const argv = [node, script, ...args, null];
+  libc.func('int execv(const char *path, const char **argv)')(node, argv);
+  const errno = koffi.errno();
+  const name = Object.entries(constants.errno).find(([, value]) => value === errno)?.[0];
+  fail(`${node} could not be run: ${name ?? `errno ${errno}`}.`);
 }
 
-const PARENT_CHECK_INTERVAL_MS = 500;
-
 /**
- * npm that is told to end does not tell us: it ends its shell, and we would run on
- * as an orphan. Nothing announces that, but our parent is another one then.
+ * What must stay open: Node marks every descriptor that it inherits close-on-exec. A
+ * shell passes the pipe of `<(command)` as `/dev/fd/63`.
  *
- * @param {import('node:child_process').ChildProcess} child
+ * @param {readonly string[]} args
  */
-function endWithNpm(child) {
-  if (process.env.npm_lifecycle_event === undefined) return;
-  const parent = process.ppid;
-  const timer = setInterval(() => {
-    if (process.ppid === parent) return;
-    clearInterval(timer);
-    child.kill('SIGTERM');
-  }, PARENT_CHECK_INTERVAL_MS);
-  timer.unref();
+function inheritedDescriptors(args) {
+  const named = args.flatMap((arg) =>
+    [...arg.matchAll(/\/(?:dev|proc\/self)\/fd\/(\d+)/g)].map(([, fd]) => Number(fd)),
+  );
+  return new Set([0, 1, 2, ...named]);
 }
 
 /**

@@ -1,9 +1,8 @@
-import { constants } from 'node:os';
 import { TorporError } from '@torpor/protocol';
 import type { Sandbox, Torpor } from '@torpor/sdk';
 import type { Command, CommandOptions } from 'commander';
 import { type CommonOptions, connect } from './client/settings.ts';
-import { EXIT, exitCodeOfError, exitCodeOfProgramError, SIGNAL_EXIT_BASE } from './exit-codes.ts';
+import { EXIT, exitCodeOfError, exitCodeOfProgramError, exitCodeOfSignal } from './exit-codes.ts';
 import { type Io, ReaderGone } from './io.ts';
 import { reportError } from './output/report-error.ts';
 
@@ -58,12 +57,13 @@ export class CliContext {
       } catch (reason) {
         if (reason instanceof ReaderGone) {
           // As the programs of a pipeline end, without a word.
-          this.#exitCode = SIGNAL_EXIT_BASE + constants.signals.SIGPIPE;
+          this.#exitCode = exitCodeOfSignal('SIGPIPE');
           return;
         }
         const error = TorporError.from(reason);
         this.#exitCode = exitCodeOf(error);
-        await reportError(this.io, error, wantsJson(args));
+        // A terminal that was closed cannot be told.
+        await reportError(this.io, error, wantsJson(args)).catch(() => undefined);
       }
     };
   }

@@ -1,5 +1,10 @@
-import { constants } from 'node:os';
-import type { ErrorCode, TorporError } from '@torpor/protocol';
+import {
+  type ErrorCode,
+  type SignalName,
+  signalNumber,
+  signalOfStatus,
+  type TorporError,
+} from '@torpor/protocol';
 import type { ExitStatus } from '@torpor/sdk';
 
 /**
@@ -62,29 +67,15 @@ export function exitCodeOfProgramError(error: TorporError): number {
 /** A signal's number as a shell reports it: 128 + n. */
 export const SIGNAL_EXIT_BASE = 128;
 
-/** Names of signals as the guest reports them: `signal: killed`, also `signal: SIGKILL`. */
-const SIGNAL_NUMBERS: Record<string, number> = {
-  ...constants.signals,
-  hangup: 1,
-  interrupt: 2,
-  quit: 3,
-  'illegal instruction': 4,
-  'trace/breakpoint trap': 5,
-  aborted: 6,
-  'bus error': 7,
-  'floating point exception': 8,
-  killed: 9,
-  'segmentation fault': 11,
-  'broken pipe': 13,
-  'alarm clock': 14,
-  terminated: 15,
-};
+/** The exit status after a signal. */
+export function exitCodeOfSignal(signal: SignalName): number {
+  return SIGNAL_EXIT_BASE + (signalNumber(signal) ?? 0);
+}
 
 /** The status to end with for a program that ended so. */
 export function exitCodeOfProgram({ exitCode, error }: ExitStatus): number {
   if (exitCode > 0 && exitCode <= 255) return exitCode;
-  const signal = /^signal: ([A-Za-z/ ]+)/.exec(error ?? '')?.[1]?.trim();
-  const number = signal === undefined ? undefined : SIGNAL_NUMBERS[signal];
+  const number = signalOfStatus(error ?? '');
   if (number !== undefined) return SIGNAL_EXIT_BASE + number;
   return exitCode === 0 && error === undefined ? EXIT.ok : EXIT.failure;
 }

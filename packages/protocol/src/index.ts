@@ -31,3 +31,10 @@ export {
   type SandboxState,
 } from './sandbox-state.ts';
 export { createStreamingClient } from './streaming-client.ts';
+export {
+  SIGNAL_NAMES,
+  type SignalName,
+  signalNumber,
+  signalOfStatus,
+  signalStatus,
+} from './signals.ts';

@@ -14,17 +14,21 @@ export class Processes {
     this.#path = `${sandboxPath}/processes`;
   }
 
-  async list(signal?: AbortSignal): Promise<ProcessInfo[]> {
+  /** Those that run. `all`: also background programs that have exited; they have an `exit_code`. */
+  async list(
+    options: { readonly all?: boolean | undefined; readonly signal?: AbortSignal } = {},
+  ): Promise<ProcessInfo[]> {
     const { processes } = await this.#connection.json('GET', this.#path, rest.processListSchema, {
-      signal,
+      query: { all: options.all === true ? 'true' : undefined },
+      signal: options.signal,
     });
     return processes;
   }
 
-  /** Signals a process with its whole group; SIGKILL by default. */
+  /** Sends a signal to a process and its whole session: a name such as `SIGINT` or a number; SIGKILL by default. */
   async kill(
     selector: number | string,
-    options: { readonly name?: 'SIGKILL' | 'SIGTERM'; readonly signal?: AbortSignal } = {},
+    options: { readonly name?: string | number; readonly signal?: AbortSignal } = {},
   ): Promise<void> {
     await this.#connection.empty('DELETE', this.#of(selector), {
       query: { signal: options.name },

@@ -12,6 +12,8 @@ export interface ProgramRequest extends CallOptions {
   readonly tag?: string | undefined;
   /** Keep standard input open. */
   readonly stdin?: boolean | undefined;
+  /** Nobody waits for it: how it exited stays listed for a while. */
+  readonly detached?: boolean | undefined;
   /** Present: the program runs on a terminal of this size. */
   readonly terminal?: { readonly cols: number; readonly rows: number } | undefined;
 }
@@ -42,6 +44,7 @@ export function startProgram(
       ...(request.cwd ? { cwd: request.cwd } : {}),
     },
     stdin: request.stdin ?? false,
+    detached: request.detached ?? false,
     ...(request.tag ? { tag: request.tag } : {}),
     ...(request.terminal === undefined ? {} : { pty: { size: request.terminal } }),
   };
@@ -57,6 +60,11 @@ export function connectProgram(
   return processEvents(guest, options, (streamOptions) =>
     guest.process.connect({ process: { selector } }, streamOptions),
   );
+}
+
+/** How a program ended, as the control plane is told: an exit status of its own is no error. */
+export function programEnd({ exitCode, exited, error, status }: envdProcess.ProcessEvent_EndEvent) {
+  return { exitCode, error: exited ? '' : (error ?? status) };
 }
 
 type StreamOptions = ReturnType<GuestClient['stream']>;

@@ -1,7 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import { envdProcess, TorporError } from '@torpor/protocol';
+import { type envdProcess, signalNumber, TorporError } from '@torpor/protocol';
 import type { CallOptions, GuestClient } from './guest-client.ts';
-import { type ProcessSelector, type ProgramRequest, startProgram } from './process-events.ts';
+import {
+  type ProcessSelector,
+  type ProgramRequest,
+  programEnd,
+  startProgram,
+} from './process-events.ts';
 
 export interface StartedProcess {
   readonly pid: number;
@@ -13,6 +18,8 @@ export interface ProcessEntry {
   readonly tag: string;
   readonly cmd: string;
   readonly args: readonly string[];
+  /** Once it has exited. `error` is empty for exit status 0. */
+  readonly end?: { readonly exitCode: number; readonly error: string };
 }
 
 /** A tag for a process that its caller did not name: the prefix and eight hexadecimal digits. */
@@ -26,7 +33,7 @@ export async function startBackground(
   request: ProgramRequest,
 ): Promise<StartedProcess> {
   const tag = request.tag || newTag('proc');
-  for await (const event of startProgram(guest, { ...request, tag })) {
+  for await (const event of startProgram(guest, { ...request, tag, detached: true })) {
     if (event.case === 'start') return { pid: event.value.pid, tag };
   }
   throw new TorporError('guest_unreachable', 'The guest did not say which process it started.');
@@ -34,16 +41,17 @@ export async function startBackground(
 
 export async function listProcesses(
   guest: GuestClient,
-  options: CallOptions,
+  options: CallOptions & { readonly includeExited?: boolean },
 ): Promise<ProcessEntry[]> {
   const { processes } = await guest.call(options, () =>
-    guest.process.list({}, guest.unary(options)),
+    guest.process.list({ includeExited: options.includeExited === true }, guest.unary(options)),
   );
-  return processes.map(({ config, pid, tag }) => ({
+  return processes.map(({ config, pid, tag, end }) => ({
     pid,
     tag: tag ?? '',
     cmd: config?.cmd ?? '',
     args: config?.args ?? [],
+    ...(end === undefined ? {} : { end: programEnd(end) }),
   }));
 }
 
@@ -54,7 +62,7 @@ export async function killProcess(
   signalName: string,
   options: CallOptions,
 ): Promise<void> {
-  const signal = signalNumber(signalName);
+  const signal = wireSignal(signalName);
   await guest.call(options, () =>
     guest.process.sendSignal({ process: { selector }, signal }, guest.unary(options)),
   );
@@ -78,17 +86,9 @@ export async function sendInput(
   });
 }
 
-function signalNumber(name: string): envdProcess.Signal {
-  switch (name) {
-    case '':
-    case 'SIGKILL':
-      return envdProcess.Signal.SIGKILL;
-    case 'SIGTERM':
-      return envdProcess.Signal.SIGTERM;
-    default:
-      throw new TorporError(
-        'invalid_request',
-        `The signal ${JSON.stringify(name)} cannot be sent; use SIGTERM or SIGKILL.`,
-      );
-  }
+/** The enum of the wire has two names, but its values are the numbers of signals. */
+function wireSignal(name: string): envdProcess.Signal {
+  const number = signalNumber(name || 'SIGKILL');
+  if (number !== undefined) return number as envdProcess.Signal;
+  throw new TorporError('invalid_request', `There is no signal ${JSON.stringify(name)}.`);
 }

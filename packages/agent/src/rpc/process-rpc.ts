@@ -7,6 +7,7 @@ import {
   type ProcessEvent,
   type ProcessSelector,
   type ProgramRequest,
+  programEnd,
 } from '../guest/process-events.ts';
 import { killProcess, listProcesses, sendInput, startBackground } from '../guest/processes.ts';
 import type { SandboxManager } from '../sandbox/manager.ts';
@@ -60,10 +61,10 @@ export function processRpc(manager: SandboxManager): Methods {
       return startBackground(guest, { ...programOf(request), tag: request.tag, signal });
     },
 
-    async listProcesses({ sandboxId }, { signal }) {
+    async listProcesses({ sandboxId, includeExited }, { signal }) {
       const { guest, hold } = await manager.use(sandboxId);
       using _ = hold;
-      const processes = await listProcesses(guest, { signal });
+      const processes = await listProcesses(guest, { includeExited, signal });
       return { processes: processes.map((entry) => ({ ...entry, args: [...entry.args] })) };
     },
 
@@ -151,12 +152,8 @@ function streamMessage(
       return { event: { case: 'data', value: { output: event.value.output } } };
     case 'keepalive':
       return { event: { case: 'keepalive', value: {} } };
-    case 'end': {
-      const { exitCode, exited, error, status } = event.value;
-      return {
-        event: { case: 'end', value: { exitCode, error: exited ? '' : (error ?? status) } },
-      };
-    }
+    case 'end':
+      return { event: { case: 'end', value: programEnd(event.value) } };
     case undefined:
       return undefined;
   }

@@ -1,10 +1,8 @@
 import { TorporError } from '@torpor/protocol';
 import type { CreateSandboxOptions, Sandbox, Torpor } from '@torpor/sdk';
-import { SIGNAL_EXIT_BASE } from '../exit-codes.ts';
-import type { Io } from '../io.ts';
+import { exitCodeOfSignal } from '../exit-codes.ts';
+import type { Io, TerminationSignal } from '../io.ts';
 import { news } from '../output/progress.ts';
-
-const SIGINT_NUMBER = 2;
 
 /**
  * Creates a sandbox, uses it, and destroys it, whatever happens. An interrupt
@@ -17,15 +15,15 @@ export async function withTemporarySandbox(
   options: CreateSandboxOptions,
   use: (sandbox: Sandbox) => Promise<number>,
 ): Promise<number> {
-  let interrupted = false;
-  const unsubscribe = io.onSignal(() => {
-    if (!interrupted) news(io, 'interrupted; removing the sandbox');
-    interrupted = true;
+  let interrupted: TerminationSignal | undefined;
+  const unsubscribe = io.onSignal((signal) => {
+    if (interrupted === undefined) news(io, 'interrupted; removing the sandbox');
+    interrupted ??= signal;
   });
   try {
     const sandbox = await torpor.sandboxes.create(options);
     try {
-      return interrupted ? SIGNAL_EXIT_BASE + SIGINT_NUMBER : await use(sandbox);
+      return interrupted === undefined ? await use(sandbox) : exitCodeOfSignal(interrupted);
     } finally {
       await destroy(io, sandbox);
     }

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { assignment, duration } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
-import { json } from '../io.ts';
+import { json, line } from '../io.ts';
 import { runAttached } from '../terminal/run-attached.ts';
 import { runCollected } from '../terminal/run-collected.ts';
 import { runTerminal } from '../terminal/run-terminal.ts';
@@ -45,7 +45,9 @@ export function registerExec(cli: CliContext, args: readonly string[]): void {
           return cli.withSandbox(options, id, async (sandbox) => {
             if (options.detach) {
               const started = await sandbox.start(cmd, args, { ...surroundings, tag: options.tag });
-              await json(cli.io, started);
+              await (options.json
+                ? json(cli.io, started)
+                : line(cli.io.stdout, String(started.pid)));
               return 0;
             }
             if (options.tty) return runTerminal(cli.io, sandbox, { ...surroundings, cmd, args });

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
-import { EXIT, SIGNAL_EXIT_BASE } from '../exit-codes.ts';
+import { EXIT, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json, write } from '../io.ts';
 import { appendedPart } from '../output/appended-part.ts';
 
@@ -15,7 +15,6 @@ interface LogsOptions extends CommonOptions {
 
 const POLL_INTERVAL_MS = 500;
 const MAX_BYTES = 0xffff_ffff;
-const SIGINT_NUMBER = 2;
 
 export function registerLogs(cli: CliContext): void {
   cli
@@ -43,7 +42,7 @@ export function registerLogs(cli: CliContext): void {
 /** The console is a bounded file without offsets: what is new is found by comparing. */
 async function follow(io: Io, sandbox: Sandbox, first: Buffer): Promise<number> {
   const interrupted = new AbortController();
-  const unsubscribe = io.onSignal(() => interrupted.abort());
+  const unsubscribe = io.onSignal((signal) => interrupted.abort(signal));
   try {
     for (let seen = first; ; ) {
       await delay(POLL_INTERVAL_MS, undefined, { signal: interrupted.signal });
@@ -54,7 +53,7 @@ async function follow(io: Io, sandbox: Sandbox, first: Buffer): Promise<number> 
       if (status === 'stopped' || status === 'error') return EXIT.ok;
     }
   } catch (error) {
-    if (interrupted.signal.aborted) return SIGNAL_EXIT_BASE + SIGINT_NUMBER;
+    if (interrupted.signal.aborted) return exitCodeOfSignal(interrupted.signal.reason);
     throw error;
   } finally {
     unsubscribe();

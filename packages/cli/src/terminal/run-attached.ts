@@ -1,20 +1,20 @@
 import { TorporError } from '@torpor/protocol';
 import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
-import { exitCodeOfProgram, SIGNAL_EXIT_BASE } from '../exit-codes.ts';
-import { type Io, write } from '../io.ts';
-
-const SIGNAL_NUMBERS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
-const SIGPIPE_NUMBER = 13;
+import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
+import { type Io, type TerminationSignal, write } from '../io.ts';
 
 export interface AttachedOptions extends Omit<ExecStreamOptions, 'stdin' | 'signal'> {
   /** Whether our standard input becomes the program's. */
   readonly stdin: boolean;
 }
 
+/** With the third signal we stop waiting for the program. */
+const SIGNALS_UNTIL_ABANDONED = 3;
+
 /**
- * Runs a program in a sandbox with our standard streams, and returns the status
- * to end with. A first SIGINT, SIGTERM or SIGHUP asks the program to end, a second
- * one kills it; then the status is that of the signal.
+ * Runs a program in a sandbox with our standard streams, and returns the status to exit
+ * with. The first termination signal is passed on to the program, the second kills it, the
+ * third no longer waits for it; after any, the status is that of the first signal.
  */
 export async function runAttached(
   io: Io,
@@ -23,32 +23,43 @@ export async function runAttached(
   { stdin, ...options }: AttachedOptions,
 ): Promise<number> {
   if (cmd === undefined) throw new TorporError('invalid_request', 'Say which program to run.');
-  let signalled: keyof typeof SIGNAL_NUMBERS | undefined;
-  await using session = await sandbox.execStream(cmd, args, { ...options, stdin });
+  const signals: TerminationSignal[] = [];
+  const { promise: abandoned, resolve: abandon } = Promise.withResolvers<undefined>();
+  let session: ExecSession | undefined;
   const unsubscribe = io.onSignal((signal) => {
-    const ending =
-      signalled === undefined
-        ? sandbox.processes.kill(session.pid, { name: 'SIGTERM' })
-        : session.stop();
-    // It may have ended meanwhile; the stream says so.
-    ending.catch(() => undefined);
-    signalled ??= signal;
+    signals.push(signal);
+    if (session === undefined || signals.length >= SIGNALS_UNTIL_ABANDONED)
+      return abandon(undefined);
+    const delivered =
+      signals.length === 1 ? sandbox.processes.kill(session.pid, { name: signal }) : session.stop();
+    // It may have exited meanwhile; the stream says so.
+    delivered.catch(() => undefined);
   });
+  const opening = sandbox.execStream(cmd, args, { ...options, stdin });
   try {
-    if (stdin) void forwardInput(io, session);
-    const readable = await forwardOutput(io, session);
-    if (!readable) return SIGNAL_EXIT_BASE + SIGPIPE_NUMBER;
-    const exit = await session.wait();
-    return signalled === undefined
-      ? exitCodeOfProgram(exit)
-      : SIGNAL_EXIT_BASE + SIGNAL_NUMBERS[signalled];
+    session = await Promise.race([opening, abandoned]);
+    const status =
+      session === undefined
+        ? undefined
+        : await Promise.race([followProgram(io, session, stdin), abandoned]);
+    const [first] = signals;
+    return first === undefined ? (status ?? 0) : exitCodeOfSignal(first);
   } finally {
     unsubscribe();
+    // Closing the stream kills a program that still runs.
+    void opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => undefined);
     if (stdin) io.stdin.destroy();
   }
 }
 
-/** A program that ends without reading its input is judged by its status, so errors here are none. */
+/** Connects the streams; returns the status to exit with once the program has ended. */
+async function followProgram(io: Io, session: ExecSession, stdin: boolean): Promise<number> {
+  if (stdin) void forwardInput(io, session);
+  const readable = await forwardOutput(io, session);
+  return readable ? exitCodeOfProgram(await session.wait()) : exitCodeOfSignal('SIGPIPE');
+}
+
+/** A program that exits without reading its input is judged by its status, so errors here are none. */
 async function forwardInput(io: Io, session: ExecSession): Promise<void> {
   try {
     for await (const chunk of io.stdin) await session.write(chunk);
@@ -58,7 +69,7 @@ async function forwardInput(io: Io, session: ExecSession): Promise<void> {
   }
 }
 
-/** False if our own reader went away. */
+/** False if nobody reads our output any more. */
 async function forwardOutput(io: Io, session: ExecSession): Promise<boolean> {
   for await (const { stream, data } of session.output()) {
     try {

@@ -1,9 +1,12 @@
 import { TorporError } from '@torpor/protocol';
-import type { ExecOptions, Sandbox } from '@torpor/sdk';
-import { exitCodeOfProgram } from '../exit-codes.ts';
+import type { ExecOptions, ExecResult, Sandbox } from '@torpor/sdk';
+import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json } from '../io.ts';
 
-/** Runs a program in a sandbox, prints what it did as one JSON object, and returns the status to end with. */
+/**
+ * Runs a program in a sandbox, prints its result as one JSON object, and returns the status
+ * to exit with. A termination signal gives up the call, which kills the program.
+ */
 export async function runCollected(
   io: Io,
   sandbox: Sandbox,
@@ -11,7 +14,18 @@ export async function runCollected(
   options: ExecOptions,
 ): Promise<number> {
   if (cmd === undefined) throw new TorporError('invalid_request', 'Say which program to run.');
-  const result = await sandbox.exec(cmd, args, { ...options, timeoutMs: options.timeoutMs ?? 0 });
+  const interrupted = new AbortController();
+  const unsubscribe = io.onSignal((signal) => interrupted.abort(signal));
+  let result: ExecResult;
+  try {
+    const { timeoutMs = 0 } = options;
+    result = await sandbox.exec(cmd, args, { ...options, timeoutMs, signal: interrupted.signal });
+  } catch (error) {
+    if (interrupted.signal.aborted) return exitCodeOfSignal(interrupted.signal.reason);
+    throw error;
+  } finally {
+    unsubscribe();
+  }
   const status = result.status === undefined ? {} : { status: result.status };
   await json(io, {
     id: sandbox.id,

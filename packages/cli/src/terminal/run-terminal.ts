@@ -2,13 +2,13 @@ import { spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
-import { exitCodeOfProgram, SIGNAL_EXIT_BASE } from '../exit-codes.ts';
-import { type Io, write } from '../io.ts';
+import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
+import { type Io, ReaderGone, write } from '../io.ts';
 import { news } from '../output/progress.ts';
 
 const RECONNECT_INTERVAL_MS = 1000;
 const RECONNECT_ATTEMPTS = 30;
-const SIGNAL_NUMBERS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+const KILL_TIMEOUT_MS = 5000;
 
 export type TerminalOptions = Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' | 'envs'>;
 
@@ -51,6 +51,8 @@ export async function runTerminal(
   const onEnd = () => void session.write('\x04').catch(() => undefined);
   io.stdin.on('data', onInput);
   io.stdin.on('end', onEnd);
+  // A terminal that was closed; the SIGHUP that comes with it ends us.
+  io.stdin.on('error', () => undefined);
   resources.defer(() => {
     io.stdin.off('data', onInput);
     io.stdin.off('end', onEnd);
@@ -63,11 +65,10 @@ export async function runTerminal(
       return exitCodeOfProgram(await session.wait());
     } catch (reason) {
       if (signalled.signal.aborted) {
-        const signal: keyof typeof SIGNAL_NUMBERS = signalled.signal.reason;
-        // Nobody can come back to it: its tag was never shown.
-        await sandbox.processes.kill(session.pid).catch(() => undefined);
-        return SIGNAL_EXIT_BASE + SIGNAL_NUMBERS[signal];
+        await abandon(sandbox, session);
+        return exitCodeOfSignal(signalled.signal.reason);
       }
+      if (reason instanceof ReaderGone) await abandon(sandbox, session);
       const error = TorporError.from(reason);
       if (error.code !== 'host_unavailable') throw error;
       const { tag } = session;
@@ -78,21 +79,36 @@ export async function runTerminal(
   }
 }
 
-/** Raw mode if our input is a terminal. Returns what restores it; so does the end of the process. */
+/** Kills a program that nobody can come back to: its tag was never shown. */
+async function abandon(sandbox: Sandbox, session: PtySession): Promise<void> {
+  const signal = AbortSignal.timeout(KILL_TIMEOUT_MS);
+  await sandbox.processes.kill(session.pid, { signal }).catch(() => undefined);
+}
+
+/**
+ * Raw mode if our input is a terminal, also after we were stopped and continued. Returns
+ * what restores it; so does the exit of the process.
+ */
 function makeRaw(io: Io): () => void {
   if (!io.stdin.isTTY || io.stdin.setRawMode === undefined) return () => undefined;
   const restore = () => void io.stdin.setRawMode?.(false);
   process.once('exit', restore);
-  io.stdin.setRawMode(true);
+  setRaw(io);
+  const unsubscribe = io.onSuspend({ suspend: restore, resume: () => setRaw(io) });
+  return () => {
+    unsubscribe();
+    restore();
+    process.off('exit', restore);
+  };
+}
+
+function setRaw(io: Io): void {
+  io.stdin.setRawMode?.(true);
   // Node's raw mode goes on turning line feeds into new lines, which the terminal in the
   // sandbox has done already; full-screen programs count on a plain line feed.
   if (io.stdin.fd !== undefined) {
     spawnSync('stty', ['-opost'], { stdio: [io.stdin.fd, 'ignore', 'ignore'] });
   }
-  return () => {
-    restore();
-    process.off('exit', restore);
-  };
 }
 
 async function reconnect(io: Io, sandbox: Sandbox, tag: string): Promise<PtySession> {
@@ -108,8 +124,10 @@ async function reconnect(io: Io, sandbox: Sandbox, tag: string): Promise<PtySess
   }
 }
 
-function terminalSize({ stdout }: Io): TerminalSize {
-  return { cols: stdout.columns || 80, rows: stdout.rows || 24 };
+/** Of whichever output is the terminal: the other may be redirected. */
+function terminalSize({ stdout, stderr }: Io): TerminalSize {
+  const { columns, rows } = [stdout, stderr].find(({ isTTY }) => isTTY) ?? {};
+  return { cols: columns || 80, rows: rows || 24 };
 }
 
 function terminalEnvironment({ env }: Io): Record<string, string> {

@@ -106,10 +106,14 @@ export class GuestProcesses {
     return { sandbox_id: id, cmd: request.cmd, pid: answer.pid, tag: answer.tag };
   }
 
-  async list(principal: Principal, id: string): Promise<rest.ProcessList> {
+  /** `all`: also the background programs that have exited. */
+  async list(principal: Principal, id: string, all: boolean): Promise<rest.ProcessList> {
     await this.#sandboxes.requireRunning(principal, id);
     const answer = await agentCall(() =>
-      this.#client.listProcesses({ sandboxId: id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
+      this.#client.listProcesses(
+        { sandboxId: id, includeExited: all },
+        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+      ),
     );
     return {
       processes: answer.processes.map((entry) => ({
@@ -117,6 +121,8 @@ export class GuestProcesses {
         ...(entry.tag === '' ? {} : { tag: entry.tag }),
         cmd: entry.cmd,
         args: entry.args,
+        ...(entry.end === undefined ? {} : { exit_code: entry.end.exitCode }),
+        ...(entry.end === undefined || entry.end.error === '' ? {} : { status: entry.end.error }),
       })),
     };
   }

@@ -6,7 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { create } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
-import { hostAgent, TorporError } from '@torpor/protocol';
+import { hostAgent, signalNumber, TorporError } from '@torpor/protocol';
 import { Feed } from './feed.ts';
 import type { GuestOwner } from './memory-files.ts';
 
@@ -121,7 +121,7 @@ export class MemoryPrograms {
       },
       killProcess: (request) => {
         owner.enter('killProcess');
-        this.#select(request).child.kill(request.signal === 'SIGTERM' ? 'SIGTERM' : 'SIGKILL');
+        this.#select(request).child.kill(signalNumber(request.signal || 'SIGKILL'));
         return {};
       },
       connectProcess: async function* (

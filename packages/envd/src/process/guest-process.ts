@@ -10,6 +10,8 @@ export interface ProcessDescription {
   readonly envs: Readonly<Record<string, string>>;
   readonly cwd: string | undefined;
   readonly tag: string | undefined;
+  /** Nobody waits for it: how it exited stays listed for a while. */
+  readonly detached?: boolean;
 }
 
 export interface TerminalSize {
@@ -142,7 +144,7 @@ export class GuestProcess {
    * Signals the process and everything in its session. Does nothing once the
    * process has exited: its number may belong to another one by then.
    */
-  signal(signal: 'SIGTERM' | 'SIGKILL'): void {
+  signal(signal: number | NodeJS.Signals): void {
     if (!this.exited) signalSession(this.pid, signal);
   }
 

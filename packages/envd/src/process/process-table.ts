@@ -5,6 +5,7 @@ import type { EnvdContext } from '../context.ts';
 import type { User } from '../users.ts';
 import { GuestProcess, type ProcessDescription, type TerminalSize } from './guest-process.ts';
 import { checkProgram, type Launcher, type LaunchRequest } from './launcher.ts';
+import type { ProcessEnd } from './output-hub.ts';
 import { openPipes } from './pipe-channel.ts';
 
 export interface StartOptions {
@@ -16,12 +17,21 @@ export interface StartOptions {
   readonly stdin: boolean;
 }
 
+/** A process as it is listed; with an `end` once it has exited. */
+export interface ListedProcess {
+  readonly pid: number;
+  readonly description: ProcessDescription;
+  readonly end?: ProcessEnd | undefined;
+}
+
 export type Selector = { readonly pid: number } | { readonly tag: string };
 
 /** How long the last output and the end of a process can still be fetched. */
 const ENDED_RETENTION_MS = 30_000;
 /** Bounds the memory of a guest that starts very many short processes. */
 const MAX_ENDED = 256;
+/** How many detached processes that have exited are still listed. */
+const MAX_EXITED_DETACHED = 100;
 
 export interface ProcessTableOptions {
   readonly context: EnvdContext;
@@ -37,6 +47,7 @@ export class ProcessTable {
   readonly #searchPath: string;
   readonly #running = new Set<GuestProcess>();
   readonly #ended = new Set<GuestProcess>();
+  readonly #exitedDetached: ListedProcess[] = [];
 
   constructor({ context, launcher, searchPath }: ProcessTableOptions) {
     this.#context = context;
@@ -45,8 +56,13 @@ export class ProcessTable {
   }
 
   /** In the order in which they were started. */
-  running(): GuestProcess[] {
+  running(): ListedProcess[] {
     return [...this.#running];
+  }
+
+  /** The last detached processes that have exited, in that order. Their environment is not kept. */
+  exited(): ListedProcess[] {
+    return [...this.#exitedDetached];
   }
 
   /**
@@ -105,6 +121,7 @@ export class ProcessTable {
 
   #retire(process: GuestProcess): void {
     this.#running.delete(process);
+    if (process.description.detached) this.#rememberEnd(process);
     this.#ended.add(process);
     const forget = setTimeout(() => this.#ended.delete(process), ENDED_RETENTION_MS);
     forget.unref();
@@ -112,6 +129,11 @@ export class ProcessTable {
       const [oldest] = this.#ended;
       if (oldest !== undefined) this.#ended.delete(oldest);
     }
+  }
+
+  #rememberEnd({ pid, description, output }: GuestProcess): void {
+    this.#exitedDetached.push({ pid, description: { ...description, envs: {} }, end: output.end });
+    if (this.#exitedDetached.length > MAX_EXITED_DETACHED) this.#exitedDetached.shift();
   }
 
   #environment(user: User, requested: Readonly<Record<string, string>>): Record<string, string> {

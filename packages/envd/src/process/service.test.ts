@@ -299,11 +299,35 @@ describe('selecting', () => {
     },
   );
 
-  it('refuses signals that the protocol does not have', async () => {
-    const running = client.start(shell('sleep 600', { tag: 'signalled' }))[Symbol.asyncIterator]();
+  it.each([1, 2, 3, 10, 14, 34, 64])(
+    'sends signal %i, which E2B has no name for',
+    async (signal) => {
+      // With a background job, as traps act only while the shell itself does not wait in the kernel.
+      const script = `trap 'echo got ${signal}; exit 7' ${signal}; sleep 600 & echo ready; wait`;
+      const events = client.start(shell(script, { tag: `signalled-${signal}` }));
+      let output = '';
+      for await (const { event } of events) {
+        if (event?.event.case === 'data')
+          output += Buffer.from(event.event.value.output.value ?? []);
+        if (output === 'ready\n') {
+          await client.sendSignal({ ...byTag(`signalled-${signal}`), signal: signal as never });
+        }
+        if (event?.event.case === 'end') expect(event.event.value.exitCode).toBe(7);
+      }
+      expect(output).toBe(`ready\ngot ${signal}\n`);
+    },
+  );
+
+  it.each([0, 65, 1000])('refuses %i as a signal', async (signal) => {
+    const running = client
+      .start(shell('sleep 600', { tag: `kept-${signal}` }))
+      [Symbol.asyncIterator]();
     await running.next();
-    const error = await failureOf(client.sendSignal({ ...byTag('signalled'), signal: 1 as never }));
-    expect(error.code).toBe(Code.Unimplemented);
+    const error = await failureOf(
+      client.sendSignal({ ...byTag(`kept-${signal}`), signal: signal as never }),
+    );
+    expect(error.code).toBe(Code.InvalidArgument);
+    await client.sendSignal({ ...byTag(`kept-${signal}`), signal: envdProcess.Signal.SIGKILL });
   });
 });
 

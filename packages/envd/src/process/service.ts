@@ -1,33 +1,24 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect';
-import { envdProcess, TorporError } from '@torpor/protocol';
+import { type envdProcess, TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import { keepaliveMs } from '../http/keepalive.ts';
 import type { GuestProcess } from './guest-process.ts';
-import type { OutputEvent, OutputSubscription } from './output-hub.ts';
-import type { ProcessTable, Selector } from './process-table.ts';
+import type { OutputEvent, OutputSubscription, ProcessEnd } from './output-hub.ts';
+import type { ListedProcess, ProcessTable, Selector } from './process-table.ts';
 import { terminalSize } from './terminal-size.ts';
 
 type ProcessEventSchema = typeof envdProcess.ProcessEventSchema;
 type ProcessImpl = ServiceImpl<typeof envdProcess.Process>;
 
+/** SIGRTMAX. */
+const MAX_SIGNAL = 64;
+
 /** The Process service of E2B's envd; process.proto. */
 export function processService(context: EnvdContext, table: ProcessTable): ProcessImpl {
   return {
-    list: () => ({
-      processes: table.running().map((process) => {
-        const { cmd, args, envs, cwd, tag } = process.description;
-        return {
-          pid: process.pid,
-          config: {
-            cmd,
-            args: [...args],
-            envs: { ...envs },
-            ...(cwd === undefined ? {} : { cwd }),
-          },
-          ...(tag === undefined ? {} : { tag }),
-        };
-      }),
+    list: ({ includeExited }) => ({
+      processes: [...(includeExited ? table.exited() : []), ...table.running()].map(processInfo),
     }),
 
     async *start(request, call) {
@@ -76,19 +67,14 @@ export function processService(context: EnvdContext, table: ProcessTable): Proce
 
     sendSignal(request) {
       const process = table.find(selectorOf(request.process));
-      switch (request.signal) {
-        case envdProcess.Signal.SIGTERM:
-          process.signal('SIGTERM');
-          return {};
-        case envdProcess.Signal.SIGKILL:
-          process.signal('SIGKILL');
-          return {};
-        default:
-          throw new ConnectError(
-            'only SIGTERM (15) and SIGKILL (9) can be sent',
-            Code.Unimplemented,
-          );
+      if (request.signal < 1 || request.signal > MAX_SIGNAL) {
+        throw new ConnectError(
+          `signal ${request.signal} is not 1 to ${MAX_SIGNAL}`,
+          Code.InvalidArgument,
+        );
       }
+      process.signal(request.signal);
+      return {};
     },
 
     async closeStdin(request) {
@@ -118,6 +104,7 @@ async function startProcess(
         envs: config.envs,
         cwd: config.cwd,
         tag: request.tag,
+        detached: request.detached,
       },
       terminal: request.pty === undefined ? undefined : terminalSize(request.pty.size),
       stdin: request.stdin ?? true,
@@ -183,17 +170,21 @@ function wireEvent(event: OutputEvent): MessageInitShape<ProcessEventSchema> {
       },
     };
   }
-  const { exitCode, exited, status, error } = event.end;
+  return { event: { case: 'end', value: wireEnd(event.end) } };
+}
+
+function wireEnd({ exitCode, exited, status, error }: ProcessEnd) {
+  return { exitCode, exited, status, ...(error === undefined ? {} : { error }) };
+}
+
+/** As `List` shows a process. */
+function processInfo({ pid, description, end }: ListedProcess) {
+  const { cmd, args, envs, cwd, tag } = description;
   return {
-    event: {
-      case: 'end',
-      value: {
-        exitCode,
-        exited,
-        status,
-        ...(error === undefined ? {} : { error }),
-      },
-    },
+    pid,
+    config: { cmd, args: [...args], envs: { ...envs }, ...(cwd === undefined ? {} : { cwd }) },
+    ...(tag === undefined ? {} : { tag }),
+    ...(end === undefined ? {} : { end: wireEnd(end) }),
   };
 }
 

@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from 'node:fs';
  * of their own. The leader must not have been reaped yet. A process that is gone
  * meanwhile is no error.
  */
-export function signalSession(leader: number, signal: NodeJS.Signals): void {
+export function signalSession(leader: number, signal: number | NodeJS.Signals): void {
   const others = membersOfSession(leader);
   signalIfAlive(-leader, signal);
   for (const pid of others) signalIfAlive(pid, signal);
@@ -31,7 +31,7 @@ function membersOfSession(leader: number): number[] {
   return members;
 }
 
-function signalIfAlive(pid: number, signal: NodeJS.Signals): void {
+function signalIfAlive(pid: number, signal: number | NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch (error) {

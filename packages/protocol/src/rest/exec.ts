@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { signalNumber } from '../signals.ts';
 import {
   argumentSchema,
   environmentSchema,
@@ -90,6 +91,14 @@ export const processSchema = z
     tag: z.string().optional(),
     cmd: z.string(),
     args: z.array(z.string()),
+    exit_code: z
+      .int()
+      .optional()
+      .meta({ description: 'Present once it has exited; -1 if a signal ended it.' }),
+    status: z
+      .string()
+      .optional()
+      .meta({ description: 'How it ended, if a signal ended it: "signal: killed".' }),
   })
   .meta({ id: 'Process' });
 
@@ -99,8 +108,20 @@ export const processListSchema = z
 
 export type ProcessList = z.infer<typeof processListSchema>;
 
+export const listProcessesQuerySchema = z.strictObject({
+  all: z.enum(['true', 'false']).optional().meta({
+    description: 'Also the last background programs that have exited, with how they ended.',
+  }),
+});
+
 export const killProcessQuerySchema = z.strictObject({
-  signal: z.enum(['SIGKILL', 'SIGTERM']).default('SIGKILL'),
+  signal: z
+    .string()
+    .refine((text) => signalNumber(text) !== undefined, 'must be a signal such as SIGINT or 2')
+    .default('SIGKILL')
+    .meta({
+      description: 'A name such as `SIGINT`, `INT` or `RTMIN+1`, or a number from 1 to 64.',
+    }),
 });
 
 /** A process by its pid, if the selector is a number, else by its tag. */

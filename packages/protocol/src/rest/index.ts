@@ -22,6 +22,7 @@ export {
   execRequestSchema,
   execResultSchema,
   killProcessQuerySchema,
+  listProcessesQuerySchema,
   MAX_EXEC_OUTPUT_BYTES,
   type ProcessList,
   parseProcessSelector,

@@ -48,6 +48,7 @@ export function addProcessRoutes(api: Api, processes: GuestProcesses): void {
       summary: 'List the programs that were started through the API and still run',
       tag: TAG,
       params: sandboxParamsSchema,
+      query: rest.listProcessesQuerySchema,
       responses: {
         200: {
           description: 'The processes.',
@@ -55,7 +56,10 @@ export function addProcessRoutes(api: Api, processes: GuestProcesses): void {
         },
       },
     },
-    async (c) => c.json(await processes.list(c.get('principal'), c.req.param('id') ?? '')),
+    async (c, { query }) => {
+      const id = c.req.param('id') ?? '';
+      return c.json(await processes.list(c.get('principal'), id, query.all === 'true'));
+    },
   );
   addEndpoint(
     api,
@@ -63,7 +67,7 @@ export function addProcessRoutes(api: Api, processes: GuestProcesses): void {
       method: 'delete',
       path: '/v1/sandboxes/{id}/processes/{selector}',
       operationId: 'killProcess',
-      summary: 'Kill a process and its group',
+      summary: 'Send a signal to a process and its session',
       tag: TAG,
       params: sandboxParamsSchema.extend({
         selector: z.string().meta({ description: 'A pid, or a tag.', example: 'web-server' }),

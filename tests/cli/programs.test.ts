@@ -1,0 +1,76 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { cli } from '../support/cli.ts';
+import { type HostStack, startHostStack } from '../support/host-stack.ts';
+
+/* What `exec -d`, `ps` and `kill` say of programs, down to the daemon of the guests. */
+
+const resources = new AsyncDisposableStack();
+let stack: HostStack;
+let id: string;
+
+beforeAll(async () => {
+  stack = resources.use(await startHostStack());
+  id = (await torpor('create')).stdout.trim();
+});
+afterAll(() => resources.disposeAsync());
+
+function torpor(...args: string[]) {
+  return cli(args, { env: { TORPOR_DATA_DIR: stack.dataDir } });
+}
+
+async function start(tag: string, script: string): Promise<string> {
+  const { stdout } = await torpor('exec', '-d', '-u', 'root', '--tag', tag, id, 'sh', '-c', script);
+  expect(stdout).toMatch(/^\d+\n$/);
+  return stdout.trim();
+}
+
+test('exec -d prints the pid, or JSON if asked', async () => {
+  const pid = await start('plain', 'sleep 600');
+  const listed = JSON.parse((await torpor('ps', '--json', id)).stdout);
+  expect(listed).toContainEqual(expect.objectContaining({ pid: Number(pid), tag: 'plain' }));
+  const json = await torpor('exec', '-d', '--json', '-u', 'root', id, '--', 'sleep', '600');
+  expect(JSON.parse(json.stdout)).toEqual({
+    pid: expect.any(Number),
+    tag: expect.stringMatching(/^proc-/),
+  });
+});
+
+test('ps -a shows how a detached program exited, ps alone does not show it', async () => {
+  const pid = await start('failing', 'exit 3');
+  const line = new RegExp(`^${pid} +failing +exited 3 +sh -c exit 3$`, 'm');
+  await expect.poll(async () => (await torpor('ps', '-a', id)).stdout).toMatch(line);
+  expect((await torpor('ps', id)).stdout).not.toContain('failing');
+  const listed = JSON.parse((await torpor('ps', '-a', '--json', id)).stdout);
+  expect(listed).toContainEqual(
+    expect.objectContaining({ pid: Number(pid), tag: 'failing', exit_code: 3 }),
+  );
+});
+
+test('ps -a shows no program that its caller waited for', async () => {
+  await torpor('exec', '-u', 'root', id, '--', 'sh', '-c', ': waited for');
+  expect((await torpor('ps', '-a', id)).stdout).not.toContain('waited for');
+});
+
+test.each([
+  ['HUP', 'hangup'],
+  ['SIGINT', 'interrupt'],
+  ['usr1', 'user defined signal 1'],
+  ['9', 'killed'],
+  ['SIGXCPU', 'CPU time limit exceeded'],
+  [undefined, 'terminated'],
+])('kill -s %s', async (signal, status) => {
+  const tag = `killed-by-${signal}`;
+  await start(tag, 'sleep 600');
+  const options = signal === undefined ? [] : ['-s', signal];
+  expect(await torpor('kill', ...options, id, tag)).toMatchObject({ exitCode: 0, stderr: '' });
+  await expect
+    .poll(async () => (await torpor('ps', '-a', id)).stdout)
+    .toMatch(new RegExp(`${tag} +signal: ${status} `));
+});
+
+test('a signal that is none is wrong usage, with the way to the list', async () => {
+  const result = await torpor('kill', '-s', 'NOPE', id, '1');
+  expect(result.exitCode).toBe(2);
+  expect(result.stderr).toContain('torpor kill --help');
+  expect((await torpor('kill', '--help')).stdout).toContain('HUP INT QUIT');
+});

@@ -1,0 +1,73 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createRouterTransport } from '@connectrpc/connect';
+import { ControlPlane } from '@torpor/control-plane';
+import { agentRoutes } from '../../packages/agent/src/rpc/routes.ts';
+import { SandboxManager } from '../../packages/agent/src/sandbox/manager.ts';
+import { PlainEnvd } from '../../packages/agent/src/testing/plain-envd.ts';
+import { StubHost, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
+
+/**
+ * Everything between a client and a program without virtual machines: the control plane
+ * with its database, the agent over the in-process transport, and for each sandbox the
+ * daemon of the guests as a process of this host.
+ */
+export interface HostStack extends AsyncDisposable {
+  readonly dataDir: string;
+  readonly apiUrl: string;
+  readonly apiKey: string;
+}
+
+/** `sandboxes`: how many can be created in its lifetime. */
+export async function startHostStack(sandboxes = 1): Promise<HostStack> {
+  await using stack = new AsyncDisposableStack();
+  const dataDir = await mkdtemp(join(tmpdir(), 'torpor-stack-'));
+  stack.defer(() => rm(dataDir, { recursive: true, force: true }));
+  const guests = await Promise.all(Array.from({ length: sandboxes }, () => PlainEnvd.start()));
+  for (const guest of guests) stack.use(guest);
+  const host = stack.use(await StubHost.open());
+  const logger = silentLogger();
+  const manager = new SandboxManager(host.parts({ guestUrl: guestUrls(guests) }), []);
+  stack.defer(() => manager.destroyAll());
+  const routes = agentRoutes({
+    manager,
+    description: {
+      dataDir: host.layout.dataDir,
+      limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 100_000 },
+      versions: { agent_version: '0.0.0-test' },
+      images: { list: async () => [{ name: 'base', sizeBytes: 7, createdAt: 5000 }] },
+    },
+    logger,
+    onTerminate: () => undefined,
+  });
+  const controlPlane = stack.use(
+    await ControlPlane.start({
+      dataDir,
+      host: '127.0.0.1',
+      port: 0,
+      hostTransport: createRouterTransport(routes),
+      logger,
+      version: '0.0.0-test',
+    }),
+  );
+  const moved = stack.move();
+  return {
+    dataDir,
+    apiUrl: controlPlane.url,
+    apiKey: controlPlane.apiKey,
+    [Symbol.asyncDispose]: () => moved.disposeAsync(),
+  };
+}
+
+/** Gives every slot a daemon that no other slot has had: one obeys only the first sandbox it served. */
+function guestUrls(guests: readonly PlainEnvd[]): (slot: object) => string {
+  const unused = guests.values();
+  const given = new WeakMap<object, PlainEnvd>();
+  return (slot) => {
+    const guest = given.get(slot) ?? unused.next().value;
+    if (guest === undefined) throw new Error('The stack was started for fewer sandboxes.');
+    given.set(slot, guest);
+    return guest.url;
+  };
+}

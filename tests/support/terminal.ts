@@ -1,0 +1,52 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { spawn } from '@lydell/node-pty';
+
+const WAIT_MS = 30_000;
+
+/** A command on a terminal of its own, in whose foreground group it is. */
+export interface Terminal extends Disposable {
+  readonly pid: number;
+  /** What was printed so far. */
+  output(): string;
+  type(text: string): void;
+  resize(columns: number, rows: number): void;
+  /** Closes it, as a window or a connection is: the kernel sends SIGHUP. */
+  hangUp(): void;
+  /** Resolves with the exit status when the command has ended. */
+  readonly ended: Promise<number>;
+}
+
+export function openTerminal(script: string, env: Record<string, string>): Terminal {
+  const pty = spawn('/bin/bash', ['-c', script], {
+    cols: 80,
+    rows: 24,
+    env: { PATH: process.env.PATH ?? '', TERM: 'xterm', ...env },
+  });
+  let output = '';
+  pty.onData((data) => {
+    output += data;
+  });
+  const { promise: ended, resolve } = Promise.withResolvers<number>();
+  pty.onExit(({ exitCode }) => resolve(exitCode));
+  return {
+    pid: pty.pid,
+    ended,
+    output: () => output,
+    type: (text) => pty.write(text),
+    resize: (columns, rows) => pty.resize(columns, rows),
+    hangUp: () => {
+      // Missing in its types: closes the master side.
+      if ('destroy' in pty && typeof pty.destroy === 'function') pty.destroy();
+    },
+    [Symbol.dispose]: () => pty.kill('SIGKILL'),
+  };
+}
+
+/** Resolves when the condition holds. Throws after 30 s. */
+export async function eventually(condition: () => boolean, what: string): Promise<void> {
+  const deadline = performance.now() + WAIT_MS;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`Not within ${WAIT_MS} ms: ${what}.`);
+    await delay(20);
+  }
+}
