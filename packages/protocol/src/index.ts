@@ -30,7 +30,6 @@ export {
   SANDBOX_STATES,
   type SandboxState,
 } from './sandbox-state.ts';
-export { createStreamingClient } from './streaming-client.ts';
 export {
   SIGNAL_NAMES,
   type SignalName,
@@ -38,3 +37,4 @@ export {
   signalOfStatus,
   signalStatus,
 } from './signals.ts';
+export { createStreamingClient } from './streaming-client.ts';
