@@ -75,7 +75,7 @@ export function describeFiles(targetOf: TargetSource): void {
     });
 
     it('writes several files at once, making their directories', async () => {
-      const entries = ['many/a', 'many/b/c', 'many/d é"q'].map((name) => ({
+      const entries = ['many/a', 'many/b/c', 'many/d é', '100%22.txt', 'a%0Ab'].map((name) => ({
         path: at(name),
         data: name,
       }));

@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
-import { Busboy } from '@fastify/busboy';
+import { Dicer } from '@fastify/busboy';
 import { HttpError } from './http-error.ts';
+import { headerParameters } from './part-name.ts';
 import { chunksOf } from './request-body.ts';
 
 export interface FilePart {
@@ -10,8 +11,8 @@ export interface FilePart {
   readonly body: Readable;
 }
 
-/** Parts with other names than `file` are passed over. */
-const LIMITS = { fields: 100, fieldSize: 64 * 1024 };
+/** A path has at most 4096 bytes. */
+const LIMITS = { maxHeaderPairs: 20, maxHeaderSize: 32 * 1024 };
 
 /**
  * Hands the parts named `file` of a multipart body over, one after the other, as
@@ -29,14 +30,24 @@ export async function readFileParts(
   const unread = new Set<Readable>();
   let handled: Promise<void> = Promise.resolve();
   parser.on('error', (error: unknown) => failure.reject(malformed(error)));
-  parser.on('file', (_field: string, part: Readable, filename: string | undefined) => {
-    unread.add(part);
+  parser.on('part', (part: Readable) => {
     part.on('error', (error) => failure.reject(malformed(error)));
-    handled = handled.then(async () => {
-      await handle({ filename: decodeFilename(filename), body: part });
-      unread.delete(part);
+    part.on('header', (header: PartHeader) => {
+      try {
+        const parameters = parametersOf(header);
+        // Other parts are passed over.
+        if (parameters.get('name') !== 'file') return void part.resume();
+        unread.add(part);
+        handled = handled.then(async () => {
+          await handle({ filename: parameters.get('filename'), body: part });
+          unread.delete(part);
+        });
+        handled.catch(failure.reject);
+      } catch (error) {
+        part.resume();
+        failure.reject(malformed(error));
+      }
     });
-    handled.catch(failure.reject);
   });
   const finished = new Promise<void>((resolve) => parser.once('finish', () => resolve()));
   try {
@@ -57,26 +68,29 @@ export async function readFileParts(
   }
 }
 
-function newParser(contentType: string) {
+function newParser(contentType: string): Dicer {
   try {
-    return new Busboy({
-      headers: { 'content-type': contentType },
-      preservePath: true,
-      isPartAFile: (field) => field === 'file',
-      limits: LIMITS,
-    });
+    const boundary = headerParameters(contentType).get('boundary') ?? '';
+    if (boundary === '') throw new TypeError('the content type has no boundary');
+    return new Dicer({ boundary, ...LIMITS });
   } catch (error) {
     throw malformed(error);
   }
+}
+
+/** By their names in lower case; a byte in each character. */
+type PartHeader = Readonly<Record<string, readonly string[]>>;
+
+function parametersOf(header: PartHeader): Map<string, string> {
+  const disposition = header['content-disposition']?.[0] ?? '';
+  if (!/^form-data\s*;/i.test(disposition)) {
+    throw new TypeError('a part has no Content-Disposition of the type form-data');
+  }
+  return headerParameters(disposition);
 }
 
 function malformed(error: unknown): HttpError {
   if (error instanceof HttpError) return error;
   const reason = error instanceof Error ? error.message : String(error);
   return new HttpError(400, `error parsing multipart form: ${reason}`, error);
-}
-
-/** What the HTML standard's multipart encoding escapes in a file name. */
-function decodeFilename(filename: string | undefined): string | undefined {
-  return filename?.replaceAll('%0A', '\n').replaceAll('%0D', '\r').replaceAll('%22', '"');
 }
