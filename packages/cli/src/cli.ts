@@ -30,8 +30,8 @@ two, the local Torpor is found by its data directory.
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not allowed, 5 the state or
 another thing of that name is against it, 6 no answer or no room, 7 too late, 8 this machine
 lacks something (torpor doctor), 128+n ended by signal n. exec, run and shell end like the
-program in the sandbox; 124 says that its time was up, 125 that Torpor failed, 127 that there
-is no such program.`;
+program in the sandbox; 124 says that its time was up, 125 that Torpor failed, 126 that the
+program cannot be executed, 127 that there is no such program.`;
 
 /** Runs one command line. Returns the exit status; never throws for what a user did. */
 export async function runCli(args: readonly string[], io: Io): Promise<number> {

@@ -9,7 +9,7 @@ import type { ExitStatus } from '@torpor/sdk';
 
 /**
  * What the exit status of `torpor` means. `exec`, `run` and `shell` end with the
- * status of the program in the sandbox, and with one of the last three where
+ * status of the program in the sandbox, and with one of the last four where
  * there is none; the other commands use the first ones.
  */
 export const EXIT = {
@@ -31,6 +31,8 @@ export const EXIT = {
   programTimeout: 124,
   /** `exec`, `run`, `shell`: Torpor failed, not the program. */
   torporFailed: 125,
+  /** `exec`, `run`, `shell`: the program exists, and cannot be executed. */
+  programNotExecutable: 126,
   /** `exec`, `run`, `shell`: there is no such program. */
   programNotFound: 127,
 } as const;
@@ -56,6 +58,7 @@ export function exitCodeOfError(error: TorporError): number {
 
 const EXIT_OF_PROGRAM_ERROR: Partial<Record<ErrorCode, number>> = {
   program_not_found: EXIT.programNotFound,
+  program_not_executable: EXIT.programNotExecutable,
   timeout: EXIT.programTimeout,
 };
 

@@ -35,6 +35,8 @@ export {
   signalProcess,
 } from './process.ts';
 export { copySparse, dataExtents, type FileExtent, type SparseCopy } from './sparse.ts';
+export { spawnOnTerminal, type TerminalProgram } from './spawn.ts';
+export { openTerminal, resizeTerminal, type Terminal, type TerminalWindow } from './terminal.ts';
 export type { ToolObject } from './tool-json.ts';
 export { tscKhz } from './tsc.ts';
 export {

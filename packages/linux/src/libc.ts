@@ -4,8 +4,11 @@ import koffi from 'koffi';
 /** glibc; every foreign function of this package is looked up here. */
 export const libc = koffi.load('libc.so.6');
 
+/** Of two names for one number the first counts, as for Node: EAGAIN, not EWOULDBLOCK. */
 const ERRNO_NAMES = new Map<number, string>(
-  Object.entries(constants.errno).map(([name, value]) => [value, name]),
+  Object.entries(constants.errno)
+    .reverse()
+    .map(([name, value]) => [value, name]),
 );
 
 /** A system call that failed. `code` is the errno's name, as in Node's own errors. */

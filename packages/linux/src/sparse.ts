@@ -98,7 +98,7 @@ async function writeFully(file: FileHandle, bytes: Buffer, position: number): Pr
   }
 }
 
-const CANNOT_SHARE = new Set(['ENOTSUP', 'EOPNOTSUPP', 'EXDEV', 'EINVAL', 'ENOTTY', 'ENOSYS']);
+const CANNOT_SHARE = new Set(['ENOTSUP', 'EXDEV', 'EINVAL', 'ENOTTY', 'ENOSYS']);
 
 function cannotShare(error: unknown): boolean {
   return error instanceof Error && 'code' in error && CANNOT_SHARE.has(String(error.code));

@@ -65,6 +65,12 @@ export const ERRORS = {
     connect: Code.InvalidArgument,
     remedy: 'Give the path of a program that exists in the sandbox.',
   },
+  program_not_executable: { http: 400, connect: Code.InvalidArgument, remedy: '' },
+  guest_exhausted: {
+    http: 507,
+    connect: Code.ResourceExhausted,
+    remedy: 'End programs in the sandbox, or create one with more memory.',
+  },
   host_unavailable: {
     http: 503,
     connect: Code.Unavailable,

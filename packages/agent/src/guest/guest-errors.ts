@@ -25,6 +25,9 @@ const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
 /** Codes of our table that envd may name itself; the guest is not trusted with those about the host. */
 const NAMED_BY_ENVD: ReadonlySet<string> = new Set<ErrorCode>([
   'program_not_found',
+  'program_not_executable',
+  'guest_exhausted',
+  'too_large',
   'invalid_request',
   'forbidden',
   'not_found',

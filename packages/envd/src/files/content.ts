@@ -94,7 +94,7 @@ export async function* readAll(file: FileHandle): AsyncGenerator<Buffer> {
 }
 
 /** The errors of open(2) where a file system knows no O_TMPFILE. */
-const NO_TMPFILE = new Set(['EOPNOTSUPP', 'ENOTSUP', 'EISDIR', 'EINVAL', 'ENOENT']);
+const NO_TMPFILE = new Set(['ENOTSUP', 'EISDIR', 'EINVAL', 'ENOENT']);
 
 async function openNameless(directory: string): Promise<FileHandle> {
   const mode = 0o644;

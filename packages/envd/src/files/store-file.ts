@@ -101,7 +101,7 @@ async function createByWriting(
 }
 
 /** Why linkat(2) may refuse: the nameless file was unlinked, or its file system cannot do it. */
-const UNLINKABLE = new Set(['ENOENT', 'EXDEV', 'EOPNOTSUPP', 'EPERM']);
+const UNLINKABLE = new Set(['ENOENT', 'EXDEV', 'ENOTSUP', 'EPERM']);
 
 /** Returns false if the file cannot get a name. */
 async function createByLink(
@@ -147,7 +147,7 @@ function setMetadata(file: FileHandle, metadata: Readonly<Record<string, string>
   try {
     replaceMetadata(file.fd, metadata);
   } catch (error) {
-    if (errnoName(error) !== 'EOPNOTSUPP') throw error;
+    if (errnoName(error) !== 'ENOTSUP') throw error;
     throw new HttpError(400, 'the file system of this path cannot keep metadata', error);
   }
 }

@@ -11,7 +11,7 @@ import {
 const PREFIX = 'user.e2b.';
 
 /** A file system without extended attributes, and files of other kinds than regular ones and directories. */
-const WITHOUT_XATTRS = new Set(['ENOTSUP', 'EOPNOTSUPP', 'EPERM', 'EACCES', 'ENOENT', 'ELOOP']);
+const WITHOUT_XATTRS = new Set(['ENOTSUP', 'EPERM', 'EACCES', 'ENOENT', 'ELOOP']);
 
 /** The metadata of a file; none where the file system cannot keep any. */
 export function readMetadata(target: XattrTarget): Record<string, string> {

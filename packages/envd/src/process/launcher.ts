@@ -1,21 +1,26 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
 import { Socket } from 'node:net';
-import { resolve } from 'node:path';
-import { createPipe, withCredentials } from '@torpor/linux';
+import {
+  createPipe,
+  openTerminal,
+  type ProcessExit,
+  spawnOnTerminal,
+  type TerminalWindow,
+  withCredentials,
+} from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { DaemonProtection } from '../daemon-protection.ts';
+import { errnoName } from '../filesystem/errors.ts';
 import type { User } from '../users.ts';
+import { type LaunchRequest, launchError, programPaths } from './launch-error.ts';
 
-export interface LaunchRequest {
-  readonly user: User;
-  readonly program: string;
-  readonly args: readonly string[];
-  /** The whole environment of the program. */
-  readonly env: Readonly<Record<string, string>>;
-  /** An absolute path that exists. */
-  readonly cwd: string;
+export type { LaunchRequest } from './launch-error.ts';
+
+export interface LaunchedTerminal {
+  readonly pid: number;
+  /** The terminal's other side, for the caller to close. */
+  readonly masterFd: number;
 }
 
 export interface LaunchedPipes {
@@ -40,12 +45,12 @@ export class Launcher {
   }
 
   /**
-   * Starts a program on pipes. Throws TorporError `program_not_found`, or
-   * `invalid_request` if it may not be executed or entered.
+   * Starts a program on pipes. Throws the TorporError that {@link launchError} makes of
+   * the cause.
    */
   async startOnPipes(request: LaunchRequest, withStdin: boolean): Promise<LaunchedPipes> {
     const { program, args, cwd, env } = request;
-    const { child, stdin, stdout, stderr } = this.asUser(request.user, () => {
+    const { child, stdin, stdout, stderr } = this.#launch(request, () => {
       const theirs: number[] = [];
       const mine: number[] = [];
       try {
@@ -84,8 +89,9 @@ export class Launcher {
       for (const fd of [stdin, stdout, stderr]) {
         if (fd !== undefined) closeSync(fd);
       }
+      // Node throws some errors of spawn, and reports others so.
       const error = await new Promise<unknown>((resolve) => child.once('error', resolve));
-      throw launchError(request, error);
+      throw this.#explain(request, error);
     }
     this.admit(pid);
     return {
@@ -98,6 +104,39 @@ export class Launcher {
       stdout: new Socket({ fd: stdout, readable: true, writable: false }),
       stderr: new Socket({ fd: stderr, readable: true, writable: false }),
     };
+  }
+
+  /** Starts a program on a new terminal. Throws as {@link startOnPipes} does. */
+  startOnTerminal(
+    request: LaunchRequest,
+    window: TerminalWindow,
+    onExit: (exit: ProcessExit) => void,
+  ): LaunchedTerminal {
+    const launched = this.#launch(request, () => {
+      const { masterFd, path } = openTerminal(window);
+      try {
+        return { masterFd, pid: executeOnTerminal(request, path, onExit) };
+      } catch (error) {
+        closeSync(masterFd);
+        throw error;
+      }
+    });
+    this.admit(launched.pid);
+    return launched;
+  }
+
+  #launch<T>(request: LaunchRequest, fork: () => T): T {
+    try {
+      return this.asUser(request.user, fork);
+    } catch (error) {
+      throw this.#explain(request, error);
+    }
+  }
+
+  /** Looks at the file system as the account does. */
+  #explain(request: LaunchRequest, cause: unknown): TorporError {
+    if (cause instanceof TorporError) return cause;
+    return this.asUser(request.user, () => launchError(request, cause));
   }
 
   /**
@@ -137,47 +176,30 @@ function isOwnIdentity(user: User): boolean {
   return own.size === new Set(user.groups).size && user.groups.every((gid) => own.has(gid));
 }
 
-/**
- * Throws what {@link launchError} says if the program is not to be found. For a
- * fork that cannot report a failed execve(2).
- */
-export async function checkProgram(request: LaunchRequest): Promise<void> {
-  const { program, cwd, env } = request;
-  const candidates = program.includes('/')
-    ? [resolve(cwd, program)]
-    : (env.PATH ?? '').split(':').map((directory) => resolve(cwd, directory, program));
-  let failure = 'ENOENT';
-  for (const path of candidates) {
-    const found = await stat(path).catch(() => undefined);
-    if (found?.isFile() && (found.mode & 0o111) !== 0) return;
-    if (found !== undefined) failure = 'EACCES';
+/** What execvp(3) does, which Node uses for pipes: it searches, and runs a script without `#!` with the shell. */
+function executeOnTerminal(
+  request: LaunchRequest,
+  terminal: string,
+  onExit: (exit: ProcessExit) => void,
+): number {
+  const { program, args, cwd } = request;
+  const env = Object.entries(request.env).map(([name, value]) => `${name}=${value}`);
+  const execute = (path: string, argv: readonly string[]): number =>
+    spawnOnTerminal({ path, argv, env, cwd, terminal }, onExit);
+  let failure: unknown;
+  for (const path of programPaths(request)) {
+    try {
+      return execute(path, [program, ...args]);
+    } catch (error) {
+      const name = errnoName(error) ?? '';
+      if (name === 'ENOEXEC') return execute('/bin/sh', ['/bin/sh', path, ...args]);
+      if (!SEARCHED_ON.has(name)) throw error;
+      // As with execvp, a file that may not be executed is what the search is remembered for.
+      if (failure === undefined || name === 'EACCES') failure = error;
+    }
   }
-  throw launchError(request, Object.assign(new Error(failure), { code: failure }));
+  throw failure;
 }
 
-/** The error for a program that could not be executed. */
-export function launchError({ program, cwd }: LaunchRequest, cause: unknown): TorporError {
-  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
-  switch (code) {
-    case 'ENOENT':
-      return new TorporError(
-        'program_not_found',
-        `The program '${program}' does not exist in the sandbox.`,
-        { cause },
-      );
-    case 'EACCES':
-      return new TorporError(
-        'program_not_found',
-        `The program '${program}' may not be executed, or '${cwd}' may not be entered.`,
-        { cause },
-      );
-    case 'E2BIG':
-      return new TorporError(
-        'invalid_request',
-        'The arguments and the environment are too long together.',
-        { cause },
-      );
-    default:
-      return TorporError.from(cause);
-  }
-}
+/** The errors after which the search for a program goes on. */
+const SEARCHED_ON = new Set(['EACCES', 'ENOENT', 'ENOTDIR', 'ESTALE', 'ENODEV', 'ETIMEDOUT']);

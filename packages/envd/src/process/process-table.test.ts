@@ -97,7 +97,7 @@ describe.runIf(isRoot)('a process of another account', () => {
   it('enters its directory with its own rights', async () => {
     expect((await endOf(await start('pwd'))).output).toBe(`${directory}\n`);
     await expect(start('pwd', { cwd: join(directory, 'private') })).rejects.toMatchObject({
-      code: 'program_not_found',
+      code: 'invalid_request',
       message: expect.stringContaining('may not be entered'),
     });
   });

@@ -4,9 +4,10 @@ import { TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import type { User } from '../users.ts';
 import { GuestProcess, type ProcessDescription, type TerminalSize } from './guest-process.ts';
-import { checkProgram, type Launcher, type LaunchRequest } from './launcher.ts';
+import type { Launcher, LaunchRequest } from './launcher.ts';
 import type { ProcessEnd } from './output-hub.ts';
 import { openPipes } from './pipe-channel.ts';
+import { openPty } from './pty-channel.ts';
 
 export interface StartOptions {
   readonly user: User;
@@ -67,7 +68,7 @@ export class ProcessTable {
 
   /**
    * Starts a process. Throws ConnectError `invalid_argument` for a working
-   * directory that is none, TorporError `program_not_found`.
+   * directory that is none, and the TorporErrors of `launchError`.
    */
   async start(options: StartOptions): Promise<GuestProcess> {
     const { description, terminal, user } = options;
@@ -86,9 +87,6 @@ export class ProcessTable {
       this.#running.add(process);
       return process;
     }
-    const { loadPty, openPty } = await import('./pty-channel.ts');
-    await loadPty();
-    await checkProgram(request);
     const process = GuestProcess.follow(
       description,
       (events) => openPty(this.#launcher, request, terminal, events),

@@ -16,8 +16,6 @@ const NATIVE_PACKAGES = [
     name: '@koromix/koffi-linux-x64',
     files: ['package.json', 'index.js', 'linux_x64/koffi.node'],
   },
-  { name: '@lydell/node-pty', files: ['.'] },
-  { name: '@lydell/node-pty-linux-x64', files: ['package.json', 'pty.node'] },
 ] as const;
 
 /** Only what Node loads: koffi ships its C++ sources too. */

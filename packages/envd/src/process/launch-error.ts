@@ -1,0 +1,217 @@
+import {
+  accessSync,
+  closeSync,
+  constants,
+  openSync,
+  readSync,
+  type Stats,
+  statSync,
+} from 'node:fs';
+import { resolve } from 'node:path';
+import { TorporError } from '@torpor/protocol';
+import { errnoName } from '../filesystem/errors.ts';
+import type { User } from '../users.ts';
+
+export interface LaunchRequest {
+  readonly user: User;
+  readonly program: string;
+  readonly args: readonly string[];
+  /** The whole environment of the program. */
+  readonly env: Readonly<Record<string, string>>;
+  /** An absolute path that existed when it was asked for. */
+  readonly cwd: string;
+}
+
+/** Where execvp(3) looks without a `PATH`. */
+const FALLBACK_SEARCH_PATH = '/bin:/usr/bin';
+/** MAX_ARG_STRLEN of linux/binfmts.h without the NUL: 32 pages for one argument or variable. */
+const MAX_STRING_BYTES = 32 * 4096 - 1;
+
+/** The paths at which a program is looked for, in order. There is at least one. */
+export function programPaths({ program, cwd, env }: LaunchRequest): string[] {
+  if (program.includes('/')) return [resolve(cwd, program)];
+  const directories = (env.PATH ?? FALLBACK_SEARCH_PATH).split(':');
+  return directories.map((directory) => resolve(cwd, directory, program));
+}
+
+/**
+ * The error for a program that could not be started, by the errno of fork(2), chdir(2) or
+ * execve(2). It looks at the file system for what the errno leaves open, so it must run with
+ * the credentials of the program's account.
+ *
+ * `program_not_found` where a shell would exit with 127, `program_not_executable` where it
+ * would with 126; `too_large` for arguments and environment; `guest_exhausted` for what the
+ * sandbox has run out of; `invalid_request` for the working directory.
+ */
+export function launchError(request: LaunchRequest, cause: unknown): TorporError {
+  const errno = errnoName(cause) ?? '';
+  const exhausted = EXHAUSTED[errno];
+  if (exhausted !== undefined) {
+    const [what, remedy] = exhausted;
+    return new TorporError(
+      'guest_exhausted',
+      `The program '${request.program}' could not be started: ${what}.`,
+      { remedy, cause },
+    );
+  }
+  if (errno === 'E2BIG') return tooLong(request, cause);
+  return directoryError(request, cause) ?? programError(request, errno, cause);
+}
+
+const END_PROGRAMS = 'End programs in the sandbox, or create one with more memory.';
+const CLOSE_FILES = 'End programs in the sandbox that hold many files open.';
+
+const EXHAUSTED: Readonly<Record<string, readonly [what: string, remedy: string]>> = {
+  EAGAIN: ['the sandbox has as many processes as it may have', END_PROGRAMS],
+  ENOMEM: ['the sandbox has no memory left', END_PROGRAMS],
+  EMFILE: ['too many programs and files are in use through the API', CLOSE_FILES],
+  ENFILE: ['the sandbox has as many open files as it may have', CLOSE_FILES],
+  ENOSPC: ['the sandbox has as many terminals as it may have', 'Close terminals in the sandbox.'],
+};
+
+function tooLong({ program, args, env }: LaunchRequest, cause: unknown): TorporError {
+  const strings = [
+    ['The name of the program', program],
+    ...args.map((arg, index) => [`Argument ${index + 1}`, arg]),
+    ...Object.entries(env).map(([name, value]) => [
+      `The environment variable ${name}`,
+      `${name}=${value}`,
+    ]),
+  ] as const;
+  const remedy = 'Write what is long to a file in the sandbox, and give the program its path.';
+  for (const [what = '', text = ''] of strings) {
+    const bytes = Buffer.byteLength(text);
+    if (bytes <= MAX_STRING_BYTES) continue;
+    return new TorporError(
+      'too_large',
+      `${what} has ${bytes} bytes; Linux takes at most ${MAX_STRING_BYTES} in one.`,
+      { remedy, cause },
+    );
+  }
+  const total = strings.reduce((sum, [, text = '']) => sum + Buffer.byteLength(text) + 1, 0);
+  return new TorporError(
+    'too_large',
+    `The arguments and the environment have ${total} bytes, more than Linux gives a program ` +
+      '(a quarter of its stack, usually 2 MiB).',
+    { remedy, cause },
+  );
+}
+
+function directoryError({ cwd }: LaunchRequest, cause: unknown): TorporError | undefined {
+  try {
+    if (!statSync(cwd).isDirectory()) {
+      return new TorporError('invalid_request', `cwd '${cwd}' is not a directory`, { cause });
+    }
+    accessSync(cwd, constants.X_OK);
+    return undefined;
+  } catch (error) {
+    const why =
+      errnoName(error) === 'EACCES' ? 'may not be entered by this user' : 'does not exist';
+    return new TorporError('invalid_request', `cwd '${cwd}' ${why}`, { cause });
+  }
+}
+
+function programError(request: LaunchRequest, errno: string, cause: unknown): TorporError {
+  const { program } = request;
+  const found = programPaths(request)
+    .map((path) => ({ path, stats: statOrErrno(path) }))
+    .find(({ stats }) => typeof stats !== 'string');
+  const because = (reason: string): TorporError =>
+    new TorporError(
+      'program_not_executable',
+      `The program '${program}' cannot be executed: ${reason}.`,
+      { cause },
+    );
+  if (found === undefined || typeof found.stats === 'string') {
+    return notFound(request, errno, cause);
+  }
+  const { path, stats } = found;
+  if (stats.isDirectory()) return because('it is a directory');
+  switch (errno) {
+    case 'ENOENT':
+    case 'ENOTDIR':
+      return because(`${interpreterOf(path)} does not exist in the sandbox`);
+    case 'EACCES':
+      return because(whyRefused(path));
+    case 'ENOEXEC':
+    case 'ELIBBAD':
+      return because('it is neither a script nor a program for this processor');
+    case 'ETXTBSY':
+      return because('it is open for writing; close it, and try again');
+    case 'ELOOP':
+      return because('its interpreters lead in a circle');
+    default:
+      return errno === '' ? TorporError.from(cause) : because(`execve failed with ${errno}`);
+  }
+}
+
+function notFound({ program }: LaunchRequest, errno: string, cause: unknown): TorporError {
+  if (errno === 'EACCES') {
+    return new TorporError(
+      'program_not_executable',
+      `The program '${program}' cannot be executed: a directory on its path may not be entered by this user.`,
+      { cause },
+    );
+  }
+  const message = program.includes('/')
+    ? `The program '${program}' does not exist in the sandbox${WHY_NOT_FOUND[errno] ?? ''}.`
+    : `The program '${program}' is in none of the directories of PATH in the sandbox.`;
+  return new TorporError('program_not_found', message, { cause });
+}
+
+const WHY_NOT_FOUND: Readonly<Record<string, string>> = {
+  ENOTDIR: ': a part of its path is not a directory',
+  ELOOP: ': its path has too many symbolic links',
+  ENAMETOOLONG: ': its path is too long',
+};
+
+/** Who should run a file that exists, as part of a sentence. */
+function interpreterOf(path: string): string {
+  const interpreter = readInterpreter(path);
+  return interpreter === undefined
+    ? 'the dynamic loader that it names'
+    : `its interpreter '${interpreter}'`;
+}
+
+function whyRefused(path: string): string {
+  if (!isExecutable(path)) return 'it is not marked as executable for this user; see chmod +x';
+  const interpreter = readInterpreter(path);
+  return interpreter !== undefined && !isExecutable(interpreter)
+    ? `its interpreter '${interpreter}' is not executable`
+    : 'its file system is mounted with noexec';
+}
+
+/** As many bytes as the kernel looks at (BINPRM_BUF_SIZE). */
+const SHEBANG_BYTES = 256;
+
+/** Undefined for a file that is no script, or may not be read. */
+function readInterpreter(path: string): string | undefined {
+  let fd: number | undefined;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const head = Buffer.alloc(SHEBANG_BYTES);
+    const length = readSync(fd, head);
+    return /^#![ \t]*([^ \t\n]+)/.exec(head.toString('utf8', 0, length))?.[1];
+  } catch {
+    return undefined;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+function statOrErrno(path: string): Stats | string {
+  try {
+    return statSync(path);
+  } catch (error) {
+    return errnoName(error) ?? '';
+  }
+}
