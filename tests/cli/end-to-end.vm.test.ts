@@ -270,6 +270,17 @@ describe('run', () => {
   });
 });
 
+test('a guest has as long to start as `torpor up` was told, and the error names the setting', async () => {
+  expect(await platform.stop()).toBe(0);
+  platform = await TorporProcess.start(dataDir, '--guest-timeout', '100ms');
+  // Of a shape that has not booted yet, so that it is not restored.
+  const created = await torpor('create', '--memory', '300m');
+  expect(created).toMatchObject({ exitCode: 1, stdout: '' });
+  expect(created.stderr).toMatch(/did not answer within 0\.1 s of its start/);
+  expect(created.stderr).toMatch(/--guest-timeout/);
+  expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
+});
+
 test('SIGTERM ends `torpor up` with status 0, and nothing of it is left', async () => {
   expect(await platform.stop()).toBe(0);
   expect(await leftovers(instanceTag(await realpath(dataDir)), dataDir)).toEqual([]);

@@ -37,8 +37,8 @@ export class TorporProcess implements AsyncDisposable {
   }
 
   /** Starts it; resolves when it says that it is ready. Throws with the end of its log if it ends instead. */
-  static async start(dataDir: string): Promise<TorporProcess> {
-    const child = spawn(process.execPath, [TORPOR, 'up', '--json', '--port', '0'], {
+  static async start(dataDir: string, ...options: string[]): Promise<TorporProcess> {
+    const child = spawn(process.execPath, [TORPOR, 'up', '--json', '--port', '0', ...options], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, TORPOR_DATA_DIR: dataDir },
     });

@@ -27,8 +27,8 @@ export interface HostAgentConfig {
   >;
   /** For the guests' /etc/resolv.conf; they cannot reach resolvers in private networks. */
   readonly nameservers?: readonly string[];
-  /** How long a guest may take to boot; two minutes where it is absent. */
-  readonly bootTimeoutMs?: number;
+  /** How long a guest may take from its start, booted or restored, to answering; two minutes if omitted. */
+  readonly guestTimeoutMs?: number;
   /** Keep the first boot of each image and shape, and restore later sandboxes from it; true where it is absent. */
   readonly keepBoots?: boolean;
   /** What is being made or downloaded, at the first start above all. */
@@ -38,8 +38,20 @@ export interface HostAgentConfig {
 }
 
 export const DEFAULT_NAMESERVERS: readonly string[] = ['1.1.1.1', '8.8.8.8'];
-/** Under emulation on a loaded machine a boot takes tens of seconds. */
-export const DEFAULT_BOOT_TIMEOUT_MS = 120_000;
+/** Under emulation on a loaded machine a boot takes tens of seconds. A slower one needs the setting. */
+export const DEFAULT_GUEST_TIMEOUT_MS = 120_000;
+
+/** Enough for one step of a start on most hosts, however soon a guest is given up. */
+const LEAST_STEP_TIMEOUT_MS = 60_000;
+
+/**
+ * How long each other step of a machine's start may take (the VMM's answers, its page server,
+ * the guest's identity): as long as a guest, since a host that needs this long for that is
+ * slow in all of it.
+ */
+export function stepTimeoutMs(guestTimeoutMs: number): number {
+  return Math.max(LEAST_STEP_TIMEOUT_MS, guestTimeoutMs);
+}
 
 const MAX_DISK_MIB = 1024 * 1024;
 

@@ -7,10 +7,11 @@ import { dataExtents } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import type { AcceleratorChoice } from '@torpor/vmm';
 import {
-  DEFAULT_BOOT_TIMEOUT_MS,
+  DEFAULT_GUEST_TIMEOUT_MS,
   DEFAULT_NAMESERVERS,
   type HostAgentConfig,
   hostLimits,
+  stepTimeoutMs,
 } from './config.ts';
 import { lockDataDirectory } from './data-dir/agent-lock.ts';
 import { closeLayout, openLayout } from './data-dir/layout.ts';
@@ -83,11 +84,12 @@ export class HostAgent {
       logger,
     });
     stack.defer(() => pages.close());
+    const guestTimeoutMs = config.guestTimeoutMs ?? DEFAULT_GUEST_TIMEOUT_MS;
     const host: HostParts = {
       layout,
       journal,
       slots,
-      driver: await openDriver(vmm, config.cacheDir),
+      driver: await openDriver(vmm, config.cacheDir, stepTimeoutMs(guestTimeoutMs)),
       vmm: platform,
       snapshots: {
         builds: await BuildStore.open({ directory: layout.dataDir, dataExtents }),
@@ -104,7 +106,8 @@ export class HostAgent {
       nameservers: config.nameservers ?? DEFAULT_NAMESERVERS,
       logger,
       now: () => performance.now(),
-      bootTimeoutMs: config.bootTimeoutMs ?? DEFAULT_BOOT_TIMEOUT_MS,
+      guestTimeoutMs,
+      stepTimeoutMs: stepTimeoutMs(guestTimeoutMs),
       concurrentBoots: Math.max(2, availableParallelism()),
       agentVersion: await ownVersion(),
       guestUrl: (slot) => `http://${slot.hostAddress}:${GUEST.envdPort}`,

@@ -13,22 +13,30 @@ import {
 } from '@torpor/vmm';
 import type { VmmChoice } from './vmm-choice.ts';
 
-/** The driver of the VMM that was chosen. `cacheDir` takes what QEMU's is compiled to. */
-export async function openDriver(choice: VmmChoice, cacheDir: string): Promise<VmmDriver> {
+/**
+ * The driver of the VMM that was chosen. `cacheDir` takes what QEMU's is compiled to;
+ * `startTimeoutMs` is how long a VMM may take from its start to answering.
+ */
+export async function openDriver(
+  choice: VmmChoice,
+  cacheDir: string,
+  startTimeoutMs: number,
+): Promise<VmmDriver> {
   const { installation } = choice;
   if (installation.kind === 'firecracker') {
     const { firecracker } = installation;
-    return new HostDriver(new FirecrackerDriver({ firecracker }), async () => {
+    return new HostDriver(new FirecrackerDriver({ firecracker, startTimeoutMs }), async () => {
       const qemu = await findQemu();
-      return new QemuDriver({ qemu, accelerator: choice.accelerator.accelerator });
+      const { accelerator } = choice.accelerator;
+      return new QemuDriver({ qemu, accelerator, startTimeoutMs });
     });
   }
   const { qemu } = installation;
   const { accelerator } = choice.accelerator;
   const uffdShimPath = await ensureUffdShim(cacheDir);
   return new HostDriver(
-    new QemuDriver({ qemu, accelerator, uffdShimPath }),
-    async () => new FirecrackerDriver({ firecracker: await findFirecracker() }),
+    new QemuDriver({ qemu, accelerator, uffdShimPath, startTimeoutMs }),
+    async () => new FirecrackerDriver({ firecracker: await findFirecracker(), startTimeoutMs }),
   );
 }
 

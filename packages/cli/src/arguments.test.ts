@@ -1,6 +1,6 @@
 import { InvalidArgumentError } from 'commander';
 import { expect, test } from 'vitest';
-import { assignment, duration, integer, mebibytes } from './arguments.ts';
+import { assignment, duration, durationWithin, integer, mebibytes } from './arguments.ts';
 
 test.each([
   ['30', 30_000],
@@ -25,6 +25,14 @@ test.each([
 
 test.each(['', '-1', '5 minutes', '1e3', 'm', '5d'])('"%s" is no duration', (text) => {
   expect(() => duration(text)).toThrow(InvalidArgumentError);
+});
+
+test.each(['0', '999ms', '61m', 'soon'])('"%s" is no duration from 1s to 1h', (text) => {
+  expect(() => durationWithin('1s', '1h')(text)).toThrow(InvalidArgumentError);
+});
+
+test('a duration may be either of its bounds', () => {
+  expect(['1s', '3600'].map(durationWithin('1s', '1h'))).toEqual([1000, 3_600_000]);
 });
 
 test.each(['', '-1', '0x10', 'g', '5k'])('"%s" is no size', (text) => {

@@ -23,6 +23,17 @@ export function duration(text: string): number {
   return Number(match[1]) * unit;
 }
 
+/** An option's time between two bounds, each given as on a command line. */
+export function durationWithin(least: string, most: string): (text: string) => number {
+  return (text) => {
+    const value = duration(text);
+    if (value < duration(least) || value > duration(most)) {
+      throw new InvalidArgumentError(`It must be a time from ${least} to ${most}.`);
+    }
+    return value;
+  };
+}
+
 const SIZE_UNITS: Record<string, number> = { m: 1, g: 1024, t: 1024 * 1024 };
 
 /** An option's size: `512`, `512m`, `2g`. Returns MiB. */

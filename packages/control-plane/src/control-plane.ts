@@ -38,12 +38,15 @@ export interface ControlPlaneOptions {
   readonly hostTransport: Transport;
   readonly logger: Logger;
   readonly version: string;
+  /** How long the host's agent lets a guest take from its start to answering; two minutes if omitted, as the agent has it. */
+  readonly guestTimeoutMs?: number;
   /** How quickly the host's state is followed; for tests. */
   readonly reconcilerTiming?: Partial<ReconcilerTiming>;
 }
 
 /** The only host, until there can be more. */
 const LOCAL_HOST_ID = 'local';
+const DEFAULT_GUEST_TIMEOUT_MS = 120_000;
 const CLOSE_GRACE_MS = 10_000;
 const OPERATION_GRACE_MS = 20_000;
 
@@ -88,7 +91,8 @@ export class ControlPlane implements AsyncDisposable {
     resources.defer(() => db.destroy());
     const { apiKey, teamId } = await ensureLocalCredentials(db, dataDir, logger);
 
-    const host = new Host(LOCAL_HOST_ID, options.hostTransport);
+    const { hostTransport, guestTimeoutMs = DEFAULT_GUEST_TIMEOUT_MS } = options;
+    const host = new Host(LOCAL_HOST_ID, hostTransport, guestTimeoutMs);
     const repository = new SandboxRepository(db);
     const operations = new Operations();
     const audit = new AuditLog(db);

@@ -99,6 +99,15 @@ describe('a guest that cannot be reached', () => {
     expect(result).toMatchObject({ timedOut: true, exitCode: -1 });
   });
 
+  test('that does not take on its identity in time is told of, with the setting', async () => {
+    const guest = await hanging();
+    await expect(guest.init({}, { timeoutMs: 50 })).rejects.toMatchObject({
+      code: 'guest_unreachable',
+      message: 'The guest of sandbox sb1 did not take on its identity within 0.05 s.',
+      remedy: expect.stringContaining('--guest-timeout'),
+    });
+  });
+
   test('that is silent ends a stream; a consumer that takes its time does not', async () => {
     async function* slow() {
       yield 1;

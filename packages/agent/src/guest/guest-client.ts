@@ -10,7 +10,7 @@ import {
   TorporError,
 } from '@torpor/protocol';
 import { Pool } from 'undici';
-import { fromGuest, fromGuestStatus, initError } from './guest-errors.ts';
+import { fromGuest, fromGuestStatus, GUEST_TIMEOUT_REMEDY, initError } from './guest-errors.ts';
 
 /** A unary call that takes longer than this has met a guest that hangs. */
 const UNARY_TIMEOUT_MS = 30_000;
@@ -127,26 +127,36 @@ export class GuestClient {
   /**
    * `POST /init`: makes the guest this sandbox. `proof` is the token that a restored
    * guest was frozen with. Throws unless envd did all of it: `init_failed` with the step
-   * that failed.
+   * that failed, `guest_unreachable` if not within `timeoutMs`.
    */
   async init(
     request: InitRequest,
     { timeoutMs, proof }: { timeoutMs: number; proof?: string },
   ): Promise<void> {
     const body = JSON.stringify(initRequestSchema.parse(request));
-    const response = await this.#request({
-      method: 'POST',
-      path: '/init',
-      headers: {
-        'content-type': 'application/json',
-        ...(proof === undefined ? {} : { 'x-access-token': proof }),
-      },
-      body,
-      options: { signal: AbortSignal.timeout(timeoutMs) },
-    }).catch((error: unknown) => {
+    const late = new AbortController();
+    const timer = setTimeout(() => {
+      const what = `The guest of sandbox ${this.sandboxId} did not take on its identity within ${timeoutMs / 1000} s.`;
+      late.abort(new TorporError('guest_unreachable', what, { remedy: GUEST_TIMEOUT_REMEDY }));
+    }, timeoutMs);
+    try {
+      const response = await this.#request({
+        method: 'POST',
+        path: '/init',
+        headers: {
+          'content-type': 'application/json',
+          ...(proof === undefined ? {} : { 'x-access-token': proof }),
+        },
+        body,
+        headersTimeoutMs: timeoutMs,
+        options: { signal: late.signal },
+      });
+      await response.dump();
+    } catch (error) {
       throw initError(error, this.sandboxId);
-    });
-    await response.dump();
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Writes a file as its chunks come, at the speed at which the guest takes them. */
@@ -183,6 +193,8 @@ export class GuestClient {
     path: string;
     headers: Record<string, string>;
     body?: string | Readable;
+    /** undici's own if omitted. */
+    headersTimeoutMs?: number;
     options: CallOptions;
   }) {
     const call = { sandboxId: this.sandboxId, user: request.options.user };
@@ -192,6 +204,7 @@ export class GuestClient {
         path: request.path,
         headers: { 'x-access-token': this.#accessToken, ...request.headers },
         body: request.body ?? null,
+        headersTimeout: request.headersTimeoutMs ?? null,
         signal: this.#signal(request.options.signal),
       });
       if (response.statusCode < 300) return response.body;

@@ -46,6 +46,10 @@ const FROM_HTTP: Readonly<Record<number, ErrorCode>> = {
   507: 'disk_full',
 };
 
+/** For what a guest did not do in the time that it has when it starts. */
+export const GUEST_TIMEOUT_REMEDY =
+  'If this host is slow or loaded, give guests more time: `torpor up --guest-timeout 10m`, or set TORPOR_GUEST_TIMEOUT.';
+
 const GUEST_REMEDIES: Partial<Record<ErrorCode, string>> = {
   disk_full: 'Remove files in the sandbox, or create one with a larger disk.',
   already_exists: '',

@@ -139,7 +139,7 @@ async function ready(
   fault: () => string | undefined,
 ): Promise<void> {
   try {
-    await waitForGuest({ vm, guest, timeoutMs: host.bootTimeoutMs, signal });
+    await waitForGuest({ vm, guest, timeoutMs: host.guestTimeoutMs, signal });
   } catch (error) {
     const reason = fault();
     if (reason === undefined) throw error;
@@ -160,7 +160,7 @@ async function keepBoot(
   const { references } = host.snapshots.builds;
   const { upperDisk } = host.layout;
   try {
-    await timer.measure('warm', () => warmUp(guest));
+    await timer.measure('warm', () => warmUp(guest, host.stepTimeoutMs));
     await vm.pause();
     const committed = await commitMachine(host, {
       vm,
@@ -184,18 +184,16 @@ async function keepBoot(
   }
 }
 
-const WARM_UP_TIMEOUT_MS = 30_000;
-
 /**
  * Has the guest do once what every sandbox does first, an `/init` and a program, so that
  * its code is compiled and in memory in all that are restored. It gets no identity: no
  * token, no name, and every restore brings entropy of its own.
  */
-async function warmUp(guest: GuestClient): Promise<void> {
+async function warmUp(guest: GuestClient, timeoutMs: number): Promise<void> {
   const entropy = randomBytes(64).toString('base64');
   const timestamp = new Date().toISOString();
-  await guest.init({ timestamp, entropy }, { timeoutMs: WARM_UP_TIMEOUT_MS });
-  const limits = { timeoutMs: WARM_UP_TIMEOUT_MS, maxOutputBytes: 1024 };
+  await guest.init({ timestamp, entropy }, { timeoutMs });
+  const limits = { timeoutMs, maxOutputBytes: 1024 };
   const program = { cmd: '/bin/bash', args: ['-l', '-c', 'true'], envs: {} };
   // An image without bash is only less warm.
   await exec(guest, program, limits).catch(() => undefined);

@@ -150,8 +150,6 @@ export function connectGuest(host: HostParts, id: string, slot: NetworkSlot): Gu
   });
 }
 
-const INIT_TIMEOUT_MS = 20_000;
-
 /** What a guest is told of itself, beyond what follows from the sandbox. */
 export interface GuestIdentity {
   readonly environment: Readonly<Record<string, string>>;
@@ -184,7 +182,7 @@ export async function initGuest(
       nameservers: [...host.nameservers],
     },
     {
-      timeoutMs: INIT_TIMEOUT_MS,
+      timeoutMs: host.stepTimeoutMs,
       ...(previousSandboxId === undefined
         ? {}
         : { proof: host.secrets.accessToken(previousSandboxId) }),

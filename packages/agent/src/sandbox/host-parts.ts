@@ -66,8 +66,10 @@ export interface HostParts {
   readonly nameservers: readonly string[];
   readonly logger: Logger;
   readonly now: MonotonicClock;
-  /** How long a guest may take from its start to answering. */
-  readonly bootTimeoutMs: number;
+  /** How long a guest may take from its start, booted or restored, to answering. */
+  readonly guestTimeoutMs: number;
+  /** How long each other step of a machine's start may take. */
+  readonly stepTimeoutMs: number;
   /** Guests that boot at a time; the others wait for their turn, so that none boots too slowly. */
   readonly concurrentBoots: number;
   readonly agentVersion: string;

@@ -130,10 +130,11 @@ describe('creating and destroying', () => {
 
   test('a guest that does not answer in time fails the creation, with its last lines', async () => {
     host.guests.healthy = false;
-    const manager = host.manage(new SandboxManager(host.parts({ bootTimeoutMs: 100 }), []));
+    const manager = host.manage(new SandboxManager(host.parts({ guestTimeoutMs: 100 }), []));
     await expect(manager.create(request())).rejects.toMatchObject({
       code: 'guest_unreachable',
       message: expect.stringMatching(/within 0.1 s.*no such device/s),
+      remedy: expect.stringContaining('--guest-timeout'),
     });
     expect(await host.leftovers()).toEqual([]);
   });

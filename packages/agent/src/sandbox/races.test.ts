@@ -400,7 +400,10 @@ test('a guest that falls silent is not resumed, and is when it answers again', a
   await world.createSource();
   await world.manager.snapshots.pause(world.source);
   world.host.guests.healthy = false;
-  expect(await code(world.manager.snapshots.resume(world.source))).toBe('guest_unreachable');
+  await expect(world.manager.snapshots.resume(world.source)).rejects.toMatchObject({
+    code: 'guest_unreachable',
+    remedy: expect.stringContaining('TORPOR_GUEST_TIMEOUT'),
+  });
   world.host.guests.healthy = true;
   world.host.guests.initStatus = 500;
   expect(await code(world.manager.snapshots.resume(world.source))).not.toBe('done');

@@ -49,6 +49,12 @@ test('a guest that answers nothing within half a second is waited for all the sa
   await waitForGuest({ vm, guest, timeoutMs: 60_000, signal });
 });
 
+test('a guest that is slower than any one patience is answered to by a longer one', async () => {
+  // Answers nobody who waits less than half a minute; that is said at once, to spend no time.
+  const slow = { isHealthy: async (patienceMs: number) => patienceMs > 30_000 };
+  await waitForGuest({ vm, guest: slow, timeoutMs: 600_000, signal });
+});
+
 test('no probe is left when the guest has answered', async () => {
   delayMs = 0;
   await waitForGuest({ vm, guest, timeoutMs: 60_000, signal });

@@ -2,14 +2,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { type ExitReport, guestErrors, type MicroVm, withoutRoutine } from '@torpor/vmm';
 import type { GuestClient } from '../guest/guest-client.ts';
+import { GUEST_TIMEOUT_REMEDY } from '../guest/guest-errors.ts';
 
 /** A probe of a guest without a network yet goes unanswered; a short one finds a fresh daemon sooner. */
 const PROBE_TIMEOUT_MS = 500;
 /**
  * A guest on a loaded host answers none of those in time. So when the first has gone
- * unanswered, a patient one is under way beside the others.
+ * unanswered, a patient one is under way beside the others, and each of these waits longer
+ * than the one before: however slow a guest is, one of them will outlast its answer.
  */
 const PATIENT_PROBE_TIMEOUT_MS = 5_000;
+const PATIENCE_GROWTH = 2;
 const PROBE_INTERVAL_MS = 30;
 const CONSOLE_TAIL_BYTES = 2048;
 const CONSOLE_TAIL_LINES = 12;
@@ -38,11 +41,12 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
     );
   });
   const deadline = performance.now() + wait.timeoutMs;
-  const ask = (patienceMs: number) => poll(wait, patienceMs, deadline, over.signal);
+  const ask = (patienceMs: number, growth: number) =>
+    poll(wait, { patienceMs, growth, deadline, over: over.signal });
   const patient = sleep(PROBE_TIMEOUT_MS, undefined, { signal: over.signal }).then(() =>
-    ask(PATIENT_PROBE_TIMEOUT_MS),
+    ask(PATIENT_PROBE_TIMEOUT_MS, PATIENCE_GROWTH),
   );
-  const outcomes = [ended, ask(PROBE_TIMEOUT_MS), patient];
+  const outcomes = [ended, ask(PROBE_TIMEOUT_MS, 1), patient];
   try {
     await Promise.race(outcomes);
   } finally {
@@ -61,13 +65,17 @@ export function exitReason({ reason, consoleTail }: ExitReport): string {
   return `${reason} The console's last errors:\n${errors.slice(-CONSOLE_TAIL_LINES).join('\n')}`;
 }
 
-async function poll(
-  wait: GuestWait,
-  patienceMs: number,
-  deadline: number,
-  over: AbortSignal,
-): Promise<void> {
-  while (!over.aborted) {
+interface Polling {
+  /** How long the first probe waits for an answer; each later one `growth` times as long. */
+  readonly patienceMs: number;
+  readonly growth: number;
+  /** As performance.now() tells it. */
+  readonly deadline: number;
+  readonly over: AbortSignal;
+}
+
+async function poll(wait: GuestWait, { growth, deadline, over, ...polling }: Polling) {
+  for (let { patienceMs } = polling; !over.aborted; patienceMs *= growth) {
     wait.signal.throwIfAborted();
     const leftMs = Math.max(1, Math.ceil(deadline - performance.now()));
     if (await wait.guest.isHealthy(Math.min(patienceMs, leftMs), over)) return;
@@ -79,6 +87,7 @@ async function poll(
           `The guest did not answer within ${wait.timeoutMs / 1000} s of its start.`,
           console.split(/\r*\n/),
         ),
+        { remedy: GUEST_TIMEOUT_REMEDY },
       );
     }
     await sleep(PROBE_INTERVAL_MS);

@@ -26,6 +26,8 @@ export interface PageServerRequest {
   readonly headerPath: string;
   readonly diffPaths: Readonly<Record<string, string>>;
   readonly workingSet?: readonly number[];
+  /** How long the VMM may take to connect. */
+  readonly connectTimeoutMs: number;
 }
 
 /**

@@ -53,6 +53,7 @@ export async function restoreMachine(
         ]),
       ),
       ...(workingSet === undefined ? {} : { workingSet }),
+      connectTimeoutMs: host.stepTimeoutMs,
     },
     (reason) => served.fail(reason),
   );

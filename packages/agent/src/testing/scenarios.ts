@@ -166,7 +166,7 @@ export class World implements AsyncDisposable {
   }
 
   #parts() {
-    const parts = this.host.parts({ bootTimeoutMs: 2_000 });
+    const parts = this.host.parts({ guestTimeoutMs: 2_000 });
     return { ...parts, snapshots: { ...parts.snapshots, keepBoots: this.#keepBoots } };
   }
 }

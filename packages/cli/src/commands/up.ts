@@ -1,12 +1,18 @@
-import { TorporError } from '@torpor/protocol';
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
 import { integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, DEFAULT_PORT, dataDirectory } from '../client/settings.ts';
 import { type Io, json, line } from '../io.ts';
 import { news } from '../output/progress.ts';
 import type { Platform } from '../platform/platform.ts';
-import { cacheDirectory, forcedAccelerator, vmmSetting } from '../platform/settings.ts';
+import {
+  cacheDirectory,
+  forcedAccelerator,
+  guestTimeout,
+  guestTimeoutSetting,
+  parsedSetting,
+  vmmSetting,
+} from '../platform/settings.ts';
 import { StopRequest } from '../platform/stop-request.ts';
 import { VERSION } from '../version.ts';
 
@@ -15,6 +21,7 @@ interface UpOptions extends CommonOptions {
   readonly port?: number;
   readonly setup?: boolean;
   readonly destroyAll?: boolean;
+  readonly guestTimeout?: number;
 }
 
 const MAX_PORT = 65_535;
@@ -26,6 +33,11 @@ export function registerUp(cli: CliContext): void {
     .option('-p, --port <n>', `port of the API; 0 is any (TORPOR_PORT, else ${DEFAULT_PORT})`, port)
     .option('--host <address>', 'address to serve on', '127.0.0.1')
     .option('--setup', 'first install what this machine lacks')
+    .option(
+      '--guest-timeout <time>',
+      'how long a guest may take to answer when it boots or resumes (TORPOR_GUEST_TIMEOUT, else 2m)',
+      guestTimeout,
+    )
     .option('--destroy-all', 'destroy all sandboxes at the end, instead of letting them run on')
     .addHelpText(
       'after',
@@ -35,7 +47,9 @@ With --json one line on standard output says when it can serve:
 The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM end it; sandboxes run on
 and are taken over by the next start. DATABASE_URL names a PostgreSQL to use instead of the
 embedded one, TORPOR_CACHE_DIR where kernels and images are, TORPOR_ACCELERATOR kvm or tcg,
-TORPOR_VMM qemu or firecracker, TORPOR_FIRECRACKER and TORPOR_JAILER where those are.`,
+TORPOR_VMM qemu or firecracker, TORPOR_FIRECRACKER and TORPOR_JAILER where those are.
+On a host that is slow or loaded, --guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m,
+gives guests longer to start; all that waits for them waits as long.`,
     )
     .action(
       cli.action(async (options: UpOptions, _command: Command) => {
@@ -72,6 +86,7 @@ async function start(
     '../host-setup/index.ts'
   );
   const requirements = requirementsFor(io.env);
+  const guestTimeoutMs = options.guestTimeout ?? guestTimeoutSetting(io.env);
   if (options.setup) await setUpHost({ report: setupReport(io), requirements });
   else await assertHostReady(requirements);
 
@@ -89,27 +104,16 @@ async function start(
     cacheDir,
     images,
     host: options.host,
-    port: options.port ?? portOf(io) ?? DEFAULT_PORT,
+    port: options.port ?? parsedSetting(io.env, 'TORPOR_PORT', port) ?? DEFAULT_PORT,
     databaseUrl: io.env.DATABASE_URL,
     vmm: vmmSetting(io.env),
     forcedAccelerator: forcedAccelerator(io.env),
+    guestTimeoutMs,
     version: VERSION,
     logger: createLogger(io, options.json === true),
     onProgress: progressNews(io),
     onTerminate: () => stop.request(),
   });
-}
-
-function portOf({ env }: Io): number | undefined {
-  if (env.TORPOR_PORT === undefined || env.TORPOR_PORT === '') return undefined;
-  try {
-    return port(env.TORPOR_PORT);
-  } catch (error) {
-    if (!(error instanceof InvalidArgumentError)) throw error;
-    throw new TorporError('invalid_request', `TORPOR_PORT is "${env.TORPOR_PORT}".`, {
-      remedy: error.message,
-    });
-  }
 }
 
 async function announce(

@@ -18,6 +18,8 @@ export interface PlatformConfig {
   readonly databaseUrl: string | undefined;
   readonly vmm: VmmSetting;
   readonly forcedAccelerator: Accelerator | undefined;
+  /** How long a guest may take from its start to answering; two minutes if undefined. */
+  readonly guestTimeoutMs: number | undefined;
   readonly version: string;
   readonly logger: Logger;
   readonly onProgress: (progress: Progress) => void;
@@ -42,12 +44,15 @@ export class Platform {
   /** Starts both; on failure nothing is left running but the sandboxes that ran before. */
   static async start(config: PlatformConfig): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
+    const { guestTimeoutMs } = config;
+    const timeouts = guestTimeoutMs === undefined ? {} : { guestTimeoutMs };
     const agent = await HostAgent.open({
       dataDir: config.dataDir,
       cacheDir: config.cacheDir,
       images: new StoredImages(config.images),
       vmm: config.vmm,
       forcedAccelerator: config.forcedAccelerator,
+      ...timeouts,
       logger: config.logger.child({ part: 'agent' }),
       onProgress: config.onProgress,
       onTerminate: config.onTerminate,
@@ -61,6 +66,7 @@ export class Platform {
       hostTransport: createRouterTransport((router) => agent.routes(router)),
       logger: config.logger.child({ part: 'control-plane' }),
       version: config.version,
+      ...timeouts,
     });
     stack.move();
     return new Platform(controlPlane, agent);

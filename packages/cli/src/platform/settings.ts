@@ -1,11 +1,16 @@
 import { resolve } from 'node:path';
 import type { VmmSetting } from '@torpor/agent';
 import { TorporError } from '@torpor/protocol';
+import { InvalidArgumentError } from 'commander';
+import { durationWithin } from '../arguments.ts';
 
 /** The data directory where nothing says otherwise. */
 export const DEFAULT_DATA_DIR = '/var/lib/torpor';
 
 const SETTINGS: readonly VmmSetting[] = ['qemu', 'firecracker', 'auto'];
+
+/** How long a guest may take from its start to answering; the value is in milliseconds. */
+export const guestTimeout = durationWithin('100ms', '1h');
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -33,4 +38,25 @@ export function vmmSetting(env: Environment): VmmSetting {
   throw new TorporError('invalid_request', `TORPOR_VMM is "${value}".`, {
     remedy: `Set it to ${SETTINGS.join(', ')}.`,
   });
+}
+
+/** `TORPOR_GUEST_TIMEOUT`, in milliseconds; undefined unless set. Throws `invalid_request`. */
+export function guestTimeoutSetting(env: Environment): number | undefined {
+  return parsedSetting(env, 'TORPOR_GUEST_TIMEOUT', guestTimeout);
+}
+
+/** A variable that is read as the option of the same meaning is. Throws `invalid_request`. */
+export function parsedSetting<T>(
+  env: Environment,
+  name: string,
+  parse: (text: string) => T,
+): T | undefined {
+  const value = env[name];
+  if (value === undefined || value === '') return undefined;
+  try {
+    return parse(value);
+  } catch (error) {
+    if (!(error instanceof InvalidArgumentError)) throw error;
+    throw new TorporError('invalid_request', `${name} is "${value}".`, { remedy: error.message });
+  }
 }

@@ -24,14 +24,33 @@ export interface HostImage {
 /** How long an agent may take for something that needs no guest. */
 const HOST_CALL_TIMEOUT_MS = 15_000;
 
+/** For what is not a wait for the guest itself: the queue before it, images, disks. */
+const GUEST_START_SLACK_MS = 10 * 60_000;
+/** Another's boot of the same shape, the VMM, the guest, what it does before it is kept, its identity. */
+const WAITS_PER_GUEST_START = 5;
+/** Far below 2^31 ms, which is the longest that a timer takes. */
+const LONGEST_CALL_MS = 24 * 3_600_000;
+
 /** A machine with a host agent. */
 export class Host {
   readonly id: string;
   readonly client: HostClient;
+  readonly #guestTimeoutMs: number;
 
-  constructor(id: string, transport: Transport) {
+  /** `guestTimeoutMs`: how long its agent lets a guest take from its start to answering. */
+  constructor(id: string, transport: Transport, guestTimeoutMs: number) {
     this.id = id;
     this.client = createStreamingClient(hostAgent.HostAgentService, transport);
+    this.#guestTimeoutMs = guestTimeoutMs;
+  }
+
+  /**
+   * How long a call may take that starts so many guests. For what never ends: a guest that
+   * takes too long is the agent's to give up, with the reason.
+   */
+  guestStartTimeoutMs(guests = 1): number {
+    const waitsMs = guests * WAITS_PER_GUEST_START * this.#guestTimeoutMs;
+    return Math.min(GUEST_START_SLACK_MS + waitsMs, LONGEST_CALL_MS);
   }
 
   /** Asks the agent each time, because images come and go. */

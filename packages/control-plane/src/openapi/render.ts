@@ -31,7 +31,7 @@ export async function renderOpenApi(): Promise<string> {
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool: new pg.Pool() }) });
   const repository = new SandboxRepository(db);
   const metrics = new Metrics(repository);
-  const host = new Host('none', createRouterTransport(() => undefined));
+  const host = new Host('none', createRouterTransport(() => undefined), 0);
   const parts = {
     host,
     sandboxes: repository,

@@ -11,7 +11,6 @@ import { findOwn } from './access.ts';
 import type { SandboxRepository } from './repository.ts';
 
 const CALL_TIMEOUT_MS = 15_000;
-const SETTLE_TIMEOUT_MS = 5 * 60_000;
 const SETTLE_POLL_MS = 100;
 
 /** States that a sandbox leaves by itself. */
@@ -78,7 +77,7 @@ export async function settledRow(
   principal: Pick<Principal, 'teamId'>,
   id: string,
 ): Promise<SandboxRow> {
-  const deadline = Date.now() + SETTLE_TIMEOUT_MS;
+  const deadline = Date.now() + parts.host.guestStartTimeoutMs();
   for (;;) {
     const row = await findOwn(parts.sandboxes, principal, id);
     if (!MOVING.includes(row.state)) return row;

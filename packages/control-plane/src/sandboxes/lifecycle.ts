@@ -26,9 +26,6 @@ import type { SandboxServiceParts } from './service.ts';
 
 /** For writing the memory of a large sandbox to a slow disk. */
 const PAUSE_TIMEOUT_MS = 10 * 60_000;
-const RESUME_TIMEOUT_MS = 10 * 60_000;
-/** A host restores a few at a time. */
-const FORK_TIMEOUT_MS = 60 * 60_000;
 
 type Parts = Omit<SandboxServiceParts, 'templates'>;
 
@@ -92,7 +89,7 @@ export class SandboxLifecycle {
             timeoutSec: timeoutSec ?? row.timeout_sec,
             keepTimeout: timeoutSec === undefined,
           },
-          { timeoutMs: RESUME_TIMEOUT_MS },
+          { timeoutMs: host.guestStartTimeoutMs() },
         );
       },
       {
@@ -213,7 +210,7 @@ export class SandboxLifecycle {
       const { children, timings } = await agentCall(() =>
         this.#parts.host.client.forkSandbox(
           { sandboxId: sourceId, childIds: rows.map(({ id }) => id), timeoutSec },
-          { timeoutMs: FORK_TIMEOUT_MS },
+          { timeoutMs: this.#parts.host.guestStartTimeoutMs(rows.length) },
         ),
       );
       finished({ outcome: 'success' });

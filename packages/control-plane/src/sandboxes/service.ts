@@ -29,8 +29,6 @@ import type { Operations } from './operations.ts';
 import { phaseTimings, presentSandbox } from './present.ts';
 import type { SandboxRepository } from './repository.ts';
 
-/** A boot under pure emulation on a busy machine takes half a minute; this is for what never ends. */
-const CREATE_TIMEOUT_MS = 10 * 60_000;
 const DESTROY_TIMEOUT_MS = 2 * 60_000;
 const AGENT_CALL_TIMEOUT_MS = 15_000;
 const ACTIVITY_RESOLUTION_MS = 5_000;
@@ -129,7 +127,7 @@ export class SandboxService {
             denyInternet: !row.allow_internet,
             hostname: row.id,
           },
-          { timeoutMs: CREATE_TIMEOUT_MS },
+          { timeoutMs: host.guestStartTimeoutMs() },
         ),
       );
       const now = new Date();

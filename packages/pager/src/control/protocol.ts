@@ -31,7 +31,10 @@ export const pagerRequestSchema = z.discriminatedUnion('op', [
       )
       .max(2 ** 20)
       .optional(),
-    connectTimeoutMs: z.int().min(1).max(600_000),
+    connectTimeoutMs: z
+      .int()
+      .min(1)
+      .max(24 * 3_600_000),
   }),
   z.strictObject({ id: z.int(), op: z.literal('materialise'), vm }),
   z.strictObject({ id: z.int(), op: z.literal('describe'), vm }),

@@ -10,7 +10,7 @@ export class FirecrackerFault extends Error {
 }
 
 export interface ApiConnectOptions {
-  /** From the first attempt to the first answer. */
+  /** From the first attempt to the first answer; each later call has as long, and no less than 30 s. */
   readonly timeoutMs: number;
   /** Asked between attempts: the reason why no Firecracker will ever answer, if there is one. */
   readonly givenUp?: () => Error | undefined;
@@ -20,7 +20,7 @@ export interface ApiConnectOptions {
 export type InstanceState = 'Not started' | 'Running' | 'Paused';
 
 const CONNECT_RETRY_MS = 5;
-const DEFAULT_CALL_TIMEOUT_MS = 30_000;
+const LEAST_CALL_TIMEOUT_MS = 30_000;
 /** Firecracker's longest answers here are a few hundred bytes. */
 const MAX_ANSWER_BYTES = 256 * 1024;
 const MAX_FAULT_LENGTH = 1000;
@@ -40,10 +40,12 @@ export class FirecrackerClient {
   /** As `GET /version` tells it, e.g. `1.16.1`. */
   readonly version: string;
   readonly #client: Client;
+  readonly #callTimeoutMs: number;
   #last: Promise<unknown> = Promise.resolve();
 
-  private constructor(client: Client, version: string) {
+  private constructor(client: Client, version: string, callTimeoutMs: number) {
     this.#client = client;
+    this.#callTimeoutMs = callTimeoutMs;
     this.version = version;
   }
 
@@ -64,7 +66,9 @@ export class FirecrackerClient {
       const left = Math.max(1, Math.ceil(deadline - performance.now()));
       try {
         const answer = await call(client, 'GET', '/version', undefined, left);
-        return new FirecrackerClient(client, parse(versionSchema, answer).firecracker_version);
+        const version = parse(versionSchema, answer).firecracker_version;
+        const callTimeoutMs = Math.max(LEAST_CALL_TIMEOUT_MS, options.timeoutMs);
+        return new FirecrackerClient(client, version, callTimeoutMs);
       } catch (error) {
         const reason = options.givenUp?.() ?? (isNotListening(error) ? undefined : error);
         if (reason === undefined && performance.now() < deadline) {
@@ -80,14 +84,14 @@ export class FirecrackerClient {
   /** Throws `vmm_failed`: with Firecracker's own words if it refuses, or if it does not answer. */
   async send(request: ApiRequest): Promise<void> {
     const { method, path, body } = request;
-    const timeoutMs = UNLIMITED_PATHS.includes(path) ? undefined : DEFAULT_CALL_TIMEOUT_MS;
+    const timeoutMs = UNLIMITED_PATHS.includes(path) ? undefined : this.#callTimeoutMs;
     await this.#inTurn(() => call(this.#client, method, path, body, timeoutMs));
   }
 
   /** Throws `vmm_failed`. */
   async state(): Promise<InstanceState> {
     const answer = await this.#inTurn(() =>
-      call(this.#client, 'GET', '/', undefined, DEFAULT_CALL_TIMEOUT_MS),
+      call(this.#client, 'GET', '/', undefined, this.#callTimeoutMs),
     );
     return parse(instanceSchema, answer).state;
   }

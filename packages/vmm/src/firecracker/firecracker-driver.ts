@@ -26,7 +26,7 @@ export interface FirecrackerDriverOptions {
   readonly firecracker: FirecrackerInstallation;
   /** Relative to the cgroup (v2) hierarchy: the parent of the machines' cgroups, which the jailer makes. */
   readonly cgroupParent?: string;
-  /** How long Firecracker may take from its start to answering on its API socket. */
+  /** How long Firecracker may take from its start to answering on its API socket; its later answers have as long, and no less than 30 s. */
   readonly startTimeoutMs?: number;
 }
 

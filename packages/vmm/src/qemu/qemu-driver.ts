@@ -26,7 +26,7 @@ export interface QemuDriverOptions {
   readonly accelerator: Accelerator;
   /** See `ensureUffdShim`; without it no page server can serve a machine's memory. */
   readonly uffdShimPath?: string;
-  /** How long QEMU may take from its start to answering on its control socket. */
+  /** How long QEMU may take from its start to answering on its control socket; its later answers have as long, and no less than 30 s. */
   readonly startTimeoutMs?: number;
 }
 

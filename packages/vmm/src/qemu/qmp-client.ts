@@ -29,7 +29,10 @@ interface PendingCommand {
 }
 
 export interface QmpConnectOptions {
-  /** For connecting, the greeting and the negotiation together. */
+  /**
+   * For connecting, the greeting and the negotiation together; each command later has as
+   * long, and no less than 30 s.
+   */
   readonly timeoutMs: number;
   /** Asked between attempts: the reason why no QEMU will ever listen, if there is one. */
   readonly givenUp?: () => Error | undefined;
@@ -38,7 +41,7 @@ export interface QmpConnectOptions {
 /** QEMU's longest answers here are a few KiB; a peer that sends more without a newline is not QEMU. */
 const MAX_LINE_BYTES = 1024 * 1024;
 const CONNECT_RETRY_MS = 20;
-const DEFAULT_COMMAND_TIMEOUT_MS = 30_000;
+const LEAST_COMMAND_TIMEOUT_MS = 30_000;
 
 /**
  * A client of the QEMU Machine Protocol over a Unix socket
@@ -49,6 +52,7 @@ export class QmpClient {
   /** Resolves when the connection has ended, for whatever reason. */
   readonly closed: Promise<void>;
   readonly #socket: Socket;
+  readonly #commandTimeoutMs: number;
   readonly #pending = new Map<number, PendingCommand>();
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   readonly #greeting = Promise.withResolvers<void>();
@@ -57,8 +61,9 @@ export class QmpClient {
   #nextId = 1;
   #ended: Error | undefined;
 
-  private constructor(socket: Socket) {
+  private constructor(socket: Socket, commandTimeoutMs: number) {
     this.#socket = socket;
+    this.#commandTimeoutMs = commandTimeoutMs;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.closed = promise;
     // The greeting is awaited by connect() only; a connection that ends later has no reader for it.
@@ -78,7 +83,10 @@ export class QmpClient {
    */
   static async connect(path: string, options: QmpConnectOptions): Promise<QmpClient> {
     const deadline = performance.now() + options.timeoutMs;
-    const client = new QmpClient(await openSocket(path, deadline, options.givenUp));
+    const client = new QmpClient(
+      await openSocket(path, deadline, options.givenUp),
+      Math.max(LEAST_COMMAND_TIMEOUT_MS, options.timeoutMs),
+    );
     const timer = setTimeout(
       () => client.#abort('did not answer in time'),
       Math.max(1, deadline - performance.now()),
@@ -103,7 +111,7 @@ export class QmpClient {
   execute(
     command: string,
     parameters?: Readonly<Record<string, unknown>>,
-    timeoutMs: number = DEFAULT_COMMAND_TIMEOUT_MS,
+    timeoutMs: number = this.#commandTimeoutMs,
   ): Promise<unknown> {
     if (this.#ended !== undefined) return Promise.reject(this.#ended);
     const id = this.#nextId++;

@@ -1,0 +1,32 @@
+import { expect, test } from 'vitest';
+import { cli } from '../../../../tests/support/cli.ts';
+import { guestTimeoutSetting } from './settings.ts';
+
+test('the wait for a guest is a time; unset is the default of the host agent', () => {
+  expect(guestTimeoutSetting({ TORPOR_GUEST_TIMEOUT: '5m' })).toBe(300_000);
+  expect(guestTimeoutSetting({ TORPOR_GUEST_TIMEOUT: '90' })).toBe(90_000);
+  expect(guestTimeoutSetting({ TORPOR_GUEST_TIMEOUT: '' })).toBeUndefined();
+  expect(guestTimeoutSetting({})).toBeUndefined();
+});
+
+test.each([
+  ['soon', /It must be a time such as 30s, 5m or 2h\./],
+  ['0', /It must be a time from 100ms to 1h\./],
+  ['2h', /It must be a time from 100ms to 1h\./],
+])('torpor up refuses %j before it does anything, in a sentence', async (value, remedy) => {
+  const env = { TORPOR_DATA_DIR: '/nonexistent/torpor', TORPOR_GUEST_TIMEOUT: value };
+  const byVariable = await cli(['up'], { env });
+  expect(byVariable).toMatchObject({ exitCode: 2, stdout: '' });
+  expect(byVariable.stderr).toContain(`TORPOR_GUEST_TIMEOUT is "${value}".`);
+  expect(byVariable.stderr).toMatch(remedy);
+  const byOption = await cli(['up', '--guest-timeout', value], { env: {} });
+  expect(byOption).toMatchObject({ exitCode: 2, stdout: '' });
+  expect(byOption.stderr).toMatch(/--guest-timeout <time>/);
+  expect(byOption.stderr).toMatch(remedy);
+});
+
+test('the help of torpor up tells of it', async () => {
+  const { stdout } = await cli(['up', '--help']);
+  expect(stdout).toMatch(/--guest-timeout <time>/);
+  expect(stdout).toMatch(/TORPOR_GUEST_TIMEOUT/);
+});
