@@ -202,7 +202,7 @@ async function adoptMachine(
   if (served !== undefined) served.vm = vm;
   const guest = connectGuest(host, id, slot);
   resources.defer(() =>
-    guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)),
+    guest.close(new TorporError('invalid_state', `Sandbox ${id} has been destroyed.`)),
   );
   // It may have been stopped to be committed.
   await vm.resume();

@@ -128,7 +128,9 @@ function firstSnapshot(vm: MicroVm): number | undefined {
 function connect(context: steps.CreateContext, slot: RunningMachine['slot']): GuestClient {
   const { host, id, stack } = context;
   const guest = steps.connectGuest(host, id, slot);
-  stack.defer(() => guest.close(new TorporError('conflict', `Sandbox ${id} has been stopped.`)));
+  stack.defer(() =>
+    guest.close(new TorporError('invalid_state', `Sandbox ${id} has been destroyed.`)),
+  );
   return guest;
 }
 

@@ -102,8 +102,8 @@ export class SandboxManager {
     this.#requireOpen();
     const { state, reason } = sandbox.record;
     if (state !== 'running' || sandbox.machine === undefined) {
-      const why = reason === undefined ? '' : `: ${reason}`;
-      throw new TorporError('invalid_state', `Sandbox ${id} is not running but ${state}${why}`);
+      const why = reason === undefined ? '.' : `: ${reason}`;
+      throw new TorporError('invalid_state', `Sandbox ${id} is not running, it is ${state}${why}`);
     }
     return { guest: sandbox.machine.guest, hold: sandbox.activity.hold() };
   }

@@ -227,6 +227,11 @@ export class SnapshotOperations {
     const machine = running(sandbox, 'paused');
     await this.#ledger.transition(sandbox, 'pausing');
     const { build } = await this.#commit(sandbox, machine, 'move', timer);
+    machine.guest.close(
+      new TorporError('invalid_state', `Sandbox ${sandbox.id} has been paused.`, {
+        remedy: 'Resume it with `torpor resume`.',
+      }),
+    );
     try {
       await timer.measure('release', async () => {
         await this.#ledger.release(sandbox);

@@ -33,5 +33,6 @@ export function notInState(row: SandboxRow, wanted: string): TorporError {
   return new TorporError(
     'invalid_state',
     `Sandbox ${row.id} is not ${wanted}, it is ${row.state}${why === '' ? '.' : why}`,
+    row.state === 'paused' ? { remedy: 'Resume it with `torpor resume`.' } : {},
   );
 }

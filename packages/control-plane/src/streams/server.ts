@@ -2,7 +2,7 @@ import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { rest, TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
-import { type WebSocket, WebSocketServer } from 'ws';
+import { WebSocketServer } from 'ws';
 import type { ApiKeyStore, Principal } from '../auth/api-keys.ts';
 import { errorBody } from '../errors/public-error.ts';
 import { type GuestProcesses, selectProcess } from '../guest/processes.ts';
@@ -18,7 +18,7 @@ export interface StreamParts {
 }
 
 export interface StreamServer {
-  /** Ends every stream. Programs and PTYs are treated as if their clients had hung up. */
+  /** Ends every stream, and says why. Programs and PTYs are treated as if their clients had hung up. */
   close(): Promise<void>;
 }
 
@@ -34,6 +34,9 @@ type Serve = (session: Session) => Promise<void>;
 /** The largest frame that a client may send, in bytes. */
 const MAX_FRAME_BYTES = 1024 * 1024;
 
+/** How long clients that do not read may keep the server from stopping. */
+const CLOSE_TIMEOUT_MS = 5_000;
+
 /** Serves the WebSockets of the API on `server`; see the frames in `@torpor/protocol`, `rest/streams.ts`. */
 export function serveStreams(server: Server, parts: StreamParts): StreamServer {
   const sockets = new WebSocketServer({
@@ -41,29 +44,34 @@ export function serveStreams(server: Server, parts: StreamParts): StreamServer {
     maxPayload: MAX_FRAME_BYTES,
     perMessageDeflate: false,
   });
-  const sessions = new Set<Promise<void>>();
+  const sessions = new Map<FrameSocket, Promise<void>>();
+  let stopping: TorporError | undefined;
   const onUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => socket.destroy());
     void admit(request, parts.apiKeys).then(
       ({ route, principal }) => {
+        if (stopping !== undefined) return refuse(socket, stopping);
         sockets.handleUpgrade(request, socket, head, (webSocket) => {
-          const session = runSession(webSocket, route, principal, parts);
-          sessions.add(session);
-          void session.finally(() => sessions.delete(session));
+          const frames = new FrameSocket(webSocket);
+          const session = runSession(frames, route, principal, parts);
+          sessions.set(frames, session);
+          void session.finally(() => sessions.delete(frames));
         });
       },
-      (reason: unknown) => refuse(socket, TorporError.from(reason)),
+      (reason: unknown) => refuse(socket, stopping ?? TorporError.from(reason)),
     );
   };
   server.on('upgrade', onUpgrade);
   return {
     async close() {
-      server.off('upgrade', onUpgrade);
-      for (const client of sockets.clients) client.close(1001);
+      stopping = new TorporError('host_unavailable', 'The server is being stopped.', {
+        remedy: 'Try again when it runs again.',
+      });
+      for (const frames of sessions.keys()) void frames.fail(stopping);
       const force = setTimeout(() => {
         for (const client of sockets.clients) client.terminate();
-      }, 1_000);
-      await Promise.all(sessions);
+      }, CLOSE_TIMEOUT_MS);
+      await Promise.all(sessions.values());
       clearTimeout(force);
       sockets.close();
     },
@@ -105,12 +113,11 @@ function findRoute(url: string): Route | undefined {
 }
 
 async function runSession(
-  webSocket: WebSocket,
+  socket: FrameSocket,
   route: Route,
   fromHeader: Principal | undefined,
   parts: StreamParts,
 ): Promise<void> {
-  const socket = new FrameSocket(webSocket);
   try {
     const principal = fromHeader ?? (await authenticateByFrame(socket, parts.apiKeys));
     if (principal === undefined) return;

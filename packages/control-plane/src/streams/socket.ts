@@ -20,12 +20,15 @@ export class FrameSocket {
   readonly #socket: WebSocket;
   readonly #waiting: string[] = [];
   #wake: () => void = () => undefined;
+  #closing = false;
 
   constructor(socket: WebSocket) {
     this.#socket = socket;
     const closed = new AbortController();
     this.closed = closed.signal;
     socket.on('message', (data, isBinary) => {
+      // Read on, for the answer to our close, but not heaped up.
+      if (this.#closing) return;
       if (isBinary) {
         void this.fail(new TorporError('invalid_request', 'Frames must be JSON text.'));
         return;
@@ -63,15 +66,13 @@ export class FrameSocket {
     return parseWith(schema, parseJson(text), 'frame');
   }
 
-  /** Reports an error after which the stream goes on. */
-  async warn(reason: unknown): Promise<void> {
-    await this.send(errorFrame(TorporError.from(reason), false));
-  }
-
   /** Reports an error and closes the socket. */
   async fail(reason: unknown): Promise<void> {
     const error = TorporError.from(reason);
-    await this.send(errorFrame(error, true));
+    if (!this.#closing) {
+      this.#closing = true;
+      await this.send(errorFrame(error));
+    }
     await this.close(error.httpStatus < 500 ? 1008 : 1011);
   }
 
@@ -79,6 +80,7 @@ export class FrameSocket {
   async close(code = 1000): Promise<void> {
     if (this.#socket.readyState === this.#socket.CLOSED) return;
     const gone = once(this.#socket, 'close');
+    this.#closing = true;
     this.#socket.resume();
     this.#socket.close(code);
     const force = setTimeout(() => this.#socket.terminate(), CLOSE_TIMEOUT_MS);
@@ -105,14 +107,14 @@ export class FrameSocket {
   }
 }
 
-function errorFrame(error: TorporError, fatal: boolean) {
+function errorFrame(error: TorporError) {
   const { code, message, remedy } = errorBody(error).error;
   return {
     type: 'error' as const,
     data: message,
     code,
     ...(remedy === undefined ? {} : { remedy }),
-    fatal,
+    fatal: true,
   };
 }
 

@@ -1,5 +1,4 @@
 import { type rest, TorporError } from '@torpor/protocol';
-import { torporError } from '../http/errors.ts';
 import type { FrameSocket } from './frame-socket.ts';
 
 export interface ExitStatus {
@@ -39,10 +38,9 @@ export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
         const { exit_code: exitCode, error } = frame;
         this.#exit = { exitCode, ...(error === undefined ? {} : { error }) };
         this.#socket.close();
-      } else if (frame.type === 'error') {
-        if (frame.fatal) throw torporError(frame.code, frame.data, frame.remedy);
       } else {
-        yield frame as WithoutEnd<Incoming>;
+        const event: unknown = frame;
+        yield event as WithoutEnd<Incoming>;
       }
     }
   }

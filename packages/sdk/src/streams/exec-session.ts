@@ -1,7 +1,6 @@
 import { rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
-import { torporError } from '../http/errors.ts';
 import { AttachedProgram, type ExitStatus } from './attached-program.ts';
 import { FrameSocket } from './frame-socket.ts';
 
@@ -44,12 +43,12 @@ export class ExecSession implements AsyncDisposable {
       signal,
     );
     try {
-      if (start !== undefined) await socket.send(start);
-      const first = await socket.receive();
-      if (first?.type === 'start') return new ExecSession(socket, first.pid);
-      throw first?.type === 'error'
-        ? torporError(first.code, first.data, first.remedy)
-        : new TorporError('internal_error', 'The stream ended before the process started.');
+      const first = await socket.request(start);
+      if (first.type === 'start') return new ExecSession(socket, first.pid);
+      throw new TorporError(
+        'internal_error',
+        'The stream did not begin with the start of the process.',
+      );
     } catch (error) {
       await socket[Symbol.asyncDispose]();
       throw error;

@@ -1,8 +1,8 @@
-import { TorporError } from '@torpor/protocol';
+import { type rest, TorporError } from '@torpor/protocol';
 import { type RawData, WebSocket } from 'ws';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
-import { connectionError, errorFromBody } from '../http/errors.ts';
+import { connectionError, errorFromBody, torporError } from '../http/errors.ts';
 
 /** Bytes of received frames that wait for the reader before the socket is paused. */
 const HIGH_WATER_BYTES = 1024 * 1024;
@@ -10,15 +10,23 @@ const LOW_WATER_BYTES = 256 * 1024;
 const MAX_FRAME_BYTES = 16 * 1024 * 1024;
 const HANDSHAKE_TIMEOUT_MS = 30_000;
 
+type ServerFrame = rest.ExecServerFrame | rest.PtyServerFrame;
+type ErrorFrame = Extract<ServerFrame, { type: 'error' }>;
+
+/** What the server sends but for its errors, which are thrown. */
+export type EventFrame<Frame extends ServerFrame> = Exclude<Frame, ErrorFrame>;
+
 /**
  * JSON frames over a WebSocket, read one at a time. A reader that lags behind
  * pauses the socket, so that the other side is slowed down and nothing is lost
- * or heaped up.
+ * or heaped up. An error frame of the server says why the stream ended, whatever
+ * failed on this side because of that.
  */
-export class FrameSocket<Received, Sent> implements AsyncDisposable {
+export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDisposable {
   readonly #socket: WebSocket;
   readonly #schema: z.ZodType<Received>;
-  readonly #queue: { frame: Received; bytes: number }[] = [];
+  readonly #queue: { frame: EventFrame<Received>; bytes: number }[] = [];
+  readonly #closed = Promise.withResolvers<void>();
   #queuedBytes = 0;
   #ended = false;
   #failure: TorporError | undefined;
@@ -28,7 +36,10 @@ export class FrameSocket<Received, Sent> implements AsyncDisposable {
     this.#socket = socket;
     this.#schema = schema;
     socket.on('message', (data) => this.#receive(data));
-    socket.on('close', () => this.#end());
+    socket.on('close', () => {
+      this.#closed.resolve();
+      this.#end();
+    });
     socket.on('error', (error) => {
       this.#failure ??= new TorporError('host_unavailable', `The stream broke: ${error.message}`, {
         cause: error,
@@ -38,7 +49,7 @@ export class FrameSocket<Received, Sent> implements AsyncDisposable {
   }
 
   /** Connects. Throws what the server says when it refuses. */
-  static open<Received, Sent>(
+  static open<Received extends ServerFrame, Sent>(
     connection: Connection,
     path: string,
     schema: z.ZodType<Received>,
@@ -71,28 +82,33 @@ export class FrameSocket<Received, Sent> implements AsyncDisposable {
           reject(errorFromBody(response.statusCode ?? 500, Buffer.concat(chunks).toString()));
           socket.terminate();
         });
-        response.on('error', (error) => reject(connectionError(connection.apiUrl, error)));
+        // After an end it changes nothing; without one there is no answer.
+        response.on('close', () => {
+          reject(connectionError(connection.apiUrl, new Error('the answer broke off')));
+          socket.terminate();
+        });
       });
       socket.once('error', (error) => reject(connectionError(connection.apiUrl, error)));
     });
   }
 
-  /** Resolves when the frame has left this process: the sender's back-pressure. */
-  send(frame: Sent): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#socket.send(JSON.stringify(frame), (error) => {
-        if (error == null) return resolve();
-        reject(
-          new TorporError('host_unavailable', `The stream is closed: ${error.message}`, {
-            cause: error,
-          }),
-        );
-      });
+  /**
+   * Resolves when the frame has left this process: the sender's back-pressure. If it
+   * cannot be sent, throws what the server said before it closed the stream.
+   */
+  async send(frame: Sent): Promise<void> {
+    const failed = await new Promise<Error | undefined>((resolve) => {
+      this.#socket.send(JSON.stringify(frame), (error) => resolve(error ?? undefined));
     });
+    if (failed === undefined) return;
+    // A paused socket would keep what the server said from us.
+    this.#socket.resume();
+    await this.#closed.promise;
+    throw this.#failure ?? closedError(failed);
   }
 
-  /** The next frame, or undefined after the last. Throws if the stream broke. */
-  async receive(): Promise<Received | undefined> {
+  /** The next frame, or undefined after the last. Throws the error of the server, or why the stream broke. */
+  async receive(): Promise<EventFrame<Received> | undefined> {
     for (;;) {
       const next = this.#queue.shift();
       if (next !== undefined) {
@@ -106,6 +122,14 @@ export class FrameSocket<Received, Sent> implements AsyncDisposable {
         this.#wake = resolve;
       });
     }
+  }
+
+  /** Sends a frame and returns the answer to it. Throws if the stream ends instead. */
+  async request(frame: Sent | undefined): Promise<EventFrame<Received>> {
+    if (frame !== undefined) await this.send(frame);
+    const answer = await this.receive();
+    if (answer !== undefined) return answer;
+    throw closedError();
   }
 
   close(): void {
@@ -131,7 +155,12 @@ export class FrameSocket<Received, Sent> implements AsyncDisposable {
       this.#socket.terminate();
       return;
     }
-    this.#queue.push({ frame, bytes: text.length });
+    if (isError(frame)) {
+      if (frame.fatal) this.#failure ??= torporError(frame.code, frame.data, frame.remedy);
+      this.#wake?.();
+      return;
+    }
+    this.#queue.push({ frame: frame as EventFrame<Received>, bytes: text.length });
     this.#queuedBytes += text.length;
     if (this.#queuedBytes > HIGH_WATER_BYTES) this.#socket.pause();
     this.#wake?.();
@@ -141,4 +170,15 @@ export class FrameSocket<Received, Sent> implements AsyncDisposable {
     this.#ended = true;
     this.#wake?.();
   }
+}
+
+function isError(frame: ServerFrame): frame is ErrorFrame {
+  return frame.type === 'error';
+}
+
+function closedError(cause?: Error): TorporError {
+  return new TorporError('host_unavailable', 'The server closed the stream without a reason.', {
+    remedy: 'See whether `torpor up` still runs, and what it logs.',
+    ...(cause === undefined ? {} : { cause }),
+  });
 }

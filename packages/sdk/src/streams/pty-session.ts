@@ -1,7 +1,6 @@
 import { rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
-import { torporError } from '../http/errors.ts';
 import { AttachedProgram, type ExitStatus } from './attached-program.ts';
 import { FrameSocket } from './frame-socket.ts';
 
@@ -45,15 +44,13 @@ export class PtySession implements AsyncDisposable {
       signal,
     );
     try {
-      await socket.send(first);
-      for (;;) {
-        const frame = await socket.receive();
-        if (frame?.type === 'started') return new PtySession(socket, frame.pid, frame.tag);
-        if (frame?.type === 'error') throw torporError(frame.code, frame.data, frame.remedy);
-        if (frame === undefined) {
-          throw new TorporError('internal_error', 'The stream ended before the terminal started.');
-        }
-      }
+      let frame = await socket.request(first);
+      while (frame.type === 'ping') frame = await socket.request(undefined);
+      if (frame.type === 'started') return new PtySession(socket, frame.pid, frame.tag);
+      throw new TorporError(
+        'internal_error',
+        'The stream did not begin with the start of the terminal.',
+      );
     } catch (error) {
       await socket[Symbol.asyncDispose]();
       throw error;
