@@ -11,11 +11,17 @@ export function integer(minimum: number, maximum: number): (text: string) => num
   };
 }
 
-const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+const DURATION_UNITS: Record<string, number> = {
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+};
 
-/** An option's time: `500ms`, `30s`, `5m`, `2h`, or plain seconds. Returns milliseconds. */
+/** An option's time: `500ms`, `30s`, `5m`, `2h`, `7d`, or plain seconds. Returns milliseconds. */
 export function duration(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/.exec(text);
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text);
   const unit = DURATION_UNITS[match?.[2] ?? 's'];
   if (match === null || unit === undefined) {
     throw new InvalidArgumentError('It must be a time such as 30s, 5m or 2h.');

@@ -1,6 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Sandbox, Torpor } from '@torpor/sdk';
 import type { Command, CommandOptions } from 'commander';
+import { findSandbox } from './client/find-sandbox.ts';
 import { type CommonOptions, connect } from './client/settings.ts';
 import { EXIT, exitCodeOfError, exitCodeOfProgramError, exitCodeOfSignal } from './exit-codes.ts';
 import { type Io, ReaderGone } from './io.ts';
@@ -81,13 +82,13 @@ export class CliContext {
     return await use(torpor);
   }
 
-  /** Runs something with one sandbox. */
+  /** Runs something with one sandbox, named by its id or the beginning of it. */
   withSandbox<T>(
     options: CommonOptions,
     id: string,
     use: (sandbox: Sandbox) => Promise<T>,
   ): Promise<T> {
-    return this.withTorpor(options, async (torpor) => use(await torpor.sandboxes.get(id)));
+    return this.withTorpor(options, async (torpor) => use(await findSandbox(torpor, id)));
   }
 }
 

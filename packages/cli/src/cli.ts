@@ -6,11 +6,13 @@ import { registerCreate } from './commands/create.ts';
 import { registerDoctor } from './commands/doctor.ts';
 import { registerEnv } from './commands/env.ts';
 import { registerExec } from './commands/exec.ts';
+import { registerForward } from './commands/forward.ts';
 import { registerImage } from './commands/image.ts';
 import { registerInfo } from './commands/info.ts';
 import { registerKill } from './commands/kill.ts';
 import { registerLogs } from './commands/logs.ts';
 import { registerLs } from './commands/ls.ts';
+import { registerNode } from './commands/node.ts';
 import { registerFork, registerPause, registerResume } from './commands/pause.ts';
 import { registerPs } from './commands/ps.ts';
 import { registerRm } from './commands/rm.ts';
@@ -52,6 +54,7 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     registerSetup,
     registerDoctor,
     registerEnv,
+    registerNode,
     registerRun,
     registerCreate,
     registerLs,
@@ -59,6 +62,7 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     registerExec,
     registerShell,
     registerCp,
+    registerForward,
     registerPs,
     registerKill,
     registerLogs,

@@ -18,6 +18,7 @@ import { SandboxLifecycle } from './sandboxes/lifecycle.ts';
 import { Operations } from './sandboxes/operations.ts';
 import { Reconciler, type ReconcilerTiming } from './sandboxes/reconciler.ts';
 import { SandboxRepository } from './sandboxes/repository.ts';
+import { Retention, type RetentionOptions } from './sandboxes/retention.ts';
 import { SandboxService } from './sandboxes/service.ts';
 import { serveStreams } from './streams/server.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
@@ -40,6 +41,8 @@ export interface ControlPlaneOptions {
   readonly version: string;
   /** How long the host's agent lets a guest take from its start to answering; two minutes if omitted, as the agent has it. */
   readonly guestTimeoutMs?: number;
+  /** How long destroyed sandboxes stay listed; 7 days by default. */
+  readonly retention?: Partial<RetentionOptions> | undefined;
   /** How quickly the host's state is followed; for tests. */
   readonly reconcilerTiming?: Partial<ReconcilerTiming>;
 }
@@ -130,6 +133,7 @@ export class ControlPlane implements AsyncDisposable {
     await sweeper.start();
     resources.defer(() => sweeper.stop());
 
+    resources.use(new Retention(parts, options.retention));
     const sandboxes = new SandboxService(parts);
     const lifecycle = new SandboxLifecycle(parts);
     const builds = new BuildService(host, teamId);

@@ -117,10 +117,20 @@ export function isErrorCode(value: string): value is ErrorCode {
   return Object.hasOwn(ERRORS, value);
 }
 
+/** A field of a request that was refused. */
+export interface FieldIssue {
+  /** Its path: `memory_mb`, `args.3`, `envs.PATH`. */
+  readonly field: string;
+  /** What is wrong, to follow the name of the field: `must be at least 128`. */
+  readonly problem: string;
+}
+
 export interface TorporErrorOptions {
   /** Replaces the remedy of the table where this place knows a better one. */
   readonly remedy?: string;
   readonly cause?: unknown;
+  /** The fields that an `invalid_request` is about; the message names them too. */
+  readonly issues?: readonly FieldIssue[] | undefined;
 }
 
 /**
@@ -131,11 +141,13 @@ export class TorporError extends Error {
   override readonly name = 'TorporError';
   readonly code: ErrorCode;
   readonly remedy: string;
+  readonly issues: readonly FieldIssue[];
 
   constructor(code: ErrorCode, message: string, options: TorporErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.remedy = options.remedy ?? ERRORS[code].remedy;
+    this.issues = options.issues ?? [];
   }
 
   get httpStatus(): number {

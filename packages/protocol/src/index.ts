@@ -1,6 +1,7 @@
 export {
   ERRORS,
   type ErrorCode,
+  type FieldIssue,
   isErrorCode,
   TorporError,
   type TorporErrorOptions,

@@ -1,5 +1,6 @@
 import { rest } from '@torpor/protocol';
 import type { Connection } from './http/connection.ts';
+import { withSdkNames } from './http/field-names.ts';
 import { ExecSession } from './streams/exec-session.ts';
 
 export type ProcessInfo = rest.ProcessList['processes'][number];
@@ -30,10 +31,13 @@ export class Processes {
     selector: number | string,
     options: { readonly name?: string | number; readonly signal?: AbortSignal } = {},
   ): Promise<void> {
-    await this.#connection.empty('DELETE', this.#of(selector), {
-      query: { signal: options.name },
-      signal: options.signal,
-    });
+    await withSdkNames(
+      this.#connection.empty('DELETE', this.#of(selector), {
+        query: { signal: options.name },
+        signal: options.signal,
+      }),
+      { signal: 'name' },
+    );
   }
 
   /** Attaches to a running process: its output from now on, and its input. */

@@ -3,6 +3,7 @@ import type { z } from 'zod';
 import { Files } from './files.ts';
 import type { Connection } from './http/connection.ts';
 import { torporError } from './http/errors.ts';
+import { IDLE_TIMEOUT_NAMES, withSdkNames } from './http/field-names.ts';
 import { Processes } from './processes.ts';
 import { ExecSession } from './streams/exec-session.ts';
 import { PtySession, type TerminalSize } from './streams/pty-session.ts';
@@ -113,10 +114,13 @@ export class Sandbox implements AsyncDisposable {
       timeout_sec: seconds(options.idleTimeoutMs),
     };
     const path = `${this.#path}/resume`;
-    this.#info = await this.#connection.json('POST', path, rest.sandboxSchema, {
-      json: body,
-      signal: options.signal,
-    });
+    this.#info = await withSdkNames(
+      this.#connection.json('POST', path, rest.sandboxSchema, {
+        json: body,
+        signal: options.signal,
+      }),
+      IDLE_TIMEOUT_NAMES,
+    );
     return this.#info;
   }
 
@@ -127,10 +131,13 @@ export class Sandbox implements AsyncDisposable {
       timeout_sec: seconds(options.idleTimeoutMs),
     };
     const path = `${this.#path}/fork`;
-    const { children, timings } = await this.#connection.json('POST', path, rest.forkResultSchema, {
-      json: body,
-      signal: options.signal,
-    });
+    const { children, timings } = await withSdkNames(
+      this.#connection.json('POST', path, rest.forkResultSchema, {
+        json: body,
+        signal: options.signal,
+      }),
+      IDLE_TIMEOUT_NAMES,
+    );
     return {
       sandboxes: children.flatMap(({ sandbox }) =>
         sandbox === undefined ? [] : [new Sandbox(this.#connection, sandbox)],
@@ -152,11 +159,11 @@ export class Sandbox implements AsyncDisposable {
       ...commandBody(cmd, args, options),
       timeout_sec: seconds(options.timeoutMs),
     };
-    const result = await this.#connection.json(
-      'POST',
-      `${this.#path}/exec`,
-      rest.execResultSchema,
-      { json: body, signal: options.signal },
+    const result = await withSdkNames(
+      this.#connection.json('POST', `${this.#path}/exec`, rest.execResultSchema, {
+        json: body,
+        signal: options.signal,
+      }),
     );
     const encoding = result.encoding === 'base64' ? 'base64' : 'utf8';
     const stdoutBytes = Buffer.from(result.stdout, encoding);
@@ -184,11 +191,11 @@ export class Sandbox implements AsyncDisposable {
       background: true,
       tag: options.tag,
     };
-    const { pid, tag } = await this.#connection.json(
-      'POST',
-      `${this.#path}/exec`,
-      rest.backgroundExecSchema,
-      { json: body, signal: options.signal },
+    const { pid, tag } = await withSdkNames(
+      this.#connection.json('POST', `${this.#path}/exec`, rest.backgroundExecSchema, {
+        json: body,
+        signal: options.signal,
+      }),
     );
     return { pid, tag };
   }
@@ -199,7 +206,7 @@ export class Sandbox implements AsyncDisposable {
     args: readonly string[] = [],
     options: ExecStreamOptions = {},
   ): Promise<ExecSession> {
-    return ExecSession.open(
+    const session = ExecSession.open(
       this.#connection,
       `${this.#path}/exec/stream`,
       {
@@ -211,11 +218,12 @@ export class Sandbox implements AsyncDisposable {
       },
       options.signal,
     );
+    return withSdkNames(session);
   }
 
   /** Starts a program on a terminal. */
   pty(options: PtyOptions = {}): Promise<PtySession> {
-    return PtySession.open(
+    const session = PtySession.open(
       this.#connection,
       `${this.#path}/pty`,
       {
@@ -230,21 +238,26 @@ export class Sandbox implements AsyncDisposable {
       },
       options.signal,
     );
+    return withSdkNames(session);
   }
 
   /** Attaches to a terminal that an earlier client left. */
   connectPty(tag: string, signal?: AbortSignal): Promise<PtySession> {
-    return PtySession.open(this.#connection, `${this.#path}/pty`, { type: 'connect', tag }, signal);
+    return withSdkNames(
+      PtySession.open(this.#connection, `${this.#path}/pty`, { type: 'connect', tag }, signal),
+    );
   }
 
   /** The last bytes that its kernel and init printed on the serial console; all that is kept by default. */
   async console(
     options: { readonly maxBytes?: number | undefined; readonly signal?: AbortSignal } = {},
   ): Promise<Buffer> {
-    const stream = await this.#connection.stream('GET', `${this.#path}/console`, {
-      query: { max_bytes: options.maxBytes },
-      signal: options.signal,
-    });
+    const stream = await withSdkNames(
+      this.#connection.stream('GET', `${this.#path}/console`, {
+        query: { max_bytes: options.maxBytes },
+        signal: options.signal,
+      }),
+    );
     return Buffer.concat(await stream.toArray());
   }
 

@@ -1,6 +1,7 @@
 import { rest } from '@torpor/protocol';
 import type { z } from 'zod';
 import type { Connection } from './http/connection.ts';
+import { IDLE_TIMEOUT_NAMES, withSdkNames } from './http/field-names.ts';
 import { Sandbox } from './sandbox.ts';
 import { seconds } from './units.ts';
 
@@ -57,10 +58,13 @@ export class Sandboxes {
       envs: options.envs,
       allow_internet: options.allowInternet,
     };
-    const info = await this.#connection.json('POST', '/v1/sandboxes', rest.sandboxSchema, {
-      json: body,
-      signal: options.signal,
-    });
+    const info = await withSdkNames(
+      this.#connection.json('POST', '/v1/sandboxes', rest.sandboxSchema, {
+        json: body,
+        signal: options.signal,
+      }),
+      IDLE_TIMEOUT_NAMES,
+    );
     return new Sandbox(this.#connection, info);
   }
 
@@ -68,16 +72,20 @@ export class Sandboxes {
   async *list(options: ListSandboxesOptions = {}): AsyncGenerator<Sandbox, void> {
     let nextToken: string | undefined;
     do {
-      const page = await this.#connection.json('GET', '/v1/sandboxes', rest.sandboxListSchema, {
-        query: {
-          limit: PAGE_SIZE,
-          next_token: nextToken,
-          state: options.states?.join(','),
-          template: options.template,
-          metadata: Object.entries(options.metadata ?? {}).map(([key, value]) => `${key}=${value}`),
-        },
-        signal: options.signal,
-      });
+      const page = await withSdkNames(
+        this.#connection.json('GET', '/v1/sandboxes', rest.sandboxListSchema, {
+          query: {
+            limit: PAGE_SIZE,
+            next_token: nextToken,
+            state: options.states?.join(','),
+            template: options.template,
+            metadata: Object.entries(options.metadata ?? {}).map(
+              ([key, value]) => `${key}=${value}`,
+            ),
+          },
+          signal: options.signal,
+        }),
+      );
       for (const info of page.sandboxes) yield new Sandbox(this.#connection, info);
       nextToken = page.next_token;
     } while (nextToken !== undefined);

@@ -1,6 +1,7 @@
 import { rest } from '@torpor/protocol';
 import type { z } from 'zod';
 import type { Connection } from './http/connection.ts';
+import { withSdkNames } from './http/field-names.ts';
 
 export interface CreateSnapshotOptions {
   /** The default is `template-` and eight hexadecimal digits. */
@@ -30,11 +31,13 @@ export class Snapshots {
       sandbox_id: sandboxId,
       name: options.name,
     };
-    return this.#connection.json('POST', '/v1/snapshots', rest.snapshotSchema, {
-      json: body,
-      query: { overwrite: options.overwrite === true ? 'true' : undefined },
-      signal: options.signal,
-    });
+    return withSdkNames(
+      this.#connection.json('POST', '/v1/snapshots', rest.snapshotSchema, {
+        json: body,
+        query: { overwrite: options.overwrite === true ? 'true' : undefined },
+        signal: options.signal,
+      }),
+    );
   }
 
   list(options: ListSnapshotsOptions = {}): Promise<rest.Snapshot[]> {

@@ -34,7 +34,7 @@ export function startProgram(
   request: ProgramRequest,
 ): AsyncGenerator<ProcessEvent> {
   if (request.cmd === '') {
-    throw new TorporError('invalid_request', 'There is no program to run: cmd is empty.');
+    throw new TorporError('invalid_request', 'There is no program to run: its name is empty.');
   }
   const message = {
     process: {

@@ -65,7 +65,7 @@ export class Supervision implements Disposable {
     return new TorporError(
       'timeout',
       `The program did not end within ${this.#timeoutMs / 1000} s; its process group was killed.`,
-      { remedy: 'Give it more time with timeout_sec, or start it in the background.' },
+      { remedy: 'Give it more time, or start it in the background.' },
     );
   }
 

@@ -115,7 +115,7 @@ function timeoutOf(seconds: number): number {
   if (seconds >= 0 && seconds <= MAX_TIMEOUT_SEC) return seconds * 1000;
   throw new TorporError(
     'invalid_request',
-    `timeout_sec is ${seconds}; it must be between 0 (no limit) and ${MAX_TIMEOUT_SEC}.`,
+    `The time limit is ${seconds} s; it must be between 0 (no limit) and ${MAX_TIMEOUT_SEC} s.`,
   );
 }
 
@@ -133,7 +133,7 @@ function timeoutError(result: ExecResult, timeoutSec: number) {
   const error = new TorporError(
     'timeout',
     `The program did not end within ${timeoutSec} s; its process group was killed.`,
-    { remedy: 'Give it more time with timeout_sec, or start it in the background.' },
+    { remedy: 'Give it more time, or start it in the background.' },
   ).toConnectError();
   error.details.push({
     desc: hostAgent.ExecResponseSchema,

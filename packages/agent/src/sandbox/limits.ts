@@ -41,13 +41,13 @@ const MAX_ENVIRONMENT_BYTES = 512 * 1024;
 export function checkedSpec(request: CreateRequest, limits: SandboxLimits): SandboxSpec {
   const { id, defaultUser } = request;
   require(isId('sandbox', id), `${JSON.stringify(id)} is no sandbox id`);
-  requireWhole('vcpus', request.vcpus, 1);
-  requireWhole('memory_mb', request.memoryMiB, MIN_MEMORY_MIB);
+  requireWhole('the number of vCPUs', request.vcpus, 1);
+  requireWhole('the memory in MiB', request.memoryMiB, MIN_MEMORY_MIB);
   const diskSizeMiB = request.diskSizeMiB === 0 ? DEFAULT_DISK_MIB : request.diskSizeMiB;
-  requireWhole('disk_size_mb', diskSizeMiB, MIN_DISK_MIB);
-  requireWhole('timeout_sec', request.timeoutSec, 0);
+  requireWhole('the size of the disk in MiB', diskSizeMiB, MIN_DISK_MIB);
+  requireWhole('the idle timeout in seconds', request.timeoutSec, 0);
   require(request.timeoutSec <=
-    MAX_TIMEOUT_SEC, `timeout_sec is ${request.timeoutSec}; the most is ${MAX_TIMEOUT_SEC}, and 0 means no limit`);
+    MAX_TIMEOUT_SEC, `the idle timeout is ${request.timeoutSec} s; the most is ${MAX_TIMEOUT_SEC}, and 0 means no limit`);
   requireCapacity('vCPUs', request.vcpus, limits.maxVcpus);
   requireCapacity('MiB of memory', request.memoryMiB, limits.maxMemoryMiB);
   requireCapacity('MiB of disk', diskSizeMiB, limits.maxDiskMiB);

@@ -5,6 +5,7 @@ import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { news } from '../output/progress.ts';
+import { reportTimings } from '../output/timings.ts';
 
 /** Options of the commands that make a sandbox. */
 export interface CreateOptions extends CommonOptions {
@@ -17,6 +18,10 @@ export interface CreateOptions extends CommonOptions {
   readonly label?: Record<string, string>;
   readonly env?: Record<string, string>;
   readonly internet: boolean;
+}
+
+interface TimedCreateOptions extends CreateOptions {
+  readonly timings?: boolean;
 }
 
 const MAX_VCPUS = 1024;
@@ -49,13 +54,16 @@ export function createRequest(options: CreateOptions): CreateSandboxOptions {
 }
 
 export function registerCreate(cli: CliContext): void {
-  addCreateOptions(cli.command('create', 'create a sandbox and print its id')).action(
-    cli.action(async (options: CreateOptions, _command: Command) => {
-      await cli.withTorpor(options, async (torpor) => {
-        if (cli.io.stderr.isTTY && !options.json) news(cli.io, 'starting a sandbox…');
-        const sandbox = await torpor.sandboxes.create(createRequest(options));
-        await (options.json ? json(cli.io, sandbox.info) : line(cli.io.stdout, sandbox.id));
-      });
-    }),
-  );
+  addCreateOptions(cli.command('create', 'create a sandbox and print its id'))
+    .option('--timings', 'print how long each phase took')
+    .action(
+      cli.action(async (options: TimedCreateOptions, _command: Command) => {
+        await cli.withTorpor(options, async (torpor) => {
+          if (cli.io.stderr.isTTY && !options.json) news(cli.io, 'starting a sandbox…');
+          const { id, info } = await torpor.sandboxes.create(createRequest(options));
+          await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
+          await reportTimings(cli.io, info.timings, options);
+        });
+      }),
+    );
 }

@@ -1,7 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
-import { type CommonOptions, findEndpoint } from '../client/settings.ts';
+import { type CommonOptions, type Endpoint, findEndpoint } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 
 export function registerEnv(cli: CliContext): void {
@@ -10,26 +10,30 @@ export function registerEnv(cli: CliContext): void {
     .addHelpText('after', '\nUse it as: eval "$(torpor env)"')
     .action(
       cli.action(async (options: CommonOptions, _command: Command) => {
-        const { apiUrl, apiKey, dataDir } = await findEndpoint(cli.io, options);
-        if (apiKey === undefined) {
-          throw new TorporError('not_found', `There is no API key in ${dataDir}.`, {
-            remedy: 'Start Torpor once with `npm start`; only root can read the key.',
-          });
-        }
-        const variables: Record<string, string> = {
-          TORPOR_API_URL: apiUrl,
-          TORPOR_API_KEY: apiKey,
-          TORPOR_DATA_DIR: dataDir,
-          // Older E2B clients insist on their own prefix; the key is the same.
-          E2B_API_KEY: apiKey.replace(/^tpr_/, 'e2b_'),
-          E2B_API_URL: apiUrl,
-        };
+        const variables = endpointVariables(await findEndpoint(cli.io, options));
         if (options.json) return await json(cli.io, variables);
         for (const [name, value] of Object.entries(variables)) {
           await line(cli.io.stdout, `export ${name}=${quoteForShell(value)}`);
         }
       }),
     );
+}
+
+/** The variables in which clients find the API. Throws `not_found` if there is no key. */
+export function endpointVariables({ apiUrl, apiKey, dataDir }: Endpoint): Record<string, string> {
+  if (apiKey === undefined) {
+    throw new TorporError('not_found', `There is no API key in ${dataDir}.`, {
+      remedy: 'Start Torpor once with `npm start`; only root can read the key.',
+    });
+  }
+  return {
+    TORPOR_API_URL: apiUrl,
+    TORPOR_API_KEY: apiKey,
+    TORPOR_DATA_DIR: dataDir,
+    // Older E2B clients insist on their own prefix; the key is the same.
+    E2B_API_KEY: apiKey.replace(/^tpr_/, 'e2b_'),
+    E2B_API_URL: apiUrl,
+  };
 }
 
 /** One word for any POSIX shell, whatever is in it. */

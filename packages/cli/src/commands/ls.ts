@@ -1,6 +1,6 @@
-import { isSandboxState, SANDBOX_STATES, type SandboxState } from '@torpor/protocol';
+import { isSandboxState, type rest, SANDBOX_STATES, type SandboxState } from '@torpor/protocol';
 import { type Command, InvalidArgumentError } from 'commander';
-import { assignment } from '../arguments.ts';
+import { assignment, integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
@@ -10,16 +10,20 @@ import { formatAge } from '../output/units.ts';
 interface LsOptions extends CommonOptions {
   readonly all?: boolean;
   readonly quiet?: boolean;
+  readonly limit?: number;
   readonly state?: SandboxState[];
   readonly template?: string;
   readonly label?: Record<string, string>;
 }
 
+const MAX_LIMIT = 100_000;
+
 export function registerLs(cli: CliContext): void {
   cli
     .command('ls', 'list the sandboxes')
     .alias('list')
-    .option('-a, --all', 'those that are stopped, too')
+    .option('-a, --all', 'include destroyed sandboxes of the last days (TORPOR_KEEP_STOPPED)')
+    .option('-n, --limit <n>', 'the newest <n> only', integer(1, MAX_LIMIT))
     .option('-q, --quiet', 'the ids only')
     .option('-s, --state <states>', 'those in these states, separated by commas', states)
     .option('-t, --template <name>', 'those made from this template')
@@ -27,14 +31,15 @@ export function registerLs(cli: CliContext): void {
     .action(
       cli.action(async (options: LsOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
-          const listed = await Array.fromAsync(
-            torpor.sandboxes.list({
-              states: options.state ?? (options.all ? SANDBOX_STATES : undefined),
-              template: options.template,
-              metadata: options.label,
-            }),
-          );
-          const sandboxes = listed.map(({ info }) => info);
+          const sandboxes: rest.Sandbox[] = [];
+          const listed = torpor.sandboxes.list({
+            states: options.state ?? (options.all ? SANDBOX_STATES : undefined),
+            template: options.template,
+            metadata: options.label,
+          });
+          for await (const { info } of listed) {
+            if (sandboxes.push(info) === options.limit) break;
+          }
           if (options.json) return await json(cli.io, sandboxes);
           if (options.quiet) {
             for (const { id } of sandboxes) await line(cli.io.stdout, id);

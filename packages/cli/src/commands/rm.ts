@@ -3,6 +3,7 @@ import { TorporError } from '@torpor/protocol';
 import type { Torpor } from '@torpor/sdk';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
+import { findSandbox } from '../client/find-sandbox.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { EXIT, exitCodeOfError } from '../exit-codes.ts';
 import { json, line } from '../io.ts';
@@ -65,13 +66,13 @@ async function remove(
   const worker = async () => {
     for (let id = waiting.shift(); id !== undefined; id = waiting.shift()) {
       try {
-        const sandbox = await torpor.sandboxes.get(id);
+        const sandbox = await findSandbox(torpor, id);
         if (sandbox.info.status === 'stopped') {
           throw new TorporError('not_found', `Sandbox ${id} was destroyed already.`);
         }
         await sandbox.destroy();
-        results.push({ id });
-        if (!options.json) await line(io.stdout, id);
+        results.push({ id: sandbox.id });
+        if (!options.json) await line(io.stdout, sandbox.id);
       } catch (reason) {
         const error = TorporError.from(reason);
         results.push({ id, error });

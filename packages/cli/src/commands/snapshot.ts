@@ -1,6 +1,7 @@
 import { rest } from '@torpor/protocol';
 import { type Command, Option } from 'commander';
 import type { CliContext } from '../cli-context.ts';
+import { findSandbox } from '../client/find-sandbox.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { table } from '../output/table.ts';
@@ -28,7 +29,8 @@ export function registerSnapshot(cli: CliContext): void {
       cli.action(async (id: string, options: SnapshotOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
           const { name, overwrite } = options;
-          const snapshot = await torpor.snapshots.create(id, { name, overwrite });
+          const sandbox = await findSandbox(torpor, id);
+          const snapshot = await torpor.snapshots.create(sandbox.id, { name, overwrite });
           await (options.json ? json(cli.io, snapshot) : line(cli.io.stdout, snapshot.name));
           await reportTimings(cli.io, snapshot.timings, options);
         });

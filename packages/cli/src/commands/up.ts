@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { integer } from '../arguments.ts';
+import { duration, integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, DEFAULT_PORT, dataDirectory } from '../client/settings.ts';
 import { type Io, json, line } from '../io.ts';
@@ -109,6 +109,7 @@ async function start(
     vmm: vmmSetting(io.env),
     forcedAccelerator: forcedAccelerator(io.env),
     guestTimeoutMs,
+    keepStoppedMs: parsedSetting(io.env, 'TORPOR_KEEP_STOPPED', duration),
     version: VERSION,
     logger: createLogger(io, options.json === true),
     onProgress: progressNews(io),

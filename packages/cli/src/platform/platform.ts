@@ -20,6 +20,8 @@ export interface PlatformConfig {
   readonly forcedAccelerator: Accelerator | undefined;
   /** How long a guest may take from its start to answering; two minutes if undefined. */
   readonly guestTimeoutMs: number | undefined;
+  /** How long destroyed sandboxes stay listed; undefined is the default. */
+  readonly keepStoppedMs: number | undefined;
   readonly version: string;
   readonly logger: Logger;
   readonly onProgress: (progress: Progress) => void;
@@ -64,6 +66,8 @@ export class Platform {
       host: config.host,
       port: config.port,
       hostTransport: createRouterTransport((router) => agent.routes(router)),
+      retention:
+        config.keepStoppedMs === undefined ? undefined : { keepStoppedMs: config.keepStoppedMs },
       logger: config.logger.child({ part: 'control-plane' }),
       version: config.version,
       ...timeouts,

@@ -12,6 +12,7 @@ export function errorBody(error: TorporError): rest.ErrorBody {
       code: error.code,
       message: publicMessage(error),
       ...(error.remedy === '' ? {} : { remedy: error.remedy }),
+      ...(error.issues.length === 0 ? {} : { issues: [...error.issues] }),
     },
   };
 }

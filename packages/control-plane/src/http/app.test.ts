@@ -88,7 +88,7 @@ describe('malformed requests', () => {
       'invalid_request',
     );
     expect(message).toContain('vcpus');
-    expect(message).toContain('"colour"');
+    expect(message).toContain('colour is not a known field');
   });
 });
 

@@ -14,6 +14,7 @@ import { addDocsRoutes } from './docs.ts';
 import type { Api } from './endpoint.ts';
 import type { AppEnvironment } from './environment.ts';
 import { errorResponse } from './error-response.ts';
+import { addHomeRoute } from './home.ts';
 import { addOpenApiRoute } from './openapi.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addProcessRoutes } from './routes/processes.ts';
@@ -52,6 +53,7 @@ export function createApp(parts: AppParts): Api {
   addBuildRoutes(app, parts.builds);
   addOpenApiRoute(app, parts.version);
   addDocsRoutes(app);
+  addHomeRoute(app, parts.version);
 
   const allowedMethods = methodIndex(app);
   app.notFound((c) => {

@@ -1,4 +1,4 @@
-import { rest, TorporError } from '@torpor/protocol';
+import { type FieldIssue, rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import { bodyChunks } from './request-body.ts';
 
@@ -15,22 +15,66 @@ export function parseWith<S extends z.ZodType>(
 ): z.output<S> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const faults = result.error.issues.slice(0, MAX_LISTED_ISSUES).map(describeIssue);
-  throw new TorporError('invalid_request', `Invalid ${where}: ${faults.join('; ')}.`);
+  const issues = result.error.issues.slice(0, MAX_LISTED_ISSUES).map(fieldIssue);
+  const faults = issues.map(({ field, problem }) =>
+    field === '' ? problem : `${field} ${problem}`,
+  );
+  throw new TorporError('invalid_request', `Invalid ${where}: ${faults.join('; ')}.`, { issues });
 }
 
-function describeIssue(issue: z.core.$ZodIssue): string {
-  const path = issue.path.map(String).join('.').slice(0, 200);
+function fieldIssue(issue: z.core.$ZodIssue): FieldIssue {
+  const path = issue.path.map(String);
   if (issue.code === 'unrecognized_keys') {
-    const names = issue.keys.map((key) => JSON.stringify(key.slice(0, 100))).slice(0, 10);
-    const inside = path === '' ? '' : ` in ${path}`;
-    return `unknown field${names.length > 1 ? 's' : ''} ${names.join(', ')}${inside}`;
+    const [name = '', ...others] = issue.keys.map((key) => key.slice(0, 100));
+    const more = others.length === 0 ? '' : ` (nor ${others.slice(0, 9).join(', ')})`;
+    return {
+      field: [...path, name].join('.').slice(0, 200),
+      problem: `is not a known field${more}`,
+    };
   }
-  const message = issue.message
-    .replace(/^Invalid input: /, '')
-    .replace(/^expected .*, received undefined$/, 'is required');
-  return path === '' ? message : `${path}: ${message}`;
+  return { field: path.join('.').slice(0, 200), problem: problemOf(issue) };
 }
+
+/** What is wrong with a field, in words that follow its name. Zod's own are about types. */
+function problemOf(issue: z.core.$ZodIssue): string {
+  switch (issue.code) {
+    case 'too_big':
+      return `must ${limit(issue.origin, 'at most', issue.maximum)}`;
+    case 'too_small':
+      if (issue.minimum === 1 && issue.origin === 'string') return 'must not be empty';
+      return `must ${limit(issue.origin, 'at least', issue.minimum)}`;
+    case 'invalid_type':
+      if (issue.input === undefined && /received undefined$/.test(issue.message))
+        return 'is required';
+      return `must be ${TYPE_NAMES[issue.expected] ?? issue.expected}`;
+    case 'invalid_value':
+      return `must be ${issue.values.length === 1 ? '' : 'one of '}${issue.values.join(', ')}`;
+    case 'invalid_format':
+      return /^must /.test(issue.message) ? issue.message : `must be in the format ${issue.format}`;
+    case 'invalid_union':
+      return 'has none of the possible forms';
+    case 'invalid_key':
+      return 'has a name that is not allowed';
+    default:
+      return issue.message.replace(/^Invalid input: /, '');
+  }
+}
+
+function limit(origin: string, bound: string, value: number | bigint): string {
+  if (origin === 'string') return `have ${bound} ${value} characters`;
+  if (origin === 'array') return `have ${bound} ${value} items`;
+  return `be ${bound} ${value}`;
+}
+
+const TYPE_NAMES: Readonly<Record<string, string>> = {
+  int: 'a whole number',
+  number: 'a number',
+  string: 'a string',
+  boolean: 'true or false',
+  array: 'a list',
+  object: 'an object',
+  record: 'an object',
+};
 
 /** A query string as an object: a parameter that is given several times becomes an array. */
 export function queryObject(queries: Record<string, string[]>): Record<string, unknown> {

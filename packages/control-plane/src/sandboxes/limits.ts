@@ -35,11 +35,8 @@ export function shapeOf(request: rest.CreateSandbox, snapshot: TemplateRow | und
   for (const [name, value] of Object.entries(fixed)) {
     const asked = request[name as keyof typeof fixed];
     if (asked === undefined || asked === value) continue;
-    throw new TorporError(
-      'invalid_request',
-      `${name} is ${value} in the snapshot ${template} and cannot be changed; ${asked} was asked for.`,
-      { remedy: `Leave ${name} out.` },
-    );
+    const problem = `is ${value} in the snapshot ${template} and cannot be changed to ${asked}`;
+    throw invalidField(name, problem, 'Leave it out.');
   }
   return { template, snapshot, vcpus, memory_mb, disk_size_mb };
 }
@@ -50,21 +47,18 @@ export function shapeOf(request: rest.CreateSandbox, snapshot: TemplateRow | und
  */
 export function checkRequest(request: Shape, host: HostDescription): void {
   if (request.vcpus < 1 || request.vcpus > host.maxVcpus) {
-    throw new TorporError(
-      'invalid_request',
-      `vcpus must be from 1 to ${host.maxVcpus} on this host; ${request.vcpus} was asked for.`,
-    );
+    throw invalidField('vcpus', `must be 1 to ${host.maxVcpus} on this host`);
   }
   if (request.memory_mb < MIN_MEMORY_MB) {
-    throw new TorporError(
-      'invalid_request',
-      `memory_mb must be from ${MIN_MEMORY_MB} to ${host.maxMemoryMb} on this host; ${request.memory_mb} was asked for.`,
+    throw invalidField(
+      'memory_mb',
+      `must be ${MIN_MEMORY_MB} to ${host.maxMemoryMb} MiB on this host`,
     );
   }
   if (request.memory_mb > host.maxMemoryMb) {
     throw new TorporError(
       'capacity_exceeded',
-      `memory_mb is ${request.memory_mb}, but a sandbox on this host can have at most ${host.maxMemoryMb} MB.`,
+      `${request.memory_mb} MiB of memory were asked for; a sandbox on this host can have at most ${host.maxMemoryMb} MiB.`,
     );
   }
   if (request.snapshot === undefined && !host.templates.includes(request.template)) {
@@ -78,4 +72,12 @@ export function checkRequest(request: Shape, host: HostDescription): void {
       },
     );
   }
+}
+
+function invalidField(field: string, problem: string, remedy = ''): TorporError {
+  const issues = [{ field, problem }];
+  return new TorporError('invalid_request', `Invalid request: ${field} ${problem}.`, {
+    issues,
+    remedy,
+  });
 }

@@ -122,6 +122,16 @@ export class SandboxRepository {
       .execute();
   }
 
+  /** Removes the rows of sandboxes that were destroyed longer ago; returns how many. */
+  async removeStopped(keepMs: number): Promise<number> {
+    const { numDeletedRows } = await this.#db
+      .deleteFrom('sandboxes')
+      .where('state', '=', 'stopped')
+      .where('ended_at', '<=', new Date(Date.now() - keepMs))
+      .executeTakeFirstOrThrow();
+    return Number(numDeletedRows);
+  }
+
   async countByState(): Promise<ReadonlyMap<SandboxState, number>> {
     const rows = await this.#db
       .selectFrom('sandboxes')

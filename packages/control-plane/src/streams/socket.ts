@@ -108,14 +108,8 @@ export class FrameSocket {
 }
 
 function errorFrame(error: TorporError) {
-  const { code, message, remedy } = errorBody(error).error;
-  return {
-    type: 'error' as const,
-    data: message,
-    code,
-    ...(remedy === undefined ? {} : { remedy }),
-    fatal: true,
-  };
+  const { message, ...rest } = errorBody(error).error;
+  return { type: 'error' as const, data: message, ...rest, fatal: true };
 }
 
 function parseJson(text: string): unknown {

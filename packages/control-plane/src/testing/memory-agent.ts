@@ -23,6 +23,8 @@ export class MemoryAgent implements AsyncDisposable {
   readonly sandboxes = new Map<string, Info>();
   readonly builds = new MemoryBuilds();
   readonly limits = { memoryMb: 4096, maxVcpus: 4, maxMemoryMb: 2048 };
+  /** Of the sandboxes that are made from now on. */
+  hostIp = '10.11.0.2';
   readonly root: string;
   readonly programs: MemoryPrograms;
   readonly files: MemoryFiles;
@@ -90,7 +92,7 @@ export class MemoryAgent implements AsyncDisposable {
       vcpus: 1,
       memoryMb: 512,
       diskSizeMb: 1024,
-      hostIp: '10.11.0.2',
+      hostIp: this.hostIp,
       createdAtUnix: BigInt(Math.floor(Date.now() / 1000)),
       lastActiveAtUnix: BigInt(Math.floor(Date.now() / 1000)),
     });

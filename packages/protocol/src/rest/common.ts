@@ -3,6 +3,11 @@ import { z } from 'zod';
 /** Largest JSON body that the API reads, in bytes. Files are streamed and have no limit. */
 export const MAX_JSON_BODY_BYTES = 1024 * 1024;
 
+export const fieldIssueSchema = z.strictObject({
+  field: z.string().meta({ description: 'Its path.', example: 'memory_mb' }),
+  problem: z.string().meta({ example: 'must be at least 128' }),
+});
+
 /** The body of every answer that is not a success. */
 export const errorBodySchema = z
   .strictObject({
@@ -13,6 +18,9 @@ export const errorBodySchema = z
       }),
       message: z.string().meta({ description: 'One sentence: what happened.' }),
       remedy: z.string().optional().meta({ description: 'What to do about it.' }),
+      issues: z.array(fieldIssueSchema).optional().meta({
+        description: 'The fields of the request that were refused; the message names them too.',
+      }),
     }),
   })
   .meta({ id: 'Error' });

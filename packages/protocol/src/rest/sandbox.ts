@@ -41,7 +41,8 @@ export const createSandboxSchema = z
       .default(SANDBOX_DEFAULTS.timeoutSec)
       .meta({ description: 'Seconds without activity after which it is ended; 0 means never.' }),
     auto_pause: z.boolean().default(false).meta({
-      description: 'After `timeout_sec` without activity it is paused, not destroyed.',
+      description:
+        'After `timeout_sec` without activity, which must be set then, it is paused, not destroyed.',
     }),
     disk_size_mb: int32.min(64).max(1_048_576).optional().meta({
       description:
@@ -55,6 +56,10 @@ export const createSandboxSchema = z
       .boolean()
       .default(true)
       .meta({ description: 'Whether the sandbox may reach the internet.' }),
+  })
+  .refine((request) => !request.auto_pause || request.timeout_sec > 0, {
+    path: ['auto_pause'],
+    message: 'needs an idle timeout, after which to pause',
   })
   .meta({ id: 'CreateSandbox' });
 

@@ -11,6 +11,7 @@ import { z } from 'zod';
 import {
   argumentSchema,
   environmentSchema,
+  fieldIssueSchema,
   guestPathSchema,
   guestUserSchema,
   processTagSchema,
@@ -88,6 +89,7 @@ const errorFrameSchema = z.strictObject({
   data: z.string(),
   code: z.string(),
   remedy: z.string().optional(),
+  issues: z.array(fieldIssueSchema).optional(),
   /** Whether the socket is closed now. */
   fatal: z.boolean(),
 });

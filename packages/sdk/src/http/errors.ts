@@ -1,11 +1,11 @@
-import { type ErrorCode, isErrorCode, rest, TorporError } from '@torpor/protocol';
+import { type ErrorCode, type FieldIssue, isErrorCode, rest, TorporError } from '@torpor/protocol';
 
 /** The error that an answer's body describes, or the closest that its status allows. */
 export function errorFromBody(status: number, text: string): TorporError {
   const parsed = rest.errorBodySchema.safeParse(parseJson(text));
   if (parsed.success) {
-    const { code, message, remedy } = parsed.data.error;
-    return torporError(code, message, remedy);
+    const { code, message, remedy, issues } = parsed.data.error;
+    return torporError(code, message, remedy, issues);
   }
   const excerpt = text.trim().slice(0, 200);
   return new TorporError(
@@ -15,8 +15,13 @@ export function errorFromBody(status: number, text: string): TorporError {
 }
 
 /** A TorporError from the wire, also for a code that this version does not know. */
-export function torporError(code: string, message: string, remedy?: string): TorporError {
-  const options = remedy === undefined ? {} : { remedy };
+export function torporError(
+  code: string,
+  message: string,
+  remedy?: string,
+  issues?: readonly FieldIssue[],
+): TorporError {
+  const options = { issues, ...(remedy === undefined ? {} : { remedy }) };
   return isErrorCode(code)
     ? new TorporError(code, message, options)
     : new TorporError('internal_error', `${message} (${code})`, options);

@@ -156,7 +156,8 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
       return;
     }
     if (isError(frame)) {
-      if (frame.fatal) this.#failure ??= torporError(frame.code, frame.data, frame.remedy);
+      if (frame.fatal)
+        this.#failure ??= torporError(frame.code, frame.data, frame.remedy, frame.issues);
       this.#wake?.();
       return;
     }

@@ -1,0 +1,26 @@
+import { isId, TorporError } from '@torpor/protocol';
+import type { Sandbox, Torpor } from '@torpor/sdk';
+
+const MIN_PREFIX_LENGTH = 4;
+const MAX_LISTED = 5;
+
+/**
+ * The sandbox with this id, or the only one whose id begins so (4 characters or more, and
+ * not among the destroyed ones). Throws `not_found`; `conflict` where several ids begin so.
+ */
+export async function findSandbox(torpor: Torpor, reference: string): Promise<Sandbox> {
+  const isPrefix = /^sb[a-z0-9]*$/.test(reference) && reference.length >= MIN_PREFIX_LENGTH;
+  if (isId('sandbox', reference) || !isPrefix) return torpor.sandboxes.get(reference);
+  const all = await Array.fromAsync(torpor.sandboxes.list());
+  const matching = all.filter(({ id }) => id.startsWith(reference));
+  const [only] = matching;
+  if (only === undefined) return torpor.sandboxes.get(reference);
+  if (matching.length === 1) return only;
+  const ids = matching.slice(0, MAX_LISTED).map(({ id }) => id);
+  const more = matching.length > MAX_LISTED ? ', …' : '';
+  throw new TorporError(
+    'conflict',
+    `${matching.length} sandboxes have an id that begins with ${reference}: ${ids.join(', ')}${more}.`,
+    { remedy: 'Give more characters of the id.' },
+  );
+}

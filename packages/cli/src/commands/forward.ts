@@ -1,0 +1,122 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { TorporError } from '@torpor/protocol';
+import type { Command } from 'commander';
+import type { CliContext } from '../cli-context.ts';
+import type { CommonOptions } from '../client/settings.ts';
+import { exitCodeOfSignal } from '../exit-codes.ts';
+import { type Io, json, line, type TerminationSignal } from '../io.ts';
+import { news } from '../output/progress.ts';
+
+interface ForwardOptions extends CommonOptions {
+  readonly address: string;
+}
+
+interface Forwarding {
+  readonly local: number;
+  readonly remote: number;
+}
+
+const MAX_PORT = 65_535;
+
+export function registerForward(cli: CliContext): void {
+  cli
+    .command('forward <id> <ports...>', 'reach ports of a sandbox at ports of this machine')
+    .option('--address <address>', 'address of this machine to listen on', '127.0.0.1')
+    .addHelpText(
+      'after',
+      `
+A port is PORT, LOCAL:PORT, or :PORT for any free local port. Works on the machine that runs
+the sandbox, until interrupted, also for programs that listen on localhost only.
+
+Examples:
+  torpor forward sb4k 8000
+  torpor forward sb4k 3000:8000 :5432`,
+    )
+    .action(
+      cli.action(async (id: string, ports: string[], options: ForwardOptions, _: Command) => {
+        const forwardings = ports.map(parseForwarding);
+        return cli.withSandbox(options, id, async (sandbox) => {
+          const { status, host_ip: host } = sandbox.info;
+          if (status !== 'running' || host === undefined) {
+            throw new TorporError('invalid_state', `Sandbox ${sandbox.id} is ${status}.`);
+          }
+          using listeners = new DisposableStack();
+          const listening: Forwarding[] = [];
+          for (const { local, remote } of forwardings) {
+            const server = await listen(cli.io, { host, remote, local, address: options.address });
+            listeners.defer(() => void server.close());
+            listening.push({ local: portOf(server), remote });
+          }
+          await announce(cli.io, options, listening);
+          return exitCodeOfSignal(await nextSignal(cli.io));
+        });
+      }),
+    );
+}
+
+function parseForwarding(text: string): Forwarding {
+  const match = /^(?:(\d*):)?(\d+)$/.exec(text);
+  const remote = Number(match?.[2]);
+  const local = match?.[1] === undefined ? remote : Number(match[1]);
+  if (match === null || remote < 1 || remote > MAX_PORT || local > MAX_PORT) {
+    throw new TorporError('invalid_request', `"${text}" is not PORT, LOCAL:PORT or :PORT.`);
+  }
+  return { local, remote };
+}
+
+interface Listening extends Forwarding {
+  readonly host: string;
+  readonly address: string;
+}
+
+async function listen(io: Io, { host, remote, local, address }: Listening): Promise<Server> {
+  const server = createServer({ allowHalfOpen: true }, (client) => {
+    const guest = connect({ host, port: remote, allowHalfOpen: true });
+    guest.once('error', ({ message }) => news(io, `port ${remote}: ${message}`));
+    join(client, guest);
+    join(guest, client);
+  });
+  server.listen(local, address);
+  try {
+    await once(server, 'listening');
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new TorporError('conflict', `Cannot listen on port ${local}: ${reason}`, {
+      remedy: `Choose another local port, such as :${remote} for any.`,
+      cause: error,
+    });
+  }
+  return server;
+}
+
+/** Each direction ends by itself; an error of either side ends both. */
+function join(from: Socket, to: Socket): void {
+  from.pipe(to);
+  from.on('error', () => to.destroy());
+  from.on('close', () => to.end());
+}
+
+function portOf(server: Server): number {
+  return (server.address() as AddressInfo).port;
+}
+
+async function announce(
+  io: Io,
+  { json: asJson, address }: ForwardOptions,
+  listening: readonly Forwarding[],
+): Promise<void> {
+  if (asJson) return json(io, { address, ports: listening });
+  for (const { local, remote } of listening) {
+    await line(io.stdout, `${address}:${local} -> port ${remote}`);
+  }
+}
+
+function nextSignal(io: Io): Promise<TerminationSignal> {
+  return new Promise((resolve) => {
+    const unsubscribe = io.onSignal((signal) => {
+      unsubscribe();
+      resolve(signal);
+    });
+  });
+}

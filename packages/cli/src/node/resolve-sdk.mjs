@@ -1,0 +1,14 @@
+// Preloaded by `torpor node`: programs anywhere find the SDK of this installation, unless
+// they have one of their own.
+import { registerHooks } from 'node:module';
+
+registerHooks({
+  resolve(specifier, context, nextResolve) {
+    try {
+      return nextResolve(specifier, context);
+    } catch (error) {
+      if (specifier !== '@torpor/sdk' || error.code !== 'ERR_MODULE_NOT_FOUND') throw error;
+      return nextResolve(specifier, { ...context, parentURL: import.meta.url });
+    }
+  },
+});

@@ -1,0 +1,48 @@
+import { TorporError } from '@torpor/protocol';
+
+/** Fields of the API that have another name in the options of the SDK, where that is the same everywhere. */
+const SDK_NAMES: Readonly<Record<string, string>> = {
+  memory_mb: 'memoryMiB',
+  disk_size_mb: 'diskSizeMiB',
+  auto_pause: 'autoPause',
+  allow_internet: 'allowInternet',
+  sandbox_id: 'sandboxId',
+  max_bytes: 'maxBytes',
+  state: 'states',
+  cols: 'size.cols',
+  rows: 'size.rows',
+  timeout_sec: 'timeoutMs',
+};
+
+/** What `timeout_sec` is of a sandbox, not of a program. */
+export const IDLE_TIMEOUT_NAMES = { timeout_sec: 'idleTimeoutMs' } as const;
+
+/**
+ * The same promise; a refusal of fields names them as the caller of the SDK wrote them, in
+ * its message and in its `issues`.
+ */
+export async function withSdkNames<T>(
+  promise: Promise<T>,
+  names: Readonly<Record<string, string>> = {},
+): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (!(error instanceof TorporError) || error.issues.length === 0) throw error;
+    const issues = error.issues.map(({ field, problem }) => ({
+      field: sdkName(field, { ...SDK_NAMES, ...names }),
+      problem,
+    }));
+    const { code, remedy } = error;
+    throw new TorporError(code, describeIssues(issues), { remedy, issues, cause: error });
+  }
+}
+
+function sdkName(field: string, names: Readonly<Record<string, string>>): string {
+  const [first = '', ...rest] = field.split('.');
+  return [Object.hasOwn(names, first) ? names[first] : first, ...rest].join('.');
+}
+
+function describeIssues(issues: TorporError['issues']): string {
+  return `Invalid options: ${issues.map(({ field, problem }) => `${field} ${problem}`).join('; ')}.`;
+}
