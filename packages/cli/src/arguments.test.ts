@@ -23,7 +23,7 @@ test.each([
   expect(mebibytes(text)).toBe(expected);
 });
 
-test.each(['', '-1', '5 minutes', '1e3', 'm', '5d'])('"%s" is no duration', (text) => {
+test.each(['', '-1', '5 minutes', '1e3', 'm', '5w'])('"%s" is no duration', (text) => {
   expect(() => duration(text)).toThrow(InvalidArgumentError);
 });
 
