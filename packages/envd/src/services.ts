@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { compressionBrotli, compressionGzip } from '@connectrpc/connect-node';
+import { lowerOpenFilesLimit } from '@torpor/linux';
 import { envdProcess } from '@torpor/protocol';
 import { EnvdContext } from './context.ts';
 import { DaemonProtection } from './daemon-protection.ts';
@@ -12,6 +13,7 @@ import { InitHandler } from './init/handler.ts';
 import { Metrics } from './metrics.ts';
 import { Launcher } from './process/launcher.ts';
 import { ProcessTable } from './process/process-table.ts';
+import { runtimeDirectory } from './process/runtime-directory.ts';
 import { processService } from './process/service.ts';
 import type { EnvdOptions } from './server.ts';
 
@@ -19,6 +21,8 @@ import type { EnvdOptions } from './server.ts';
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
 /** setTimeout's limit; a longer deadline is none. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+/** What programs may open unless they ask for more; the guest's init sets how much that may be. */
+const OPEN_FILES = 65_536;
 /** Where programs are found if nobody says otherwise; as on Debian. */
 const DEFAULT_SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
@@ -42,7 +46,9 @@ export class Services {
       context: this.#context,
       launcher: new Launcher(options.protect ? DaemonProtection.enable() : undefined),
       searchPath: options.searchPath ?? DEFAULT_SEARCH_PATH,
+      runtimeDirectory: options.systemInit ? runtimeDirectory : undefined,
     });
+    if (options.systemInit) lowerOpenFilesLimit(OPEN_FILES);
     this.#rpc = rpcHandler({
       routes: (router) => {
         router.service(envdProcess.Process, processService(this.#context, this.#processes));

@@ -23,6 +23,7 @@ export {
   writeNetSysctls,
 } from './netns.ts';
 export { checkedNftName, nftApply, nftInetTable, nftList } from './nft.ts';
+export { lowerOpenFilesLimit } from './open-files-limit.ts';
 export { exitOfPidfd, killPidfd, openPidfd, type ProcessExit } from './pidfd.ts';
 export { createPipe, type Pipe } from './pipe.ts';
 export { closeFd, notifyFd, POLL, PollSet, WakeUp } from './poll.ts';

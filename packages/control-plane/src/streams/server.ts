@@ -32,7 +32,7 @@ export interface Session {
 type Serve = (session: Session) => Promise<void>;
 
 /** The largest frame that a client may send, in bytes. */
-const MAX_FRAME_BYTES = 1024 * 1024;
+const MAX_FRAME_BYTES = rest.MAX_JSON_BODY_BYTES;
 
 /** How long clients that do not read may keep the server from stopping. */
 const CLOSE_TIMEOUT_MS = 5_000;

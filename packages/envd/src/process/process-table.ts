@@ -33,12 +33,16 @@ const ENDED_RETENTION_MS = 30_000;
 const MAX_ENDED = 256;
 /** How many detached processes that have exited are still listed. */
 const MAX_EXITED_DETACHED = 100;
+/** The one locale with UTF-8 that every C library of today has built in. */
+const LANG = 'C.UTF-8';
 
 export interface ProcessTableOptions {
   readonly context: EnvdContext;
   readonly launcher: Launcher;
   /** `PATH` of processes whose request and `/init` set none. */
   readonly searchPath: string;
+  /** Finds an account's `XDG_RUNTIME_DIR`; without it, or where it finds none, programs have none. */
+  readonly runtimeDirectory?: ((user: User) => string | undefined) | undefined;
 }
 
 /** All processes that were started through envd and have not been forgotten yet. */
@@ -46,14 +50,16 @@ export class ProcessTable {
   readonly #context: EnvdContext;
   readonly #launcher: Launcher;
   readonly #searchPath: string;
+  readonly #runtimeDirectory: ((user: User) => string | undefined) | undefined;
   readonly #running = new Set<GuestProcess>();
   readonly #ended = new Set<GuestProcess>();
   readonly #exitedDetached: ListedProcess[] = [];
 
-  constructor({ context, launcher, searchPath }: ProcessTableOptions) {
+  constructor({ context, launcher, searchPath, runtimeDirectory }: ProcessTableOptions) {
     this.#context = context;
     this.#launcher = launcher;
     this.#searchPath = searchPath;
+    this.#runtimeDirectory = runtimeDirectory;
   }
 
   /** In the order in which they were started. */
@@ -135,11 +141,16 @@ export class ProcessTable {
   }
 
   #environment(user: User, requested: Readonly<Record<string, string>>): Record<string, string> {
+    const runtimeDirectory = this.#runtimeDirectory?.(user);
     return {
-      PATH: this.#searchPath,
+      // Where pip and others put the programs that an account other than root installs.
+      PATH: user.uid === 0 ? this.#searchPath : `${user.home}/.local/bin:${this.#searchPath}`,
       HOME: user.home,
       USER: user.name,
       LOGNAME: user.name,
+      SHELL: user.shell,
+      LANG,
+      ...(runtimeDirectory === undefined ? {} : { XDG_RUNTIME_DIR: runtimeDirectory }),
       ...this.#context.envVars,
       ...requested,
     };

@@ -186,8 +186,10 @@ describe('starting', () => {
     expect(lines).toEqual([
       'EXTRA=1',
       'HOME=/root',
+      'LANG=C.UTF-8',
       'LOGNAME=root',
       'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+      expect.stringMatching(/^SHELL=\/bin\//),
       'USER=somebody',
     ]);
   });

@@ -1,7 +1,10 @@
 import { z } from 'zod';
 
-/** Largest JSON body that the API reads, in bytes. Files are streamed and have no limit. */
-export const MAX_JSON_BODY_BYTES = 1024 * 1024;
+/**
+ * Largest JSON body that the API reads, in bytes: room for the longest command line that
+ * Linux takes, as JSON. Files are streamed and have no limit.
+ */
+export const MAX_JSON_BODY_BYTES = 4 * 1024 * 1024;
 
 export const fieldIssueSchema = z.strictObject({
   field: z.string().meta({ description: 'Its path.', example: 'memory_mb' }),
@@ -28,10 +31,47 @@ export const errorBodySchema = z
 export type ErrorBody = z.infer<typeof errorBodySchema>;
 
 const NO_NUL = /^[^\0]*$/;
+const encoder = new TextEncoder();
 const nulMessage = 'must not contain a NUL byte';
 
+/** The most that Linux takes as one argument, in bytes of UTF-8; execve(2). */
+export const MAX_ARGUMENT_BYTES = 131_071;
+/** The most that Linux takes as arguments and environment together, in bytes; execve(2). */
+export const MAX_ARGUMENTS_BYTES = 2 * 1024 * 1024;
+/** What each argument takes beside its bytes: its end, and a pointer to it. */
+const ARGUMENT_OVERHEAD_BYTES = 9;
+
+const tooLongMessage = `takes more than the ${MAX_ARGUMENT_BYTES} bytes that Linux passes to a program as one argument`;
+
 /** A string that may cross into the guest as an argument: no NUL byte. */
-export const argumentSchema = z.string().max(131_072).regex(NO_NUL, nulMessage);
+export const argumentSchema = z
+  .string()
+  .max(MAX_ARGUMENT_BYTES, tooLongMessage)
+  .regex(NO_NUL, nulMessage)
+  .refine((text) => fitsUtf8(text, MAX_ARGUMENT_BYTES), tooLongMessage);
+
+/** The arguments of a program: as many as Linux takes. Longer ones belong into a file, or standard input. */
+export const argumentsSchema = z.array(argumentSchema).refine(fitsExecve, {
+  message: `take more than the ${MAX_ARGUMENTS_BYTES} bytes that Linux passes to a program; use a file or the standard input`,
+});
+
+function fitsExecve(args: readonly string[]): boolean {
+  let bytes = 0;
+  for (const arg of args) {
+    bytes += utf8Length(arg) + ARGUMENT_OVERHEAD_BYTES;
+    if (bytes > MAX_ARGUMENTS_BYTES) return false;
+  }
+  return true;
+}
+
+function fitsUtf8(text: string, limit: number): boolean {
+  // No character takes more than three bytes per unit of UTF-16.
+  return text.length * 3 <= limit || utf8Length(text) <= limit;
+}
+
+function utf8Length(text: string): number {
+  return encoder.encode(text).length;
+}
 
 /** An absolute path in the sandbox, or one relative to the user's home directory. */
 export const guestPathSchema = z
@@ -49,14 +89,14 @@ export const environmentSchema = z
       .min(1)
       .max(256)
       .regex(/^[^=\0]+$/, 'must be a variable name without "=" or NUL'),
-    z.string().max(131_072).regex(NO_NUL, nulMessage),
+    z.string().max(MAX_ARGUMENT_BYTES, tooLongMessage).regex(NO_NUL, nulMessage),
   )
   .meta({ example: { LANG: 'C.UTF-8' } });
 
-/** A user name of the guest. */
+/** A user of the guest, by name or number. */
 export const guestUserSchema = z
   .string()
-  .regex(/^[a-z_][a-z0-9_-]{0,31}$/, 'must be a user name')
+  .regex(/^(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10})$/, 'must be the name or number of a user')
   .meta({ example: 'user' });
 
 /** The name of a process, chosen by the client. Not all digits, which would be a pid. */

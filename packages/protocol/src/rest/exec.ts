@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { signalNumber } from '../signals.ts';
 import {
   argumentSchema,
+  argumentsSchema,
   environmentSchema,
   guestPathSchema,
   guestUserSchema,
@@ -17,11 +18,7 @@ export const MAX_EXEC_OUTPUT_BYTES = 4 * 1024 * 1024;
 /** The program to run and its surroundings, the same in every way of running one. */
 export const commandShape = {
   cmd: argumentSchema.min(1).meta({ example: 'python3' }),
-  args: z
-    .array(argumentSchema)
-    .max(4096)
-    .default([])
-    .meta({ example: ['-c', 'print(6*7)'] }),
+  args: argumentsSchema.default([]).meta({ example: ['-c', 'print(6*7)'] }),
   envs: environmentSchema.optional(),
   cwd: guestPathSchema.optional(),
   user: guestUserSchema.optional(),

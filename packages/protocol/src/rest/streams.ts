@@ -10,6 +10,7 @@
 import { z } from 'zod';
 import {
   argumentSchema,
+  argumentsSchema,
   environmentSchema,
   fieldIssueSchema,
   guestPathSchema,
@@ -64,7 +65,7 @@ export const ptyClientFrameSchema = z.discriminatedUnion('type', [
   z.strictObject({
     type: z.literal('start'),
     cmd: argumentSchema.min(1).default('/bin/bash'),
-    args: z.array(argumentSchema).max(4096).default([]),
+    args: argumentsSchema.default([]),
     cols: terminalSizeSchema.default(80),
     rows: terminalSizeSchema.default(24),
     envs: environmentSchema.optional(),

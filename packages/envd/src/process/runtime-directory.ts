@@ -1,0 +1,28 @@
+import { chownSync, lstatSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { User } from '../users.ts';
+
+/** Where a system with a login manager has them; pam_systemd(8). */
+const RUNTIME_DIRECTORIES = '/run/user';
+
+/**
+ * The directory for `XDG_RUNTIME_DIR` of an account, made when it is first asked for: on
+ * tmpfs, and for the account alone. Undefined where it cannot be made, or is something else.
+ */
+export function runtimeDirectory(
+  { uid, gid }: Pick<User, 'uid' | 'gid'>,
+  parent = RUNTIME_DIRECTORIES,
+): string | undefined {
+  const path = join(parent, String(uid));
+  try {
+    const found = lstatSync(path, { throwIfNoEntry: false });
+    if (found !== undefined) return found.isDirectory() && found.uid === uid ? path : undefined;
+    mkdirSync(parent, { recursive: true, mode: 0o755 });
+    mkdirSync(path, { mode: 0o700 });
+    chownSync(path, uid, gid);
+    return path;
+  } catch {
+    // Programs run without it, as they do in most containers.
+    return undefined;
+  }
+}
