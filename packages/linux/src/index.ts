@@ -37,6 +37,7 @@ export {
 } from './process.ts';
 export { copySparse, dataExtents, type FileExtent, type SparseCopy } from './sparse.ts';
 export { spawnOnTerminal, type TerminalProgram } from './spawn.ts';
+export { resetTcpConnections } from './tcp.ts';
 export { openTerminal, resizeTerminal, type Terminal, type TerminalWindow } from './terminal.ts';
 export type { ToolObject } from './tool-json.ts';
 export { tscKhz } from './tsc.ts';

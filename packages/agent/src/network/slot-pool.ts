@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { CommandError, readNetSysctl, writeNetSysctls } from '@torpor/linux';
+import { CommandError, readNetSysctl, resetTcpConnections, writeNetSysctls } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import type { ResourceJournal } from '../journal/journal.ts';
@@ -186,24 +186,25 @@ class Pool implements SlotPool {
   }
 
   async acquire(request: SlotRequest): Promise<NetworkSlot> {
+    let { preferredIndex } = request;
     for (;;) {
       this.#assertOpen();
-      const ready = this.#takeReady();
-      const index = ready ?? this.#free.shift();
-      if (index === undefined) {
+      const choice = this.#choose(preferredIndex);
+      if (choice === undefined) {
         await this.#anyChange();
         continue;
       }
+      const { index, isMade } = choice;
       this.#states.set(index, { kind: 'changing' });
-      const work =
-        ready === undefined
-          ? this.#limit.run('urgent', () => this.#makeAndLease(index, request))
-          : this.#lease(index, request);
+      const work = isMade
+        ? this.#lease(index, request)
+        : this.#limit.run('urgent', () => this.#makeAndLease(index, request));
       try {
         return await this.#track(this.#orDiscard(index, work));
       } catch (error) {
         // A pooled slot that somebody broke meanwhile is replaced; each round uses one up.
-        if (ready === undefined) throw error;
+        if (!isMade && index !== preferredIndex) throw error;
+        preferredIndex = undefined;
       } finally {
         this.#fill();
       }
@@ -242,6 +243,11 @@ class Pool implements SlotPool {
       throw new TorporError('conflict', `Network slot ${index} is in use.`);
     }
     await this.#takeDown(index, state);
+  }
+
+  async resetConnections(index: number): Promise<void> {
+    const kind = this.#states.get(index)?.kind;
+    if (kind === undefined || kind === 'ready') await this.#resetConnections(index);
   }
 
   async checkFirewall(): Promise<'intact' | 'repaired'> {
@@ -286,9 +292,28 @@ class Pool implements SlotPool {
     return slotLayout(this.#names, this.#block, index);
   }
 
-  #takeReady(): number | undefined {
-    for (const [index, state] of this.#states) if (state.kind === 'ready') return index;
-    return undefined;
+  #resetConnections(index: number): Promise<void> {
+    const namespace = this.#options.hostNamespace;
+    return resetTcpConnections(this.#layout(index).hostAddress, { namespace });
+  }
+
+  /** A slot for the taking, the preferred one if possible; undefined: wait for a change. */
+  #choose(preferred: number | undefined): { index: number; isMade: boolean } | undefined {
+    if (preferred !== undefined) {
+      const kind = this.#states.get(preferred)?.kind;
+      if (kind === 'ready') return { index: preferred, isMade: true };
+      if (kind === 'changing') return undefined;
+      const position = this.#free.indexOf(preferred);
+      if (position >= 0) {
+        this.#free.splice(position, 1);
+        return { index: preferred, isMade: false };
+      }
+    }
+    for (const [index, { kind }] of this.#states) {
+      if (kind === 'ready') return { index, isMade: true };
+    }
+    const index = this.#free.shift();
+    return index === undefined ? undefined : { index, isMade: false };
   }
 
   /** Waits until some slot has changed its state. Throws `no_hosts_available` if none is about to. */
@@ -347,6 +372,8 @@ class Pool implements SlotPool {
     await this.#options.journal.record(owner, { kind: 'network-slot', index });
     await allDone([
       this.checkFirewall(),
+      // Who had the address before may be paused, with connections that wait for it.
+      ...(request.preferredIndex === index ? [] : [this.#resetConnections(index)]),
       configureSlot(layout, this.#options.hostNamespace, allowInternet, vmmUser),
     ]);
     const slot = leasedSlot(layout);

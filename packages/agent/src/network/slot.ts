@@ -19,6 +19,8 @@ export interface SlotRequest {
   /** Sandbox id: owner of the slot in the journal. */
   readonly owner: string;
   readonly allowInternet: boolean;
+  /** Index of the slot that the owner had before: with it, it has the same address. Taken if it is free. */
+  readonly preferredIndex?: number | undefined;
   /** Owner of the tap device, where the VMM runs unprivileged. */
   readonly vmmUser?: { readonly uid: number; readonly gid: number };
 }
@@ -56,6 +58,11 @@ export interface SlotPool {
    * Idempotent. Throws `conflict` if the slot is handed out to another.
    */
   destroySlot(index: number, owner?: string): Promise<void>;
+  /**
+   * Resets the host's TCP connections to a guest that has gone for good: one that waits
+   * without sending would never learn of it. Does nothing while somebody has the slot.
+   */
+  resetConnections(index: number): Promise<void>;
   /** Restores the host's firewall rules if somebody removed or changed them. */
   checkFirewall(): Promise<'intact' | 'repaired'>;
   stats(): SlotPoolStats;

@@ -20,6 +20,8 @@ export interface BringUpRequest {
   readonly id: string;
   readonly spec: SandboxSpec;
   readonly uid: number;
+  /** Index of the network slot that the sandbox had before. */
+  readonly preferredSlot?: number | undefined;
   readonly environment: Readonly<Record<string, string>>;
   /** What to check out; absent: the image that the spec names. */
   readonly build?: Build | undefined;

@@ -19,6 +19,7 @@ export interface CreateContext {
   readonly id: string;
   readonly spec: SandboxSpec;
   readonly uid: number;
+  readonly preferredSlot?: number | undefined;
   /** Takes over the releases of what the steps make. */
   readonly stack: AsyncDisposableStack;
 }
@@ -26,9 +27,11 @@ export interface CreateContext {
 const CONSOLE_LOG_BYTES = 1024 * 1024;
 
 /** A namespace with a tap device. The pool records the slot in the journal. */
-export async function acquireSlot({ host, id, spec, uid, stack }: CreateContext) {
+export async function acquireSlot(context: CreateContext) {
+  const { host, id, spec, uid, stack } = context;
   const slot = await host.slots.acquire({
     owner: id,
+    preferredIndex: context.preferredSlot,
     allowInternet: spec.allowInternet,
     vmmUser: { uid, gid: uid },
   });

@@ -47,7 +47,10 @@ export interface SnapshotParts {
 export interface HostParts {
   readonly layout: DataLayout;
   readonly journal: ResourceJournal;
-  readonly slots: Pick<SlotPool, 'acquire' | 'release' | 'adopt' | 'destroySlot'>;
+  readonly slots: Pick<
+    SlotPool,
+    'acquire' | 'release' | 'adopt' | 'destroySlot' | 'resetConnections'
+  >;
   readonly driver: VmmDriver;
   /** What {@link driver} runs machines on: states are good for no other. */
   readonly vmm: VmmPlatform;

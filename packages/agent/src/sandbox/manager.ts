@@ -251,7 +251,7 @@ export class SandboxManager {
   async #bringUp(sandbox: Sandbox, source: MachineSource): Promise<RunningMachine> {
     const turn = performance.now();
     const { signal } = sandbox.creation;
-    const { id, spec, uid } = sandbox.record;
+    const { id, spec, uid, lastSlotIndex } = sandbox.record;
     return this.#boots.run(() => {
       source.timer.add('queue', performance.now() - turn);
       signal.throwIfAborted();
@@ -262,6 +262,7 @@ export class SandboxManager {
         id,
         spec,
         uid,
+        preferredSlot: lastSlotIndex,
         signal,
       });
     });
@@ -272,6 +273,7 @@ export class SandboxManager {
     try {
       await this.#records.transition(sandbox, 'running', {
         slot: { index: slot.index, hostAddress: slot.hostAddress },
+        lastSlotIndex: undefined,
         machine: machine.vm.description,
         memory: memoryRecord(machine),
         metadata: this.#versions(machine),
@@ -347,6 +349,7 @@ export class SandboxManager {
       await this.#records.transition(sandbox, 'destroying', reason === undefined ? {} : { reason });
       try {
         await this.#release(sandbox);
+        await this.#resetConnections(sandbox);
         // What takes the space goes before what needs some: the disk may be full.
         await rm(this.#host.layout.upperDisk(id), { force: true });
         await this.#remove(sandbox);
@@ -380,6 +383,17 @@ export class SandboxManager {
     const reason = machine.fault() ?? exitReason(report);
     await this.#records.transition(sandbox, 'error', { reason });
     await this.#free(sandbox);
+    await this.#resetConnections(sandbox);
+  }
+
+  /** Nobody will answer the host's connections to a guest that has ended. */
+  async #resetConnections(sandbox: Sandbox): Promise<void> {
+    const { slot, lastSlotIndex } = sandbox.record;
+    const index = slot?.index ?? lastSlotIndex;
+    if (index === undefined) return;
+    await this.#host.slots.resetConnections(index).catch((error: unknown) => {
+      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'connections not reset');
+    });
   }
 
   /** Ends the machine and frees everything outside the sandbox's directory. */

@@ -432,3 +432,32 @@ test('a sandbox goes on after a crash between the publication of its build and t
   expect(before.get(world.source).state).toBe('pausing');
   expect((await readRecord(world.host.layout.recordFile(world.source)))?.state).toBe('running');
 });
+
+test('a resumed sandbox has its address again, unless another has it meanwhile', async () => {
+  const { manager, source, host } = world;
+  const { record } = await manager.create(request());
+  await manager.snapshots.pause(record.id);
+  // Now a lower index is free as well.
+  await manager.destroy(source);
+  const resumed = await manager.snapshots.resume(record.id);
+  expect(resumed.record.slot).toEqual(record.slot);
+
+  await manager.snapshots.pause(record.id);
+  await manager.create(request());
+  await manager.create(request());
+  expect(host.slots.leased.has(record.slot?.index ?? -1)).toBe(true);
+  const moved = await manager.snapshots.resume(record.id);
+  expect(moved.record.slot?.index).not.toBe(record.slot?.index);
+});
+
+test('connections to a guest are reset when it has gone for good, and not by a pause', async () => {
+  const { manager, host } = world;
+  const { record } = await manager.create(request());
+  await manager.snapshots.pause(record.id);
+  expect(host.slots.resets).toEqual([]);
+  await manager.destroy(record.id);
+  expect(host.slots.resets).toEqual([record.slot?.index]);
+  const { record: failing } = await manager.create(request());
+  process.kill(failing.machine?.pid ?? 0, 'SIGKILL');
+  await expect.poll(() => host.slots.resets).toEqual([record.slot?.index, failing.slot?.index]);
+});

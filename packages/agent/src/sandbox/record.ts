@@ -32,6 +32,8 @@ const recordSchema = z.strictObject({
   createdAt: z.number(),
   lastActiveAt: z.number(),
   slot: z.strictObject({ index: z.int(), hostAddress: z.string() }).optional(),
+  /** Index of the slot that it had before it was paused: its address is kept for it where possible. */
+  lastSlotIndex: z.int().optional(),
   machine: machineDescriptionSchema.optional(),
   /** Where the memory of the running machine comes from: see `RunningMachine`. */
   memory: z

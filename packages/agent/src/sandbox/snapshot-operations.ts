@@ -244,7 +244,11 @@ export class SnapshotOperations {
       await this.#ledger.transition(sandbox, 'error', { ...NO_MACHINE, buildId: build.id, reason });
       throw failure;
     }
-    await this.#ledger.transition(sandbox, 'paused', { ...NO_MACHINE, buildId: build.id });
+    await this.#ledger.transition(sandbox, 'paused', {
+      ...NO_MACHINE,
+      lastSlotIndex: sandbox.record.slot?.index,
+      buildId: build.id,
+    });
     await this.#compactIfDue(sandbox, build);
     this.#ledger.collectSoon();
   }
@@ -318,7 +322,11 @@ export class SnapshotOperations {
     await requireFreeMemory(spec.memoryMiB, ramDirectory(this.#host));
     // What an earlier attempt may not have been able to take down.
     await this.#ledger.release(sandbox);
-    await this.#ledger.transition(sandbox, 'resuming', { ...NO_MACHINE, reason: undefined });
+    await this.#ledger.transition(sandbox, 'resuming', {
+      ...NO_MACHINE,
+      lastSlotIndex: sandbox.record.slot?.index ?? sandbox.record.lastSlotIndex,
+      reason: undefined,
+    });
     try {
       const machine = await this.#ledger.bringUp(sandbox, { build, environment: {}, timer });
       await this.#ledger.goLive(sandbox, machine);

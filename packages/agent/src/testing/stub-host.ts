@@ -180,6 +180,8 @@ export function silentLogger(): Logger {
 
 export class StubSlots implements HostSlots {
   readonly leased = new Map<number, NetworkSlot>();
+  /** Slots to whose guests connections were reset. */
+  readonly resets: number[] = [];
   beforeAcquire: Hook = () => undefined;
   beforeRelease: Hook = () => undefined;
   readonly #journal: () => FileJournal;
@@ -194,9 +196,9 @@ export class StubSlots implements HostSlots {
     return point('acquire a slot', 'call', () => this.#acquire(request));
   }
 
-  async #acquire({ owner }: SlotRequest): Promise<NetworkSlot> {
+  async #acquire({ owner, preferredIndex = 0 }: SlotRequest): Promise<NetworkSlot> {
     await this.beforeAcquire();
-    let index = 0;
+    let index = this.leased.has(preferredIndex) ? 0 : preferredIndex;
     while (this.leased.has(index)) index++;
     const slot = this.#lease(index, owner);
     await this.#journal().record(owner, { kind: 'network-slot', index });
@@ -232,6 +234,10 @@ export class StubSlots implements HostSlots {
     }
     await this.#journal().forget({ kind: 'network-slot', index });
     this.leased.delete(index);
+  }
+
+  async resetConnections(index: number): Promise<void> {
+    this.resets.push(index);
   }
 
   forgetLeases(): void {
