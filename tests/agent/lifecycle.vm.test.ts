@@ -2,9 +2,9 @@ import { createHash, randomBytes } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createClient, createRouterTransport } from '@connectrpc/connect';
+import { createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
-import { hostAgent, newId, TorporError } from '@torpor/protocol';
+import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, leftovers, run, text, vmmsOf } from './agent-under-test.ts';
@@ -24,7 +24,7 @@ beforeAll(async () => {
     logger: pino({ level: 'warn' }, pino.destination(2)),
     network: { poolSize: 1 },
   });
-  client = createClient(
+  client = createStreamingClient(
     hostAgent.HostAgentService,
     createRouterTransport((router) => agent.routes(router)),
   );
@@ -126,10 +126,12 @@ describe('a sandbox', () => {
     expect(text(content)).toMatch(/envd/);
   });
 
-  test('leaves nothing when it is destroyed', async () => {
-    await client.destroySandbox({ sandboxId });
-    const { sandboxes } = await client.listSandboxes({});
-    expect(sandboxes).toEqual([]);
+  test('is destroyed when it is idle, also after a streamed program, and leaves nothing', async () => {
+    await client.resumeSandbox({ sandboxId, timeoutSec: 2 });
+    const events = client.execStream({ sandboxId, cmd: 'true' });
+    for await (const { event } of events) if (event.case === 'end') break;
+    const living = async () => (await client.listSandboxes({})).sandboxes;
+    await expect.poll(living, { timeout: 60_000 }).toEqual([]);
     expect(await vmmsOf(sandboxId)).toEqual([]);
     expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
   });

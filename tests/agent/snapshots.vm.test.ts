@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createClient, createRouterTransport } from '@connectrpc/connect';
@@ -83,6 +85,34 @@ async function startPython(sandboxId: string, program: string): Promise<void> {
   await client.startBackground({ sandboxId, cmd: 'python3', args: ['-u', '-c', program] });
 }
 
+/** Sends back what the host sends it, over one connection. */
+const ECHO = `
+import socket
+connection, _ = socket.create_server(('', 9002)).accept()
+while True:
+    connection.sendall(connection.recv(100))
+`;
+
+async function echoed(socket: Socket, words: string): Promise<string> {
+  socket.write(words);
+  const [data] = await once(socket, 'data');
+  return String(data);
+}
+
+/** A connection from the host to the echo server of a sandbox, once that listens. */
+async function connectToEcho(hostIp: string): Promise<Socket> {
+  const deadline = Date.now() + 60_000;
+  for (;;) {
+    const socket = connect(9002, hostIp);
+    try {
+      await once(socket, 'connect');
+      return socket;
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+    }
+  }
+}
+
 async function askCounter(sandboxId: string): Promise<number> {
   return Number(await ask(sandboxId, 9000, ''));
 }
@@ -114,6 +144,10 @@ describe('a sandbox that is paused and resumed', () => {
   test('holds nothing of the host meanwhile, and its processes go on afterwards', async () => {
     await startPython(first, COUNTER);
     expect(await askCounter(first)).toBe(1);
+    await startPython(first, ECHO);
+    const hostIp = (await client.getSandbox({ sandboxId: first })).sandbox?.hostIp ?? '';
+    const socket = await connectToEcho(hostIp);
+    expect(await echoed(socket, 'before')).toBe('before');
     const { sandbox, timings } = await client.pauseSandbox({ sandboxId: first });
     expect(sandbox?.status).toBe('paused');
     expect(timings.map(({ phase }) => phase)).toEqual(
@@ -127,6 +161,9 @@ describe('a sandbox that is paused and resumed', () => {
     const resumed = await client.resumeSandbox({ sandboxId: first, keepTimeout: true });
     expect(resumed.sandbox?.status).toBe('running');
     expect(await askCounter(first)).toBe(2);
+    expect(resumed.hostIp).toBe(hostIp);
+    expect(await echoed(socket, 'after')).toBe('after');
+    socket.destroy();
     expect(await run(client, first, 'cat /home/user/log')).toBe('1\n2\n');
   });
 

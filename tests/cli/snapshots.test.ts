@@ -1,5 +1,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { type Harness, startHarness } from '../../packages/control-plane/src/testing/harness.ts';
+import {
+  type Harness,
+  startHarness,
+  until,
+} from '../../packages/control-plane/src/testing/harness.ts';
 import { cli } from '../support/cli.ts';
 
 let harness: Harness;
@@ -46,11 +50,53 @@ describe('pause and resume', () => {
     expect(JSON.parse(resumed.stdout)).toMatchObject({ status: 'running', timeout_sec: 300 });
   });
 
+  test('succeed where it is done already, unless they are strict', async () => {
+    const id = await create();
+    const done = { exitCode: 0, stdout: `${id}\n`, stderr: '' };
+    expect(await torpor('resume', id)).toMatchObject(done);
+    const strictly = await torpor('resume', id, '--strict');
+    expect(strictly.exitCode).toBe(5);
+    expect(strictly.stderr).toContain('is not paused, it is running');
+    // A timeout that it would not get is no success.
+    expect((await torpor('resume', id, '--idle-timeout', '9m')).exitCode).toBe(5);
+    expect(await torpor('pause', id)).toMatchObject(done);
+    expect(await torpor('pause', id)).toMatchObject(done);
+    expect(JSON.parse((await torpor('pause', id, '--json')).stdout)).toMatchObject({
+      status: 'paused',
+    });
+    expect((await torpor('pause', id, '--strict')).exitCode).toBe(5);
+  });
+
+  test('several at once make one pause or one resume, and all succeed', async () => {
+    const id = await create();
+    const { builds } = harness.agent;
+    for (const [verb, gate, status] of [
+      ['pause', 'commitGate', 'paused'],
+      ['resume', 'resumeGate', 'running'],
+    ] as const) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      builds[gate] = promise;
+      const calls = harness.agent.count(`${verb}Sandbox`);
+      const all = Promise.all([torpor(verb, id), torpor(verb, id), torpor(verb, id)]);
+      await until(() => harness.agent.count(`${verb}Sandbox`) > calls);
+      // One that comes while it is under way waits for it.
+      const late = torpor(verb, id);
+      resolve();
+      for (const result of [...(await all), await late]) {
+        expect(result).toMatchObject({ exitCode: 0, stdout: `${id}\n` });
+      }
+      expect(harness.agent.count(`${verb}Sandbox`)).toBe(calls + 1);
+      expect((await harness.get(id)).status).toBe(status);
+    }
+  });
+
   test('status 5 where the state is against it, 3 for what is not there', async () => {
     const id = await create();
-    const refused = await torpor('resume', id);
+    harness.agent.report(id, 'error', 'its VMM died');
+    await until(async () => (await harness.get(id)).status === 'error');
+    const refused = await torpor('pause', id);
     expect(refused.exitCode).toBe(5);
-    expect(refused.stderr).toContain('is not paused, it is running');
+    expect(refused.stderr).toContain('is not running, it is error: its VMM died');
     expect((await torpor('pause', 'sbnosuchsandbox0000000')).exitCode).toBe(3);
   });
 

@@ -10,7 +10,9 @@ export {
   type ExecStreamOptions,
   type Forked,
   type ForkOptions,
+  type PauseOptions,
   type PtyOptions,
+  type ResumeOptions,
   Sandbox,
 } from './sandbox.ts';
 export { type CreateSandboxOptions, type ListSandboxesOptions, Sandboxes } from './sandboxes.ts';

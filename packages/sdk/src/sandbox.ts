@@ -1,4 +1,4 @@
-import { rest, type TorporError } from '@torpor/protocol';
+import { rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import { Files } from './files.ts';
 import type { Connection } from './http/connection.ts';
@@ -55,6 +55,20 @@ export interface PtyOptions extends CommandOptions {
   readonly size?: TerminalSize | undefined;
 }
 
+export interface PauseOptions {
+  /** Fail with `invalid_state` if it is paused already. The default is false. */
+  readonly strict?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ResumeOptions {
+  /** A new idle timeout instead of the one that it had; one that runs already does not get it. */
+  readonly idleTimeoutMs?: number | undefined;
+  /** Fail with `invalid_state` if it runs already. The default is false. */
+  readonly strict?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface ForkOptions {
   /** Of the copies; the source's by default. In whole seconds, 0 is never. */
   readonly idleTimeoutMs?: number | undefined;
@@ -96,32 +110,34 @@ export class Sandbox implements AsyncDisposable {
     return this.#info;
   }
 
-  /** Keeps memory and disk and frees everything else, until {@link resume}. The answer has the phases' `timings`. */
-  async pause(signal?: AbortSignal): Promise<rest.Sandbox> {
-    const path = `${this.#path}/pause`;
-    this.#info = await this.#connection.json('POST', path, rest.sandboxSchema, { signal });
-    return this.#info;
+  /**
+   * Keeps memory and disk and frees everything else, until {@link resume}. The answer has
+   * the phases' `timings`, unless it was paused already.
+   */
+  async pause(options: PauseOptions = {}): Promise<rest.Sandbox> {
+    return this.#enter('paused', options.strict === true, options.signal, () =>
+      this.#connection.json('POST', `${this.#path}/pause`, rest.sandboxSchema, {
+        signal: options.signal,
+      }),
+    );
   }
 
-  /** Lets it run on where it was. `idleTimeoutMs`: a new idle timeout instead of the one that it had. */
-  async resume(
-    options: {
-      readonly idleTimeoutMs?: number | undefined;
-      readonly signal?: AbortSignal | undefined;
-    } = {},
-  ): Promise<rest.Sandbox> {
-    const body: z.input<typeof rest.resumeSandboxSchema> = {
-      timeout_sec: seconds(options.idleTimeoutMs),
-    };
-    const path = `${this.#path}/resume`;
-    this.#info = await withSdkNames(
-      this.#connection.json('POST', path, rest.sandboxSchema, {
+  /**
+   * Lets it run on where it was. One that runs already is left as it is; but a new idle
+   * timeout that it does not have is then an error (`invalid_state`).
+   */
+  async resume(options: ResumeOptions = {}): Promise<rest.Sandbox> {
+    const timeoutSec = seconds(options.idleTimeoutMs);
+    const body: z.input<typeof rest.resumeSandboxSchema> = { timeout_sec: timeoutSec };
+    const strict =
+      options.strict === true ||
+      (timeoutSec !== undefined && timeoutSec !== this.#info.timeout_sec);
+    return this.#enter('running', strict, options.signal, () =>
+      this.#connection.json('POST', `${this.#path}/resume`, rest.sandboxSchema, {
         json: body,
         signal: options.signal,
       }),
-      IDLE_TIMEOUT_NAMES,
     );
-    return this.#info;
   }
 
   /** Makes copies of it as it is now; it goes on itself. One that cannot be made does not keep the others from being made. */
@@ -268,6 +284,22 @@ export class Sandbox implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.destroy();
+  }
+
+  /** Has the API bring it into a state. It refuses where the sandbox is in it already; unless `strict`, that is a success. */
+  async #enter(
+    status: rest.Sandbox['status'],
+    strict: boolean,
+    signal: AbortSignal | undefined,
+    act: () => Promise<rest.Sandbox>,
+  ): Promise<rest.Sandbox> {
+    try {
+      this.#info = await act();
+    } catch (error) {
+      if (strict || !(error instanceof TorporError) || error.code !== 'invalid_state') throw error;
+      if ((await this.refresh(signal)).status !== status) throw error;
+    }
+    return this.#info;
   }
 }
 

@@ -10,11 +10,16 @@ interface TimedOptions extends CommonOptions {
   readonly timings?: boolean;
 }
 
-interface ResumeOptions extends TimedOptions {
+interface PauseOptions extends TimedOptions {
+  readonly strict?: boolean;
+}
+
+interface ResumeOptions extends PauseOptions {
   readonly idleTimeout?: number;
 }
 
-interface ForkOptions extends ResumeOptions {
+interface ForkOptions extends TimedOptions {
+  readonly idleTimeout?: number;
   readonly count: number;
 }
 
@@ -25,11 +30,12 @@ const IDLE_TIMEOUT = '--idle-timeout <time>';
 export function registerPause(cli: CliContext): void {
   cli
     .command('pause <id>', 'keep the memory and the disk of a sandbox, and free everything else')
+    .option('--strict', 'fail if it is paused already')
     .option(...TIMINGS)
     .action(
-      cli.action(async (id: string, options: TimedOptions, _command: Command) => {
+      cli.action(async (id: string, options: PauseOptions, _command: Command) => {
         await cli.withSandbox(options, id, async (sandbox) => {
-          const info = await sandbox.pause();
+          const info = await sandbox.pause({ strict: options.strict });
           await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
           await reportTimings(cli.io, info.timings, options);
         });
@@ -41,11 +47,15 @@ export function registerResume(cli: CliContext): void {
   cli
     .command('resume <id>', 'let a paused sandbox run on where it was')
     .option(IDLE_TIMEOUT, 'a new idle timeout; the one that it had by default', duration)
+    .option('--strict', 'fail if it runs already')
     .option(...TIMINGS)
     .action(
       cli.action(async (id: string, options: ResumeOptions, _command: Command) => {
         await cli.withSandbox(options, id, async (sandbox) => {
-          const info = await sandbox.resume({ idleTimeoutMs: options.idleTimeout });
+          const info = await sandbox.resume({
+            idleTimeoutMs: options.idleTimeout,
+            strict: options.strict,
+          });
           await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
           await reportTimings(cli.io, info.timings, options);
         });
