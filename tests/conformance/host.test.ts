@@ -1,8 +1,8 @@
-import { Sandbox } from 'e2b';
+import { InvalidArgumentError, Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { describeFiles } from './files.ts';
 import { describeGit } from './git.ts';
-import { type HostTarget, startHostTarget } from './harness.ts';
+import { type HostTarget, sandboxOf, startHostTarget } from './harness.ts';
 import { describeProcesses } from './process.ts';
 import { describePty } from './pty.ts';
 import { describeSignedUrls } from './signed-urls.ts';
@@ -26,6 +26,21 @@ describe('envd on this machine', () => {
   describeGit(target);
   describeFiles(target);
   describeWatch(target);
+
+  it('refuses input that is too long for one message with the limit, and takes it in pieces', async () => {
+    const sandbox = sandboxOf(target());
+    const command = await sandbox.commands.run('head -c 68157440 | wc -c', {
+      background: true,
+      stdin: true,
+    });
+    const mebibyte = 'x'.repeat(2 ** 20);
+    const refused = command.sendStdin(mebibyte.repeat(65));
+    await expect(refused).rejects.toThrow(InvalidArgumentError);
+    await expect(refused).rejects.toThrow(/67108864 bytes at most.*several pieces/);
+    const piece = mebibyte.repeat(13);
+    for (let sent = 0; sent < 5; sent++) await command.sendStdin(piece);
+    expect((await command.wait()).stdout.trim()).toBe(String(65 * 2 ** 20));
+  });
 });
 
 describe('envd on this machine, with an access token', () => {

@@ -43,7 +43,7 @@ export const ERRORS = {
     connect: Code.AlreadyExists,
     remedy: 'Choose another name.',
   },
-  too_large: { http: 413, connect: Code.OutOfRange, remedy: '' },
+  too_large: { http: 413, connect: Code.InvalidArgument, remedy: '' },
   capacity_exceeded: {
     http: 400,
     connect: Code.InvalidArgument,
@@ -66,10 +66,22 @@ export const ERRORS = {
     remedy: 'Give the path of a program that exists in the sandbox.',
   },
   program_not_executable: { http: 400, connect: Code.InvalidArgument, remedy: '' },
-  guest_exhausted: {
+  sandbox_exhausted: {
+    http: 503,
+    // Not ResourceExhausted, which E2B's clients call a rate limit.
+    connect: Code.FailedPrecondition,
+    remedy:
+      'End programs in the sandbox, for example as root with `torpor exec --user root <id> -- pkill -KILL -u user`, or create one with more memory.',
+  },
+  sandbox_disk_full: {
     http: 507,
-    connect: Code.ResourceExhausted,
-    remedy: 'End programs in the sandbox, or create one with more memory.',
+    connect: Code.FailedPrecondition,
+    remedy: 'Remove files in the sandbox, or create one with a larger disk.',
+  },
+  guest_failed: {
+    http: 502,
+    connect: Code.Unknown,
+    remedy: 'Read the console with `torpor logs`: it has what the kernel of the sandbox says.',
   },
   host_unavailable: {
     http: 503,
@@ -159,15 +171,19 @@ export class TorporError extends Error {
    * - a TorporError is returned as it is;
    * - a ConnectError with our detail becomes the error that the other side had;
    * - another ConnectError becomes the entry that its code stands for;
-   * - ENOSPC and EDQUOT become `disk_full`;
+   * - ENOSPC and EDQUOT become `disk_full`: those of this machine, not of a sandbox;
+   * - EMFILE, ENFILE and EROFS become `host_setup`;
    * - all else becomes `internal_error`, with the reason as its cause.
    */
   static from(reason: unknown): TorporError {
     if (reason instanceof TorporError) return reason;
     if (reason instanceof ConnectError) return fromConnectError(reason);
     const message = reason instanceof Error ? reason.message : String(reason);
-    if (isErrnoException(reason) && (reason.code === 'ENOSPC' || reason.code === 'EDQUOT')) {
-      return new TorporError('disk_full', `The disk is full: ${message}`, {
+    const fault = isErrnoException(reason) ? HOST_FAULTS[reason.code ?? ''] : undefined;
+    if (fault !== undefined) {
+      const { code, what, remedy } = fault;
+      return new TorporError(code, `${what}: ${message}`, {
+        ...(remedy === undefined ? {} : { remedy }),
         cause: reason,
       });
     }
@@ -190,6 +206,32 @@ export class TorporError extends Error {
   }
 }
 
+interface HostFault {
+  readonly code: ErrorCode;
+  readonly what: string;
+  readonly remedy?: string;
+}
+
+const DISK_FULL: HostFault = { code: 'disk_full', what: 'The disk is full' };
+const NO_DESCRIPTORS: HostFault = {
+  code: 'host_setup',
+  what: 'This machine has no file descriptors left',
+  remedy: 'Raise the limit of open files (`ulimit -n`, LimitNOFILE= of systemd, fs.file-max).',
+};
+
+/** Errors of system calls that are the machine's condition and no defect. */
+const HOST_FAULTS: Readonly<Record<string, HostFault>> = {
+  ENOSPC: DISK_FULL,
+  EDQUOT: DISK_FULL,
+  EMFILE: NO_DESCRIPTORS,
+  ENFILE: NO_DESCRIPTORS,
+  EROFS: {
+    code: 'host_setup',
+    what: 'A file system is read-only',
+    remedy: 'Look at `dmesg` for why, and mount it writable again.',
+  },
+};
+
 const FROM_CONNECT_CODE: Partial<Record<Code, ErrorCode>> = {
   [Code.InvalidArgument]: 'invalid_request',
   [Code.OutOfRange]: 'invalid_request',
@@ -200,7 +242,9 @@ const FROM_CONNECT_CODE: Partial<Record<Code, ErrorCode>> = {
   [Code.FailedPrecondition]: 'invalid_state',
   [Code.Aborted]: 'conflict',
   [Code.DeadlineExceeded]: 'timeout',
-  [Code.ResourceExhausted]: 'no_hosts_available',
+  // Errors of ours carry their own code; the library's limits on messages do not.
+  [Code.ResourceExhausted]: 'too_large',
+  [Code.Canceled]: 'conflict',
   [Code.Unavailable]: 'host_unavailable',
   [Code.Unimplemented]: 'not_implemented',
 };

@@ -153,8 +153,9 @@ test.each([
   [400, 'invalid_request'],
   [401, 'guest_unreachable'],
   [404, 'not_found'],
-  [507, 'disk_full'],
-  [500, 'internal_error'],
+  [503, 'sandbox_exhausted'],
+  [507, 'sandbox_disk_full'],
+  [500, 'guest_failed'],
 ])('status %i of the file service is the error %s, with its sentence', async (status, code) => {
   const guest = await answering((request, response) => {
     request.resume();
@@ -188,7 +189,7 @@ test('an upload that the guest refuses stops where it is', async () => {
     }
   }
   await expect(guest.writeFile({ path: '/x' }, endless())).rejects.toMatchObject({
-    code: 'disk_full',
+    code: 'sandbox_disk_full',
     message: 'No space left.',
   });
   expect(sent).toBeLessThan(100 * 1024 * 1024);

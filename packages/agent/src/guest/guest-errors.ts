@@ -16,7 +16,7 @@ const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
   [Code.FailedPrecondition]: 'invalid_request',
   [Code.PermissionDenied]: 'forbidden',
   [Code.DeadlineExceeded]: 'timeout',
-  [Code.ResourceExhausted]: 'disk_full',
+  [Code.ResourceExhausted]: 'too_large',
   [Code.Unimplemented]: 'not_implemented',
   [Code.Unavailable]: 'guest_unreachable',
   [Code.Aborted]: 'guest_unreachable',
@@ -26,7 +26,8 @@ const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
 const NAMED_BY_ENVD: ReadonlySet<string> = new Set<ErrorCode>([
   'program_not_found',
   'program_not_executable',
-  'guest_exhausted',
+  'sandbox_exhausted',
+  'sandbox_disk_full',
   'too_large',
   'invalid_request',
   'forbidden',
@@ -43,7 +44,8 @@ const FROM_HTTP: Readonly<Record<number, ErrorCode>> = {
   409: 'already_exists',
   413: 'too_large',
   416: 'invalid_request',
-  507: 'disk_full',
+  503: 'sandbox_exhausted',
+  507: 'sandbox_disk_full',
 };
 
 /** For what a guest did not do in the time that it has when it starts. */
@@ -51,14 +53,14 @@ export const GUEST_TIMEOUT_REMEDY =
   'If this host is slow or loaded, give guests more time: `torpor up --guest-timeout 10m`, or set TORPOR_GUEST_TIMEOUT.';
 
 const GUEST_REMEDIES: Partial<Record<ErrorCode, string>> = {
-  disk_full: 'Remove files in the sandbox, or create one with a larger disk.',
   already_exists: '',
   timeout: 'The guest did not answer in time; it may be overloaded.',
 };
 
 /**
  * The TorporError for a failed call to envd: errors of envd keep their meaning and
- * sentence, a broken or refused connection is `guest_unreachable`. An abort whose
+ * sentence, those without a meaning of their own (an input/output error of the sandbox's
+ * disk) are `guest_failed`, a broken or refused connection is `guest_unreachable`. An abort whose
  * reason is a TorporError is that error.
  */
 export function fromGuest(reason: unknown, call: GuestCall): TorporError {
@@ -66,24 +68,26 @@ export function fromGuest(reason: unknown, call: GuestCall): TorporError {
   if (!(reason instanceof ConnectError)) return unreachable(reason, call);
   if (reason.cause instanceof TorporError) return reason.cause;
   if (reason.code === Code.Unauthenticated) return refused(reason, call);
-  const named = reason.findDetails(hostAgent.ErrorDetailSchema)[0]?.code ?? '';
-  if (NAMED_BY_ENVD.has(named)) return TorporError.from(reason);
+  const named = TorporError.from(reason);
+  if (isNamed(reason) && NAMED_BY_ENVD.has(named.code)) {
+    return guestError(named.code, reason.rawMessage, reason, named.remedy);
+  }
   const code = FROM_CONNECT[reason.code];
   if (code === 'guest_unreachable') return unreachable(reason, call);
   if (code === undefined && isBrokenConnection(reason)) return unreachable(reason, call);
-  return guestError(code ?? 'internal_error', reason.rawMessage, reason);
+  return guestError(code ?? 'guest_failed', reason.rawMessage, reason);
 }
 
 /** The TorporError for an HTTP answer of envd with an error status; `body` as it was received. */
 export function fromGuestStatus(status: number, body: string, call: GuestCall): TorporError {
   const message = messageOf(body) ?? `The guest answered with status ${status}.`;
   if (status === 401) return refused(new Error(message), call);
-  return guestError(FROM_HTTP[status] ?? 'internal_error', message, undefined);
+  return guestError(FROM_HTTP[status] ?? 'guest_failed', message, undefined);
 }
 
 /** What a failed `/init` means: envd's own words name the step. */
 export function initError(reason: unknown, sandboxId: string): unknown {
-  if (!(reason instanceof TorporError) || reason.code !== 'internal_error') return reason;
+  if (!(reason instanceof TorporError) || reason.code !== 'guest_failed') return reason;
   return new TorporError(
     'init_failed',
     `The guest could not be made sandbox ${sandboxId}: ${reason.message}`,
@@ -91,8 +95,16 @@ export function initError(reason: unknown, sandboxId: string): unknown {
   );
 }
 
-function guestError(code: ErrorCode, message: string, cause: unknown): TorporError {
-  const remedy = GUEST_REMEDIES[code];
+function isNamed(error: ConnectError): boolean {
+  return error.findDetails(hostAgent.ErrorDetailSchema).length > 0;
+}
+
+function guestError(
+  code: ErrorCode,
+  message: string,
+  cause: unknown,
+  remedy = GUEST_REMEDIES[code],
+): TorporError {
   return new TorporError(code, asSentence(message), {
     ...(remedy === undefined ? {} : { remedy }),
     ...(cause === undefined ? {} : { cause }),

@@ -49,7 +49,12 @@ async function parse<T>(
   let received: Promise<T> | undefined;
   form.on('field', (name: string, value: string, nameCut: boolean, valueCut: boolean) => {
     if (nameCut || valueCut) {
-      form.destroy(new TorporError('invalid_request', `The form field ${name} is too long.`));
+      form.destroy(
+        new TorporError(
+          'too_large',
+          `A form field has more than ${MAX_FIELD_BYTES} bytes; only the file may be long.`,
+        ),
+      );
     }
     fields.set(name, value);
   });

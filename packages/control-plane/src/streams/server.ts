@@ -31,8 +31,8 @@ export interface Session {
 
 type Serve = (session: Session) => Promise<void>;
 
-/** The largest frame that a client may send, in bytes. */
-const MAX_FRAME_BYTES = rest.MAX_JSON_BODY_BYTES;
+/** The largest frame that is read, to be answered with an error; a larger one closes the socket with 1009. */
+const MAX_READ_BYTES = 4 * rest.MAX_CLIENT_FRAME_BYTES;
 
 /** How long clients that do not read may keep the server from stopping. */
 const CLOSE_TIMEOUT_MS = 5_000;
@@ -41,7 +41,7 @@ const CLOSE_TIMEOUT_MS = 5_000;
 export function serveStreams(server: Server, parts: StreamParts): StreamServer {
   const sockets = new WebSocketServer({
     noServer: true,
-    maxPayload: MAX_FRAME_BYTES,
+    maxPayload: MAX_READ_BYTES,
     perMessageDeflate: false,
   });
   const sessions = new Map<FrameSocket, Promise<void>>();

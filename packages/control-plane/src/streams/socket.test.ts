@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { rest } from '@torpor/protocol';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
 import { z } from 'zod';
@@ -73,5 +74,16 @@ test('a binary frame closes the socket', async () => {
   client.send(Buffer.from('{"n":1}'));
   const [message] = await once(client, 'message');
   expect(JSON.parse(String(message))).toMatchObject({ code: 'invalid_request', fatal: true });
+  await once(client, 'close');
+});
+
+test('a frame that is too large is answered with the limit', async () => {
+  client.send('x'.repeat(rest.MAX_CLIENT_FRAME_BYTES + 1));
+  const [message] = await once(client, 'message');
+  expect(JSON.parse(String(message))).toMatchObject({
+    code: 'too_large',
+    data: expect.stringContaining(`${rest.MAX_CLIENT_FRAME_BYTES} bytes at most`),
+    fatal: true,
+  });
   await once(client, 'close');
 });

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
-import { TorporError } from '@torpor/protocol';
-import type { WebSocket } from 'ws';
+import { rest, TorporError } from '@torpor/protocol';
+import type { RawData, WebSocket } from 'ws';
 import type { z } from 'zod';
 import { errorBody } from '../errors/public-error.ts';
 import { parseWith } from '../http/parse.ts';
@@ -31,6 +31,10 @@ export class FrameSocket {
       if (this.#closing) return;
       if (isBinary) {
         void this.fail(new TorporError('invalid_request', 'Frames must be JSON text.'));
+        return;
+      }
+      if (sizeOf(data) > rest.MAX_CLIENT_FRAME_BYTES) {
+        void this.fail(frameTooLarge(sizeOf(data)));
         return;
       }
       this.#waiting.push(data.toString());
@@ -105,6 +109,19 @@ export class FrameSocket {
     }, intervalMs);
     this.closed.addEventListener('abort', () => clearInterval(timer));
   }
+}
+
+function sizeOf(data: RawData): number {
+  if (Array.isArray(data)) return data.reduce((sum, part) => sum + part.length, 0);
+  return data.byteLength;
+}
+
+function frameTooLarge(bytes: number): TorporError {
+  return new TorporError(
+    'too_large',
+    `A frame may have ${rest.MAX_CLIENT_FRAME_BYTES} bytes at most, and this one has ${bytes}.`,
+    { remedy: 'Send input in several frames, and long arguments as a file of the sandbox.' },
+  );
 }
 
 function errorFrame(error: TorporError) {

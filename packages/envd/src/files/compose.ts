@@ -82,7 +82,7 @@ async function readJson(request: IncomingMessage): Promise<unknown> {
   for await (const chunk of chunksOf(openBody(request))) {
     size += chunk.length;
     if (size > MAX_BODY_BYTES) {
-      throw new HttpError(400, `the request body has more than ${MAX_BODY_BYTES} bytes`);
+      throw new HttpError(413, `the request body has more than ${MAX_BODY_BYTES} bytes`);
     }
     chunks.push(chunk);
   }

@@ -1,5 +1,6 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import { errnoName, isDiskFull } from '../filesystem/errors.ts';
+import { TorporError } from '@torpor/protocol';
+import { errnoName } from '../filesystem/errors.ts';
 
 /** A refusal with the HTTP status that E2B's envd gives it. */
 export class HttpError extends Error {
@@ -12,19 +13,27 @@ export class HttpError extends Error {
   }
 
   /**
-   * The HttpError for anything that was thrown: ConnectErrors by their code, a full
-   * disk 507, a path that cannot be that of a file 400, else 500.
+   * The HttpError for anything that was thrown: ConnectErrors and TorporErrors by their
+   * code, errors of the file system by their errno (a full disk 507, what the sandbox has
+   * run out of 503, a path that cannot be that of a file 400), else 500. `what` failed is
+   * said of the latter.
    */
-  static from(reason: unknown): HttpError {
+  static from(reason: unknown, what?: string): HttpError {
     if (reason instanceof HttpError) return reason;
     if (reason instanceof ConnectError) {
       return new HttpError(STATUS_OF_CODE[reason.code] ?? 500, reason.rawMessage, reason);
     }
-    if (isDiskFull(reason)) {
-      return new HttpError(507, `not enough disk space available: ${messageOf(reason)}`, reason);
+    if (reason instanceof TorporError) {
+      return new HttpError(reason.httpStatus, reason.message, reason);
     }
     const status = STATUS_OF_ERRNO[errnoName(reason) ?? ''] ?? 500;
-    return new HttpError(status, messageOf(reason), reason);
+    const why = reason instanceof Error ? reason.message : String(reason);
+    const message = what === undefined ? why : `${what}: ${why}`;
+    return new HttpError(
+      status,
+      status === 507 ? `not enough disk space available: ${message}` : message,
+      reason,
+    );
   }
 }
 
@@ -32,18 +41,33 @@ const STATUS_OF_CODE: Partial<Record<Code, number>> = {
   [Code.InvalidArgument]: 400,
   [Code.FailedPrecondition]: 400,
   [Code.Unauthenticated]: 401,
+  [Code.PermissionDenied]: 403,
   [Code.NotFound]: 404,
 };
 
 const STATUS_OF_ERRNO: Readonly<Record<string, number>> = {
-  ENAMETOOLONG: 400,
-  ENOTDIR: 400,
+  EAGAIN: 400,
+  EBUSY: 400,
+  EINVAL: 400,
   EISDIR: 400,
   ELOOP: 400,
+  ENAMETOOLONG: 400,
+  ENODEV: 400,
+  ENOTDIR: 400,
+  ENOTSUP: 400,
+  ENXIO: 400,
   EROFS: 400,
-  EFBIG: 507,
+  ETXTBSY: 400,
+  EXDEV: 400,
+  EACCES: 403,
+  EPERM: 403,
+  ENOENT: 404,
+  ESRCH: 404,
+  EEXIST: 409,
+  EFBIG: 413,
+  EMFILE: 503,
+  ENFILE: 503,
+  ENOMEM: 503,
+  ENOSPC: 507,
+  EDQUOT: 507,
 };
-
-function messageOf(reason: unknown): string {
-  return reason instanceof Error ? reason.message : String(reason);
-}

@@ -77,7 +77,10 @@ class Upload {
         `you cannot upload multiple files to the same path '${path}' in one upload request, only the first specified file was uploaded`,
       );
     }
-    await storeFile(path, chunksOf(body), { user: this.#user, metadata: this.#metadata });
+    const options = { user: this.#user, metadata: this.#metadata };
+    await storeFile(path, chunksOf(body), options).catch((error: unknown) => {
+      throw HttpError.from(error, `cannot write ${path}`);
+    });
     const metadata = Object.keys(this.#metadata).length === 0 ? {} : { metadata: this.#metadata };
     this.stored.push({ name: basename(path), path, type: 'file', ...metadata });
   }

@@ -3,7 +3,7 @@ import { lstat, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { fileSystemType, IN, Inotify, type InotifyEvent } from '@torpor/linux';
-import { envdFilesystem } from '@torpor/protocol';
+import { envdFilesystem, TorporError } from '@torpor/protocol';
 import { errnoName, filesystemError, isMissing } from './errors.ts';
 
 /*
@@ -91,7 +91,7 @@ export class DirectoryWatcher implements Disposable {
 
   /**
    * Watches a directory from now on; what happens while the tree is being walked
-   * is reported too. Throws ConnectError `resource_exhausted` if the kernel's limits
+   * is reported too. Throws the ConnectError of `sandbox_exhausted` if the kernel's limits
    * of watches or instances are reached, `not_found`, …
    */
   static async start(
@@ -394,8 +394,8 @@ function watchError(path: string, error: unknown): ConnectError {
     errnoName(error) ?? ''
   ];
   if (limit === undefined) return filesystemError(`cannot watch ${path}`, error);
-  return new ConnectError(
+  return new TorporError(
+    'sandbox_exhausted',
     `cannot watch ${path}: the limit fs.inotify.${limit} is reached; remove other watchers or raise it`,
-    Code.ResourceExhausted,
-  );
+  ).toConnectError();
 }

@@ -1,10 +1,12 @@
 import { Code, ConnectError } from '@connectrpc/connect';
+import { type ErrorCode, TorporError } from '@torpor/protocol';
 
-/** What a failed system call means to the client. */
+/** What a failed system call means to the caller of an RPC. */
 const CODE_OF_ERRNO: Readonly<Record<string, Code>> = {
   ENOENT: Code.NotFound,
   // A parent of the path is a file, so nothing can be at the path.
   ENOTDIR: Code.NotFound,
+  ESRCH: Code.NotFound,
   EEXIST: Code.AlreadyExists,
   EACCES: Code.PermissionDenied,
   EPERM: Code.PermissionDenied,
@@ -13,12 +15,24 @@ const CODE_OF_ERRNO: Readonly<Record<string, Code>> = {
   ENOTEMPTY: Code.FailedPrecondition,
   EISDIR: Code.FailedPrecondition,
   EBUSY: Code.FailedPrecondition,
+  ETXTBSY: Code.FailedPrecondition,
+  EXDEV: Code.FailedPrecondition,
+  ENXIO: Code.FailedPrecondition,
+  ENODEV: Code.FailedPrecondition,
+  EAGAIN: Code.FailedPrecondition,
   EINVAL: Code.InvalidArgument,
   ENAMETOOLONG: Code.InvalidArgument,
-  ENOSPC: Code.ResourceExhausted,
-  EDQUOT: Code.ResourceExhausted,
-  EMFILE: Code.ResourceExhausted,
-  ENFILE: Code.ResourceExhausted,
+  ENOTSUP: Code.InvalidArgument,
+};
+
+/** What the sandbox has run out of, which has a code of its own in all interfaces. */
+const EXHAUSTED: Readonly<Record<string, ErrorCode>> = {
+  ENOSPC: 'sandbox_disk_full',
+  EDQUOT: 'sandbox_disk_full',
+  EMFILE: 'sandbox_exhausted',
+  ENFILE: 'sandbox_exhausted',
+  ENOMEM: 'sandbox_exhausted',
+  EFBIG: 'too_large',
 };
 
 /** The name of the errno that an error of Node or of `@torpor/linux` carries. */
@@ -34,20 +48,19 @@ export function isMissing(error: unknown): boolean {
   return name === 'ENOENT' || name === 'ENOTDIR';
 }
 
-/** Whether the disk, or the user's quota of it, is full. */
-export function isDiskFull(error: unknown): boolean {
-  const name = errnoName(error);
-  return name === 'ENOSPC' || name === 'EDQUOT';
-}
-
 /**
  * The ConnectError for a failed operation: `what` says which one, the code is that
- * of the errno, `internal` for an unexpected one. A ConnectError stays as it is.
+ * of the errno, `internal` for an unexpected one. A ConnectError stays as it is. Of a full
+ * disk and the like it carries the code of the error table as well.
  */
 export function filesystemError(what: string, error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;
   const name = errnoName(error);
-  const code = (name === undefined ? undefined : CODE_OF_ERRNO[name]) ?? Code.Internal;
   const reason = error instanceof Error ? error.message : String(error);
+  const exhausted = EXHAUSTED[name ?? ''];
+  if (exhausted !== undefined) {
+    return new TorporError(exhausted, `${what}: ${reason}`, { cause: error }).toConnectError();
+  }
+  const code = CODE_OF_ERRNO[name ?? ''] ?? Code.Internal;
   return new ConnectError(`${what}: ${reason}`, code, undefined, undefined, error);
 }

@@ -1,6 +1,7 @@
 import { readdir, realpath, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
+import { TorporError } from '@torpor/protocol';
 import type { UserDatabase } from '../users.ts';
 import { type EntryInfoInit, entryInfo } from './entry-info.ts';
 import { errnoName, filesystemError, isMissing } from './errors.ts';
@@ -46,10 +47,10 @@ export async function listDirectory(
 }
 
 function tooMany(path: string): ConnectError {
-  return new ConnectError(
+  return new TorporError(
+    'too_large',
     `${path} holds more than ${MAX_ENTRIES} entries: list it with a smaller depth`,
-    Code.ResourceExhausted,
-  );
+  ).toConnectError();
 }
 
 /** Throws a ConnectError unless the path is a directory or a link to one. */

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, type HandlerContext } from '@connectrpc/connect';
 import { fileSystemType } from '@torpor/linux';
-import { envdFilesystem } from '@torpor/protocol';
+import { envdFilesystem, TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import { keepaliveMs } from '../http/keepalive.ts';
 import { DirectoryWatcher } from './directory-watcher.ts';
@@ -61,10 +61,10 @@ export class WatchService {
 
   async createWatcher(request: envdFilesystem.CreateWatcherRequest, call: HandlerContext) {
     if (this.#polled.size >= MAX_POLLED_WATCHERS) {
-      throw new ConnectError(
+      throw new TorporError(
+        'sandbox_exhausted',
         `there are ${MAX_POLLED_WATCHERS} watchers already: remove those that are no longer needed`,
-        Code.ResourceExhausted,
-      );
+      ).toConnectError();
     }
     const watch = await this.#open(request, call);
     const watcherId = `w${randomBytes(10).toString('hex')}`;

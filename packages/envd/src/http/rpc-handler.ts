@@ -8,8 +8,11 @@ import {
   universalRequestFromNodeRequest,
   universalResponseToNodeResponse,
 } from '@connectrpc/connect-node';
+import { limitMessages, limitUnpacked } from './message-limit.ts';
 
 export interface RpcHandlerOptions extends ConnectRouterOptions {
+  /** The most bytes that a message may have, packed or not. */
+  readonly readMaxBytes: number;
   readonly routes: (router: ConnectRouter) => void;
   /** Answers requests for paths that are no method's. */
   readonly fallback: (request: IncomingMessage, response: ServerResponse) => void;
@@ -23,8 +26,12 @@ export interface RpcHandlerOptions extends ConnectRouterOptions {
 export function rpcHandler(
   options: RpcHandlerOptions,
 ): (request: IncomingMessage, response: ServerResponse) => void {
-  const { routes, fallback, ...routerOptions } = options;
-  const router = createConnectRouter(routerOptions);
+  const { routes, fallback, acceptCompression = [], ...routerOptions } = options;
+  const { readMaxBytes } = options;
+  const router = createConnectRouter({
+    ...routerOptions,
+    acceptCompression: acceptCompression.map(limitUnpacked),
+  });
   routes(router);
   // Node loads its web API at the first use. Better now than in the first call of every restored guest.
   void new Headers();
@@ -32,7 +39,8 @@ export function rpcHandler(
   return (request, response) => {
     const handler = handlers.get(request.url?.split('?', 1)[0] ?? '');
     if (handler === undefined) return fallback(request, response);
-    handler(universalRequestFromNodeRequest(request, response, undefined, undefined))
+    const call = universalRequestFromNodeRequest(request, response, undefined, undefined);
+    handler(limitMessages(call, readMaxBytes))
       .then((answer) => universalResponseToNodeResponse(answer, response))
       .catch((error: unknown) => {
         if (response.destroyed) return;

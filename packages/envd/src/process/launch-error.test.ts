@@ -157,7 +157,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
       failureOf(start(channel, { cmd: '/bin/true', user: TEST_USER.name, cwd: '/' })),
     );
     expect(error).toMatchObject({
-      code: 'guest_exhausted',
+      code: 'sandbox_exhausted',
       message: expect.stringContaining('as many processes as it may have'),
     });
   });
@@ -173,7 +173,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
     const highest = await freeDescriptor();
     for (const left of channel === 'pipes' ? [0, 1, 2, 5, 6] : [0]) {
       const error = await failureOf(withLimit(RLIMIT_NOFILE, highest + left, attempt));
-      expect([left, error.code]).toEqual([left, 'guest_exhausted']);
+      expect([left, error.code]).toEqual([left, 'sandbox_exhausted']);
     }
     expect(await freeDescriptor()).toBe(highest);
   });
@@ -186,9 +186,9 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
 });
 
 it.each([
-  ['ENOMEM', 'guest_exhausted'],
-  ['ENFILE', 'guest_exhausted'],
-  ['ENOSPC', 'guest_exhausted'],
+  ['ENOMEM', 'sandbox_exhausted'],
+  ['ENFILE', 'sandbox_exhausted'],
+  ['ENOSPC', 'sandbox_exhausted'],
   ['ENOEXEC', 'program_not_executable'],
   ['EPERM', 'program_not_executable'],
   ['EIO', 'program_not_executable'],

@@ -40,7 +40,7 @@ export function programPaths({ program, cwd, env }: LaunchRequest): string[] {
  * the credentials of the program's account.
  *
  * `program_not_found` where a shell would exit with 127, `program_not_executable` where it
- * would with 126; `too_large` for arguments and environment; `guest_exhausted` for what the
+ * would with 126; `too_large` for arguments and environment; `sandbox_exhausted` for what the
  * sandbox has run out of; `invalid_request` for the working directory.
  */
 export function launchError(request: LaunchRequest, cause: unknown): TorporError {
@@ -49,7 +49,7 @@ export function launchError(request: LaunchRequest, cause: unknown): TorporError
   if (exhausted !== undefined) {
     const [what, remedy] = exhausted;
     return new TorporError(
-      'guest_exhausted',
+      'sandbox_exhausted',
       `The program '${request.program}' could not be started: ${what}.`,
       { remedy, cause },
     );

@@ -1,4 +1,5 @@
-import { Code, ConnectError } from '@connectrpc/connect';
+import type { ConnectError } from '@connectrpc/connect';
+import { TorporError } from '@torpor/protocol';
 import { type OutputChunk, OutputRing } from './output-ring.ts';
 
 /** How a process ended, as the wire reports it. */
@@ -103,10 +104,10 @@ export class OutputHub {
       if (stalled.length < this.#subscribers.size) {
         for (const each of stalled) {
           each.fail(
-            new ConnectError(
+            new TorporError(
+              'conflict',
               'the output was not read for too long while others follow the process; connect again',
-              Code.ResourceExhausted,
-            ),
+            ).toConnectError(),
           );
         }
       }

@@ -79,6 +79,7 @@ export {
   type ExecServerFrame,
   execClientFrameSchema,
   execServerFrameSchema,
+  MAX_CLIENT_FRAME_BYTES,
   type ProcessClientFrame,
   type PtyClientFrame,
   type PtyServerFrame,

@@ -15,12 +15,16 @@ import {
   fieldIssueSchema,
   guestPathSchema,
   guestUserSchema,
+  MAX_JSON_BODY_BYTES,
   processTagSchema,
 } from './common.ts';
 import { commandShape, execTimeoutSchema } from './exec.ts';
 
 /** How long the first frame of an unauthenticated WebSocket may take. */
 export const WEBSOCKET_AUTH_TIMEOUT_MS = 5_000;
+
+/** The largest frame that a client may send, in bytes: what starts a program is as long as over HTTP. */
+export const MAX_CLIENT_FRAME_BYTES = MAX_JSON_BODY_BYTES;
 
 /** Interval of the `ping` frames of a PTY. */
 export const WEBSOCKET_PING_INTERVAL_MS = 30_000;

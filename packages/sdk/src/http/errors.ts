@@ -41,9 +41,16 @@ const CODE_OF_STATUS: Record<number, ErrorCode> = {
   401: 'unauthorized',
   403: 'forbidden',
   404: 'not_found',
+  405: 'method_not_allowed',
+  408: 'timeout',
   409: 'conflict',
   413: 'too_large',
+  // The server, or a proxy before it, could not even read the head of the request.
+  414: 'too_large',
+  431: 'too_large',
   501: 'not_implemented',
+  // Of a proxy: ours has a body.
+  502: 'host_unavailable',
   503: 'host_unavailable',
   504: 'timeout',
   507: 'disk_full',

@@ -8,6 +8,8 @@ import { connectionError, errorFromBody, torporError } from '../http/errors.ts';
 const HIGH_WATER_BYTES = 1024 * 1024;
 const LOW_WATER_BYTES = 256 * 1024;
 const MAX_FRAME_BYTES = 16 * 1024 * 1024;
+/** RFC 6455, section 7.4.1. */
+const MESSAGE_TOO_BIG = 1009;
 const HANDSHAKE_TIMEOUT_MS = 30_000;
 
 type ServerFrame = rest.ExecServerFrame | rest.PtyServerFrame;
@@ -36,7 +38,8 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     this.#socket = socket;
     this.#schema = schema;
     socket.on('message', (data) => this.#receive(data));
-    socket.on('close', () => {
+    socket.on('close', (code) => {
+      if (code === MESSAGE_TOO_BIG) this.#failure ??= frameTooLarge();
       this.#closed.resolve();
       this.#end();
     });
@@ -181,5 +184,11 @@ function closedError(cause?: Error): TorporError {
   return new TorporError('host_unavailable', 'The server closed the stream without a reason.', {
     remedy: 'See whether `torpor up` still runs, and what it logs.',
     ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+function frameTooLarge(): TorporError {
+  return new TorporError('too_large', 'The server does not read a frame of this size.', {
+    remedy: 'Write long arguments and variables to a file of the sandbox.',
   });
 }
