@@ -57,6 +57,22 @@ test.each([
   [['curl', '--version'], /https/],
   [['watch', '--version'], /procps/],
   [['ip', '-V'], /iproute2/],
+  [['ping', '-V'], /iputils/],
+  [['wget', '--version'], /GNU Wget/],
+  [['jq', '--version'], /^jq-/],
+  [['make', '--version'], /GNU Make/],
+  [['gcc', '--version'], /Debian/],
+  [['g++', '--version'], /Debian/],
+  [['vim', '--version'], /^VIM/],
+  [['rsync', '--version'], /protocol version/],
+  [['zip', '-v'], /Info-ZIP/],
+  [['file', '--version'], /^file-/],
+  [['sh', '-c', 'lsof -v 2>&1'], /lsof/],
+  [['strace', '-V'], /^strace/],
+  [['dig', '-V'], /Knot DNS/],
+  [['tree', '--version'], /^tree/],
+  [['/usr/sbin/modprobe', '--version'], /^kmod/],
+  [['python', '--version'], /^Python 3/],
   [['tput', '-T', 'xterm-256color', 'colors'], /^256$/m],
   [['locale', '-a'], /C\.utf8/],
   [['id'], /^uid=1000\(user\)/],
@@ -81,9 +97,20 @@ test('it has no identity and no caches of its own, and knows its own name', asyn
   expect(await readdir(join(root, 'var/cache/apt'))).toEqual([]);
 });
 
-test('it is whole, and smaller than 600 MB', async () => {
+test('pip may install into it, and programs find the mounts', async () => {
+  expect(await asUser('sh', '-c', 'ls /usr/lib/python3*/EXTERNALLY-MANAGED || true')).toBe('');
+  expect(await asUser('readlink', '/etc/mtab')).toBe('../proc/self/mounts\n');
+});
+
+test('the user has numbers for containers without root', async () => {
+  expect(await asUser('cat', '/etc/subuid', '/etc/subgid')).toBe(
+    'user:100000:65536\nuser:100000:65536\n',
+  );
+});
+
+test('it is whole, and smaller than 800 MB', async () => {
   await runCommand('e2fsck', ['-f', '-n', image.path]);
-  expect((await stat(image.path)).blocks * 512).toBeLessThan(600e6);
+  expect((await stat(image.path)).blocks * 512).toBeLessThan(800e6);
 });
 
 test('a second build returns what there is', async () => {

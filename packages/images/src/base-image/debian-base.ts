@@ -19,29 +19,54 @@ import { findProgram } from '../required-tools.ts';
 import { buildSources, imageSources, proxyOptions, SUITE } from './apt-sources.ts';
 
 /** Raised when the contents of the image change otherwise than by {@link PACKAGES}. */
-const RECIPE = 1;
+const RECIPE = 2;
 
 /** What the image has beyond Debian's essential packages. */
 const PACKAGES = [
+  'acl',
   'bash',
+  'bzip2',
   'ca-certificates',
   'coreutils',
   'curl',
+  'file',
+  // A compiler: what pip and npm have no binary of is compiled, and so is most of what has a Makefile.
+  'g++',
   'git',
   'iproute2',
+  'iputils-ping',
+  'jq',
+  'kmod',
+  // kdig; BIND's dig would bring 40 MB of libraries.
+  'knot-dnsutils',
   'less',
+  'lsof',
+  'make',
   'nano',
   'ncurses-bin',
   'ncurses-term',
   'netbase',
+  'netcat-openbsd',
   'openssh-client',
+  'patch',
   'procps',
+  'psmisc',
   'python3',
   'python3-pip',
   'python3-venv',
+  'rsync',
+  'strace',
   'sudo',
+  'tree',
+  // newuidmap, for containers without root.
+  'uidmap',
   'unzip',
+  // The whole vim would bring 37 MB of scripts.
+  'vim-tiny',
+  'wget',
   'xz-utils',
+  'zip',
+  'zstd',
   // Node's libraries.
   'libatomic1',
   'libstdc++6',
@@ -54,6 +79,8 @@ const EXCLUDED_PATHS = [
   'path-exclude=/usr/share/man/*',
   'path-exclude=/usr/share/info/*',
   'path-exclude=/usr/share/locale/*',
+  // The sandbox is an environment of its own: pip and uv may install into it, as in Docker's images of Python (PEP 668).
+  'path-exclude=/usr/lib/python3*/EXTERNALLY-MANAGED',
 ];
 
 /** Node comes from the npm package that the platform itself uses, npm from the registry. */
@@ -61,7 +88,7 @@ const NPM_SPEC = 'npm@11';
 
 const USER_ID = 1000;
 /** The unpacked tree and the image of it, side by side. */
-const NEEDED_BYTES = 1_200_000_000;
+const NEEDED_BYTES = 1_800_000_000;
 const BUILD_TIMEOUT_MS = 30 * 60_000;
 /** A line of progress for every so many packages. */
 const PROGRESS_STEP = 25;
@@ -100,6 +127,7 @@ export async function buildDebianBase(build: BaseImageBuild): Promise<void> {
   await installNode(root, build);
   await addUser(root);
   await writeConfiguration(root);
+  await addLinks(root);
   const packages = await runCommand('dpkg-query', [`--admindir=${root}/var/lib/dpkg`, '-W']);
   await writeFile(join(build.staging, 'packages.txt'), packages);
   await removeCaches(root);
@@ -189,7 +217,6 @@ async function installNode(root: string, build: BaseImageBuild): Promise<void> {
   for (const name of ['npm', 'npx']) {
     await symlink(`../lib/node_modules/npm/bin/${name}-cli.js`, join(root, 'usr/local/bin', name));
   }
-  await symlink('python3', join(root, 'usr/bin/python'));
   await rm(download, { recursive: true });
 }
 
@@ -225,6 +252,21 @@ async function writeConfiguration(root: string): Promise<void> {
     await writeFile(join(root, path), contents);
     await lchown(join(root, path), 0, 0);
   }
+}
+
+/** Programs by the names that are expected of them, and what else Docker finds or makes. */
+async function addLinks(root: string): Promise<void> {
+  await runCommand('chroot', [
+    root,
+    ...['update-alternatives', '--install', '/usr/bin/vim', 'vim', '/usr/bin/vim.tiny', '10'],
+  ]);
+  const links = {
+    'etc/mtab': '../proc/self/mounts',
+    'usr/bin/python': 'python3',
+    'usr/local/bin/dig': '../../bin/kdig',
+    'usr/local/bin/host': '../../bin/khost',
+  };
+  for (const [path, target] of Object.entries(links)) await symlink(target, join(root, path));
 }
 
 async function removeCaches(root: string): Promise<void> {
