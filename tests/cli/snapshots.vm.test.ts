@@ -101,12 +101,12 @@ test(
     expect(await vmmsOf(source)).toEqual([]);
     expect(await output('ls', '-q', '--state', 'paused')).toBe(source);
     expect((await torpor('exec', source, '--', 'true')).exitCode).toBe(125);
-    expect((await torpor('pause', source)).exitCode).toBe(5);
+    expect((await torpor('pause', source, '--strict')).exitCode).toBe(5);
 
     const resumed: rest.Sandbox = JSON.parse(await output('resume', source, '--json'));
     expect(resumed).toMatchObject({ id: source, status: 'running' });
     expect(phases(resumed.timings)).toContain('total');
-    expect((await torpor('resume', source)).exitCode).toBe(5);
+    expect((await torpor('resume', source, '--strict')).exitCode).toBe(5);
     await expectToGoOn(source);
     expect(await shell(source, 'cat note')).toBe('kept');
   },
