@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream';
 import { rest } from '@torpor/protocol';
 import type { Connection } from './http/connection.ts';
+import { brokenAnswer } from './http/errors.ts';
 
 export interface FileOptions {
   /** The user as whom it is done; the default is `user`. */
@@ -20,7 +21,14 @@ export class Files {
 
   /** A whole file in memory. For what may be large, {@link readStream}. */
   async read(path: string, options: FileOptions = {}): Promise<Buffer> {
-    return Buffer.concat(await (await this.readStream(path, options)).toArray());
+    const content = await this.readStream(path, options);
+    try {
+      return Buffer.concat(await content.toArray());
+    } catch (error) {
+      throw options.signal?.aborted
+        ? options.signal.reason
+        : brokenAnswer(this.#connection.apiUrl, error);
+    }
   }
 
   async readText(path: string, options: FileOptions = {}): Promise<string> {

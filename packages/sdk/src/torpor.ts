@@ -14,7 +14,8 @@ import { Snapshots } from './snapshots.ts';
  * ```
  *
  * Every method throws a TorporError with a stable `code`, a sentence, and a
- * `remedy`; an aborted one throws the reason of the abort.
+ * `remedy`; an aborted one throws the reason of the abort, and an upload whose stream
+ * fails the error of the stream.
  */
 export class Torpor implements AsyncDisposable {
   readonly sandboxes: Sandboxes;

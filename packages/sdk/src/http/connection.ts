@@ -1,8 +1,8 @@
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { TorporError } from '@torpor/protocol';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
-import { connectionError, errorFromBody } from './errors.ts';
+import { brokenAnswer, connectionError, errorFromBody } from './errors.ts';
 
 export const DEFAULT_API_URL = 'http://127.0.0.1:7070';
 
@@ -80,6 +80,7 @@ export class Connection {
       return decode(schema, await body.json());
     } catch (error) {
       if (error instanceof TorporError || options.signal?.aborted) throw error;
+      if (!(error instanceof SyntaxError)) throw brokenAnswer(this.apiUrl, error);
       throw new TorporError('internal_error', `${method} ${path} was not answered with JSON.`, {
         cause: error,
       });
@@ -131,7 +132,10 @@ export class Connection {
         ...(options.signal === undefined ? {} : { signal: options.signal }),
       });
     } catch (error) {
-      throw options.signal?.aborted ? options.signal.reason : connectionError(this.apiUrl, error);
+      if (options.signal?.aborted) throw options.signal.reason;
+      // What the caller's own stream says is not about the API.
+      if (body instanceof Readable && body.errored === error) throw error;
+      throw connectionError(this.apiUrl, error);
     }
     if (response.statusCode < 400) return response;
     throw errorFromBody(response.statusCode, await readLimited(response.body));

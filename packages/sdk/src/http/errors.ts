@@ -36,6 +36,19 @@ export function connectionError(apiUrl: URL, reason: unknown): TorporError {
   });
 }
 
+/** What it means that an answer ended before its end. */
+export function brokenAnswer(apiUrl: URL, reason: unknown): TorporError {
+  return new TorporError(
+    'host_unavailable',
+    `The answer of ${apiUrl.origin} broke off before its end.`,
+    {
+      cause: reason,
+      remedy:
+        'Try again. If it was a file, it may have been cut short while it was read; the log of the server says why.',
+    },
+  );
+}
+
 const CODE_OF_STATUS: Record<number, ErrorCode> = {
   400: 'invalid_request',
   401: 'unauthorized',
