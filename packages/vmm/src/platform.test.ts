@@ -11,7 +11,7 @@ const firecracker: VmmPlatform = {
 };
 
 test('a platform names the machine and the processor that the guest sees', () => {
-  expect(qemu).toMatchObject({ vmm: 'qemu', machine: 'microvm', cpuModel: 'max' });
+  expect(qemu).toMatchObject({ vmm: 'qemu', machine: 'microvm,pic=off', cpuModel: 'max' });
   const old = vmmPlatform({ driver: 'qemu', vmmVersion: '7.2.19', accelerator: 'tcg' });
   expect(old.machine).toBe('q35');
   const real = vmmPlatform({

@@ -1,6 +1,7 @@
 import { cpus } from 'node:os';
 import type { Accelerator, MachineDescription, VmmKind } from './driver.ts';
 import { snapshotFormat } from './firecracker/version.ts';
+import { machineOf } from './qemu/command-line.ts';
 import { machineTypeOf, parseVersion } from './qemu/find-qemu.ts';
 
 /** What a machine's saved state depends on, beyond the machine's own shape. */
@@ -8,7 +9,7 @@ export interface VmmPlatform {
   readonly vmm: VmmKind;
   readonly vmmVersion: string;
   readonly accelerator: Accelerator;
-  /** Machine type: `microvm`, `q35` or `firecracker`. */
+  /** Machine type: `microvm`, in emulation `microvm,pic=off`, `q35` or `firecracker`. */
   readonly machine: string;
   /** The processor that the guest sees: the host's own under KVM. */
   readonly cpuModel: string;
@@ -27,7 +28,7 @@ export function vmmPlatform({
     vmm: driver,
     vmmVersion,
     accelerator,
-    machine: driver === 'qemu' ? machineTypeOf(vmmVersion) : driver,
+    machine: driver === 'qemu' ? machineOf(machineTypeOf(vmmVersion), accelerator) : driver,
     cpuModel: accelerator === 'kvm' ? hostProcessor() : 'max',
   };
 }

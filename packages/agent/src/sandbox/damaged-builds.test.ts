@@ -102,7 +102,7 @@ const DAMAGES: [string, () => Promise<string>][] = [
   ...(
     [
       ['later VMM', '"vmmVersion": "10.0.0"', '"vmmVersion": "11.0.0"'],
-      ['machine of another type', '"machine": "microvm"', '"machine": "q35"'],
+      ['machine of another type', '"machine": "microvm,pic=off"', '"machine": "q35"'],
       ['machine under another accelerator', '"accelerator": "tcg"', '"accelerator": "kvm"'],
       ['machine with another processor', '"cpuModel": "max"', '"cpuModel": "host"'],
     ] as const

@@ -44,7 +44,7 @@ test('a microvm under pure emulation, unprivileged', () => {
     '-display none',
     '-no-reboot',
     '-S',
-    '-machine microvm,acpi=on,memory-backend=ram,dump-guest-core=off',
+    '-machine microvm,pic=off,acpi=on,memory-backend=ram,dump-guest-core=off',
     '-accel tcg,thread=multi,tb-size=256',
     '-cpu max',
     '-smp 2',
