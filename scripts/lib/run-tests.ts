@@ -7,6 +7,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { kernelArguments } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
 import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
@@ -47,9 +48,11 @@ async function main(vitestArguments: readonly string[]): Promise<number> {
     // Once for all tests: each has a data directory of its own, and would probe anew.
     const { accelerator, reason } = await probeAccelerator({
       qemu: await findQemu(),
-      kernelPath: artifacts.kernel.bzImagePath,
+      kernelPath: artifacts.kernel.qemuPath,
+      kernelArguments: kernelArguments(),
       stateDirectory: cacheDir,
       forced: forcedAccelerator(process.env),
+      onProbe: () => news(io, 'booting a guest under KVM and in emulation, to use the faster'),
     });
     news(io, `the tests run under ${accelerator}: ${reason}`);
     const counts = await runAll(cacheDir, accelerator, vitestArguments);

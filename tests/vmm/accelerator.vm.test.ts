@@ -4,13 +4,15 @@ import { isProcessAlive } from '@torpor/linux';
 import {
   findQemu,
   killLeftovers,
+  kvmObstacle,
   PROBE_WORDS,
   type ProbeOptions,
   probeAccelerator,
   probeInitramfs,
   QemuDriver,
 } from '@torpor/vmm';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type ProbeBootOptions, probeBoot } from '../../packages/vmm/src/probe-boot.ts';
 import { MachineBench } from './machines.ts';
 import { makeTestGuest, type TestGuest } from './test-guest.ts';
 
@@ -20,7 +22,7 @@ let options: ProbeOptions;
 
 beforeAll(async () => {
   bench = await MachineBench.create();
-  guest = await makeTestGuest(bench.directory, 'bzImage');
+  guest = await makeTestGuest(bench.directory, 'vmlinux');
   const stateDirectory = join(bench.directory, 'state');
   options = { qemu: await findQemu(), kernelPath: guest.kernelPath, stateDirectory };
 });
@@ -45,33 +47,118 @@ test('a probe chooses, explains itself, leaves nothing, and is remembered', asyn
   const choice = await probeAccelerator(options);
   expect(await machines()).toEqual(processesBefore);
   expect(choice.forced).toBe(false);
-  expect(choice.reason).toMatch(choice.accelerator === 'kvm' ? /took .* s\.$/ : /KVM|kvm/);
-  expect(await probeAccelerator(options)).toEqual(choice);
+  expect(choice.reason).toMatch(choice.accelerator === 'kvm' ? /took .* s under KVM/ : /KVM|kvm/);
+  const noProbe = () => expect.fail('what is remembered is probed');
+  expect(await probeAccelerator({ ...options, onProbe: noProbe })).toEqual(choice);
 });
 
-test('what is remembered counts for the same kernel only, and a torn file counts as none', async () => {
-  const now = '2026-01-01T00:00:00.000Z';
-  const path = join(options.stateDirectory, 'accelerator.json');
-  const first = await probeAccelerator(options);
-  if (first.probedAt === null) {
-    expect(first.accelerator).toBe('tcg');
-    return;
-  }
-  const remembered = JSON.parse(await readFile(path, 'utf8'));
-  const [key] = Object.keys(remembered.results);
-  expect(key).toContain(`qemu ${options.qemu.version}`);
-  const results = { [String(key)]: { accelerator: 'kvm', reason: 'Said so.', probedAt: now } };
-  await writeFile(path, JSON.stringify({ version: 1, results }));
-  expect(await probeAccelerator(options)).toMatchObject({ accelerator: 'kvm', probedAt: now });
-  const other = join(bench.directory, 'other-kernel');
-  await writeFile(other, 'not a kernel');
-  const changed = await probeAccelerator({ ...options, kernelPath: other, timeLimitMs: 1_000 });
-  expect(changed.accelerator).toBe('tcg');
-  expect(changed.probedAt).not.toBe(now);
-  await writeFile(path, '{"version":');
-  const again = await probeAccelerator({ ...options, kernelPath: other, timeLimitMs: 1_000 });
-  expect(again.accelerator).toBe('tcg');
-  expect(Object.keys(JSON.parse(await readFile(path, 'utf8')).results)).toHaveLength(1);
+describe('a probe boot', () => {
+  const LIMITS = { silenceMs: 60_000, totalMs: 240_000 };
+  const boot = (change: Partial<ProbeBootOptions>, signal = new AbortController().signal) =>
+    probeBoot('tcg', { ...options, limits: LIMITS, ...change }, signal);
+
+  test('says how long the guest took', async () => {
+    expect(await boot({})).toEqual({ kind: 'booted', bootMs: expect.any(Number) });
+  });
+
+  test('is given up when the console is silent', async () => {
+    const limits = { ...LIMITS, silenceMs: 100 };
+    expect(await boot({ limits })).toEqual({
+      kind: 'timed-out',
+      reason: expect.stringMatching(/^it printed nothing (?:at all|after \d+\.\d s) for 0\.1 s$/),
+    });
+  });
+
+  test('is given up at last, though it prints', async () => {
+    const limits = { ...LIMITS, totalMs: 200 };
+    expect(await boot({ limits })).toEqual({
+      kind: 'timed-out',
+      reason: 'it was not finished after 0.2 s',
+    });
+  });
+
+  test('tells of a guest that dies', async () => {
+    const kernelArguments = ['rdinit=/nonexistent', 'root=/dev/nonexistent'];
+    expect(await boot({ kernelArguments })).toMatchObject({
+      kind: 'died',
+      reason: expect.stringContaining('kernel panicked'),
+    });
+  });
+
+  test('tells why no machine starts', async () => {
+    expect(await boot({ kernelPath: '/nonexistent/kernel' })).toEqual({
+      kind: 'refused',
+      reason: expect.stringContaining('/nonexistent/kernel'),
+    });
+  });
+
+  test('ends when it is stopped', async () => {
+    expect(await boot({}, AbortSignal.abort())).toEqual({ kind: 'stopped' });
+  });
+});
+
+/** Where KVM cannot even be tried, nothing is probed or remembered. */
+const mayHaveKvm = (await kvmObstacle()) === undefined;
+
+describe.runIf(mayHaveKvm)('what is remembered', () => {
+  const PAST = '2026-01-01T00:00:00.000Z';
+  const said = { accelerator: 'kvm', reason: 'Said so.', probedAt: PAST, probedAgainAt: null };
+  const result = { ...said, bootMs: { kvm: 600, tcg: null } };
+  /** One that ends at once, so that a probe takes no time. */
+  const refused = () => ({ ...options, qemu: { ...options.qemu, path: '/bin/false' } });
+  const path = () => join(options.stateDirectory, 'accelerator.json');
+  let key: string;
+
+  const remember = (change: object, version = 2) =>
+    writeFile(path(), JSON.stringify({ version, results: { [key]: { ...result, ...change } } }));
+
+  beforeAll(async () => {
+    await probeAccelerator({ ...refused(), refresh: true });
+    key = String(Object.keys(JSON.parse(await readFile(path(), 'utf8')).results)[0]);
+  });
+
+  test('names what can change it', () => {
+    expect(key).toContain(`qemu ${options.qemu.version}`);
+    expect(key).toContain(options.kernelPath);
+  });
+
+  test('counts without a probe, and is told with its figures', async () => {
+    await remember({});
+    expect(await probeAccelerator(refused())).toEqual({ ...result, forced: false });
+  });
+
+  test('a probe that failed counts for an hour', async () => {
+    const before = Date.now();
+    const choice = await probeAccelerator({ ...refused(), refresh: true });
+    expect(choice).toMatchObject({ accelerator: 'tcg', bootMs: { kvm: null, tcg: null } });
+    expect(choice.reason).toMatch(/no machine starts under it: .*torpor doctor --probe/);
+    expect(Date.parse(String(choice.probedAgainAt)) - before).toBeGreaterThanOrEqual(3_600_000);
+    expect(await probeAccelerator(refused())).toEqual(choice);
+  });
+
+  test.each([
+    ['is over its time', { probedAgainAt: '2026-01-01T01:00:00.000Z' }, 2],
+    [
+      'is from the future',
+      { probedAt: '2999-01-01T00:00:00.000Z', probedAgainAt: '2999-01-01T01:00:00.000Z' },
+      2,
+    ],
+    ['is of an earlier format', {}, 1],
+    ['is torn', { probedAt: 'half' }, 2],
+  ])('does not count where it %s', async (_what, change, version) => {
+    await remember(change, version);
+    expect(await probeAccelerator(refused())).toMatchObject({ accelerator: 'tcg' });
+  });
+
+  test('counts for the same kernel only', async () => {
+    await remember({});
+    const kernelPath = join(bench.directory, 'other-kernel');
+    await writeFile(kernelPath, 'not a kernel');
+    expect(await probeAccelerator({ ...refused(), kernelPath })).toMatchObject({
+      accelerator: 'tcg',
+    });
+    expect(Object.keys(JSON.parse(await readFile(path(), 'utf8')).results)).toHaveLength(2);
+  });
 });
 
 test('a setting decides without a probe', async () => {
@@ -81,6 +168,8 @@ test('a setting decides without a probe', async () => {
     accelerator: 'tcg',
     reason: 'tcg is forced by a setting.',
     probedAt: null,
+    probedAgainAt: null,
+    bootMs: null,
     forced: true,
   });
   await expect(readdir(stateDirectory)).rejects.toMatchObject({ code: 'ENOENT' });

@@ -63,9 +63,11 @@ export class HostAgent {
     const images = config.images ?? (await openImages(config));
     const vmm = await chooseVmm({
       setting: config.vmm,
-      kernelPath: artifacts.kernel.bzImagePath,
+      kernelPath: artifacts.kernel.qemuPath,
+      kernelArguments: kernelArguments(),
       stateDirectory: layout.dataDir,
       forcedAccelerator: config.forcedAccelerator,
+      onProbe: () => logger.info('Booting a guest under KVM and in emulation, to use the faster'),
     });
     const { accelerator, platform } = vmm;
     logger.info(accelerator, 'accelerator');

@@ -33,7 +33,8 @@ function hostWith({ qemu = true, firecracker = true, kvm = 'working' }: Machine)
       asked.push('probe');
       const accelerator = forced ?? (kvm === 'working' ? 'kvm' : 'tcg');
       const reason = accelerator === 'kvm' ? 'A probe boot worked.' : 'A probe boot failed.';
-      return { accelerator, reason, probedAt: null, forced: forced !== undefined };
+      const unprobed = { probedAt: null, probedAgainAt: null, bootMs: null };
+      return { accelerator, reason, ...unprobed, forced: forced !== undefined };
     },
   };
   return { probes, asked };
@@ -64,7 +65,12 @@ describe('by itself', () => {
     const { choice } = choose({}, { kvm });
     expect(await choice).toMatchObject({
       installation: { kind: 'qemu', qemu: QEMU },
-      platform: { vmm: 'qemu', vmmVersion: '10.0.2', accelerator: 'tcg', machine: 'microvm' },
+      platform: {
+        vmm: 'qemu',
+        vmmVersion: '10.0.2',
+        accelerator: 'tcg',
+        machine: 'microvm,pic=off',
+      },
       reason: expect.stringContaining('Firecracker needs a KVM that works'),
     });
   });

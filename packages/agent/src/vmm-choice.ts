@@ -2,10 +2,13 @@ import { TorporError } from '@torpor/protocol';
 import {
   type Accelerator,
   type AcceleratorChoice,
+  emulationBecause,
   type FirecrackerInstallation,
   findFirecracker,
   findQemu,
+  forcedChoice,
   kvmObstacle,
+  type ProbeOptions,
   probeAccelerator,
   type QemuInstallation,
   type VmmKind,
@@ -24,11 +27,16 @@ export type VmmSetting = 'auto' | VmmKind;
 
 export interface VmmChoiceOptions {
   readonly setting?: VmmSetting | undefined;
-  /** The guest's kernel, a bzImage, for a probe boot. */
+  /** The guest's kernel and what guests have on its command line, for a probe boot in QEMU. */
   readonly kernelPath: string;
+  readonly kernelArguments?: readonly string[];
   /** Where the results of probe boots are remembered. */
   readonly stateDirectory: string;
   readonly forcedAccelerator?: Accelerator | undefined;
+  /** Probe again, whatever is remembered. */
+  readonly refresh?: boolean;
+  /** Called before a probe that boots. */
+  readonly onProbe?: () => void;
 }
 
 /** How a host is looked at. */
@@ -102,30 +110,24 @@ async function chooseQemu(
   reason: string,
 ): Promise<VmmChoice> {
   const qemu = await host.findQemu();
-  const { kernelPath, stateDirectory, forcedAccelerator: forced } = options;
-  const choice = await host.probeAccelerator({ qemu, kernelPath, stateDirectory, forced });
+  const choice = await host.probeAccelerator(probeOptions(options, qemu));
   return chosen({ kind: 'qemu', qemu }, choice, reason);
 }
 
 /** For a Firecracker that is there: without QEMU where no probe boot is needed. */
 async function chooseAccelerator(
-  { kernelPath, stateDirectory, forcedAccelerator: forced }: VmmChoiceOptions,
+  options: VmmChoiceOptions,
   host: HostProbes,
 ): Promise<AcceleratorChoice> {
+  const { forcedAccelerator: forced } = options;
   const obstacle = await host.kvmObstacle();
   if (forced === 'kvm' && obstacle !== undefined) {
     throw new TorporError('host_setup', `KVM is forced by a setting, but ${obstacle}.`, {
       remedy: 'Give this machine KVM, or unset TORPOR_ACCELERATOR.',
     });
   }
-  if (forced !== undefined) {
-    const reason = `${forced} is forced by a setting.`;
-    return { accelerator: forced, reason, probedAt: null, forced: true };
-  }
-  if (obstacle !== undefined) {
-    const reason = `Pure emulation, because ${obstacle}.`;
-    return { accelerator: 'tcg', reason, probedAt: null, forced: false };
-  }
+  if (forced !== undefined) return forcedChoice(forced);
+  if (obstacle !== undefined) return emulationBecause(obstacle);
   const qemu = await host.findQemu().catch((error: unknown) => {
     const { message, remedy } = TorporError.from(error);
     const what = `Whether KVM works is found out with QEMU. ${message}`;
@@ -134,7 +136,12 @@ async function chooseAccelerator(
       cause: error,
     });
   });
-  return host.probeAccelerator({ qemu, kernelPath, stateDirectory, forced });
+  return host.probeAccelerator(probeOptions(options, qemu));
+}
+
+function probeOptions(options: VmmChoiceOptions, qemu: QemuInstallation): ProbeOptions {
+  const { setting: _setting, forcedAccelerator: forced, ...rest } = options;
+  return { ...rest, qemu, forced };
 }
 
 function chosen(

@@ -1,7 +1,7 @@
 import { basename, dirname, join } from 'node:path';
 import { agentDriveKey, ensureAgentDrive } from './agent-drive/agent-drive.ts';
 import { ensureInitramfs, initramfsKey } from './initramfs/initramfs.ts';
-import { ensureKernel, findKernel } from './kernel/kernel.ts';
+import { ensureKernel, findKernel, type GuestKernel } from './kernel/kernel.ts';
 import type { OnProgress } from './progress.ts';
 
 export interface GuestArtifacts {
@@ -50,17 +50,29 @@ export async function ensureGuestArtifacts(options: GuestArtifactOptions): Promi
     onProgress,
   });
   return {
-    kernel: {
-      version: kernel.version,
-      bzImagePath: kernel.bzImagePath,
-      vmlinuxPath: kernel.vmlinuxPath,
-      qemuPath: kernel.pvhEntry ? kernel.vmlinuxPath : kernel.bzImagePath,
-    },
+    kernel: kernelFiles(kernel),
     initramfsPath,
     agentDrivePath: agentDrive.path,
     agentDriveKey: agentDrive.key,
     envdVersion: agentDrive.envdVersion,
     nodeVersion: agentDrive.nodeVersion,
+  };
+}
+
+/** The kernel that guests boot; undefined if the cache has none yet. */
+export async function findGuestKernel(
+  cacheDir: string,
+): Promise<GuestArtifacts['kernel'] | undefined> {
+  const kernel = await findKernel(join(cacheDir, 'kernels'));
+  return kernel === undefined ? undefined : kernelFiles(kernel);
+}
+
+function kernelFiles(kernel: GuestKernel): GuestArtifacts['kernel'] {
+  return {
+    version: kernel.version,
+    bzImagePath: kernel.bzImagePath,
+    vmlinuxPath: kernel.vmlinuxPath,
+    qemuPath: kernel.pvhEntry ? kernel.vmlinuxPath : kernel.bzImagePath,
   };
 }
 

@@ -1,6 +1,7 @@
 export {
   currentKeys,
   ensureGuestArtifacts,
+  findGuestKernel,
   type GuestArtifactOptions,
   type GuestArtifacts,
   keysOf,

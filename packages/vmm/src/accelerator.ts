@@ -1,22 +1,19 @@
-import { createHash } from 'node:crypto';
-import { constants, createReadStream } from 'node:fs';
-import { access, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { cpus, release, tmpdir } from 'node:os';
+import { constants } from 'node:fs';
+import { access, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { cpus, release } from 'node:os';
 import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
-import type { Accelerator, MachineSpec, MicroVm } from './driver.ts';
-import { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
-import type { QemuInstallation } from './qemu/find-qemu.ts';
-import { QemuDriver } from './qemu/qemu-driver.ts';
+import { type BootTimes, raceAccelerators } from './accelerator-race.ts';
+import type { Accelerator } from './driver.ts';
+import { type ProbeBootOptions, probeBoot } from './probe-boot.ts';
 
-// `/dev/kvm` that opens is not KVM that works: there are nested and
-// paravirtual hosts on which a stock kernel dies or crawls under KVM. So the
-// accelerator is chosen by booting the very kernel that the guests will run,
-// and the result is remembered for as long as nothing changes that could
-// change it.
+// `/dev/kvm` that opens is not KVM that works: there are nested and paravirtual hosts on
+// which a stock kernel dies or crawls under KVM, slower than in emulation. So the very
+// kernel that the guests will run is booted under both, and the faster one is used. What
+// such a race has shown is remembered for as long as nothing changes that could change it.
+// What it has not shown, because KVM could not be had or a boot was given up, may be the
+// fault of a busy moment: that is tried again after an hour.
 
 /** Which accelerator is used, and why. */
 export interface AcceleratorChoice {
@@ -25,47 +22,50 @@ export interface AcceleratorChoice {
   readonly reason: string;
   /** RFC 3339; null where no probe boot was needed. */
   readonly probedAt: string | null;
+  /** RFC 3339: when the probe is made again. Null: not before something changes. */
+  readonly probedAgainAt: string | null;
+  /** Null where no probe boot was needed. */
+  readonly bootMs: BootTimes | null;
   /** Whether a setting decided. */
   readonly forced: boolean;
 }
 
-export interface ProbeOptions {
-  readonly qemu: QemuInstallation;
-  /** The guest's kernel, a bzImage. */
-  readonly kernelPath: string;
+export interface ProbeOptions extends ProbeBootOptions {
   /** Results are remembered here; made if it does not exist. */
   readonly stateDirectory: string;
   /** Decides without a probe. */
   readonly forced?: Accelerator | undefined;
   /** Probe again, whatever is remembered. */
-  readonly refresh?: boolean;
-  /** How long the probe boot may take, {@link DEFAULT_TIME_LIMIT_MS} unless told. */
-  readonly timeLimitMs?: number;
+  readonly refresh?: boolean | undefined;
+  /** Called before a probe that boots, which takes from a second to minutes on a slow machine. */
+  readonly onProbe?: (() => void) | undefined;
 }
 
-/** KVM on hardware needs about 1 s; KVM inside an emulated machine, the slowest that is of use, about 4 s. */
-const DEFAULT_TIME_LIMIT_MS = 12_000;
-const PROBE_MEMORY_MIB = 128;
-const POLL_MS = 50;
 const KVM_DEVICE = '/dev/kvm';
 const RESULTS_FILE = 'accelerator.json';
+const RESULTS_VERSION = 2;
 /** Machines change their kernel now and then; what is older than so many changes is of no use. */
 const MAX_REMEMBERED = 16;
+/** Starts within it do not pay again for a KVM that does not come up. */
+const INCONCLUSIVE_FOR_MS = 60 * 60_000;
 
+const milliseconds = z.number().nonnegative().nullable();
 const resultSchema = z.strictObject({
   accelerator: z.enum(['kvm', 'tcg']),
   reason: z.string(),
-  probedAt: z.string(),
+  probedAt: z.iso.datetime(),
+  probedAgainAt: z.iso.datetime().nullable(),
+  bootMs: z.strictObject({ kvm: milliseconds, tcg: milliseconds }),
 });
 const resultsSchema = z.strictObject({
-  version: z.literal(1),
+  version: z.literal(RESULTS_VERSION),
   results: z.record(z.string(), resultSchema),
 });
 type ProbeResult = z.infer<typeof resultSchema>;
 
 /**
  * Chooses the accelerator: as forced, else `tcg` where there is no usable
- * /dev/kvm, else by a probe boot under KVM, whose result is remembered by host
+ * /dev/kvm, else by probe boots, whose result is remembered by host
  * kernel, QEMU version, processor and guest kernel. Throws `host_setup` if KVM
  * is forced but cannot be opened.
  */
@@ -74,22 +74,35 @@ export async function probeAccelerator(options: ProbeOptions): Promise<Accelerat
   if (options.forced === 'kvm' && obstacle !== undefined) {
     throw new TorporError('host_setup', `KVM is forced by a setting, but ${obstacle}.`);
   }
-  if (options.forced !== undefined) {
-    const reason = `${options.forced} is forced by a setting.`;
-    return { accelerator: options.forced, reason, probedAt: null, forced: true };
-  }
-  if (obstacle !== undefined) {
-    const reason = `Pure emulation, because ${obstacle}.`;
-    return { accelerator: 'tcg', reason, probedAt: null, forced: false };
-  }
+  if (options.forced !== undefined) return forcedChoice(options.forced);
+  if (obstacle !== undefined) return emulationBecause(obstacle);
   const key = await environmentKey(options);
   const remembered = await readResults(options.stateDirectory);
   const known = options.refresh === true ? undefined : remembered[key];
-  if (known !== undefined) return { ...known, forced: false };
-  const result = { ...(await probeBoot(options)), probedAt: new Date().toISOString() };
+  if (known !== undefined && isCurrent(known)) return { ...known, forced: false };
+  options.onProbe?.();
+  const result = await probe(options);
   await writeResults(options.stateDirectory, { ...remembered, [key]: result });
   return { ...result, forced: false };
 }
+
+/** What a setting that forces an accelerator comes to. */
+export function forcedChoice(accelerator: Accelerator): AcceleratorChoice {
+  return {
+    accelerator,
+    reason: `${accelerator} is forced by a setting.`,
+    ...UNPROBED,
+    forced: true,
+  };
+}
+
+/** The choice where KVM cannot even be tried, by what {@link kvmObstacle} returned. */
+export function emulationBecause(obstacle: string): AcceleratorChoice {
+  const reason = `Pure emulation, because ${obstacle}.`;
+  return { accelerator: 'tcg', reason, ...UNPROBED, forced: false };
+}
+
+const UNPROBED = { probedAt: null, probedAgainAt: null, bootMs: null };
 
 /** Why KVM cannot even be tried, as the end of a sentence; undefined if it can. */
 export async function kvmObstacle(): Promise<string | undefined> {
@@ -102,74 +115,40 @@ export async function kvmObstacle(): Promise<string | undefined> {
   }
 }
 
+/** What can change the result. A kernel is known by its file, which is never written to again. */
 async function environmentKey({ qemu, kernelPath }: ProbeOptions): Promise<string> {
-  const hash = createHash('sha256');
-  await pipeline(createReadStream(kernelPath), hash);
-  const kernel = hash.digest('hex').slice(0, 16);
+  const { size, mtime } = await stat(kernelPath);
   const processor = cpus()[0]?.model ?? 'unknown processor';
+  const kernel = `${kernelPath} of ${mtime.toISOString()} with ${size} bytes`;
   return `${release()} | qemu ${qemu.version} | ${processor} | kernel ${kernel}`;
 }
 
-async function probeBoot(options: ProbeOptions): Promise<Omit<ProbeResult, 'probedAt'>> {
-  const timeLimitMs = options.timeLimitMs ?? DEFAULT_TIME_LIMIT_MS;
-  const startedAt = performance.now();
-  await using resources = new AsyncDisposableStack();
-  const directory = await mkdtemp(join(tmpdir(), 'torpor-probe-'));
-  resources.defer(() => rm(directory, { recursive: true, force: true }));
-  const spec = await probeSpec(directory, options.kernelPath);
-  const driver = new QemuDriver({
-    qemu: options.qemu,
-    accelerator: 'kvm',
-    startTimeoutMs: timeLimitMs,
-  });
-  let vm: MicroVm;
-  try {
-    vm = await driver.start(spec);
-  } catch (error) {
-    const what = TorporError.from(error).message;
-    return { accelerator: 'tcg', reason: `KVM opens but does not start a machine: ${what}` };
-  }
-  resources.defer(() => vm.kill());
-  const failure = await waitForWords(vm, startedAt + timeLimitMs);
-  const seconds = ((performance.now() - startedAt) / 1000).toFixed(1);
-  if (failure === undefined) {
-    return { accelerator: 'kvm', reason: `A probe boot under KVM took ${seconds} s.` };
-  }
-  const reason = `KVM opens, but a probe boot under it failed after ${seconds} s: ${failure}`;
-  return { accelerator: 'tcg', reason };
-}
-
-async function probeSpec(directory: string, kernelPath: string): Promise<MachineSpec> {
-  const initramfsPath = join(directory, 'initramfs');
-  await writeFile(initramfsPath, probeInitramfs());
+async function probe(options: ProbeBootOptions): Promise<ProbeResult> {
+  const verdict = await raceAccelerators((accelerator, signal) =>
+    // What went wrong around a boot says nothing against the other accelerator.
+    probeBoot(accelerator, options, signal).catch((error: unknown) => ({
+      kind: 'refused',
+      reason: TorporError.from(error).message,
+    })),
+  );
+  const { accelerator, bootMs, isConclusive } = verdict;
+  const now = Date.now();
+  const again = new Date(now + INCONCLUSIVE_FOR_MS).toISOString();
   return {
-    id: 'accelerator-probe',
-    vcpus: 1,
-    memoryMiB: PROBE_MEMORY_MIB,
-    kernelPath,
-    initramfsPath,
-    kernelArguments: ['quiet'],
-    drives: [],
-    runDirectory: directory,
-    memoryFile: join(directory, 'memory'),
-    console: { path: join(directory, 'console.log'), maxBytes: 64 * 1024 },
+    accelerator,
+    reason: isConclusive
+      ? verdict.reason
+      : `${verdict.reason} It is tried again after ${again}, or now by \`torpor doctor --probe\`.`,
+    probedAt: new Date(now).toISOString(),
+    probedAgainAt: isConclusive ? null : again,
+    bootMs,
   };
 }
 
-/** Undefined when the guest has said the words; otherwise why it has not. */
-async function waitForWords(vm: MicroVm, deadline: number): Promise<string | undefined> {
-  let ended: string | undefined;
-  void vm.exited.then(({ reason }) => {
-    ended = reason;
-  });
-  for (;;) {
-    // Asked before the console is read: all of a machine's words are in the log when its end is known.
-    const reason = ended;
-    if ((await vm.readConsole(64 * 1024)).includes(PROBE_WORDS)) return undefined;
-    if (reason !== undefined) return reason;
-    if (performance.now() > deadline) return 'the guest did not get to user mode in time.';
-    await sleep(POLL_MS);
-  }
+/** A clock that was set back must not keep a result for ever. */
+function isCurrent({ probedAt, probedAgainAt }: ProbeResult): boolean {
+  const now = Date.now();
+  return probedAgainAt === null || (Date.parse(probedAt) <= now && now < Date.parse(probedAgainAt));
 }
 
 /** A file that cannot be understood counts as empty: the probe is merely made again. */
@@ -189,7 +168,7 @@ async function writeResults(
   const latest = Object.entries(results)
     .sort(([, a], [, b]) => b.probedAt.localeCompare(a.probedAt))
     .slice(0, MAX_REMEMBERED);
-  const content = { version: 1, results: Object.fromEntries(latest) };
+  const content = { version: RESULTS_VERSION, results: Object.fromEntries(latest) };
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const path = join(directory, RESULTS_FILE);
   const staged = `${path}.${process.pid}`;

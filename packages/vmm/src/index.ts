@@ -1,5 +1,7 @@
 export {
   type AcceleratorChoice,
+  emulationBecause,
+  forcedChoice,
   kvmObstacle,
   type ProbeOptions,
   probeAccelerator,

@@ -6,14 +6,23 @@ import { type CommonOptions, dataDirectory, findEndpoint } from '../client/setti
 import { EXIT } from '../exit-codes.ts';
 import type { Fact } from '../host-setup/requirement.ts';
 import { type Io, json, line } from '../io.ts';
+import { news } from '../output/progress.ts';
 import { VERSION } from '../version.ts';
+
+interface DoctorOptions extends CommonOptions {
+  readonly probe?: boolean;
+}
 
 const MARKS = { found: '✓', absent: '-', degraded: '!', missing: '✗' } as const;
 const HEALTH_TIMEOUT_MS = 3_000;
 
 export function registerDoctor(cli: CliContext): void {
-  cli.command('doctor', 'look at everything that Torpor needs, and say what to do about it').action(
-    cli.action(async (options: CommonOptions, _command: Command) => {
+  const command = cli.command(
+    'doctor',
+    'look at everything that Torpor needs, and say what to do about it',
+  );
+  command.option('--probe', 'try KVM again, whatever is remembered of it').action(
+    cli.action(async (options: DoctorOptions, _command: Command) => {
       // Loaded here, because it brings in the host's side, which most commands do without.
       const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
         '../host-setup/index.ts'
@@ -27,7 +36,10 @@ export function registerDoctor(cli: CliContext): void {
           remedy: requirementRemedy(requirement.remedy, requirement.packages),
         })),
         ...(await collectFacts(dataDir)),
-        ...(await vmmFacts(dataDir, cli.io.env)),
+        ...(await vmmFacts(dataDir, cli.io.env, {
+          probe: options.probe,
+          onProbe: () => news(cli.io, 'booting a guest under KVM and in emulation'),
+        })),
         await serverFact(cli.io, options),
       ];
       const healthy = facts.every(({ result }) => result.state !== 'missing');

@@ -1,7 +1,9 @@
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { kvmObstacle } from '@torpor/vmm';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { KERNEL_RECIPE } from '../../../images/src/kernel/kernel.ts';
 import type { Fact } from './requirement.ts';
 import { REQUIREMENTS, requirementsFor } from './requirements.ts';
 import { vmmFacts } from './vmm.ts';
@@ -87,6 +89,49 @@ describe('doctor', () => {
       result: { state: 'missing', detail: 'TORPOR_VMM is "xen".' },
       remedy: 'Set it to qemu, firecracker, auto.',
     });
+  });
+});
+
+/** Where KVM cannot even be tried, nothing is probed. */
+const mayHaveKvm = (await kvmObstacle()) === undefined;
+
+describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
+  /** A cache with a kernel, as `ensureGuestArtifacts` leaves it, that nothing ever boots. */
+  async function cacheKernel(): Promise<void> {
+    const path = join(directory, 'kernels', '0123456789abcdef01234567');
+    await mkdir(path, { recursive: true });
+    const names = { packageName: 'linux', packageVersion: '6.12', release: '6.12' };
+    const manifest = { recipe: KERNEL_RECIPE, ...names, pvhEntry: true, modules: [] };
+    await writeFile(join(path, 'manifest.json'), JSON.stringify(manifest));
+    await writeFile(join(path, 'vmlinux'), 'not a kernel');
+  }
+
+  test('is asked for once, and again with --probe', async () => {
+    await cacheKernel();
+    // It tells its version and does nothing else, as one that KVM refuses.
+    process.env.TORPOR_QEMU = await program('qemu', 'QEMU emulator version 10.0.2');
+    const env = { TORPOR_CACHE_DIR: directory, TORPOR_VMM: 'qemu' };
+    let probes = 0;
+    const onProbe = () => {
+      probes += 1;
+    };
+    const look = async (probe: boolean) => {
+      const facts = await vmmFacts(directory, env, { probe, onProbe });
+      return facts.find(({ id }) => id === 'accelerator')?.result;
+    };
+    try {
+      const first = await look(false);
+      expect(first).toEqual({
+        state: 'degraded',
+        detail: expect.stringMatching(/^tcg: KVM opens, but no machine starts under it: .*--probe/),
+      });
+      expect(await look(false)).toEqual(first);
+      expect(probes).toBe(1);
+      await look(true);
+      expect(probes).toBe(2);
+    } finally {
+      delete process.env.TORPOR_QEMU;
+    }
   });
 });
 

@@ -1,6 +1,5 @@
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { chooseVmm, type VmmChoice } from '@torpor/agent';
+import { findGuestKernel, kernelArguments } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
 import { findFirecracker } from '@torpor/vmm';
 import { cacheDirectory, forcedAccelerator, vmmSetting } from '../platform/settings.ts';
@@ -9,9 +8,20 @@ import type { Fact } from './requirement.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
+export interface VmmFactsOptions {
+  /** Try KVM again, whatever is remembered of it. */
+  readonly probe?: boolean | undefined;
+  /** Called before guests are booted for that. */
+  readonly onProbe?: () => void;
+}
+
 /** Firecracker, which accelerator sandboxes get and which VMM runs them, and why. */
-export async function vmmFacts(dataDir: string, env: Environment): Promise<Fact[]> {
-  return [await firecrackerFact(env), ...(await choiceFacts(dataDir, env))];
+export async function vmmFacts(
+  dataDir: string,
+  env: Environment,
+  options: VmmFactsOptions = {},
+): Promise<Fact[]> {
+  return [await firecrackerFact(env), ...(await choiceFacts(dataDir, env, options))];
 }
 
 /** Firecracker and its jailer can be had beside QEMU; no host must have them. */
@@ -33,12 +43,16 @@ async function firecrackerFact(env: Environment): Promise<Fact> {
   }
 }
 
-/** Boots a probe only where KVM may be had and none was made. */
-async function choiceFacts(dataDir: string, env: Environment): Promise<Fact[]> {
+/** Boots a probe where KVM may be had and nothing is remembered of it, or where `probe` asks for it. */
+async function choiceFacts(
+  dataDir: string,
+  env: Environment,
+  { probe = false, onProbe }: VmmFactsOptions,
+): Promise<Fact[]> {
   try {
     const forced = forcedAccelerator(env);
-    const kernelPath = await findKernel(join(cacheDirectory(dataDir, env), 'kernels'));
-    if (kernelPath === undefined && forced === undefined && (await isAccessible('/dev/kvm'))) {
+    const kernel = await findGuestKernel(cacheDirectory(dataDir, env));
+    if (kernel === undefined && forced === undefined && (await isAccessible('/dev/kvm'))) {
       return [
         fact('accelerator', 'found', '/dev/kvm is tried at the first start'),
         fact('vmm', 'found', 'chosen at the first start, when /dev/kvm has been tried'),
@@ -46,9 +60,12 @@ async function choiceFacts(dataDir: string, env: Environment): Promise<Fact[]> {
     }
     const choice = await chooseVmm({
       setting: vmmSetting(env),
-      kernelPath: kernelPath ?? '',
+      kernelPath: kernel?.qemuPath ?? '',
+      kernelArguments: kernelArguments(),
       stateDirectory: dataDir,
       forcedAccelerator: forced,
+      refresh: probe,
+      ...(onProbe === undefined ? {} : { onProbe }),
     });
     return factsOf(choice);
   } catch (reason) {
@@ -72,13 +89,4 @@ function factsOf({ accelerator, platform, reason }: VmmChoice): Fact[] {
 
 function fact(id: string, state: Fact['result']['state'], detail: string, remedy = ''): Fact {
   return { id, result: { state, detail }, remedy };
-}
-
-/** A guest kernel of the cache, whichever. */
-async function findKernel(directory: string): Promise<string | undefined> {
-  for (const key of await readdir(directory).catch(() => [])) {
-    const path = join(directory, key, 'vmlinuz');
-    if (await isAccessible(path)) return path;
-  }
-  return undefined;
 }

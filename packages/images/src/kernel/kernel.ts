@@ -16,7 +16,7 @@ import { GUEST_MODULE_DIRECTORIES, makeModuleTree } from './module-tree.ts';
 import { type KernelModule, orderModules, readModuleInfo } from './modules.ts';
 
 /** Raised when what is kept of a kernel changes. */
-const RECIPE = 2;
+export const KERNEL_RECIPE = 2;
 
 /** Modules that the guest loads at boot, where the kernel does not have them built in. */
 const BOOT_MODULES = [
@@ -40,7 +40,7 @@ const META_PACKAGES = ['linux-image-6.12-cloud-amd64', 'linux-image-cloud-amd64'
 const APT_TIMEOUT_MS = 10 * 60_000;
 
 const manifestSchema = z.strictObject({
-  recipe: z.literal(RECIPE),
+  recipe: z.literal(KERNEL_RECIPE),
   packageName: z.string(),
   packageVersion: z.string(),
   /** As `uname -r` shows it. */
@@ -82,7 +82,7 @@ export async function ensureKernel(
     throw toImageError(error);
   });
   const key = computeKey({
-    recipe: RECIPE,
+    recipe: KERNEL_RECIPE,
     name,
     version,
     modules: BOOT_MODULES,
@@ -195,7 +195,7 @@ async function buildKernel(root: string, target: string, source: Package): Promi
   const tree = await makeModuleTree(join(root, 'lib', 'modules', release), target, release);
   const modules = await collectBootModules(tree.paths, target);
   const manifest: z.infer<typeof manifestSchema> = {
-    recipe: RECIPE,
+    recipe: KERNEL_RECIPE,
     packageName: source.name,
     packageVersion: source.version,
     release,

@@ -1,0 +1,94 @@
+import { describe, expect, test } from 'vitest';
+import { type Boot, raceAccelerators } from './accelerator-race.ts';
+import type { Accelerator } from './driver.ts';
+import type { ProbeOutcome } from './probe-boot.ts';
+
+const QUICK: ProbeOutcome = { kind: 'booted', bootMs: 640 };
+const SLOW: ProbeOutcome = { kind: 'booted', bootMs: 4_200 };
+const DIED: ProbeOutcome = { kind: 'died', reason: 'The guest rebooted.', afterMs: 900 };
+const REFUSED: ProbeOutcome = { kind: 'refused', reason: 'Device or resource busy.' };
+const SILENT: ProbeOutcome = {
+  kind: 'timed-out',
+  reason: 'it printed nothing at all for 30.0 s',
+};
+
+/** A race whose boots go as told; `never` is one that goes on until it is stopped. */
+async function race(outcomes: Readonly<Record<Accelerator, ProbeOutcome | 'never'>>) {
+  const stopped: Accelerator[] = [];
+  const boot: Boot = (accelerator, signal) => {
+    const outcome = outcomes[accelerator];
+    if (outcome !== 'never') return Promise.resolve(outcome);
+    return new Promise((resolve) => {
+      signal.addEventListener('abort', () => {
+        stopped.push(accelerator);
+        resolve({ kind: 'stopped' });
+      });
+    });
+  };
+  return { ...(await raceAccelerators(boot)), stopped };
+}
+
+describe('the faster accelerator is chosen, and the other stopped', () => {
+  test('KVM that is first', async () => {
+    expect(await race({ kvm: QUICK, tcg: 'never' })).toEqual({
+      accelerator: 'kvm',
+      reason: 'A probe boot took 0.6 s under KVM, and in emulation it was not finished by then.',
+      bootMs: { kvm: 640, tcg: null },
+      isConclusive: true,
+      stopped: ['tcg'],
+    });
+  });
+
+  test('emulation, where KVM works and crawls', async () => {
+    expect(await race({ kvm: 'never', tcg: SLOW })).toEqual({
+      accelerator: 'tcg',
+      reason:
+        'A probe boot took 4.2 s in emulation, and under KVM, which opens, it was not finished by then.',
+      bootMs: { kvm: null, tcg: 4_200 },
+      isConclusive: true,
+      stopped: ['kvm'],
+    });
+  });
+
+  test.each([DIED, REFUSED, SILENT])(
+    'KVM, however late, where emulation fails: $kind',
+    async (tcg) => {
+      expect(await race({ kvm: SLOW, tcg })).toMatchObject({
+        accelerator: 'kvm',
+        isConclusive: true,
+      });
+    },
+  );
+});
+
+describe('a KVM that fails is not used', () => {
+  test('its death is a verdict', async () => {
+    expect(await race({ kvm: DIED, tcg: 'never' })).toMatchObject({
+      accelerator: 'tcg',
+      reason: 'KVM opens, but a probe boot under it failed after 0.9 s: The guest rebooted.',
+      isConclusive: true,
+      stopped: ['tcg'],
+    });
+  });
+
+  test.each([
+    [REFUSED, 'KVM opens, but no machine starts under it: Device or resource busy.'],
+    [
+      SILENT,
+      'KVM opens, but a probe boot under it was given up: it printed nothing at all for 30.0 s.',
+    ],
+  ])('but $kind says nothing of the next time', async (kvm, reason) => {
+    expect(await race({ kvm, tcg: 'never' })).toMatchObject({
+      accelerator: 'tcg',
+      reason,
+      isConclusive: false,
+    });
+  });
+
+  test('also where emulation failed first', async () => {
+    expect(await race({ kvm: SILENT, tcg: DIED })).toMatchObject({
+      accelerator: 'tcg',
+      isConclusive: false,
+    });
+  });
+});
