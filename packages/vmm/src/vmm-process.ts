@@ -50,7 +50,7 @@ const LOOK_AGAIN_MS = 50;
 /** A VMM prints a few lines in its life; what a guest could make it repeat must not fill the disk. */
 const MAX_OUTPUT_BYTES = 256 * 1024;
 /** SIGKILL takes effect when the last thread leaves the kernel, which for KVM can take a moment. */
-const KILL_TIMEOUT_MS = 10_000;
+const KILL_TIMEOUT_MS = 60_000;
 const KILL_POLL_MS = 20;
 
 /**

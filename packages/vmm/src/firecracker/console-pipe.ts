@@ -3,6 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { runCommand } from '@torpor/linux';
 import { ConsoleLog } from '../console-log.ts';
+import { HUNG_AFTER_MS } from '../patience.ts';
 
 /** Longer than any of the lines that are looked for, and than what comes before them in a line. */
 const REMEMBERED_CHARACTERS = 200;
@@ -12,7 +13,7 @@ const HALTED = /\] reboot: (?:Power down|System halted|Power off not available)/
 
 /** Makes the pipe, for its owner only. */
 export async function makeConsolePipe(path: string): Promise<void> {
-  await runCommand('mkfifo', ['-m', '600', '--', path], { timeoutMs: 10_000 });
+  await runCommand('mkfifo', ['-m', '600', '--', path], { timeoutMs: HUNG_AFTER_MS });
 }
 
 /**

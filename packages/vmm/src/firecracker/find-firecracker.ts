@@ -3,6 +3,7 @@ import { access, realpath } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import { CommandError, runCommand } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
+import { HUNG_AFTER_MS } from '../patience.ts';
 import { isVersionAtLeast } from './version.ts';
 
 /** A Firecracker that can run here, with the jailer of the same version where there is one. */
@@ -78,7 +79,7 @@ async function firstExecutable(
 async function readVersion(program: string, name: 'Firecracker' | 'Jailer'): Promise<string> {
   let output: string;
   try {
-    output = await runCommand(program, ['--version'], { timeoutMs: 20_000 });
+    output = await runCommand(program, ['--version'], { timeoutMs: HUNG_AFTER_MS });
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
     throw setupError(`${name} does not run: ${error.message}.`, error);

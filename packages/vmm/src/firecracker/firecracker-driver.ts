@@ -10,6 +10,7 @@ import type {
 } from '../driver.ts';
 import { startErrors } from '../exit-report.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
+import { HUNG_AFTER_MS } from '../patience.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { FirecrackerClient, FirecrackerFault } from './api-client.ts';
 import { ConsolePipe, makeConsolePipe, openForFirecracker } from './console-pipe.ts';
@@ -31,7 +32,6 @@ export interface FirecrackerDriverOptions {
 }
 
 const NAME = 'Firecracker';
-const DEFAULT_START_TIMEOUT_MS = 30_000;
 const CGROUP_ROOT = '/sys/fs/cgroup';
 /** How long one that has stopped answering may take to be gone. */
 const END_AFTER_FAILURE_MS = 1_000;
@@ -46,7 +46,7 @@ export class FirecrackerDriver implements VmmDriver {
   constructor(options: FirecrackerDriverOptions) {
     this.#firecracker = options.firecracker;
     this.#cgroupParent = options.cgroupParent;
-    this.#startTimeoutMs = options.startTimeoutMs ?? DEFAULT_START_TIMEOUT_MS;
+    this.#startTimeoutMs = options.startTimeoutMs ?? HUNG_AFTER_MS;
   }
 
   /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with Firecracker's words otherwise. */

@@ -3,6 +3,7 @@ import { access } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { CommandError, runCommand } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
+import { HUNG_AFTER_MS } from '../patience.ts';
 
 /** `microvm` needs QEMU 10: the one of 7.2 hangs now and then under pure emulation. */
 export type QemuMachineType = 'microvm' | 'q35';
@@ -72,7 +73,7 @@ async function searchPath(): Promise<string | undefined> {
 async function readVersion(program: string): Promise<string> {
   let output: string;
   try {
-    output = await runCommand(program, ['--version'], { timeoutMs: 20_000 });
+    output = await runCommand(program, ['--version'], { timeoutMs: HUNG_AFTER_MS });
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
     throw new TorporError('host_setup', `QEMU does not run: ${error.message}.`, {

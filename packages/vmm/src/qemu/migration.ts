@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import type { MachineDescription } from '../driver.ts';
+import { HUNG_AFTER_MS } from '../patience.ts';
 import { isAtLeast } from './find-qemu.ts';
 import type { QmpClient } from './qmp-client.ts';
 import { STATE_FD } from './run-files.ts';
@@ -15,7 +16,6 @@ import { STATE_FD } from './run-files.ts';
  * not walk to the run directory. `file:` exists from 8.2 on.
  */
 const STATE_URI = `file:/proc/self/fd/${STATE_FD}`;
-const TIMEOUT_MS = 60_000;
 const POLL_MS = 10;
 /** Bytes per second; QEMU's default is 128 MiB. */
 const NO_BANDWIDTH_LIMIT = 10 ** 12;
@@ -82,7 +82,7 @@ async function leaveOutMemory(control: QmpClient): Promise<void> {
 
 /** Waits for a migration that has been begun. Throws `vmm_failed`: `failure`, with QEMU's words. */
 export async function completion(control: QmpClient, failure: string): Promise<void> {
-  const deadline = performance.now() + TIMEOUT_MS;
+  const deadline = performance.now() + HUNG_AFTER_MS;
   for (;;) {
     const info = migrationSchema.parse(await control.execute('query-migrate'));
     if (info.status === 'completed') return;
@@ -90,7 +90,10 @@ export async function completion(control: QmpClient, failure: string): Promise<v
       throw new TorporError('vmm_failed', `${failure}: ${info['error-desc'] ?? info.status}.`);
     }
     if (performance.now() > deadline) {
-      throw new TorporError('vmm_failed', `${failure}: not complete after ${TIMEOUT_MS / 1000} s.`);
+      throw new TorporError(
+        'vmm_failed',
+        `${failure}: not complete after ${HUNG_AFTER_MS / 1000} s.`,
+      );
     }
     await sleep(POLL_MS);
   }

@@ -11,6 +11,7 @@ import type {
 } from '../driver.ts';
 import { startErrors } from '../exit-report.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
+import { HUNG_AFTER_MS } from '../patience.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { type MemoryBacking, qemuArguments } from './command-line.ts';
 import { ConsoleReader } from './console-reader.ts';
@@ -36,7 +37,8 @@ interface LaunchMemory {
   readonly environment?: Readonly<Record<string, string>>;
 }
 
-const DEFAULT_START_TIMEOUT_MS = 30_000;
+/** How long one that has stopped answering may take to be gone. */
+const END_AFTER_FAILURE_MS = 1_000;
 
 /** Machines in QEMU: `microvm` with virtio-mmio, or q35 with virtio-pci on an old QEMU. */
 export class QemuDriver implements VmmDriver {
@@ -50,7 +52,7 @@ export class QemuDriver implements VmmDriver {
     this.#qemu = options.qemu;
     this.#accelerator = options.accelerator;
     this.#uffdShimPath = options.uffdShimPath;
-    this.#startTimeoutMs = options.startTimeoutMs ?? DEFAULT_START_TIMEOUT_MS;
+    this.#startTimeoutMs = options.startTimeoutMs ?? HUNG_AFTER_MS;
   }
 
   /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with QEMU's words otherwise. */
@@ -218,7 +220,8 @@ async function explained(
   process: VmmProcess,
   outputPath: string,
 ): Promise<unknown> {
-  if (!(await process.endsWithin(process.status === undefined ? 200 : 0))) return error;
+  if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
+    return error;
   const what = `QEMU ended while it started: ${await startErrors([outputPath])}.`;
   return new TorporError('vmm_failed', what, { cause: error });
 }
