@@ -55,7 +55,9 @@ export class TorporProcess implements AsyncDisposable {
       ended,
     ]);
     ended.catch(() => undefined);
-    return new TorporProcess(child, readySchema.parse(JSON.parse(String(line))));
+    const ready = readySchema.safeParse(JSON.parse(String(line)));
+    if (!ready.success) throw new Error(`torpor up says: ${line}\n${log.join('\n')}`);
+    return new TorporProcess(child, ready.data);
   }
 
   /** Ends it in an orderly way. Returns its exit status. */

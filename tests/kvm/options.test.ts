@@ -1,0 +1,34 @@
+import { expect, test } from 'vitest';
+import { parseKvmTestOptions } from './options.ts';
+
+test('without a Firecracker the sandboxes run in QEMU', () => {
+  expect(parseKvmTestOptions([], { TORPOR_FIRECRACKER: '' })).toEqual({
+    vmm: 'qemu',
+    memoryMiB: 5120,
+    timeoutMinutes: 90,
+    keep: false,
+  });
+});
+
+test('a Firecracker that is supplied is used, with its jailer where there is one', () => {
+  const env = { TORPOR_FIRECRACKER: '/opt/firecracker' };
+  expect(parseKvmTestOptions([], env)).toMatchObject({
+    vmm: 'firecracker',
+    firecracker: { path: '/opt/firecracker' },
+  });
+  expect(parseKvmTestOptions(['--keep'], { ...env, TORPOR_JAILER: '/opt/jailer' })).toMatchObject({
+    firecracker: { path: '/opt/firecracker', jailerPath: '/opt/jailer' },
+    keep: true,
+  });
+});
+
+test.each([
+  [['--memory', 'lots'], {}, '--memory is "lots"'],
+  [['--memory', '512'], {}, 'from 3072 on'],
+  [['--timeout', '0'], {}, 'from 1 on'],
+  [['--fast'], {}, '--fast'],
+  [['qemu'], {}, 'qemu'],
+  [[], { TORPOR_JAILER: '/opt/jailer' }, 'TORPOR_FIRECRACKER is not'],
+])('what cannot be meant is refused: %j with %j', (args, env, words) => {
+  expect(() => parseKvmTestOptions(args, env)).toThrow(words);
+});
