@@ -94,7 +94,7 @@ export const REQUIREMENTS: readonly Requirement[] = [
     remedy: 'Install the program xz.',
   },
   {
-    id: 'kmod',
+    id: 'depmod',
     purpose: 'the index of the kernel modules for guests',
     check: programs('depmod'),
     packages: ['kmod'],
