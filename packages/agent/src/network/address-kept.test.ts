@@ -86,9 +86,11 @@ class Peer {
   }
 }
 
+/** Sends back what it gets, and what it is told. */
 const ECHO = `require('node:net').createServer((socket) => {
   socket.on('error', () => undefined);
   socket.pipe(socket);
+  process.stdin.pipe(socket);
 }).listen(8080, () => console.log('listening'));`;
 
 /** Sends what it is told and prints what comes back, or why the connection ended. */
@@ -106,12 +108,14 @@ async function connect(slot: NetworkSlot): Promise<Peer> {
   return client;
 }
 
-async function connectedGuest(owner: string): Promise<{ slot: NetworkSlot; client: Peer }> {
+async function connectedGuest(
+  owner: string,
+): Promise<{ slot: NetworkSlot; client: Peer; server: Peer }> {
   const slot = await acquire(owner);
   await attachGuest(slot);
   const server = new Peer(guestNamespace, ECHO);
   expect(await server.line()).toBe('listening');
-  return { slot, client: await connect(slot) };
+  return { slot, server, client: await connect(slot) };
 }
 
 test('with the same slot a connection goes on after the pause', async () => {
@@ -122,6 +126,23 @@ test('with the same slot a connection goes on after the pause', async () => {
   await attachGuest(again);
   client.say('after');
   expect(await client.line()).toBe('after');
+});
+
+test('with the same slot the guest may be the first to speak', async () => {
+  const { slot, client, server } = await connectedGuest('sba');
+  await opened.pool.release(slot);
+  await attachGuest(await acquire('sba', slot.index));
+  server.say('news');
+  expect(await client.line()).toBe('news');
+  client.say('thanks');
+  expect(await client.line()).toBe('thanks');
+});
+
+test('nobody connects to a guest that is paused, and learns so at once', async () => {
+  const { slot } = await connectedGuest('sba');
+  await opened.pool.release(slot);
+  const late = new Peer(hostNamespace, CLIENT, slot.hostAddress);
+  expect(await late.line()).toBe('EHOSTUNREACH');
 });
 
 test('what was sent during the pause arrives after it', async () => {

@@ -30,6 +30,11 @@ import {
  * the guest sees them come from its gateway. The guest's own connections leave
  * with `hostAddress` as their source, and the host masquerades them.
  *
+ * A resumed guest has connections of the host that this namespace, which is new, has not
+ * seen. Where the host speaks first they are translated as new ones are; where the guest
+ * does, its segments go to the host's end of the link, which knows them as replies. A
+ * segment with SYN never does, so that no connection can begin there.
+ *
  * The rules in here do not trust the host's: they keep private ranges out of
  * reach, and the host's end of the link too, even while the host's ruleset is
  * flushed. The one thing that only the host knows is whether the guest may reach
@@ -65,6 +70,7 @@ table inet ${TABLE} {
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
     iifname "${PEER_INTERFACE}" ip saddr ${layout.linkAddress} ip daddr ${layout.hostAddress} dnat ip to ${guest}
+    iifname "${TAP_DEVICE}" ip daddr ${gateway} tcp flags & syn == 0 dnat ip to ${layout.linkAddress}
   }
   chain input {
     type filter hook input priority filter; policy drop;
@@ -73,6 +79,7 @@ table inet ${TABLE} {
     type filter hook forward priority filter; policy drop;
     ct state established,related ct direction reply accept
     iifname "${PEER_INTERFACE}" oifname "${TAP_DEVICE}" ip saddr ${layout.linkAddress} ct status dnat accept
+    iifname "${TAP_DEVICE}" oifname "${PEER_INTERFACE}" ip daddr ${layout.linkAddress} tcp flags & syn == 0 ct status dnat accept
     iifname "${TAP_DEVICE}" oifname "${PEER_INTERFACE}" ip daddr != @denied accept
     iifname "${TAP_DEVICE}" limit rate 100/second burst 100 packets reject with icmp admin-prohibited
   }
