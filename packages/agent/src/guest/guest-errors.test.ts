@@ -1,6 +1,7 @@
-import { mkdir, mkdtemp, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { runCommand } from '@torpor/linux';
 import { type ErrorCode, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -18,6 +19,7 @@ import { sendInput, startBackground } from './processes.ts';
 const stack = new AsyncDisposableStack();
 let guest: GuestClient;
 let directory: string;
+let envdUrl: string;
 
 /** A file system of its own: `full` or `read-only`. */
 async function mountSmall(name: string): Promise<void> {
@@ -43,6 +45,7 @@ beforeAll(async () => {
   await runCommand('mkfifo', [join(directory, 'fifo')]);
   await runCommand('cp', ['/bin/sleep', join(directory, 'running')]);
   const envd = stack.use(await PlainEnvd.start());
+  envdUrl = envd.url;
   guest = new GuestClient({ sandboxId: 'sb', baseUrl: envd.url, accessToken: '' });
   stack.defer(() => guest.close(new TorporError('guest_unreachable', 'The test has ended.')));
 }, 60_000);
@@ -123,6 +126,16 @@ describe('a file system of the sandbox', () => {
     expect(error.message).toMatch(/^[A-Z].*\.$/s);
     if (code === 'sandbox_disk_full') expect(error.remedy).toMatch(ROOM);
     else expect(error.remedy).not.toMatch(/defect|data directory/);
+  });
+
+  test('keeps nothing of an upload that unpacks to more than there is room for', async () => {
+    const bomb = gzipSync(Buffer.alloc(50_000_000));
+    const response = await fetch(`${envdUrl}/files?path=${at('full/bomb')}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/octet-stream', 'content-encoding': 'gzip' },
+      body: bomb,
+    });
+    expect([response.status, await readdir(at('full'))]).toEqual([507, ['ballast']]);
   });
 
   test('says that a running program cannot be overwritten', async () => {

@@ -20,6 +20,8 @@ const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
   [Code.Unimplemented]: 'not_implemented',
   [Code.Unavailable]: 'guest_unreachable',
   [Code.Aborted]: 'guest_unreachable',
+  // By a caller that has gone; an abort for a reason of ours is that reason.
+  [Code.Canceled]: 'conflict',
 };
 
 /** Codes of our table that envd may name itself; the guest is not trusted with those about the host. */

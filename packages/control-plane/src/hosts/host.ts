@@ -83,6 +83,22 @@ export async function agentCall<T>(call: () => Promise<T>): Promise<T> {
     if (error instanceof ConnectError && error.code === Code.Canceled) {
       throw new TorporError('conflict', 'The client has hung up.', { cause: error });
     }
+    if (isLate(error)) {
+      throw new TorporError('timeout', 'The host agent did not answer in time.', {
+        remedy: 'Try again; the host may be overloaded.',
+        cause: error,
+      });
+    }
     throw TorporError.from(error);
   }
+}
+
+/** Whether our own deadline for the call has passed; an agent's answer says in its detail what was late. */
+function isLate(error: unknown): boolean {
+  return (
+    error instanceof ConnectError &&
+    error.code === Code.DeadlineExceeded &&
+    error.findDetails(hostAgent.ErrorDetailSchema).length === 0 &&
+    !(error.cause instanceof TorporError)
+  );
 }

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { stat, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -172,6 +172,17 @@ describe('downloading', () => {
         for (;;) if ((await reader.read()).done) return;
       })();
       await expect(drain).rejects.toThrow();
+    },
+  );
+
+  it.each(['identity', 'gzip, identity;q=0'])(
+    'sends what the file had when the download began, though it grows (%s)',
+    async (encoding) => {
+      const bytes = randomBytes(20_000_000);
+      await writeFile(path, bytes);
+      const response = await get({ 'accept-encoding': encoding });
+      await appendFile(path, randomBytes(1_000_000));
+      expect(Buffer.from(await response.arrayBuffer()).equals(bytes)).toBe(true);
     },
   );
 
