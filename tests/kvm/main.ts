@@ -2,6 +2,7 @@
 // machine that has KVM. Exit status 0 if every step passed.
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { TorporError } from '@torpor/protocol';
 import { findFirecracker, findQemu } from '@torpor/vmm';
 import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
 import { processIo } from '../../packages/cli/src/io.ts';
@@ -130,5 +131,6 @@ function say(line: string): void {
 }
 
 function messageOf(error: unknown): string {
+  if (error instanceof TorporError) return `${error.message} ${error.remedy}`.trimEnd();
   return error instanceof Error ? error.message : String(error);
 }
