@@ -8,7 +8,7 @@ import { expect, onTestFinished, test, vi } from 'vitest';
 import { findQemu } from './find-qemu.ts';
 import { QmpClient, QmpError, type QmpEvent } from './qmp-client.ts';
 
-const TIMEOUT_MS = 20_000;
+const TIMEOUT_MS = 50_000;
 
 async function socketPath(): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'torpor-qmp-'));
