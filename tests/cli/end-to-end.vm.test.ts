@@ -1,17 +1,7 @@
+import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import {
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  readlink,
-  realpath,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -20,6 +10,7 @@ import { spawn as spawnPty } from '@lydell/node-pty';
 import { instanceTag } from '@torpor/agent';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { leftovers, vmmsOf } from '../agent/agent-under-test.ts';
+import { describeTree, makeTreeOfEveryKind } from '../support/file-tree.ts';
 import { RestClient } from '../support/rest-client.ts';
 import { runTorpor, TORPOR, TorporProcess, temporaryDataDir } from '../support/torpor-process.ts';
 
@@ -149,29 +140,51 @@ describe('one sandbox from its start to its end', () => {
     SLOW,
   );
 
-  test('cp moves a directory in and out with its links and permissions', async () => {
-    const directory = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
-    try {
-      const tree = join(directory, 'tree');
-      await mkdir(join(tree, 'sub/empty'), { recursive: true });
-      await writeFile(join(tree, 'sub/tool'), '#!/bin/sh\necho ran\n', { mode: 0o755 });
-      await symlink('sub/tool', join(tree, 'link'));
-      expect(await torpor('cp', tree, `${id}:.`)).toMatchObject({ exitCode: 0 });
-      expect((await torpor('exec', id, '--', './tree/link')).stdout).toBe('ran\n');
-      const back = join(directory, 'back');
-      expect(await torpor('cp', `${id}:tree`, back)).toMatchObject({ exitCode: 0 });
-      expect((await readdir(back, { recursive: true })).toSorted()).toEqual([
-        'link',
-        'sub',
-        'sub/empty',
-        'sub/tool',
-      ]);
-      expect(await readlink(join(back, 'link'))).toBe('sub/tool');
-      expect((await stat(join(back, 'sub/tool'))).mode & 0o777).toBe(0o755);
-    } finally {
-      await rm(directory, { recursive: true });
-    }
-  });
+  test(
+    'cp moves a tree of every kind of entry in and out as it is, and as the user what is theirs',
+    async () => {
+      const directory = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
+      try {
+        const tree = join(directory, 'tree');
+        makeTreeOfEveryKind(tree);
+        const original = describeTree(tree);
+        expect(await torpor('cp', '-a', tree, `${id}:/root`)).toMatchObject({ exitCode: 0 });
+        const back = join(directory, 'back');
+        expect(await torpor('cp', '-a', `${id}:/root/tree`, back)).toMatchObject({ exitCode: 0 });
+        expect(describeTree(back)).toEqual(original);
+
+        await writeFile(join(directory, 'tool'), '#!/bin/sh\nstat -c "%U %a" "$0"', {
+          mode: 0o751,
+        });
+        await torpor('cp', join(directory, 'tool'), `${id}:`);
+        expect((await torpor('exec', id, '--', './tool')).stdout).toBe('user 751\n');
+        expect(await torpor('cp', `${id}:/etc/shadow`, directory)).toMatchObject({
+          exitCode: 4,
+          stderr: 'torpor: In the sandbox: /etc/shadow: permission denied\n',
+        });
+        expect(await torpor('cp', join(directory, 'tool'), `${id}:/etc`)).toMatchObject({
+          exitCode: 4,
+          stderr: 'torpor: In the sandbox: /etc/tool: permission denied\n',
+        });
+        const named = await torpor('cp', `${id}:/etc/sudoers.d/.`, join(directory, 'unreadable'));
+        expect(named).toMatchObject({
+          exitCode: 1,
+          stderr: expect.stringContaining('torpor: not copied: user: permission denied\n'),
+        });
+        expect((await readdir(directory)).toSorted()).toEqual([
+          'back',
+          'outside',
+          'tool',
+          'tree',
+          'unreadable',
+        ]);
+      } finally {
+        // The names that are not UTF-8 are beyond Node.
+        execFileSync('rm', ['-rf', directory]);
+      }
+    },
+    SLOW,
+  );
 
   test('rm leaves nothing of it', async () => {
     expect(await torpor('rm', id)).toMatchObject({ exitCode: 0, stdout: `${id}\n` });

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { type Sandbox, Torpor, TorporError } from '@torpor/sdk';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -51,23 +52,37 @@ describe('execStream', () => {
     expect(await session.wait()).toEqual({ exitCode: 0 });
   });
 
-  test('input arrives in order and its end is seen', async () => {
-    await using session = await sandbox.execStream('wc', ['-c'], { stdin: true });
-    await session.write(Buffer.alloc(100_000));
-    await session.write('x');
-    await session.closeStdin();
-    const output = await Array.fromAsync(session.output(), ({ data }) => data.toString());
-    expect(output.join('').trim()).toBe('100001');
+  describe.each([{ binary: false }, { binary: true }])('as %o', ({ binary }) => {
+    test('input arrives in order and its end is seen', async () => {
+      const input = randomBytes(1_500_000);
+      await using session = await sandbox.execStream('cat', [], { stdin: true, binary });
+      const output = Array.fromAsync(session.output(), ({ data }) => data);
+      await session.write(input);
+      await session.write('x');
+      await session.closeStdin();
+      const all = Buffer.concat(await output);
+      expect(all.equals(Buffer.concat([input, Buffer.from('x')]))).toBe(true);
+    });
+
+    test('a program without standard input refuses some', async () => {
+      await using session = await sandbox.execStream('sleep', ['600'], { binary });
+      await session.write('x');
+      await expect(session.wait()).rejects.toMatchObject({ code: 'invalid_request' });
+    });
   });
 
-  test('two outputs are told apart, and several may wait for the same end', async () => {
-    await using session = await sandbox.execStream('sh', ['-c', 'echo a; echo b >&2; exit 4']);
-    const chunks = await Array.fromAsync(session.output());
-    const text = (stream: string) =>
-      chunks.filter((chunk) => chunk.stream === stream).map(({ data }) => data.toString());
-    expect([text('stdout').join(''), text('stderr').join('')]).toEqual(['a\n', 'b\n']);
-    expect(await session.wait()).toEqual({ exitCode: 4 });
-  });
+  test.each([false, true])(
+    'two outputs are told apart (binary: %s), and several may wait for the same end',
+    async (binary) => {
+      const script = 'echo a; echo b >&2; exit 4';
+      await using session = await sandbox.execStream('sh', ['-c', script], { binary });
+      const chunks = await Array.fromAsync(session.output());
+      const text = (stream: string) =>
+        chunks.filter((chunk) => chunk.stream === stream).map(({ data }) => data.toString());
+      expect([text('stdout').join(''), text('stderr').join('')]).toEqual(['a\n', 'b\n']);
+      expect(await session.wait()).toEqual({ exitCode: 4 });
+    },
+  );
 
   test('a program that does not exist is an error with a code', async () => {
     await expect(sandbox.execStream('no-such-program')).rejects.toMatchObject({

@@ -12,6 +12,8 @@ export interface CliInput {
   readonly env?: Record<string, string>;
   /** Standard input; empty by default. */
   readonly stdin?: string | Buffer;
+  /** Told of what to call to send the command a signal, before it runs. */
+  readonly onStart?: (interrupt: (signal: 'SIGINT' | 'SIGTERM') => void) => void;
 }
 
 /** Runs a command line in this process, with streams that are remembered. */
@@ -20,12 +22,19 @@ export async function cli(args: readonly string[], input: CliInput = {}): Promis
   const stderr = new Memory();
   const stdin = new PassThrough();
   stdin.end(input.stdin ?? '');
+  const handlers = new Set<Parameters<Io['onSignal']>[0]>();
+  input.onStart?.((signal) => {
+    for (const handler of handlers) handler(signal);
+  });
   const io: Io = {
     stdin,
     stdout,
     stderr,
     env: input.env ?? {},
-    onSignal: () => () => undefined,
+    onSignal: (handler) => {
+      handlers.add(handler);
+      return () => handlers.delete(handler);
+    },
     onSuspend: () => () => undefined,
     onResize: () => () => undefined,
   };

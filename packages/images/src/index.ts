@@ -1,3 +1,5 @@
+export { bundleScript } from './agent-drive/bundle.ts';
+export { AGENT_DIRECTORY } from './agent-drive/layout.ts';
 export {
   currentKeys,
   ensureGuestArtifacts,

@@ -5,6 +5,25 @@ export { type Credentials, withCredentials } from './credentials.ts';
 export { addEntropy } from './entropy.ts';
 export { FileMapping } from './file-mapping.ts';
 export { type FileSystemType, fileSystemType } from './file-system-type.ts';
+export { type Omission, TreeError, type TreeErrorCode } from './file-tree/errors.ts';
+export { type PackOptions, packTree } from './file-tree/pack.ts';
+export { FILE_TREE_PROGRAM, type FileTreeRequest } from './file-tree/program-request.ts';
+export {
+  encodeRecord,
+  RECORD as TREE_RECORD,
+  readRecords,
+  recordsIn,
+  type TreeRecord,
+  wholeRecords,
+} from './file-tree/records.ts';
+export {
+  failureOf,
+  omissionOf,
+  type Received,
+  receivedOf,
+  type UnpackOptions,
+  unpackTree,
+} from './file-tree/unpack.ts';
 export { type FileLock, tryLockFile } from './flock.ts';
 export { setHostname } from './hostname.ts';
 export { IN, Inotify, type InotifyEvent } from './inotify.ts';

@@ -18,7 +18,7 @@ const lseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
  * `SEEK_HOLE`). A file system without holes answers one extent. The file's own
  * read position moves; positioned reads do not mind. Throws SystemError.
  */
-export function* dataExtents(file: FileHandle): Generator<FileExtent> {
+export function* dataExtents(file: Pick<FileHandle, 'fd'>): Generator<FileExtent> {
   let position = 0;
   for (;;) {
     const offset = seek(file.fd, position, SEEK_DATA);

@@ -45,6 +45,8 @@ export interface ExecStreamOptions extends CommandOptions {
   readonly stdin?: boolean | undefined;
   /** A name to find the process by. */
   readonly tag?: string | undefined;
+  /** Send input and output as bytes instead of text: cheaper for much of it. The default is false. */
+  readonly binary?: boolean | undefined;
 }
 
 export interface PtyOptions extends CommandOptions {
@@ -231,6 +233,7 @@ export class Sandbox implements AsyncDisposable {
         timeout_sec: seconds(options.timeoutMs),
         stdin: options.stdin,
         tag: options.tag,
+        binary: options.binary,
       },
       options.signal,
     );

@@ -1,158 +1,173 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { basename, join, posix } from 'node:path';
+import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import type { Received } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import type { Sandbox } from '@torpor/sdk';
+import type { Torpor } from '@torpor/sdk';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
+import { findSandbox } from '../client/find-sandbox.ts';
 import type { CommonOptions } from '../client/settings.ts';
-import { json } from '../io.ts';
-import { news, TransferProgress } from '../output/progress.ts';
-import { downloadDirectory, uploadDirectory } from '../transfer/directories.ts';
-import { parseTransfer, type Transfer } from '../transfer/endpoint.ts';
-import { downloadFile, inspectLocal, uploadFile } from '../transfer/files.ts';
-import { inspectRemote } from '../transfer/remote-path.ts';
+import { EXIT, exitCodeOfSignal } from '../exit-codes.ts';
+import { type Io, json, line, type TerminationSignal } from '../io.ts';
+import { TransferProgress } from '../output/progress.ts';
+import { type CopyOptions, copyTree, type Side } from '../transfer/copy.ts';
+import {
+  type Endpoint,
+  formatEndpoint,
+  parseTransfer,
+  type Transfer,
+} from '../transfer/endpoint.ts';
+import { Omissions } from '../transfer/omissions.ts';
 
 interface CpOptions extends CommonOptions {
   readonly user?: string;
+  readonly archive?: boolean;
   readonly verify?: boolean;
 }
 
-interface Copied {
-  readonly from: string;
-  readonly to: string;
-  readonly bytes: number;
-  readonly sha256?: string;
-}
+const HELP = `
+One side, or both, is ID:PATH, a path in a sandbox; a relative one, and none, starts at the home
+of the user there. As with cp and scp: a destination that is a directory receives the copy in
+it, any other is the name of the copy, whose directory must exist. SOURCE/. is what is in SOURCE.
+A source that is a symbolic link is what it points to; so is a destination.
+
+Copied are files, directories, symbolic links, FIFOs and hard links among them, with their
+contents, holes, permissions, modification times to the nanosecond and user.* attributes. The
+copy belongs to the user who makes it: here you, in a sandbox --user. Set-user-ID and
+set-group-ID bits of files from a sandbox are dropped. --archive keeps those as well, and, as
+root, owners (by number), devices, ACLs and capabilities. Sockets are never copied.
+
+The copy is made aside and moved into place when it is complete: an error or an interrupt leaves
+nothing of it. A directory that exists is filled, and keeps its own permissions; a file is
+replaced. What could not be copied, or changed while it was, is named on standard error, and
+the exit status is 1.
+
+Examples: torpor cp ./src sb…:           into the home directory of the sandbox
+          torpor cp sb…:/var/log/. logs  what is in /var/log, into the directory logs
+          torpor cp -u root ca.pem sb…:/etc/ssl/certs/`;
 
 export function registerCp(cli: CliContext): void {
   cli
     .command('cp <source> <destination>', 'copy a file or directory into or out of a sandbox')
-    .option('-u, --user <name>', 'do it as this user of the sandbox (default: user)')
+    .option('-u, --user <name>', 'user of the sandbox to do it as (default: user; with -a, root)')
+    .option('-a, --archive', 'keep owners, devices and set-id bits too; see below')
     .option('--verify', 'compare the SHA-256 of a file on both sides afterwards')
-    .addHelpText(
-      'after',
-      '\nOne side is ID:PATH, in the sandbox. A destination that is a directory receives the copy in it.',
-    )
+    .addHelpText('after', HELP)
     .action(
       cli.action(
         async (source: string, destination: string, options: CpOptions, _command: Command) => {
           const transfer = parseTransfer(source, destination);
-          await cli.withSandbox(options, transfer.id, async (sandbox) => {
-            const copied =
-              transfer.kind === 'upload'
-                ? await upload(cli, sandbox, transfer, options)
-                : await download(cli, sandbox, transfer, options);
-            if (options.json) await json(cli.io, copied);
-          });
+          return await cli.withTorpor(options, (torpor) => run(cli, torpor, transfer, options));
         },
       ),
     );
 }
 
-async function upload(
+async function run(
   { io }: CliContext,
-  sandbox: Sandbox,
-  { from, to }: Extract<Transfer, { kind: 'upload' }>,
+  torpor: Torpor,
+  transfer: Transfer,
   options: CpOptions,
-): Promise<Copied> {
-  const kind = await inspectLocal(from);
-  if (kind === 'absent') throw new TorporError('not_found', `${from} does not exist.`);
-  const remote = await inspectRemote(sandbox, to);
-  const name = basename(from === '.' || from.endsWith('..') ? process.cwd() : from);
-  const into = remote.kind === 'directory' || to.endsWith('/');
-  const target = into ? posix.join(to, name) : to;
-  if (kind === 'directory') {
-    if (remote.kind === 'file') {
-      throw new TorporError('conflict', `${to} is a file in the sandbox.`);
-    }
-    using progress = new TransferProgress(io, name, undefined, !options.json);
-    const skipped = await uploadDirectory(sandbox, from, target, options.user, progress);
-    reportSkipped({ io }, skipped);
-    return { from, to: target, bytes: progress.bytes };
-  }
-  using progress = new TransferProgress(io, name, (await stat(from)).size, !options.json);
-  await uploadFile(sandbox, from, target, options.user, progress);
-  return {
-    from,
-    to: target,
-    bytes: progress.bytes,
-    ...(await verify(sandbox, from, target, options)),
-  };
-}
-
-async function download(
-  { io }: CliContext,
-  sandbox: Sandbox,
-  { from, to }: Extract<Transfer, { kind: 'download' }>,
-  options: CpOptions,
-): Promise<Copied> {
-  const remote = await inspectRemote(sandbox, from);
-  if (remote.kind === 'absent') {
-    throw new TorporError('not_found', `${from} does not exist in the sandbox.`);
-  }
-  const local = await inspectLocal(to);
-  const name = posix.basename(from);
-  if (local === 'absent' && to.endsWith('/')) {
-    throw new TorporError('not_found', `The directory ${to} does not exist.`);
-  }
-  const target = local === 'directory' ? join(to, name) : to;
-  const targetKind = local === 'directory' ? await inspectLocal(target) : local;
-  if (remote.kind === 'directory') {
-    if (targetKind !== 'absent') {
-      throw new TorporError('already_exists', `${target} exists already.`, {
-        remedy: 'Remove it, or name another destination.',
-      });
-    }
-    using progress = new TransferProgress(io, name, undefined, !options.json);
-    const skipped = await downloadDirectory(sandbox, from, target, options.user, progress);
-    reportSkipped({ io }, skipped);
-    return { from, to: target, bytes: progress.bytes };
-  }
-  if (targetKind === 'directory') {
-    throw new TorporError('conflict', `${target} is a directory, ${from} is a file.`);
-  }
-  using progress = new TransferProgress(io, name, remote.size, !options.json);
-  await downloadFile(sandbox, from, target, options.user, progress);
-  return {
-    from,
-    to: target,
-    bytes: progress.bytes,
-    ...(await verify(sandbox, target, from, options)),
-  };
-}
-
-/** Compares the checksums on both sides if that was asked for. */
-async function verify(
-  sandbox: Sandbox,
-  local: string,
-  remote: string,
-  options: CpOptions,
-): Promise<{ sha256?: string }> {
-  if (!options.verify) return {};
-  const hash = createHash('sha256');
-  await pipeline(createReadStream(local), hash);
-  const sha256 = hash.digest('hex');
-  const { stdout, stderr, exitCode } = await sandbox.exec('sha256sum', ['-b', '--', remote], {
-    user: options.user,
-    timeoutMs: 0,
+): Promise<number> {
+  const from = await sideOf(torpor, transfer.from);
+  const to = await sideOf(torpor, transfer.to);
+  const user = options.user ?? (options.archive ? 'root' : undefined);
+  const omissions = new Omissions();
+  const interrupt = new AbortController();
+  let signalled: TerminationSignal | undefined;
+  const unsubscribe = io.onSignal((signal) => {
+    signalled ??= signal;
+    interrupt.abort(
+      new TorporError('conflict', 'The copy was interrupted; nothing of it is left.'),
+    );
   });
-  if (exitCode !== 0) {
-    throw new TorporError('internal_error', `sha256sum failed in the sandbox: ${stderr.trim()}`);
+  try {
+    const received = await copyWithProgress(io, from, to, options.json === true, {
+      user,
+      archive: options.archive === true,
+      signal: interrupt.signal,
+      onOmission: (omission) => omissions.add(omission),
+    });
+    if (options.verify && received.kind !== 'file') {
+      throw new TorporError(
+        'invalid_request',
+        '--verify compares files only; the copy is complete.',
+      );
+    }
+    const verified = options.verify ? await verify(from, { ...to, path: received.to }, user) : {};
+    const result = {
+      from: transfer.from.path,
+      to: received.to,
+      bytes: received.bytes,
+      ...verified,
+      ...(omissions.total === 0 ? {} : { omitted: omissions.named }),
+    };
+    if (options.json) await json(io, result);
+    await omissions.report(io, formatEndpoint(transfer.from));
+    return omissions.total === 0 ? EXIT.ok : EXIT.failure;
+  } catch (error) {
+    if (signalled === undefined || !interrupt.signal.aborted) throw error;
+    await line(io.stderr, `torpor: ${interrupt.signal.reason.message}`);
+    return exitCodeOfSignal(signalled);
+  } finally {
+    unsubscribe();
   }
-  if (!stdout.replace(/^\\/, '').startsWith(sha256)) {
-    throw new TorporError('internal_error', `${local} and ${remote} differ after the copy.`, {
+}
+
+async function sideOf(torpor: Torpor, endpoint: Endpoint): Promise<Side> {
+  if (endpoint.kind === 'local') return endpoint;
+  const { id, path } = endpoint;
+  return { kind: 'sandbox', path, sandbox: await findSandbox(torpor, id) };
+}
+
+/** A line on a terminal says how far it is. */
+async function copyWithProgress(
+  io: Io,
+  from: Side,
+  to: Side,
+  quiet: boolean,
+  options: Omit<CopyOptions, 'onBytes'>,
+): Promise<Received> {
+  // Only of a file here is it known how much there is to copy.
+  const found = from.kind === 'local' ? await stat(from.path).catch(() => undefined) : undefined;
+  const total = found?.isFile() ? found.size : undefined;
+  using progress = new TransferProgress(io, basename(from.path), total, !quiet);
+  return await copyTree(from, to, { ...options, onBytes: (bytes) => progress.add(bytes) });
+}
+
+/** Reads a file on both sides again and compares. Throws unless both are the same. */
+async function verify(
+  from: Side,
+  to: Side,
+  user: string | undefined,
+): Promise<{ readonly sha256: string }> {
+  const [before, after] = await Promise.all([checksum(from, user), checksum(to, user)]);
+  if (before !== after) {
+    throw new TorporError('internal_error', `${from.path} and ${to.path} differ after the copy.`, {
       remedy: 'Copy it again; something else may be writing to it.',
     });
   }
-  return { sha256 };
+  return { sha256: after };
 }
 
-function reportSkipped({ io }: Pick<CliContext, 'io'>, skipped: readonly string[]): void {
-  if (skipped.length === 0) return;
-  const shown = skipped.slice(0, 5).join(', ');
-  const more = skipped.length > 5 ? ` and ${skipped.length - 5} more` : '';
-  news(io, `left out what is neither file, directory nor symbolic link: ${shown}${more}`);
+async function checksum(side: Side, user: string | undefined): Promise<string> {
+  if (side.kind === 'local') {
+    const hash = createHash('sha256');
+    await pipeline(createReadStream(side.path), hash);
+    return hash.digest('hex');
+  }
+  const { stdout, stderr, exitCode } = await side.sandbox.exec(
+    'sha256sum',
+    ['-b', '--', side.path],
+    { user, timeoutMs: 0 },
+  );
+  if (exitCode !== 0) {
+    throw new TorporError('internal_error', `sha256sum failed in the sandbox: ${stderr.trim()}`, {
+      remedy: 'The copy is complete, but was not compared.',
+    });
+  }
+  return stdout.replace(/^\\/, '').slice(0, 64);
 }

@@ -1,31 +1,33 @@
 import { describe, expect, test } from 'vitest';
-import { parseTransfer } from './endpoint.ts';
+import { parseEndpoint, parseTransfer } from './endpoint.ts';
+
+describe('parseEndpoint', () => {
+  test.each([
+    ['sb1:/tmp/b', { kind: 'sandbox', id: 'sb1', path: '/tmp/b' }],
+    ['sb1:notes.txt', { kind: 'sandbox', id: 'sb1', path: 'notes.txt' }],
+    ['sb1:/c:d', { kind: 'sandbox', id: 'sb1', path: '/c:d' }],
+    ['sb1:', { kind: 'sandbox', id: 'sb1', path: '.' }],
+    ['./a', { kind: 'local', path: './a' }],
+    ['./a:b', { kind: 'local', path: './a:b' }],
+    ['/a:b', { kind: 'local', path: '/a:b' }],
+    ['./-', { kind: 'local', path: './-' }],
+  ])('reads %s', (text, endpoint) => {
+    expect(parseEndpoint(text)).toEqual(endpoint);
+  });
+});
 
 describe('parseTransfer', () => {
-  test('the side with an id and a colon is the sandbox', () => {
-    expect(parseTransfer('./a', 'sb1:/tmp/b')).toEqual({
-      kind: 'upload',
-      from: './a',
-      id: 'sb1',
-      to: '/tmp/b',
+  test('both sides may be sandboxes', () => {
+    expect(parseTransfer('sb1:/a', 'sb2:')).toMatchObject({
+      from: { id: 'sb1' },
+      to: { id: 'sb2' },
     });
-    expect(parseTransfer('sb1:notes.txt', '.')).toEqual({
-      kind: 'download',
-      id: 'sb1',
-      from: 'notes.txt',
-      to: '.',
-    });
-  });
-
-  test('a colon behind a slash belongs to a local path', () => {
-    expect(parseTransfer('./a:b', 'sb1:/c')).toMatchObject({ kind: 'upload', from: './a:b' });
-    expect(parseTransfer('/a:b', 'sb1:/c:d')).toMatchObject({ from: '/a:b', to: '/c:d' });
   });
 
   test.each([
     ['a', 'b'],
-    ['sb1:/a', 'sb2:/b'],
-    ['sb1:', './b'],
+    ['sb1:/a', '-'],
+    ['-', 'sb1:/a'],
     [':/a', './b'],
     ['', 'sb1:/a'],
   ])('"%s" to "%s" is refused', (source, destination) => {

@@ -14,6 +14,7 @@ export async function serveExecStream(session: Session): Promise<void> {
   if (start.type !== 'start') {
     throw new TorporError('invalid_request', 'The first frame must be of type "start".');
   }
+  socket.acceptsBinary = start.binary;
   socket.keepAlive(rest.WEBSOCKET_PING_INTERVAL_MS);
   const abort = new AbortController();
   const { promise: started, resolve: setPid } = Promise.withResolvers<number>();
@@ -43,11 +44,22 @@ export async function serveExecStream(session: Session): Promise<void> {
       abort.signal,
     ),
     setPid,
+    { binary: start.binary },
   );
+  const feed = async (data: Uint8Array, end: boolean) => {
+    if (!start.stdin) {
+      throw new TorporError('invalid_request', 'The program was started without stdin.');
+    }
+    await processes.sendInput(sandboxId, { case: 'pid', value: await started }, data, end);
+  };
   const input = (async () => {
     for (;;) {
-      const frame = await socket.receive(rest.execClientFrameSchema);
+      const frame = await socket.receiveAny(rest.execClientFrameSchema);
       if (frame === undefined) return;
+      if (Buffer.isBuffer(frame)) {
+        await feed(frame, false);
+        continue;
+      }
       if (frame.type === 'start') {
         throw new TorporError('invalid_request', 'The program has been started already.');
       }
@@ -55,12 +67,8 @@ export async function serveExecStream(session: Session): Promise<void> {
         await kill();
         continue;
       }
-      if (!start.stdin) {
-        throw new TorporError('invalid_request', 'The program was started without stdin.');
-      }
       const end = frame.type === 'stdin_close';
-      const data = end ? new Uint8Array() : Buffer.from(frame.data, 'base64');
-      await processes.sendInput(sandboxId, { case: 'pid', value: await started }, data, end);
+      await feed(end ? new Uint8Array() : Buffer.from(frame.data, 'base64'), end);
     }
   })();
 

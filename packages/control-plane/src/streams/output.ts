@@ -1,4 +1,4 @@
-import { type hostAgent, TorporError } from '@torpor/protocol';
+import { type hostAgent, rest, TorporError } from '@torpor/protocol';
 import { TextPieces } from '../guest/text.ts';
 import type { FrameSocket } from './socket.ts';
 
@@ -10,6 +10,7 @@ export async function forwardProcessEvents(
   socket: FrameSocket,
   events: AsyncIterable<hostAgent.ExecStreamResponse>,
   onStart: (pid: number) => void,
+  options: { readonly binary?: boolean } = {},
 ): Promise<void> {
   const stdout = new TextPieces();
   const stderr = new TextPieces();
@@ -22,7 +23,10 @@ export async function forwardProcessEvents(
       await socket.send({ type: 'start', pid: event.value.pid });
     } else if (event.case === 'data') {
       const { output } = event.value;
-      if (output.case === 'stderr') await sendPiece('stderr', stderr.push(output.value));
+      if (options.binary) {
+        const kind = rest.OUTPUT_STREAMS[output.case === 'stderr' ? 'stderr' : 'stdout'];
+        await socket.sendBytes(kind, output.value ?? new Uint8Array());
+      } else if (output.case === 'stderr') await sendPiece('stderr', stderr.push(output.value));
       else if (output.case !== undefined) await sendPiece('stdout', stdout.push(output.value));
     } else if (event.case === 'end') {
       await sendPiece('stdout', stdout.flush());

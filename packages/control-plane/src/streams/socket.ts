@@ -11,14 +11,16 @@ const MAX_WAITING_FRAMES = 64;
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
- * A WebSocket of JSON frames with back-pressure both ways: `send` resolves when the
+ * A WebSocket of JSON frames, and where asked for binary ones, with back-pressure both ways: `send` resolves when the
  * frame has left this process, and input is read only as fast as it is handled.
  */
 export class FrameSocket {
   /** Aborts when the socket is closed, from whichever side. */
   readonly closed: AbortSignal;
   readonly #socket: WebSocket;
-  readonly #waiting: string[] = [];
+  readonly #waiting: (string | Buffer)[] = [];
+  /** Whether the client may send binary frames. */
+  acceptsBinary = false;
   #wake: () => void = () => undefined;
   #closing = false;
 
@@ -29,7 +31,7 @@ export class FrameSocket {
     socket.on('message', (data, isBinary) => {
       // Read on, for the answer to our close, but not heaped up.
       if (this.#closing) return;
-      if (isBinary) {
+      if (isBinary && !this.acceptsBinary) {
         void this.fail(new TorporError('invalid_request', 'Frames must be JSON text.'));
         return;
       }
@@ -37,7 +39,7 @@ export class FrameSocket {
         void this.fail(frameTooLarge(sizeOf(data)));
         return;
       }
-      this.#waiting.push(data.toString());
+      this.#waiting.push(isBinary ? bytesOf(data) : data.toString());
       if (this.#waiting.length >= MAX_WAITING_FRAMES) socket.pause();
       this.#wake();
     });
@@ -51,23 +53,39 @@ export class FrameSocket {
 
   /** Sends a frame, and waits until the client can take more. Does nothing once the socket is closed. */
   send(frame: object): Promise<void> {
+    return this.#send(JSON.stringify(frame));
+  }
+
+  #send(data: string | Buffer): Promise<void> {
     if (this.#socket.readyState !== this.#socket.OPEN) return Promise.resolve();
     return new Promise((resolve) => {
-      this.#socket.send(JSON.stringify(frame), () => resolve());
+      this.#socket.send(data, () => resolve());
     });
+  }
+
+  /** The same as a binary frame: a byte, and the bytes. */
+  sendBytes(kind: number, bytes: Uint8Array): Promise<void> {
+    return this.#send(Buffer.concat([Buffer.of(kind), bytes]));
   }
 
   /** The next frame, or undefined once the socket is closed. Throws `invalid_request`. */
   async receive<S extends z.ZodType>(schema: S): Promise<z.output<S> | undefined> {
+    const frame = await this.receiveAny(schema);
+    if (!Buffer.isBuffer(frame)) return frame;
+    throw new TorporError('invalid_request', 'A binary frame came where none is expected.');
+  }
+
+  /** The same where it may be a binary one. */
+  async receiveAny<S extends z.ZodType>(schema: S): Promise<z.output<S> | Buffer | undefined> {
     while (this.#waiting.length === 0) {
       if (this.closed.aborted) return undefined;
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
-    const text = this.#waiting.shift() ?? '';
+    const frame = this.#waiting.shift() ?? '';
     if (this.#waiting.length < MAX_WAITING_FRAMES / 2) this.#socket.resume();
-    return parseWith(schema, parseJson(text), 'frame');
+    return typeof frame === 'string' ? parseWith(schema, parseJson(frame), 'frame') : frame;
   }
 
   /** Reports an error and closes the socket. */
@@ -127,6 +145,11 @@ function frameTooLarge(bytes: number): TorporError {
 function errorFrame(error: TorporError) {
   const { message, ...rest } = errorBody(error).error;
   return { type: 'error' as const, data: message, ...rest, fatal: true };
+}
+
+function bytesOf(data: RawData): Buffer {
+  if (Buffer.isBuffer(data)) return data;
+  return Array.isArray(data) ? Buffer.concat(data) : Buffer.from(data);
 }
 
 function parseJson(text: string): unknown {

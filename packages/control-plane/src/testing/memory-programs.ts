@@ -4,6 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import { hostAgent, signalNumber, TorporError } from '@torpor/protocol';
@@ -50,8 +51,11 @@ interface Selectable {
     | { case: undefined; value?: undefined };
 }
 
+/** The Node of the agent drive. */
+const GUEST_NODE = '/.torpor/bin/node';
+
 export class MemoryPrograms {
-  /** Where they run. */
+  /** Each sandbox has a directory in it, where its programs run. */
   readonly #root: string;
   readonly #running = new Map<number, Program>();
 
@@ -183,11 +187,15 @@ export class MemoryPrograms {
   #spawn(owner: GuestOwner, request: Spawnable): Promise<Program> {
     owner.require(request.sandboxId);
     return new Promise((resolve, reject) => {
-      const child = spawn(request.cmd, request.args, {
-        cwd: this.#root,
-        env: { PATH: process.env.PATH ?? '', ...request.envs },
-        stdio: ['pipe', 'pipe', 'pipe'],
-      });
+      const child = spawn(
+        request.cmd === GUEST_NODE ? process.execPath : request.cmd,
+        request.args,
+        {
+          cwd: join(this.#root, request.sandboxId),
+          env: { PATH: process.env.PATH ?? '', ...request.envs },
+          stdio: ['pipe', 'pipe', 'pipe'],
+        },
+      );
       child.stdin?.on('error', () => undefined);
       child.on('error', () => {
         const message = `The program ${request.cmd} does not exist in the sandbox.`;

@@ -34,6 +34,12 @@ export interface EnvdBundle {
  * for an ECMAScript module; a plain script, because V8 can keep its bytecode.
  */
 export async function bundleEnvd(entry: string): Promise<EnvdBundle> {
+  const code = await bundleScript(entry);
+  return { code, sha256: createHash('sha256').update(code).digest('hex') };
+}
+
+/** The same of any program for the Node of the agent drive, whose compiled packages it may load. */
+export async function bundleScript(entry: string): Promise<Uint8Array> {
   const result = await build({
     entryPoints: [entry],
     bundle: true,
@@ -52,8 +58,7 @@ export async function bundleEnvd(entry: string): Promise<EnvdBundle> {
     write: false,
     logLevel: 'silent',
   });
-  const code = result.outputFiles[0]?.contents ?? new Uint8Array();
-  return { code, sha256: createHash('sha256').update(code).digest('hex') };
+  return result.outputFiles[0]?.contents ?? new Uint8Array();
 }
 
 /** Versions of the packages with compiled parts, by name. */

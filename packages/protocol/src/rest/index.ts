@@ -80,6 +80,7 @@ export {
   execClientFrameSchema,
   execServerFrameSchema,
   MAX_CLIENT_FRAME_BYTES,
+  OUTPUT_STREAMS,
   type ProcessClientFrame,
   type PtyClientFrame,
   type PtyServerFrame,

@@ -48,6 +48,11 @@ export const execClientFrameSchema = z.discriminatedUnion('type', [
     timeout_sec: execTimeoutSchema.default(0),
     stdin: z.boolean().default(false),
     tag: processTagSchema.optional(),
+    /**
+     * Send output as binary frames, a byte of {@link OUTPUT_STREAMS} and then what was printed,
+     * and take binary frames as standard input: without the cost of text for what is none.
+     */
+    binary: z.boolean().default(false),
   }),
   stdinFrameSchema,
   stdinCloseFrameSchema,
@@ -87,6 +92,9 @@ export const ptyClientFrameSchema = z.discriminatedUnion('type', [
 ]);
 
 export type PtyClientFrame = z.infer<typeof ptyClientFrameSchema>;
+
+/** By the first byte of a binary frame of output. */
+export const OUTPUT_STREAMS = { stdout: 1, stderr: 2 } as const;
 
 const errorFrameSchema = z.strictObject({
   type: z.literal('error'),

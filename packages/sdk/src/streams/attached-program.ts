@@ -1,5 +1,5 @@
-import { type rest, TorporError } from '@torpor/protocol';
-import type { FrameSocket } from './frame-socket.ts';
+import { TorporError } from '@torpor/protocol';
+import type { FrameSocket, ServerFrame } from './frame-socket.ts';
 
 export interface ExitStatus {
   /** What a shell would see in `$?`. */
@@ -8,7 +8,6 @@ export interface ExitStatus {
   readonly error?: string;
 }
 
-type ServerFrame = rest.ExecServerFrame | rest.PtyServerFrame;
 type WithoutEnd<Frame extends ServerFrame> = Exclude<Frame, { type: 'exit' } | { type: 'error' }>;
 
 /** Small enough that a slow program holds back little, and a frame stays far below the limit. */

@@ -2,7 +2,7 @@ import { rest, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
 import { AttachedProgram, type ExitStatus } from './attached-program.ts';
-import { FrameSocket } from './frame-socket.ts';
+import { type BytesFrame, FrameSocket } from './frame-socket.ts';
 
 /** A piece of a process's output. */
 export interface OutputChunk {
@@ -12,17 +12,23 @@ export interface OutputChunk {
 
 /** A frame as it is written: fields with a default may be left out. */
 type ClientFrame = z.input<typeof rest.execClientFrameSchema>;
-type Socket = FrameSocket<rest.ExecServerFrame, ClientFrame>;
+type ServerFrame = rest.ExecServerFrame | BytesFrame;
+type Socket = FrameSocket<ServerFrame, ClientFrame>;
+
+/** Of input that is sent as binary frames. */
+const BINARY_CHUNK_BYTES = 256 * 1024;
 
 /** A process whose input and output are attached to this client. */
 export class ExecSession implements AsyncDisposable {
   /** Process id in the sandbox. */
   readonly pid: number;
   readonly #socket: Socket;
-  readonly #program: AttachedProgram<rest.ExecServerFrame, ClientFrame>;
+  readonly #program: AttachedProgram<ServerFrame, ClientFrame>;
+  readonly #binary: boolean;
 
-  private constructor(socket: Socket, pid: number) {
+  private constructor(socket: Socket, pid: number, binary: boolean) {
     this.#socket = socket;
+    this.#binary = binary;
     this.#program = new AttachedProgram(
       socket,
       'The stream ended before the process did; the server may have been stopped.',
@@ -36,15 +42,17 @@ export class ExecSession implements AsyncDisposable {
     start: ClientFrame | undefined,
     signal?: AbortSignal,
   ): Promise<ExecSession> {
-    const socket: Socket = await FrameSocket.open(
+    const socket: Socket = await FrameSocket.open<ServerFrame, ClientFrame>(
       connection,
       path,
       rest.execServerFrameSchema,
       signal,
+      bytesFrame,
     );
     try {
       const first = await socket.request(start);
-      if (first.type === 'start') return new ExecSession(socket, first.pid);
+      const binary = start?.type === 'start' && start.binary === true;
+      if (first.type === 'start') return new ExecSession(socket, first.pid, binary);
       throw new TorporError(
         'internal_error',
         'The stream did not begin with the start of the process.',
@@ -59,6 +67,10 @@ export class ExecSession implements AsyncDisposable {
   async *output(): AsyncGenerator<OutputChunk, void> {
     for await (const frame of this.#program.frames()) {
       if (frame.type === 'start') continue;
+      if (frame.type === 'bytes') {
+        yield frame;
+        continue;
+      }
       const encoding = frame.encoding === 'base64' ? 'base64' : 'utf8';
       yield { stream: frame.type, data: Buffer.from(frame.data, encoding) };
     }
@@ -69,9 +81,19 @@ export class ExecSession implements AsyncDisposable {
     return this.#program.wait();
   }
 
-  /** Writes to the process's standard input. Resolves when it may be given more. */
-  write(data: Uint8Array | string): Promise<void> {
-    return this.#program.write(data, (base64) => ({ type: 'stdin', data: base64 }));
+  /**
+   * Writes to the process's standard input. Resolves when it may be given more. Pieces of one
+   * call may stand between those of another that has not resolved.
+   */
+  async write(data: Uint8Array | string): Promise<void> {
+    if (!this.#binary) {
+      await this.#program.write(data, (base64) => ({ type: 'stdin', data: base64 }));
+      return;
+    }
+    const bytes = typeof data === 'string' ? Buffer.from(data) : data;
+    for (let start = 0; start < bytes.length; start += BINARY_CHUNK_BYTES) {
+      await this.#socket.sendBytes(bytes.subarray(start, start + BINARY_CHUNK_BYTES));
+    }
   }
 
   async closeStdin(): Promise<void> {
@@ -87,4 +109,9 @@ export class ExecSession implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#socket[Symbol.asyncDispose]();
   }
+}
+
+function bytesFrame(bytes: Buffer): BytesFrame {
+  const stream = bytes[0] === rest.OUTPUT_STREAMS.stderr ? 'stderr' : 'stdout';
+  return { type: 'bytes', stream, data: bytes.subarray(1) };
 }

@@ -12,14 +12,22 @@ const MAX_FRAME_BYTES = 16 * 1024 * 1024;
 const MESSAGE_TOO_BIG = 1009;
 const HANDSHAKE_TIMEOUT_MS = 30_000;
 
-type ServerFrame = rest.ExecServerFrame | rest.PtyServerFrame;
+/** Output that came as a binary frame. */
+export interface BytesFrame {
+  readonly type: 'bytes';
+  readonly stream: 'stdout' | 'stderr';
+  readonly data: Buffer;
+}
+
+export type ServerFrame = rest.ExecServerFrame | rest.PtyServerFrame | BytesFrame;
 type ErrorFrame = Extract<ServerFrame, { type: 'error' }>;
 
 /** What the server sends but for its errors, which are thrown. */
 export type EventFrame<Frame extends ServerFrame> = Exclude<Frame, ErrorFrame>;
 
 /**
- * JSON frames over a WebSocket, read one at a time. A reader that lags behind
+ * JSON frames, and binary ones if they are asked for, over a WebSocket, read one at a time. A
+ * reader that lags behind
  * pauses the socket, so that the other side is slowed down and nothing is lost
  * or heaped up. An error frame of the server says why the stream ended, whatever
  * failed on this side because of that.
@@ -27,6 +35,7 @@ export type EventFrame<Frame extends ServerFrame> = Exclude<Frame, ErrorFrame>;
 export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDisposable {
   readonly #socket: WebSocket;
   readonly #schema: z.ZodType<Received>;
+  readonly #decodeBytes: ((bytes: Buffer) => EventFrame<Received>) | undefined;
   readonly #queue: { frame: EventFrame<Received>; bytes: number }[] = [];
   readonly #closed = Promise.withResolvers<void>();
   #queuedBytes = 0;
@@ -34,10 +43,15 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
   #failure: TorporError | undefined;
   #wake: (() => void) | undefined;
 
-  private constructor(socket: WebSocket, schema: z.ZodType<Received>) {
+  private constructor(
+    socket: WebSocket,
+    schema: z.ZodType<Received>,
+    decodeBytes: ((bytes: Buffer) => EventFrame<Received>) | undefined,
+  ) {
     this.#socket = socket;
     this.#schema = schema;
-    socket.on('message', (data) => this.#receive(data));
+    this.#decodeBytes = decodeBytes;
+    socket.on('message', (data, isBinary) => this.#receive(data, isBinary));
     socket.on('close', (code) => {
       if (code === MESSAGE_TOO_BIG) this.#failure ??= frameTooLarge();
       this.#closed.resolve();
@@ -51,12 +65,13 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     });
   }
 
-  /** Connects. Throws what the server says when it refuses. */
+  /** Connects. Throws what the server says when it refuses. `decodeBytes`: what a binary frame is. */
   static open<Received extends ServerFrame, Sent>(
     connection: Connection,
     path: string,
     schema: z.ZodType<Received>,
     signal?: AbortSignal,
+    decodeBytes?: (bytes: Buffer) => EventFrame<Received>,
   ): Promise<FrameSocket<Received, Sent>> {
     const url = connection.url(path);
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
@@ -66,7 +81,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
       maxPayload: MAX_FRAME_BYTES,
       perMessageDeflate: false,
     });
-    const frames = new FrameSocket<Received, Sent>(socket, schema);
+    const frames = new FrameSocket<Received, Sent>(socket, schema, decodeBytes);
     return new Promise((resolve, reject) => {
       const abort = () => {
         reject(signal?.reason);
@@ -99,9 +114,18 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
    * Resolves when the frame has left this process: the sender's back-pressure. If it
    * cannot be sent, throws what the server said before it closed the stream.
    */
-  async send(frame: Sent): Promise<void> {
+  send(frame: Sent): Promise<void> {
+    return this.#send(JSON.stringify(frame));
+  }
+
+  /** The same of a binary frame. */
+  sendBytes(bytes: Uint8Array): Promise<void> {
+    return this.#send(bytes);
+  }
+
+  async #send(data: string | Uint8Array): Promise<void> {
     const failed = await new Promise<Error | undefined>((resolve) => {
-      this.#socket.send(JSON.stringify(frame), (error) => resolve(error ?? undefined));
+      this.#socket.send(data, (error) => resolve(error ?? undefined));
     });
     if (failed === undefined) return;
     // A paused socket would keep what the server said from us.
@@ -145,7 +169,11 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     this.#socket.terminate();
   }
 
-  #receive(data: RawData): void {
+  #receive(data: RawData, isBinary: boolean): void {
+    if (isBinary && this.#decodeBytes !== undefined && Buffer.isBuffer(data)) {
+      this.#enqueue(this.#decodeBytes(data), data.length);
+      return;
+    }
     const text = data.toString();
     let frame: Received;
     try {
@@ -164,8 +192,12 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
       this.#wake?.();
       return;
     }
-    this.#queue.push({ frame: frame as EventFrame<Received>, bytes: text.length });
-    this.#queuedBytes += text.length;
+    this.#enqueue(frame as EventFrame<Received>, text.length);
+  }
+
+  #enqueue(frame: EventFrame<Received>, bytes: number): void {
+    this.#queue.push({ frame, bytes });
+    this.#queuedBytes += bytes;
     if (this.#queuedBytes > HIGH_WATER_BYTES) this.#socket.pause();
     this.#wake?.();
   }

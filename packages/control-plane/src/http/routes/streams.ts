@@ -13,10 +13,11 @@ const STREAMS = [
     operationId: 'execStream',
     summary: 'WebSocket: run a program; it is killed when the socket closes',
     description:
-      'Client: `{"type":"start","cmd","args","envs","cwd","user","timeout_sec","stdin","tag"}`, then ' +
+      'Client: `{"type":"start","cmd","args","envs","cwd","user","timeout_sec","stdin","tag","binary"}`, then ' +
       '`{"type":"stdin","data":<base64>}`, `{"type":"stdin_close"}`, `{"type":"stop"}`. ' +
       'Server: `{"type":"start","pid"}`, `{"type":"stdout"|"stderr","data","encoding"?:"base64"}`, ' +
-      '`{"type":"exit","exit_code","error"?}`.',
+      '`{"type":"exit","exit_code","error"?}`. With `"binary":true` output is sent as binary frames, ' +
+      'a byte (1 standard output, 2 standard error) and then the bytes, and binary frames are input.',
     params: sandboxParamsSchema,
   },
   {

@@ -1,0 +1,263 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  encodeRecord,
+  failureOf,
+  type Omission,
+  omissionOf,
+  packTree,
+  type Received,
+  readRecords,
+  receivedOf,
+  recordsIn,
+  TREE_RECORD,
+  TreeError,
+  unpackTree,
+  wholeRecords,
+} from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import type { ExecSession, Sandbox } from '@torpor/sdk';
+import { startFileTreeProgram } from './guest-program.ts';
+
+/** One side of a copy. */
+export type Side =
+  | { readonly kind: 'local'; readonly path: string }
+  | { readonly kind: 'sandbox'; readonly path: string; readonly sandbox: Sandbox };
+
+export interface CopyOptions {
+  /** The user of the sandbox as whom its side is done. */
+  readonly user: string | undefined;
+  readonly archive: boolean;
+  readonly signal: AbortSignal;
+  readonly onOmission: (omission: Omission) => void;
+  readonly onBytes: (bytes: number) => void;
+}
+
+/** Well below the time after which the far side takes silence for our end. */
+const KEEPALIVE_INTERVAL_MS = 10_000;
+/** How long a far side may take to remove what it has made, once the copy is broken off. */
+const CLEAN_UP_MS = 5_000;
+const MAX_MESSAGE_BYTES = 4096;
+
+/**
+ * Copies a file, or a directory with all that is in it. Both sides run the same code (`file-tree`
+ * in `@torpor/linux`), one here and one in the sandbox, or one in either sandbox. Throws
+ * TorporError, or the reason of the signal; then nothing new is left at the destination.
+ */
+export async function copyTree(from: Side, to: Side, options: CopyOptions): Promise<Received> {
+  const over = new AbortController();
+  const signal = AbortSignal.any([options.signal, over.signal]);
+  const source =
+    from.kind === 'local'
+      ? packHere(from.path, options)
+      : sentBy(from.sandbox, from.path, { ...options, signal });
+  const chunks = passedOn(source, { ...options, signal });
+  try {
+    // Set-id bits of a file from elsewhere would give the rights of its new owner away.
+    const keepSetId = from.kind === 'local' || options.archive;
+    return to.kind === 'local'
+      ? await unpackHere(to.path, chunks, keepSetId, options)
+      : await receivedBy(to.sandbox, to.path, chunks, keepSetId, options);
+  } finally {
+    // The source may be waiting for what never comes.
+    over.abort(new TorporError('conflict', 'The copy is over.'));
+  }
+}
+
+async function* packHere(path: string, options: CopyOptions): AsyncGenerator<Buffer, void> {
+  try {
+    yield* packTree(path, options);
+  } catch (error) {
+    throw errorHere(error);
+  }
+}
+
+async function unpackHere(
+  destination: string,
+  chunks: AsyncIterable<Buffer>,
+  keepSetId: boolean,
+  { archive, onOmission }: CopyOptions,
+): Promise<Received> {
+  try {
+    return await unpackTree(chunks, { destination, archive, keepSetId, onOmission });
+  } catch (error) {
+    throw errorHere(error);
+  }
+}
+
+/** What a sandbox sends, in whole records. */
+async function* sentBy(
+  sandbox: Sandbox,
+  path: string,
+  { archive, user, signal }: CopyOptions,
+): AsyncGenerator<Buffer, void> {
+  await using session = await startFileTreeProgram(sandbox, { role: 'send', path, archive }, user);
+  const stop = () => void session[Symbol.asyncDispose]();
+  signal.addEventListener('abort', stop);
+  try {
+    const said = new Messages();
+    for await (const chunk of wholeRecords(stdoutOf(session, said))) {
+      for (const { type, body } of recordsIn(chunk)) {
+        if (type === TREE_RECORD.failure) throw errorThere(failureOf(body));
+      }
+      yield chunk;
+    }
+    await assertSuccess(session, said);
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
+async function receivedBy(
+  sandbox: Sandbox,
+  destination: string,
+  chunks: AsyncGenerator<Buffer, void>,
+  keepSetId: boolean,
+  { archive, user, signal, onOmission }: CopyOptions,
+): Promise<Received> {
+  // Before the sandbox is bothered, there must be something to send.
+  const first = await chunks.next();
+  await using session = await startFileTreeProgram(
+    sandbox,
+    { role: 'receive', destination, archive, keepSetId },
+    user,
+  );
+  const { promise: ready, resolve: setReady } = Promise.withResolvers<void>();
+  const answer = answerOf(session, setReady, onOmission);
+  const sent = ready.then(() => sendAll(session, first, chunks));
+  using aborted = abortOf(signal);
+  try {
+    await Promise.race([sent, answer, aborted.promise]);
+    return await Promise.race([answer, aborted.promise]);
+  } catch (error) {
+    // What ends early makes the far side remove what it has made.
+    const end = session.closeStdin().then(() => answer);
+    await Promise.race([end, delay(CLEAN_UP_MS, undefined, { ref: false })]).catch(() => undefined);
+    throw error;
+  } finally {
+    answer.catch(() => undefined);
+    sent.catch(() => undefined);
+  }
+}
+
+/** Writes all of it, and a word now and then while there is nothing to write. */
+async function sendAll(
+  session: ExecSession,
+  first: IteratorResult<Buffer, void>,
+  chunks: AsyncGenerator<Buffer, void>,
+): Promise<void> {
+  for (let next = first; !next.done; ) {
+    await session.write(next.value);
+    const following = chunks.next();
+    while ((await Promise.race([following, nap()])) === 'nap') {
+      await session.write(encodeRecord(TREE_RECORD.keepalive));
+    }
+    next = await following;
+  }
+  await session.closeStdin();
+}
+
+function nap(): Promise<'nap'> {
+  return delay(KEEPALIVE_INTERVAL_MS, 'nap', { ref: false });
+}
+
+/** What the far side of a copy into a sandbox answers. Throws TorporError. */
+async function answerOf(
+  session: ExecSession,
+  onReady: () => void,
+  onOmission: (omission: Omission) => void,
+): Promise<Received> {
+  const said = new Messages();
+  let received: Received | undefined;
+  try {
+    for await (const { type, body } of readRecords(stdoutOf(session, said))) {
+      if (type === TREE_RECORD.ready) onReady();
+      else if (type === TREE_RECORD.omission) onOmission(omissionOf(body));
+      else if (type === TREE_RECORD.failure) throw failureOf(body);
+      else if (type === TREE_RECORD.received) received = receivedOf(body);
+    }
+  } catch (error) {
+    throw errorThere(error);
+  }
+  await assertSuccess(session, said);
+  if (received !== undefined) return received;
+  throw new TorporError('internal_error', 'The sandbox did not say whether the copy is complete.');
+}
+
+/** The beginning of what a program said on its standard error. */
+class Messages {
+  #text = '';
+
+  add(data: Buffer): void {
+    if (this.#text.length < MAX_MESSAGE_BYTES) this.#text += data.toString();
+  }
+
+  toString(): string {
+    return this.#text.slice(0, MAX_MESSAGE_BYTES).trim();
+  }
+}
+
+async function* stdoutOf(session: ExecSession, said: Messages): AsyncGenerator<Buffer, void> {
+  for await (const { stream, data } of session.output()) {
+    if (stream === 'stdout') yield data;
+    else said.add(data);
+  }
+}
+
+async function assertSuccess(session: ExecSession, said: Messages): Promise<void> {
+  const { exitCode, error } = await session.wait();
+  if (exitCode === 0 && error === undefined) return;
+  throw new TorporError(
+    'internal_error',
+    `The copying program in the sandbox failed (${error ?? `status ${exitCode}`}): ${said}`,
+  );
+}
+
+/** The chunks until the signal aborts, counted. */
+async function* passedOn(
+  source: AsyncGenerator<Buffer, void>,
+  { signal, onBytes }: CopyOptions,
+): AsyncGenerator<Buffer, void> {
+  using aborted = abortOf(signal);
+  try {
+    for (;;) {
+      const next = await Promise.race([source.next(), aborted.promise]);
+      if (next.done) return;
+      onBytes(next.value.length);
+      yield next.value;
+    }
+  } finally {
+    // It may be waiting for what never comes; so nobody waits for it.
+    source.return().catch(() => undefined);
+  }
+}
+
+/** A promise that fails with the signal's reason. */
+function abortOf(signal: AbortSignal): Disposable & { readonly promise: Promise<never> } {
+  const { promise, reject } = Promise.withResolvers<never>();
+  promise.catch(() => undefined);
+  const abort = () => reject(signal.reason);
+  signal.addEventListener('abort', abort);
+  if (signal.aborted) abort();
+  return { promise, [Symbol.dispose]: () => signal.removeEventListener('abort', abort) };
+}
+
+function errorHere(error: unknown): unknown {
+  if (!(error instanceof TreeError)) return error;
+  return new TorporError(error.code, error.message, {
+    cause: error,
+    remedy: remedyOf(error, 'this machine'),
+  });
+}
+
+function errorThere(error: unknown): unknown {
+  if (!(error instanceof TreeError)) return error;
+  return new TorporError(error.code, `In the sandbox: ${error.message}`, {
+    cause: error,
+    remedy: remedyOf(error, 'the sandbox'),
+  });
+}
+
+function remedyOf({ code }: TreeError, place: string): string {
+  if (code === 'disk_full') return `Free space in ${place}; nothing of the copy was left there.`;
+  return code === 'internal_error' ? 'Copy it again.' : '';
+}

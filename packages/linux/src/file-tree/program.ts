@@ -1,0 +1,106 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { homedir } from 'node:os';
+import { TreeError, treeError } from './errors.ts';
+import { packTree } from './pack.ts';
+import type { FileTreeRequest } from './program-request.ts';
+import { encodeJson, encodeRecord, RECORD } from './records.ts';
+import { unpackTree } from './unpack.ts';
+
+/*
+ * The far side of a copy, which runs where the files are: it sends a tree on its standard
+ * output, or receives one on its standard input and answers on its standard output. All
+ * that goes wrong is said in a record; the exit status says only that there was one.
+ */
+
+/**
+ * A sender that is alive says so every few seconds. Without a word for this long, whoever
+ * holds our input open (a server that was killed leaves it so) has no more to say.
+ */
+const SILENCE_LIMIT_MS = 60_000;
+
+export async function main(argument: string, input: AsyncIterable<Buffer>): Promise<void> {
+  const request = JSON.parse(argument) as FileTreeRequest;
+  try {
+    if (request.role === 'send') await send(request);
+    else await receive(request, failOnSilence(input));
+  } catch (error) {
+    const { code, message } = treeError(error, 'torpor cp');
+    await write(encodeJson(RECORD.failure, { code, message }));
+    // A sender must be able to read this before it meets a closed pipe.
+    if (request.role === 'receive') for await (const _ of failOnSilence(input));
+  }
+}
+
+async function send({ path, archive }: Extract<FileTreeRequest, { role: 'send' }>): Promise<void> {
+  for await (const chunk of packTree(expandHome(path), { archive })) await write(chunk);
+}
+
+async function receive(
+  { destination, archive, keepSetId }: Extract<FileTreeRequest, { role: 'receive' }>,
+  chunks: AsyncIterable<Buffer>,
+): Promise<void> {
+  await write(encodeRecord(RECORD.ready));
+  let guard: ChildProcess | undefined;
+  try {
+    const received = await unpackTree(chunks, {
+      destination: expandHome(destination),
+      archive,
+      keepSetId,
+      onOmission: (omission) => void write(encodeJson(RECORD.omission, omission)),
+      onStaging: (path) => {
+        guard = removeWhenKilled(path.toString());
+      },
+    });
+    await write(encodeJson(RECORD.received, received));
+  } finally {
+    guard?.stdin?.end('done\n');
+  }
+}
+
+/** As the rest of the API does it. */
+function expandHome(path: string): string {
+  return path === '~' || path.startsWith('~/') ? `${homedir()}${path.slice(1)}` : path;
+}
+
+/**
+ * A process in a session of its own that removes a directory when this one ends without a
+ * word: the end of a copy whose client hung up is SIGKILL. Without a shell in the sandbox
+ * there is none.
+ */
+function removeWhenKilled(path: string): ChildProcess {
+  const guard = spawn('/bin/sh', ['-c', 'read -r _ || rm -rf -- "$0"', path], {
+    detached: true,
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  guard.on('error', () => undefined);
+  guard.stdin?.on('error', () => undefined);
+  guard.unref();
+  return guard;
+}
+
+/** Ends the input with an error when it is waited for too long. */
+async function* failOnSilence(input: AsyncIterable<Buffer>): AsyncGenerator<Buffer, void> {
+  const chunks = input[Symbol.asyncIterator]();
+  for (;;) {
+    const { promise: silence, reject } = Promise.withResolvers<never>();
+    const message = `Nothing was received for ${SILENCE_LIMIT_MS / 1000} s.`;
+    const timer = setTimeout(
+      () => reject(new TreeError('internal_error', message)),
+      SILENCE_LIMIT_MS,
+    );
+    try {
+      const next = await Promise.race([chunks.next(), silence]);
+      if (next.done) return;
+      clearTimeout(timer);
+      yield next.value;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+function write(bytes: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    process.stdout.write(bytes, (error) => (error == null ? resolve() : reject(error)));
+  });
+}
