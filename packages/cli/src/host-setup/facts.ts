@@ -3,8 +3,10 @@ import { readFile, statfs } from 'node:fs/promises';
 import { freemem, release, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import { forwardingObstacles } from '@torpor/agent';
+import type { KernelModules } from '@torpor/linux';
 import { formatBytes } from '../output/units.ts';
 import { findProgram } from './checks.ts';
+import { HOST_KERNEL } from './kernel-features.ts';
 import type { Fact } from './requirement.ts';
 
 /** Less than this leaves no room for an image and a few disks. */
@@ -13,9 +15,12 @@ const LOW_DISK_BYTES = 4 * 1024 ** 3;
 const LOW_MEMORY_BYTES = 768 * 1024 ** 2;
 const SHARED_MEMORY = '/dev/shm';
 
-/** What this machine is and has. */
-export function collectFacts(dataDir: string): Promise<Fact[]> {
-  return Promise.all([system(), memory(), sharedMemory(), disk(dataDir), forwarding()]);
+/** What this machine is and has. Like the checks of requirements, it loads no kernel module. */
+export function collectFacts(
+  dataDir: string,
+  modules: KernelModules = HOST_KERNEL.modules,
+): Promise<Fact[]> {
+  return Promise.all([system(), memory(), sharedMemory(), disk(dataDir), forwarding(modules)]);
 }
 
 async function system(): Promise<Fact> {
@@ -88,12 +93,16 @@ async function statfsOfExisting(path: string): Promise<StatsFs> {
 }
 
 /** Other firewalls that would keep guests from the internet. */
-async function forwarding(): Promise<Fact> {
+async function forwarding(modules: KernelModules): Promise<Fact> {
   const remedy =
     'Allow forwarding for the interfaces tp*: the other firewall drops what Torpor allows.';
   if ((await findProgram('nft')) === undefined || process.getuid?.() !== 0) {
     const result = { state: 'degraded', detail: 'not looked at: it needs nft and root' } as const;
     return { id: 'forwarding', result, remedy: '' };
+  }
+  if ((await modules.unloaded(['nf_tables'])).length > 0) {
+    const detail = 'no other firewall: the kernel has not loaded nf_tables';
+    return { id: 'forwarding', result: { state: 'found', detail }, remedy };
   }
   try {
     const obstacles = await forwardingObstacles();

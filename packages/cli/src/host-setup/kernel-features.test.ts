@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { KernelModules } from '@torpor/linux';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { collectFacts } from './facts.ts';
 import { type HostKernel, kernelFeatures, kmod } from './kernel-features.ts';
 import { checkRequirements } from './requirement.ts';
 import { setUpHost } from './setup.ts';
@@ -84,6 +85,13 @@ describe('a freshly booted Debian', () => {
       kvm: 'degraded: the kernel has not loaded kvm, kvm_intel',
     });
     await expect(access(join(root, 'sys'))).rejects.toThrow();
+    if (isRoot) {
+      const facts = await collectFacts(root, host.modules);
+      expect(facts.find(({ id }) => id === 'forwarding')?.result).toEqual({
+        state: 'found',
+        detail: 'no other firewall: the kernel has not loaded nf_tables',
+      });
+    }
     for (const { remedy } of kernelFeatures(host)) expect(remedy).toContain('`torpor setup`');
   });
 
