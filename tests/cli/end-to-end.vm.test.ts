@@ -11,8 +11,15 @@ import { instanceTag } from '@torpor/agent';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { leftovers, vmmsOf } from '../agent/agent-under-test.ts';
 import { describeTree, makeTreeOfEveryKind } from '../support/file-tree.ts';
+import { readmeBlocks } from '../support/readme.ts';
 import { RestClient } from '../support/rest-client.ts';
-import { runTorpor, TORPOR, TorporProcess, temporaryDataDir } from '../support/torpor-process.ts';
+import {
+  runShell,
+  runTorpor,
+  TORPOR,
+  TorporProcess,
+  temporaryDataDir,
+} from '../support/torpor-process.ts';
 
 const MIB = 1024 * 1024;
 const LARGE_FILE_MIB = 200;
@@ -293,6 +300,29 @@ test('a guest has as long to start as `torpor up` was told, and the error names 
   expect(created.stderr).toMatch(/--guest-timeout/);
   expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
 });
+
+test(
+  'the commands of the README, as they are written',
+  async () => {
+    const blocks = (await readmeBlocks()).filter(({ language }) => language === 'sh');
+    // `npm start` and `npm test` are what runs this. `forward` ends by Ctrl-C only.
+    const script = blocks
+      .map(({ code }) => code)
+      .filter((code) => !/^npm (start|test)/m.test(code))
+      .join('\n')
+      .replaceAll(/^npx torpor forward .*$/gm, '');
+    const { exitCode, stdout, stderr } = await runShell(dataDir, `set -e\n${script}`);
+    expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+    expect(stdout).toContain('42\n');
+    expect(stdout).toMatch(/^0 hello from /m);
+    expect(stdout).toContain('{ exitCode: 0 }');
+    expect(stdout).toContain('2 copies, 0 errors');
+    expect(stdout).toContain('HTTP/1.0 200 OK');
+    await torpor('rm', '--all', '--yes');
+    await torpor('templates', 'rm', 'server');
+  },
+  SLOW,
+);
 
 test('SIGTERM ends `torpor up` with status 0, and nothing of it is left', async () => {
   expect(await platform.stop()).toBe(0);

@@ -251,6 +251,13 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 });
 
+test.concurrent.each(['< /dev/null', '<&-'])('shell %s ends', async (redirect) => {
+  const scene = await Scene.open();
+  using terminal = scene.run('node', `shell -u root ${id}`, redirect);
+  await terminal.ended;
+  expect(scene.read('status')).toBe('0\n');
+});
+
 describe('by way of npm, which passes signals on as well', () => {
   test.concurrent.each(['', '< input'])('Ctrl-C is one signal, with "%s"', async (redirect) => {
     const scene = await Scene.open();

@@ -9,6 +9,8 @@ import { z } from 'zod';
 
 export const TORPOR = fileURLToPath(new URL('../../packages/cli/bin/torpor.mjs', import.meta.url));
 
+const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+
 const readySchema = z.strictObject({
   event: z.literal('ready'),
   api_url: z.url(),
@@ -100,13 +102,32 @@ export interface CommandResult {
   readonly stderr: string;
 }
 
+interface RunOptions {
+  readonly input?: string;
+  readonly onSpawn?: (child: ChildProcess) => void;
+}
+
 /** Runs the command line as a program. */
-export async function runTorpor(
+export function runTorpor(
   dataDir: string,
   args: readonly string[],
-  options: { readonly input?: string; readonly onSpawn?: (child: ChildProcess) => void } = {},
+  options: RunOptions = {},
 ): Promise<CommandResult> {
-  const child = spawn(process.execPath, [TORPOR, ...args], {
+  return runProgram(dataDir, [process.execPath, TORPOR, ...args], options);
+}
+
+/** Runs a script of a user in the checkout. */
+export function runShell(dataDir: string, script: string): Promise<CommandResult> {
+  return runProgram(dataDir, ['/bin/bash', '-c', script], {});
+}
+
+async function runProgram(
+  dataDir: string,
+  [program = '', ...args]: readonly string[],
+  options: RunOptions,
+): Promise<CommandResult> {
+  const child = spawn(program, args, {
+    cwd: REPOSITORY,
     env: { ...process.env, TORPOR_DATA_DIR: dataDir },
     stdio: ['pipe', 'pipe', 'pipe'],
   });

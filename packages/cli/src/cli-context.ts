@@ -37,7 +37,7 @@ export class CliContext {
       .command(nameAndArguments, options)
       .description(description)
       .option('--json', 'print JSON on standard output')
-      .option('--data-dir <path>', 'data directory of the local Torpor (TORPOR_DATA_DIR)')
+      .option('--data-dir <path>', 'data directory of the local server (TORPOR_DATA_DIR)')
       .option('--api-url <url>', 'address of the API (TORPOR_API_URL)')
       .option('--api-key <key>', 'key of the API (TORPOR_API_KEY)');
   }

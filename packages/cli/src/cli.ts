@@ -26,22 +26,35 @@ import type { Io } from './io.ts';
 import { VERSION } from './version.ts';
 
 const FOOTER = `
-Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY. Without the last
-two, the local Torpor is found by its data directory.
+Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY. Unless the last two
+are set, the data directory says where the local server is and what its key is.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not allowed, 5 the state or
-another thing of that name is against it, 6 no answer or no room, 7 too late, 8 this machine
-lacks something (torpor doctor), 128+n ended by signal n. exec, run and shell end like the
-program in the sandbox; 124 says that its time was up, 125 that Torpor failed, 126 that the
-program cannot be executed, 127 that there is no such program.`;
+Wherever a command takes an id, its first characters are enough.
+
+Exit status:
+  0      success
+  1      failure
+  2      wrong usage
+  3      not found
+  4      the API key is missing or wrong, or does not allow this
+  5      the state of the sandbox, or an existing name, does not allow this
+  6      no answer from the server, or no room on its host
+  7      timeout
+  8      this machine lacks something; see torpor doctor
+  128+n  ended by signal n
+exec, run and shell exit with the status of the program in the sandbox, or with
+  124    the program ran into its timeout
+  125    Torpor failed, not the program
+  126    the program cannot be executed
+  127    the program does not exist`;
 
 /** Runs one command line. Returns the exit status; never throws for what a user did. */
 export async function runCli(args: readonly string[], io: Io): Promise<number> {
   const program = new Command('torpor')
-    .description('Sandboxes that are microVMs, on your own machine.')
+    .description('Run untrusted code in microVM sandboxes on your own machine.')
     .version(VERSION)
     .enablePositionalOptions()
-    .showHelpAfterError('(add --help for what is possible)')
+    .showHelpAfterError('(see --help)')
     .addHelpText('after', FOOTER)
     .exitOverride()
     .configureOutput({

@@ -125,8 +125,8 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /**
-   * Lets it run on where it was. One that runs already is left as it is; but a new idle
-   * timeout that it does not have is then an error (`invalid_state`).
+   * Continues it where it was paused. One that is running already is left as it is; but a
+   * new idle timeout that it does not have is then an error (`invalid_state`).
    */
   async resume(options: ResumeOptions = {}): Promise<rest.Sandbox> {
     const timeoutSec = seconds(options.idleTimeoutMs);
@@ -135,14 +135,17 @@ export class Sandbox implements AsyncDisposable {
       options.strict === true ||
       (timeoutSec !== undefined && timeoutSec !== this.#info.timeout_sec);
     return this.#enter('running', strict, options.signal, () =>
-      this.#connection.json('POST', `${this.#path}/resume`, rest.sandboxSchema, {
-        json: body,
-        signal: options.signal,
-      }),
+      withSdkNames(
+        this.#connection.json('POST', `${this.#path}/resume`, rest.sandboxSchema, {
+          json: body,
+          signal: options.signal,
+        }),
+        IDLE_TIMEOUT_NAMES,
+      ),
     );
   }
 
-  /** Makes copies of it as it is now; it goes on itself. One that cannot be made does not keep the others from being made. */
+  /** Makes copies of it as it is now; it keeps running itself. If one cannot be made, the others still are. */
   async fork(count = 1, options: ForkOptions = {}): Promise<Forked> {
     const body: z.input<typeof rest.forkSandboxSchema> = {
       count,
@@ -198,7 +201,7 @@ export class Sandbox implements AsyncDisposable {
     };
   }
 
-  /** Starts a program and returns at once; it lives on without this client. */
+  /** Starts a program and returns at once; the program does not depend on this client. */
   async start(
     cmd: string,
     args: readonly string[] = [],

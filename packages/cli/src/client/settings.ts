@@ -44,9 +44,9 @@ export async function findEndpoint(io: Io, options: CommonOptions): Promise<Endp
 export async function connect(io: Io, options: CommonOptions): Promise<Torpor> {
   const { apiUrl, apiKey, dataDir } = await findEndpoint(io, options);
   if (apiKey === undefined) {
-    throw new TorporError('unauthorized', `There is no API key, and none in ${dataDir}.`, {
+    throw new TorporError('unauthorized', `No API key is set, and ${dataDir} has none.`, {
       remedy:
-        'Start Torpor with `npm start`, or set TORPOR_API_KEY (and TORPOR_API_URL) to those of a running one. Only root can read the local key.',
+        'Start Torpor with `npm start`, or set TORPOR_API_URL and TORPOR_API_KEY to those of a running server. Only root can read the key in a data directory.',
     });
   }
   return new Torpor({ apiUrl, apiKey });

@@ -17,7 +17,7 @@ export async function withTemporarySandbox(
 ): Promise<number> {
   let interrupted: TerminationSignal | undefined;
   const unsubscribe = io.onSignal((signal) => {
-    if (interrupted === undefined) news(io, 'interrupted; removing the sandbox');
+    if (interrupted === undefined) news(io, 'interrupted; destroying the sandbox');
     interrupted ??= signal;
   });
   try {
@@ -39,7 +39,7 @@ async function destroy(io: Io, sandbox: Sandbox): Promise<void> {
   } catch (reason) {
     const error = TorporError.from(reason);
     if (error.code === 'not_found') return;
-    news(io, `sandbox ${sandbox.id} could not be removed: ${error.message}`);
-    news(io, `remove it with \`torpor rm ${sandbox.id}\``);
+    news(io, `could not destroy sandbox ${sandbox.id}: ${error.message}`);
+    news(io, `destroy it with \`torpor rm ${sandbox.id}\``);
   }
 }

@@ -7,9 +7,12 @@ import { table } from '../output/table.ts';
 import { formatBytes } from '../output/units.ts';
 
 export function registerBuilds(cli: CliContext): void {
-  const builds = cli.group('builds', 'what paused sandboxes and snapshots are made of');
+  const builds = cli.group(
+    'builds',
+    'check and clean up what paused sandboxes and snapshots are stored in',
+  );
 
-  cli.command('verify', 'read every build back; status 1 if one is damaged', builds).action(
+  cli.command('verify', 'read every build back; exits with 1 if one is damaged', builds).action(
     cli.action(async (options: CommonOptions, _command: Command) => {
       return cli.withTorpor(options, async (torpor) => {
         const reports = await torpor.builds.verify();
@@ -30,7 +33,7 @@ export function registerBuilds(cli: CliContext): void {
     }),
   );
 
-  cli.command('gc', 'remove the builds that nothing needs', builds).action(
+  cli.command('gc', 'remove builds that nothing needs', builds).action(
     cli.action(async (options: CommonOptions, _command: Command) => {
       await cli.withTorpor(options, async (torpor) => {
         const collected = await torpor.builds.collect();

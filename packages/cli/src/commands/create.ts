@@ -32,11 +32,19 @@ export function addCreateOptions(command: Command): Command {
     .option('--vcpus <n>', 'virtual CPUs (default: 1)', integer(1, MAX_VCPUS))
     .option('-m, --memory <size>', 'memory, such as 512m or 2g (default: 512m)', mebibytes)
     .option('--disk <size>', 'size of the writable disk, such as 10g', mebibytes)
-    .option('--idle-timeout <time>', 'end it after this time without activity', duration)
-    .option('--auto-pause', 'pause it then, instead of ending it')
-    .option('-l, --label <name=value>', 'a label to find it by; may be repeated', assignment)
-    .option('-e, --env <name=value>', 'environment of its processes; may be repeated', assignment)
-    .option('--no-internet', 'let it reach nothing outside');
+    .option(
+      '--idle-timeout <time>',
+      'destroy it after this time without activity, such as 10m',
+      duration,
+    )
+    .option('--auto-pause', 'pause it after the idle timeout instead of destroying it')
+    .option('-l, --label <name=value>', 'label to find it by; may be repeated', assignment)
+    .option(
+      '-e, --env <name=value>',
+      'environment variable of its processes; may be repeated',
+      assignment,
+    )
+    .option('--no-internet', 'no access to the internet');
 }
 
 export function createRequest(options: CreateOptions): CreateSandboxOptions {
@@ -56,6 +64,14 @@ export function createRequest(options: CreateOptions): CreateSandboxOptions {
 export function registerCreate(cli: CliContext): void {
   addCreateOptions(cli.command('create', 'create a sandbox and print its id'))
     .option('--timings', 'print how long each phase took')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  torpor create
+  torpor create --memory 2g --vcpus 2 --idle-timeout 10m --auto-pause
+  id=$(torpor create --template warm --label job=42)`,
+    )
     .action(
       cli.action(async (options: TimedCreateOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {

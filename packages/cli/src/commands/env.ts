@@ -6,8 +6,11 @@ import { json, line } from '../io.ts';
 
 export function registerEnv(cli: CliContext): void {
   cli
-    .command('env', 'print shell exports: the address and key of the API, also for E2B clients')
-    .addHelpText('after', '\nUse it as: eval "$(torpor env)"')
+    .command(
+      'env',
+      'print shell exports with the address and key of the API, for the SDK and for E2B clients',
+    )
+    .addHelpText('after', '\nExample: eval "$(torpor env)"')
     .action(
       cli.action(async (options: CommonOptions, _command: Command) => {
         const variables = endpointVariables(await findEndpoint(cli.io, options));

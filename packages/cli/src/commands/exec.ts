@@ -21,20 +21,34 @@ interface ExecOptions extends CommonOptions {
 
 export function registerExec(cli: CliContext, args: readonly string[]): void {
   cli
-    .command('exec <id> <command...>', 'run a program in a sandbox, with our standard streams')
+    .command(
+      'exec <id> <command...>',
+      'run a program in a sandbox, connected to the standard streams',
+    )
     // With `--`, our options may stand on both sides of the id; without, all after it is the program's.
     .passThroughOptions(!args.includes('--'))
-    .option('-e, --env <name=value>', 'environment of the program; may be repeated', assignment)
-    .option('-C, --cwd <path>', 'directory to run it in (default: the home of its user)')
+    .option(
+      '-e, --env <name=value>',
+      'environment variable of the program; may be repeated',
+      assignment,
+    )
+    .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
     .option('-u, --user <name>', 'user to run it as (default: user)')
     .option('--timeout <time>', 'kill it after this time', duration)
-    .option('-n, --no-stdin', 'give it an empty standard input instead of ours')
+    .option('-n, --no-stdin', 'empty standard input')
     .option('--tty', 'run it on a terminal')
-    .option('-d, --detach', 'start it, print its pid, and let it run')
-    .option('--tag <name>', 'with --detach: a name for `ps` and `kill`')
+    .option('-d, --detach', 'start it, print its pid, and leave it running')
+    .option('--tag <name>', 'with --detach: name for `ps` and `kill`')
     .addHelpText(
       'after',
-      "\nExample: torpor exec sb… -- python3 -c 'print(6*7)'\nWith --json the output is collected into one object.",
+      `
+Options of torpor go before the id or, with \`--\`, before that. Ctrl-C is passed on to the
+program; a second one kills it. With --json the output is collected into one object.
+
+Examples:
+  torpor exec sb4k -- python3 -c 'print(6*7)'
+  torpor exec --tty sb4k -- top
+  torpor exec -d --tag web sb4k -- python3 -m http.server 8000`,
     )
     .action(
       cli.programAction(

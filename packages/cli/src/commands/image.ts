@@ -16,7 +16,7 @@ interface BuildOptions extends CommonOptions {
 }
 
 export function registerImage(cli: CliContext): void {
-  const image = cli.group('image', 'the images on this machine that sandboxes start from');
+  const image = cli.group('image', 'manage the images of this machine that sandboxes start from');
 
   cli
     .command('ls', 'list the images', image)
@@ -36,8 +36,8 @@ export function registerImage(cli: CliContext): void {
     );
 
   cli
-    .command('build [name]', 'build an image, "base" by default', image)
-    .option('--refresh', "build it anew from today's packages")
+    .command('build [name]', 'build an image (default: base)', image)
+    .option('--refresh', "rebuild it from today's packages")
     .action(
       cli.action(async (name = 'base', options: BuildOptions, _command: Command) => {
         const { progressNews } = await import('../platform/prepare-guest.ts');
@@ -72,13 +72,13 @@ export function registerImage(cli: CliContext): void {
 
   cli
     .command('prune', 'remove what earlier versions left in the cache and nothing needs', image)
-    .option('--dry-run', 'only print what would go')
+    .option('--dry-run', 'only print what would be removed')
     .addHelpText(
       'after',
       `
-These are old kernels, initramfs, agent drives and versions of images. What a sandbox, a
-snapshot or any other build was made with stays for as long as that is there, in every data
-directory whose server uses the cache.`,
+This means old kernels, initramfs, agent drives and versions of images. What a sandbox or a
+build was made with is kept as long as that sandbox or build exists, in every data directory
+whose server uses the cache.`,
     )
     .action(
       cli.action(async (options: PruneOptions, _command: Command) => {

@@ -4,7 +4,7 @@ import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 
 export function registerInfo(cli: CliContext): void {
-  cli.command('info <id>', 'show what is known of a sandbox').action(
+  cli.command('info <id>', 'show the properties of a sandbox').action(
     cli.action(async (id: string, options: CommonOptions, _command: Command) => {
       await cli.withSandbox(options, id, async ({ info }) => {
         if (options.json) return await json(cli.io, info);

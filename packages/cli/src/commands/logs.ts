@@ -18,12 +18,9 @@ const MAX_BYTES = 0xffff_ffff;
 
 export function registerLogs(cli: CliContext): void {
   cli
-    .command(
-      'logs <id>',
-      'print the console of a sandbox: its kernel, its init, why it did not start',
-    )
-    .option('-f, --follow', 'go on as more is printed, until the sandbox ends')
-    .option('--bytes <n>', 'at most so many bytes of the end', integer(1, MAX_BYTES))
+    .command('logs <id>', 'print the console of a sandbox: its kernel and its init')
+    .option('-f, --follow', 'keep printing what is added, until the sandbox ends')
+    .option('--bytes <n>', 'only the last <n> bytes', integer(1, MAX_BYTES))
     .action(
       cli.action(async (id: string, options: LogsOptions, _command: Command) =>
         cli.withSandbox(options, id, async (sandbox) => {

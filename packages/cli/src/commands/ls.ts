@@ -20,14 +20,14 @@ const MAX_LIMIT = 100_000;
 
 export function registerLs(cli: CliContext): void {
   cli
-    .command('ls', 'list the sandboxes')
+    .command('ls', 'list sandboxes, newest first')
     .alias('list')
     .option('-a, --all', 'include destroyed sandboxes of the last days (TORPOR_KEEP_STOPPED)')
-    .option('-n, --limit <n>', 'the newest <n> only', integer(1, MAX_LIMIT))
-    .option('-q, --quiet', 'the ids only')
-    .option('-s, --state <states>', 'those in these states, separated by commas', states)
-    .option('-t, --template <name>', 'those made from this template')
-    .option('-l, --label <name=value>', 'those with this label; may be repeated', assignment)
+    .option('-n, --limit <n>', 'only the newest <n>', integer(1, MAX_LIMIT))
+    .option('-q, --quiet', 'print ids only')
+    .option('-s, --state <states>', 'only those in these states, separated by commas', states)
+    .option('-t, --template <name>', 'only those made from this template')
+    .option('-l, --label <name=value>', 'only those with this label; may be repeated', assignment)
     .action(
       cli.action(async (options: LsOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {

@@ -24,12 +24,12 @@ interface ForkOptions extends TimedOptions {
 }
 
 const MAX_COPIES = 100;
-const TIMINGS = ['--timings', 'say how long each phase took'] as const;
+const TIMINGS = ['--timings', 'print how long each phase took'] as const;
 const IDLE_TIMEOUT = '--idle-timeout <time>';
 
 export function registerPause(cli: CliContext): void {
   cli
-    .command('pause <id>', 'keep the memory and the disk of a sandbox, and free everything else')
+    .command('pause <id>', 'pause a sandbox: keep its memory and disk, free everything else')
     .option('--strict', 'fail if it is paused already')
     .option(...TIMINGS)
     .action(
@@ -45,9 +45,9 @@ export function registerPause(cli: CliContext): void {
 
 export function registerResume(cli: CliContext): void {
   cli
-    .command('resume <id>', 'let a paused sandbox run on where it was')
-    .option(IDLE_TIMEOUT, 'a new idle timeout; the one that it had by default', duration)
-    .option('--strict', 'fail if it runs already')
+    .command('resume <id>', 'resume a paused sandbox where it was paused')
+    .option(IDLE_TIMEOUT, 'new idle timeout (default: unchanged)', duration)
+    .option('--strict', 'fail if it is running already')
     .option(...TIMINGS)
     .action(
       cli.action(async (id: string, options: ResumeOptions, _command: Command) => {
@@ -65,9 +65,9 @@ export function registerResume(cli: CliContext): void {
 
 export function registerFork(cli: CliContext): void {
   cli
-    .command('fork <id>', 'copy a running or paused sandbox as it is, and print the ids')
-    .option('-n, --count <n>', 'how many copies', integer(1, MAX_COPIES), 1)
-    .option(IDLE_TIMEOUT, 'idle timeout of the copies; that of the source by default', duration)
+    .command('fork <id>', 'copy a running or paused sandbox, and print the ids of the copies')
+    .option('-n, --count <n>', 'number of copies', integer(1, MAX_COPIES), 1)
+    .option(IDLE_TIMEOUT, 'idle timeout of the copies (default: that of the source)', duration)
     .option(...TIMINGS)
     .action(
       cli.action(async (id: string, options: ForkOptions, _command: Command) => {

@@ -18,9 +18,9 @@ const CONCURRENCY = 4;
 
 export function registerRm(cli: CliContext): void {
   cli
-    .command('rm [ids...]', 'destroy sandboxes with all that is in them')
-    .option('--all', 'every sandbox')
-    .option('-y, --yes', 'do not ask before --all')
+    .command('rm [ids...]', 'destroy sandboxes')
+    .option('--all', 'all sandboxes')
+    .option('-y, --yes', 'do not ask for confirmation of --all')
     .action(
       cli.action(async (ids: string[], options: RmOptions, _command: Command) => {
         if ((ids.length === 0) === (options.all !== true)) {
@@ -43,7 +43,7 @@ async function confirmed({ io }: CliContext, count: number, options: RmOptions):
   if (options.yes || count === 0) return true;
   if (!io.stdin.isTTY || options.json) {
     throw new TorporError('invalid_request', `This would destroy ${count} sandboxes.`, {
-      remedy: 'Add --yes if you mean it.',
+      remedy: 'Add --yes to confirm.',
     });
   }
   const answer = await confirm({

@@ -16,16 +16,26 @@ interface RunOptions extends CreateOptions {
 }
 
 export function registerRun(cli: CliContext, args: readonly string[]): void {
-  addCreateOptions(cli.command('run <command...>', 'run a program in a sandbox of its own'))
+  addCreateOptions(
+    cli.command(
+      'run <command...>',
+      'run a program in a new sandbox, and destroy the sandbox afterwards',
+    ),
+  )
     .passThroughOptions(!args.includes('--'))
-    .option('-C, --cwd <path>', 'directory to run it in (default: the home of its user)')
+    .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
     .option('-u, --user <name>', 'user to run it as (default: user)')
     .option('--timeout <time>', 'kill it after this time', duration)
-    .option('-n, --no-stdin', 'give it an empty standard input instead of ours')
+    .option('-n, --no-stdin', 'empty standard input')
     .option('--tty', 'run it on a terminal')
     .addHelpText(
       'after',
-      "\nExample: torpor run -- python3 -c 'print(6*7)'\nThe sandbox is removed at the end, also after an interrupt.",
+      `
+The sandbox is destroyed however the program ends, also after Ctrl-C.
+
+Examples:
+  torpor run -- python3 -c 'print(6*7)'
+  torpor run --memory 2g --timeout 5m -- make test < input.txt`,
     )
     .action(
       cli.programAction(async (command: string[], options: RunOptions, _command: Command) =>

@@ -4,7 +4,7 @@ import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 
 export function registerSetup(cli: CliContext): void {
-  cli.command('setup', 'install what this machine lacks (Debian packages, with apt)').action(
+  cli.command('setup', 'install what this machine lacks: Debian packages, with apt').action(
     cli.action(async (options: CommonOptions, _command: Command) => {
       const { requirementsFor, setupReport, setUpHost } = await import('../host-setup/index.ts');
       const checked = await setUpHost({
@@ -15,7 +15,7 @@ export function registerSetup(cli: CliContext): void {
         const list = checked.map(({ requirement, result }) => ({ id: requirement.id, ...result }));
         return await json(cli.io, list);
       }
-      await line(cli.io.stdout, 'This machine has what Torpor needs.');
+      await line(cli.io.stdout, 'This machine has everything that Torpor needs.');
     }),
   );
 }

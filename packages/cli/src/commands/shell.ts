@@ -12,9 +12,12 @@ interface ShellOptions extends CreateOptions {
 
 export function registerShell(cli: CliContext): void {
   addCreateOptions(cli.command('shell [id]', 'open a shell in a sandbox'))
-    .option('-C, --cwd <path>', 'directory to start in (default: the home of its user)')
-    .option('-u, --user <name>', 'user to be (default: user)')
-    .addHelpText('after', '\nWithout an id, in a new sandbox that is removed when the shell ends.')
+    .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
+    .option('-u, --user <name>', 'user to run it as (default: user)')
+    .addHelpText(
+      'after',
+      '\nWithout an id, the shell runs in a new sandbox that is destroyed when it exits.',
+    )
     .action(
       cli.programAction(
         async (id: string | undefined, options: ShellOptions, _command: Command) => {

@@ -21,10 +21,13 @@ interface ListOptions extends CommonOptions {
 
 export function registerSnapshot(cli: CliContext): void {
   cli
-    .command('snapshot <id>', 'keep a sandbox as a template, print its name, and leave it paused')
-    .option('-n, --name <name>', 'the name (default: template- and eight digits)')
-    .option('--overwrite', 'replace a snapshot of this name')
-    .option('--timings', 'say how long each phase took')
+    .command(
+      'snapshot <id>',
+      'save a sandbox as a template and print its name; the sandbox is paused',
+    )
+    .option('-n, --name <name>', 'name of the template (default: template- and eight digits)')
+    .option('--overwrite', 'replace an existing snapshot of this name')
+    .option('--timings', 'print how long each phase took')
     .action(
       cli.action(async (id: string, options: SnapshotOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
@@ -39,13 +42,13 @@ export function registerSnapshot(cli: CliContext): void {
 }
 
 export function registerTemplates(cli: CliContext): void {
-  const templates = cli.group('templates', 'what sandboxes can be made from: snapshots and images');
+  const templates = cli.group('templates', 'list and delete what sandboxes can be created from');
 
   cli
-    .command('ls', 'list them', templates, { isDefault: true })
+    .command('ls', 'list snapshots and images', templates, { isDefault: true })
     .alias('list')
-    .addOption(new Option('--type <type>', 'only these').choices(rest.TEMPLATE_TYPES))
-    .option('-q, --quiet', 'the names only')
+    .addOption(new Option('--type <type>', 'only those of this type').choices(rest.TEMPLATE_TYPES))
+    .option('-q, --quiet', 'print names only')
     .action(
       cli.action(async (options: ListOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
@@ -70,7 +73,11 @@ export function registerTemplates(cli: CliContext): void {
     );
 
   cli
-    .command('rm <names...>', 'delete snapshots; sandboxes made from them go on', templates)
+    .command(
+      'rm <names...>',
+      'delete snapshots; sandboxes made from them are not affected',
+      templates,
+    )
     .action(
       cli.action(async (names: string[], options: CommonOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {

@@ -29,23 +29,27 @@ const port = integer(0, MAX_PORT);
 
 export function registerUp(cli: CliContext): void {
   cli
-    .command('up', 'serve: the API, the database and the host agent, in one process')
-    .option('-p, --port <n>', `port of the API; 0 is any (TORPOR_PORT, else ${DEFAULT_PORT})`, port)
+    .command('up', 'start the server: API, database and host agent in one process')
+    .option(
+      '-p, --port <n>',
+      `port of the API; 0 picks a free one (TORPOR_PORT, default ${DEFAULT_PORT})`,
+      port,
+    )
     .option('--host <address>', 'address to serve on', '127.0.0.1')
-    .option('--setup', 'first install what this machine lacks')
+    .option('--setup', 'install what this machine lacks first')
     .option(
       '--guest-timeout <time>',
       'how long a guest may take to answer when it boots or resumes (TORPOR_GUEST_TIMEOUT, else 2m)',
       guestTimeout,
     )
-    .option('--destroy-all', 'destroy all sandboxes at the end, instead of letting them run on')
+    .option('--destroy-all', 'destroy all sandboxes when it stops, instead of leaving them running')
     .addHelpText(
       'after',
       `
-With --json one line on standard output says when it can serve:
+With --json it prints one line on standard output when it is ready:
   {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
-The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM end it; sandboxes run on
-and are taken over by the next start. DATABASE_URL names a PostgreSQL to use instead of the
+The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM stop it; sandboxes keep
+running and are adopted by the next start. DATABASE_URL names a PostgreSQL to use instead of the
 embedded one, TORPOR_CACHE_DIR where kernels and images are, TORPOR_ACCELERATOR kvm or tcg,
 TORPOR_VMM qemu or firecracker, TORPOR_FIRECRACKER and TORPOR_JAILER where those are.
 On a host that is slow or loaded, --guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m,
@@ -63,7 +67,7 @@ gives guests longer to start; all that waits for them waits as long.`,
             await stop.requested;
             news(
               io,
-              options.destroyAll ? 'destroying all sandboxes' : 'stopping; sandboxes run on',
+              options.destroyAll ? 'destroying all sandboxes' : 'stopping; sandboxes keep running',
             );
           } finally {
             await platform.close({ destroyAll: options.destroyAll === true });
@@ -127,11 +131,11 @@ async function announce(
     return json(io, { event: 'ready', api_url: apiUrl, data_dir: dataDir });
   }
   const lines = [
-    `Torpor ${VERSION} serves at ${apiUrl}; ${apiUrl}/docs describes the API.`,
+    `Torpor ${VERSION} is listening on ${apiUrl} (API reference: ${apiUrl}/docs)`,
     `  data directory  ${dataDir}`,
     `  accelerator     ${accelerator.accelerator}: ${accelerator.reason}`,
     "  try             npx torpor run -- python3 -c 'print(6*7)'",
-    'Ctrl-C stops it; sandboxes run on until they are removed.',
+    'Press Ctrl-C to stop. Sandboxes keep running until you destroy them.',
   ];
   for (const text of lines) await line(io.stdout, text);
 }

@@ -9,6 +9,7 @@ import { news } from '../output/progress.ts';
 const RECONNECT_INTERVAL_MS = 1000;
 const RECONNECT_ATTEMPTS = 30;
 const KILL_TIMEOUT_MS = 5000;
+const END_OF_INPUT_INTERVAL_MS = 1000;
 
 export type TerminalOptions = Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' | 'envs'>;
 
@@ -47,8 +48,14 @@ export async function runTerminal(
       () => io.stdin.resume(),
     );
   };
-  // End of file of a pipe is what Ctrl-D is on a terminal.
-  const onEnd = () => void session.write('\x04').catch(() => undefined);
+  // End of file of a pipe is what Ctrl-D is on a terminal. A program that is just setting up
+  // its terminal loses one, so it is typed again for whatever reads next.
+  let typingEnd: NodeJS.Timeout | undefined;
+  const typeEnd = () => void session.write('\x04').catch(() => undefined);
+  const onEnd = () => {
+    typeEnd();
+    typingEnd = setInterval(typeEnd, END_OF_INPUT_INTERVAL_MS);
+  };
   io.stdin.on('data', onInput);
   io.stdin.on('end', onEnd);
   // A terminal that was closed; the SIGHUP that comes with it ends us.
@@ -56,6 +63,7 @@ export async function runTerminal(
   resources.defer(() => {
     io.stdin.off('data', onInput);
     io.stdin.off('end', onEnd);
+    clearInterval(typingEnd);
     io.stdin.pause();
   });
 
@@ -112,7 +120,7 @@ function setRaw(io: Io): void {
 }
 
 async function reconnect(io: Io, sandbox: Sandbox, tag: string): Promise<PtySession> {
-  news(io, 'the connection was lost; trying to find the terminal again\r');
+  news(io, 'connection lost; reconnecting\r');
   for (let attempt = 1; ; attempt++) {
     await delay(RECONNECT_INTERVAL_MS);
     try {
