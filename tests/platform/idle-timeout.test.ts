@@ -3,29 +3,35 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ControlPlane } from '@torpor/control-plane';
 import { type Sandbox, Torpor } from '@torpor/sdk';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Reaper } from '../../packages/agent/src/sandbox/reaper.ts';
-import { type RpcAgent, startRpcAgent } from '../../packages/agent/src/testing/rpc-agent.ts';
+import {
+  type RpcAgent,
+  startRpcAgent,
+  TRANSPORTS,
+  type TransportName,
+} from '../../packages/agent/src/testing/rpc-agent.ts';
 import { silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
 import { cli } from '../support/cli.ts';
 
 /*
- * The whole way from the clients to the agent, joined in one process as by `torpor up`,
- * with an envd on this machine instead of a guest: whatever a client did last, and
+ * The whole way from the clients to the agent, joined in one process as by `torpor up` or
+ * over HTTP, with an envd on this machine instead of a guest: whatever a client did last, and
  * however it left, the sandbox is idle afterwards and ended in time. The agent's clock
  * stands still but for the jumps that a test makes.
  */
 
 const IDLE_MS = 60_000;
 
-const resources = new AsyncDisposableStack();
+let resources: AsyncDisposableStack;
 let agent: RpcAgent;
 let torpor: Torpor;
 let sandbox: Sandbox;
 let directory: string;
 let env: Record<string, string>;
 
-beforeAll(async () => {
+async function start(transport: TransportName): Promise<void> {
+  resources = new AsyncDisposableStack();
   agent = resources.use(await startRpcAgent());
   directory = await mkdtemp(join(tmpdir(), 'torpor-idle-'));
   resources.defer(() => rm(directory, { recursive: true, force: true }));
@@ -36,7 +42,7 @@ beforeAll(async () => {
       dataDir: directory,
       host: '127.0.0.1',
       port: 0,
-      hostTransport: agent.transports['the in-process transport'],
+      hostTransport: agent.transports[transport],
       logger,
       version: '0.0.0-test',
     }),
@@ -46,8 +52,7 @@ beforeAll(async () => {
   torpor = resources.use(new Torpor({ apiUrl, apiKey }));
   sandbox = await torpor.sandboxes.create({ memoryMiB: 128, idleTimeoutMs: IDLE_MS });
   await writeFile(join(directory, 'large'), Buffer.alloc(64 * 1024 * 1024));
-});
-afterAll(() => resources.disposeAsync());
+}
 
 /** Of a sandbox in use, the time of the last use is always now. */
 async function expectIdle(): Promise<void> {
@@ -132,24 +137,29 @@ const USES: Record<string, () => Promise<unknown>> = {
   },
 };
 
-test.each(Object.entries(USES))('idle after %s', async (_, use) => {
-  await use();
-  await expectIdle();
-});
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  beforeAll(() => start(transport));
+  afterAll(() => resources.disposeAsync());
 
-test('it is in use while a stream is open, and is ended by itself after its idle time', async () => {
-  {
-    await using session = await sandbox.execStream('sleep', ['600'], as);
-    agent.host.clock += 10 * IDLE_MS;
+  test.each(Object.entries(USES))('idle after %s', async (_, use) => {
+    await use();
+    await expectIdle();
+  });
+
+  test('it is in use while a stream is open, and is ended by itself after its idle time', async () => {
+    {
+      await using session = await sandbox.execStream('sleep', ['600'], as);
+      agent.host.clock += 10 * IDLE_MS;
+      await agent.manager.endIdle();
+      expect((await sandbox.refresh()).status).toBe('running');
+      expect(session.pid).toBeGreaterThan(0);
+    }
+    await expectIdle();
+    agent.host.clock += IDLE_MS - 1;
     await agent.manager.endIdle();
     expect((await sandbox.refresh()).status).toBe('running');
-    expect(session.pid).toBeGreaterThan(0);
-  }
-  await expectIdle();
-  agent.host.clock += IDLE_MS - 1;
-  await agent.manager.endIdle();
-  expect((await sandbox.refresh()).status).toBe('running');
-  agent.host.clock += 1;
-  const status = async () => (await sandbox.refresh()).status;
-  await expect.poll(status, { timeout: 20_000 }).toBe('stopped');
+    agent.host.clock += 1;
+    const status = async () => (await sandbox.refresh()).status;
+    await expect.poll(status, { timeout: 20_000 }).toBe('stopped');
+  });
 });

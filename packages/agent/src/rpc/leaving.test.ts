@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, createClient } from '@connectrpc/connect';
-import { createStreamingClient, hostAgent, newId } from '@torpor/protocol';
+import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type RpcAgent, startRpcAgent, TRANSPORTS } from '../testing/rpc-agent.ts';
 
@@ -218,6 +218,23 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     await expect.poll(() => ended).toBe(1);
     agent.manager.watch = watching;
   });
+});
+
+test('a pause ends the streams, says so, and leaves no use behind', async () => {
+  const stalled = client.execStream(shell('yes'))[Symbol.asyncIterator]();
+  await stalled.next();
+  const reading = (async () => {
+    for await (const { event } of client.execStream(shell('echo up; sleep 600')))
+      if (event.case === 'data') void client.pauseSandbox({ sandboxId });
+  })();
+  const error = TorporError.from(await reading.catch((reason: unknown) => reason));
+  expect(error).toMatchObject({
+    code: 'invalid_state',
+    message: `Sandbox ${sandboxId} has been paused.`,
+  });
+  await client.resumeSandbox({ sandboxId, keepTimeout: true });
+  await released();
+  await stalled.return?.();
 });
 
 test('the sandbox is idle again after that, and is ended in time', async () => {

@@ -283,7 +283,7 @@ export class SandboxManager {
       throw error;
     }
     sandbox.machine = machine;
-    sandbox.activity.touch();
+    sandbox.restartActivity();
     this.#watchMachine(sandbox, machine);
   }
 

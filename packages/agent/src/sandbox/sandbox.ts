@@ -43,7 +43,8 @@ export function memoryRecord({
  */
 export class Sandbox {
   readonly id: string;
-  readonly activity: Activity;
+  readonly #now: MonotonicClock;
+  #activity: Activity;
   /** Aborted when the sandbox is to be destroyed before it has come up. */
   readonly creation = new AbortController();
   record: SandboxRecord;
@@ -53,6 +54,16 @@ export class Sandbox {
     this.id = record.id;
     this.record = record;
     this.machine = machine;
-    this.activity = new Activity(now, record.lastActiveAt);
+    this.#now = now;
+    this.#activity = new Activity(now, record.lastActiveAt);
+  }
+
+  get activity(): Activity {
+    return this.#activity;
+  }
+
+  /** For a new machine: who still holds the one before does not keep this one from being idle. */
+  restartActivity(): void {
+    this.#activity = new Activity(this.#now);
   }
 }
