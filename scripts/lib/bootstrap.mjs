@@ -35,7 +35,7 @@ export function ensureDependencies(root = REPOSITORY) {
   const [program, args] = npm?.endsWith('.js') ? [process.execPath, [npm]] : ['npm', []];
   const result = spawnSync(
     program,
-    [...args, 'ci', '--include=dev', '--no-audit', '--no-fund'],
+    [...args, 'ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error'],
     // What npm prints goes to stderr: stdout belongs to `--json`.
     { cwd: root, stdio: ['ignore', 2, 2] },
   );

@@ -47,7 +47,8 @@ const REFUSED = {
   },
   run: {
     cmd: async () => (await torpor.sandboxes.get(id)).exec(''),
-    args: async () => (await torpor.sandboxes.get(id)).exec('true', Array(1e5).fill('')),
+    args: async () =>
+      (await torpor.sandboxes.get(id)).exec('true', Array(30).fill('x'.repeat(1e5))),
     'args.1': async () => (await torpor.sandboxes.get(id)).exec('true', ['a', '\0']),
     cwd: async () => (await torpor.sandboxes.get(id)).exec('true', [], { cwd: '\0' }),
     user: async () => (await torpor.sandboxes.get(id)).exec('true', [], { user: '!' }),
@@ -81,7 +82,7 @@ describe.each(Object.entries(REFUSED))('the SDK says of %s', (_, calls) => {
 });
 
 /** Fields that no command sends. */
-const NOT_ON_THE_COMMAND_LINE = ['next_token', 'limit', 'data'];
+const NOT_ON_THE_COMMAND_LINE = ['next_token', 'limit', 'data', 'binary'];
 
 test('the command line has a name for every field that a request can have', () => {
   const schemas: z.ZodObject[] = [
@@ -123,7 +124,7 @@ test.each([
   [['create', '--auto-pause'], '--auto-pause needs an idle timeout, after which to pause'],
   [['create', '-t', ' '], '--template must be the name of a template'],
   [['create', '--idle-timeout', '9999h'], '--idle-timeout must be at most 31536000'],
-  [['exec', 'ID', '--user', '!', '--', 'true'], '--user must be a user name'],
+  [['exec', 'ID', '--user', '!', '--', 'true'], '--user must be the name or number'],
   [['exec', 'ID', '--', ''], 'The program must not be empty'],
   [['exec', 'ID', '--timeout', '9999h', '--', 'true'], '--timeout must be at most 604800'],
   [['exec', 'ID', '-d', '--tag', '!', '--', 'true'], '--tag must be 1 to 64 of'],
