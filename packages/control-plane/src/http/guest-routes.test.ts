@@ -207,6 +207,30 @@ describe('files', () => {
     expect(await onDisk('late.bin')).toBe(digest);
   });
 
+  test.each(['100%22.txt', 'a%0Ab', 'quo"te', 'back\\slash', 'end\\', '日本語 🎉', "it's;a=b"])(
+    'the path of a form is the path of the file, whatever its name: %s',
+    async (path) => {
+      const body = new FormData();
+      body.append('path', path);
+      body.append('file', new Blob([content], { type: 'text/plain' }), path);
+      expect((await harness.request(files('/write'), { method: 'POST', body })).status).toBe(204);
+      expect(await onDisk(path)).toBe(digest);
+    },
+  );
+
+  test('a path in the query may have line breaks, and one in a form has a limit', async () => {
+    const query = new URLSearchParams({ path: 'two\nlines' });
+    const body = form([['file', new Blob([content])]]);
+    const sent = await harness.request(files(`/write?${query}`), { method: 'POST', body });
+    expect([sent.status, await onDisk('two\nlines')]).toEqual([204, digest]);
+    const long = form([
+      ['path', 'x'.repeat(9000)],
+      ['file', new Blob([content])],
+    ]);
+    const refused = await harness.request(files('/write'), { method: 'POST', body: long });
+    expect([refused.status, await codeOf(refused)]).toEqual([413, 'too_large']);
+  });
+
   test.each([
     ['no file', form([['path', 'x']])],
     ['no path', form([['file', new Blob([content])]])],
