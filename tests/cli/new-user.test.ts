@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -126,4 +127,17 @@ describe('/', () => {
     expect(await page.text()).toContain('href="/docs"');
     expect(await (await fetch(url)).json()).toMatchObject({ name: 'Torpor', docs: '/docs' });
   });
+});
+
+test('a key that may not be read is told from one that is missing', async () => {
+  const nobody = 65_534;
+  const child = spawnSync(process.execPath, [TORPOR, 'ls'], {
+    uid: nobody,
+    gid: nobody,
+    env: { PATH: process.env.PATH, TORPOR_DATA_DIR: harness.dataDir },
+  });
+  expect(child.status).toBe(4);
+  expect(String(child.stderr)).toContain(`you may not read the one in ${harness.dataDir}`);
+  const missing = await cli(['ls'], { env: { TORPOR_DATA_DIR: '/nonexistent' } });
+  expect(missing.stderr).toContain('/nonexistent has none');
 });

@@ -21,7 +21,8 @@ export const ERRORS = {
   unauthorized: {
     http: 401,
     connect: Code.Unauthenticated,
-    remedy: 'Send a valid API key in the X-API-Key header; `torpor env` prints the local one.',
+    remedy:
+      'Give a valid API key (TORPOR_API_KEY, or the header X-API-Key); `torpor env` prints the local one.',
   },
   forbidden: { http: 403, connect: Code.PermissionDenied, remedy: '' },
   not_found: { http: 404, connect: Code.NotFound, remedy: '' },

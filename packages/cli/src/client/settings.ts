@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { access, constants, readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { TorporError } from '@torpor/protocol';
 import { DEFAULT_API_URL, Torpor } from '@torpor/sdk';
@@ -44,12 +44,24 @@ export async function findEndpoint(io: Io, options: CommonOptions): Promise<Endp
 export async function connect(io: Io, options: CommonOptions): Promise<Torpor> {
   const { apiUrl, apiKey, dataDir } = await findEndpoint(io, options);
   if (apiKey === undefined) {
-    throw new TorporError('unauthorized', `No API key is set, and ${dataDir} has none.`, {
+    const found = await keyFileState(dataDir);
+    throw new TorporError('unauthorized', `No API key is set, and ${found}.`, {
       remedy:
         'Start Torpor with `npm start`, or set TORPOR_API_URL and TORPOR_API_KEY to those of a running server. Only root can read the key in a data directory.',
     });
   }
   return new Torpor({ apiUrl, apiKey });
+}
+
+/** Why the data directory gives no key. */
+async function keyFileState(dataDir: string): Promise<string> {
+  try {
+    await access(join(dataDir, 'credentials.json'), constants.R_OK);
+    return `the one in ${dataDir} is damaged`;
+  } catch (error) {
+    const denied = error instanceof Error && 'code' in error && error.code === 'EACCES';
+    return denied ? `you may not read the one in ${dataDir}` : `${dataDir} has none`;
+  }
 }
 
 async function localUrl(dataDir: string): Promise<string | undefined> {
