@@ -18,6 +18,7 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { getXattr, setXattr } from '@torpor/linux';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import {
   type Harness,
@@ -83,6 +84,47 @@ describe('a tree of every kind of entry', () => {
     expect(describeTree(join(there, 'tree'))).toEqual(original);
     expect(await cp(`${id}:tree`, join(here, 'back'), '--archive')).toMatchObject(done);
     expect(describeTree(join(here, 'back'))).toEqual(original);
+  });
+
+  test('keeps extended attributes: those of users always, others with --archive', async () => {
+    const attributes = { 'user.note': 'n\u0000te', 'trusted.x': 'left', 'user.empty': '' };
+    const source = join(here, 'tree');
+    await mkdir(source);
+    await writeFile(join(source, 'file'), 'x');
+    for (const [name, value] of Object.entries(attributes)) {
+      for (const path of [source, join(source, 'file')]) setXattr(path, name, value);
+    }
+    // An access control list of version 2 that lets user 1234 read (acl(5)).
+    const acl = [
+      '02000000',
+      '01000600ffffffff',
+      '02000400d2040000',
+      '04000400ffffffff',
+      '10000400ffffffff',
+      '20000400ffffffff',
+    ].join('');
+    setXattr(join(source, 'file'), 'system.posix_acl_access', Buffer.from(acl, 'hex'));
+    const attribute = (path: string, name: string) => getXattr(path, name)?.toString();
+
+    expect(await cp(source, `${id}:plain`)).toMatchObject({
+      exitCode: 1,
+      stderr:
+        'torpor: not copied: file: its attribute system.posix_acl_access, which only --archive copies\n',
+    });
+    expect(await cp(source, `${id}:all`, '-a')).toMatchObject(done);
+    expect(await cp(`${id}:all`, join(here, 'back'), '-a')).toMatchObject(done);
+    for (const copy of [join(there, 'plain'), join(there, 'all'), join(here, 'back')]) {
+      for (const path of [copy, join(copy, 'file')]) {
+        expect(attribute(path, 'user.note')).toBe('n\u0000te');
+        expect(attribute(path, 'user.empty')).toBe('');
+      }
+    }
+    expect(getXattr(join(there, 'plain/file'), 'system.posix_acl_access')).toBeUndefined();
+    for (const copy of [join(there, 'all/file'), join(here, 'back/file')]) {
+      expect(getXattr(copy, 'system.posix_acl_access')).toEqual(
+        getXattr(join(source, 'file'), 'system.posix_acl_access'),
+      );
+    }
   });
 
   test('without it lacks owners and devices, and what comes out lacks set-id bits; each is named', async () => {
@@ -312,7 +354,7 @@ describe('what cannot be copied as it is', () => {
       await writeFile(join(here, 'large'), randomBytes(2 * MIB));
       expect(await cp(join(here, 'large'), `${id}:small`, '--json')).toMatchObject({
         exitCode: 1,
-        stdout: expect.stringContaining('"code":"disk_full"'),
+        stdout: expect.stringContaining('"code":"sandbox_disk_full"'),
         stderr: expect.stringContaining('Free space in the sandbox'),
       });
       expect(await readdir(join(there, 'small'))).toEqual([]);

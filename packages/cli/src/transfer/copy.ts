@@ -94,6 +94,7 @@ async function* sentBy(
   const stop = () => void session[Symbol.asyncDispose]();
   signal.addEventListener('abort', stop);
   try {
+    signal.throwIfAborted();
     const said = new Messages();
     for await (const chunk of wholeRecords(stdoutOf(session, said))) {
       for (const { type, body } of recordsIn(chunk)) {
@@ -129,9 +130,11 @@ async function receivedBy(
     await Promise.race([sent, answer, aborted.promise]);
     return await Promise.race([answer, aborted.promise]);
   } catch (error) {
-    // What ends early makes the far side remove what it has made.
+    // What ends early makes the far side remove what it has made, unless it was complete.
     const end = session.closeStdin().then(() => answer);
-    await Promise.race([end, delay(CLEAN_UP_MS, undefined, { ref: false })]).catch(() => undefined);
+    const patience = delay(CLEAN_UP_MS, undefined, { ref: false });
+    const complete = await Promise.race([end, patience]).catch(() => undefined);
+    if (complete !== undefined) return complete;
     throw error;
   } finally {
     answer.catch(() => undefined);
@@ -251,7 +254,8 @@ function errorHere(error: unknown): unknown {
 
 function errorThere(error: unknown): unknown {
   if (!(error instanceof TreeError)) return error;
-  return new TorporError(error.code, `In the sandbox: ${error.message}`, {
+  const code = error.code === 'disk_full' ? 'sandbox_disk_full' : error.code;
+  return new TorporError(code, `In the sandbox: ${error.message}`, {
     cause: error,
     remedy: remedyOf(error, 'the sandbox'),
   });

@@ -34,7 +34,7 @@ export interface PackOptions {
   readonly archive: boolean;
 }
 
-const BATCH_BYTES = 256 * 1024;
+const BATCH_BYTES = 448 * 1024;
 /** `st_blocks` counts in these, whatever the file system's own blocks are. */
 const STAT_BLOCK_BYTES = 512n;
 /** Labels that the kernel gives every file by its own rules: not the user's, and not to be carried along. */

@@ -4,6 +4,7 @@ import { TreeError, treeError } from './errors.ts';
 import { packTree } from './pack.ts';
 import type { FileTreeRequest } from './program-request.ts';
 import { encodeJson, encodeRecord, RECORD } from './records.ts';
+import { widenPipe } from './system-calls.ts';
 import { unpackTree } from './unpack.ts';
 
 /*
@@ -20,6 +21,7 @@ const SILENCE_LIMIT_MS = 60_000;
 
 export async function main(argument: string, input: AsyncIterable<Buffer>): Promise<void> {
   const request = JSON.parse(argument) as FileTreeRequest;
+  widenPipe(request.role === 'send' ? 1 : 0);
   try {
     if (request.role === 'send') await send(request);
     else await receive(request, failOnSilence(input));

@@ -38,7 +38,7 @@ const HEADER_BYTES = 5;
 /** The largest body: an extended attribute's value, or {@link DATA_BYTES}, with room to spare. */
 const MAX_BODY_BYTES = 1024 * 1024;
 /** Of one data record. */
-export const DATA_BYTES = 256 * 1024;
+export const DATA_BYTES = 448 * 1024;
 
 export const KINDS = ['directory', 'file', 'symlink', 'fifo', 'device', 'link'] as const;
 /** `link` is a further name of an entry before it. */

@@ -16,7 +16,7 @@ type ServerFrame = rest.ExecServerFrame | BytesFrame;
 type Socket = FrameSocket<ServerFrame, ClientFrame>;
 
 /** Of input that is sent as binary frames. */
-const BINARY_CHUNK_BYTES = 256 * 1024;
+const BINARY_CHUNK_BYTES = 512 * 1024;
 
 /** A process whose input and output are attached to this client. */
 export class ExecSession implements AsyncDisposable {
