@@ -38,10 +38,10 @@ export type ProbeOutcome =
 
 /**
  * The longest silence of a boot that goes well is some 40 % of its length, and the slowest that
- * won took 37 s: KVM in an emulated machine on a crowded host. Being generous costs nothing
+ * won took 99 s: KVM in an emulated machine on a crowded host. Being generous costs nothing
  * where emulation works, since its end stops the other.
  */
-const DEFAULT_LIMITS: ProbeLimits = { silenceMs: 60_000, totalMs: 600_000 };
+const DEFAULT_LIMITS: ProbeLimits = { silenceMs: 120_000, totalMs: 600_000 };
 const PROBE_MEMORY_MIB = 128;
 const POLL_MS = 25;
 const CONSOLE_BYTES = 64 * 1024;
