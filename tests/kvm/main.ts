@@ -3,7 +3,7 @@
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TorporError } from '@torpor/protocol';
-import { findFirecracker, findQemu } from '@torpor/vmm';
+import { type FirecrackerInstallation, findFirecracker, findQemu } from '@torpor/vmm';
 import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
 import { processIo } from '../../packages/cli/src/io.ts';
 import { openImageStore } from '../../packages/cli/src/platform/images.ts';
@@ -43,12 +43,7 @@ async function main(args: readonly string[]): Promise<number> {
 async function run(options: KvmTestOptions): Promise<number> {
   const io = processIo();
   await setUpHost({ report: setupReport(io) });
-  // A Firecracker that is too old or does not run is refused before anything is made.
-  if (options.firecracker !== undefined) {
-    const { path: firecracker, jailerPath: jailer } = options.firecracker;
-    const { version } = await findFirecracker({ firecracker, jailer });
-    say(`sandboxes will run in Firecracker ${version}`);
-  }
+  const firecracker = await suppliedFirecracker(options);
   const cacheDir = cacheDirectory(DEFAULT_DATA_DIR, process.env);
   const store = openImageStore(cacheDir, cacheDir);
   const artifacts = await prepareGuest(io, cacheDir, store);
@@ -66,13 +61,26 @@ async function run(options: KvmTestOptions): Promise<number> {
     say('the disk with this checkout and the guest artefacts');
     const productDiskPath = join(directory, 'product.img');
     const guest = { artifacts, image, cacheDir };
-    await makeProductDisk(productDiskPath, join(directory, 'staging'), guest, options);
+    await makeProductDisk(productDiskPath, join(directory, 'staging'), guest, firecracker);
     return await boot(options, { directory, productDiskPath, hostImage, stop });
   } finally {
     unsubscribe();
     if (options.keep) say(`kept: ${directory}`);
     else await rm(directory, { recursive: true, force: true });
   }
+}
+
+/** Found as Torpor finds it, with the jailer beside it. One that does not run is refused before anything is made. */
+async function suppliedFirecracker({
+  firecracker: supplied,
+}: KvmTestOptions): Promise<FirecrackerInstallation | undefined> {
+  if (supplied === undefined) return undefined;
+  const { path: firecracker, jailerPath: jailer } = supplied;
+  const found = await findFirecracker({ firecracker, jailer });
+  say(
+    `sandboxes will run in Firecracker ${found.version}, ${found.jailerPath ?? 'without a jailer'}`,
+  );
+  return found;
 }
 
 async function boot(

@@ -3,7 +3,6 @@ import { parseKvmTestOptions } from './options.ts';
 
 test('without a Firecracker the sandboxes run in QEMU', () => {
   expect(parseKvmTestOptions([], { TORPOR_FIRECRACKER: '' })).toEqual({
-    vmm: 'qemu',
     memoryMiB: 5120,
     timeoutMinutes: 90,
     keep: false,
@@ -13,7 +12,6 @@ test('without a Firecracker the sandboxes run in QEMU', () => {
 test('a Firecracker that is supplied is used, with its jailer where there is one', () => {
   const env = { TORPOR_FIRECRACKER: '/opt/firecracker' };
   expect(parseKvmTestOptions([], env)).toMatchObject({
-    vmm: 'firecracker',
     firecracker: { path: '/opt/firecracker' },
   });
   expect(parseKvmTestOptions(['--keep'], { ...env, TORPOR_JAILER: '/opt/jailer' })).toMatchObject({

@@ -2,9 +2,7 @@ import { parseArgs } from 'node:util';
 
 /** How the test under KVM is run. */
 export interface KvmTestOptions {
-  /** The VMM that must be chosen inside the emulated machine. */
-  readonly vmm: 'qemu' | 'firecracker';
-  /** On this machine; put into the emulated one. */
+  /** On this machine; put into the emulated one, where it must be chosen. Without it QEMU must be. */
   readonly firecracker?: { readonly path: string; readonly jailerPath?: string };
   readonly memoryMiB: number;
   readonly timeoutMinutes: number;
@@ -41,7 +39,6 @@ export function parseKvmTestOptions(
     throw new Error('TORPOR_JAILER is set, and TORPOR_FIRECRACKER is not.');
   }
   return {
-    vmm: firecracker === undefined ? 'qemu' : 'firecracker',
     ...(firecracker === undefined
       ? {}
       : {

@@ -3,8 +3,8 @@ import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { GuestArtifacts, Image } from '@torpor/images';
 import { runCommand } from '@torpor/linux';
+import type { FirecrackerInstallation } from '@torpor/vmm';
 import { makeDisk } from './disk.ts';
-import type { KvmTestOptions } from './options.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 
@@ -34,7 +34,7 @@ export async function makeProductDisk(
   path: string,
   staging: string,
   { artifacts, image, cacheDir }: { artifacts: GuestArtifacts; image: Image; cacheDir: string },
-  options: KvmTestOptions,
+  firecracker: FirecrackerInstallation | undefined,
 ): Promise<void> {
   await mkdir(staging);
   await copyTree(REPOSITORY, join(staging, 'checkout'), LEFT_OUT);
@@ -57,8 +57,8 @@ export async function makeProductDisk(
     // Every step starts Node, which would compile the same modules in emulation each time.
     NODE_COMPILE_CACHE: `${MOUNT}/compile-cache`,
     TORPOR_CACHE_DIR: `${MOUNT}/cache`,
-    [EXPECTED_VMM]: options.vmm,
-    ...(await addFirecracker(staging, options)),
+    [EXPECTED_VMM]: firecracker === undefined ? 'qemu' : 'firecracker',
+    ...(await addFirecracker(staging, firecracker)),
   };
   const lines = Object.entries(environment).map(([name, value]) => `${name}=${value}\n`);
   await writeFile(join(staging, basename(PRODUCT.environment)), lines.join(''));
@@ -68,7 +68,7 @@ export async function makeProductDisk(
 
 async function addFirecracker(
   staging: string,
-  { firecracker }: KvmTestOptions,
+  firecracker: FirecrackerInstallation | undefined,
 ): Promise<Record<string, string>> {
   if (firecracker === undefined) return {};
   await mkdir(join(staging, 'bin'));
