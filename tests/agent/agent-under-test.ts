@@ -21,11 +21,17 @@ export function text(bytes: Uint8Array): string {
 }
 
 /** What `sh -c` prints in a sandbox; throws if it fails. */
-export async function run(client: AgentClient, sandboxId: string, script: string): Promise<string> {
+export async function run(
+  client: AgentClient,
+  sandboxId: string,
+  script: string,
+  options: { readonly user?: string; readonly timeoutSec?: number } = {},
+): Promise<string> {
   const { exitCode, stdout, stderr } = await client.exec({
     sandboxId,
     cmd: '/bin/sh',
     args: ['-c', script],
+    ...options,
   });
   if (exitCode !== 0) throw new Error(`${script} ended with ${exitCode}: ${text(stderr)}`);
   return text(stdout);

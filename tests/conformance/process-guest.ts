@@ -27,7 +27,7 @@ export function describeGuest(targetOf: TargetSource): void {
       expect(await score('self')).toBe('100');
       expect(Number(await output(`ps -o ni= -p ${daemon}`))).toBeLessThan(0);
       expect(await output('nice')).toBe('0');
-      expect(await output('cat /proc/self/cgroup')).toBe('0::/user');
+      expect(await output('cat /proc/self/cgroup')).toBe('0::/programs/unprivileged');
     });
 
     it('answers while programs take all the processor', async () => {

@@ -1,38 +1,30 @@
-import {
-  accessSync,
-  constants,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  writeFileSync,
-} from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
+import { type ExplainEnd, ProgramGroups } from './program-groups.ts';
 
 /** Strong, but below the kernel's own threads. */
 const DAEMON_NICE = -15;
 const DAEMON_OOM_SCORE_ADJ = -1000;
 const CHILD_OOM_SCORE_ADJ = 100;
-const CGROUP_ROOT = '/sys/fs/cgroup';
-const CHILDREN_CGROUP = 'user';
 
 /**
- * Keeps the daemon answering while programs of the guest take all CPU and memory:
- * it is the last that the out-of-memory killer chooses and the first that the
- * scheduler runs; all programs together are one cgroup of ordinary weight.
+ * Keeps the daemon answering while programs of the guest take all CPU, memory and
+ * processes: it is the last that the out-of-memory killer chooses and the first that
+ * the scheduler runs, and programs have limits together ({@link ProgramGroups}).
  */
 export class DaemonProtection {
   readonly #isFirst: boolean;
   readonly #isSpared: boolean;
-  readonly #childrenProcs: string | undefined;
+  readonly #groups: ProgramGroups | undefined;
 
-  private constructor(isFirst: boolean, isSpared: boolean, childrenProcs: string | undefined) {
+  private constructor(isFirst: boolean, isSpared: boolean, groups: ProgramGroups | undefined) {
     this.#isFirst = isFirst;
     this.#isSpared = isSpared;
-    this.#childrenProcs = childrenProcs;
+    this.#groups = groups;
   }
 
   /** Protects this process. Needs root; what the kernel refuses is left as it was. */
-  static enable(cgroupRoot = CGROUP_ROOT): DaemonProtection {
+  static enable(cgroupRoot?: string): DaemonProtection {
     const isSpared = setOomScore(DAEMON_OOM_SCORE_ADJ);
     // Nice values belong to threads; the ones that Node has started so far are listed here.
     const raised = readdirSync('/proc/self/task').map((thread) =>
@@ -40,47 +32,38 @@ export class DaemonProtection {
     );
     // With automatic task groups a nice value counts only within the session.
     attempt(() => writeFileSync('/proc/self/autogroup', String(DAEMON_NICE)));
-    return new DaemonProtection(raised.every(Boolean), isSpared, makeChildrenCgroup(cgroupRoot));
+    return new DaemonProtection(raised.every(Boolean), isSpared, ProgramGroups.make(cgroupRoot));
   }
 
-  /** Runs `fork` so that a process which it forks inherits no protection. Synchronous. */
+  /**
+   * Runs `fork` so that a process which it forks inherits no protection, at the latest after
+   * {@link admit}. Synchronous.
+   */
   suspended<T>(fork: () => T): T {
-    // What could not be taken could not be taken back either.
-    if (this.#isSpared) setOomScore(CHILD_OOM_SCORE_ADJ);
+    // What could not be taken could not be taken back either. Where there are groups, admit() sets
+    // the score: a daemon that gives its own up for a moment can be killed in it.
+    const inheritsScore = this.#isSpared && this.#groups === undefined;
+    if (inheritsScore) setOomScore(CHILD_OOM_SCORE_ADJ);
     if (this.#isFirst) attempt(() => setPriority(0));
     try {
       return fork();
     } finally {
       if (this.#isFirst) attempt(() => setPriority(DAEMON_NICE));
-      if (this.#isSpared) setOomScore(DAEMON_OOM_SCORE_ADJ);
+      if (inheritsScore) setOomScore(DAEMON_OOM_SCORE_ADJ);
     }
   }
 
-  /** Puts a process that was just started into the programs' cgroup. */
-  admit(pid: number): void {
-    const path = this.#childrenProcs;
-    if (path !== undefined) attempt(() => writeFileSync(path, String(pid)));
+  /**
+   * Puts a process that was just started for an account into its programs' group.
+   * Returns what explains its end, if there are groups.
+   */
+  admit(pid: number, uid: number): ExplainEnd | undefined {
+    return this.#groups?.admit(pid, uid);
   }
 }
 
 function setOomScore(value: number): boolean {
   return attempt(() => writeFileSync('/proc/self/oom_score_adj', String(value)));
-}
-
-/** Path of the cgroup's member file; undefined where cgroup2 is absent or read-only. */
-function makeChildrenCgroup(root: string): string | undefined {
-  try {
-    const controllers = readFileSync(`${root}/cgroup.controllers`, 'utf8');
-    accessSync(`${root}/cgroup.procs`, constants.W_OK);
-    const children = `${root}/${CHILDREN_CGROUP}`;
-    mkdirSync(children, { recursive: true });
-    if (controllers.split(/\s+/).includes('cpu')) {
-      attempt(() => writeFileSync(`${root}/cgroup.subtree_control`, '+cpu'));
-    }
-    return `${children}/cgroup.procs`;
-  } catch {
-    return undefined;
-  }
 }
 
 /** Whether the kernel did it. Protection is best effort: a guest without a feature still has to run. */

@@ -45,5 +45,6 @@ test('a status names the signal that it was made of', () => {
     expect(signalOfStatus(`signal: ${name}`)).toBe(signalNumber(name));
   }
   expect(signalOfStatus('signal: segmentation fault (core dumped)')).toBe(11);
+  expect(signalOfStatus('signal: killed: out of memory')).toBe(9);
   expect(signalOfStatus('exit status 1')).toBeUndefined();
 });

@@ -105,7 +105,7 @@ export function signalStatus(name: string): string {
 
 /** The signal that a status names: in Go's words, or as `signal: SIGKILL`. */
 export function signalOfStatus(status: string): number | undefined {
-  const word = /^signal: ([^\n]+?)(?: \(core dumped\))?$/.exec(status)?.[1];
+  const word = /^signal: ([^\n:]+?)(?: \(core dumped\))?(?:: out of memory)?$/.exec(status)?.[1];
   if (word === undefined) return undefined;
   const name = Object.entries(SIGNAL_WORDS).find(([, words]) => words === word)?.[0];
   return signalNumber(name ?? word);

@@ -1,7 +1,12 @@
 import { TorporError } from '@torpor/protocol';
 import type { GuestClient } from './guest-client.ts';
 import { OutputCapture } from './output-capture.ts';
-import { type ProcessEvent, type ProgramRequest, startProgram } from './process-events.ts';
+import {
+  type ProcessEvent,
+  type ProgramRequest,
+  programEnd,
+  startProgram,
+} from './process-events.ts';
 import { Supervision } from './supervision.ts';
 
 /** What is kept of each output stream when the caller does not say. */
@@ -17,7 +22,7 @@ export interface ExecResult {
   readonly stdout: Uint8Array;
   readonly stderr: Uint8Array;
   readonly exitCode: number;
-  /** Set when the program did not exit by itself, for example `signal: killed`. */
+  /** See the `error` of {@link programEnd}. */
   readonly status: string;
   readonly stdoutDroppedBytes: bigint;
   readonly stderrDroppedBytes: bigint;
@@ -61,7 +66,7 @@ export async function exec(
     stdout: stdout.bytes(),
     stderr: stderr.bytes(),
     exitCode: end?.exitCode ?? -1,
-    status: end === undefined || end.exited ? '' : end.status,
+    status: end === undefined ? '' : programEnd(end).error,
     stdoutDroppedBytes: stdout.droppedBytes,
     stderrDroppedBytes: stderr.droppedBytes,
     timedOut: supervision.timedOut,

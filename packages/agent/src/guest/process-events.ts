@@ -62,9 +62,13 @@ export function connectProgram(
   );
 }
 
-/** How a program ended, as the control plane is told: an exit status of its own is no error. */
+/**
+ * How a program ended, as the control plane is told: `error` says what the exit code alone
+ * does not, such as `signal: killed` or `exit status 137: out of memory`, and else is empty.
+ */
 export function programEnd({ exitCode, exited, error, status }: envdProcess.ProcessEvent_EndEvent) {
-  return { exitCode, error: exited ? '' : (error ?? status) };
+  const words = error || status;
+  return { exitCode, error: exited && words === status ? '' : words };
 }
 
 type StreamOptions = ReturnType<GuestClient['stream']>;

@@ -1,7 +1,7 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
-import type { ProcessEvent } from '../guest/process-events.ts';
+import { type ProcessEvent, programEnd } from '../guest/process-events.ts';
 import { killProcess } from '../guest/processes.ts';
 import { attachPty, byTag, resizePty, sendPtyInput } from '../guest/pty.ts';
 import type { SandboxManager } from '../sandbox/manager.ts';
@@ -60,12 +60,8 @@ function attachMessage(
       const data = event.value.output.value;
       return data === undefined ? undefined : { event: { case: 'output', value: { data } } };
     }
-    case 'end': {
-      const { exitCode, exited, error, status } = event.value;
-      return {
-        event: { case: 'exited', value: { exitCode, error: exited ? '' : (error ?? status) } },
-      };
-    }
+    case 'end':
+      return { event: { case: 'exited', value: programEnd(event.value) } };
     case 'keepalive':
     case undefined:
       return undefined;

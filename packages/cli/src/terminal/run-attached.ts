@@ -2,6 +2,7 @@ import { TorporError } from '@torpor/protocol';
 import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
 import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, type TerminationSignal, write } from '../io.ts';
+import { reportExhaustion } from '../output/report-exhaustion.ts';
 
 export interface AttachedOptions extends Omit<ExecStreamOptions, 'stdin' | 'signal'> {
   /** Whether our standard input becomes the program's. */
@@ -10,11 +11,14 @@ export interface AttachedOptions extends Omit<ExecStreamOptions, 'stdin' | 'sign
 
 /** With the third signal we stop waiting for the program. */
 const SIGNALS_UNTIL_ABANDONED = 3;
+/** A guest that has not taken a signal by then hangs, and the program with it. */
+const DELIVERY_TIMEOUT_MS = 10_000;
 
 /**
  * Runs a program in a sandbox with our standard streams, and returns the status to exit
  * with. The first termination signal is passed on to the program, the second kills it, the
- * third no longer waits for it; after any, the status is that of the first signal.
+ * third no longer waits for it, nor does one that the guest does not take; after any, the
+ * status is that of the first signal.
  */
 export async function runAttached(
   io: Io,
@@ -31,9 +35,16 @@ export async function runAttached(
     if (session === undefined || signals.length >= SIGNALS_UNTIL_ABANDONED)
       return abandon(undefined);
     const delivered =
-      signals.length === 1 ? sandbox.processes.kill(session.pid, { name: signal }) : session.stop();
-    // It may have exited meanwhile; the stream says so.
-    delivered.catch(() => undefined);
+      signals.length === 1
+        ? sandbox.processes.kill(session.pid, {
+            name: signal,
+            signal: AbortSignal.timeout(DELIVERY_TIMEOUT_MS),
+          })
+        : session.stop();
+    delivered.catch((reason: unknown) => {
+      // It may have exited meanwhile; the stream says so. A guest that takes no signal says nothing.
+      if (TorporError.from(reason).code !== 'not_found') abandon(undefined);
+    });
   });
   const opening = sandbox.execStream(cmd, args, { ...options, stdin });
   try {
@@ -56,7 +67,10 @@ export async function runAttached(
 async function followProgram(io: Io, session: ExecSession, stdin: boolean): Promise<number> {
   if (stdin) void forwardInput(io, session);
   const readable = await forwardOutput(io, session);
-  return readable ? exitCodeOfProgram(await session.wait()) : exitCodeOfSignal('SIGPIPE');
+  if (!readable) return exitCodeOfSignal('SIGPIPE');
+  const exit = await session.wait();
+  reportExhaustion(io, exit);
+  return exitCodeOfProgram(exit);
 }
 
 /** A program that exits without reading its input is judged by its status, so errors here are none. */

@@ -5,6 +5,7 @@ import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk'
 import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, ReaderGone, write } from '../io.ts';
 import { news } from '../output/progress.ts';
+import { reportExhaustion } from '../output/report-exhaustion.ts';
 
 const RECONNECT_INTERVAL_MS = 1000;
 const RECONNECT_ATTEMPTS = 30;
@@ -70,7 +71,9 @@ export async function runTerminal(
   for (;;) {
     try {
       for await (const data of session.output()) await write(io.stdout, data);
-      return exitCodeOfProgram(await session.wait());
+      const exit = await session.wait();
+      reportExhaustion(io, exit);
+      return exitCodeOfProgram(exit);
     } catch (reason) {
       if (signalled.signal.aborted) {
         await abandon(sandbox, session);

@@ -12,6 +12,7 @@ import {
 import { TorporError } from '@torpor/protocol';
 import type { DaemonProtection } from '../daemon-protection.ts';
 import { errnoName } from '../filesystem/errors.ts';
+import type { ExplainEnd } from '../program-groups.ts';
 import type { User } from '../users.ts';
 import { type LaunchRequest, launchError, programPaths } from './launch-error.ts';
 
@@ -21,11 +22,13 @@ export interface LaunchedTerminal {
   readonly pid: number;
   /** The terminal's other side, for the caller to close. */
   readonly masterFd: number;
+  readonly explainEnd: ExplainEnd;
 }
 
 export interface LaunchedPipes {
   readonly child: ChildProcess;
   readonly pid: number;
+  readonly explainEnd: ExplainEnd;
   /** Absent if the program reads /dev/null. */
   readonly stdin: Socket | undefined;
   readonly stdout: Socket;
@@ -93,10 +96,10 @@ export class Launcher {
       const error = await new Promise<unknown>((resolve) => child.once('error', resolve));
       throw this.#explain(request, error);
     }
-    this.admit(pid);
     return {
       child,
       pid,
+      explainEnd: this.#admit(pid, request.user),
       stdin:
         stdin === undefined
           ? undefined
@@ -121,8 +124,7 @@ export class Launcher {
         throw error;
       }
     });
-    this.admit(launched.pid);
-    return launched;
+    return { ...launched, explainEnd: this.#admit(launched.pid, request.user) };
   }
 
   #launch<T>(request: LaunchRequest, fork: () => T): T {
@@ -157,9 +159,9 @@ export class Launcher {
     });
   }
 
-  /** To be called for every process that was forked in {@link asUser}. */
-  admit(pid: number): void {
-    this.#protection?.admit(pid);
+  /** To be called for every process that was forked in {@link asUser}; says more of its end. */
+  #admit(pid: number, user: User): ExplainEnd {
+    return this.#protection?.admit(pid, user.uid) ?? ((end) => end);
   }
 
   #unprotected<T>(fork: () => T): T {

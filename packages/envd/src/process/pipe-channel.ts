@@ -6,7 +6,7 @@ import type { LaunchedPipes } from './launcher.ts';
 
 /** A process on three pipes. */
 export function openPipes(
-  { child, pid, stdin, stdout, stderr }: LaunchedPipes,
+  { child, pid, explainEnd, stdin, stdout, stderr }: LaunchedPipes,
   events: ChannelEvents,
 ): ProcessChannel {
   let open = 2;
@@ -25,7 +25,7 @@ export function openPipes(
   stdin?.on('error', () => undefined);
   child.on('exit', (code, signal) => {
     stdin?.destroy();
-    events.onExit(signal === null ? endByStatus(code ?? 0) : endBySignal(signal));
+    events.onExit(explainEnd(signal === null ? endByStatus(code ?? 0) : endBySignal(signal)));
   });
   return {
     pid,

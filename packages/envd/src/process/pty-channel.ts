@@ -16,11 +16,13 @@ export function openPty(
   size: TerminalSize,
   events: ChannelEvents,
 ): ProcessChannel {
-  const { pid, masterFd } = launcher.startOnTerminal(request, size, (exit) =>
+  const { explainEnd, pid, masterFd } = launcher.startOnTerminal(request, size, (exit) =>
     events.onExit(
-      exit.signal === undefined
-        ? endByStatus(exit.exitCode ?? 0)
-        : endBySignal(exit.signal as NodeJS.Signals),
+      explainEnd(
+        exit.signal === undefined
+          ? endByStatus(exit.exitCode ?? 0)
+          : endBySignal(exit.signal as NodeJS.Signals),
+      ),
     ),
   );
   const terminal = new ReadStream(masterFd);

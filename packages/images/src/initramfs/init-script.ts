@@ -107,6 +107,10 @@ mount --move /dev /root/dev && mount --move /proc /root/proc && mount --move /sy
 uptime=/root/proc/uptime
 # As systemd has it: what is mounted later shows in containers that are running.
 mount --make-rshared /root || fail "the mounts cannot be shared"
+# What envd reads and allocates counts for its own group from the start, and is kept for it.
+cgroups=/root/sys/fs/cgroup
+echo "+cpu +memory +pids" >$cgroups/cgroup.subtree_control
+mkdir $cgroups/torpor && echo 0 >$cgroups/torpor/cgroup.procs || fail "the group of envd cannot be made"
 [ -k /root/tmp ] || chmod 1777 /root/tmp
 # Below /usr/lib on the agent drive; /lib is a directory of its own in older images.
 [ -e /root/lib/modules ] || [ -h /root/lib ] || { mkdir -p /root/lib && ln -s ../usr/lib/modules /root/lib/modules; }
@@ -128,7 +132,7 @@ fi
 
 say "starting envd"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-unset PWD OLDPWD SHLVL TERM up uptime deadline
+unset PWD OLDPWD SHLVL TERM up uptime deadline cgroups
 cd /
 exec /bin/switch_root /root ${agentCommand().join(' ')}
 `;

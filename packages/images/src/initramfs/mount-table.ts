@@ -27,7 +27,7 @@ const KERNEL_FILE_SYSTEMS = [
   ['fusectl', '/sys/fs/fuse/connections', 'fusectl', 'nosuid,nodev,noexec'],
   ['debugfs', '/sys/kernel/debug', 'debugfs', 'nosuid,nodev,noexec'],
   ['tracefs', '/sys/kernel/tracing', 'tracefs', 'nosuid,nodev,noexec'],
-  ['tmpfs', '/root/run', 'tmpfs', 'nosuid,nodev,mode=755'],
+  ['tmpfs', '/root/run', 'tmpfs', 'nosuid,nodev,mode=755,size=20%'],
 ] as const;
 
 /**

@@ -55,10 +55,10 @@ export const execResultSchema = z
     stdout: z.string(),
     stderr: z.string(),
     exit_code: z.int(),
-    status: z
-      .string()
-      .optional()
-      .meta({ description: 'How it ended, if a signal ended it: "signal: killed".' }),
+    status: z.string().optional().meta({
+      description:
+        'What the exit code does not say: "signal: killed", "exit status 137: out of memory".',
+    }),
     duration_ms: z.number(),
     encoding: z
       .enum(['utf-8', 'base64'])

@@ -123,7 +123,7 @@ export const execServerFrameSchema = z.discriminatedUnion('type', [
   z.strictObject({
     type: z.literal('exit'),
     exit_code: z.int(),
-    /** How it ended, if not by itself: "signal: killed". */
+    /** What the exit code does not say: "signal: killed", "exit status 137: out of memory". */
     error: z.string().optional(),
   }),
   errorFrameSchema,

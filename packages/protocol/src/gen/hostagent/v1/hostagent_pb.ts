@@ -1004,7 +1004,7 @@ export type ExecResponse = Message<"hostagent.v1.ExecResponse"> & {
   stderrDroppedBytes: bigint;
 
   /**
-   * Set when a signal ended the process, for example "signal: killed".
+   * What the exit code does not say: "signal: killed", "exit status 137: out of memory".
    *
    * @generated from field: string status = 22;
    */

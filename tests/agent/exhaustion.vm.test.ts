@@ -1,0 +1,168 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createClient, createRouterTransport } from '@connectrpc/connect';
+import { HostAgent } from '@torpor/agent';
+import { hostAgent, newId } from '@torpor/protocol';
+import { pino } from 'pino';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type AgentClient, CACHE_DIR, run, text } from './agent-under-test.ts';
+
+/*
+ * Programs that take all that there is: one guest, in which one after the other runs. After
+ * each, a program of root's has to be started and answer.
+ */
+
+let dataDir: string;
+let agent: HostAgent;
+let client: AgentClient;
+const sandboxId = newId('sandbox');
+
+const PROGRAMS = '/sys/fs/cgroup/programs';
+const SHAPE = { vcpus: 1, memoryMb: 256, diskSizeMb: 1024, templateId: 'base' };
+/** Long enough for an emulated guest of a busy machine that hundreds of programs keep busy. */
+const TIMEOUT_SEC = 120;
+
+beforeAll(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), 'torpor-exhaustion-'));
+  agent = await HostAgent.open({
+    dataDir,
+    cacheDir: CACHE_DIR,
+    forcedAccelerator: 'tcg',
+    logger: pino({ level: 'warn' }, pino.destination(2)),
+    network: { poolSize: 1 },
+  });
+  client = createClient(
+    hostAgent.HostAgentService,
+    createRouterTransport((router) => agent.routes(router)),
+  );
+  await client.createSandbox({ sandboxId, ...SHAPE });
+});
+
+afterAll(async () => {
+  await agent?.close({ destroyAll: true });
+  if (dataDir !== undefined) await rm(dataDir, { recursive: true, force: true });
+});
+
+async function execute(user: string, cmd: string, ...args: string[]) {
+  const request = { sandboxId, user, cmd, args, timeoutSec: TIMEOUT_SEC };
+  const { exitCode, status, stdout, stderr } = await client.exec(request);
+  return { exitCode, status, stdout: text(stdout), stderr: text(stderr) };
+}
+
+const asRoot = (script: string, id = sandboxId) =>
+  run(client, id, script, { user: 'root', timeoutSec: TIMEOUT_SEC });
+
+/** Ends everything of the other accounts, as the error's remedy says. */
+async function endUserPrograms(id = sandboxId): Promise<void> {
+  const members = `${PROGRAMS}/unprivileged/cgroup.procs`;
+  await asRoot(
+    `echo 1 > ${PROGRAMS}/unprivileged/cgroup.kill; while [ -n "$(cat ${members})" ]; do sleep 0.1; done`,
+    id,
+  );
+}
+
+const HOG = `
+blocks = []
+while True: blocks.append(bytearray(1 << 20))`;
+
+test('a fork bomb leaves room for others, also after a pause, and in a fork', async () => {
+  await client.startBackground({
+    sandboxId,
+    user: 'user',
+    cmd: '/bin/bash',
+    args: ['-c', 'bomb() { bomb | bomb & }; bomb; sleep 3600'],
+  });
+  const full = `until grep -qv "max 0" ${PROGRAMS}/unprivileged/pids.events.local; do sleep 0.2; done`;
+  await asRoot(full);
+  // envd's group has nobody but tini and envd in it, however fast the bomb forked.
+  const [daemons = '', limit = ''] = (
+    await asRoot(
+      `tr '\\n' ' ' < ${PROGRAMS}/../torpor/cgroup.procs; echo; cat ${PROGRAMS}/pids.max`,
+    )
+  ).split('\n');
+  expect(daemons.trim().split(' ')).toHaveLength(2);
+  expect(daemons).toMatch(/^1 /);
+  // Even the account with the bomb can start a program. A shell that forks is told why it cannot.
+  expect(await execute('user', '/bin/true')).toMatchObject({ exitCode: 0, status: '' });
+  expect(await execute('user', '/bin/bash', '-c', 'ls | cat')).toMatchObject({
+    exitCode: 254,
+    status: 'exit status 254: out of processes',
+  });
+
+  await client.pauseSandbox({ sandboxId });
+  await client.resumeSandbox({ sandboxId, keepTimeout: true });
+  const childId = newId('sandbox');
+  const { children } = await client.forkSandbox({ sandboxId, childIds: [childId] });
+  expect(children.map(({ outcome }) => outcome.case)).toEqual(['sandbox']);
+  for (const id of [sandboxId, childId]) {
+    expect(await asRoot(`cat ${PROGRAMS}/pids.max`, id)).toBe(`${limit}\n`);
+    await endUserPrograms(id);
+  }
+  await client.destroySandbox({ sandboxId: childId });
+  expect(await execute('user', '/bin/bash', '-c', 'echo a | cat')).toMatchObject({ stdout: 'a\n' });
+});
+
+test.each(['user', 'root'])(
+  'a memory hog of %s is told that it was killed, and why',
+  async (user) => {
+    expect(await execute(user, 'python3', '-c', HOG)).toMatchObject({
+      exitCode: -1,
+      status: 'signal: killed: out of memory',
+    });
+    const shell = ['-c', `python3 -c '${HOG}'; exit $?`];
+    expect(await execute(user, '/bin/bash', ...shell)).toMatchObject({
+      exitCode: 137,
+      status: 'exit status 137: out of memory',
+    });
+    // A kill of another kind is not explained so.
+    expect(await execute(user, '/bin/sh', '-c', 'kill -9 $$')).toMatchObject({
+      exitCode: -1,
+      status: 'signal: killed',
+    });
+  },
+);
+
+test('full file systems in memory leave room for the programs that empty them', async () => {
+  await execute('user', '/bin/sh', '-c', 'dd if=/dev/zero of=/dev/shm/theirs bs=1M');
+  await execute(
+    'root',
+    '/bin/sh',
+    '-c',
+    'for at in /dev/shm /run /dev; do dd if=/dev/zero of=$at/full bs=1M; done',
+  );
+  await asRoot('rm -f /dev/shm/* /run/full /dev/full; true');
+});
+
+test.each([
+  [
+    'open files',
+    'import os\nopen_ = [os.open("/dev/null", 0)]\nwhile True: open_.append(os.dup(open_[0]))',
+  ],
+  ['terminals', 'import os\nopen_ = []\nwhile True: open_.append(os.openpty())'],
+  [
+    'watches',
+    'import ctypes\nlibc = ctypes.CDLL(None)\nwhile libc.inotify_init() >= 0: pass\nraise OSError',
+  ],
+  ['zombies', 'import os\nwhile os.fork(): pass\nos._exit(0)'],
+])('a program that takes all %s ends, and leaves room for others', async (_what, script) => {
+  const { exitCode } = await execute('user', 'python3', '-c', script);
+  expect(exitCode).not.toBe(0);
+  expect(await execute('user', '/bin/sh', '-c', 'ls /proc | cat')).toMatchObject({ exitCode: 0 });
+  expect(await asRoot('echo still here')).toBe('still here\n');
+});
+
+test('programs that will not end are killed, and do not keep the sandbox', async () => {
+  const script =
+    'trap "" TERM HUP INT; (setsid sh -c "trap \'\' TERM; sleep 3600" &); while :; do :; done';
+  const { pid } = await client.startBackground({ sandboxId, cmd: '/bin/sh', args: ['-c', script] });
+  const selector = { case: 'pid', value: pid } as const;
+  await client.killProcess({ sandboxId, selector, signal: 'SIGTERM' });
+  expect((await client.listProcesses({ sandboxId })).processes.map((it) => it.pid)).toContain(pid);
+  await client.killProcess({ sandboxId, selector, signal: 'SIGKILL' });
+  await expect
+    .poll(async () => (await client.listProcesses({ sandboxId })).processes, { timeout: 60_000 })
+    .toEqual([]);
+  await client.pauseSandbox({ sandboxId });
+  await client.destroySandbox({ sandboxId });
+});
