@@ -32,7 +32,8 @@ export interface CopyOptions {
   readonly onBytes: (bytes: number) => void;
 }
 
-/** Well below the time after which the far side takes silence for our end. */
+/** After this long without a word the far side gives up: the server may have been killed. */
+const SILENCE_LIMIT_MS = 60_000;
 const KEEPALIVE_INTERVAL_MS = 10_000;
 /** How long a far side may take to remove what it has made, once the copy is broken off. */
 const CLEAN_UP_MS = 5_000;
@@ -119,7 +120,7 @@ async function receivedBy(
   const first = await chunks.next();
   await using session = await startFileTreeProgram(
     sandbox,
-    { role: 'receive', destination, archive, keepSetId },
+    { role: 'receive', destination, archive, keepSetId, silenceLimitMs: SILENCE_LIMIT_MS },
     user,
   );
   const { promise: ready, resolve: setReady } = Promise.withResolvers<void>();

@@ -13,23 +13,27 @@ import { unpackTree } from './unpack.ts';
  * that goes wrong is said in a record; the exit status says only that there was one.
  */
 
-/**
- * A sender that is alive says so every few seconds. Without a word for this long, whoever
- * holds our input open (a server that was killed leaves it so) has no more to say.
- */
-const SILENCE_LIMIT_MS = 60_000;
-
 export async function main(argument: string, input: AsyncIterable<Buffer>): Promise<void> {
   const request = JSON.parse(argument) as FileTreeRequest;
+  // Nobody is left to be told anything.
+  process.stdout.on('error', () => process.exit(1));
   widenPipe(request.role === 'send' ? 1 : 0);
   try {
     if (request.role === 'send') await send(request);
-    else await receive(request, failOnSilence(input));
+    else await receive(request, failOnSilence(input, request.silenceLimitMs));
   } catch (error) {
     const { code, message } = treeError(error, 'torpor cp');
     await write(encodeJson(RECORD.failure, { code, message }));
     // A sender must be able to read this before it meets a closed pipe.
-    if (request.role === 'receive') for await (const _ of failOnSilence(input));
+    if (request.role === 'receive') await drain(failOnSilence(input, request.silenceLimitMs));
+  }
+}
+
+async function drain(input: AsyncIterable<Buffer>): Promise<void> {
+  try {
+    for await (const _ of input);
+  } catch {
+    // The reason why the copy failed has been said.
   }
 }
 
@@ -81,15 +85,15 @@ function removeWhenKilled(path: string): ChildProcess {
 }
 
 /** Ends the input with an error when it is waited for too long. */
-async function* failOnSilence(input: AsyncIterable<Buffer>): AsyncGenerator<Buffer, void> {
+async function* failOnSilence(
+  input: AsyncIterable<Buffer>,
+  limitMs: number,
+): AsyncGenerator<Buffer, void> {
   const chunks = input[Symbol.asyncIterator]();
   for (;;) {
     const { promise: silence, reject } = Promise.withResolvers<never>();
-    const message = `Nothing was received for ${SILENCE_LIMIT_MS / 1000} s.`;
-    const timer = setTimeout(
-      () => reject(new TreeError('internal_error', message)),
-      SILENCE_LIMIT_MS,
-    );
+    const message = `Nothing was received for ${limitMs / 1000} s.`;
+    const timer = setTimeout(() => reject(new TreeError('internal_error', message)), limitMs);
     try {
       const next = await Promise.race([chunks.next(), silence]);
       if (next.done) return;
