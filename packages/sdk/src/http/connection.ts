@@ -122,23 +122,60 @@ export class Connection {
           ? { 'content-type': 'application/octet-stream' }
           : {};
     const body = options.json === undefined ? options.body : JSON.stringify(options.json);
+    const source = body instanceof Readable ? new WatchedSource(body) : undefined;
     let response: Dispatcher.ResponseData;
     try {
       response = await request(this.url(path, options.query), {
         method,
         dispatcher: this.#dispatcher,
         headers: { accept: 'application/json', ...contentType, ...this.authenticationHeaders },
-        body: body ?? null,
+        body: source?.content ?? body ?? null,
         ...(options.signal === undefined ? {} : { signal: options.signal }),
       });
     } catch (error) {
       if (options.signal?.aborted) throw options.signal.reason;
       // What the caller's own stream says is not about the API.
-      if (body instanceof Readable && body.errored === error) throw error;
+      if (source?.failure !== undefined) throw source.failure;
       throw connectionError(this.apiUrl, error);
+    } finally {
+      source?.end();
     }
     if (response.statusCode < 400) return response;
     throw errorFromBody(response.statusCode, await readLimited(response.body));
+  }
+}
+
+/** A body whose own failure is told from that of the connection, for which undici destroys it too. */
+class WatchedSource {
+  readonly content: Readable;
+  readonly #source: Readable;
+  #failure: unknown;
+
+  constructor(source: Readable) {
+    this.#source = source;
+    this.content = Readable.from(this.#chunks(), { objectMode: false });
+  }
+
+  get failure(): unknown {
+    return this.#failure;
+  }
+
+  /** Closes what the request, which is over, did not read. */
+  end(): void {
+    this.#source.destroy();
+  }
+
+  /** Not `yield*`: undici throws the connection's error into this, and it must not reach the source as its own. */
+  async *#chunks(): AsyncGenerator<Uint8Array> {
+    const chunks: AsyncIterator<Uint8Array> = this.#source[Symbol.asyncIterator]();
+    for (;;) {
+      const next = await chunks.next().catch((error: unknown) => {
+        this.#failure = error;
+        throw error;
+      });
+      if (next.done === true) return;
+      yield next.value;
+    }
   }
 }
 
