@@ -45,8 +45,8 @@ test('the compiled modules find their libraries', async () => {
     const { createRequire } = require('node:module');
     const load = createRequire('/.torpor/envd/start.cjs');
     const libc = load('koffi').load('libc.so.6');
-    console.log(libc.func('int getpid()')() === process.pid, 1);`;
-  expect(await chroot('/.torpor/bin/node', '-e', script)).toBe('true function\n');
+    console.log(libc.func('int getpid()')() === process.pid);`;
+  expect(await chroot('/.torpor/bin/node', '-e', script)).toBe('true\n');
 });
 
 test("the drive's Node takes the bytecode of envd that was made with the drive", async () => {
