@@ -271,6 +271,21 @@ describe('by way of npm, which passes signals on as well', () => {
     expect(scene.read('status')).toBe('130\n');
   });
 
+  test.concurrent('a SIGTERM to npm alone reaches the program', async () => {
+    const scene = await Scene.open();
+    // Not the last command of its shell, so that npm's signal ends the shell only.
+    const start = `node ${TORPOR} exec ${scene.recorder(id)}; true`;
+    await writeFile(join(scene.directory, 'package.json'), JSON.stringify({ scripts: { start } }));
+    using terminal = scene.shell(
+      'npm start & echo $! > pid; wait; until grep -q SIG log; do sleep 0.1; done',
+    );
+    await scene.untilReady();
+    process.kill(scene.pid, 'SIGTERM');
+    await eventually(() => scene.received.length > 0, 'the signal has arrived');
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGTERM']);
+  });
+
   test.concurrent('Ctrl-C stops a server once', async () => {
     const scene = await Scene.open();
     const server = fileURLToPath(new URL('../support/stoppable-server.ts', import.meta.url));

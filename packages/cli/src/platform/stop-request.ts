@@ -1,17 +1,16 @@
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import type { Io, TerminationSignal } from '../io.ts';
 import { news } from '../output/progress.ts';
-import { watchNpm } from './npm-parent.ts';
 
 /**
- * A request to stop the server: a signal, the end of the npm that started it, or a call.
+ * A request to stop the server: a signal, or a call.
  * A second signal ends the process at once.
  */
 export class StopRequest {
   readonly requested: Promise<void>;
   readonly #resolve: () => void;
   readonly #io: Io;
-  readonly #release: readonly (() => void)[];
+  readonly #unsubscribe: () => void;
   #signalled = false;
 
   constructor(io: Io) {
@@ -19,10 +18,7 @@ export class StopRequest {
     this.requested = promise;
     this.#resolve = resolve;
     this.#io = io;
-    this.#release = [
-      io.onSignal((signal) => this.#onSignal(signal)),
-      watchNpm(() => this.request()),
-    ];
+    this.#unsubscribe = io.onSignal((signal) => this.#onSignal(signal));
   }
 
   request(): void {
@@ -30,7 +26,7 @@ export class StopRequest {
   }
 
   dispose(): void {
-    for (const release of this.#release) release();
+    this.#unsubscribe();
   }
 
   #onSignal(signal: TerminationSignal): void {

@@ -30,25 +30,30 @@ export async function runAttached(
   const signals: TerminationSignal[] = [];
   const { promise: abandoned, resolve: abandon } = Promise.withResolvers<undefined>();
   let session: ExecSession | undefined;
-  const unsubscribe = io.onSignal((signal) => {
-    signals.push(signal);
-    if (session === undefined || signals.length >= SIGNALS_UNTIL_ABANDONED)
-      return abandon(undefined);
+  const deliver = (to: ExecSession, signal: TerminationSignal) => {
     const delivered =
       signals.length === 1
-        ? sandbox.processes.kill(session.pid, {
+        ? sandbox.processes.kill(to.pid, {
             name: signal,
             signal: AbortSignal.timeout(DELIVERY_TIMEOUT_MS),
           })
-        : session.stop();
+        : to.stop();
     delivered.catch((reason: unknown) => {
       // It may have exited meanwhile; the stream says so. A guest that takes no signal says nothing.
       if (TorporError.from(reason).code !== 'not_found') abandon(undefined);
     });
+  };
+  const unsubscribe = io.onSignal((signal) => {
+    signals.push(signal);
+    const limit = session === undefined ? SIGNALS_UNTIL_ABANDONED - 1 : SIGNALS_UNTIL_ABANDONED;
+    if (signals.length >= limit) return abandon(undefined);
+    if (session !== undefined) deliver(session, signal);
   });
   const opening = sandbox.execStream(cmd, args, { ...options, stdin });
   try {
     session = await Promise.race([opening, abandoned]);
+    const [early] = signals;
+    if (session !== undefined && early !== undefined) deliver(session, early);
     const status =
       session === undefined
         ? undefined
