@@ -27,7 +27,7 @@ let stack: HostStack;
 let id: string;
 
 beforeAll(async () => {
-  stack = resources.use(await startHostStack(1 + NODES.length));
+  stack = resources.use(await startHostStack(2 + NODES.length));
   const env = { TORPOR_DATA_DIR: stack.dataDir };
   id = (await cli(['create'], { env })).stdout.trim();
 });
@@ -256,6 +256,25 @@ test.concurrent.each(['< /dev/null', '<&-'])('shell %s ends', async (redirect) =
   using terminal = scene.run('node', `shell -u root ${id}`, redirect);
   await terminal.ended;
   expect(scene.read('status')).toBe('0\n');
+});
+
+test('a guest that does not take the signal is not waited for', { timeout: 90_000 }, async () => {
+  const env = { TORPOR_DATA_DIR: stack.dataDir };
+  const hanging = (await cli(['create'], { env })).stdout.trim();
+  const scene = await Scene.open();
+  const program = `sh -c 'echo $PPID; exec sleep 300'`;
+  using terminal = scene.run(process.execPath, `exec -u root ${hanging} -- ${program}`, '> out');
+  await eventually(() => scene.read('out').endsWith('\n'), 'the program runs');
+  const daemon = Number(scene.read('out'));
+  process.kill(daemon, 'SIGSTOP');
+  try {
+    process.kill(scene.pid, 'SIGTERM');
+    await terminal.ended;
+  } finally {
+    process.kill(daemon, 'SIGCONT');
+    await cli(['rm', hanging], { env });
+  }
+  expect(scene.read('status')).toBe('143\n');
 });
 
 describe('by way of npm, which passes signals on as well', () => {
