@@ -103,6 +103,8 @@ done
 cd /dev && cpio -idu </${INIT_FILES.devices} 2>/dev/null || fail "the devices cannot be made"
 cd /
 mount -a -T /${INIT_FILES.mounts} || fail "the kernel's file systems cannot be mounted"
+# Where /var/lock leads on Debian.
+mkdir -m 1777 /root/run/lock || fail "/run/lock cannot be made"
 mount --move /dev /root/dev && mount --move /proc /root/proc && mount --move /sys /root/sys || fail "the kernel's file systems cannot be moved"
 uptime=/root/proc/uptime
 # As systemd has it: what is mounted later shows in containers that are running.
