@@ -17,7 +17,7 @@ const ON_DEMAND_MODULES = ['veth', 'tun', 'nf_tables', 'nf_conntrack'];
 const OUTPUT_LINES = 40;
 
 const expectedVmm = z.enum(['qemu', 'firecracker']).parse(process.env[EXPECTED_VMM]);
-const sandboxesSchema = z.array(z.looseObject({ id: z.string(), state: z.string() }));
+const sandboxesSchema = z.array(z.looseObject({ id: z.string(), status: z.string() }));
 
 /** What the steps hand on. */
 const found = { source: '', copy: '', forks: [] as string[] };
@@ -154,7 +154,7 @@ async function killServer(): Promise<void> {
 }
 
 async function checkAdopted(): Promise<void> {
-  const states = new Map((await sandboxes()).map(({ id, state }) => [id, state]));
+  const states = new Map((await sandboxes()).map(({ id, status }) => [id, status]));
   for (const id of [found.copy, ...found.forks]) {
     expect(states.get(id) === 'running', `${id} is ${states.get(id)}`);
   }
