@@ -38,4 +38,4 @@ export {
   signalOfStatus,
   signalStatus,
 } from './signals.ts';
-export { createStreamingClient } from './streaming-client.ts';
+export { createStreamingClient, sendStream } from './streaming-client.ts';

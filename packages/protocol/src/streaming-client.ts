@@ -45,3 +45,27 @@ function cancelledOnReturn(call: StreamingCall): StreamingCall {
     };
   };
 }
+
+/**
+ * A call that streams messages to the server. What the messages themselves throw is thrown
+ * as it is, whatever the transport makes of it.
+ */
+export async function sendStream<M, R>(
+  messages: AsyncIterable<M>,
+  call: (messages: AsyncIterable<M>) => Promise<R>,
+): Promise<R> {
+  let failure: { readonly reason: unknown } | undefined;
+  async function* watched(): AsyncGenerator<M, void> {
+    try {
+      yield* messages;
+    } catch (reason) {
+      failure = { reason };
+      throw reason;
+    }
+  }
+  try {
+    return await call(watched());
+  } catch (error) {
+    throw failure === undefined ? error : failure.reason;
+  }
+}

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { type envdProcess, signalNumber, TorporError } from '@torpor/protocol';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { type envdProcess, sendStream, signalNumber, TorporError } from '@torpor/protocol';
 import type { CallOptions, GuestClient } from './guest-client.ts';
 import {
   type ProcessSelector,
@@ -83,6 +84,43 @@ export async function sendInput(
       );
     }
     if (input.end) await guest.process.closeStdin({ process: { selector } }, guest.unary(options));
+  });
+}
+
+type InputMessage = MessageInitShape<typeof envdProcess.StreamInputRequestSchema>;
+
+/** Of a message to the guest. A little below a power of two, to which messages are allocated. */
+const INPUT_MESSAGE_BYTES = 127 * 1024;
+
+/**
+ * Writes to the standard input of a process as the pieces come, at the speed at which it
+ * takes them. `close` is the last piece, and closes it once all has been taken.
+ */
+export async function streamInput(
+  guest: GuestClient,
+  selector: ProcessSelector,
+  pieces: AsyncIterable<Uint8Array | 'close'>,
+  options: CallOptions,
+): Promise<void> {
+  let close = false;
+  async function* messages(): AsyncGenerator<InputMessage> {
+    yield { event: { case: 'start', value: { process: { selector } } } };
+    for await (const piece of pieces) {
+      if (piece === 'close') {
+        close = true;
+        return;
+      }
+      for (let at = 0; at < piece.length; at += INPUT_MESSAGE_BYTES) {
+        const value = piece.subarray(at, at + INPUT_MESSAGE_BYTES);
+        yield { event: { case: 'data', value: { input: { input: { case: 'stdin', value } } } } };
+      }
+    }
+  }
+  await guest.call(options, async () => {
+    await sendStream(messages(), (stream) =>
+      guest.process.streamInput(stream, guest.stream(options)),
+    );
+    if (close) await guest.process.closeStdin({ process: { selector } }, guest.unary(options));
   });
 }
 

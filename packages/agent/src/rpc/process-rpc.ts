@@ -9,7 +9,13 @@ import {
   type ProgramRequest,
   programEnd,
 } from '../guest/process-events.ts';
-import { killProcess, listProcesses, sendInput, startBackground } from '../guest/processes.ts';
+import {
+  killProcess,
+  listProcesses,
+  sendInput,
+  startBackground,
+  streamInput,
+} from '../guest/processes.ts';
 import type { SandboxManager } from '../sandbox/manager.ts';
 
 type Methods = Pick<
@@ -21,6 +27,7 @@ type Methods = Pick<
   | 'killProcess'
   | 'connectProcess'
   | 'sendProcessInput'
+  | 'streamProcessInput'
 >;
 
 const MAX_TIMEOUT_SEC = 7 * 24 * 3600;
@@ -91,7 +98,38 @@ export function processRpc(manager: SandboxManager): Methods {
       await sendInput(guest, selected(selector), { data, end }, { signal });
       return {};
     },
+
+    async streamProcessInput(messages, { signal }) {
+      const iterator = messages[Symbol.asyncIterator]();
+      const first = await iterator.next();
+      const content = first.done ? undefined : first.value.content;
+      if (content?.case !== 'start') {
+        throw new TorporError(
+          'invalid_request',
+          'The first message must say which process is meant.',
+        );
+      }
+      const { sandboxId, selector } = content.value;
+      const { guest, hold } = await manager.use(sandboxId);
+      using _ = hold;
+      await streamInput(guest, selected(selector), inputPieces(iterator), { signal });
+      return {};
+    },
   };
+}
+
+/** What follows the first message. */
+async function* inputPieces(
+  messages: AsyncIterator<hostAgent.StreamProcessInputRequest>,
+): AsyncGenerator<Uint8Array | 'close', void> {
+  for (;;) {
+    const next = await messages.next();
+    if (next.done) return;
+    const { content } = next.value;
+    if (content.case === 'data') yield content.value;
+    else if (content.case === 'close') return yield 'close';
+    else throw new TorporError('invalid_request', 'After the first message only input may follow.');
+  }
 }
 
 function programOf(

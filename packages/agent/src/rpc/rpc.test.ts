@@ -1,10 +1,13 @@
 import { createHash, randomBytes } from 'node:crypto';
+import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, ConnectError } from '@connectrpc/connect';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type RpcAgent, startRpcAgent, TRANSPORTS } from '../testing/rpc-agent.ts';
 
 /* The RPCs of the agent, over each transport. */
+
+type InputMessage = MessageInitShape<typeof hostAgent.StreamProcessInputRequestSchema>;
 
 let agent: RpcAgent;
 let client: Client<typeof hostAgent.HostAgentService>;
@@ -146,6 +149,80 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
       }
       expect(output).toBe('to and fro');
+    });
+
+    describe('with streamed input', () => {
+      const BYTES = 5_000_000;
+      const input = randomBytes(BYTES);
+
+      async function* messages(pid: number, close: boolean): AsyncGenerator<InputMessage> {
+        const selector = { case: 'pid' as const, value: pid };
+        yield { content: { case: 'start', value: { sandboxId, selector } } };
+        for (let at = 0; at < BYTES; at += 300_000) {
+          yield { content: { case: 'data', value: input.subarray(at, at + 300_000) } };
+        }
+        if (close) yield { content: { case: 'close', value: {} } };
+      }
+
+      test('takes all of it in order, and closes it', async () => {
+        let output = '';
+        const stream = client.execStream({ sandboxId, cmd: 'sha256sum', args: [], stdin: true });
+        for await (const { event } of stream) {
+          if (event.case === 'start') {
+            await client.streamProcessInput(messages(event.value.pid, true));
+          }
+          if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
+        }
+        expect(output).toBe(`${createHash('sha256').update(input).digest('hex')}  -\n`);
+      });
+
+      test('leaves it open unless told to close it', async () => {
+        let output = '';
+        const stream = client.execStream({ sandboxId, cmd: 'wc', args: ['-c'], stdin: true });
+        for await (const { event } of stream) {
+          if (event.case === 'start') {
+            await client.streamProcessInput(messages(event.value.pid, false));
+            await client.streamProcessInput(messages(event.value.pid, true));
+          }
+          if (event.case === 'data') output += text(event.value.output.value ?? new Uint8Array());
+        }
+        expect(Number(output)).toBe(2 * BYTES);
+      });
+
+      test('waits for a program that does not read, until the caller leaves', async () => {
+        const leave = new AbortController();
+        let taken = 0;
+        async function* counted(pid: number) {
+          for await (const message of messages(pid, true)) {
+            taken += 1;
+            yield message;
+          }
+        }
+        const stream = client.execStream({ ...shell('sleep 615'), stdin: true });
+        for await (const { event } of stream) {
+          if (event.case !== 'start') break;
+          const { pid } = event.value;
+          const call = client.streamProcessInput(counted(pid), { signal: leave.signal });
+          await expect.poll(() => taken).toBeGreaterThan(1);
+          leave.abort();
+          await expect(call).rejects.toThrow();
+          const selector = { case: 'pid' as const, value: pid };
+          await client.killProcess({ sandboxId, selector });
+        }
+      });
+
+      test.each<[string, () => AsyncGenerator<InputMessage>, string]>([
+        ['for a process that does not exist', () => messages(4_000_000, true), 'not_found'],
+        [
+          'for no process',
+          async function* () {
+            yield { content: { case: 'close', value: {} } };
+          },
+          'invalid_request',
+        ],
+      ])('is refused %s', async (_, of, code) => {
+        expect(await codeOf(client.streamProcessInput(of()))).toBe(code);
+      });
     });
 
     test('a program outlives its listener, and another can connect', async () => {

@@ -31,13 +31,11 @@ export async function runAttached(
   const { promise: abandoned, resolve: abandon } = Promise.withResolvers<undefined>();
   let session: ExecSession | undefined;
   const deliver = (to: ExecSession, signal: TerminationSignal) => {
-    const delivered =
-      signals.length === 1
-        ? sandbox.processes.kill(to.pid, {
-            name: signal,
-            signal: AbortSignal.timeout(DELIVERY_TIMEOUT_MS),
-          })
-        : to.stop();
+    // Not through the stream, where it would wait behind the input that the program does not read.
+    const delivered = sandbox.processes.kill(to.pid, {
+      name: signals.length === 1 ? signal : 'SIGKILL',
+      signal: AbortSignal.timeout(DELIVERY_TIMEOUT_MS),
+    });
     delivered.catch((reason: unknown) => {
       // It may have exited meanwhile; the stream says so. A guest that takes no signal says nothing.
       if (TorporError.from(reason).code !== 'not_found') abandon(undefined);
@@ -49,7 +47,7 @@ export async function runAttached(
     if (signals.length >= limit) return abandon(undefined);
     if (session !== undefined) deliver(session, signal);
   });
-  const opening = sandbox.execStream(cmd, args, { ...options, stdin });
+  const opening = sandbox.execStream(cmd, args, { ...options, stdin, binary: true });
   try {
     session = await Promise.race([opening, abandoned]);
     const [early] = signals;

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { type hostAgent, rest, TorporError } from '@torpor/protocol';
+import { type hostAgent, rest, sendStream, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import { agentCall, type HostClient } from '../hosts/host.ts';
 import type { Metrics } from '../observability/metrics.ts';
@@ -160,6 +160,20 @@ export class GuestProcesses {
     );
   }
 
+  /** Input as fast as the process takes it. `close` is the last piece, and closes its standard input. */
+  async streamInput(
+    id: string,
+    selector: Selector,
+    pieces: AsyncIterable<Uint8Array | 'close'>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await agentCall(() =>
+      sendStream(inputMessages(id, selector, pieces), (messages) =>
+        this.#client.streamProcessInput(messages, { signal }),
+      ),
+    );
+  }
+
   attachPty(request: PtyAttachRequest, signal: AbortSignal) {
     if (request.cmd !== undefined && request.cmd !== '') this.#metrics.execs.inc({ kind: 'pty' });
     return this.#client.ptyAttach(request, { signal });
@@ -184,6 +198,19 @@ export class GuestProcesses {
     await agentCall(() =>
       this.#client.ptyKill({ sandboxId: id, tag }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
+  }
+}
+
+async function* inputMessages(
+  sandboxId: string,
+  selector: Selector,
+  pieces: AsyncIterable<Uint8Array | 'close'>,
+): AsyncGenerator<MessageInitShape<typeof hostAgent.StreamProcessInputRequestSchema>> {
+  yield { content: { case: 'start', value: { sandboxId, selector } } };
+  for await (const piece of pieces) {
+    yield piece === 'close'
+      ? { content: { case: 'close', value: {} } }
+      : { content: { case: 'data', value: piece } };
   }
 }
 

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { rest, TorporError } from '@torpor/protocol';
 import { forwardProcessEvents } from './output.ts';
 import type { Session } from './server.ts';
+import type { FrameSocket } from './socket.ts';
 
 /** How long a program that nobody waits for any more may take to start, before it is given up unkilled. */
 const START_PATIENCE_MS = 10_000;
@@ -46,31 +47,15 @@ export async function serveExecStream(session: Session): Promise<void> {
     setPid,
     { binary: start.binary },
   );
-  const feed = async (data: Uint8Array, end: boolean) => {
-    if (!start.stdin) {
-      throw new TorporError('invalid_request', 'The program was started without stdin.');
-    }
-    await processes.sendInput(sandboxId, { case: 'pid', value: await started }, data, end);
-  };
+  const next = () => nextInput(socket, start.stdin, kill);
   const input = (async () => {
-    for (;;) {
-      const frame = await socket.receiveAny(rest.execClientFrameSchema);
-      if (frame === undefined) return;
-      if (Buffer.isBuffer(frame)) {
-        await feed(frame, false);
-        continue;
-      }
-      if (frame.type === 'start') {
-        throw new TorporError('invalid_request', 'The program has been started already.');
-      }
-      if (frame.type === 'stop') {
-        await kill();
-        continue;
-      }
-      const end = frame.type === 'stdin_close';
-      await feed(end ? new Uint8Array() : Buffer.from(frame.data, 'base64'), end);
+    for (let first = await next(); first !== undefined; first = await next()) {
+      const selector = { case: 'pid', value: await started } as const;
+      await processes.streamInput(sandboxId, selector, untilClosed(first, next), abort.signal);
     }
   })();
+  const { promise: hungUp, resolve: setHungUp } = Promise.withResolvers<void>();
+  socket.closed.addEventListener('abort', () => setHungUp());
 
   // Whichever ends first decides: the program, the client, or an error of either.
   let finished = false;
@@ -80,6 +65,7 @@ export async function serveExecStream(session: Session): Promise<void> {
         finished = true;
       }),
       input,
+      hungUp,
     ]);
   } finally {
     if (!finished) {
@@ -93,5 +79,43 @@ export async function serveExecStream(session: Session): Promise<void> {
     }
     input.catch(() => undefined);
     output.catch(() => undefined);
+  }
+}
+
+type Input = Uint8Array | 'close';
+
+/** What the client sends next for the program; undefined once it has hung up. A `stop` is obeyed on the way. */
+async function nextInput(
+  socket: FrameSocket,
+  hasStdin: boolean,
+  kill: () => Promise<void>,
+): Promise<Input | undefined> {
+  for (;;) {
+    const frame = await socket.receiveAny(rest.execClientFrameSchema);
+    if (frame === undefined) return undefined;
+    if (!Buffer.isBuffer(frame)) {
+      if (frame.type === 'start') {
+        throw new TorporError('invalid_request', 'The program has been started already.');
+      }
+      if (frame.type === 'stop') {
+        await kill();
+        continue;
+      }
+    }
+    if (!hasStdin) {
+      throw new TorporError('invalid_request', 'The program was started without stdin.');
+    }
+    if (Buffer.isBuffer(frame)) return frame;
+    return frame.type === 'stdin_close' ? 'close' : Buffer.from(frame.data, 'base64');
+  }
+}
+
+async function* untilClosed(
+  first: Input,
+  next: () => Promise<Input | undefined>,
+): AsyncGenerator<Input, void> {
+  for (let piece: Input | undefined = first; piece !== undefined; piece = await next()) {
+    yield piece;
+    if (piece === 'close') return;
   }
 }

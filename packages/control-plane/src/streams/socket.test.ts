@@ -55,6 +55,23 @@ test('input that comes faster than it is handled waits, in order, and none is lo
   for (let n = 0; n < frames; n++) expect(await socket.receive(schema)).toEqual({ n });
 });
 
+test('large input is held back by its size, and its client is not given up meanwhile', async () => {
+  socket.acceptsBinary = true;
+  socket.keepAlive(100);
+  let pings = 0;
+  client.on('ping', () => pings++);
+  const frames = 20;
+  for (let n = 0; n < frames; n++) client.send(Buffer.alloc(512 * 1024, n));
+  await until(() => raw.isPaused);
+  const before = pings;
+  await until(() => pings > before + 3);
+  for (let n = 0; n < frames; n++) {
+    const frame = await socket.receiveAny(schema);
+    expect(Buffer.isBuffer(frame) && frame[0]).toBe(n);
+  }
+  expect(socket.closed.aborted).toBe(false);
+});
+
 test('frames that came before the close are still given out, then undefined', async () => {
   client.send('{"n":1}');
   client.close();

@@ -5,8 +5,9 @@ import type { z } from 'zod';
 import { errorBody } from '../errors/public-error.ts';
 import { parseWith } from '../http/parse.ts';
 
-/** Frames that wait to be handled; beyond it the socket is not read. */
+/** Frames, and their bytes, that wait to be handled; beyond either the socket is not read. */
 const MAX_WAITING_FRAMES = 64;
+const MAX_WAITING_BYTES = 2 * 1024 * 1024;
 /** How long a client may take to answer the closing handshake. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
@@ -19,6 +20,7 @@ export class FrameSocket {
   readonly closed: AbortSignal;
   readonly #socket: WebSocket;
   readonly #waiting: (string | Buffer)[] = [];
+  #waitingBytes = 0;
   /** Whether the client may send binary frames. */
   acceptsBinary = false;
   #wake: () => void = () => undefined;
@@ -40,7 +42,8 @@ export class FrameSocket {
         return;
       }
       this.#waiting.push(isBinary ? bytesOf(data) : data.toString());
-      if (this.#waiting.length >= MAX_WAITING_FRAMES) socket.pause();
+      this.#waitingBytes += sizeOf(data);
+      if (this.#waits(1)) socket.pause();
       this.#wake();
     });
     // A protocol error closes the socket too; what the client sent is at fault.
@@ -84,8 +87,17 @@ export class FrameSocket {
       });
     }
     const frame = this.#waiting.shift() ?? '';
-    if (this.#waiting.length < MAX_WAITING_FRAMES / 2) this.#socket.resume();
+    this.#waitingBytes -= Buffer.byteLength(frame);
+    if (!this.#waits(1 / 2)) this.#socket.resume();
     return typeof frame === 'string' ? parseWith(schema, parseJson(frame), 'frame') : frame;
+  }
+
+  /** Whether this part of what may wait does so. */
+  #waits(part: number): boolean {
+    return (
+      this.#waiting.length >= part * MAX_WAITING_FRAMES ||
+      this.#waitingBytes >= part * MAX_WAITING_BYTES
+    );
   }
 
   /** Reports an error and closes the socket. */
@@ -113,15 +125,19 @@ export class FrameSocket {
   /** Calls `beat` at an interval, and ends a connection whose other side answers no ping between two of them. */
   keepAlive(intervalMs: number, beat: () => void = () => undefined): void {
     let answered = true;
-    this.#socket.on('pong', () => {
+    const setAnswered = () => {
       answered = true;
-    });
+    };
+    this.#socket.on('pong', setAnswered);
+    // An answer comes behind the input that was sent before it.
+    this.#socket.on('message', setAnswered);
     const timer = setInterval(() => {
       if (!answered) {
         this.#socket.terminate();
         return;
       }
-      answered = false;
+      // While the socket is not read, no answer is seen.
+      answered = this.#socket.isPaused;
       this.#socket.ping();
       beat();
     }, intervalMs);

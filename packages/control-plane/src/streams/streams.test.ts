@@ -140,6 +140,18 @@ describe('exec/stream', () => {
     await until(() => !harness.agent.programs.pids.includes(Number(pid)));
   });
 
+  test('hanging up kills a program that does not read its input', async () => {
+    await using client = connect('exec/stream');
+    const piece = base64('x'.repeat(100_000));
+    await client.send(
+      { type: 'start', cmd: 'sleep', args: ['600'], stdin: true },
+      ...Array.from({ length: 5 }, () => ({ type: 'stdin', data: piece })),
+    );
+    const { pid } = await client.first('start');
+    client.socket.terminate();
+    await until(() => !harness.agent.programs.pids.includes(Number(pid)));
+  });
+
   test('large output arrives complete, before the exit', async () => {
     await using client = connect('exec/stream');
     await client.send({
@@ -161,6 +173,15 @@ describe('exec/stream', () => {
       [
         { type: 'start', cmd: 'sleep', args: ['600'] },
         { type: 'stdin', data: '' },
+      ],
+      'invalid_request',
+    ],
+    [
+      'a second start amid the input',
+      [
+        { type: 'start', cmd: 'cat', stdin: true },
+        { type: 'stdin', data: base64('x') },
+        { type: 'start', cmd: 'cat' },
       ],
       'invalid_request',
     ],

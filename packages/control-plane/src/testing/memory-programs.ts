@@ -5,6 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
+import type { Writable } from 'node:stream';
 import { create } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import { hostAgent, signalNumber, TorporError } from '@torpor/protocol';
@@ -21,6 +22,7 @@ type Methods = Pick<
   | 'killProcess'
   | 'connectProcess'
   | 'sendProcessInput'
+  | 'streamProcessInput'
   | 'ptyAttach'
   | 'ptySendInput'
   | 'ptyResize'
@@ -143,6 +145,16 @@ export class MemoryPrograms {
         if (request.end) stdin?.end();
         return {};
       },
+      streamProcessInput: async (messages) => {
+        owner.enter('streamProcessInput');
+        let program: Program | undefined;
+        for await (const { content } of messages) {
+          if (content.case === 'start') program = this.#select({ ...content.value });
+          else if (content.case === 'data') await write(program?.child.stdin, content.value);
+          else program?.child.stdin?.end();
+        }
+        return {};
+      },
 
       ptyAttach: async function* (
         this: MemoryPrograms,
@@ -249,6 +261,13 @@ type ExecEventInit = NonNullable<
   Parameters<typeof create<typeof hostAgent.ExecStreamResponseSchema>>[1]
 >['event'] &
   object;
+
+/** Resolves when the program has taken it, or takes no more. */
+function write(stdin: Writable | null | undefined, bytes: Uint8Array): Promise<void> {
+  return new Promise((resolve) => {
+    if (stdin?.write(bytes, () => resolve()) === undefined) resolve();
+  });
+}
 
 function collect(stream: NodeJS.ReadableStream | null, limit: number) {
   const chunks: Buffer[] = [];

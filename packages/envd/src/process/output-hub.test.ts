@@ -41,10 +41,34 @@ describe('OutputHub', () => {
       await takeBytes(fast, 64 * KIB);
     }
     expect(paused()).toBe(true);
-    await takeBytes(slow, 64 * KIB);
+    await takeBytes(slow, 3 * 64 * KIB);
     expect(paused()).toBe(true);
-    await takeBytes(slow, 4 * 64 * KIB);
+    await takeBytes(slow, 2 * 64 * KIB);
     expect(paused()).toBe(false);
+  });
+
+  it('joins what waits of one kind to events of less than 256 KiB, in order', async () => {
+    const { hub: output } = hub();
+    using follower = output.subscribe();
+    const pushed = ['stdout', 'stdout', 'stderr', 'stdout'] as const;
+    for (const [index, kind] of pushed.entries()) {
+      output.push({ kind, bytes: Buffer.from(String(index)) });
+    }
+    for (let index = 0; index < 5; index += 1) output.push(block(64 * KIB));
+    output.finish(endByStatus(0));
+    const events: unknown[] = [];
+    for (;;) {
+      const event = await follower.next(1000);
+      if (typeof event === 'string' || event.type === 'end') break;
+      const { kind, bytes } = event.chunk;
+      events.push([kind, bytes.length > 9 ? bytes.length : Buffer.from(bytes).toString()]);
+    }
+    expect(events).toEqual([
+      ['stdout', '01'],
+      ['stderr', '2'],
+      ['stdout', 1 + 3 * 64 * KIB],
+      ['stdout', 2 * 64 * KIB],
+    ]);
   });
 
   it('counts tiny pieces of output by more than their bytes', () => {

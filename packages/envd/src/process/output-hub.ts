@@ -25,6 +25,11 @@ const LAGGING_BYTES = 256 * 1024;
 const EVENT_BYTES = 256;
 /** A subscriber that lagged has caught up when its queue is down to this. */
 const CAUGHT_UP_BYTES = 64 * 1024;
+/**
+ * Of an event that several chunks are joined in, as each event costs something on its whole
+ * way. A little below a power of two, to which messages are allocated.
+ */
+const MAX_JOINED_BYTES = 255 * 1024;
 /** How long one subscriber that takes nothing may hold up a process that others follow. */
 const STALLED_MS = 30_000;
 
@@ -160,11 +165,27 @@ export class OutputSubscription implements Disposable {
     const event = this.#queue.shift();
     if (event === undefined) return 'idle';
     this.#takenEvents += 1;
-    if (event.type === 'data') {
-      this.#queuedBytes -= EVENT_BYTES + event.chunk.bytes.length;
-      this.#changed();
+    if (event.type !== 'data') return event;
+    this.#queuedBytes -= EVENT_BYTES + event.chunk.bytes.length;
+    const chunk = this.#joined(event.chunk);
+    this.#changed();
+    return { type: 'data', chunk };
+  }
+
+  /** The chunk and those of its kind that come next, as far as they fit into one event. */
+  #joined({ kind, bytes }: OutputChunk): OutputChunk {
+    const pieces = [bytes];
+    let size = bytes.length;
+    for (let next = this.#queue[0]; next !== undefined; next = this.#queue[0]) {
+      if (next.type !== 'data' || next.chunk.kind !== kind) break;
+      const { length } = next.chunk.bytes;
+      if (size + length > MAX_JOINED_BYTES) break;
+      this.#queue.shift();
+      this.#queuedBytes -= EVENT_BYTES + length;
+      pieces.push(next.chunk.bytes);
+      size += length;
     }
-    return event;
+    return pieces.length === 1 ? { kind, bytes } : { kind, bytes: Buffer.concat(pieces, size) };
   }
 
   fail(error: ConnectError): void {
