@@ -54,18 +54,36 @@ describe('a sandbox that cannot be', () => {
 
   test.each<[string, unknown, number, string, RegExp]>([
     ['an unknown template', { template: 'nowhere' }, 404, 'not_found', /template "nowhere".*base/],
-    ['an unknown field', { colour: 'red' }, 400, 'invalid_request', /unknown field "colour"/],
-    ['no vCPU', { vcpus: 0 }, 400, 'invalid_request', /vcpus must be from 1 to \d+.*\b0\b/],
-    ['10,000 vCPUs', { vcpus: 10_000 }, 400, 'invalid_request', /vcpus must be.*\b10000\b/],
-    ['a negative number', { vcpus: -1 }, 400, 'invalid_request', /vcpus must be.*-1/],
+    ['an unknown field', { colour: 'red' }, 400, 'invalid_request', /colour is not a known field/],
+    ['no vCPU', { vcpus: 0 }, 400, 'invalid_request', /vcpus must be 1 to \d+ on this host/],
+    [
+      '10,000 vCPUs',
+      { vcpus: 10_000 },
+      400,
+      'invalid_request',
+      /vcpus must be 1 to \d+ on this host/,
+    ],
+    [
+      'a negative number',
+      { vcpus: -1 },
+      400,
+      'invalid_request',
+      /vcpus must be 1 to \d+ on this host/,
+    ],
     ['half a vCPU', { vcpus: 0.5 }, 400, 'invalid_request', /vcpus/],
-    ['hardly any memory', { memory_mb: 1 }, 400, 'invalid_request', /memory_mb must be from 128/],
+    [
+      'hardly any memory',
+      { memory_mb: 1 },
+      400,
+      'invalid_request',
+      /memory_mb must be 128 to \d+ MiB on this host/,
+    ],
     [
       'more memory than the host has',
       { memory_mb: Math.ceil(totalmem() / MIB) + 1 },
       400,
       'capacity_exceeded',
-      /memory_mb is \d+, but .* at most \d+/,
+      /\d+ MiB of memory were asked for; .* at most \d+ MiB/,
     ],
     [
       'a number beyond all numbers',
@@ -76,13 +94,13 @@ describe('a sandbox that cannot be', () => {
     ],
     ['a path for a template', { template: '../../etc' }, 400, 'invalid_request', /template/],
     ['malformed JSON', '{"vcpus": 1', 400, 'invalid_request', /not valid JSON/],
-    ['a list', [], 400, 'invalid_request', /expected object/],
+    ['a list', [], 400, 'invalid_request', /must be an object/],
     [
       'a body over the limit',
       { metadata: { a: 'x'.repeat(rest.MAX_JSON_BODY_BYTES) } },
       413,
       'too_large',
-      /larger than 1048576 bytes/,
+      /larger than 4194304 bytes/,
     ],
   ])('%s', async (_what, body, status, code, sentence) => {
     const error = await api.refused('POST', '/v1/sandboxes', body);
@@ -125,7 +143,7 @@ describe('a request to a sandbox that it cannot fulfil', () => {
   test.each<[string, unknown, number, string, RegExp]>([
     ['a missing program', { cmd: 'no-such-program' }, 400, 'program_not_found', /no-such-program/],
     ['a missing path', { cmd: '/no/such' }, 400, 'program_not_found', /\/no\/such/],
-    ['a directory', { cmd: '/etc' }, 400, 'program_not_found', /\/etc/],
+    ['a directory', { cmd: '/etc' }, 400, 'program_not_executable', /\/etc/],
     [
       'a missing directory to work in',
       { cmd: 'true', cwd: '/no/where' },
@@ -140,15 +158,15 @@ describe('a request to a sandbox that it cannot fulfil', () => {
       'invalid_request',
       /nobody-here/,
     ],
-    ['no program', {}, 400, 'invalid_request', /cmd: is required/],
-    ['an unknown field', { cmd: 'true', shell: true }, 400, 'invalid_request', /"shell"/],
+    ['no program', {}, 400, 'invalid_request', /cmd is required/],
+    ['an unknown field', { cmd: 'true', shell: true }, 400, 'invalid_request', /shell is not a known field/],
     ['malformed JSON', '{"cmd": ', 400, 'invalid_request', /not valid JSON/],
     [
       'a body over the limit',
       { cmd: 'true', envs: { A: 'x'.repeat(rest.MAX_JSON_BODY_BYTES) } },
       413,
       'too_large',
-      /larger than 1048576 bytes/,
+      /larger than 4194304 bytes/,
     ],
   ])('exec with %s', async (_what, body, status, code, sentence) => {
     const error = await api.refused('POST', `/v1/sandboxes/${id}/exec`, body);

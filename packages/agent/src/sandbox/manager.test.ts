@@ -112,7 +112,7 @@ describe('creating and destroying', () => {
       'vmm_failed',
       /ended by SIGKILL.*no such device/s,
     ],
-    ['/init', () => (host.guests.initStatus = 500), 'internal_error', /500/],
+    ['/init', () => (host.guests.initStatus = 500), 'init_failed', /500/],
   ])('when %s fails, the error says so and nothing is left', async (_, arrange, code, words) => {
     arrange();
     const manager = host.manage(new SandboxManager(host.parts(), []));

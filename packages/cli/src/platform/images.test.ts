@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
-import { currentKeys, registerCacheUser } from '@torpor/images';
+import { basename, dirname, join } from 'node:path';
+import { currentKeys, findGuestKernel, registerCacheUser } from '@torpor/images';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openImageStore, pruneCache } from './images.ts';
+import { DEFAULT_DATA_DIR } from './settings.ts';
 
 /*
  * What a build, a sandbox, a program or another server refers to is never removed. Each
@@ -48,6 +49,18 @@ async function imageVersion(name: string): Promise<string> {
   const pointer = JSON.stringify({ format: 1, key });
   await writeFile(join(cacheDir, 'images', name, 'current.json'), pointer);
   return path;
+}
+
+/** The kernel that guests boot, without its large files: keys need its manifest and modules only. Returns its key. */
+async function guestKernel(): Promise<string> {
+  const source = await findGuestKernel(process.env.TORPOR_CACHE_DIR ?? DEFAULT_DATA_DIR);
+  if (source === undefined) throw new Error('There is no guest kernel: `npm test` makes it.');
+  const key = keyOf(source.vmlinuxPath);
+  await cp(dirname(source.vmlinuxPath), join(cacheDir, 'kernels', key), {
+    recursive: true,
+    filter: (path) => !/\/vmlinu[xz]$|\.ko$/.test(path),
+  });
+  return key;
 }
 
 function keyOf(path: string): string {
@@ -133,11 +146,17 @@ test('a running program keeps what its arguments name', async () => {
 });
 
 test('what the next sandbox of this version needs stays', async () => {
+  const kernel = await guestKernel();
   const keys = await currentKeys({ cacheDir });
-  for (const key of keys) await mkdir(join(cacheDir, 'agent-drives', key), { recursive: true });
-  expect(keys).toHaveLength(1);
+  expect(keys).toHaveLength(3);
+  expect(keys).toContain(kernel);
+  const [initramfs = '', drive = ''] = keys.filter((key) => key !== kernel);
+  await mkdir(join(cacheDir, 'initramfs', initramfs), { recursive: true });
+  await mkdir(join(cacheDir, 'agent-drives', drive), { recursive: true });
   expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toEqual([]);
-  expect(await left('agent-drives')).toEqual(keys);
+  expect(await left('kernels')).toEqual([kernel]);
+  expect(await left('initramfs')).toEqual([initramfs]);
+  expect(await left('agent-drives')).toEqual([drive]);
 });
 
 test('an image that only a build needs is not removed by its name', async () => {

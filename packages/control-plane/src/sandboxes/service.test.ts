@@ -62,13 +62,13 @@ describe('create', () => {
 
   test.each([
     [{ template: 'nope' }, 404, 'not_found', 'base, python'],
-    [{ vcpus: 0 }, 400, 'invalid_request', 'from 1 to 4'],
-    [{ vcpus: 10_000 }, 400, 'invalid_request', 'from 1 to 4'],
+    [{ vcpus: 0 }, 400, 'invalid_request', 'vcpus must be 1 to 4'],
+    [{ vcpus: 10_000 }, 400, 'invalid_request', 'vcpus must be 1 to 4'],
     [{ vcpus: 1.5 }, 400, 'invalid_request', 'vcpus'],
-    [{ memory_mb: 64 }, 400, 'invalid_request', 'from 128 to 2048'],
+    [{ memory_mb: 64 }, 400, 'invalid_request', 'memory_mb must be 128 to 2048'],
     [{ memory_mb: 1_000_000 }, 400, 'capacity_exceeded', '1000000'],
     [{ memory_mb: 1_000_000 }, 400, 'capacity_exceeded', '2048'],
-    [{ colour: 'red' }, 400, 'invalid_request', '"colour"'],
+    [{ colour: 'red' }, 400, 'invalid_request', 'colour is not a known field'],
     [{ envs: { 'A=B': 'x' } }, 400, 'invalid_request', 'envs'],
     [{ template: '../etc' }, 400, 'invalid_request', 'template'],
     [{ timeout_sec: -1 }, 400, 'invalid_request', 'timeout_sec'],
