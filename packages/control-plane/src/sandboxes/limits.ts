@@ -58,7 +58,7 @@ export function checkRequest(request: Shape, host: HostDescription): void {
   if (request.memory_mb > host.maxMemoryMb) {
     throw new TorporError(
       'capacity_exceeded',
-      `${request.memory_mb} MiB of memory were asked for; a sandbox on this host can have at most ${host.maxMemoryMb} MiB.`,
+      `A sandbox on this host can have at most ${host.maxMemoryMb} MiB of memory; ${request.memory_mb} MiB were requested.`,
     );
   }
   if (request.snapshot === undefined && !host.templates.includes(request.template)) {
