@@ -159,7 +159,13 @@ describe('a request to a sandbox that it cannot fulfil', () => {
       /nobody-here/,
     ],
     ['no program', {}, 400, 'invalid_request', /cmd is required/],
-    ['an unknown field', { cmd: 'true', shell: true }, 400, 'invalid_request', /shell is not a known field/],
+    [
+      'an unknown field',
+      { cmd: 'true', shell: true },
+      400,
+      'invalid_request',
+      /shell is not a known field/,
+    ],
     ['malformed JSON', '{"cmd": ', 400, 'invalid_request', /not valid JSON/],
     [
       'a body over the limit',
