@@ -35,6 +35,15 @@ test('exec -d prints the pid, or JSON if asked', async () => {
   });
 });
 
+test.each([
+  ['reads only its beginning', 'head -c 1', { exitCode: 0, stdout: 'x', stderr: '' }],
+  ['closes it', 'exec <&-; sleep 1; echo on; exit 5', { exitCode: 5, stdout: 'on\n', stderr: '' }],
+])('exec of a program that is given more input than it takes: %s', async (_, script, result) => {
+  const exec = ['exec', '-u', 'root', id, '--', 'sh', '-c', script];
+  const env = { TORPOR_DATA_DIR: stack.dataDir };
+  expect(await cli(exec, { env, stdin: Buffer.alloc(5_000_000, 'x') })).toMatchObject(result);
+});
+
 test('ps -a shows how a detached program exited, ps alone does not show it', async () => {
   const pid = await start('failing', 'exit 3');
   const line = new RegExp(`^${pid} +failing +exited 3 +sh -c exit 3$`, 'm');

@@ -7,6 +7,9 @@ import type { FrameSocket } from './socket.ts';
 /** How long a program that nobody waits for any more may take to start, before it is given up unkilled. */
 const START_PATIENCE_MS = 10_000;
 
+/** What the guest says of input for a program that has closed it, or has exited. */
+const INPUT_CLOSED: ReadonlySet<string> = new Set(['invalid_request', 'not_found']);
+
 /** `…/exec/stream`: runs one program; it is killed when the client says stop or hangs up. */
 export async function serveExecStream(session: Session): Promise<void> {
   const { socket, sandboxId, processes } = session;
@@ -47,11 +50,20 @@ export async function serveExecStream(session: Session): Promise<void> {
     setPid,
     { binary: start.binary },
   );
-  const next = () => nextInput(socket, start.stdin, kill);
+  let refused = false;
+  const next = () =>
+    nextInput(socket, start.stdin, kill).catch((reason: unknown) => {
+      refused = true;
+      throw reason;
+    });
   const input = (async () => {
     for (let first = await next(); first !== undefined; first = await next()) {
       const selector = { case: 'pid', value: await started } as const;
-      await processes.streamInput(sandboxId, selector, untilClosed(first, next), abort.signal);
+      const pieces = untilClosed(first, next);
+      await processes.streamInput(sandboxId, selector, pieces, abort.signal).catch((reason) => {
+        // As in a pipeline, a program that reads no more is judged by its status alone.
+        if (refused || !INPUT_CLOSED.has(TorporError.from(reason).code)) throw reason;
+      });
     }
   })();
   const { promise: hungUp, resolve: setHungUp } = Promise.withResolvers<void>();
