@@ -173,6 +173,16 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     expect(scene.read('status')).toBe('130\n');
   });
 
+  test.concurrent('a program that handles the signal is judged by its own status', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec ${scene.recorder(id)} 7`, '< input');
+    await scene.untilReady();
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGINT']);
+    expect(scene.read('status')).toBe('7\n');
+  });
+
   test.concurrent('a second Ctrl-C kills a program that ignores the first', async () => {
     const scene = await Scene.open();
     const log = join(scene.directory, 'log');

@@ -47,7 +47,7 @@ describe('the exit status of torpor exec', () => {
     ['a missing path', ['/no/such'], 127],
     ['a directory', ['/etc'], 126],
     ['a file that is not executable', ['/etc/passwd'], 126],
-    ['a script without its interpreter', ['/tmp/orphan'], 126],
+    ['a script without its interpreter', ['/tmp/orphan'], 127],
     ['a script without a first line', ['/tmp/plain'], 3],
     ['a status', ['sh', '-c', 'exit 7'], 7],
     ['a signal', ['sh', '-c', 'kill -TERM $$'], 143],

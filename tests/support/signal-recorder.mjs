@@ -1,8 +1,10 @@
 // A program for tests: appends `ready`, then each signal that reaches it, to the file that
-// its argument names. Exits with 0 once none has come for a while.
+// its argument names. Once none has come for a while it exits, with the second argument or
+// else as a shell reports the signal.
 import { appendFileSync } from 'node:fs';
+import { constants } from 'node:os';
 
-const [log] = process.argv.slice(2);
+const [log, status] = process.argv.slice(2);
 /** A second copy of a signal would come within milliseconds. */
 const QUIET_MS = 400;
 
@@ -12,7 +14,10 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGCONT', 'SIGU
   process.on(signal, () => {
     write(signal);
     clearTimeout(exit);
-    exit = setTimeout(() => process.exit(0), QUIET_MS);
+    exit = setTimeout(
+      () => process.exit(Number(status ?? 128 + constants.signals[signal])),
+      QUIET_MS,
+    );
   });
 }
 // Raw, as editors and shells set their terminal: a signal does not come by a key.

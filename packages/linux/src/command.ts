@@ -7,6 +7,8 @@ export interface CommandOptions {
   readonly cwd?: string;
   readonly env?: Record<string, string>;
   readonly signal?: AbortSignal;
+  /** In a session of its own: a key such as Ctrl-C on our terminal does not reach the program. */
+  readonly ownSession?: boolean;
   /** Called with each line of output, both streams, as it comes. */
   readonly onLine?: (line: string) => void;
 }
@@ -51,6 +53,7 @@ export function runCommand(
       ...(options.env === undefined ? {} : { env: options.env }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
       ...(options.timeoutMs === undefined ? {} : { timeout: options.timeoutMs }),
+      detached: options.ownSession === true,
       killSignal: 'SIGKILL',
     });
     const capture = (stream: NodeJS.ReadableStream): (() => string) => {

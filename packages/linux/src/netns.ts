@@ -34,7 +34,8 @@ export function runInNamespace(
   args: readonly string[],
   options: CommandOptions = {},
 ): Promise<string> {
-  const bounded = { timeoutMs: TOOL_TIMEOUT_MS, ...options };
+  // What is half done when we are interrupted is finished, and then taken down in order.
+  const bounded = { timeoutMs: TOOL_TIMEOUT_MS, ownSession: true, ...options };
   if (namespace === undefined) return runCommand(program, args, bounded);
   const path = `${NETNS_DIRECTORY}/${checkedNamespaceName(namespace)}`;
   return runCommand('nsenter', [`--net=${path}`, '--', program, ...args], bounded);

@@ -6,9 +6,15 @@ const MAX_LISTED = 5;
 
 /**
  * The sandbox with this id, or the only one whose id begins so (4 characters or more, and
- * not among the destroyed ones). Throws `not_found`; `conflict` where several ids begin so.
+ * not among the destroyed ones). Throws `invalid_request` without an id, `not_found`; `conflict` where several ids begin so.
  */
 export async function findSandbox(torpor: Torpor, reference: string): Promise<Sandbox> {
+  if (reference === '') {
+    throw new TorporError('invalid_request', 'The id of a sandbox is empty.', {
+      remedy:
+        '`torpor ls` lists the sandboxes. A shell variable that was to hold the id may be unset.',
+    });
+  }
   const isPrefix = /^sb[a-z0-9]*$/.test(reference) && reference.length >= MIN_PREFIX_LENGTH;
   if (isId('sandbox', reference) || !isPrefix) return torpor.sandboxes.get(reference);
   const all = await Array.fromAsync(torpor.sandboxes.list());

@@ -1,5 +1,5 @@
 import { TorporError } from '@torpor/protocol';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { assignment, duration } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -34,9 +34,13 @@ export function registerExec(cli: CliContext, args: readonly string[]): void {
     )
     .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
     .option('-u, --user <name>', 'user to run it as (default: user)')
-    .option('--timeout <time>', 'kill it after this time', duration)
+    .addOption(
+      new Option('--timeout <time>', 'kill it after this time')
+        .argParser(duration)
+        .conflicts(['detach', 'tty']),
+    )
     .option('-n, --no-stdin', 'empty standard input')
-    .option('--tty', 'run it on a terminal')
+    .addOption(new Option('--tty', 'run it on a terminal').conflicts(['detach', 'json']))
     .option('-d, --detach', 'start it, print its pid, and leave it running')
     .option('--tag <name>', 'with --detach: name for `ps` and `kill`')
     .addHelpText(

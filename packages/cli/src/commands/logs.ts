@@ -7,6 +7,7 @@ import type { CommonOptions } from '../client/settings.ts';
 import { EXIT, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json, write } from '../io.ts';
 import { appendedPart } from '../output/appended-part.ts';
+import { news } from '../output/progress.ts';
 
 interface LogsOptions extends CommonOptions {
   readonly follow?: boolean;
@@ -30,6 +31,12 @@ export function registerLogs(cli: CliContext): void {
             return EXIT.ok;
           }
           await write(cli.io.stdout, content);
+          if (content.length === 0) {
+            news(
+              cli.io,
+              'the console is empty: a sandbox that was not booted itself begins with none',
+            );
+          }
           return options.follow ? follow(cli.io, sandbox, content) : EXIT.ok;
         }),
       ),

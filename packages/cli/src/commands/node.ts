@@ -8,6 +8,7 @@ export function registerNode(cli: CliContext): void {
   cli
     .command('node [arguments...]', 'run a TypeScript or JavaScript program that uses @torpor/sdk')
     .passThroughOptions()
+    .allowUnknownOption()
     .addHelpText(
       'after',
       `

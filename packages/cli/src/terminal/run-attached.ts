@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/protocol';
 import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
-import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
+import { EXIT, exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, type TerminationSignal, write } from '../io.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
 
@@ -17,8 +17,9 @@ const DELIVERY_TIMEOUT_MS = 10_000;
 /**
  * Runs a program in a sandbox with our standard streams, and returns the status to exit
  * with. The first termination signal is passed on to the program, the second kills it, the
- * third no longer waits for it, nor does one that the guest does not take; after any, the
- * status is that of the first signal.
+ * third no longer waits for it, nor does one that the guest does not take. A program that
+ * exits after the first signal is judged by its own status; otherwise the status is that of
+ * the first signal.
  */
 export async function runAttached(
   io: Io,
@@ -57,7 +58,8 @@ export async function runAttached(
         ? undefined
         : await Promise.race([followProgram(io, session, stdin), abandoned]);
     const [first] = signals;
-    return first === undefined ? (status ?? 0) : exitCodeOfSignal(first);
+    const isItsOwn = status !== undefined && signals.length <= 1;
+    return isItsOwn || first === undefined ? (status ?? EXIT.ok) : exitCodeOfSignal(first);
   } finally {
     unsubscribe();
     // Closing the stream kills a program that still runs.

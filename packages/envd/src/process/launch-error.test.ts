@@ -26,6 +26,8 @@ let busy: FileHandle;
 const SCRIPTS = {
   'no-interpreter': '#!/no/such/interpreter -x\n',
   'bad-interpreter': '#! /etc/passwd\n',
+  windows: '#!/bin/sh\r\ntrue\r\n',
+  aarch64: Buffer.from(`\x7fELF\x02\x01\x01${'\0'.repeat(9)}\x02\0\xb7\0`, 'latin1'),
   'no-shebang': 'exit 7\n',
 };
 
@@ -108,8 +110,20 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
     [
       'a missing interpreter',
       () => ({ cmd: `${directory}/no-interpreter` }),
-      'program_not_executable',
+      'program_not_found',
       /its interpreter '\/no\/such\/interpreter' does not exist/,
+    ],
+    [
+      'an interpreter with the line end of Windows',
+      () => ({ cmd: 'windows' }),
+      'program_not_found',
+      /CR LF.*'\/bin\/sh\\r' does not exist/,
+    ],
+    [
+      'a program for another processor',
+      () => ({ cmd: `${directory}/aarch64` }),
+      'program_not_executable',
+      /neither a script nor a program for this processor/,
     ],
     [
       'an interpreter that is no program',

@@ -39,8 +39,8 @@ export function programPaths({ program, cwd, env }: LaunchRequest): string[] {
  * execve(2). It looks at the file system for what the errno leaves open, so it must run with
  * the credentials of the program's account.
  *
- * `program_not_found` where a shell would exit with 127, `program_not_executable` where it
- * would with 126; `too_large` for arguments and environment; `sandbox_exhausted` for what the
+ * `program_not_found` where a shell would exit with 127 (a missing interpreter among it),
+ * `program_not_executable` where it would with 126; `too_large` for arguments and environment; `sandbox_exhausted` for what the
  * sandbox has run out of; `invalid_request` for the working directory.
  */
 export function launchError(request: LaunchRequest, cause: unknown): TorporError {
@@ -130,7 +130,11 @@ function programError(request: LaunchRequest, errno: string, cause: unknown): To
   switch (errno) {
     case 'ENOENT':
     case 'ENOTDIR':
-      return because(`${interpreterOf(path)} does not exist in the sandbox`);
+      return new TorporError(
+        'program_not_found',
+        `The program '${program}' cannot be executed: ${interpreterOf(path)} does not exist in the sandbox.`,
+        { cause },
+      );
     case 'EACCES':
       return because(whyRefused(path));
     case 'ENOEXEC':
@@ -168,8 +172,10 @@ const WHY_NOT_FOUND: Readonly<Record<string, string>> = {
 /** Who should run a file that exists, as part of a sentence. */
 function interpreterOf(path: string): string {
   const interpreter = readInterpreter(path);
-  return interpreter === undefined
-    ? 'the dynamic loader that it names'
+  if (interpreter === undefined) return 'the dynamic loader that it names';
+  // Invisible where it is printed, and the usual cause.
+  return interpreter.endsWith('\r')
+    ? `its lines end as on Windows (CR LF), and the interpreter '${interpreter.slice(0, -1)}\\r'`
     : `its interpreter '${interpreter}'`;
 }
 
@@ -182,18 +188,35 @@ function whyRefused(path: string): string {
 }
 
 /** As many bytes as the kernel looks at (BINPRM_BUF_SIZE). */
-const SHEBANG_BYTES = 256;
+const HEAD_BYTES = 256;
 
 /** Undefined for a file that is no script, or may not be read. */
 function readInterpreter(path: string): string | undefined {
+  return /^#![ \t]*([^ \t\n]+)/.exec(readHead(path).toString('utf8'))?.[1];
+}
+
+/** EM_386 and EM_X86_64 of elf(5): what an x86-64 kernel executes. */
+const ELF_MACHINES = new Set([3, 62]);
+
+/**
+ * Whether a file is an ELF image of another processor, or damaged. execvp(3) would run it as
+ * a shell script, as it does with whatever the kernel does not know.
+ */
+export function isForeignElf(path: string): boolean {
+  const head = readHead(path);
+  if (head.toString('latin1', 0, 4) !== '\x7fELF') return false;
+  return head.length < 20 || !ELF_MACHINES.has(head.readUInt16LE(18));
+}
+
+/** The beginning of a file; empty if it may not be read. */
+function readHead(path: string): Buffer {
   let fd: number | undefined;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    const head = Buffer.alloc(SHEBANG_BYTES);
-    const length = readSync(fd, head);
-    return /^#![ \t]*([^ \t\n]+)/.exec(head.toString('utf8', 0, length))?.[1];
+    const head = Buffer.alloc(HEAD_BYTES);
+    return head.subarray(0, readSync(fd, head));
   } catch {
-    return undefined;
+    return Buffer.alloc(0);
   } finally {
     if (fd !== undefined) closeSync(fd);
   }

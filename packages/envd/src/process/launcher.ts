@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync } from 'node:fs';
 import { Socket } from 'node:net';
+import { resolve } from 'node:path';
 import {
   createPipe,
   openTerminal,
@@ -14,7 +15,7 @@ import type { DaemonProtection } from '../daemon-protection.ts';
 import { errnoName } from '../filesystem/errors.ts';
 import type { ExplainEnd } from '../program-groups.ts';
 import type { User } from '../users.ts';
-import { type LaunchRequest, launchError, programPaths } from './launch-error.ts';
+import { isForeignElf, type LaunchRequest, launchError, programPaths } from './launch-error.ts';
 
 export type { LaunchRequest } from './launch-error.ts';
 
@@ -129,7 +130,10 @@ export class Launcher {
 
   #launch<T>(request: LaunchRequest, fork: () => T): T {
     try {
-      return this.asUser(request.user, fork);
+      return this.asUser(request.user, () => {
+        refuseForeignElf(request);
+        return fork();
+      });
     } catch (error) {
       throw this.#explain(request, error);
     }
@@ -176,6 +180,13 @@ function isOwnIdentity(user: User): boolean {
   if (user.uid !== 0) return true;
   const own = new Set([...(process.getgroups?.() ?? []), user.gid]);
   return own.size === new Set(user.groups).size && user.groups.every((gid) => own.has(gid));
+}
+
+/** Throws ENOEXEC where execvp(3) would have the shell read a program of another processor. */
+function refuseForeignElf({ program, cwd }: LaunchRequest): void {
+  // What is on the PATH belongs to the image; looking at it would cost every start.
+  if (!program.includes('/') || !isForeignElf(resolve(cwd, program))) return;
+  throw Object.assign(new Error(`${program} is of another processor`), { code: 'ENOEXEC' });
 }
 
 /** What execvp(3) does, which Node uses for pipes: it searches, and runs a script without `#!` with the shell. */
