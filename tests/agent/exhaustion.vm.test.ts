@@ -66,15 +66,25 @@ const HOG = `
 blocks = []
 while True: blocks.append(bytearray(1 << 20))`;
 
+/** Starts a program of the user's, and waits until it has met the limit of processes. */
+async function startBomb(cmd: string, script: string): Promise<void> {
+  const events = `${PROGRAMS}/unprivileged/pids.events.local`;
+  const before = await asRoot(`cat ${events}`);
+  await client.startBackground({ sandboxId, user: 'user', cmd, args: ['-c', script] });
+  await asRoot(`until [ "$(cat ${events})" != "${before.trim()}" ]; do sleep 0.2; done`);
+}
+
+/** Its processes give up when they cannot fork, so that there is room again for a moment. */
+const SHELL_BOMB = 'bomb() { bomb | bomb & }; bomb; sleep 3600';
+/** None of its processes gives up: the limit stays reached. */
+const LASTING_BOMB = `
+import os, time
+while True:
+    try: os.fork()
+    except OSError: time.sleep(1)`;
+
 test('a fork bomb leaves room for others, also after a pause, and in a fork', async () => {
-  await client.startBackground({
-    sandboxId,
-    user: 'user',
-    cmd: '/bin/bash',
-    args: ['-c', 'bomb() { bomb | bomb & }; bomb; sleep 3600'],
-  });
-  const full = `until grep -qv "max 0" ${PROGRAMS}/unprivileged/pids.events.local; do sleep 0.2; done`;
-  await asRoot(full);
+  await startBomb('/bin/bash', SHELL_BOMB);
   // envd's group has nobody but tini and envd in it, however fast the bomb forked.
   const [daemons = '', limit = ''] = (
     await asRoot(
@@ -83,8 +93,12 @@ test('a fork bomb leaves room for others, also after a pause, and in a fork', as
   ).split('\n');
   expect(daemons.trim().split(' ')).toHaveLength(2);
   expect(daemons).toMatch(/^1 /);
-  // Even the account with the bomb can start a program. A shell that forks is told why it cannot.
+  // Even the account with the bomb can start a program.
   expect(await execute('user', '/bin/true')).toMatchObject({ exitCode: 0, status: '' });
+  await endUserPrograms();
+
+  await startBomb('python3', LASTING_BOMB);
+  // A shell that forks is told why it cannot.
   expect(await execute('user', '/bin/bash', '-c', 'ls | cat')).toMatchObject({
     exitCode: 254,
     status: 'exit status 254: out of processes',

@@ -17,11 +17,15 @@ const ON_DEMAND_MODULES = ['veth', 'tun', 'nf_tables', 'nf_conntrack'];
 const OUTPUT_LINES = 40;
 
 const expectedVmm = z.enum(['qemu', 'firecracker']).parse(process.env[EXPECTED_VMM]);
-const sandboxesSchema = z.array(z.looseObject({ id: z.string(), status: z.string() }));
+const sandboxesSchema = z.array(
+  z.looseObject({ id: z.string(), status: z.string(), reason: z.string().optional() }),
+);
 
 /** What the steps hand on. */
 const found = { source: '', copy: '', forks: [] as string[] };
 let server: TorporProcess | undefined;
+/** All that were started, for their logs. */
+const servers: TorporProcess[] = [];
 
 const STEPS: readonly (readonly [name: string, step: () => Promise<void>])[] = [
   ['the machine is bare', showMachine],
@@ -41,10 +45,11 @@ const STEPS: readonly (readonly [name: string, step: () => Promise<void>])[] = [
   ['the program goes on in the copy', () => countsOn(found.copy)],
   ['torpor fork', fork],
   ['the program goes on in each fork', eachForkCounts],
+  ['the program still goes on in what was forked', () => countsOn(found.copy)],
   ['kill -9 of torpor up', killServer],
   ['torpor up again', start],
   ['the sandboxes were taken over', checkAdopted],
-  ['the program still goes on', () => countsOn(found.copy)],
+  ['the program goes on after that', () => countsOn(found.copy)],
   ['a pause and a resume after that', pauseAndResume],
   ['torpor doctor --probe', async () => void (await torpor('doctor', '--probe'))],
   ['torpor rm', removeAll],
@@ -85,6 +90,7 @@ async function showMachine(): Promise<void> {
 
 async function start(): Promise<void> {
   server = await TorporProcess.start(DATA_DIR);
+  servers.push(server);
   say(`it serves at ${server.apiUrl}`);
 }
 
@@ -154,9 +160,10 @@ async function killServer(): Promise<void> {
 }
 
 async function checkAdopted(): Promise<void> {
-  const states = new Map((await sandboxes()).map(({ id, status }) => [id, status]));
+  const byId = new Map((await sandboxes()).map((sandbox) => [sandbox.id, sandbox]));
   for (const id of [found.copy, ...found.forks]) {
-    expect(states.get(id) === 'running', `${id} is ${states.get(id)}`);
+    const { status, reason } = byId.get(id) ?? {};
+    expect(status === 'running', `${id} is ${status}: ${reason}`);
   }
 }
 
@@ -196,8 +203,9 @@ async function torpor(...args: readonly string[]): Promise<string> {
   return result.stdout;
 }
 
-/** What the kernel and the sandboxes' consoles said last. */
+/** What the servers, the kernel and the sandboxes' consoles said last. */
 async function explain(): Promise<void> {
+  for (const line of servers.flatMap(({ log }) => log)) say(`  ${line}`);
   const commands = [
     'dmesg | tail -n 15',
     `tail -n 15 ${DATA_DIR}/sandboxes/*/console.log ${DATA_DIR}/sandboxes/*/*/console.log`,

@@ -24,10 +24,17 @@ const LOG_LINES = 60;
 export class TorporProcess implements AsyncDisposable {
   readonly dataDir: string;
   readonly apiUrl: string;
+  /** The last lines of its log. */
+  readonly log: readonly string[];
   readonly #child: ChildProcess;
 
-  private constructor(child: ChildProcess, ready: z.infer<typeof readySchema>) {
+  private constructor(
+    child: ChildProcess,
+    log: readonly string[],
+    ready: z.infer<typeof readySchema>,
+  ) {
     this.#child = child;
+    this.log = log;
     this.apiUrl = ready.api_url;
     this.dataDir = ready.data_dir;
   }
@@ -59,7 +66,7 @@ export class TorporProcess implements AsyncDisposable {
     ended.catch(() => undefined);
     const ready = readySchema.safeParse(JSON.parse(String(line)));
     if (!ready.success) throw new Error(`torpor up says: ${line}\n${log.join('\n')}`);
-    return new TorporProcess(child, ready.data);
+    return new TorporProcess(child, log, ready.data);
   }
 
   /** Ends it in an orderly way. Returns its exit status. */
