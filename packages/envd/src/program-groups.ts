@@ -73,7 +73,7 @@ export type ExplainEnd = (end: ProcessEnd) => ProcessEnd;
  *
  *     /                  kernel threads, and what container runtimes of the guest make
  *     ├─ torpor          tini and envd; /init of the initramfs makes it and starts them in it
- *     └─ programs        all that envd starts, and its descendants, whoever they become
+ *     └─ programs        all that envd starts, and its descendants, of whatever account
  *        ├─ root
  *        └─ unprivileged
  *

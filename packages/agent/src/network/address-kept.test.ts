@@ -118,7 +118,7 @@ async function connectedGuest(
   return { slot, server, client: await connect(slot) };
 }
 
-test('with the same slot a connection goes on after the pause', async () => {
+test('with the same slot a connection continues after the pause', async () => {
   const { slot, client } = await connectedGuest('sba');
   await opened.pool.release(slot);
   const again = await acquire('sba', slot.index);

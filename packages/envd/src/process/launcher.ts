@@ -214,5 +214,5 @@ function executeOnTerminal(
   throw failure;
 }
 
-/** The errors after which the search for a program goes on. */
+/** The errors after which the search for a program continues. */
 const SEARCHED_ON = new Set(['EACCES', 'ENOENT', 'ENOTDIR', 'ESTALE', 'ENODEV', 'ETIMEDOUT']);
