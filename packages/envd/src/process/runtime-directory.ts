@@ -1,4 +1,4 @@
-import { chownSync, lstatSync, mkdirSync } from 'node:fs';
+import { chownSync, existsSync, lstatSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { User } from '../users.ts';
 
@@ -17,7 +17,8 @@ export function runtimeDirectory(
   try {
     const found = lstatSync(path, { throwIfNoEntry: false });
     if (found !== undefined) return found.isDirectory() && found.uid === uid ? path : undefined;
-    mkdirSync(parent, { recursive: true, mode: 0o755 });
+    // Not recursive: for a path below /proc Node would try for ever.
+    if (!existsSync(parent)) mkdirSync(parent, { mode: 0o755 });
     mkdirSync(path, { mode: 0o700 });
     chownSync(path, uid, gid);
     return path;
