@@ -94,6 +94,10 @@ test('a fork bomb leaves room for others, also after a pause, and in a fork', as
   await endUserPrograms();
 
   await startBomb('/bin/sh', LASTING_BOMB);
+  const group = `${PROGRAMS}/unprivileged`;
+  await asRoot(
+    `until [ $(($(cat ${group}/pids.current) + 1)) -ge $(cat ${group}/pids.max) ]; do sleep 0.2; done`,
+  );
   // A shell that forks is told why it cannot.
   expect(await execute('user', '/bin/bash', '-c', 'ls | cat')).toMatchObject({
     exitCode: 254,

@@ -312,7 +312,7 @@ test(
       .join('\n')
       .replaceAll(/^npx torpor forward .*$/gm, '');
     const { exitCode, stdout, stderr } = await runShell(dataDir, `set -e\n${script}`);
-    expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+    expect(exitCode, stderr).toBe(0);
     expect(stdout).toContain('42\n');
     expect(stdout).toMatch(/^0 hello from /m);
     expect(stdout).toContain('{ exitCode: 0 }');
