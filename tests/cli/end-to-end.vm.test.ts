@@ -299,6 +299,8 @@ test('a guest has as long to start as `torpor up` was told, and the error names 
   expect(created.stderr).toMatch(/did not answer within 0\.1 s of its start/);
   expect(created.stderr).toMatch(/--guest-timeout/);
   expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
+  expect(await platform.stop()).toBe(0);
+  platform = await TorporProcess.start(dataDir);
 });
 
 test(
