@@ -12,7 +12,7 @@ const SILENT: ProbeOutcome = {
   reason: 'it printed nothing at all for 30.0 s',
 };
 
-/** A race whose boots go as told; `never` is one that goes on until it is stopped. */
+/** A race whose boots go as told; `never` is one that runs until it is stopped. */
 async function race(outcomes: Readonly<Record<Accelerator, ProbeOutcome | 'never'>>) {
   const stopped: Accelerator[] = [];
   const boot: Boot = (accelerator, signal) => {

@@ -1,7 +1,7 @@
 /*
  * What VMMs and guests print is mostly routine: warnings of features that the host lacks,
  * dumps of registers, progress. Only lines that say what went wrong may stand in the reason
- * for an end; whoever wants the rest reads the log.
+ * for an end; the log has the rest.
  */
 
 /** Firecracker's log, with `--show-level`: `TIME [ID:THREAD:LEVEL] words`. Undefined: of another origin. */

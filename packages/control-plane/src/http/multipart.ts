@@ -59,7 +59,7 @@ async function parse<T>(
     fields.set(name, value);
   });
   form.on('file', (name: string, stream: BusboyFileStream) => {
-    // Given up already; the parser goes on to the end of what it has.
+    // Given up already; the parser still reads to the end of what it has.
     if (form.destroyed) return void stream.resume();
     if (name !== 'file' || received !== undefined) {
       stream.resume();

@@ -12,7 +12,7 @@ export type FileTreeRequest =
       readonly archive: boolean;
       readonly keepSetId: boolean;
       /**
-       * A sender that is alive says so. After this long without a word, whoever holds our input
+       * A sender that is alive says so. After this long without a word, the process that holds our input
        * open (a server that was killed leaves it so) has no more to say.
        */
       readonly silenceLimitMs: number;
