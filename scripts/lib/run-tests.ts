@@ -5,13 +5,14 @@ import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { kernelArguments } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
+import { z } from 'zod';
 import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
-import { processIo } from '../../packages/cli/src/io.ts';
+import { line, processIo } from '../../packages/cli/src/io.ts';
 import { news } from '../../packages/cli/src/output/progress.ts';
 import { openImageStore } from '../../packages/cli/src/platform/images.ts';
 import { watchNpm } from '../../packages/cli/src/platform/npm-parent.ts';
@@ -30,10 +31,30 @@ const PROJECT_TIMEOUT_MS = 30 * 60_000;
 const LEAK_GRACE_MS = 10_000;
 const PROJECTS = ['unit', 'vm'] as const;
 
+/** What vitest's JSON reporter writes, as far as it is read here. */
+const reportSchema = z.object({
+  numPassedTests: z.int(),
+  numFailedTests: z.int(),
+  numPendingTests: z.int(),
+  numTodoTests: z.int(),
+  testResults: z.array(
+    z.object({
+      name: z.string(),
+      status: z.string(),
+      assertionResults: z.array(z.object({ fullName: z.string(), status: z.string() })),
+    }),
+  ),
+});
+
 interface Counts {
   passed: number;
   failed: number;
   skipped: number;
+}
+
+interface Result extends Counts {
+  /** What failed, each with its file: printed last, where everybody looks first. */
+  failures: string[];
 }
 
 const io = processIo();
@@ -55,7 +76,8 @@ async function main(vitestArguments: readonly string[]): Promise<number> {
       onProbe: () => news(io, 'booting a guest under KVM and in emulation, to use the faster'),
     });
     news(io, `the tests run under ${accelerator}: ${reason}`);
-    const counts = await runAll(cacheDir, accelerator, vitestArguments);
+    const { failures, ...counts } = await runAll(cacheDir, accelerator, vitestArguments);
+    for (const failure of failures) await line(io.stdout, failure);
     await publish(counts);
     return counts.failed === 0 && counts.passed > 0 ? 0 : 1;
   } catch (reason) {
@@ -70,7 +92,7 @@ async function runAll(
   cacheDir: string,
   accelerator: string,
   vitestArguments: readonly string[],
-): Promise<Counts> {
+): Promise<Result> {
   const marker = randomUUID();
   const reading = { environmentMarker: `TORPOR_TEST_RUN=${marker}` };
   const env = {
@@ -79,15 +101,16 @@ async function runAll(
     TORPOR_CACHE_DIR: cacheDir,
     TORPOR_ACCELERATOR: accelerator,
   };
-  const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+  const total: Result = { passed: 0, failed: 0, skipped: 0, failures: [] };
   for (const project of PROJECTS) {
     const before = await readHost(reading);
     const counts = await runProject(project, vitestArguments, env);
+    total.failures.push(...counts.failures);
     total.passed += counts.passed;
     total.failed += counts.failed;
     total.skipped += counts.skipped;
     const leaks = await settledLeaks(before, reading, LEAK_GRACE_MS);
-    for (const leak of leaks) news(io, `left behind by the ${project} tests: ${leak}`);
+    total.failures.push(...leaks.map((leak) => `left behind by the ${project} tests: ${leak}`));
     if (leaks.length > 0) total.failed += 1;
   }
   return total;
@@ -98,7 +121,7 @@ async function runProject(
   project: string,
   vitestArguments: readonly string[],
   env: NodeJS.ProcessEnv,
-): Promise<Counts> {
+): Promise<Result> {
   const directory = await mkdtemp(join(tmpdir(), 'vitest-report-'));
   try {
     const report = join(directory, 'report.json');
@@ -115,10 +138,11 @@ async function runProject(
       ],
       env,
     );
-    const counts = countTests(await readFile(report, 'utf8').catch(() => ''));
+    const result = readReport(await readFile(report, 'utf8').catch(() => ''));
+    if (status === 0 || result.failed > 0) return result;
     // A file that does not load, or an error outside any test, fails no test by name.
-    if (status !== 0 && counts.failed === 0) return { ...counts, failed: 1 };
-    return counts;
+    const failures = [...result.failures, `failed: the ${project} tests, with status ${status}`];
+    return { ...result, failed: 1, failures };
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
@@ -141,17 +165,20 @@ function runVitest(args: readonly string[], env: NodeJS.ProcessEnv): Promise<num
   });
 }
 
-function countTests(text: string): Counts {
-  if (text === '') return { passed: 0, failed: 0, skipped: 0 };
-  const report: unknown = JSON.parse(text);
-  const number = (name: string): number => {
-    const value = (report as Record<string, unknown>)[name];
-    return typeof value === 'number' ? value : 0;
-  };
+function readReport(text: string): Result {
+  if (text === '') return { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const report = reportSchema.parse(JSON.parse(text));
+  const failures = report.testResults.flatMap(({ name, status, assertionResults }) => {
+    const file = relative(REPOSITORY, name);
+    const tests = assertionResults.filter((test) => test.status === 'failed');
+    if (tests.length === 0 && status === 'failed') return [`failed: ${file}`];
+    return tests.map(({ fullName }) => `failed: ${file}: ${fullName}`);
+  });
   return {
-    passed: number('numPassedTests'),
-    failed: number('numFailedTests'),
-    skipped: number('numPendingTests') + number('numTodoTests'),
+    passed: report.numPassedTests,
+    failed: report.numFailedTests,
+    skipped: report.numPendingTests + report.numTodoTests,
+    failures,
   };
 }
 

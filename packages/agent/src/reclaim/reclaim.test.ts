@@ -101,6 +101,23 @@ describe('an agent that starts after another was killed', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
+  test('does not blame the pager for the end of a VMM that it served', async () => {
+    const { id } = await runningSandbox();
+    const before = await nextAgent();
+    await before.snapshots.pause(id);
+    await before.snapshots.resume(id);
+    await before.close();
+    const { memory } = (await readRecord(host.layout.recordFile(id))) ?? {};
+    expect(memory?.servedAs).toBeDefined();
+    vms.at(-1)?.die();
+    await vms.at(-1)?.exited;
+    await host.pages.release(memory?.servedAs ?? '');
+    const manager = await nextAgent();
+    expect(manager.get(id).reason).toBe('VMM ended while the agent was away.');
+    await manager.destroy(id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
   test('ends what was being created, with the reason', async () => {
     const { id } = await interruptedIn('creating');
     const manager = await nextAgent();

@@ -1,6 +1,7 @@
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BUILD_FILES } from '@torpor/builds';
+import { isProcessAlive } from '@torpor/linux';
 import { assertTransition, isId, TorporError } from '@torpor/protocol';
 import { killFirecrackerLeftovers, killLeftovers } from '@torpor/vmm';
 import type { NetworkSlot } from '../network/slot.ts';
@@ -188,6 +189,8 @@ async function adoptMachine(
 ): Promise<RunningMachine | undefined> {
   const { id, machine: description, slot: slotRecord, memory } = record;
   if (description === undefined || slotRecord === undefined) return undefined;
+  // The pager forgets a machine that has ended, and would be blamed for it.
+  if (!isProcessAlive(description)) return undefined;
   await using resources = new AsyncDisposableStack();
   const { servedAs } = memory ?? {};
   const served = servedAs === undefined ? undefined : await adoptMemory(host, servedAs, resources);
