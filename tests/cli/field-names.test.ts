@@ -124,7 +124,10 @@ test.each([
   [['create', '--auto-pause'], '--auto-pause needs an idle timeout, after which to pause'],
   [['create', '-t', ' '], '--template must be the name of a template'],
   [['create', '--idle-timeout', '9999h'], '--idle-timeout must be at most 31536000'],
-  [['exec', 'ID', '--user', '!', '--', 'true'], '--user must be the name or number'],
+  [
+    ['exec', 'ID', '--user', '!', '--', 'true'],
+    '--user must be a user, or user:group, by name or number',
+  ],
   [['exec', 'ID', '--', ''], 'The program must not be empty'],
   [['exec', 'ID', '--timeout', '9999h', '--', 'true'], '--timeout must be at most 604800'],
   [['exec', 'ID', '-d', '--tag', '!', '--', 'true'], '--tag must be 1 to 64 of'],

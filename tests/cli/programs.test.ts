@@ -44,6 +44,26 @@ test.each([
   expect(await cli(exec, { env, stdin: Buffer.alloc(5_000_000, 'x') })).toMatchObject(result);
 });
 
+test.each([
+  ['4242', '4242 0 0 /\n'],
+  ['4242:4343', '4242 4343 4343 /\n'],
+  ['0:4343', '0 4343 4343 /root\n'],
+])('exec -u %s, as docker exec does it', async (user, stdout) => {
+  const script = 'echo $(id -u) $(id -g) $(id -G) $HOME';
+  const result = await torpor('exec', '-u', user, id, '--', 'sh', '-c', script);
+  expect(result).toMatchObject({ exitCode: 0, stdout, stderr: '' });
+});
+
+test.each([
+  ['nosuchname', 'There is no user "nosuchname" in the sandbox.'],
+  ['nosuchname:0', 'There is no user "nosuchname" in the sandbox.'],
+  ['root:nosuchgroup', 'There is no group "nosuchgroup" in the sandbox.'],
+])('exec -u %s is refused', async (user, sentence) => {
+  const result = await torpor('exec', '-u', user, id, '--', 'true');
+  expect(result).toMatchObject({ exitCode: 125, stdout: '' });
+  expect(result.stderr).toContain(`torpor: ${sentence}`);
+});
+
 test('ps -a shows how a detached program exited, ps alone does not show it', async () => {
   const pid = await start('failing', 'exit 3');
   const line = new RegExp(`^${pid} +failing +exited 3 +sh -c exit 3$`, 'm');

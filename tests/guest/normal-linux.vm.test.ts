@@ -67,14 +67,26 @@ test.each([
   ['1000', '1000 user'],
   ['www-data', '33 www-data'],
   ['65534', '65534 nobody'],
+  ['4242', '4242 4242'],
 ])('a program as %s', async (user, who) => {
   expect(await run('echo "$(id -u) $USER"', user)).toBe(who);
 });
 
-test.each(['ghost', '4242'])('%s is nobody', async (user) => {
+// As docker exec has them.
+test.each([
+  ['4242', '0 0 / drwx------ 4242'],
+  ['4242:4343', '4343 4343 / drwx------ 4242'],
+  ['user:sudo', '27 27 /home/user drwx------ user'],
+])('the group, groups, home and directory of %s', async (user, expected) => {
+  const script =
+    'echo $(id -g) $(id -G) $HOME $(stat -c "%A %U" $XDG_RUNTIME_DIR | sed s/UNKNOWN/$USER/)';
+  expect(await run(script, user)).toBe(expected);
+});
+
+test.each(['ghost', 'ghost:user', 'user:ghosts'])('%s is nobody', async (user) => {
   await expect(sandbox.exec('id', [], { user })).rejects.toMatchObject({
     code: 'invalid_request',
-    message: expect.stringContaining(user),
+    message: expect.stringContaining('ghost'),
   });
 });
 

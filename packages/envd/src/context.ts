@@ -1,5 +1,6 @@
 import { isAbsolute, join, resolve } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
+import { USER_HEADER } from '@torpor/protocol';
 import { AccessToken } from './access-token.ts';
 import { type User, UserDatabase } from './users.ts';
 
@@ -49,11 +50,14 @@ export class EnvdContext {
   }
 
   /**
-   * The account that an `Authorization: Basic base64("user:")` header names; the
-   * default user without the header. Throws ConnectError `unauthenticated`.
+   * The user of a call: the one in the header `Torpor-User`
+   * ({@link UserDatabase.resolveIdentity}); else the account that E2B's clients name in
+   * `Authorization: Basic base64("user:")`; else the default user.
    */
-  userOfAuthorization(authorization: string | null | undefined): User {
-    return this.resolveUser(basicUserName(authorization));
+  userOfCall(headers: Headers): User {
+    const identity = headers.get(USER_HEADER);
+    if (identity !== null) return this.users.resolveIdentity(identity);
+    return this.resolveUser(basicUserName(headers.get('authorization')));
   }
 
   /**

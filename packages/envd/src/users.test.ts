@@ -70,9 +70,41 @@ describe('UserDatabase', () => {
     );
   });
 
+  it.each<[identity: string, expected: object]>([
+    ['user', { uid: 1000, gid: 1000, groups: [1000, 27, 100], home: '/home/user' }],
+    ['1000', { name: 'user', groups: [1000, 27, 100] }],
+    ['4242', { name: '4242', uid: 4242, gid: 0, groups: [0], home: '/', shell: '/bin/sh' }],
+    ['4242:4343', { uid: 4242, gid: 4343, groups: [4343], home: '/' }],
+    ['4242:sudo', { uid: 4242, gid: 27, groups: [27] }],
+    ['user:users', { uid: 1000, gid: 100, groups: [100], home: '/home/user' }],
+    ['1000:0', { name: 'user', uid: 1000, gid: 0, groups: [0] }],
+    ['4294967294', { uid: 4_294_967_294 }],
+  ])('takes the identity %j as docker does', async (identity, expected) => {
+    const users = await database(PASSWD, GROUP);
+    expect(users.resolveIdentity(identity)).toMatchObject(expected);
+  });
+
+  it.each([
+    ['ghost', `invalid username: 'ghost'`],
+    ['ghost:sudo', `invalid username: 'ghost'`],
+    ['', `invalid username: ''`],
+    [':sudo', `invalid username: ''`],
+    // To setresuid(2), this number means that the uid stays root's.
+    ['4294967295', `invalid username: '4294967295'`],
+    ['user:ghosts', `there is no group "ghosts" in the sandbox`],
+    ['user:4294967295', `there is no group "4294967295" in the sandbox`],
+    ['user:', `there is no group "" in the sandbox`],
+  ])('refuses the identity %j', async (identity, message) => {
+    const users = await database(PASSWD, GROUP);
+    expect(() => users.resolveIdentity(identity)).toThrow(message);
+  });
+
   it('has a superuser even in an image without accounts', () => {
     const users = new UserDatabase(join(directory, 'none'), join(directory, 'none'));
-    expect(users.resolve('root')).toMatchObject({ uid: 0, home: '/root', groups: [0] });
+    const root = { name: 'root', uid: 0, home: '/root', groups: [0] };
+    expect(users.resolve('root')).toEqual({ ...root, gid: 0, shell: '/bin/sh' });
+    expect(users.resolveIdentity('0')).toMatchObject(root);
+    expect(users.resolveIdentity('1000')).toMatchObject({ uid: 1000, gid: 0, home: '/' });
   });
 
   it.each([

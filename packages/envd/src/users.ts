@@ -3,6 +3,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 
 /** An account of the guest, as /etc/passwd and /etc/group describe it. */
 export interface User {
+  /** The number in decimal if no account has it. */
   readonly name: string;
   readonly uid: number;
   readonly gid: number;
@@ -63,12 +64,32 @@ export class UserDatabase {
    * ConnectError `unauthenticated` for an unknown one.
    */
   resolve(name: string): User {
+    const user = this.#find(name);
+    if (user === undefined) {
+      throw new ConnectError(`invalid username: '${name}'`, Code.Unauthenticated);
+    }
+    return user;
+  }
+
+  /**
+   * Whom `user` or `user:group` means, each by name or number, as docker's `--user` does: a
+   * number needs no account (it then has the group 0 and the home `/`), and a group that is
+   * named is the only one. Throws as {@link resolve} does, and ConnectError `invalid_argument`
+   * for an unknown group.
+   */
+  resolveIdentity(identity: string): User {
+    const [name = '', group] = identity.split(/:(.*)/s, 2);
+    const user = isId(name) ? (this.#find(name) ?? numberedUser(name)) : this.resolve(name);
+    if (group === undefined) return user;
+    const gid = this.#groupId(group);
+    return { ...user, gid, groups: [gid] };
+  }
+
+  #find(name: string): User | undefined {
     const entries = this.#passwd.read();
     const entry =
       entries.find((candidate) => candidate.name === name) ??
-      (/^\d+$/.test(name)
-        ? entries.find((candidate) => candidate.uid === Number(name))
-        : undefined);
+      (isId(name) ? entries.find((candidate) => candidate.uid === Number(name)) : undefined);
     if (entry !== undefined) {
       const user = this.#describe(entry);
       this.#known.set(name, user);
@@ -77,8 +98,14 @@ export class UserDatabase {
     // A sound file has an account of root's: without one, that others are missing says nothing.
     const known = entries.some(({ uid }) => uid === 0) ? undefined : this.#known.get(name);
     if (known !== undefined) return known;
-    if (name === 'root') return this.#describe(ROOT);
-    throw new ConnectError(`invalid username: '${name}'`, Code.Unauthenticated);
+    return name === ROOT.name || name === String(ROOT.uid) ? this.#describe(ROOT) : undefined;
+  }
+
+  #groupId(name: string): number {
+    const entry = this.#group.read().find((candidate) => candidate.name === name);
+    if (entry !== undefined) return entry.gid;
+    if (isId(name)) return Number(name);
+    throw new ConnectError(`there is no group "${name}" in the sandbox`, Code.InvalidArgument);
   }
 
   #describe(entry: PasswdEntry): User {
@@ -105,6 +132,10 @@ export class UserDatabase {
   groupName(gid: number): string {
     return this.#group.read().find((entry) => entry.gid === gid)?.name ?? String(gid);
   }
+}
+
+function numberedUser(uid: string): User {
+  return { name: uid, uid: Number(uid), gid: 0, groups: [0], home: '/', shell: '/bin/sh' };
 }
 
 /** A parsed file that is read again only when it changed; `absent` when it is no file that can be read. */
@@ -168,6 +199,9 @@ function parseGroup(text: string): GroupEntry[] {
   return entries;
 }
 
+/** To the kernel, the largest 32-bit number is no id: setresuid(2) leaves the uid as it is. */
+const MAX_ID = 0xffff_fffe;
+
 function isId(field: string | undefined): field is string {
-  return field !== undefined && /^\d{1,10}$/.test(field);
+  return field !== undefined && /^\d{1,10}$/.test(field) && Number(field) <= MAX_ID;
 }

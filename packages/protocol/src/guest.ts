@@ -17,6 +17,12 @@ export const GUEST = {
 } as const;
 
 /**
+ * Header of calls to envd: a user of the guest, as in `guestUserSchema`. E2B's own ways to
+ * name one (Basic authorization, the parameter `username`) take accounts only.
+ */
+export const USER_HEADER = 'torpor-user';
+
+/**
  * The order of the block devices: initramfs, kernel command line and VMM
  * drivers agree on it.
  */

@@ -14,6 +14,7 @@ export {
   GUEST_DRIVES,
   type InitRequest,
   initRequestSchema,
+  USER_HEADER,
 } from './guest.ts';
 export {
   canonicalApiKey,

@@ -4,7 +4,7 @@ import type { Connection } from './http/connection.ts';
 import { brokenAnswer } from './http/errors.ts';
 
 export interface FileOptions {
-  /** The user as whom it is done; the default is `user`. */
+  /** The user as whom it is done, or `user:group`, by name or number; the default is `user`. */
   readonly user?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }

@@ -14,7 +14,7 @@ export interface CommandOptions {
   readonly envs?: Record<string, string> | undefined;
   /** The default is the home directory of the user. */
   readonly cwd?: string | undefined;
-  /** The default is `user`. */
+  /** A user, or `user:group`, by name or number; a number needs no account. The default is `user`. */
   readonly user?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }

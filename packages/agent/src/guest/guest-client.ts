@@ -8,6 +8,7 @@ import {
   type InitRequest,
   initRequestSchema,
   TorporError,
+  USER_HEADER,
 } from '@torpor/protocol';
 import { Pool } from 'undici';
 import { fromGuest, fromGuestStatus, GUEST_TIMEOUT_REMEDY, initError } from './guest-errors.ts';
@@ -86,10 +87,10 @@ export class GuestClient {
 
   /** Call options for a streaming RPC, which has no deadline but keepalives. */
   stream(options: CallOptions = {}): { headers: Headers; signal: AbortSignal } {
-    const headers = new Headers({ 'Keepalive-Ping-Interval': String(KEEPALIVE_SECONDS) });
-    if (options.user !== undefined && options.user !== '') {
-      headers.set('Authorization', `Basic ${btoa(`${options.user}:`)}`);
-    }
+    const headers = new Headers({
+      'Keepalive-Ping-Interval': String(KEEPALIVE_SECONDS),
+      ...userHeaders(options.user),
+    });
     return { headers, signal: this.#signal(options.signal) };
   }
 
@@ -165,7 +166,7 @@ export class GuestClient {
     const response = await this.#request({
       method: 'POST',
       path: filesPath(file),
-      headers: { 'content-type': 'application/octet-stream' },
+      headers: { 'content-type': 'application/octet-stream', ...userHeaders(file.user) },
       body,
       options: { user: file.user, signal },
     });
@@ -178,7 +179,7 @@ export class GuestClient {
     const body = await this.#request({
       method: 'GET',
       path: filesPath(file),
-      headers: { 'accept-encoding': 'identity' },
+      headers: { 'accept-encoding': 'identity', ...userHeaders(file.user) },
       options,
     });
     try {
@@ -229,6 +230,13 @@ export class GuestClient {
       return next(request);
     };
   }
+}
+
+function userHeaders(user: string | undefined): Record<string, string> {
+  if (user === undefined || user === '') return {};
+  // A daemon that does not know the header takes names of accounts, so it refuses a group.
+  const account = user.replace(':', '/');
+  return { [USER_HEADER]: user, authorization: `Basic ${btoa(`${account}:`)}` };
 }
 
 function filesPath({ path, user }: FileRequest): string {

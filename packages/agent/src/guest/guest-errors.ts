@@ -121,7 +121,7 @@ function asSentence(phrase: string): string {
 /** envd answers so for a user that does not exist, and for a token that is not its own. */
 function refused(cause: Error, call: GuestCall): TorporError {
   const message = cause instanceof ConnectError ? cause.rawMessage : cause.message;
-  const user = call.user || /invalid username: '(.*)'$/.exec(message)?.[1];
+  const user = /invalid username: '(.*)'$/.exec(message)?.[1] || call.user;
   if (user !== undefined && user !== '') {
     return new TorporError(
       'invalid_request',

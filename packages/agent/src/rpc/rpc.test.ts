@@ -75,10 +75,19 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     });
 
     test.each([
+      ['4242', '4242:0\n'],
+      ['4242:4343', '4242:4343\n'],
+    ])('runs a program as the user %j', async (user, expected) => {
+      const result = await client.exec({ ...shell('echo $(id -u):$(id -g)'), user });
+      expect(text(result.stdout)).toBe(expected);
+    });
+
+    test.each([
       ['a program that does not exist', { cmd: '/no/such/program' }, 'program_not_found'],
       ['no program', { cmd: '' }, 'invalid_request'],
       ['a directory that does not exist', { cmd: 'true', cwd: '/no/such' }, 'invalid_request'],
       ['a user that does not exist', { cmd: 'true', user: 'nobody-at-all' }, 'invalid_request'],
+      ['a group that does not exist', { cmd: 'true', user: 'root:ghosts' }, 'invalid_request'],
       ['a negative time limit', { cmd: 'true', timeoutSec: -1 }, 'invalid_request'],
     ])('refuses %s', async (_, request, code) => {
       expect(await codeOf(client.exec({ sandboxId, ...request }))).toBe(code);

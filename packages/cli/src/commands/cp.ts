@@ -52,7 +52,10 @@ Examples: torpor cp ./src sb…:           into the home directory of the sandbo
 export function registerCp(cli: CliContext): void {
   cli
     .command('cp <source> <destination>', 'copy a file or directory into or out of a sandbox')
-    .option('-u, --user <name>', 'user of the sandbox to do it as (default: user; with -a, root)')
+    .option(
+      '-u, --user <user[:group]>',
+      'whom in the sandbox to do it as, by name or number (default: user; with -a, root)',
+    )
     .option('-a, --archive', 'keep owners, devices and set-id bits too; see below')
     .option('--verify', 'compare the SHA-256 of a file on both sides afterwards')
     .addHelpText('after', HELP)

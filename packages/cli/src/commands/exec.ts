@@ -33,7 +33,7 @@ export function registerExec(cli: CliContext, args: readonly string[]): void {
       assignment,
     )
     .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
-    .option('-u, --user <name>', 'user to run it as (default: user)')
+    .option('-u, --user <user[:group]>', 'whom to run it as, by name or number (default: user)')
     .addOption(
       new Option('--timeout <time>', 'kill it after this time')
         .argParser(duration)

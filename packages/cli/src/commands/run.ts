@@ -24,7 +24,7 @@ export function registerRun(cli: CliContext, args: readonly string[]): void {
   )
     .passThroughOptions(!args.includes('--'))
     .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
-    .option('-u, --user <name>', 'user to run it as (default: user)')
+    .option('-u, --user <user[:group]>', 'whom to run it as, by name or number (default: user)')
     .option('--timeout <time>', 'kill it after this time', duration)
     .option('-n, --no-stdin', 'empty standard input')
     .option('--tty', 'run it on a terminal')

@@ -12,7 +12,7 @@ import { dispositionOf, mediaTypeOf } from './content-headers.ts';
 import { gzip, isCompressible } from './gzip.ts';
 import { HttpError } from './http-error.ts';
 import { type ByteRange, parseRange } from './range.ts';
-import { authorizeFileRequest } from './signature.ts';
+import { authorizeFileRequest, userOfFileRequest } from './signature.ts';
 
 /** Enough to guess the media type, and whether compressing is worth it. */
 const HEAD_BYTES = 16 * 1024;
@@ -26,7 +26,7 @@ export async function handleDownload(
   context: EnvdContext,
 ): Promise<void> {
   authorizeFileRequest(request, query, 'read', context.accessToken);
-  const user = context.resolveUser(query.get('username') ?? undefined);
+  const user = userOfFileRequest(request, query, context);
   const path = context.resolvePath(query.get('path') ?? '', user);
   await assertReadable(path);
   const wanted = wantedEncoding(request.headersDistinct['accept-encoding']?.join(','));

@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto';
-import { readdir } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { USER_HEADER } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { TEST_USER } from '../filesystem/test-guest.ts';
 import { errorOf, FilesServer } from './files-server.ts';
 import { signatureOf } from './index.ts';
 
@@ -54,6 +56,17 @@ describe('authorization', () => {
       body,
     });
     expect(await upload.json()).toMatchObject([{ path: join(files.guest.home, 'hello.txt') }]);
+  });
+
+  it('takes the user of a signed request from what is signed', async () => {
+    const path = join(directory, 'file');
+    const upload = await fetch(signed(path, 'write', { username: 'alice' }), {
+      method: 'POST',
+      headers: { 'content-type': 'application/octet-stream', [USER_HEADER]: 'root' },
+      body: 'x',
+    });
+    expect(upload.status).toBe(200);
+    expect((await stat(path)).uid).toBe(TEST_USER.uid);
   });
 
   it('refuses everything else, and writes nothing then', async () => {

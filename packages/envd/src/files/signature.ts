@@ -1,6 +1,9 @@
 import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
+import { USER_HEADER } from '@torpor/protocol';
 import { type AccessToken, equalInConstantTime } from '../access-token.ts';
+import type { EnvdContext } from '../context.ts';
+import type { User } from '../users.ts';
 import { HttpError } from './http-error.ts';
 
 export type FileOperation = 'read' | 'write';
@@ -58,6 +61,23 @@ export function authorizeFileRequest(
   if (expiration !== undefined && expiration < Math.floor(Date.now() / 1000)) {
     throw new HttpError(401, 'signature is already expired');
   }
+}
+
+/**
+ * The user of a request for a file: as for other calls ({@link EnvdContext.userOfCall}), with
+ * the parameter `username` for E2B's. It alone is what a signature covers, so a signed URL
+ * cannot be used with the header.
+ */
+export function userOfFileRequest(
+  request: IncomingMessage,
+  query: URLSearchParams,
+  context: EnvdContext,
+): User {
+  const [identity] = request.headersDistinct[USER_HEADER] ?? [];
+  if (identity !== undefined && !query.has('signature')) {
+    return context.users.resolveIdentity(identity);
+  }
+  return context.resolveUser(query.get('username') ?? undefined);
 }
 
 function expirationOf(query: URLSearchParams): number | undefined {

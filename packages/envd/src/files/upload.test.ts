@@ -15,6 +15,7 @@ import {
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
+import { USER_HEADER } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TEST_USER } from '../filesystem/test-guest.ts';
 import { errorOf, FilesServer } from './files-server.ts';
@@ -43,6 +44,17 @@ describe('uploading a raw body', () => {
     }
     expect((await stat(path)).mode & 0o7777).toBe(0o644);
     expect((await stat(directory)).uid).toBe(0);
+  });
+
+  it.each([
+    ['4242', [4242, 0]],
+    ['4242:4343', [4242, 4343]],
+    ['alice:0', [TEST_USER.uid, 0]],
+  ])('makes the file for the identity %j', async (identity, expected) => {
+    const path = join(directory, 'file');
+    expect((await files.put(path, 'x', { [USER_HEADER]: identity })).status).toBe(200);
+    const { uid, gid } = await stat(path);
+    expect([uid, gid]).toEqual(expected);
   });
 
   it('resolves relative paths in the home of the user', async () => {

@@ -8,7 +8,7 @@ import { HttpError } from './http-error.ts';
 import { metadataOf } from './metadata-headers.ts';
 import { readFileParts } from './multipart.ts';
 import { chunksOf, openBody } from './request-body.ts';
-import { authorizeFileRequest } from './signature.ts';
+import { authorizeFileRequest, userOfFileRequest } from './signature.ts';
 import { storeFile } from './store-file.ts';
 
 /** A stored file, as E2B's envd answers it. */
@@ -29,7 +29,7 @@ export async function handleUpload(
   authorizeFileRequest(request, query, 'write', context.accessToken);
   const upload = new Upload(
     context,
-    context.resolveUser(query.get('username') ?? undefined),
+    userOfFileRequest(request, query, context),
     metadataOf(request),
   );
   const contentType = request.headers['content-type'] ?? '';

@@ -30,8 +30,7 @@ export function filesystemService(
   context: EnvdContext,
 ): ServiceImpl<typeof envdFilesystem.Filesystem> {
   const watches = new WatchService(context);
-  const userOf = (call: HandlerContext): User =>
-    context.userOfAuthorization(call.requestHeader.get('authorization'));
+  const userOf = (call: HandlerContext): User => context.userOfCall(call.requestHeader);
 
   return {
     async stat(request, call) {

@@ -92,7 +92,7 @@ export class WatchService {
   }
 
   async #open(request: WatchRequest, call: HandlerContext): Promise<Watch> {
-    const user = this.#context.userOfAuthorization(call.requestHeader.get('authorization'));
+    const user = this.#context.userOfCall(call.requestHeader);
     const path = this.#context.resolvePath(request.path, user);
     const { recursive, allowNetworkMounts } = request;
     if (!allowNetworkMounts) await assertNotOnNetwork(path);

@@ -1,4 +1,5 @@
 import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
@@ -144,7 +145,8 @@ export class ProcessTable {
     const runtimeDirectory = this.#runtimeDirectory?.(user);
     return {
       // Where pip and others put the programs that an account other than root installs.
-      PATH: user.uid === 0 ? this.#searchPath : `${user.home}/.local/bin:${this.#searchPath}`,
+      PATH:
+        user.uid === 0 ? this.#searchPath : `${join(user.home, '.local/bin')}:${this.#searchPath}`,
       HOME: user.home,
       USER: user.name,
       LOGNAME: user.name,

@@ -1,7 +1,7 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
 import { createConnectTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
-import { envdProcess, TorporError } from '@torpor/protocol';
+import { envdProcess, TorporError, USER_HEADER } from '@torpor/protocol';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Envd, startEnvd } from '../index.ts';
 
@@ -78,6 +78,8 @@ async function failureOf(promise: Promise<unknown>): Promise<ConnectError> {
     ),
   );
 }
+
+const isRoot = process.getuid?.() === 0;
 
 let envd: Envd;
 let client: ProcessClient;
@@ -250,6 +252,19 @@ describe('starting', () => {
     const error = await failureOf(collect(client.start(request)));
     expect(error.code).toBe(code);
     expect((await client.list({})).processes).toEqual([]);
+  });
+
+  const USER_ENVIRONMENT =
+    'echo "$(id -u):$(id -g):$(id -G) $HOME $USER $PWD $(echo $PATH | cut -d: -f1)"';
+
+  it.runIf(isRoot).each([
+    ['4242', '4242:0:0 / 4242 / /.local/bin\n'],
+    ['4242:4343', '4242:4343:4343 / 4242 / /.local/bin\n'],
+    ['root:4343', '0:4343:4343 /root root /root /usr/local/sbin\n'],
+  ])('runs a program as %j', async (user, expected) => {
+    const headers = { [USER_HEADER]: user };
+    const { stdout } = await collect(client.start(shell(USER_ENVIRONMENT), { headers }));
+    expect(stdout).toBe(expected);
   });
 
   it('refuses an account that does not exist', async () => {

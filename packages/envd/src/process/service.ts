@@ -94,7 +94,7 @@ async function startProcess(
   if (config === undefined) {
     throw new ConnectError('process is missing', Code.InvalidArgument);
   }
-  const user = context.userOfAuthorization(call.requestHeader.get('authorization'));
+  const user = context.userOfCall(call.requestHeader);
   try {
     return await table.start({
       user,

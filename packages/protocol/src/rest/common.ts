@@ -93,11 +93,18 @@ export const environmentSchema = z
   )
   .meta({ example: { LANG: 'C.UTF-8' } });
 
-/** A user of the guest, by name or number. */
+/** A user of the guest, and its group if not that of its account, each by name or number. */
 export const guestUserSchema = z
   .string()
-  .regex(/^(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10})$/, 'must be the name or number of a user')
-  .meta({ example: 'user' });
+  .regex(
+    /^(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10})(?::(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10}))?$/,
+    'must be a user, or user:group, by name or number',
+  )
+  .meta({
+    description:
+      'A user of the guest, or `user:group`, by name or number. A number needs no account.',
+    example: 'user',
+  });
 
 /** The name of a process, chosen by the client. Not all digits, which would be a pid. */
 export const processTagSchema = z

@@ -26,16 +26,24 @@ describe('arguments are limited by what execve(2) takes', () => {
   });
 });
 
-test.each(['root', 'user', '0', '1000', '_apt', 'www-data', 'Debian-exim', 'first.last'])(
-  'the user %j can be named',
-  (user) => {
-    expect(problem({ user })).toBeUndefined();
-  },
-);
+test.each([
+  'root',
+  'user',
+  '0',
+  '1000',
+  '_apt',
+  'www-data',
+  'Debian-exim',
+  'first.last',
+  '4242:4343',
+  'user:docker',
+])('the user %j can be named', (user) => {
+  expect(problem({ user })).toBeUndefined();
+});
 
-test.each(['', '-1', 'a:b', 'a b', '0:0', '12345678901', '../root'])(
+test.each(['', '-1', 'a b', '12345678901', '../root', ':docker', 'user:', 'a:b:c', '0:-1'])(
   'the user %j is refused',
   (user) => {
-    expect(problem({ user })).toBe('must be the name or number of a user');
+    expect(problem({ user })).toBe('must be a user, or user:group, by name or number');
   },
 );
