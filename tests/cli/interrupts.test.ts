@@ -27,7 +27,7 @@ let stack: HostStack;
 let id: string;
 
 beforeAll(async () => {
-  stack = resources.use(await startHostStack(2 + NODES.length));
+  stack = resources.use(await startHostStack(3 + NODES.length));
   const env = { TORPOR_DATA_DIR: stack.dataDir };
   id = (await cli(['create'], { env })).stdout.trim();
 });
@@ -91,6 +91,8 @@ class Scene {
   }
 }
 
+/** Waits on when it is asked to end. */
+const STUBBORN = `sh -c 'trap "echo ignored" TERM; echo ready; while :; do sleep 0.1; done'`;
 const CTRL_C = '\x03';
 const CTRL_Z = '\x1a';
 const CTRL_BACKSLASH = '\x1c';
@@ -244,9 +246,56 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
       terminal.type(CTRL_C);
       process.kill(scene.pid, 'SIGTERM');
       await terminal.ended;
+      expect(scene.received).toContain('SIGTERM');
       expect(scene.received).not.toContain('SIGINT');
       expect(scene.read('status')).toBe('143\n');
       expect(withoutSize(scene.read('after'))).toBe(withoutSize(scene.read('before')));
+    },
+  );
+
+  test.concurrent.each([
+    ['SIGINT', '< input'],
+    ['SIGQUIT', '<> fifo'],
+    ['SIGTERM', ''],
+    ['SIGTERM', '< input'],
+    ['SIGHUP', ''],
+  ] as const)(
+    'exec --tty: %s from outside reaches the program, with "%s"',
+    async (signal, redirect) => {
+      const scene = await Scene.open();
+      using terminal = scene.run(node, `exec --tty ${scene.recorder(id)} 7`, redirect);
+      await scene.untilReady();
+      process.kill(scene.pid, signal);
+      await terminal.ended;
+      expect(scene.received).toEqual([signal]);
+      expect(scene.read('status')).toBe('7\n');
+    },
+  );
+
+  test.concurrent('exec --tty: a second signal kills the program', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec --tty -u root ${id} -- ${STUBBORN}`, '> out');
+    await eventually(() => scene.read('out').includes('ready'), 'the program is ready');
+    process.kill(scene.pid, 'SIGTERM');
+    await eventually(() => scene.read('out').includes('ignored'), 'the first has arrived');
+    await delay(SECOND_PRESS_MS);
+    process.kill(scene.pid, 'SIGTERM');
+    await terminal.ended;
+    expect(scene.read('status')).toBe('143\n');
+  });
+
+  test.concurrent.each(['SIGTERM', 'SIGHUP', 'SIGINT'] as const)(
+    'shell: %s hangs its terminal up, which ends what runs on it',
+    async (signal) => {
+      const scene = await Scene.open();
+      using terminal = scene.run(node, `shell -u root ${id}`);
+      terminal.type(`${process.execPath} ${RECORDER} ${join(scene.directory, 'log')}\r`);
+      await scene.untilReady();
+      process.kill(scene.pid, signal);
+      await terminal.ended;
+      await eventually(() => scene.received.length > 0, 'the program was told');
+      expect(scene.received[0]).toBe('SIGHUP');
+      expect(scene.read('status')).toBe(`${128 + NUMBERS[signal]}\n`);
     },
   );
 
@@ -268,24 +317,32 @@ test.concurrent.each(['< /dev/null', '<&-'])('shell %s ends', async (redirect) =
   expect(scene.read('status')).toBe('0\n');
 });
 
-test('a guest that does not take the signal is not waited for', { timeout: 90_000 }, async () => {
-  const env = { TORPOR_DATA_DIR: stack.dataDir };
-  const hanging = (await cli(['create'], { env })).stdout.trim();
-  const scene = await Scene.open();
-  const program = `sh -c 'echo $PPID; exec sleep 300'`;
-  using terminal = scene.run(process.execPath, `exec -u root ${hanging} -- ${program}`, '> out');
-  await eventually(() => scene.read('out').endsWith('\n'), 'the program runs');
-  const daemon = Number(scene.read('out'));
-  process.kill(daemon, 'SIGSTOP');
-  try {
-    process.kill(scene.pid, 'SIGTERM');
-    await terminal.ended;
-  } finally {
-    process.kill(daemon, 'SIGCONT');
-    await cli(['rm', hanging], { env });
-  }
-  expect(scene.read('status')).toBe('143\n');
-});
+test.concurrent.each(['', '--tty'])(
+  'a guest that does not take the signal is not waited for by exec %s',
+  { timeout: 90_000 },
+  async (tty) => {
+    const env = { TORPOR_DATA_DIR: stack.dataDir };
+    const hanging = (await cli(['create'], { env })).stdout.trim();
+    const scene = await Scene.open();
+    const program = `sh -c 'echo $PPID; exec sleep 300'`;
+    using terminal = scene.run(
+      process.execPath,
+      `exec ${tty} -u root ${hanging} -- ${program}`,
+      '> out',
+    );
+    await eventually(() => scene.read('out').endsWith('\n'), 'the program runs');
+    const daemon = Number(scene.read('out'));
+    process.kill(daemon, 'SIGSTOP');
+    try {
+      process.kill(scene.pid, 'SIGTERM');
+      await terminal.ended;
+    } finally {
+      process.kill(daemon, 'SIGCONT');
+      await cli(['rm', hanging], { env });
+    }
+    expect(scene.read('status')).toBe('143\n');
+  },
+);
 
 describe('by way of npm, which passes signals on as well', () => {
   test.concurrent.each(['', '< input'])('Ctrl-C is one signal, with "%s"', async (redirect) => {

@@ -27,6 +27,7 @@ export function registerShell(cli: CliContext): void {
             cwd: options.cwd,
             user: options.user,
             envs: options.env,
+            passOn: hangUp,
           };
           if (id !== undefined) {
             return cli.withSandbox(options, id, (sandbox) => runTerminal(cli.io, sandbox, shell));
@@ -40,4 +41,9 @@ export function registerShell(cli: CliContext): void {
         },
       ),
     );
+}
+
+/** An interactive shell ignores other requests to end than its terminal's hang-up, which it passes on to its jobs. */
+function hangUp(): 'SIGHUP' {
+  return 'SIGHUP';
 }

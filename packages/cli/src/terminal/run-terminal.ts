@@ -2,17 +2,22 @@ import { spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
-import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
-import { type Io, ReaderGone, write } from '../io.ts';
+import { EXIT, exitCodeOfProgram } from '../exit-codes.ts';
+import { type Io, ReaderGone, type TerminationSignal, write } from '../io.ts';
 import { news } from '../output/progress.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
+import { SignalRelay } from './signal-relay.ts';
 
 const RECONNECT_INTERVAL_MS = 1000;
 const RECONNECT_ATTEMPTS = 30;
 const KILL_TIMEOUT_MS = 5000;
 const END_OF_INPUT_INTERVAL_MS = 1000;
 
-export type TerminalOptions = Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' | 'envs'>;
+export interface TerminalOptions
+  extends Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' | 'envs'> {
+  /** What a termination signal to us is for the program; the same where absent. */
+  readonly passOn?: (signal: TerminationSignal) => TerminationSignal;
+}
 
 /**
  * Connects our terminal with a program on a terminal in the sandbox, and returns
@@ -23,25 +28,31 @@ export type TerminalOptions = Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' |
 export async function runTerminal(
   io: Io,
   sandbox: Sandbox,
-  options: TerminalOptions,
+  { passOn, ...options }: TerminalOptions,
 ): Promise<number> {
-  let session = await sandbox.pty({
+  await using resources = new AsyncDisposableStack();
+  // In raw mode Ctrl-C is a key, so a signal comes from outside, or our input is no terminal.
+  const signals = resources.use(new SignalRelay(io, sandbox, passOn));
+  const opening = sandbox.pty({
     ...options,
     envs: { ...terminalEnvironment(io), ...options.envs },
     size: terminalSize(io),
   });
-  const signalled = new AbortController();
-  await using resources = new AsyncDisposableStack();
+  let isAbandoned = false;
+  const abandoned = signals.abandoned.then(() => {
+    isAbandoned = true;
+  });
+  const opened = await Promise.race([opening, abandoned]);
+  if (opened === undefined) {
+    void opening.then((late) => abandon(sandbox, late)).catch(() => undefined);
+    return signals.exitCode(undefined) ?? EXIT.ok;
+  }
+  let session = opened;
+  signals.started(session.pid);
+  void abandoned.then(() => session[Symbol.asyncDispose]());
   resources.defer(() => session[Symbol.asyncDispose]());
   resources.defer(makeRaw(io));
   resources.defer(io.onResize(() => void session.resize(terminalSize(io)).catch(() => undefined)));
-  // In raw mode Ctrl-C is a key; a signal comes from outside and means the end.
-  resources.defer(
-    io.onSignal((signal) => {
-      signalled.abort(signal);
-      void session[Symbol.asyncDispose]();
-    }),
-  );
   const onInput = (chunk: Buffer) => {
     io.stdin.pause();
     session.write(chunk).then(
@@ -59,7 +70,7 @@ export async function runTerminal(
   };
   io.stdin.on('data', onInput);
   io.stdin.on('end', onEnd);
-  // A terminal that was closed; the SIGHUP that comes with it ends us.
+  // A terminal that was closed; a SIGHUP comes with it.
   io.stdin.on('error', () => undefined);
   resources.defer(() => {
     io.stdin.off('data', onInput);
@@ -73,18 +84,21 @@ export async function runTerminal(
       for await (const data of session.output()) await write(io.stdout, data);
       const exit = await session.wait();
       reportExhaustion(io, exit);
-      return exitCodeOfProgram(exit);
+      const status = exitCodeOfProgram(exit);
+      return signals.exitCode(status) ?? status;
     } catch (reason) {
-      if (signalled.signal.aborted) {
+      if (isAbandoned) {
         await abandon(sandbox, session);
-        return exitCodeOfSignal(signalled.signal.reason);
+        return signals.exitCode(undefined) ?? EXIT.ok;
       }
       if (reason instanceof ReaderGone) await abandon(sandbox, session);
       const error = TorporError.from(reason);
       if (error.code !== 'host_unavailable') throw error;
       const { tag } = session;
       await session[Symbol.asyncDispose]();
-      session = await reconnect(io, sandbox, tag);
+      const found = await Promise.race([reconnect(io, sandbox, tag), abandoned]);
+      if (found === undefined) return signals.exitCode(undefined) ?? EXIT.ok;
+      session = found;
       await session.resize(terminalSize(io));
     }
   }

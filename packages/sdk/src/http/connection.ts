@@ -153,6 +153,11 @@ class WatchedSource {
 
   constructor(source: Readable) {
     this.#source = source;
+    this.#failure = source.errored ?? undefined;
+    // It may fail before the request reads it, or after the request is over.
+    source.on('error', (error) => {
+      this.#failure ??= error;
+    });
     this.content = Readable.from(this.#chunks(), { objectMode: false });
   }
 
@@ -170,8 +175,8 @@ class WatchedSource {
     const chunks: AsyncIterator<Uint8Array> = this.#source[Symbol.asyncIterator]();
     for (;;) {
       const next = await chunks.next().catch((error: unknown) => {
-        this.#failure = error;
-        throw error;
+        this.#failure ??= error;
+        throw this.#failure;
       });
       if (next.done === true) return;
       yield next.value;

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createReadStream } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { Readable } from 'node:stream';
+import { PassThrough, Readable } from 'node:stream';
 import { rest } from '@torpor/protocol';
 import { afterEach, expect, test } from 'vitest';
 import { Files } from '../files.ts';
@@ -73,6 +73,11 @@ test("an upload fails with what the caller's own stream says", async () => {
   const files = new Files(connection, '/v1/sandboxes/sb0');
   const missing = createReadStream('/no/such/file');
   await expect(files.write('/x', missing)).rejects.toMatchObject({ code: 'ENOENT' });
+  await expect(files.write('/x', missing)).rejects.toMatchObject({ code: 'ENOENT' });
+  const early = new PassThrough();
+  const writing = files.write('/x', early);
+  early.destroy(new RangeError('early'));
+  await expect(writing).rejects.toThrow('early');
   const broken = Readable.from(
     (async function* () {
       yield Buffer.from('some');

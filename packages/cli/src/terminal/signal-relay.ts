@@ -1,0 +1,80 @@
+import { TorporError } from '@torpor/protocol';
+import type { Sandbox } from '@torpor/sdk';
+import { exitCodeOfSignal } from '../exit-codes.ts';
+import type { Io, TerminationSignal } from '../io.ts';
+
+/** With the third signal we stop waiting for the program. */
+const SIGNALS_UNTIL_ABANDONED = 3;
+/** A guest that has not taken a signal by then hangs, and the program with it. */
+const DELIVERY_TIMEOUT_MS = 10_000;
+
+/**
+ * Passes our termination signals on to a program in a sandbox. The first is passed on, the
+ * second kills the program, the third no longer waits for it, nor does one that the guest
+ * does not take. Signals that come before the program has started are kept for it.
+ */
+export class SignalRelay implements Disposable {
+  /** Resolves when the program is no longer to be waited for. */
+  readonly abandoned: Promise<void>;
+  readonly #sandbox: Sandbox;
+  readonly #passOn: (signal: TerminationSignal) => TerminationSignal;
+  readonly #signals: TerminationSignal[] = [];
+  readonly #abandon: () => void;
+  readonly #unsubscribe: () => void;
+  #pid: number | undefined;
+
+  /** `passOn` answers what a signal to us is for the program. */
+  constructor(
+    io: Io,
+    sandbox: Sandbox,
+    passOn: (signal: TerminationSignal) => TerminationSignal = (signal) => signal,
+  ) {
+    this.#sandbox = sandbox;
+    this.#passOn = passOn;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.abandoned = promise;
+    this.#abandon = resolve;
+    this.#unsubscribe = io.onSignal((signal) => this.#onSignal(signal));
+  }
+
+  /** The program has started. */
+  started(pid: number): void {
+    this.#pid = pid;
+    const [early] = this.#signals;
+    if (early !== undefined) this.#deliver(pid, this.#passOn(early));
+  }
+
+  /**
+   * The status to exit with: the program's if it got no other signal than one that we got
+   * too, that of our first signal otherwise. `status` is undefined if it was not waited for.
+   */
+  exitCode(status: number | undefined): number | undefined {
+    const [first] = this.#signals;
+    if (first === undefined) return status;
+    const isItsOwn = this.#signals.length === 1 && this.#passOn(first) === first;
+    return isItsOwn && status !== undefined ? status : exitCodeOfSignal(first);
+  }
+
+  [Symbol.dispose](): void {
+    this.#unsubscribe();
+  }
+
+  #onSignal(signal: TerminationSignal): void {
+    const count = this.#signals.push(signal);
+    const isStarted = this.#pid !== undefined;
+    if (count >= (isStarted ? SIGNALS_UNTIL_ABANDONED : SIGNALS_UNTIL_ABANDONED - 1)) {
+      this.#abandon();
+    } else if (this.#pid !== undefined) {
+      this.#deliver(this.#pid, count === 1 ? this.#passOn(signal) : 'SIGKILL');
+    }
+  }
+
+  /** Not through the stream, where it would wait behind the input that the program does not read. */
+  #deliver(pid: number, name: TerminationSignal | 'SIGKILL'): void {
+    const signal = AbortSignal.timeout(DELIVERY_TIMEOUT_MS);
+    this.#sandbox.processes.kill(pid, { name, signal }).catch((reason: unknown) => {
+      // It may have exited meanwhile; the stream says so. A guest that takes no signal says nothing.
+      if (TorporError.from(reason).code !== 'not_found') this.#abandon();
+    });
+  }
+}
