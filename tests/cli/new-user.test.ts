@@ -1,9 +1,11 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { type Harness, startHarness } from '../../packages/control-plane/src/testing/harness.ts';
 import { cli } from '../support/cli.ts';
@@ -111,6 +113,20 @@ describe('forward', () => {
     expect(await (await fetch(url, { method: 'POST', body })).text()).toBe(body);
     terminal.type('\x03');
     expect(await terminal.ended).toBe(130);
+  });
+
+  test.each(['node', process.execPath])('ends at SIGUSR1 as any program, on %s', async (node) => {
+    harness.agent.hostIp = '127.0.0.2';
+    const { id } = await harness.create();
+    const child = spawn(node, [TORPOR, 'forward', id, ':8000'], {
+      env: { ...process.env, TORPOR_DATA_DIR: harness.dataDir },
+    });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    const stderr = text(child.stderr);
+    await once(child.stdout, 'data');
+    child.kill('SIGUSR1');
+    expect(await once(child, 'exit')).toEqual([null, 'SIGUSR1']);
+    expect(await stderr).toBe('');
   });
 
   test.each(['x', '0', '70000', '1:2:3', '99999:1'])('refuses %s as a port', async (port) => {
