@@ -226,10 +226,37 @@ describe('what goes wrong', () => {
     ['rm'],
     ['exec'],
     ['kill', 'sb1', '1', '--signal', 'SIGNOPE'],
-  ])('wrong usage is 2: %s %s %s', async (...args) => {
-    const result = await torpor(args.filter((arg) => typeof arg === 'string'));
-    expect(result.exitCode).toBe(2);
-    expect(result.stderr).not.toBe('');
-    expect(result.stdout).toBe('');
+    ['create', '--auto-pause'],
+    ['run', '--auto-pause', '--', 'true'],
+    ['run', '--memory', '1m', '--', 'true'],
+    ['run', '--disk', '1m', '--', 'true'],
+    ['run', '--user', '!', '--', 'true'],
+    ['run', '--timeout', '9999h', '--', 'true'],
+    ['run', '--env', '=x', '--', 'true'],
+    ['run', '--', ''],
+    ['exec', '', '--', 'true'],
+    ['exec', 'ID', '--user', '!', '--', 'true'],
+    ['exec', 'ID', '--timeout', '9999h', '--', 'true'],
+    ['exec', 'ID', '-d', '--tag', '!', '--', 'true'],
+    ['shell', '--auto-pause'],
+    ['shell', 'ID', '--user', '!'],
+    ['images'],
+    ['ls', '--bogus'],
+    ['ls', 'too', 'many'],
+    ['info'],
+    ['create', '--memory'],
+    ['templates', '--type', 'none'],
+  ])('wrong usage is 2, and the same error in JSON: %s %s %s %s', async (...template) => {
+    const sandbox = template.includes('ID') ? await create() : '';
+    const args = template.map((arg) => (arg === 'ID' ? sandbox : arg));
+    const result = await torpor(args);
+    expect(result).toMatchObject({ exitCode: 2, stdout: '' });
+    const [command = '', ...rest] = args;
+    const asJson = await torpor([command, '--json', ...rest]);
+    expect(asJson.exitCode).toBe(2);
+    const { error } = JSON.parse(asJson.stdout);
+    expect(error).toMatchObject({ code: 'invalid_request' });
+    expect(result.stderr).toContain(`torpor: ${error.message}\n`);
+    if (error.remedy !== undefined) expect(result.stderr).toContain(`  → ${error.remedy}\n`);
   });
 });

@@ -60,7 +60,7 @@ test.each([
   ['root:nosuchgroup', 'There is no group "nosuchgroup" in the sandbox.'],
 ])('exec -u %s is refused', async (user, sentence) => {
   const result = await torpor('exec', '-u', user, id, '--', 'true');
-  expect(result).toMatchObject({ exitCode: 125, stdout: '' });
+  expect(result).toMatchObject({ exitCode: 2, stdout: '' });
   expect(result.stderr).toContain(`torpor: ${sentence}`);
 });
 

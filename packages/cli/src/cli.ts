@@ -23,6 +23,8 @@ import { registerSnapshot, registerTemplates } from './commands/snapshot.ts';
 import { registerUp } from './commands/up.ts';
 import { EXIT } from './exit-codes.ts';
 import type { Io } from './io.ts';
+import { reportError } from './output/report-error.ts';
+import { asksForJson, usageError } from './usage-error.ts';
 import { VERSION } from './version.ts';
 
 const FOOTER = `
@@ -42,7 +44,8 @@ Exit status:
   7      timeout
   8      this machine lacks something; see torpor doctor
   128+n  ended by signal n
-exec, run and shell exit with the status of the program in the sandbox, or with
+exec, run and shell exit with the status of the program in the sandbox, with 2 for wrong
+usage, or with
   124    the program ran into its timeout
   125    Torpor failed, not the program
   126    the program cannot be executed
@@ -54,12 +57,13 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     .description('Run untrusted code in microVM sandboxes on your own machine.')
     .version(VERSION)
     .enablePositionalOptions()
-    .showHelpAfterError('(see --help)')
     .addHelpText('after', FOOTER)
     .exitOverride()
     .configureOutput({
       writeOut: (text) => void io.stdout.write(text),
       writeErr: (text) => void io.stderr.write(text),
+      // Errors are reported below, as those of commands are.
+      outputError: () => undefined,
     });
   const cli = new CliContext(io, program);
   for (const register of [
@@ -94,7 +98,9 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     await program.parseAsync(args, { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
-    return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    if (error.exitCode === 0) return EXIT.ok;
+    await reportError(io, usageError(error), asksForJson(args)).catch(() => undefined);
+    return EXIT.usage;
   }
   return cli.exitCode;
 }

@@ -9,8 +9,8 @@ import type { ExitStatus } from '@torpor/sdk';
 
 /**
  * What the exit status of `torpor` means. `exec`, `run` and `shell` end with the
- * status of the program in the sandbox, and with one of the last four where
- * there is none; the other commands use the first ones.
+ * status of the program in the sandbox, and with `usage` or one of the last four
+ * where there is none; the other commands use the first ones.
  */
 export const EXIT = {
   ok: 0,
@@ -57,6 +57,7 @@ export function exitCodeOfError(error: TorporError): number {
 }
 
 const EXIT_OF_PROGRAM_ERROR: Partial<Record<ErrorCode, number>> = {
+  invalid_request: EXIT.usage,
   program_not_found: EXIT.programNotFound,
   program_not_executable: EXIT.programNotExecutable,
   timeout: EXIT.programTimeout,

@@ -1,0 +1,22 @@
+import { TorporError } from '@torpor/protocol';
+import type { CommanderError } from 'commander';
+
+/** The error of a command line that commander does not accept, with a sentence of its message. */
+export function usageError({ code, message }: CommanderError): TorporError {
+  const phrase = message
+    .replace(/^error: /, '')
+    .replace(/\n\(Did you mean (.*)\?\)$/s, '. Did you mean $1?');
+  const sentence =
+    code === 'commander.help'
+      ? 'No known command is given.'
+      : `${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}${/[.?]$/.test(phrase) ? '' : '.'}`;
+  return new TorporError('invalid_request', sentence, {
+    remedy: 'Add --help to a command to see its arguments and options.',
+  });
+}
+
+/** Whether `--json` is among the arguments that are ours. For a command line that cannot be parsed. */
+export function asksForJson(args: readonly string[]): boolean {
+  const end = args.indexOf('--');
+  return args.slice(0, end === -1 ? args.length : end).includes('--json');
+}
