@@ -120,19 +120,26 @@ test('the command line has a name for every field that a request can have', () =
 test.each([
   [['create', '-m', '64'], '--memory must be 128 to 2048 MiB on this host'],
   [['create', '--vcpus', '9'], '--vcpus must be 1 to 4 on this host'],
-  [['create', '--disk', '1'], '--disk must be at least 64'],
+  [['create', '--disk', '1'], '--disk must be at least 64 MiB'],
+  [['create', '--disk', '2t'], '--disk must be at most 1048576 MiB (1 TiB)'],
+  [['create', '-m', '99t'], 'A sandbox on this host can have at most 2048 MiB of memory'],
+  [['create', '-m', '9999t'], 'A sandbox on this host can have at most 2048 MiB of memory'],
+  [['run', '--disk', '1', '--', 'true'], '--disk must be at least 64 MiB'],
+  [['shell', '--idle-timeout', '366d'], '--idle-timeout must be at most 31536000 s (365d)'],
   [['create', '--auto-pause'], '--auto-pause needs an idle timeout, after which to pause'],
   [['create', '-t', ' '], '--template must be the name of a template'],
-  [['create', '--idle-timeout', '9999h'], '--idle-timeout must be at most 31536000'],
+  [['create', '--idle-timeout', '9999h'], '--idle-timeout must be at most 31536000 s (365d)'],
   [
     ['exec', 'ID', '--user', '!', '--', 'true'],
     '--user must be a user, or user:group, by name or number',
   ],
   [['exec', 'ID', '--', ''], 'The program must not be empty'],
-  [['exec', 'ID', '--timeout', '9999h', '--', 'true'], '--timeout must be at most 604800'],
+  [['exec', 'ID', '--timeout', '9999h', '--', 'true'], '--timeout must be at most 604800 s (7d)'],
+  [['run', '--timeout', '8d', '--', 'true'], '--timeout must be at most 604800 s (7d)'],
   [['exec', 'ID', '-d', '--tag', '!', '--', 'true'], '--tag must be 1 to 64 of'],
   [['snapshot', 'ID', '--name', '!'], '--name must be 1 to 64 of'],
-  [['resume', 'ID', '--idle-timeout', '9999h'], '--idle-timeout must be at most 31536000'],
+  [['fork', 'ID', '--idle-timeout', '366d'], '--idle-timeout must be at most 31536000 s (365d)'],
+  [['resume', 'ID', '--idle-timeout', '9999h'], '--idle-timeout must be at most 31536000 s (365d)'],
 ])('torpor %j', async (args, sentence) => {
   const env = { TORPOR_DATA_DIR: harness.dataDir };
   const line = args.map((arg) => (arg === 'ID' ? id : arg));

@@ -22,11 +22,11 @@ const DURATION_UNITS: Record<string, number> = {
 /** An option's time: `500ms`, `30s`, `5m`, `2h`, `7d`, or plain seconds. Returns milliseconds. */
 export function duration(text: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text);
-  const unit = DURATION_UNITS[match?.[2] ?? 's'];
-  if (match === null || unit === undefined) {
+  const milliseconds = Number(match?.[1]) * (DURATION_UNITS[match?.[2] ?? 's'] ?? NaN);
+  if (!(milliseconds <= Number.MAX_SAFE_INTEGER)) {
     throw new InvalidArgumentError('It must be a time such as 30s, 5m or 2h.');
   }
-  return Number(match[1]) * unit;
+  return milliseconds;
 }
 
 /** An option's time between two bounds, each given as on a command line. */
@@ -45,11 +45,11 @@ const SIZE_UNITS: Record<string, number> = { m: 1, g: 1024, t: 1024 * 1024 };
 /** An option's size: `512`, `512m`, `2g`. Returns MiB. */
 export function mebibytes(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([mgt])?(?:i?b)?$/i.exec(text);
-  const unit = SIZE_UNITS[(match?.[2] ?? 'm').toLowerCase()];
-  if (match === null || unit === undefined) {
+  const size = Number(match?.[1]) * (SIZE_UNITS[(match?.[2] ?? 'm').toLowerCase()] ?? NaN);
+  if (!(size <= Number.MAX_SAFE_INTEGER)) {
     throw new InvalidArgumentError('It must be a size such as 512m or 2g.');
   }
-  return Math.round(Number(match[1]) * unit);
+  return Math.round(size);
 }
 
 /** Collects an option `NAME=VALUE` that may be given several times. */

@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import type { CommanderError } from 'commander';
 
 /** The error of a command line that commander does not accept, with a sentence of its message. */
@@ -9,7 +9,7 @@ export function usageError({ code, message }: CommanderError): TorporError {
   const sentence =
     code === 'commander.help'
       ? 'No known command is given.'
-      : `${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}${/[.?]$/.test(phrase) ? '' : '.'}`;
+      : withFullStop(`${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}`);
   return new TorporError('invalid_request', sentence, {
     remedy: 'Add --help to a command to see its arguments and options.',
   });

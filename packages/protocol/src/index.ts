@@ -32,6 +32,7 @@ export {
   SANDBOX_STATES,
   type SandboxState,
 } from './sandbox-state.ts';
+export { withFullStop } from './sentence.ts';
 export {
   SIGNAL_NAMES,
   type SignalName,

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { type ExitEvidence, reportExit } from './exit-report.ts';
+import { type ExitEvidence, reportExit, startErrors } from './exit-report.ts';
 
 async function reasonFor(evidence: Partial<ExitEvidence>, console = '', output = '') {
   const directory = await mkdtemp(join(tmpdir(), 'torpor-exit-'));
@@ -47,6 +47,26 @@ test('the end marker of a panic is not part of its reason', async () => {
   const end = '[ 1.2] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---\r\n';
   const { reason } = await reasonFor({}, end);
   expect(reason).toBe("The guest's kernel panicked: Attempted to kill init!");
+});
+
+test.each([
+  ['qemu: it failed.\n', 'qemu: it failed.'],
+  ['qemu: it failed\n', 'qemu: it failed.'],
+  ['', 'it did not say why.'],
+])('the errors of a start, %j, end their sentence with one full stop', async (output, expected) => {
+  const directory = await mkdtemp(join(tmpdir(), 'torpor-start-'));
+  onTestFinished(() => rm(directory, { recursive: true }));
+  await writeFile(join(directory, 'output'), output);
+  expect(await startErrors([join(directory, 'output')])).toBe(expected);
+});
+
+test.each([
+  ['no root disk', 'The guest could not start: no root disk.'],
+  ['no root disk.', 'The guest could not start: no root disk.'],
+])('so does a boot that failed: %j', async (words, expected) => {
+  const console = `torpor: [1.0] boot failed: ${words}\r\n[ 1.1] reboot: Power down\r\n`;
+  const { reason } = await reasonFor({ end: { exitCode: 0 } }, console);
+  expect(reason).toBe(expected);
 });
 
 test('an intended end is reported as such, with its signal', async () => {

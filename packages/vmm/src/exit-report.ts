@@ -1,3 +1,4 @@
+import { withFullStop } from '@torpor/protocol';
 import { readLastLines } from './console-log.ts';
 import type { ExitReport } from './driver.ts';
 import { vmmErrors } from './error-lines.ts';
@@ -51,10 +52,10 @@ export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
   return { reason: reasonOf(evidence, lines, lastError), ...evidence.end, consoleTail };
 }
 
-/** The last errors that a VMM printed or logged before it was ready, to follow a colon. */
+/** The last errors that a VMM printed or logged before it was ready: to follow a colon, and to end the sentence. */
 export async function startErrors(paths: readonly string[]): Promise<string> {
   const errors = (await recentErrors(paths)).slice(-MAX_START_ERRORS);
-  return errors.length === 0 ? 'it did not say why' : errors.join(' ');
+  return withFullStop(errors.length === 0 ? 'it did not say why' : errors.join(' '));
 }
 
 /** The errors in these files. A VMM that was killed has often printed warnings and no error. */
@@ -82,7 +83,7 @@ function reasonOf(
   const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(lines);
   if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;
   const failure = bootFailureOf(lines);
-  if (failure !== undefined) return `The guest could not start: ${failure}.`;
+  if (failure !== undefined) return `The guest could not start: ${withFullStop(failure)}`;
   if (shutdownReason !== undefined) {
     return SHUTDOWN_SENTENCES[shutdownReason] ?? `${vmm} ended: ${shutdownReason}.`;
   }
@@ -95,7 +96,7 @@ function reasonOf(
 function panicOf(lines: readonly string[]): string | undefined {
   for (const line of lines.toReversed()) {
     const words = /Kernel panic - not syncing: (.*?)[.\s]*(?:\]---)?$/.exec(line)?.[1];
-    if (words !== undefined) return /[!?]$/.test(words) ? words : `${words}.`;
+    if (words !== undefined) return withFullStop(words);
   }
   return undefined;
 }

@@ -14,7 +14,7 @@ import {
   SystemError,
   signalProcess,
 } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 
 /** How a process ended; both are absent for one that is not our child and of whose end the kernel does not tell. */
 export interface ProcessEnd {
@@ -125,7 +125,7 @@ export class VmmProcess {
     await new Promise<void>((resolve, reject) => {
       child.once('spawn', resolve);
       child.once('error', (error) => {
-        const what = `${command.program} could not be started: ${error.message}.`;
+        const what = `${command.program} could not be started: ${withFullStop(error.message)}`;
         reject(new TorporError('host_setup', what, { cause: error }));
       });
     });

@@ -1,5 +1,5 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import { type ErrorCode, hostAgent, TorporError } from '@torpor/protocol';
+import { type ErrorCode, hostAgent, TorporError, withFullStop } from '@torpor/protocol';
 
 /** What was asked of the guest, for the sentence of an error. */
 export interface GuestCall {
@@ -115,7 +115,7 @@ function guestError(
 
 /** The wire of E2B has phrases, `path '/x' does not exist`; people get sentences. */
 function asSentence(phrase: string): string {
-  return `${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}${/[.!?]$/.test(phrase) ? '' : '.'}`;
+  return withFullStop(`${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}`);
 }
 
 /** envd answers so for a user that does not exist, and for a token that is not its own. */
@@ -140,7 +140,7 @@ function unreachable(cause: unknown, call: GuestCall): TorporError {
   const why = cause instanceof ConnectError ? cause.rawMessage : String(cause);
   return new TorporError(
     'guest_unreachable',
-    `The guest of sandbox ${call.sandboxId} cannot be reached: ${why}.`,
+    `The guest of sandbox ${call.sandboxId} cannot be reached: ${withFullStop(why)}`,
     { cause },
   );
 }

@@ -47,7 +47,7 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
   requireWhole('the size of the disk in MiB', diskSizeMiB, MIN_DISK_MIB);
   requireWhole('the idle timeout in seconds', request.timeoutSec, 0);
   require(request.timeoutSec <=
-    MAX_TIMEOUT_SEC, `the idle timeout is ${request.timeoutSec} s; the most is ${MAX_TIMEOUT_SEC}, and 0 means no limit`);
+    MAX_TIMEOUT_SEC, `the idle timeout is ${request.timeoutSec} s; the most is ${MAX_TIMEOUT_SEC} s, and 0 means no limit`);
   requireCapacity('vCPUs', request.vcpus, limits.maxVcpus);
   requireCapacity('MiB of memory', request.memoryMiB, limits.maxMemoryMiB);
   requireCapacity('MiB of disk', diskSizeMiB, limits.maxDiskMiB);
@@ -128,7 +128,7 @@ function requireCapacity(what: string, asked: number, available: number): void {
   if (asked <= available) return;
   throw new TorporError(
     'capacity_exceeded',
-    `The sandbox asks for ${asked} ${what}; this host gives at most ${available}.`,
+    `The sandbox asks for ${asked} ${what}; this host gives at most ${available} ${what}.`,
   );
 }
 

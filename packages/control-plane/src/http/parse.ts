@@ -39,8 +39,10 @@ function fieldIssue(issue: z.core.$ZodIssue): FieldIssue {
 function problemOf(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
     case 'too_big':
+      if (!/^Too big: /.test(issue.message)) return issue.message;
       return `must ${limit(issue.origin, 'at most', issue.maximum)}`;
     case 'too_small':
+      if (!/^Too small: /.test(issue.message)) return issue.message;
       if (issue.minimum === 1 && issue.origin === 'string') return 'must not be empty';
       return `must ${limit(issue.origin, 'at least', issue.minimum)}`;
     case 'invalid_type':

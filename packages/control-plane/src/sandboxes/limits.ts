@@ -35,7 +35,8 @@ export function shapeOf(request: rest.CreateSandbox, snapshot: TemplateRow | und
   for (const [name, value] of Object.entries(fixed)) {
     const asked = request[name as keyof typeof fixed];
     if (asked === undefined || asked === value) continue;
-    const problem = `is ${value} in the snapshot ${template} and cannot be changed to ${asked}`;
+    const unit = name === 'vcpus' ? '' : ' MiB';
+    const problem = `is ${value}${unit} in the snapshot ${template} and cannot be changed to ${asked}${unit}`;
     throw invalidField(name, problem, 'Leave it out.');
   }
   return { template, snapshot, vcpus, memory_mb, disk_size_mb };

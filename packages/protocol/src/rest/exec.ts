@@ -24,7 +24,7 @@ export const commandShape = {
   user: guestUserSchema.optional(),
 } as const;
 
-export const execTimeoutSchema = z.int().min(0).max(604_800);
+export const execTimeoutSchema = z.int().min(0).max(604_800, 'must be at most 604800 s (7d)');
 
 export const execRequestSchema = z
   .strictObject({

@@ -23,20 +23,30 @@ export const sandboxMetadataSchema = z
   .refine((labels) => Object.keys(labels).length <= 64, 'must have at most 64 entries')
   .meta({ example: { project: 'demo' } });
 
-// The allowed range of vCPUs and memory depends on the host; the service checks it.
-const int32 = z.int32();
+// Limits of what has a unit name it: their messages are read where the field has another one.
+export const timeoutSecSchema = z.int().min(0).max(31_536_000, 'must be at most 31536000 s (365d)');
 
-export const timeoutSecSchema = int32.min(0).max(31_536_000);
+const diskSizeSchema = z
+  .int()
+  .min(64, 'must be at least 64 MiB')
+  .max(1_048_576, 'must be at most 1048576 MiB (1 TiB)');
 
 export const createSandboxSchema = z
   .strictObject({
     template: templateNameSchema.default(SANDBOX_DEFAULTS.template),
-    vcpus: int32.optional().meta({
-      description: `Virtual CPUs: 1 to what the host allows, ${SANDBOX_DEFAULTS.vcpus} if absent. Fixed by a template that is a snapshot.`,
-    }),
-    memory_mb: int32.optional().meta({
-      description: `Memory in MiB: 128 to what the host has, ${SANDBOX_DEFAULTS.memoryMb} if absent. Fixed by a template that is a snapshot.`,
-    }),
+    // The allowed range of vCPUs and memory depends on the host; the service checks it.
+    vcpus: z
+      .int()
+      .optional()
+      .meta({
+        description: `Virtual CPUs: 1 to what the host allows, ${SANDBOX_DEFAULTS.vcpus} if absent. Fixed by a template that is a snapshot.`,
+      }),
+    memory_mb: z
+      .int()
+      .optional()
+      .meta({
+        description: `Memory in MiB: 128 to what the host has, ${SANDBOX_DEFAULTS.memoryMb} if absent. Fixed by a template that is a snapshot.`,
+      }),
     timeout_sec: timeoutSecSchema
       .default(SANDBOX_DEFAULTS.timeoutSec)
       .meta({ description: 'Seconds without activity after which it is ended; 0 means never.' }),
@@ -44,7 +54,7 @@ export const createSandboxSchema = z
       description:
         'After `timeout_sec` without activity, which must be set then, it is paused, not destroyed.',
     }),
-    disk_size_mb: int32.min(64).max(1_048_576).optional().meta({
+    disk_size_mb: diskSizeSchema.optional().meta({
       description:
         "Size of the writable disk in MiB; the host's default if absent. Fixed by a template that is a snapshot.",
     }),

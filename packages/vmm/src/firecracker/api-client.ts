@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import { Client } from 'undici';
 import { z } from 'zod';
 import type { ApiRequest } from './api-types.ts';
@@ -131,7 +131,7 @@ async function call(
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     const what = `Firecracker did not answer ${method} ${path}: ${why}`;
-    throw new TorporError('vmm_failed', sentence(what), { cause: error });
+    throw new TorporError('vmm_failed', withFullStop(what), { cause: error });
   }
   const json = parseJson(text);
   if (status === 200) return json;
@@ -140,7 +140,7 @@ async function call(
   const words = fault.success ? fault.data.fault_message : `status ${status}`;
   const cause = new FirecrackerFault(plainText(words));
   const what = `Firecracker refused ${method} ${path}: ${cause.message}`;
-  throw new TorporError('vmm_failed', sentence(what), { cause });
+  throw new TorporError('vmm_failed', withFullStop(what), { cause });
 }
 
 /** Whether nothing listens on the socket, or it does not exist, yet. */
@@ -169,8 +169,4 @@ function plainText(words: string): string {
     .replace(/\p{Cc}+/gu, ' ')
     .trim()
     .slice(0, MAX_FAULT_LENGTH);
-}
-
-function sentence(words: string): string {
-  return /[.!?]$/.test(words) ? words : `${words}.`;
 }

@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { access, realpath } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import { CommandError, runCommand } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import { HUNG_AFTER_MS } from '../patience.ts';
 import { isVersionAtLeast } from './version.ts';
 
@@ -39,7 +39,7 @@ export async function findFirecracker(
   const found = firecracker ?? (await firstExecutable('firecracker', pathDirectories()));
   if (found === undefined) throw setupError('Firecracker is not installed.');
   const path = await realpath(found).catch((error: Error) => {
-    throw setupError(`Firecracker does not run: ${error.message}.`);
+    throw setupError(`Firecracker does not run: ${withFullStop(error.message)}`);
   });
   const version = await readVersion(path, 'Firecracker');
   if (!isVersionAtLeast(version, OLDEST.major, OLDEST.minor)) {
@@ -82,7 +82,7 @@ async function readVersion(program: string, name: 'Firecracker' | 'Jailer'): Pro
     output = await runCommand(program, ['--version'], { timeoutMs: HUNG_AFTER_MS });
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
-    throw setupError(`${name} does not run: ${error.message}.`, error);
+    throw setupError(`${name} does not run: ${withFullStop(error.message)}`, error);
   }
   const version = new RegExp(`^${name} v?(\\d+\\.\\d+\\.\\d+\\S*)`, 'i').exec(output)?.[1];
   if (version === undefined) {

@@ -206,6 +206,6 @@ async function explained(
   if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
     return error;
   const errors = await startErrors([layout.output, layout.log]);
-  const what = `Firecracker ended while it started: ${errors}.`;
+  const what = `Firecracker ended while it started: ${errors}`;
   return new TorporError('vmm_failed', what, { cause: error });
 }

@@ -1,6 +1,6 @@
 import { chmod, chown, copyFile, mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import type { MachineSpec, RestoreSource } from '../driver.ts';
 import type { Binding } from './jailer.ts';
 import { INSIDE, type MachineLayout } from './machine-layout.ts';
@@ -128,8 +128,12 @@ async function checkExists(
     return await stat(path);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    throw new TorporError('vmm_failed', `A file of the machine cannot be used: ${why}.`, {
-      cause: error,
-    });
+    throw new TorporError(
+      'vmm_failed',
+      `A file of the machine cannot be used: ${withFullStop(why)}`,
+      {
+        cause: error,
+      },
+    );
   }
 }

@@ -1,5 +1,5 @@
 import { createConnection, type Socket } from 'node:net';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import { ConsoleLog } from '../console-log.ts';
 
 /**
@@ -54,7 +54,7 @@ function connect(path: string): Promise<Socket> {
     const socket = createConnection(path);
     socket.once('connect', () => resolve(socket));
     socket.once('error', (error) => {
-      const what = `The console of the machine cannot be read: ${error.message}.`;
+      const what = `The console of the machine cannot be read: ${withFullStop(error.message)}`;
       reject(new TorporError('vmm_failed', what, { cause: error }));
     });
   });

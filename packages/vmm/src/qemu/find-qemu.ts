@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { CommandError, runCommand } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import { HUNG_AFTER_MS } from '../patience.ts';
 
 /** `microvm` needs QEMU 10: the one of 7.2 hangs now and then under pure emulation. */
@@ -76,7 +76,7 @@ async function readVersion(program: string): Promise<string> {
     output = await runCommand(program, ['--version'], { timeoutMs: HUNG_AFTER_MS });
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
-    throw new TorporError('host_setup', `QEMU does not run: ${error.message}.`, {
+    throw new TorporError('host_setup', `QEMU does not run: ${withFullStop(error.message)}`, {
       remedy: REMEDY,
       cause: error,
     });

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import { z } from 'zod';
 import type { MachineDescription } from '../driver.ts';
 import { HUNG_AFTER_MS } from '../patience.ts';
@@ -87,7 +87,10 @@ export async function completion(control: QmpClient, failure: string): Promise<v
     const info = migrationSchema.parse(await control.execute('query-migrate'));
     if (info.status === 'completed') return;
     if (info.status === 'failed' || info.status === 'cancelled') {
-      throw new TorporError('vmm_failed', `${failure}: ${info['error-desc'] ?? info.status}.`);
+      throw new TorporError(
+        'vmm_failed',
+        `${failure}: ${withFullStop(info['error-desc'] ?? info.status)}`,
+      );
     }
     if (performance.now() > deadline) {
       throw new TorporError(

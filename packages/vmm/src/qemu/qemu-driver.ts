@@ -222,6 +222,6 @@ async function explained(
 ): Promise<unknown> {
   if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
     return error;
-  const what = `QEMU ended while it started: ${await startErrors([outputPath])}.`;
+  const what = `QEMU ended while it started: ${await startErrors([outputPath])}`;
   return new TorporError('vmm_failed', what, { cause: error });
 }

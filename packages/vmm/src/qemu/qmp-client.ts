@@ -1,6 +1,6 @@
 import { createConnection, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 
 /** An event of the QEMU Machine Protocol, e.g. `SHUTDOWN`. */
 export interface QmpEvent {
@@ -211,7 +211,7 @@ async function openSocket(
     if (performance.now() > deadline) {
       throw new TorporError(
         'vmm_failed',
-        `QEMU did not open its control socket: ${result.message}.`,
+        `QEMU did not open its control socket: ${withFullStop(result.message)}`,
         {
           cause: result,
         },

@@ -1,0 +1,12 @@
+import { expect, test } from 'vitest';
+import { withFullStop } from './sentence.ts';
+
+test.each([
+  ['it failed', 'it failed.'],
+  ['it failed.', 'it failed.'],
+  ['it failed!', 'it failed!'],
+  ['did it fail?\n', 'did it fail?'],
+  ['it failed\n', 'it failed.'],
+])('%j ends a sentence as %j', (words, expected) => {
+  expect(withFullStop(words)).toBe(expected);
+});
