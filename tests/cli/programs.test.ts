@@ -64,6 +64,18 @@ test.each([
   expect(result.stderr).toContain(`torpor: ${sentence}`);
 });
 
+test.each([
+  ['exec', '-C', '/nope', 'ID', '--', 'true'],
+  ['exec', '--json', '--cwd', '/nope', 'ID', '--', 'true'],
+  ['exec', '-d', '--cwd', '/nope', 'ID', '--', 'true'],
+  ['exec', '--tty', '--cwd', '/nope', 'ID', '--', 'true'],
+  ['shell', '--cwd', '/nope', 'ID'],
+])('a directory that does not exist is that of the option: %s %s %s', async (command, ...args) => {
+  const line = [command, '-u', 'root', ...args.map((arg) => (arg === 'ID' ? id : arg))];
+  const { exitCode, stderr } = await torpor(...line);
+  expect([exitCode, stderr]).toEqual([2, "torpor: --cwd '/nope' does not exist.\n"]);
+});
+
 test('ps -a shows how a detached program exited, ps alone does not show it', async () => {
   const pid = await start('failing', 'exit 3');
   const line = new RegExp(`^${pid} +failing +exited 3 +sh -c exit 3$`, 'm');

@@ -196,6 +196,7 @@ export class TorporError extends Error {
     const detail = create(ErrorDetailSchema, {
       code: this.code,
       remedy: this.remedy,
+      issues: [...this.issues],
     });
     return new ConnectError(
       this.message,
@@ -255,6 +256,7 @@ function fromConnectError(error: ConnectError): TorporError {
   if (detail !== undefined && isErrorCode(detail.code)) {
     return new TorporError(detail.code, error.rawMessage, {
       remedy: detail.remedy,
+      issues: detail.issues.map(({ field, problem }) => ({ field, problem })),
       cause: error,
     });
   }

@@ -1,5 +1,11 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import { type ErrorCode, hostAgent, TorporError, withFullStop } from '@torpor/protocol';
+import {
+  type ErrorCode,
+  hostAgent,
+  TorporError,
+  type TorporErrorOptions,
+  withFullStop,
+} from '@torpor/protocol';
 
 /** What was asked of the guest, for the sentence of an error. */
 export interface GuestCall {
@@ -72,7 +78,7 @@ export function fromGuest(reason: unknown, call: GuestCall): TorporError {
   if (reason.code === Code.Unauthenticated) return refused(reason, call);
   const named = TorporError.from(reason);
   if (isNamed(reason) && NAMED_BY_ENVD.has(named.code)) {
-    return guestError(named.code, reason.rawMessage, reason, named.remedy);
+    return guestError(named.code, reason.rawMessage, reason, named);
   }
   const code = FROM_CONNECT[reason.code];
   if (code === 'guest_unreachable') return unreachable(reason, call);
@@ -105,11 +111,18 @@ function guestError(
   code: ErrorCode,
   message: string,
   cause: unknown,
-  remedy = GUEST_REMEDIES[code],
+  {
+    remedy = GUEST_REMEDIES[code],
+    issues = [],
+  }: Pick<TorporErrorOptions, 'remedy' | 'issues'> = {},
 ): TorporError {
-  return new TorporError(code, asSentence(message), {
+  // The phrase then begins with the name of a field.
+  const sentence =
+    issues.length === 0 ? asSentence(message) : `Invalid request: ${withFullStop(message)}`;
+  return new TorporError(code, sentence, {
     ...(remedy === undefined ? {} : { remedy }),
     ...(cause === undefined ? {} : { cause }),
+    issues,
   });
 }
 

@@ -100,15 +100,24 @@ function tooLong({ program, args, env }: LaunchRequest, cause: unknown): TorporE
 function directoryError({ cwd }: LaunchRequest, cause: unknown): TorporError | undefined {
   try {
     if (!statSync(cwd).isDirectory()) {
-      return new TorporError('invalid_request', `cwd '${cwd}' is not a directory`, { cause });
+      return unusableDirectory(cwd, 'is not a directory', cause);
     }
     accessSync(cwd, constants.X_OK);
     return undefined;
   } catch (error) {
     const why =
       errnoName(error) === 'EACCES' ? 'may not be entered by this user' : 'does not exist';
-    return new TorporError('invalid_request', `cwd '${cwd}' ${why}`, { cause });
+    return unusableDirectory(cwd, why, cause);
   }
+}
+
+/** That the working directory of a request cannot be used, in the words of E2B's envd. */
+export function unusableDirectory(path: string, why: string, cause?: unknown): TorporError {
+  const issue = { field: 'cwd', problem: `'${path}' ${why}` };
+  return new TorporError('invalid_request', `${issue.field} ${issue.problem}`, {
+    issues: [issue],
+    cause,
+  });
 }
 
 function programError(request: LaunchRequest, errno: string, cause: unknown): TorporError {

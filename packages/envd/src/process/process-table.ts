@@ -5,6 +5,7 @@ import { TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import type { User } from '../users.ts';
 import { GuestProcess, type ProcessDescription, type TerminalSize } from './guest-process.ts';
+import { unusableDirectory } from './launch-error.ts';
 import type { Launcher, LaunchRequest } from './launcher.ts';
 import type { ProcessEnd } from './output-hub.ts';
 import { openPipes } from './pipe-channel.ts';
@@ -74,8 +75,8 @@ export class ProcessTable {
   }
 
   /**
-   * Starts a process. Throws ConnectError `invalid_argument` for a working
-   * directory that is none, and the TorporErrors of `launchError`.
+   * Starts a process. Throws the TorporErrors of {@link unusableDirectory} and
+   * `launchError`.
    */
   async start(options: StartOptions): Promise<GuestProcess> {
     const { description, terminal, user } = options;
@@ -164,10 +165,7 @@ export class ProcessTable {
     if (found?.isDirectory()) return path;
     const isImplied = (requested ?? '') === '' && this.#context.defaultWorkdir === undefined;
     if (isImplied) return '/';
-    throw new ConnectError(
-      found === undefined ? `cwd '${path}' does not exist` : `cwd '${path}' is not a directory`,
-      Code.InvalidArgument,
-    );
+    throw unusableDirectory(path, found === undefined ? 'does not exist' : 'is not a directory');
   }
 }
 
