@@ -129,6 +129,30 @@ describe('forward', () => {
     expect(await stderr).toBe('');
   });
 
+  test('of a sandbox that does not run says what to do', async () => {
+    const { id } = await harness.create();
+    await torpor('pause', id);
+    const paused = await torpor('forward', id, ':8000');
+    expect(paused.exitCode).toBe(5);
+    expect(paused.stderr).toContain(
+      `is not running, it is paused.\n  → Resume it with \`torpor resume ${id}\``,
+    );
+    await torpor('rm', id);
+    expect((await torpor('forward', id, ':8000')).stderr).toContain('→ Create a new one');
+  });
+
+  test.each([
+    ['a port that is taken', 'PORT:80', [], 5, 'Choose another local port, such as :80 for any.'],
+    ['no address of this machine', ':80', ['--address', '192.0.2.1'], 2, 'with --address.'],
+  ])('at %s says what to change', async (_what, template, options, status, remedy) => {
+    harness.agent.hostIp = '127.0.0.2';
+    const { id } = await harness.create();
+    const ports = template.replace('PORT', new URL(harness.controlPlane.url).port);
+    const { exitCode, stderr } = await torpor('forward', id, ports, ...options);
+    expect([exitCode, stderr]).toEqual([status, expect.stringContaining(remedy)]);
+    expect(stderr).toMatch(/^torpor: Cannot listen on port \d+: listen E\w+: .*[^.]\.\n/);
+  });
+
   test.each(['x', '0', '70000', '1:2:3', '99999:1'])('refuses %s as a port', async (port) => {
     const { id } = await harness.create();
     expect((await torpor('forward', id, port)).exitCode).toBe(2);

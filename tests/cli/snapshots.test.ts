@@ -56,15 +56,19 @@ describe('pause and resume', () => {
     expect(await torpor('resume', id)).toMatchObject(done);
     const strictly = await torpor('resume', id, '--strict');
     expect(strictly.exitCode).toBe(5);
-    expect(strictly.stderr).toContain('is not paused, it is running');
+    expect(strictly.stderr).toMatch(/is not paused, it is running\.\n {2}→ There is nothing to do/);
     // A timeout that it would not get is no success.
-    expect((await torpor('resume', id, '--idle-timeout', '9m')).exitCode).toBe(5);
+    const unchanged = await torpor('resume', id, '--idle-timeout', '9m');
+    expect(unchanged.exitCode).toBe(5);
+    expect(unchanged.stderr).toContain('idle timeout when it is resumed: pause it first');
     expect(await torpor('pause', id)).toMatchObject(done);
     expect(await torpor('pause', id)).toMatchObject(done);
     expect(JSON.parse((await torpor('pause', id, '--json')).stdout)).toMatchObject({
       status: 'paused',
     });
-    expect((await torpor('pause', id, '--strict')).exitCode).toBe(5);
+    const paused = await torpor('pause', id, '--strict');
+    expect(paused.exitCode).toBe(5);
+    expect(paused.stderr).toMatch(/is not running, it is paused\.\n {2}→ There is nothing to do/);
   });
 
   test('several at once make one pause or one resume, and all succeed', async () => {
@@ -97,6 +101,7 @@ describe('pause and resume', () => {
     const refused = await torpor('pause', id);
     expect(refused.exitCode).toBe(5);
     expect(refused.stderr).toContain('is not running, it is error: its VMM died');
+    expect(refused.stderr).toContain(`torpor rm ${id}`);
     expect((await torpor('pause', 'sbnosuchsandbox0000000')).exitCode).toBe(3);
   });
 
@@ -145,6 +150,10 @@ describe('snapshot and templates', () => {
     expect((await torpor('templates', 'ls', '-q', '--type', 'base')).stdout).toBe('base\npython\n');
     expect((await torpor('create', '-t', 'warm')).exitCode).toBe(0);
     expect((await torpor('create', '-t', 'warm', '--vcpus', '2')).exitCode).toBe(2);
+    const larger = await torpor('create', '-t', 'warm', '-m', '1g');
+    expect(larger.stderr).toContain(
+      '--memory is 128 MiB in the snapshot warm and cannot be changed to 1024 MiB.',
+    );
     expect(await torpor('templates', 'rm', 'warm')).toMatchObject({
       exitCode: 0,
       stdout: 'warm\n',

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
-import { TorporError } from '@torpor/protocol';
+import { TorporError, withFullStop } from '@torpor/protocol';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -37,9 +37,16 @@ Examples:
       cli.action(async (id: string, ports: string[], options: ForwardOptions, _: Command) => {
         const forwardings = ports.map(parseForwarding);
         return cli.withSandbox(options, id, async (sandbox) => {
-          const { status, host_ip: host } = sandbox.info;
-          if (status !== 'running' || host === undefined) {
-            throw new TorporError('invalid_state', `Sandbox ${sandbox.id} is ${status}.`);
+          if (sandbox.info.status !== 'running') {
+            // The API says why that stands against it, and what to do.
+            await sandbox.processes.list();
+            await sandbox.refresh();
+          }
+          const { host_ip: host } = sandbox.info;
+          if (host === undefined) {
+            throw new TorporError('conflict', `Sandbox ${sandbox.id} has no address.`, {
+              remedy: 'Try again: it has just been paused or destroyed.',
+            });
           }
           using listeners = new DisposableStack();
           const listening: Forwarding[] = [];
@@ -81,13 +88,25 @@ async function listen(io: Io, { host, remote, local, address }: Listening): Prom
   try {
     await once(server, 'listening');
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new TorporError('conflict', `Cannot listen on port ${local}: ${reason}`, {
-      remedy: `Choose another local port, such as :${remote} for any.`,
-      cause: error,
-    });
+    throw cannotListen(error, { local, remote });
   }
   return server;
+}
+
+function cannotListen(cause: unknown, { local, remote }: Forwarding): TorporError {
+  const reason = withFullStop(cause instanceof Error ? cause.message : String(cause));
+  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
+  const isPort = code === 'EADDRINUSE' || code === 'EACCES';
+  return new TorporError(
+    isPort ? 'conflict' : 'invalid_request',
+    `Cannot listen on port ${local}: ${reason}`,
+    {
+      remedy: isPort
+        ? `Choose another local port, such as :${remote} for any.`
+        : 'Give an address of this machine with --address.',
+      cause,
+    },
+  );
 }
 
 /** Each direction ends by itself; an error of either side ends both. */

@@ -1,4 +1,4 @@
-import { isId, TorporError } from '@torpor/protocol';
+import { isId, type SandboxState, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import type { SandboxRepository } from './repository.ts';
@@ -16,8 +16,15 @@ export async function findOwn(
   });
 }
 
-/** Why something cannot be done with a sandbox that ought to be, for example, "running". */
-export function notInState(row: SandboxRow, wanted: string): TorporError {
+/**
+ * Why something cannot be done with a sandbox that ought to be, for example, "running".
+ * `remedies` are those of the operation for a state, over the general ones.
+ */
+export function notInState(
+  row: SandboxRow,
+  wanted: string,
+  remedies: Partial<Record<SandboxState, string>> = {},
+): TorporError {
   if (row.state === 'stopped') {
     return new TorporError('invalid_state', `Sandbox ${row.id} has been destroyed.`, {
       remedy: 'Create a new one with `torpor create`.',
@@ -30,9 +37,19 @@ export function notInState(row: SandboxRow, wanted: string): TorporError {
       `The host of sandbox ${row.id} does not answer${why}`,
     );
   }
+  const remedy = remedies[row.state] ?? generalRemedy(row);
   return new TorporError(
     'invalid_state',
     `Sandbox ${row.id} is not ${wanted}, it is ${row.state}${why === '' ? '.' : why}`,
-    row.state === 'paused' ? { remedy: 'Resume it with `torpor resume`.' } : {},
+    remedy === undefined ? {} : { remedy },
   );
+}
+
+/** Undefined where it takes care of itself. */
+function generalRemedy({ id, state, build_id }: SandboxRow): string | undefined {
+  if (state === 'paused') return `Resume it with \`torpor resume ${id}\`.`;
+  if (state !== 'error') return undefined;
+  return build_id === null
+    ? `Read its console with \`torpor logs ${id}\`, and destroy it with \`torpor rm ${id}\`.`
+    : `Resume it from its last build with \`torpor resume ${id}\`.`;
 }

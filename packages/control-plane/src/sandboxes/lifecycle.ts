@@ -39,6 +39,12 @@ interface ForkAnswer {
   readonly timings: PhaseTimings;
 }
 
+const IS_PAUSED = { paused: 'There is nothing to do: it is paused already.' };
+const IS_RUNNING = { running: 'There is nothing to do: it is running already.' };
+const KEEPS_TIMEOUT = {
+  running: 'It gets another idle timeout when it is resumed: pause it first.',
+};
+
 export class SandboxLifecycle {
   readonly #parts: Parts;
 
@@ -53,7 +59,7 @@ export class SandboxLifecycle {
   async pause(principal: Principal, id: string): Promise<rest.Sandbox> {
     return this.#operate(principal, id, 'pause', async () => {
       const row = await settledRow(this.#parts, principal, id);
-      if (!canTransition(row.state, 'pausing')) throw notInState(row, 'running');
+      if (!canTransition(row.state, 'pausing')) throw notInState(row, 'running', IS_PAUSED);
       await this.#parts.sandboxes.update(id, { state: 'pausing' });
       return this.#parts.host.client.pauseSandbox(
         { sandboxId: id },
@@ -80,7 +86,9 @@ export class SandboxLifecycle {
       async () => {
         const row = await settledRow(this.#parts, principal, id);
         const isResumable = canTransition(row.state, 'resuming') && row.build_id !== null;
-        if (!isResumable && row.state !== 'paused') throw notInState(row, 'paused');
+        if (!isResumable && row.state !== 'paused') {
+          throw notInState(row, 'paused', timeoutSec === undefined ? IS_RUNNING : KEEPS_TIMEOUT);
+        }
         const { memoryMb } = await host.describe();
         await sandboxes.reserveAgain(row, 'resuming', memoryMb);
         return host.client.resumeSandbox(
