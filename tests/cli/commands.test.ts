@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { rest } from '@torpor/protocol';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type Harness, startHarness } from '../../packages/control-plane/src/testing/harness.ts';
 import { type CliInput, cli } from '../support/cli.ts';
@@ -48,6 +49,35 @@ describe('create, ls, info, rm', () => {
     });
     const info = JSON.parse((await torpor(['info', sandbox, '--json'])).stdout);
     expect(info).toMatchObject({ id: sandbox, status: 'running', metadata: { job: 'x' } });
+  });
+
+  test('info shows it in the words of the options and of ls', async () => {
+    const sandbox = await create(
+      ...['-m', '1g', '--vcpus', '2', '--disk', '1g', '--idle-timeout', '90m', '--auto-pause'],
+      ...['--no-internet', '-l', 'job=x', '-l', 'owner=me'],
+    );
+    const lines = (await torpor(['info', sandbox])).stdout.trimEnd().split('\n');
+    const shown = Object.fromEntries(lines.map((text) => text.split(/: +/, 2)));
+    expect(shown).toMatchObject({
+      id: sandbox,
+      state: 'running',
+      template: 'base',
+      vcpus: '2',
+      memory: '1024 MiB',
+      disk: '1024 MiB',
+      'idle-timeout': '90m',
+      'auto-pause': 'yes',
+      internet: 'no',
+      label: 'job=x owner=me',
+    });
+    for (const field of Object.keys(rest.sandboxSchema.shape).filter((name) =>
+      name.includes('_'),
+    )) {
+      expect(Object.keys(shown)).not.toContain(field);
+    }
+    const plain = (await torpor(['info', await create()])).stdout;
+    expect(plain).toMatch(/^idle-timeout: +none$/m);
+    expect(plain).not.toMatch(/^(label|reason|ended):/m);
   });
 
   test('ls shows it until it is removed', async () => {

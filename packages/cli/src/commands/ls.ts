@@ -5,7 +5,7 @@ import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { table } from '../output/table.ts';
-import { formatAge } from '../output/units.ts';
+import { formatAge, formatLabels } from '../output/units.ts';
 
 interface LsOptions extends CommonOptions {
   readonly all?: boolean;
@@ -52,7 +52,7 @@ export function registerLs(cli: CliContext): void {
             String(sandbox.vcpus),
             `${sandbox.memory_mb} MiB`,
             formatAge(sandbox.created_at),
-            sandbox.reason ?? labels(sandbox.metadata),
+            sandbox.reason ?? formatLabels(sandbox.metadata),
           ]);
           await line(
             cli.io.stdout,
@@ -70,10 +70,4 @@ function states(text: string): SandboxState[] {
     }
     return name;
   });
-}
-
-function labels(metadata: Record<string, string>): string {
-  return Object.entries(metadata)
-    .map(([name, value]) => `${name}=${value}`)
-    .join(' ');
 }

@@ -18,3 +18,17 @@ export function formatAge(instant: string, now: number = Date.now()): string {
   if (seconds < 86_400) return `${Math.floor(seconds / 3600)}h`;
   return `${Math.floor(seconds / 86_400)}d`;
 }
+
+/** `10m`: seconds as an option takes them, in the largest unit that is exact. */
+export function formatDuration(seconds: number): string {
+  const units = { d: 86_400, h: 3600, m: 60 };
+  const exact = Object.entries(units).find(([, length]) => seconds % length === 0);
+  return exact === undefined ? `${seconds}s` : `${seconds / exact[1]}${exact[0]}`;
+}
+
+/** `job=42 owner=me`: labels as options take them. */
+export function formatLabels(metadata: Readonly<Record<string, string>>): string {
+  return Object.entries(metadata)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(' ');
+}
