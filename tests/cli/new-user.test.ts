@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -58,6 +58,16 @@ test('ls --limit shows the newest', async () => {
   await harness.create();
   const { id } = await harness.create();
   expect((await torpor('ls', '-q', '--limit', '1')).stdout).toBe(`${id}\n`);
+});
+
+test('a link to it on the PATH is the command, in any directory', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'torpor-path-'));
+  onTestFinished(() => rm(directory, { recursive: true }));
+  await symlink(TORPOR, join(directory, 'torpor'));
+  const { id } = await harness.create();
+  const env = { PATH: `${directory}:${process.env.PATH}`, TORPOR_DATA_DIR: harness.dataDir };
+  const child = spawn('torpor', ['ls', '-q'], { cwd: '/', env });
+  expect(await text(child.stdout)).toBe(`${id}\n`);
 });
 
 test('a command that was mistyped is named', async () => {

@@ -13,7 +13,7 @@ interface ShellOptions extends CreateOptions {
 export function registerShell(cli: CliContext): void {
   addCreateOptions(cli.command('shell [id]', 'open a shell in a sandbox'))
     .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
-    .option('-u, --user <name>', 'user to run it as (default: user)')
+    .option('-u, --user <user[:group]>', 'whom to run it as, by name or number (default: user)')
     .addHelpText(
       'after',
       '\nWithout an id, the shell runs in a new sandbox that is destroyed when it exits.',
