@@ -38,14 +38,14 @@ Examples:
         const forwardings = ports.map(parseForwarding);
         return cli.withSandbox(options, id, async (sandbox) => {
           if (sandbox.info.status !== 'running') {
-            // The API says why that stands against it, and what to do.
+            // Unless it runs by now, the API says what to do.
             await sandbox.processes.list();
             await sandbox.refresh();
           }
           const { host_ip: host } = sandbox.info;
           if (host === undefined) {
             throw new TorporError('conflict', `Sandbox ${sandbox.id} has no address.`, {
-              remedy: 'Try again: it has just been paused or destroyed.',
+              remedy: `Look at it with \`torpor info ${sandbox.id}\`: it may just have been paused.`,
             });
           }
           using listeners = new DisposableStack();
