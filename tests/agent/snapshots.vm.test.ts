@@ -264,6 +264,7 @@ describe('a sandbox whose programs have filled or damaged its files', () => {
   /** One after the other, in one guest; each leaves what the ones before it did. */
   const DAMAGES = {
     'files in /etc that cannot be changed, and a mount over one': `
+      rm -r /.torpor
       chattr +i /etc/hosts /etc/resolv.conf /etc/machine-id
       echo mine > /tmp/mine && mount --bind /tmp/mine /etc/hostname`,
     'a full disk and full file systems in memory': `

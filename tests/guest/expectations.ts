@@ -63,6 +63,11 @@ export const EXPECTATIONS: readonly Expectation[] = [
   },
   // Limits
   {
+    what: 'as many files can be open as the limit says, also in a small guest',
+    script: 'python3 -c \'import os; print(len([os.open("/dev/null", 0) for _ in range(65000)]))\'',
+    prints: '65000',
+  },
+  {
     what: 'limits',
     script: 'ulimit -Sn; ulimit -Hn; ulimit -Ss; ulimit -Sc; ulimit -Hc; ulimit -v',
     prints: '65536\n1048576\n8192\n0\nunlimited\nunlimited',

@@ -31,7 +31,7 @@ export { checkedInterfaceName, type IpBatchOptions, ipBatch, ipJson } from './ip
 export { KernelModules, type KernelModulesOptions } from './kernel-modules.ts';
 export { SystemError } from './libc.ts';
 export { linkOpenFile, O_TMPFILE } from './link-open-file.ts';
-export { bindMount, mountTmpfs, unmount } from './mount.ts';
+export { mountMemoryFile } from './mount.ts';
 export {
   checkedNamespaceName,
   listNamespaces,

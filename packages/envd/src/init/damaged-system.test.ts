@@ -50,14 +50,12 @@ const DAMAGES = {
 
 const SCRIPT = `
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GuestSystem } from './guest-system.ts';
 console.error = () => undefined;
 const [base, damages] = [process.argv[1], JSON.parse(process.argv[2])];
 const kernel = { setClock() {}, addEntropy() {}, setHostname() {} };
-const scratch = join(base, 'scratch');
-mkdirSync(scratch);
 const outcomes = {};
 let number = 0;
 for (const [name, command] of Object.entries(damages)) {
@@ -67,7 +65,7 @@ for (const [name, command] of Object.entries(damages)) {
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k,nr_inodes=40', 'tmpfs', disk]);
   mkdirSync(etc);
   writeFileSync(join(etc, 'hosts'), '127.0.0.1 localhost\\n10.0.0.1 mine\\n');
-  const system = new GuestSystem({ etc, scratch, kernel });
+  const system = new GuestSystem({ etc, kernel });
   const apply = (hostname, digit, nameserver) => {
     try {
       system.apply({ hostname, machineId: digit.repeat(32), nameservers: [nameserver] });
@@ -94,7 +92,8 @@ for (const [name, command] of Object.entries(damages)) {
   const afterCopy = read();
   const secondCopy = apply('second-copy', 'c', '3.3.3.3');
   const afterSecondCopy = read();
-  const left = readdirSync(scratch);
+  const left = readFileSync('/proc/self/mountinfo', 'utf8').split('\\n')
+    .filter((line) => line.split(' ')[4] === '/').slice(1);
   outcomes[name] = { resume, copy, secondCopy, before, afterResume, afterCopy, afterSecondCopy, left };
 }
 console.log(JSON.stringify(outcomes));

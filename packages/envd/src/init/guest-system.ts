@@ -22,8 +22,6 @@ export interface KernelControls {
 export interface GuestSystemOptions {
   /** The directory that stands for /etc. */
   readonly etc?: string;
-  /** An empty directory of the agent drive, which no program of the guest writes to. */
-  readonly scratch?: string;
   readonly kernel?: KernelControls;
 }
 
@@ -56,9 +54,9 @@ export class GuestSystem {
   readonly #applied = new Map<string, string>();
 
   constructor(options: GuestSystemOptions = {}) {
-    const { etc = '/etc', scratch = '/.torpor/run' } = options;
+    const { etc = '/etc' } = options;
     this.#kernel = options.kernel ?? openKernel();
-    const file = (name: string, mode = 0o644) => new SystemFile(join(etc, name), mode, scratch);
+    const file = (name: string, mode = 0o644) => new SystemFile(join(etc, name), mode);
     this.#hostnameFile = file('hostname');
     this.#hosts = file('hosts');
     this.#machineId = file('machine-id', 0o444);

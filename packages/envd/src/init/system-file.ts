@@ -10,8 +10,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { basename, join } from 'node:path';
-import { bindMount, mountTmpfs, unmount } from '@torpor/linux';
+import { mountMemoryFile } from '@torpor/linux';
 
 /** Larger files are not of the kind that is written here, and reading one would stop the daemon. */
 const MAX_BYTES = 16 * 1024 * 1024;
@@ -25,15 +24,12 @@ const MAX_BYTES = 16 * 1024 * 1024;
 export class SystemFile {
   readonly #path: string;
   readonly #mode: number;
-  readonly #scratch: string;
   /** The file in memory that is mounted over this one, open for writing. */
   #cover: number | undefined;
 
-  /** @param scratch A directory that exists; something is mounted on it while a cover is made. */
-  constructor(path: string, mode: number, scratch: string) {
+  constructor(path: string, mode: number) {
     this.#path = path;
     this.#mode = mode;
-    this.#scratch = scratch;
   }
 
   /** What programs read there; undefined if that is no ordinary file, or far too large. */
@@ -90,18 +86,10 @@ export class SystemFile {
     }
   }
 
-  /** The mount stays when the scratch file system is detached from the tree. */
   #makeCover(content: string): void {
-    const file = join(this.#scratch, basename(this.#path));
-    mountTmpfs(this.#scratch);
-    try {
-      writeFileSync(file, content, { mode: this.#mode });
-      bindMount(file, this.#path);
-      if (this.#cover !== undefined) closeSync(this.#cover);
-      this.#cover = openSync(file, 'r+');
-    } finally {
-      unmount(this.#scratch);
-    }
+    const cover = mountMemoryFile(content, this.#path, this.#mode);
+    if (this.#cover !== undefined) closeSync(this.#cover);
+    this.#cover = cover;
   }
 
   /** Whether a cover of before is still in its place, and says `content` now. */

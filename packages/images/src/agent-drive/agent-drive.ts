@@ -17,7 +17,7 @@ import {
   packageDirectory,
   readPackage,
 } from './bundle.ts';
-import { AGENT_DIRECTORY, MODPROBE, SCRATCH_DIRECTORY } from './layout.ts';
+import { AGENT_DIRECTORY, MODPROBE } from './layout.ts';
 import { collectLibraries, LOADER } from './libraries.ts';
 
 /** Raised when the layout of the drive changes. */
@@ -77,7 +77,6 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
       const tree = join(staging, 'tree');
       const home = join(tree, 'root', AGENT_DIRECTORY);
       await mkdir(join(home, 'envd'), { recursive: true });
-      await mkdir(join(home, SCRATCH_DIRECTORY));
       await writeFile(join(home, 'envd', 'envd.cjs'), bundle.code);
       await copyNativePackages(join(home, 'envd'));
       await addCodeCache(join(home, 'envd'), nodePath);

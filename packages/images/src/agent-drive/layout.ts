@@ -4,12 +4,6 @@
  */
 export const AGENT_DIRECTORY = '/.torpor';
 
-/**
- * Empty, in the directory above: where envd mounts a file system for a moment. It needs a
- * place that is there in every image, whatever the programs of the guest do.
- */
-export const SCRATCH_DIRECTORY = 'run';
-
 /** What the kernel runs to load a module (proc_sys_kernel(5), `modprobe`). */
 export const MODPROBE = `${AGENT_DIRECTORY}/bin/modprobe`;
 

@@ -20,6 +20,8 @@ export const SYSCTLS: Readonly<Record<string, string>> = {
   // A module that is needed is loaded by itself, in any image: the program is on the agent drive.
   'kernel/modprobe': MODPROBE,
   'kernel/pid_max': '4194304',
+  // As systemd sets it: the kernel's own, of some 90 files per MiB, is less than one process may open. Memory is the limit.
+  'fs/file-max': '9223372036854775807',
   'fs/protected_hardlinks': '1',
   'fs/protected_symlinks': '1',
   'fs/protected_fifos': '1',
