@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { watchNpm } from '../packages/cli/src/platform/npm-parent.ts';
+import { terminateWithNpm } from '../packages/cli/src/platform/npm-parent.ts';
 import type { Benchmark } from './harness/benchmark.ts';
 import { Measurements } from './harness/measurements.ts';
 import { comparable, formatAim, formatRatio, renderReport } from './harness/report.ts';
@@ -35,7 +35,7 @@ interface Options {
   readonly json?: boolean;
 }
 
-watchNpm(() => process.kill(process.pid, 'SIGTERM'));
+terminateWithNpm();
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(args: string[]): Promise<number> {

@@ -15,7 +15,7 @@ import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.
 import { line, processIo } from '../../packages/cli/src/io.ts';
 import { news } from '../../packages/cli/src/output/progress.ts';
 import { openImageStore } from '../../packages/cli/src/platform/images.ts';
-import { watchNpm } from '../../packages/cli/src/platform/npm-parent.ts';
+import { terminateWithNpm } from '../../packages/cli/src/platform/npm-parent.ts';
 import { prepareGuest } from '../../packages/cli/src/platform/prepare-guest.ts';
 import {
   cacheDirectory,
@@ -58,7 +58,7 @@ interface Result extends Counts {
 }
 
 const io = processIo();
-watchNpm(() => process.kill(process.pid, 'SIGTERM'));
+terminateWithNpm();
 process.exit(await main(process.argv.slice(2)));
 
 async function main(vitestArguments: readonly string[]): Promise<number> {

@@ -21,6 +21,8 @@ const RECORDER = fileURLToPath(new URL('../support/signal-recorder.mjs', import.
 const NODES = ['node', process.execPath];
 /** Longer than what counts as one press of a key. */
 const SECOND_PRESS_MS = 500;
+/** Less than that. */
+const FAST_PRESS_MS = 220;
 
 const resources = new AsyncDisposableStack();
 let stack: HostStack;
@@ -52,6 +54,20 @@ class Scene {
   /** Options and command of `exec` and `run` for the program that records its signals. */
   recorder(sandbox: string): string {
     return `-u root ${sandbox} -- ${process.execPath} ${RECORDER} ${join(this.directory, 'log')}`;
+  }
+
+  /** The same for a program that writes down what it is asked, takes its time, and exits with 7. */
+  sluggard(sandbox: string): string {
+    const log = join(this.directory, 'log');
+    const traps = ['INT', 'QUIT', 'TERM', 'HUP'].map((name) => `trap "on SIG${name}" ${name};`);
+    const script = `on() { echo $1 >> ${log}; told=1; }; ${traps.join(' ')} echo ready >> ${log}; until [ "$told" ]; do sleep 0.1; done; for i in $(seq 20); do sleep 0.1; done; echo saved; echo finished >> ${log}; exit 7`;
+    return `-u root ${sandbox} -- bash -c '${script}'`;
+  }
+
+  /** A start script for npm that runs `torpor ARGS`. */
+  async npmStart(args: string): Promise<void> {
+    const start = `node ${TORPOR} ${args}`;
+    await writeFile(join(this.directory, 'package.json'), JSON.stringify({ scripts: { start } }));
   }
 
   /** Runs `torpor ARGS` as the child of a shell, which is in the same foreground group. */
@@ -92,7 +108,7 @@ class Scene {
 }
 
 /** Waits on when it is asked to end. */
-const STUBBORN = `sh -c 'trap "echo ignored" TERM; echo ready; while :; do sleep 0.1; done'`;
+const STUBBORN = `sh -c 'trap "" INT; trap "echo ignored" TERM; echo ready; while :; do sleep 0.1; done'`;
 const CTRL_C = '\x03';
 const CTRL_Z = '\x1a';
 const CTRL_BACKSLASH = '\x1c';
@@ -156,6 +172,18 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     expect(scene.received).toEqual(['SIGHUP']);
   });
 
+  test.concurrent.each(['exec', 'exec --tty'])(
+    '%s: a program that handles the end of its terminal is judged by its own status',
+    async (command) => {
+      const scene = await Scene.open();
+      using terminal = scene.shell(`exec ${node} ${TORPOR} ${command} ${scene.sluggard(id)}`);
+      await scene.untilReady();
+      terminal.hangUp();
+      expect(await terminal.ended).toBe(7);
+      expect(scene.received).toEqual(['SIGHUP', 'finished']);
+    },
+  );
+
   test.concurrent('Ctrl-Z stops the command, not the program; fg continues it', async () => {
     const scene = await Scene.open();
     using terminal = scene.shell(`
@@ -200,6 +228,19 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     expect(scene.read('status')).toBe('130\n');
   });
 
+  test.concurrent('Ctrl-C that is pressed again and again kills a program that ignores it', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec -u root ${id} -- ${STUBBORN}`, '> out < input');
+    await eventually(() => scene.read('out').includes('ready'), 'the program is ready');
+    for (let press = 0; scene.read('status') === '' && press < 32; press++) {
+      terminal.type(CTRL_C);
+      // Each so soon after the one before that this one alone would count as the same.
+      await delay(FAST_PRESS_MS);
+    }
+    await terminal.ended;
+    expect(scene.read('status')).toBe('130\n');
+  });
+
   test.concurrent('run removes its sandbox after Ctrl-C', async () => {
     const scene = await Scene.open();
     using terminal = scene.run(node, `run ${scene.recorder('')}`, '< input');
@@ -222,13 +263,40 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     expect(scene.read('status')).toBe('130\n');
   });
 
-  test.concurrent('a reader that has enough ends the command with SIGPIPE', async () => {
-    const scene = await Scene.open();
-    const status = '| head -n 1; echo "status $PIPESTATUS" > pipe';
-    using terminal = scene.run(node, `exec -u root ${id} -- yes`, status);
-    await terminal.ended;
-    expect(scene.read('pipe')).toBe('status 141\n');
-  });
+  test.concurrent.each([
+    ['exec', ''],
+    ['exec --tty', ''],
+    ['exec --tty', '< /dev/null'],
+  ])(
+    '%s: a reader that has enough ends the command with SIGPIPE, %s',
+    async (command, redirect) => {
+      const scene = await Scene.open();
+      const status = '2> errors | head -n 1; echo "status $PIPESTATUS" > pipe';
+      using terminal = scene.run(node, `${command} -u root ${id} -- yes`, `${redirect} ${status}`);
+      await terminal.ended;
+      expect(scene.read('pipe')).toBe('status 141\n');
+      expect(scene.read('errors')).toBe('');
+    },
+  );
+
+  test.concurrent.each(['exec', 'exec --tty', 'shell'])(
+    '%s into a full disk says so, and ends the program',
+    async (command) => {
+      const scene = await Scene.open();
+      const program = command === 'shell' ? '' : '-- yes';
+      using terminal = scene.run(
+        node,
+        `${command} -u root ${id} ${program}`,
+        '> /dev/full 2> errors',
+      );
+      await terminal.ended;
+      expect(scene.read('status')).toBe('125\n');
+      expect(scene.read('errors')).toContain(
+        'Standard output cannot be written: no space left on device (ENOSPC).',
+      );
+      expect(scene.read('errors')).not.toMatch(/data directory|defect/);
+    },
+  );
 
   test.concurrent.each(['', '> out'])(
     'exec --tty%s: keys go through raw, a new size too; the terminal is restored',
@@ -347,8 +415,7 @@ test.concurrent.each(['', '--tty'])(
 describe('by way of npm, which passes signals on as well', () => {
   test.concurrent.each(['', '< input'])('Ctrl-C is one signal, with "%s"', async (redirect) => {
     const scene = await Scene.open();
-    const start = `node ${TORPOR} exec ${scene.recorder(id)}`;
-    await writeFile(join(scene.directory, 'package.json'), JSON.stringify({ scripts: { start } }));
+    await scene.npmStart(`exec ${scene.recorder(id)}`);
     using terminal = scene.shell(`trap : INT; npm start ${redirect}; echo $? > status`);
     await scene.untilReady();
     terminal.type(CTRL_C);
@@ -360,8 +427,7 @@ describe('by way of npm, which passes signals on as well', () => {
   test.concurrent('a SIGTERM to npm alone reaches the program', async () => {
     const scene = await Scene.open();
     // Not the last command of its shell, so that npm's signal ends the shell only.
-    const start = `node ${TORPOR} exec ${scene.recorder(id)}; true`;
-    await writeFile(join(scene.directory, 'package.json'), JSON.stringify({ scripts: { start } }));
+    await scene.npmStart(`exec ${scene.recorder(id)}; true`);
     using terminal = scene.shell(
       'npm start & echo $! > pid; wait; until grep -q SIG log; do sleep 0.1; done',
     );
@@ -371,6 +437,46 @@ describe('by way of npm, which passes signals on as well', () => {
     await terminal.ended;
     expect(scene.received).toEqual(['SIGTERM']);
   });
+
+  test.concurrent.each(['exec', 'exec --tty'])(
+    '%s: a terminal that is closed, which ends npm too, is one signal',
+    async (command) => {
+      const scene = await Scene.open();
+      await scene.npmStart(`${command} ${scene.sluggard(id)}`);
+      using terminal = scene.shell('exec npm start');
+      await scene.untilReady();
+      terminal.hangUp();
+      await eventually(() => scene.received.includes('finished'), 'the program could finish');
+      expect(scene.received).toEqual(['SIGHUP', 'finished']);
+    },
+  );
+
+  test.concurrent('Ctrl-\\, which ends npm too, is one signal', async () => {
+    const scene = await Scene.open();
+    await scene.npmStart(`exec ${scene.sluggard(id)}`);
+    using terminal = scene.shell(
+      'trap : QUIT; npm start < input; until grep -q finished log; do sleep 0.1; done',
+    );
+    await scene.untilReady();
+    terminal.type(CTRL_BACKSLASH);
+    await eventually(() => scene.received.includes('finished'), 'the program could finish');
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGQUIT', 'finished']);
+  });
+
+  test.concurrent.each(['SIGHUP', 'SIGTERM', 'SIGQUIT'] as const)(
+    '%s to npm, whose end closes the terminal, is one signal',
+    async (signal) => {
+      const scene = await Scene.open();
+      await scene.npmStart(`exec ${scene.sluggard(id)}; true`);
+      using terminal = scene.shell('npm start & echo $! > pid; wait');
+      await scene.untilReady();
+      process.kill(scene.pid, signal);
+      await terminal.ended;
+      await eventually(() => scene.received.includes('finished'), 'the program could finish');
+      expect(scene.received).toEqual(['SIGHUP', 'finished']);
+    },
+  );
 
   test.concurrent('Ctrl-C stops a server once', async () => {
     const scene = await Scene.open();

@@ -22,6 +22,7 @@ export function openTerminal(script: string, env: Record<string, string>): Termi
     rows: 24,
     env: { PATH: process.env.PATH ?? '', TERM: 'xterm', ...env },
   });
+  const kill = pty.kill.bind(pty);
   let output = '';
   pty.onData((data) => {
     output += data;
@@ -35,10 +36,12 @@ export function openTerminal(script: string, env: Record<string, string>): Termi
     type: (text) => pty.write(text),
     resize: (columns, rows) => pty.resize(columns, rows),
     hangUp: () => {
+      // It would send a SIGHUP of its own besides the kernel's.
+      pty.kill = () => undefined;
       // Missing in its types: closes the master side.
       if ('destroy' in pty && typeof pty.destroy === 'function') pty.destroy();
     },
-    [Symbol.dispose]: () => pty.kill('SIGKILL'),
+    [Symbol.dispose]: () => kill('SIGKILL'),
   };
 }
 

@@ -22,7 +22,7 @@ import { registerShell } from './commands/shell.ts';
 import { registerSnapshot, registerTemplates } from './commands/snapshot.ts';
 import { registerUp } from './commands/up.ts';
 import { EXIT } from './exit-codes.ts';
-import type { Io } from './io.ts';
+import { type Io, write } from './io.ts';
 import { reportError } from './output/report-error.ts';
 import { asksForJson, usageError } from './usage-error.ts';
 import { VERSION } from './version.ts';
@@ -53,6 +53,7 @@ usage, or with
 
 /** Runs one command line. Returns the exit status; never throws for what a user did. */
 export async function runCli(args: readonly string[], io: Io): Promise<number> {
+  let helpWritten = Promise.resolve();
   const program = new Command('torpor')
     .description('Run untrusted code in microVM sandboxes on your own machine.')
     .version(VERSION)
@@ -60,7 +61,11 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     .addHelpText('after', FOOTER)
     .exitOverride()
     .configureOutput({
-      writeOut: (text) => void io.stdout.write(text),
+      writeOut: (text) => {
+        helpWritten = write(io.stdout, text);
+        // Awaited below.
+        helpWritten.catch(() => undefined);
+      },
       writeErr: (text) => void io.stderr.write(text),
       // Errors are reported below, as those of commands are.
       outputError: () => undefined,
@@ -98,7 +103,10 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     await program.parseAsync(args, { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return EXIT.ok;
+    if (error.exitCode === 0) {
+      await cli.action(() => helpWritten)();
+      return cli.exitCode;
+    }
     await reportError(io, usageError(error), asksForJson(args)).catch(() => undefined);
     return EXIT.usage;
   }

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -24,3 +24,21 @@ test('a command whose reader has gone ends without a word', async () => {
   const [stderr] = await Promise.all([shell.stderr.toArray(), once(shell, 'close')]);
   expect(Buffer.concat(stderr).toString()).toBe('status 141\n');
 });
+
+test.each([[['image', 'ls']], [['image', 'ls', '--json']], [['--help']]])(
+  '%s into a full disk says so',
+  async (args) => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'torpor-full-'));
+    onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
+    const { status, stderr } = spawnSync(
+      '/bin/bash',
+      ['-c', 'exec "$@" > /dev/full', 'bash', process.execPath, TORPOR, ...args],
+      { env: { ...process.env, TORPOR_DATA_DIR: dataDir }, encoding: 'utf8' },
+    );
+    expect(stderr).toBe(
+      'torpor: Standard output cannot be written: no space left on device (ENOSPC).\n' +
+        '  → Free space where it goes, or redirect it elsewhere.\n',
+    );
+    expect(status).toBe(1);
+  },
+);

@@ -1,4 +1,4 @@
 export { runCli } from './cli.ts';
 export { EXIT } from './exit-codes.ts';
 export { type Io, processIo } from './io.ts';
-export { watchNpm } from './platform/npm-parent.ts';
+export { terminateWithNpm } from './platform/npm-parent.ts';

@@ -1,7 +1,11 @@
 import type { Readable, Writable } from 'node:stream';
+import { getSystemErrorMessage } from 'node:util';
+import { TorporError } from '@torpor/protocol';
+import { onTerminationSignal, type TerminationSignal } from './termination-signals.ts';
 
 export interface OutputStream extends Writable {
   readonly isTTY?: boolean;
+  readonly fd?: number;
   readonly columns?: number;
   readonly rows?: number;
 }
@@ -11,11 +15,6 @@ export interface InputStream extends Readable {
   readonly fd?: number;
   setRawMode?(raw: boolean): unknown;
 }
-
-export const TERMINATION_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
-
-/** A signal that asks a command to end. */
-export type TerminationSignal = (typeof TERMINATION_SIGNALS)[number];
 
 /** What a command knows of the world outside, so that tests can run one in process. */
 export interface Io {
@@ -34,31 +33,13 @@ export interface Io {
   onResize(handler: () => void): () => void;
 }
 
-/**
- * A signal that arrives again so soon is the same one: at Ctrl-C the terminal signals the
- * whole foreground group, and npm, which is part of it, then signals us as well.
- */
-const SAME_SIGNAL_MS = 300;
-
 export function processIo(): Io {
   return {
     stdin: process.stdin,
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,
-    onSignal: (handler) => {
-      const lastMs = new Map<TerminationSignal, number>();
-      const listener = (signal: TerminationSignal) => {
-        const now = performance.now();
-        const isNew = now - (lastMs.get(signal) ?? -Infinity) > SAME_SIGNAL_MS;
-        lastMs.set(signal, now);
-        if (isNew) handler(signal);
-      };
-      for (const signal of TERMINATION_SIGNALS) process.on(signal, listener);
-      return () => {
-        for (const signal of TERMINATION_SIGNALS) process.off(signal, listener);
-      };
-    },
+    onSignal: onTerminationSignal,
     onSuspend: ({ suspend, resume }) => {
       const stop = () => {
         suspend();
@@ -80,20 +61,44 @@ export function processIo(): Io {
 
 /** Nobody reads our output any more: `head` has enough, or the terminal was closed. */
 export class ReaderGone extends Error {
-  override readonly name = 'ReaderGone';
+  override readonly name: string = 'ReaderGone';
 }
 
-/** Writes and waits until the stream takes more. Throws {@link ReaderGone}. */
+/** The terminal of our output was closed. A SIGHUP comes with it, except to background jobs. */
+export class TerminalClosed extends ReaderGone {
+  override readonly name = 'TerminalClosed';
+}
+
+/**
+ * Writes and waits until the stream takes more. Throws {@link ReaderGone}, and TorporError
+ * where the output cannot be written for another reason, such as a full disk.
+ */
 export function write(stream: OutputStream, data: string | Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
     stream.write(data, (error: NodeJS.ErrnoException | null | undefined) => {
       if (error == null) resolve();
-      else {
-        const gone = error.code === 'EPIPE' || (error.code === 'EIO' && stream.isTTY === true);
-        reject(gone ? new ReaderGone(error.message) : error);
-      }
+      else reject(outputError(stream, error));
     });
   });
+}
+
+function outputError({ fd, isTTY }: OutputStream, error: NodeJS.ErrnoException): Error {
+  const { code = '', errno, message } = error;
+  if (code === 'EPIPE') return new ReaderGone(message);
+  if (code === 'EIO' && isTTY === true) return new TerminalClosed(message);
+  const name = fd === 2 ? 'Standard error' : 'Standard output';
+  const reason = errno === undefined ? message : `${getSystemErrorMessage(errno)} (${code})`;
+  const isFull = code === 'ENOSPC' || code === 'EDQUOT';
+  return new TorporError(
+    isFull ? 'disk_full' : 'internal_error',
+    `${name} cannot be written: ${reason}.`,
+    {
+      remedy: isFull
+        ? 'Free space where it goes, or redirect it elsewhere.'
+        : 'Redirect it elsewhere.',
+      cause: error,
+    },
+  );
 }
 
 export async function line(stream: Writable, text = ''): Promise<void> {

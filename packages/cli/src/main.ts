@@ -8,9 +8,9 @@ process.on('SIGUSR1', ignore).off('SIGUSR1', ignore);
 
 // In the checkout and not in /tmp, where anybody could prepare code for root to run.
 enableCompileCache(fileURLToPath(new URL('../../../node_modules/.cache/torpor', import.meta.url)));
-const { processIo, runCli, watchNpm } = await import('./index.ts');
+const { processIo, runCli, terminateWithNpm } = await import('./index.ts');
 
-watchNpm(() => process.kill(process.pid, 'SIGTERM'));
+terminateWithNpm();
 
 // A reader that went away (`torpor … | head`) is noticed where it is written to.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);

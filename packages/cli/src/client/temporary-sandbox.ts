@@ -1,8 +1,9 @@
 import { TorporError } from '@torpor/protocol';
 import type { CreateSandboxOptions, Sandbox, Torpor } from '@torpor/sdk';
 import { exitCodeOfSignal } from '../exit-codes.ts';
-import type { Io, TerminationSignal } from '../io.ts';
+import type { Io } from '../io.ts';
 import { news } from '../output/progress.ts';
+import type { TerminationSignal } from '../termination-signals.ts';
 
 /**
  * Creates a sandbox, uses it, and destroys it, whatever happens. An interrupt

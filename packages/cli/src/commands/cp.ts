@@ -11,8 +11,9 @@ import type { CliContext } from '../cli-context.ts';
 import { findSandbox } from '../client/find-sandbox.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { EXIT, exitCodeOfSignal } from '../exit-codes.ts';
-import { type Io, json, line, type TerminationSignal } from '../io.ts';
+import { type Io, json, line } from '../io.ts';
 import { TransferProgress } from '../output/progress.ts';
+import type { TerminationSignal } from '../termination-signals.ts';
 import { type CopyOptions, copyTree, type Side } from '../transfer/copy.ts';
 import {
   type Endpoint,

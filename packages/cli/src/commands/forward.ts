@@ -5,8 +5,9 @@ import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { exitCodeOfSignal } from '../exit-codes.ts';
-import { type Io, json, line, type TerminationSignal } from '../io.ts';
+import { type Io, json, line } from '../io.ts';
 import { news } from '../output/progress.ts';
+import type { TerminationSignal } from '../termination-signals.ts';
 
 interface ForwardOptions extends CommonOptions {
   readonly address: string;

@@ -8,7 +8,8 @@ export async function reportError(io: Io, error: TorporError, asJson: boolean): 
   if (asJson) {
     const { code, remedy } = error;
     const body = { error: { code, message, ...(remedy === '' ? {} : { remedy }) } };
-    await line(io.stdout, JSON.stringify(body));
+    // Standard output may be what failed.
+    await line(io.stdout, JSON.stringify(body)).catch(() => undefined);
   }
   await line(io.stderr, `torpor: ${message}`);
   if (error.remedy !== '') await line(io.stderr, `  → ${error.remedy}`);

@@ -1,6 +1,7 @@
 import { exitCodeOfSignal } from '../exit-codes.ts';
-import type { Io, TerminationSignal } from '../io.ts';
+import type { Io } from '../io.ts';
 import { news } from '../output/progress.ts';
+import type { TerminationSignal } from '../termination-signals.ts';
 
 /**
  * A request to stop the server: a signal, or a call.

@@ -1,7 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
 import { EXIT, exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
-import { type Io, write } from '../io.ts';
+import { type Io, ReaderGone } from '../io.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
 import { SignalRelay } from './signal-relay.ts';
 
@@ -33,7 +33,7 @@ export async function runAttached(
     const status =
       session === undefined
         ? undefined
-        : await Promise.race([followProgram(io, session, stdin), abandoned]);
+        : await Promise.race([followProgram(io, session, { stdin, signals }), abandoned]);
     return signals.exitCode(status) ?? EXIT.ok;
   } finally {
     // Closing the stream kills a program that still runs.
@@ -43,9 +43,13 @@ export async function runAttached(
 }
 
 /** Connects the streams; returns the status to exit with once the program has ended. */
-async function followProgram(io: Io, session: ExecSession, stdin: boolean): Promise<number> {
+async function followProgram(
+  io: Io,
+  session: ExecSession,
+  { stdin, signals }: { readonly stdin: boolean; readonly signals: SignalRelay },
+): Promise<number> {
   if (stdin) void forwardInput(io, session);
-  const readable = await forwardOutput(io, session);
+  const readable = await forwardOutput(io, session, signals);
   if (!readable) return exitCodeOfSignal('SIGPIPE');
   const exit = await session.wait();
   reportExhaustion(io, exit);
@@ -63,12 +67,13 @@ async function forwardInput(io: Io, session: ExecSession): Promise<void> {
 }
 
 /** False if nobody reads our output any more. */
-async function forwardOutput(io: Io, session: ExecSession): Promise<boolean> {
+async function forwardOutput(io: Io, session: ExecSession, signals: SignalRelay): Promise<boolean> {
   for await (const { stream, data } of session.output()) {
     try {
-      await write(stream === 'stdout' ? io.stdout : io.stderr, data);
-    } catch {
-      return false;
+      await signals.print(stream === 'stdout' ? io.stdout : io.stderr, data);
+    } catch (error) {
+      if (error instanceof ReaderGone) return false;
+      throw error;
     }
   }
   return true;

@@ -1,11 +1,13 @@
 import { spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { TorporError } from '@torpor/protocol';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
 import { EXIT, exitCodeOfProgram } from '../exit-codes.ts';
-import { type Io, ReaderGone, type TerminationSignal, write } from '../io.ts';
+import { type Io, ReaderGone } from '../io.ts';
 import { news } from '../output/progress.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
+import type { TerminationSignal } from '../termination-signals.ts';
 import { SignalRelay } from './signal-relay.ts';
 
 const RECONNECT_INTERVAL_MS = 1000;
@@ -31,12 +33,15 @@ export async function runTerminal(
   { passOn, ...options }: TerminalOptions,
 ): Promise<number> {
   await using resources = new AsyncDisposableStack();
+  // A terminal that was closed, which can be at any time; a SIGHUP comes with it.
+  io.stdin.on('error', () => undefined);
   // In raw mode Ctrl-C is a key, so a signal comes from outside, or our input is no terminal.
   const signals = resources.use(new SignalRelay(io, sandbox, passOn));
+  const size = terminalSize(io);
   const opening = sandbox.pty({
     ...options,
     envs: { ...terminalEnvironment(io), ...options.envs },
-    size: terminalSize(io),
+    size,
   });
   let isAbandoned = false;
   const abandoned = signals.abandoned.then(() => {
@@ -52,36 +57,23 @@ export async function runTerminal(
   void abandoned.then(() => session[Symbol.asyncDispose]());
   resources.defer(() => session[Symbol.asyncDispose]());
   resources.defer(makeRaw(io));
-  resources.defer(io.onResize(() => void session.resize(terminalSize(io)).catch(() => undefined)));
-  const onInput = (chunk: Buffer) => {
-    io.stdin.pause();
-    session.write(chunk).then(
-      () => io.stdin.resume(),
-      () => io.stdin.resume(),
-    );
+  const resize = () => void session.resize(terminalSize(io)).catch(() => undefined);
+  resources.defer(io.onResize(resize));
+  // It may have changed while the program was being started.
+  if (!isDeepStrictEqual(terminalSize(io), size)) resize();
+  resources.defer(forwardKeys(io, (keys) => session.write(keys)));
+  const print = async (data: Buffer) => {
+    try {
+      await signals.print(io.stdout, data);
+    } catch (reason) {
+      await abandon(sandbox, session);
+      throw reason;
+    }
   };
-  // End of file of a pipe is what Ctrl-D is on a terminal. A program that is just setting up
-  // its terminal loses one, so it is typed again for whatever reads next.
-  let typingEnd: NodeJS.Timeout | undefined;
-  const typeEnd = () => void session.write('\x04').catch(() => undefined);
-  const onEnd = () => {
-    typeEnd();
-    typingEnd = setInterval(typeEnd, END_OF_INPUT_INTERVAL_MS);
-  };
-  io.stdin.on('data', onInput);
-  io.stdin.on('end', onEnd);
-  // A terminal that was closed; a SIGHUP comes with it.
-  io.stdin.on('error', () => undefined);
-  resources.defer(() => {
-    io.stdin.off('data', onInput);
-    io.stdin.off('end', onEnd);
-    clearInterval(typingEnd);
-    io.stdin.pause();
-  });
 
   for (;;) {
     try {
-      for await (const data of session.output()) await write(io.stdout, data);
+      for await (const data of session.output()) await print(data);
       const exit = await session.wait();
       reportExhaustion(io, exit);
       const status = exitCodeOfProgram(exit);
@@ -91,7 +83,7 @@ export async function runTerminal(
         await abandon(sandbox, session);
         return signals.exitCode(undefined) ?? EXIT.ok;
       }
-      if (reason instanceof ReaderGone) await abandon(sandbox, session);
+      if (reason instanceof ReaderGone) throw reason;
       const error = TorporError.from(reason);
       if (error.code !== 'host_unavailable') throw error;
       const { tag } = session;
@@ -102,6 +94,33 @@ export async function runTerminal(
       await session.resize(terminalSize(io));
     }
   }
+}
+
+/** Passes our input on as keys that are typed, until the returned function is called. */
+function forwardKeys(io: Io, type: (keys: Buffer | string) => Promise<void>): () => void {
+  const onInput = (chunk: Buffer) => {
+    io.stdin.pause();
+    type(chunk).then(
+      () => io.stdin.resume(),
+      () => io.stdin.resume(),
+    );
+  };
+  // End of file of a pipe is what Ctrl-D is on a terminal. A program that is just setting up
+  // its terminal loses one, so it is typed again for whatever reads next.
+  let typingEnd: NodeJS.Timeout | undefined;
+  const typeEnd = () => void type('\x04').catch(() => undefined);
+  const onEnd = () => {
+    typeEnd();
+    typingEnd = setInterval(typeEnd, END_OF_INPUT_INTERVAL_MS);
+  };
+  io.stdin.on('data', onInput);
+  io.stdin.on('end', onEnd);
+  return () => {
+    io.stdin.off('data', onInput);
+    io.stdin.off('end', onEnd);
+    clearInterval(typingEnd);
+    io.stdin.pause();
+  };
 }
 
 /** Kills a program that nobody can come back to: its tag was never shown. */

@@ -1,7 +1,8 @@
 import { TorporError } from '@torpor/protocol';
 import type { Sandbox } from '@torpor/sdk';
 import { exitCodeOfSignal } from '../exit-codes.ts';
-import type { Io, TerminationSignal } from '../io.ts';
+import { type Io, type OutputStream, TerminalClosed, write } from '../io.ts';
+import type { TerminationSignal } from '../termination-signals.ts';
 
 /** With the third signal we stop waiting for the program. */
 const SIGNALS_UNTIL_ABANDONED = 3;
@@ -22,6 +23,8 @@ export class SignalRelay implements Disposable {
   readonly #abandon: () => void;
   readonly #unsubscribe: () => void;
   #pid: number | undefined;
+  /** That our terminal was closed was seen at our output, and its SIGHUP may still come. */
+  #expectsHangUp = false;
 
   /** `passOn` answers what a signal to us is for the program. */
   constructor(
@@ -55,11 +58,30 @@ export class SignalRelay implements Disposable {
     return isItsOwn && status !== undefined ? status : exitCodeOfSignal(first);
   }
 
+  /**
+   * Writes what the program printed. A terminal that was closed sends SIGHUP, to background
+   * jobs as well, and takes no output any more. Throws as {@link write} does.
+   */
+  async print(stream: OutputStream, data: Uint8Array): Promise<void> {
+    try {
+      await write(stream, data);
+    } catch (error) {
+      if (!(error instanceof TerminalClosed)) throw error;
+      if (this.#signals.includes('SIGHUP')) return;
+      this.#onSignal('SIGHUP');
+      this.#expectsHangUp = true;
+    }
+  }
+
   [Symbol.dispose](): void {
     this.#unsubscribe();
   }
 
   #onSignal(signal: TerminationSignal): void {
+    if (signal === 'SIGHUP' && this.#expectsHangUp) {
+      this.#expectsHangUp = false;
+      return;
+    }
     const count = this.#signals.push(signal);
     const isStarted = this.#pid !== undefined;
     if (count >= (isStarted ? SIGNALS_UNTIL_ABANDONED : SIGNALS_UNTIL_ABANDONED - 1)) {
