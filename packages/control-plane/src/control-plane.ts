@@ -1,30 +1,18 @@
 import { mkdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
+import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
-import { AuditLog } from './audit/audit-log.ts';
-import { ApiKeyStore } from './auth/api-keys.ts';
-import { BuildService } from './builds/service.ts';
+import { apiEntrance, type Context, createContext } from './context.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
 import { startEmbeddedPostgres } from './database/embedded/embedded-postgres.ts';
-import { GuestFiles } from './guest/files.ts';
-import { GuestProcesses } from './guest/processes.ts';
-import { Host } from './hosts/host.ts';
-import { createApp } from './http/app.ts';
-import { type HttpServer, listen } from './http/server.ts';
-import { Metrics } from './observability/metrics.ts';
-import { SandboxLifecycle } from './sandboxes/lifecycle.ts';
-import { Operations } from './sandboxes/operations.ts';
-import { Reconciler, type ReconcilerTiming } from './sandboxes/reconciler.ts';
-import { SandboxRepository } from './sandboxes/repository.ts';
+import type { Database } from './database/schema.ts';
+import { FrontDoor } from './http/front-door.ts';
+import type { ReconcilerTiming } from './sandboxes/reconciler.ts';
 import { Retention, type RetentionOptions } from './sandboxes/retention.ts';
-import { SandboxService } from './sandboxes/service.ts';
-import { serveStreams } from './streams/server.ts';
+import type { SandboxService } from './sandboxes/service.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
-import { TemplateRepository } from './templates/repository.ts';
-import { TemplateService } from './templates/service.ts';
-import { TemplateSweeper } from './templates/sweeper.ts';
 
 export interface ControlPlaneOptions {
   /** Created if missing. Others may traverse it (0711), because the database runs as an account of its own. */
@@ -66,14 +54,13 @@ export class ControlPlane implements AsyncDisposable {
   readonly #resources: AsyncDisposableStack;
 
   private constructor(
-    http: HttpServer,
-    apiKey: string,
+    served: { readonly url: string; readonly apiKey: string },
     sandboxes: SandboxService,
     front: AsyncDisposableStack,
     resources: AsyncDisposableStack,
   ) {
-    this.url = http.url;
-    this.apiKey = apiKey;
+    this.url = served.url;
+    this.apiKey = served.apiKey;
     this.#sandboxes = sandboxes;
     this.#front = front;
     this.#resources = resources;
@@ -85,82 +72,23 @@ export class ControlPlane implements AsyncDisposable {
    * running. Throws `host_setup` or `conflict` with a remedy.
    */
   static async start(options: ControlPlaneOptions): Promise<ControlPlane> {
-    const { dataDir, logger, version } = options;
+    const { dataDir, logger } = options;
     await using resources = new AsyncDisposableStack();
     await mkdir(dataDir, { recursive: true, mode: 0o711 });
-
-    const connection = await databaseConnection(options, resources);
-    const db = await openDatabase(connection, logger);
-    resources.defer(() => db.destroy());
+    const db = await connectDatabase(options, resources);
     const { apiKey, teamId } = await ensureLocalCredentials(db, dataDir, logger);
-
-    const { hostTransport, guestTimeoutMs = DEFAULT_GUEST_TIMEOUT_MS } = options;
-    const host = new Host(LOCAL_HOST_ID, hostTransport, guestTimeoutMs);
-    const repository = new SandboxRepository(db);
-    const operations = new Operations();
-    const audit = new AuditLog(db);
-    const metrics = new Metrics(repository);
-    resources.defer(() => metrics.close());
-    const parts = {
-      host,
-      sandboxes: repository,
-      templates: new TemplateRepository(db),
-      operations,
-      audit,
-      metrics,
-      logger,
-    };
-    const templates = new TemplateService(parts);
-    const settled = async () => {
-      await Promise.all([operations.settled(), templates.settled()]);
-    };
-    resources.defer(() =>
-      // What takes longer is put right by the reconciler of the next start.
-      Promise.race([settled(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
-    );
-    const reconciler = new Reconciler({
-      host,
-      sandboxes: repository,
-      operations,
-      audit,
-      logger,
-      ...(options.reconcilerTiming === undefined ? {} : { timing: options.reconcilerTiming }),
+    const context = createContext({
+      ...options,
+      db,
+      hostId: LOCAL_HOST_ID,
+      guestTimeoutMs: options.guestTimeoutMs ?? DEFAULT_GUEST_TIMEOUT_MS,
+      operatorTeamId: teamId,
     });
-    reconciler.start();
-    resources.defer(() => reconciler.stop());
-
-    const sweeper = new TemplateSweeper(parts, options.reconcilerTiming?.listIntervalMs);
-    await sweeper.start();
-    resources.defer(() => sweeper.stop());
-
-    resources.use(new Retention(parts, options.retention));
-    const sandboxes = new SandboxService(parts);
-    const lifecycle = new SandboxLifecycle(parts);
-    const builds = new BuildService(host, teamId);
-    const processes = new GuestProcesses(sandboxes, host.client, metrics);
-    const files = new GuestFiles(sandboxes, host.client);
-    const apiKeys = new ApiKeyStore(db);
-    const app = createApp({
-      version,
-      logger,
-      apiKeys,
-      sandboxes,
-      lifecycle,
-      templates,
-      builds,
-      processes,
-      files,
-      metrics,
-    });
+    await startWork(context, options, resources);
     const front = resources.use(new AsyncDisposableStack());
-    const http = await listen(app, options.host, options.port);
-    front.defer(() => http.close(CLOSE_GRACE_MS));
-    const streams = serveStreams(http.server, { apiKeys, processes, logger });
-    front.defer(() => streams.close());
-    await publishApiFile(dataDir, http.url);
-    front.defer(() => withdrawApiFile(dataDir));
-    logger.info({ url: http.url }, 'The API is served');
-    return new ControlPlane(http, apiKey, sandboxes, front, resources.move());
+    const url = await serve(context, options, front);
+    logger.info({ url }, 'The API is served');
+    return new ControlPlane({ url, apiKey }, context.sandboxes, front, resources.move());
   }
 
   /**
@@ -182,9 +110,55 @@ export class ControlPlane implements AsyncDisposable {
   }
 }
 
+/** The database of the options, or the embedded one, which is started; its schema is that of this version. */
+async function connectDatabase(
+  options: ControlPlaneOptions,
+  resources: AsyncDisposableStack,
+): Promise<Kysely<Database>> {
+  const connection = await databaseConnection(options, resources);
+  const db = await openDatabase(connection, options.logger);
+  resources.defer(() => db.destroy());
+  return db;
+}
+
 async function databaseConnection(options: ControlPlaneOptions, resources: AsyncDisposableStack) {
   if (options.databaseUrl !== undefined) return { connectionString: options.databaseUrl };
   const database = await startEmbeddedPostgres(options);
   resources.defer(() => database.close());
   return database.connection;
+}
+
+/** Starts what goes on beside the requests. */
+async function startWork(
+  { parts, metrics, templates, reconciler, sweeper }: Context,
+  options: ControlPlaneOptions,
+  resources: AsyncDisposableStack,
+): Promise<void> {
+  resources.defer(() => metrics.close());
+  const settled = async () => {
+    await Promise.all([parts.operations.settled(), templates.settled()]);
+  };
+  resources.defer(() =>
+    // What takes longer is put right by the reconciler of the next start.
+    Promise.race([settled(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
+  );
+  reconciler.start();
+  resources.defer(() => reconciler.stop());
+  await sweeper.start();
+  resources.defer(() => sweeper.stop());
+  resources.use(new Retention(parts, options.retention));
+}
+
+/** Opens the front door, and tells local clients where it is. Returns the base URL of the API. */
+async function serve(
+  { app, streams }: Context,
+  { dataDir, host, port }: ControlPlaneOptions,
+  front: AsyncDisposableStack,
+): Promise<string> {
+  const door = await FrontDoor.open({ host, port }, [apiEntrance(app, streams)]);
+  front.defer(() => door.close(CLOSE_GRACE_MS));
+  front.defer(() => streams.close());
+  await publishApiFile(dataDir, door.url);
+  front.defer(() => withdrawApiFile(dataDir));
+  return door.url;
 }

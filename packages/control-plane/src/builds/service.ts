@@ -1,4 +1,4 @@
-import { type rest, TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import { agentCall, type Host } from '../hosts/host.ts';
 
@@ -6,7 +6,22 @@ import { agentCall, type Host } from '../hosts/host.ts';
 const VERIFY_TIMEOUT_MS = 6 * 3_600_000;
 const COLLECT_TIMEOUT_MS = 10 * 60_000;
 
-/** The builds of the host. They belong to no team, so only whoever runs the host may look at them. */
+export interface BuildReport {
+  readonly buildId: string;
+  /** What its files occupy. */
+  readonly sizeBytes: number;
+  /** What is wrong with it. */
+  readonly fault?: string;
+  /** What keeps it: `sandbox ID` or `template ID`. */
+  readonly references: readonly string[];
+}
+
+export interface CollectedBuilds {
+  readonly removedBuildIds: readonly string[];
+  readonly freedBytes: number;
+}
+
+/** The builds of the host. They belong to no team, so only the operator of the host may look at them. */
 export class BuildService {
   readonly #host: Host;
   readonly #operatorTeamId: string;
@@ -18,17 +33,17 @@ export class BuildService {
   }
 
   /** Reads every build back. Throws `forbidden`. */
-  async verify(principal: Principal): Promise<rest.BuildReport[]> {
+  async verify(principal: Principal): Promise<BuildReport[]> {
     this.#requireOperator(principal);
     return agentCall(async () => {
-      const reports: rest.BuildReport[] = [];
+      const reports: BuildReport[] = [];
       const stream = this.#host.client.verifyBuilds({}, { timeoutMs: VERIFY_TIMEOUT_MS });
       for await (const { buildId, fault, sizeBytes, references } of stream) {
         reports.push({
-          build_id: buildId,
-          size_bytes: Number(sizeBytes),
+          buildId,
+          sizeBytes: Number(sizeBytes),
           ...(fault === '' ? {} : { fault }),
-          references: [...references],
+          references,
         });
       }
       return reports;
@@ -36,12 +51,12 @@ export class BuildService {
   }
 
   /** Removes the builds that nothing reaches. Throws `forbidden`. */
-  async collect(principal: Principal): Promise<rest.CollectedBuilds> {
+  async collect(principal: Principal): Promise<CollectedBuilds> {
     this.#requireOperator(principal);
     const { removedBuildIds, freedBytes } = await agentCall(() =>
       this.#host.client.collectBuilds({}, { timeoutMs: COLLECT_TIMEOUT_MS }),
     );
-    return { removed_build_ids: [...removedBuildIds], freed_bytes: Number(freedBytes) };
+    return { removedBuildIds, freedBytes: Number(freedBytes) };
   }
 
   #requireOperator(principal: Principal): void {

@@ -1,5 +1,4 @@
-import type { hostAgent, rest } from '@torpor/protocol';
-import { TorporError } from '@torpor/protocol';
+import { type hostAgent, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import { agentCall, type HostClient } from '../hosts/host.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
@@ -12,6 +11,24 @@ const MAX_CHUNK_BYTES = 256 * 1024;
 export interface FileLocation {
   readonly path: string;
   readonly user?: string | undefined;
+}
+
+const ENTRY_TYPES = ['file', 'directory', 'symlink', 'other'] as const;
+
+/** A file or directory as the guest has it. */
+export interface FileEntry {
+  readonly name: string;
+  readonly path: string;
+  readonly type: (typeof ENTRY_TYPES)[number];
+  readonly size: number;
+  readonly mode: number;
+  /** As ls(1) prints it. */
+  readonly permissions: string;
+  readonly owner: string;
+  readonly group: string;
+  /** Unix seconds. */
+  readonly modifiedAt: number;
+  readonly symlinkTarget?: string;
 }
 
 /** Files in sandboxes. Contents are streamed, and wait for the slower side. */
@@ -64,7 +81,7 @@ export class GuestFiles {
   /**
    * The content of a file, read only as fast as it is taken. Resolves when the first
    * bytes have come, so that a missing file is an error and not an empty answer.
-   * Whoever leaves the iteration early ends the transfer.
+   * Leaving the iteration early ends the transfer.
    */
   async read(
     principal: Principal,
@@ -83,16 +100,16 @@ export class GuestFiles {
   async list(
     principal: Principal,
     id: string,
-    request: rest.ListDirRequest,
-  ): Promise<rest.FileEntry[]> {
+    { path, user, depth }: FileLocation & { readonly depth: number },
+  ): Promise<readonly FileEntry[]> {
     await this.#sandboxes.requireRunning(principal, id);
     const answer = await agentCall(() =>
       this.#client.listDir(
-        { sandboxId: id, path: request.path, depth: request.depth, user: request.user ?? '' },
+        { sandboxId: id, path, depth, user: user ?? '' },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
-    return answer.entries.map(presentEntry);
+    return answer.entries.map(entryFrom);
   }
 
   /** Throws `already_exists` for a directory that is there. */
@@ -100,7 +117,7 @@ export class GuestFiles {
     principal: Principal,
     id: string,
     location: FileLocation,
-  ): Promise<rest.FileEntry> {
+  ): Promise<FileEntry> {
     await this.#sandboxes.requireRunning(principal, id);
     const answer = await agentCall(() =>
       this.#client.makeDir(
@@ -114,7 +131,7 @@ export class GuestFiles {
         'The host agent made a directory without saying which.',
       );
     }
-    return presentEntry(answer.entry);
+    return entryFrom(answer.entry);
   }
 
   async remove(principal: Principal, id: string, location: FileLocation): Promise<void> {
@@ -180,19 +197,18 @@ function contentOf(
   return { [Symbol.asyncIterator]: () => iterator };
 }
 
-const ENTRY_TYPES: ReadonlySet<string> = new Set(['file', 'directory', 'symlink']);
-
-function presentEntry(entry: hostAgent.FileEntry): rest.FileEntry {
+function entryFrom(entry: hostAgent.FileEntry): FileEntry {
+  const { name, path, mode, permissions, owner, group, symlinkTarget } = entry;
   return {
-    name: entry.name,
-    path: entry.path,
-    type: (ENTRY_TYPES.has(entry.type) ? entry.type : 'other') as rest.FileEntry['type'],
+    name,
+    path,
+    type: ENTRY_TYPES.find((type) => type === entry.type) ?? 'other',
     size: Number(entry.size),
-    mode: entry.mode,
-    permissions: entry.permissions,
-    owner: entry.owner,
-    group: entry.group,
-    modified_at: Number(entry.modifiedAt),
-    ...(entry.symlinkTarget === undefined ? {} : { symlink_target: entry.symlinkTarget }),
+    mode,
+    permissions,
+    owner,
+    group,
+    modifiedAt: Number(entry.modifiedAt),
+    ...(symlinkTarget === undefined ? {} : { symlinkTarget }),
   };
 }

@@ -2,15 +2,17 @@ import type { OpenAPIHono, RouteConfig } from '@hono/zod-openapi';
 import { rest } from '@torpor/protocol';
 import type { Context } from 'hono';
 import type { z } from 'zod';
+import { parseWith } from '../validation/parse-with.ts';
 import type { AppEnvironment } from './environment.ts';
-import { parseWith, queryObject, readJson } from './parse.ts';
+import { assertParams, routePattern } from './path-template.ts';
+import { queryObject, readJson } from './request-input.ts';
 
 export type Api = OpenAPIHono<AppEnvironment>;
 
 type Method = 'get' | 'post' | 'put' | 'delete';
 
 /** One operation of the API: what is documented is what is checked. */
-export interface Endpoint<Q extends z.ZodObject, B extends z.ZodType> {
+export interface Endpoint<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> {
   readonly method: Method;
   /** In the notation of OpenAPI: `/v1/sandboxes/{id}`. */
   readonly path: string;
@@ -18,14 +20,15 @@ export interface Endpoint<Q extends z.ZodObject, B extends z.ZodType> {
   readonly summary: string;
   readonly description?: string;
   readonly tag: string;
-  readonly params?: z.ZodObject;
+  /** The parameters that `path` names. */
+  readonly params?: P;
   readonly query?: Q;
   /** A JSON body. */
   readonly body?: B;
   /** A body that the handler reads itself, as a stream: media type and its description. */
   readonly streamedBody?: Readonly<Record<string, z.ZodType>>;
   readonly responses: Readonly<Record<number, ResponseSpec>>;
-  /** Codes of the error table that it can answer with, beyond the common ones. */
+  /** Needs no API key. */
   readonly public?: true;
 }
 
@@ -34,35 +37,58 @@ export interface ResponseSpec {
   readonly content?: Readonly<Record<string, z.ZodType>>;
 }
 
-export interface EndpointInput<Q extends z.ZodObject, B extends z.ZodType> {
+export interface EndpointInput<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> {
+  readonly params: z.output<P>;
   readonly query: z.output<Q>;
   readonly body: z.output<B>;
 }
 
-/** Adds an operation to the application and to its OpenAPI description. */
-export function addEndpoint<Q extends z.ZodObject = z.ZodObject, B extends z.ZodType = z.ZodType>(
-  api: Api,
-  endpoint: Endpoint<Q, B>,
-  handler: (c: Context<AppEnvironment>, input: EndpointInput<Q, B>) => Response | Promise<Response>,
-): void {
+type EndpointHandler<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> = (
+  c: Context<AppEnvironment>,
+  input: EndpointInput<P, Q, B>,
+) => Response | Promise<Response>;
+
+/** Describes an operation apart from its handler; checks nothing at run time. */
+export function defineEndpoint<
+  P extends z.ZodObject = z.ZodObject,
+  Q extends z.ZodObject = z.ZodObject,
+  B extends z.ZodType = z.ZodType,
+>(endpoint: Endpoint<P, Q, B>): Endpoint<P, Q, B> {
+  return endpoint;
+}
+
+/**
+ * Adds an operation to the application and to its OpenAPI description. The handler runs only
+ * for a request whose path, query and body fit their schemas; others get `invalid_request`.
+ * Throws where the path and the schema of its parameters do not name the same ones.
+ */
+export function addEndpoint<
+  P extends z.ZodObject = z.ZodObject,
+  Q extends z.ZodObject = z.ZodObject,
+  B extends z.ZodType = z.ZodType,
+>(api: Api, endpoint: Endpoint<P, Q, B>, handler: EndpointHandler<P, Q, B>): void {
+  assertParams(endpoint.path, endpoint.params);
   api.openAPIRegistry.registerPath(describe(endpoint));
-  const pattern = endpoint.path.replaceAll(/\{(\w+)\}/g, ':$1');
-  api.on(endpoint.method.toUpperCase(), pattern, async (c) => {
+  api.on(endpoint.method.toUpperCase(), routePattern(endpoint.path), async (c) => {
     c.set('route', endpoint.path);
-    const query = queryObject(c.req.queries());
     const input = {
-      query: endpoint.query === undefined ? {} : parseWith(endpoint.query, query, 'query'),
+      params: parseIfAny(endpoint.params, c.req.param(), 'path'),
+      query: parseIfAny(endpoint.query, queryObject(c.req.queries()), 'query'),
       body:
         endpoint.body === undefined
           ? undefined
           : parseWith(endpoint.body, await readJson(c.req.raw), 'request body'),
     };
-    return handler(c, input as EndpointInput<Q, B>);
+    return handler(c, input as EndpointInput<P, Q, B>);
   });
 }
 
-function describe<Q extends z.ZodObject, B extends z.ZodType>(
-  endpoint: Endpoint<Q, B>,
+function parseIfAny(schema: z.ZodObject | undefined, value: unknown, where: string): unknown {
+  return schema === undefined ? {} : parseWith(schema, value, where);
+}
+
+function describe<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType>(
+  endpoint: Endpoint<P, Q, B>,
 ): RouteConfig {
   const content = (types: Readonly<Record<string, z.ZodType>>) =>
     Object.fromEntries(Object.entries(types).map(([type, schema]) => [type, { schema }]));

@@ -1,16 +1,18 @@
 import { rest, TorporError } from '@torpor/protocol';
-import type { Selector } from '../guest/processes.ts';
+import type { ProcessSelector } from '../guest/program.ts';
 import { forwardProcessEvents } from './output.ts';
-import type { Session } from './server.ts';
+import type { Session } from './session.ts';
 
 /** `…/processes/{selector}/stream`: attaches to a process that runs. It goes on when the client hangs up. */
-export async function serveProcessStream(session: Session, selector: Selector): Promise<void> {
-  const { socket, sandboxId, processes } = session;
+export async function serveProcessStream(
+  { socket, processes }: Session,
+  selector: ProcessSelector,
+): Promise<void> {
   socket.keepAlive(rest.WEBSOCKET_PING_INTERVAL_MS);
   const abort = new AbortController();
   const output = forwardProcessEvents(
     socket,
-    processes.connect(sandboxId, selector, abort.signal),
+    processes.connect(selector, abort.signal),
     () => undefined,
   );
   const input = (async () => {
@@ -19,7 +21,7 @@ export async function serveProcessStream(session: Session, selector: Selector): 
       if (frame === undefined) return;
       const end = frame.type === 'stdin_close';
       const data = end ? new Uint8Array() : Buffer.from(frame.data, 'base64');
-      await processes.sendInput(sandboxId, selector, data, end);
+      await processes.sendInput(selector, data, end);
     }
   })();
   try {

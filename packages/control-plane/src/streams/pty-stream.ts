@@ -1,6 +1,5 @@
-import { randomBytes } from 'node:crypto';
 import { rest, TorporError } from '@torpor/protocol';
-import type { Session } from './server.ts';
+import type { Session } from './session.ts';
 
 /** `…/pty`: starts a PTY or connects to one. It goes on when the client hangs up. */
 export async function servePty(session: Session): Promise<void> {
@@ -30,26 +29,16 @@ export async function servePty(session: Session): Promise<void> {
 type FirstFrame = Extract<rest.PtyClientFrame, { type: 'start' | 'connect' }>;
 
 async function forwardOutput(
-  { socket, sandboxId, processes }: Session,
+  { socket, processes }: Session,
   first: FirstFrame,
   signal: AbortSignal,
   onReady: (tag: string) => void,
 ): Promise<void> {
-  const request =
+  const events =
     first.type === 'connect'
-      ? { sandboxId, tag: first.tag, cmd: '' }
-      : {
-          sandboxId,
-          tag: `pty-${randomBytes(4).toString('hex')}`,
-          cmd: first.cmd,
-          args: first.args,
-          cols: first.cols,
-          rows: first.rows,
-          envs: first.envs ?? {},
-          cwd: first.cwd ?? '',
-          user: first.user ?? '',
-        };
-  for await (const { event } of processes.attachPty(request, signal)) {
+      ? processes.connectTerminal(first.tag, signal)
+      : processes.startTerminal(first, first, signal);
+  for await (const { event } of events) {
     if (event.case === 'started') {
       const { tag, pid } = event.value;
       onReady(tag);
@@ -69,23 +58,20 @@ async function forwardOutput(
 }
 
 /** One frame after the other, in order; none is dropped. */
-async function forwardInput(
-  { socket, sandboxId, processes }: Session,
-  ready: Promise<string>,
-): Promise<void> {
+async function forwardInput({ socket, processes }: Session, ready: Promise<string>): Promise<void> {
   for (;;) {
     const frame = await socket.receive(rest.ptyClientFrameSchema);
     if (frame === undefined) return;
     const tag = await ready;
     switch (frame.type) {
       case 'input':
-        await processes.sendPtyInput(sandboxId, tag, Buffer.from(frame.data, 'base64'));
+        await processes.sendTerminalInput(tag, Buffer.from(frame.data, 'base64'));
         break;
       case 'resize':
-        await processes.resizePty(sandboxId, tag, frame.cols, frame.rows);
+        await processes.resizeTerminal(tag, frame);
         break;
       case 'kill':
-        await processes.killPty(sandboxId, tag);
+        await processes.killTerminal(tag);
         break;
       default:
         throw new TorporError('invalid_request', 'This PTY has been started already.');

@@ -3,7 +3,7 @@ import { rest, TorporError } from '@torpor/protocol';
 import type { RawData, WebSocket } from 'ws';
 import type { z } from 'zod';
 import { errorBody } from '../errors/public-error.ts';
-import { parseWith } from '../http/parse.ts';
+import { parseWith } from '../validation/parse-with.ts';
 
 /** Frames, and their bytes, that wait to be handled; beyond either the socket is not read. */
 const MAX_WAITING_FRAMES = 64;

@@ -1,0 +1,116 @@
+import { randomBytes } from 'node:crypto';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { type hostAgent, sendStream } from '@torpor/protocol';
+import { agentCall, type HostClient } from '../hosts/host.ts';
+import type { Metrics } from '../observability/metrics.ts';
+import { type ProcessSelector, type Program, programMessage } from './program.ts';
+
+const CALL_OPTIONS = { timeoutMs: 30_000 } as const;
+
+export interface TerminalSize {
+  readonly cols: number;
+  readonly rows: number;
+}
+
+/** The programs and terminals of one sandbox, for a stream that has been let in to it. Throws what the agent says. */
+export class ProcessStreams {
+  readonly #sandboxId: string;
+  readonly #client: HostClient;
+  readonly #metrics: Metrics;
+
+  constructor(sandboxId: string, client: HostClient, metrics: Metrics) {
+    this.#sandboxId = sandboxId;
+    this.#client = client;
+    this.#metrics = metrics;
+  }
+
+  /** Starts a program whose events are followed. `timeoutSec`: 0 means no limit. */
+  start(
+    program: Program,
+    options: { readonly timeoutSec: number; readonly stdin: boolean; readonly tag?: string },
+    signal: AbortSignal,
+  ): AsyncIterable<hostAgent.ExecStreamResponse> {
+    this.#metrics.execs.inc({ kind: 'stream' });
+    const message = { ...programMessage(program), ...options, sandboxId: this.#sandboxId };
+    return this.#client.execStream(message, { signal });
+  }
+
+  /** Follows the events of a process that runs. */
+  connect(
+    selector: ProcessSelector,
+    signal: AbortSignal,
+  ): AsyncIterable<hostAgent.ExecStreamResponse> {
+    return this.#client.connectProcess({ sandboxId: this.#sandboxId, selector }, { signal });
+  }
+
+  /** Sends a signal, by name or number, to a process and its session. */
+  async kill(selector: ProcessSelector, signal: string): Promise<void> {
+    await agentCall(() =>
+      this.#client.killProcess({ sandboxId: this.#sandboxId, selector, signal }, CALL_OPTIONS),
+    );
+  }
+
+  /** `end`: close the standard input after `data`. */
+  async sendInput(selector: ProcessSelector, data: Uint8Array, end: boolean): Promise<void> {
+    const message = { sandboxId: this.#sandboxId, selector, data, end };
+    await agentCall(() => this.#client.sendProcessInput(message, CALL_OPTIONS));
+  }
+
+  /** Input as fast as the process takes it. `close` is the last piece, and closes its standard input. */
+  async streamInput(
+    selector: ProcessSelector,
+    pieces: AsyncIterable<Uint8Array | 'close'>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await agentCall(() =>
+      sendStream(inputMessages(this.#sandboxId, selector, pieces), (messages) =>
+        this.#client.streamProcessInput(messages, { signal }),
+      ),
+    );
+  }
+
+  /** Starts a program on a new terminal, which has a tag of its own. */
+  startTerminal(
+    program: Program,
+    { cols, rows }: TerminalSize,
+    signal: AbortSignal,
+  ): AsyncIterable<hostAgent.PtyAttachResponse> {
+    this.#metrics.execs.inc({ kind: 'pty' });
+    const tag = `pty-${randomBytes(4).toString('hex')}`;
+    const message = { ...programMessage(program), cols, rows, sandboxId: this.#sandboxId, tag };
+    return this.#client.ptyAttach(message, { signal });
+  }
+
+  /** Follows a terminal that there is. */
+  connectTerminal(tag: string, signal: AbortSignal): AsyncIterable<hostAgent.PtyAttachResponse> {
+    return this.#client.ptyAttach({ sandboxId: this.#sandboxId, tag }, { signal });
+  }
+
+  async sendTerminalInput(tag: string, data: Uint8Array): Promise<void> {
+    const message = { sandboxId: this.#sandboxId, tag, data };
+    await agentCall(() => this.#client.ptySendInput(message, CALL_OPTIONS));
+  }
+
+  async resizeTerminal(tag: string, { cols, rows }: TerminalSize): Promise<void> {
+    const message = { sandboxId: this.#sandboxId, tag, cols, rows };
+    await agentCall(() => this.#client.ptyResize(message, CALL_OPTIONS));
+  }
+
+  async killTerminal(tag: string): Promise<void> {
+    const message = { sandboxId: this.#sandboxId, tag };
+    await agentCall(() => this.#client.ptyKill(message, CALL_OPTIONS));
+  }
+}
+
+async function* inputMessages(
+  sandboxId: string,
+  selector: ProcessSelector,
+  pieces: AsyncIterable<Uint8Array | 'close'>,
+): AsyncGenerator<MessageInitShape<typeof hostAgent.StreamProcessInputRequestSchema>> {
+  yield { content: { case: 'start', value: { sandboxId, selector } } };
+  for await (const piece of pieces) {
+    yield piece === 'close'
+      ? { content: { case: 'close', value: {} } }
+      : { content: { case: 'data', value: piece } };
+  }
+}

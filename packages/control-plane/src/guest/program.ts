@@ -1,0 +1,19 @@
+/** A program to run in a sandbox. What is omitted is as the sandbox has it by default. */
+export interface Program {
+  readonly cmd: string;
+  readonly args: readonly string[];
+  readonly envs?: Readonly<Record<string, string>> | undefined;
+  readonly cwd?: string | undefined;
+  /** `user` or `user:group`, by name or number. */
+  readonly user?: string | undefined;
+}
+
+/** A process by its pid, or by the tag that its caller gave it. */
+export type ProcessSelector =
+  | { readonly case: 'pid'; readonly value: number }
+  | { readonly case: 'tag'; readonly value: string };
+
+/** The fields that all messages to the agent have which start a program. */
+export function programMessage({ cmd, args, envs, cwd, user }: Program) {
+  return { cmd, args: [...args], envs: { ...envs }, cwd: cwd ?? '', user: user ?? '' };
+}

@@ -1,0 +1,60 @@
+import { OpenAPIHono } from '@hono/zod-openapi';
+import { rest } from '@torpor/protocol';
+import { expect, test, vi } from 'vitest';
+import { z } from 'zod';
+import { type Api, addEndpoint, defineEndpoint } from './endpoint.ts';
+import type { AppEnvironment } from './environment.ts';
+import { errorResponse } from './error-response.ts';
+
+const ENDPOINT = defineEndpoint({
+  method: 'post',
+  path: '/things/{size}/parts/{name}',
+  operationId: 'thing',
+  summary: 'A thing',
+  tag: 'Things',
+  params: z.object({ size: z.coerce.number().int().min(1), name: z.string() }),
+  query: z.strictObject({ all: z.enum(['true', 'false']).default('false') }),
+  body: z.strictObject({ colour: z.string().default('red') }),
+  responses: { 200: { description: 'It.' } },
+});
+
+function application() {
+  const api: Api = new OpenAPIHono<AppEnvironment>();
+  api.onError((error, c) => errorResponse(c, error));
+  const handled = vi.fn();
+  addEndpoint(api, ENDPOINT, (c, input) => {
+    handled(input);
+    return c.body(null, 204);
+  });
+  return { api, handled };
+}
+
+test('a handler gets path, query and body as their schemas parse them', async () => {
+  const { api, handled } = application();
+  const response = await api.request('/things/12/parts/a%2Fb?all=true', { method: 'POST' });
+  expect(response.status).toBe(204);
+  expect(handled.mock.calls).toEqual([
+    [{ params: { size: 12, name: 'a/b' }, query: { all: 'true' }, body: { colour: 'red' } }],
+  ]);
+});
+
+test.each([
+  ['/things/none/parts/a', undefined, 'path', 'size'],
+  ['/things/0/parts/a', undefined, 'path', 'size'],
+  ['/things/1/parts/a?all=some', undefined, 'query', 'all'],
+  ['/things/1/parts/a', '{"colour":1}', 'request body', 'colour'],
+])('%s with the body %s does not reach it', async (path, body, where, field) => {
+  const { api, handled } = application();
+  const response = await api.request(path, { method: 'POST', ...(body ? { body } : {}) });
+  expect(response.status).toBe(400);
+  const { error } = rest.errorBodySchema.parse(await response.json());
+  expect(error).toMatchObject({ code: 'invalid_request', issues: [{ field }] });
+  expect(error.message).toContain(`Invalid ${where}: ${field}`);
+  expect(handled).not.toHaveBeenCalled();
+});
+
+test('a path whose parameters are not those of its schema fails when the application is built', () => {
+  const { api } = application();
+  const wrong = defineEndpoint({ ...ENDPOINT, path: '/things/{id}' });
+  expect(() => addEndpoint(api, wrong, (c) => c.body(null))).toThrow(/\[id\].*\[name,size\]/);
+});

@@ -1,0 +1,36 @@
+import { TorporError } from '@torpor/protocol';
+import type { NotFoundHandler } from 'hono';
+import type { Api } from './endpoint.ts';
+import type { AppEnvironment } from './environment.ts';
+import { errorResponse } from './error-response.ts';
+
+/** Answers what no route matches: `method_not_allowed` where the path exists, else `not_found`. Made when all routes are there. */
+export function notFound(app: Api): NotFoundHandler<AppEnvironment> {
+  const allowedMethods = methodIndex(app);
+  return (c) => {
+    const { path, method } = c.req;
+    const allowed = allowedMethods(path);
+    if (allowed.length === 0) {
+      const error = new TorporError('not_found', `There is no ${path} in this API.`, {
+        remedy: 'See /docs for what there is.',
+      });
+      return errorResponse(c, error);
+    }
+    c.header('Allow', allowed.join(', '));
+    const what = `${method} is not possible on ${path}, only ${allowed.join(', ')}.`;
+    return errorResponse(c, new TorporError('method_not_allowed', what));
+  };
+}
+
+/** The methods that exist for a path which was asked for with another one. */
+function methodIndex(app: Api): (path: string) => readonly string[] {
+  const routes = app.routes
+    .filter((route) => route.method !== 'ALL')
+    .map((route) => ({
+      method: route.method,
+      pattern: new RegExp(`^${route.path.replaceAll(/[.]/g, '\\.').replaceAll(/:\w+/g, '[^/]+')}$`),
+    }));
+  return (path) => [
+    ...new Set(routes.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method)),
+  ];
+}

@@ -1,0 +1,55 @@
+import { rest, TorporError } from '@torpor/protocol';
+import { bodyChunks } from './request-body.ts';
+
+/** For a body of at most 1 MiB; a connection that sends less is not waited for. */
+const JSON_BODY_TIMEOUT_MS = 30_000;
+
+/** A query string as an object: a parameter that is given several times becomes an array. */
+export function queryObject(queries: Record<string, string[]>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(queries).map(([name, values]) => [
+      name,
+      values.length === 1 ? values[0] : values,
+    ]),
+  );
+}
+
+/**
+ * Reads a JSON body of at most {@link rest.MAX_JSON_BODY_BYTES}; no body counts as
+ * `{}`. Throws `too_large` as soon as the limit is passed, `invalid_request` for what
+ * is not JSON in UTF-8.
+ */
+export async function readJson(request: Request): Promise<unknown> {
+  const bytes = await readLimited(request);
+  if (bytes.length === 0) return {};
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw new TorporError('invalid_request', 'The body is not valid JSON in UTF-8.', {
+      cause: error,
+    });
+  }
+}
+
+async function readLimited(request: Request): Promise<Buffer> {
+  const limit = rest.MAX_JSON_BODY_BYTES;
+  const tooLarge = () =>
+    new TorporError('too_large', `The body is larger than ${limit} bytes.`, {
+      remedy: 'Send large content as a file: PUT /v1/sandboxes/{id}/files?path=….',
+    });
+  if (Number(request.headers.get('content-length') ?? 0) > limit) throw tooLarge();
+  const late = AbortSignal.timeout(JSON_BODY_TIMEOUT_MS);
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  try {
+    for await (const chunk of bodyChunks(request, AbortSignal.any([request.signal, late]))) {
+      size += chunk.byteLength;
+      if (size > limit) throw tooLarge();
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    if (!late.aborted) throw error;
+    throw new TorporError('timeout', 'The body of the request did not come in time.');
+  }
+  return Buffer.concat(chunks);
+}

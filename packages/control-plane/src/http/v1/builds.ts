@@ -1,0 +1,59 @@
+import { rest } from '@torpor/protocol';
+import type { BuildReport, BuildService } from '../../builds/service.ts';
+import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+
+const TAG = 'Builds';
+
+const VERIFY = defineEndpoint({
+  method: 'get',
+  path: '/v1/builds',
+  operationId: 'verifyBuilds',
+  summary: 'Read every build of the host back, and say what is wrong with it',
+  tag: TAG,
+  query: rest.verifyBuildsQuerySchema,
+  responses: {
+    200: {
+      description: 'A report for each build.',
+      content: { 'application/json': rest.buildReportListSchema },
+    },
+  },
+});
+
+const COLLECT = defineEndpoint({
+  method: 'post',
+  path: '/v1/builds/collect',
+  operationId: 'collectBuilds',
+  summary: 'Remove the builds that nothing reaches',
+  tag: TAG,
+  responses: {
+    200: {
+      description: 'What was removed.',
+      content: { 'application/json': rest.collectedBuildsSchema },
+    },
+  },
+});
+
+/** For the operator of the host. */
+export function addBuildRoutes(api: Api, builds: BuildService): void {
+  addEndpoint(api, VERIFY, async (c) => {
+    const reports = await builds.verify(c.get('principal'));
+    return c.json({ builds: reports.map(presentReport) });
+  });
+  addEndpoint(api, COLLECT, async (c) => {
+    const { removedBuildIds, freedBytes } = await builds.collect(c.get('principal'));
+    const answer: rest.CollectedBuilds = {
+      removed_build_ids: [...removedBuildIds],
+      freed_bytes: freedBytes,
+    };
+    return c.json(answer);
+  });
+}
+
+function presentReport({ buildId, sizeBytes, fault, references }: BuildReport): rest.BuildReport {
+  return {
+    build_id: buildId,
+    size_bytes: sizeBytes,
+    ...(fault === undefined ? {} : { fault }),
+    references: [...references],
+  };
+}

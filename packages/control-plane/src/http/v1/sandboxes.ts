@@ -1,0 +1,114 @@
+import { rest } from '@torpor/protocol';
+import { z } from 'zod';
+import type { SandboxService } from '../../sandboxes/service.ts';
+import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { sandboxParams } from './params.ts';
+
+const TAG = 'Sandboxes';
+const SANDBOX = { 'application/json': rest.sandboxSchema };
+const DEFAULT_CONSOLE_BYTES = 64 * 1024;
+const MAX_CONSOLE_BYTES = 4 * 1024 * 1024;
+
+const consoleQuerySchema = z.strictObject({
+  max_bytes: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(MAX_CONSOLE_BYTES)
+    .default(DEFAULT_CONSOLE_BYTES)
+    .meta({ description: 'The last so many bytes.' }),
+});
+
+const CREATE = defineEndpoint({
+  method: 'post',
+  path: '/v1/sandboxes',
+  operationId: 'createSandbox',
+  summary: 'Create a sandbox',
+  description:
+    'Answers when the sandbox runs. The create goes on if the client hangs up meanwhile.',
+  tag: TAG,
+  body: rest.createSandboxSchema,
+  responses: { 201: { description: 'It runs.', content: SANDBOX } },
+});
+
+const LIST = defineEndpoint({
+  method: 'get',
+  path: '/v1/sandboxes',
+  operationId: 'listSandboxes',
+  summary: 'List sandboxes, newest first',
+  tag: TAG,
+  query: rest.listSandboxesQuerySchema,
+  responses: {
+    200: {
+      description: 'A page of sandboxes.',
+      content: { 'application/json': rest.sandboxListSchema },
+    },
+  },
+});
+
+const GET = defineEndpoint({
+  method: 'get',
+  path: '/v1/sandboxes/{id}',
+  operationId: 'getSandbox',
+  summary: 'A sandbox',
+  tag: TAG,
+  params: sandboxParams,
+  responses: { 200: { description: 'The sandbox.', content: SANDBOX } },
+});
+
+const DESTROY = defineEndpoint({
+  method: 'delete',
+  path: '/v1/sandboxes/{id}',
+  operationId: 'destroySandbox',
+  summary: 'Destroy a sandbox',
+  tag: TAG,
+  params: sandboxParams,
+  responses: { 204: { description: 'It is gone; also if it was already.' } },
+});
+
+const PING = defineEndpoint({
+  method: 'post',
+  path: '/v1/sandboxes/{id}/ping',
+  operationId: 'pingSandbox',
+  summary: 'Count as activity: the idle timeout starts anew',
+  tag: TAG,
+  params: sandboxParams,
+  responses: { 204: { description: 'Done.' } },
+});
+
+const READ_CONSOLE = defineEndpoint({
+  method: 'get',
+  path: '/v1/sandboxes/{id}/console',
+  operationId: 'readConsole',
+  summary: 'What the guest printed on its serial console',
+  tag: TAG,
+  params: sandboxParams,
+  query: consoleQuerySchema,
+  responses: {
+    200: { description: 'The end of the log.', content: { 'text/plain': z.string() } },
+  },
+});
+
+export function addSandboxRoutes(api: Api, sandboxes: SandboxService): void {
+  addEndpoint(api, CREATE, async (c, { body }) =>
+    c.json(await sandboxes.create(c.get('principal'), body), 201),
+  );
+  addEndpoint(api, LIST, async (c, { query }) =>
+    c.json(await sandboxes.list(c.get('principal'), query)),
+  );
+  addEndpoint(api, GET, async (c, { params }) =>
+    c.json(await sandboxes.get(c.get('principal'), params.id)),
+  );
+  addEndpoint(api, DESTROY, async (c, { params }) => {
+    await sandboxes.destroy(c.get('principal'), params.id);
+    return c.body(null, 204);
+  });
+  addEndpoint(api, PING, async (c, { params }) => {
+    await sandboxes.ping(c.get('principal'), params.id);
+    return c.body(null, 204);
+  });
+  addEndpoint(api, READ_CONSOLE, async (c, { params, query }) => {
+    const bytes = await sandboxes.console(c.get('principal'), params.id, query.max_bytes);
+    return c.text(new TextDecoder().decode(bytes));
+  });
+}

@@ -1,0 +1,72 @@
+import { rest } from '@torpor/protocol';
+import type { TemplateService } from '../../templates/service.ts';
+import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { snapshotParams } from './params.ts';
+
+const TAG = 'Snapshots';
+const SNAPSHOT = { 'application/json': rest.snapshotSchema };
+
+const CREATE = defineEndpoint({
+  method: 'post',
+  path: '/v1/snapshots',
+  operationId: 'createSnapshot',
+  summary: 'Keep the present state of a sandbox under a name, to make sandboxes from',
+  description:
+    'The sandbox must be running or paused, and is paused afterwards. It goes on if the client hangs up meanwhile.',
+  tag: TAG,
+  query: rest.createSnapshotQuerySchema,
+  body: rest.createSnapshotSchema,
+  responses: { 201: { description: 'It is there.', content: SNAPSHOT } },
+});
+
+const LIST = defineEndpoint({
+  method: 'get',
+  path: '/v1/snapshots',
+  operationId: 'listSnapshots',
+  summary: 'What sandboxes can be made from: snapshots of the team, images of the platform',
+  tag: TAG,
+  query: rest.listSnapshotsQuerySchema,
+  responses: {
+    200: {
+      description: 'All of them.',
+      content: { 'application/json': rest.snapshotListSchema },
+    },
+  },
+});
+
+const GET = defineEndpoint({
+  method: 'get',
+  path: '/v1/snapshots/{name}',
+  operationId: 'getSnapshot',
+  summary: 'A snapshot, or an image of the platform',
+  tag: TAG,
+  params: snapshotParams,
+  responses: { 200: { description: 'It.', content: SNAPSHOT } },
+});
+
+const DELETE = defineEndpoint({
+  method: 'delete',
+  path: '/v1/snapshots/{name}',
+  operationId: 'deleteSnapshot',
+  summary: 'Delete a snapshot; sandboxes made from it are not touched',
+  tag: TAG,
+  params: snapshotParams,
+  responses: { 204: { description: 'The name is free.' } },
+});
+
+export function addSnapshotRoutes(api: Api, templates: TemplateService): void {
+  addEndpoint(api, CREATE, async (c, { body, query }) => {
+    const overwrite = query.overwrite === 'true';
+    return c.json(await templates.create(c.get('principal'), body, { overwrite }), 201);
+  });
+  addEndpoint(api, LIST, async (c, { query }) =>
+    c.json(await templates.list(c.get('principal'), query.type)),
+  );
+  addEndpoint(api, GET, async (c, { params }) =>
+    c.json(await templates.get(c.get('principal'), params.name)),
+  );
+  addEndpoint(api, DELETE, async (c, { params }) => {
+    await templates.delete(c.get('principal'), params.name);
+    return c.body(null, 204);
+  });
+}

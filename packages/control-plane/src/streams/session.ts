@@ -1,0 +1,17 @@
+import type { ProcessStreams } from '../guest/process-streams.ts';
+import type { FrameSocket } from './socket.ts';
+
+/** One stream, after its client has been let in. */
+export interface Session {
+  readonly socket: FrameSocket;
+  readonly processes: ProcessStreams;
+}
+
+/** What a path asks for: which sandbox, and what to do on the socket. */
+export interface RequestedStream {
+  readonly sandboxId: string;
+  readonly serve: (session: Session) => Promise<void>;
+}
+
+/** The stream at a path; undefined where there is none. Throws `invalid_request`. */
+export type StreamRouter = (path: string) => RequestedStream | undefined;
