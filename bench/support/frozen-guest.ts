@@ -14,7 +14,7 @@ import { removeInstance } from '../../packages/agent/src/network/instance.ts';
 import type { NetworkSlot, SlotPool } from '../../packages/agent/src/network/slot.ts';
 import { openSlotPool } from '../../packages/agent/src/network/slot-pool.ts';
 import { testInstance } from '../../packages/agent/src/network/test-pool.ts';
-import { readRecord } from '../../packages/agent/src/sandbox/record.ts';
+import { readRecord } from '../../packages/agent/src/registry/record.ts';
 import { execInGuest } from './exec-in-guest.ts';
 import type { Platform } from './platform.ts';
 

@@ -6,12 +6,12 @@ import { runCommand } from '@torpor/linux';
 import { PagerClient } from '@torpor/pager';
 import { isId } from '@torpor/protocol';
 import { FirecrackerDriver, killFirecrackerLeftovers, vmmPlatform } from '@torpor/vmm';
+import type { HostContext } from '../../packages/agent/src/host-context.ts';
+import { SandboxManager } from '../../packages/agent/src/lifecycle/manager.ts';
+import { PageServer } from '../../packages/agent/src/machine/page-server.ts';
 import type { NetworkSlot, SlotRequest } from '../../packages/agent/src/network/slot.ts';
-import { reclaim } from '../../packages/agent/src/reclaim/reclaim.ts';
-import type { HostParts } from '../../packages/agent/src/sandbox/host-parts.ts';
-import { SandboxManager } from '../../packages/agent/src/sandbox/manager.ts';
-import { writeRecord } from '../../packages/agent/src/sandbox/record.ts';
-import { PageServer } from '../../packages/agent/src/snapshot/page-server.ts';
+import { reclaim } from '../../packages/agent/src/recovery/reclaim.ts';
+import { writeRecord } from '../../packages/agent/src/registry/record.ts';
 import { request } from '../../packages/agent/src/testing/scenarios.ts';
 import { StubHost, StubSlots, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
 import type { FakeBehaviour } from '../vmm/firecracker/fake-firecracker.ts';
@@ -67,7 +67,7 @@ export class FirecrackerWorld implements AsyncDisposable {
   }
 
   /** What an agent of this host works with. */
-  parts(changes: Partial<HostParts> = {}): HostParts {
+  parts(changes: Partial<HostContext> = {}): HostContext {
     const parts = this.host.parts();
     return {
       ...parts,
@@ -86,7 +86,7 @@ export class FirecrackerWorld implements AsyncDisposable {
   /** The present agent ends; `between` happens while there is none. */
   async nextAgent(
     between: () => Promise<void> = async () => undefined,
-    changes: Partial<HostParts> = {},
+    changes: Partial<HostContext> = {},
   ): Promise<void> {
     await this.manager.close();
     await this.#pages.close();

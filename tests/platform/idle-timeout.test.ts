@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { ControlPlane } from '@torpor/control-plane';
 import { type Sandbox, Torpor } from '@torpor/sdk';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Reaper } from '../../packages/agent/src/sandbox/reaper.ts';
+import { Reaper } from '../../packages/agent/src/lifecycle/reap.ts';
 import {
   type RpcAgent,
   startRpcAgent,

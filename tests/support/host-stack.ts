@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRouterTransport } from '@connectrpc/connect';
 import { ControlPlane } from '@torpor/control-plane';
+import { SandboxManager } from '../../packages/agent/src/lifecycle/manager.ts';
 import { agentRoutes } from '../../packages/agent/src/rpc/routes.ts';
-import { SandboxManager } from '../../packages/agent/src/sandbox/manager.ts';
 import { PlainEnvd } from '../../packages/agent/src/testing/plain-envd.ts';
 import { StubHost, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
 

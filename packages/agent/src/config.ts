@@ -2,9 +2,9 @@ import { availableParallelism, totalmem } from 'node:os';
 import type { OnProgress } from '@torpor/images';
 import type { Accelerator } from '@torpor/vmm';
 import type { Logger } from 'pino';
+import type { BaseImages } from './host-context.ts';
+import type { SandboxLimits } from './lifecycle/create-request.ts';
 import type { SlotPoolOptions } from './network/index.ts';
-import type { BaseImages } from './sandbox/host-parts.ts';
-import type { SandboxLimits } from './sandbox/limits.ts';
 import type { VmmSetting } from './vmm-choice.ts';
 
 export interface HostAgentConfig {

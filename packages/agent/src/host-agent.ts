@@ -6,6 +6,7 @@ import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } fr
 import { dataExtents } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import type { AcceleratorChoice } from '@torpor/vmm';
+import { WorkingSets } from './builds/working-sets.ts';
 import {
   DEFAULT_GUEST_TIMEOUT_MS,
   DEFAULT_NAMESERVERS,
@@ -17,17 +18,16 @@ import { lockDataDirectory } from './data-dir/agent-lock.ts';
 import { closeLayout, openLayout } from './data-dir/layout.ts';
 import { loadOrCreateKey } from './data-dir/secret-key.ts';
 import { GuestSecrets } from './guest/access-token.ts';
+import type { BaseImages, HostContext } from './host-context.ts';
 import { FileJournal } from './journal/file-journal.ts';
+import { DEFAULT_TEMPLATE } from './lifecycle/create-request.ts';
+import { SandboxManager } from './lifecycle/manager.ts';
+import { Reaper } from './lifecycle/reap.ts';
+import { PageServer } from './machine/page-server.ts';
 import { openSlotPool } from './network/index.ts';
-import { reclaim } from './reclaim/reclaim.ts';
+import { reclaim } from './recovery/reclaim.ts';
 import type { HostDescription } from './rpc/host-rpc.ts';
 import { agentRoutes } from './rpc/routes.ts';
-import type { BaseImages, HostParts } from './sandbox/host-parts.ts';
-import { DEFAULT_TEMPLATE } from './sandbox/limits.ts';
-import { SandboxManager } from './sandbox/manager.ts';
-import { Reaper } from './sandbox/reaper.ts';
-import { PageServer } from './snapshot/page-server.ts';
-import { WorkingSets } from './snapshot/working-sets.ts';
 import { StoredImages } from './stored-images.ts';
 import { chooseVmm } from './vmm-choice.ts';
 import { openDriver } from './vmm-driver.ts';
@@ -87,7 +87,7 @@ export class HostAgent {
     });
     stack.defer(() => pages.close());
     const guestTimeoutMs = config.guestTimeoutMs ?? DEFAULT_GUEST_TIMEOUT_MS;
-    const host: HostParts = {
+    const host: HostContext = {
       layout,
       journal,
       slots,
@@ -122,7 +122,7 @@ export class HostAgent {
 
   private constructor(
     config: HostAgentConfig,
-    host: HostParts,
+    host: HostContext,
     accelerator: AcceleratorChoice,
     manager: SandboxManager,
     resources: AsyncDisposableStack,

@@ -2,7 +2,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import { type hostAgent, TorporError } from '@torpor/protocol';
 import { coalesce } from '../guest/coalesce.ts';
 import { listDirectory, makeDirectory, removePath } from '../guest/files.ts';
-import type { SandboxManager } from '../sandbox/manager.ts';
+import type { SandboxManager } from '../lifecycle/manager.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,

@@ -2,9 +2,9 @@ import { statfs } from 'node:fs/promises';
 import { arch, cpus, totalmem } from 'node:os';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
-import type { BaseImages } from '../sandbox/host-parts.ts';
-import type { SandboxLimits } from '../sandbox/limits.ts';
-import type { SandboxManager } from '../sandbox/manager.ts';
+import type { BaseImages } from '../host-context.ts';
+import type { SandboxLimits } from '../lifecycle/create-request.ts';
+import type { SandboxManager } from '../lifecycle/manager.ts';
 
 type Methods = Pick<ServiceImpl<typeof hostAgent.HostAgentService>, 'describeHost' | 'terminate'>;
 

@@ -2,8 +2,8 @@ import { open } from 'node:fs/promises';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
-import type { SandboxManager } from '../sandbox/manager.ts';
-import type { SandboxRecord } from '../sandbox/record.ts';
+import type { SandboxManager } from '../lifecycle/manager.ts';
+import type { SandboxRecord } from '../registry/record.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,

@@ -16,7 +16,7 @@ import {
   startBackground,
   streamInput,
 } from '../guest/processes.ts';
-import type { SandboxManager } from '../sandbox/manager.ts';
+import type { SandboxManager } from '../lifecycle/manager.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,

@@ -4,7 +4,7 @@ import type { hostAgent } from '@torpor/protocol';
 import { type ProcessEvent, programEnd } from '../guest/process-events.ts';
 import { killProcess } from '../guest/processes.ts';
 import { attachPty, byTag, resizePty, sendPtyInput } from '../guest/pty.ts';
-import type { SandboxManager } from '../sandbox/manager.ts';
+import type { SandboxManager } from '../lifecycle/manager.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,

@@ -1,7 +1,7 @@
 import type { ConnectRouter } from '@connectrpc/connect';
 import { hostAgent } from '@torpor/protocol';
 import type { Logger } from 'pino';
-import type { SandboxManager } from '../sandbox/manager.ts';
+import type { SandboxManager } from '../lifecycle/manager.ts';
 import { endWithCaller } from './end-with-caller.ts';
 import { errorInterceptor } from './error-interceptor.ts';
 import { fileRpc } from './file-rpc.ts';

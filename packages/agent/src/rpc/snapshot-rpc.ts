@@ -1,8 +1,8 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import { type hostAgent, isId, TorporError } from '@torpor/protocol';
-import type { SandboxManager } from '../sandbox/manager.ts';
-import type { ForkedSandbox } from '../sandbox/snapshot-operations.ts';
+import type { SandboxManager } from '../lifecycle/manager.ts';
+import type { ForkedSandbox } from '../lifecycle/snapshot-operations.ts';
 import { sandboxInfo } from './lifecycle-rpc.ts';
 
 type Methods = Pick<

@@ -2,8 +2,8 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createRouterTransport, type Transport } from '@connectrpc/connect';
 import { connectNodeAdapter, createConnectTransport } from '@connectrpc/connect-node';
+import { SandboxManager } from '../lifecycle/manager.ts';
 import { agentRoutes } from '../rpc/routes.ts';
-import { SandboxManager } from '../sandbox/manager.ts';
 import { PlainEnvd } from './plain-envd.ts';
 import { StubHost, silentLogger } from './stub-host.ts';
 

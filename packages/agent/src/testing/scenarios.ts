@@ -1,9 +1,9 @@
 import { mkdtemp, open, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId } from '@torpor/protocol';
-import { reclaim } from '../reclaim/reclaim.ts';
-import type { CreateRequest } from '../sandbox/limits.ts';
-import { SandboxManager } from '../sandbox/manager.ts';
+import type { CreateRequest } from '../lifecycle/create-request.ts';
+import { SandboxManager } from '../lifecycle/manager.ts';
+import { reclaim } from '../recovery/reclaim.ts';
 import { Plan } from './fault-points.ts';
 import { StubHost } from './stub-host.ts';
 

@@ -8,12 +8,12 @@ import { dataExtents } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { vmmPlatform } from '@torpor/vmm';
 import { type Logger, pino } from 'pino';
+import { WorkingSets } from '../builds/working-sets.ts';
 import { type DataLayout, openLayout } from '../data-dir/layout.ts';
 import { GuestSecrets } from '../guest/access-token.ts';
+import type { HostContext } from '../host-context.ts';
 import { FileJournal } from '../journal/file-journal.ts';
 import type { NetworkSlot, SlotRequest } from '../network/slot.ts';
-import type { HostParts } from '../sandbox/host-parts.ts';
-import { WorkingSets } from '../snapshot/working-sets.ts';
 import { closeHandles, point } from './fault-points.ts';
 import { StubDriver, StubPages } from './stub-vmm.ts';
 
@@ -28,7 +28,7 @@ export { StubDriver, StubPages, StubVm } from './stub-vmm.ts';
 
 const ARTIFACTS = ['base.ext4', 'bzImage', 'vmlinux', 'initramfs', 'agent-drive'] as const;
 
-type HostSlots = HostParts['slots'];
+type HostSlots = HostContext['slots'];
 type Hook = () => void | Promise<void>;
 
 export class StubHost implements AsyncDisposable {
@@ -76,7 +76,7 @@ export class StubHost implements AsyncDisposable {
     return join(this.directory, 'artifacts', name);
   }
 
-  parts(changes: Partial<HostParts> = {}): HostParts {
+  parts(changes: Partial<HostContext> = {}): HostContext {
     return {
       layout: this.layout,
       journal: journalWithPoints(this.journal),
@@ -165,7 +165,7 @@ export class StubHost implements AsyncDisposable {
   }
 }
 
-function journalWithPoints(journal: FileJournal): HostParts['journal'] {
+function journalWithPoints(journal: FileJournal): HostContext['journal'] {
   return {
     record: (owner, resource) =>
       point(`journal ${resource.kind}`, 'call', () => journal.record(owner, resource)),

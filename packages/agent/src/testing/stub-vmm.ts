@@ -13,8 +13,8 @@ import type {
   SnapshotResult,
   VmmDriver,
 } from '@torpor/vmm';
-import type { HostParts } from '../sandbox/host-parts.ts';
-import type { PageServerRequest } from '../snapshot/page-server.ts';
+import type { HostContext } from '../host-context.ts';
+import type { PageServerRequest } from '../machine/page-server.ts';
 import { point } from './fault-points.ts';
 
 /*
@@ -23,7 +23,7 @@ import { point } from './fault-points.ts';
  * and machines come back from builds. They may also take snapshots, as Firecracker does.
  */
 
-type Pages = HostParts['snapshots']['pages'];
+type Pages = HostContext['snapshots']['pages'];
 
 export class StubDriver implements VmmDriver {
   readonly kind = 'qemu';

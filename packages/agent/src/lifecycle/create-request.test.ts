@@ -1,6 +1,6 @@
 import { newId } from '@torpor/protocol';
 import { describe, expect, test } from 'vitest';
-import { type CreateRequest, checkedSpec, DEFAULT_DISK_MIB } from './limits.ts';
+import { type CreateRequest, checkedSpec, DEFAULT_DISK_MIB } from './create-request.ts';
 
 const limits = { maxVcpus: 2, maxMemoryMiB: 4096, maxDiskMiB: 100_000 };
 const request: CreateRequest = {

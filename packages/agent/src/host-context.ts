@@ -2,14 +2,14 @@ import type { BuildStore } from '@torpor/builds';
 import type { GuestArtifacts } from '@torpor/images';
 import type { VmmDriver, VmmPlatform } from '@torpor/vmm';
 import type { Logger } from 'pino';
-import type { DataLayout } from '../data-dir/layout.ts';
-import type { GuestSecrets } from '../guest/access-token.ts';
-import type { ResourceJournal } from '../journal/journal.ts';
-import type { NetworkSlot, SlotPool } from '../network/slot.ts';
-import type { PageServer } from '../snapshot/page-server.ts';
-import type { WorkingSets } from '../snapshot/working-sets.ts';
-import type { MonotonicClock } from './activity.ts';
-import type { SandboxLimits } from './limits.ts';
+import type { WorkingSets } from './builds/working-sets.ts';
+import type { DataLayout } from './data-dir/layout.ts';
+import type { GuestSecrets } from './guest/access-token.ts';
+import type { ResourceJournal } from './journal/journal.ts';
+import type { SandboxLimits } from './lifecycle/create-request.ts';
+import type { PageServer } from './machine/page-server.ts';
+import type { NetworkSlot, SlotPool } from './network/slot.ts';
+import type { MonotonicClock } from './registry/activity.ts';
 
 export interface BaseImage {
   readonly name: string;
@@ -35,7 +35,7 @@ export interface BaseImages {
 }
 
 /** What pausing and restoring work with. */
-export interface SnapshotParts {
+export interface SnapshotContext {
   readonly builds: BuildStore;
   readonly pages: Pick<PageServer, 'serve' | 'adopt' | 'describe' | 'release'>;
   readonly workingSets: WorkingSets;
@@ -44,7 +44,7 @@ export interface SnapshotParts {
 }
 
 /** What the steps of a sandbox's life work with. */
-export interface HostParts {
+export interface HostContext {
   readonly layout: DataLayout;
   readonly journal: ResourceJournal;
   readonly slots: Pick<
@@ -59,7 +59,7 @@ export interface HostParts {
     GuestArtifacts,
     'kernel' | 'initramfsPath' | 'agentDrivePath' | 'envdVersion'
   >;
-  readonly snapshots: SnapshotParts;
+  readonly snapshots: SnapshotContext;
   readonly kernelArguments: readonly string[];
   /** Makes the empty disk of a new sandbox. */
   readonly createUpperDisk: (path: string, sizeMiB: number) => Promise<void>;

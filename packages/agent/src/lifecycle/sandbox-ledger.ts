@@ -1,8 +1,8 @@
 import type { Build } from '@torpor/builds';
 import type { SandboxState } from '@torpor/protocol';
-import type { PhaseTimer, PhaseTiming } from './phase-timer.ts';
-import type { SandboxRecord, SandboxSpec } from './record.ts';
-import type { RunningMachine, Sandbox } from './sandbox.ts';
+import type { PhaseTimer, PhaseTiming } from '../phase-timer.ts';
+import type { SandboxRecord, SandboxSpec } from '../registry/record.ts';
+import type { RunningMachine, Sandbox } from '../registry/sandbox.ts';
 
 /** What a lifecycle operation leaves, and how long its phases took. */
 export interface SandboxOutcome {

@@ -2,8 +2,8 @@ import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isProcessAlive, signalProcess } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
+import type { HostContext } from '../host-context.ts';
 import type { HostResource } from '../journal/journal.ts';
-import type { HostParts } from './host-parts.ts';
 
 const ORDER: readonly HostResource['kind'][] = ['process', 'network-slot', 'file', 'directory'];
 const KILL_TIMEOUT_MS = 10_000;
@@ -14,7 +14,7 @@ const KILL_TIMEOUT_MS = 10_000;
  * the first such error is thrown after all else has been tried.
  */
 export async function takeDownOwned(
-  host: Pick<HostParts, 'journal' | 'slots'>,
+  host: Pick<HostContext, 'journal' | 'slots'>,
   owner: string,
 ): Promise<void> {
   const owned = host.journal
@@ -35,7 +35,7 @@ export async function takeDownOwned(
 }
 
 async function takeDown(
-  host: Pick<HostParts, 'slots'>,
+  host: Pick<HostContext, 'slots'>,
   resource: HostResource,
   owner: string,
 ): Promise<void> {

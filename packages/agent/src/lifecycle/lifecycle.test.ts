@@ -1,11 +1,11 @@
 import { newId } from '@torpor/protocol';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { readRecord, type SandboxRecord } from '../registry/record.ts';
 import { request as plainRequest } from '../testing/scenarios.ts';
 import { StubHost, type StubVm } from '../testing/stub-host.ts';
-import type { CreateRequest } from './limits.ts';
+import type { CreateRequest } from './create-request.ts';
 import { SandboxManager } from './manager.ts';
-import { readRecord, type SandboxRecord } from './record.ts';
 
 let host: StubHost;
 

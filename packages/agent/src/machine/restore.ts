@@ -5,9 +5,9 @@ import { BUILD_FILES, type Build, BuildFormatError } from '@torpor/builds';
 import { copySparse } from '@torpor/linux';
 import { GUEST_DRIVES, TorporError } from '@torpor/protocol';
 import { type MicroVm, restoreObstacle } from '@torpor/vmm';
+import type { HostContext } from '../host-context.ts';
 import type { NetworkSlot } from '../network/slot.ts';
-import { type CreateContext, holdMachine, machineSpec } from '../sandbox/create-steps.ts';
-import type { HostParts } from '../sandbox/host-parts.ts';
+import { type CreateContext, holdMachine, machineSpec } from './steps.ts';
 
 /** How soon after a restore the pages that it touched are taken for its working set. */
 const WORKING_SET_AFTER_MS = 5_000;
@@ -82,12 +82,12 @@ export async function restoreMachine(
 
 /** The end of a VM whose pages cannot be served: it is killed, and the reason is kept. */
 export class ServedMemory {
-  readonly #host: HostParts;
+  readonly #host: HostContext;
   readonly #servedAs: string;
   reason: string | undefined;
   #vm: MicroVm | undefined;
 
-  constructor(host: HostParts, servedAs: string) {
+  constructor(host: HostContext, servedAs: string) {
     this.#host = host;
     this.#servedAs = servedAs;
   }
@@ -115,7 +115,7 @@ export class ServedMemory {
  * whose pager is gone may not even answer, so this comes first. Throws `vmm_failed`.
  */
 export async function adoptMemory(
-  host: HostParts,
+  host: HostContext,
   servedAs: string,
   stack: AsyncDisposableStack,
 ): Promise<ServedMemory> {
@@ -127,7 +127,7 @@ export async function adoptMemory(
 }
 
 /** Records, once, what this restore touched. Answers how to give that up. */
-function recordWorkingSet(host: HostParts, servedAs: string, buildId: string): () => void {
+function recordWorkingSet(host: HostContext, servedAs: string, buildId: string): () => void {
   const { pages, workingSets } = host.snapshots;
   const timer = setTimeout(async () => {
     try {
@@ -144,7 +144,7 @@ function recordWorkingSet(host: HostParts, servedAs: string, buildId: string): (
  * State is only good for the VMM, accelerator and machine that wrote it. Throws
  * `build_invalid` with the file that is missing or foreign, and what to do.
  */
-export async function checkRestorable(host: HostParts, build: Build): Promise<void> {
+export async function checkRestorable(host: HostContext, build: Build): Promise<void> {
   const path = host.snapshots.builds.path(build.id, BUILD_FILES.manifest);
   const { producer, artifacts } = build.manifest;
   const obstacle = restoreObstacle(producer, host.vmm);

@@ -10,15 +10,15 @@ import {
 import { copySparse } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { isSamePlatform } from '@torpor/vmm';
-import { type CommittedMachine, commitMachine } from '../snapshot/commit.ts';
-import { checkRestorable } from '../snapshot/restore.ts';
-import { ramDirectory } from './create-steps.ts';
-import type { HostParts } from './host-parts.ts';
-import { requireFreeMemory } from './limits.ts';
+import { type CommittedMachine, commitMachine } from '../builds/commit.ts';
+import type { HostContext } from '../host-context.ts';
+import { checkRestorable } from '../machine/restore.ts';
+import { ramDirectory } from '../machine/steps.ts';
+import { PhaseTimer } from '../phase-timer.ts';
+import type { SandboxSpec } from '../registry/record.ts';
+import { memoryRecord, type RunningMachine, type Sandbox } from '../registry/sandbox.ts';
+import { requireFreeMemory } from './create-request.ts';
 import { originalError } from './original-error.ts';
-import { PhaseTimer } from './phase-timer.ts';
-import type { SandboxSpec } from './record.ts';
-import { memoryRecord, type RunningMachine, type Sandbox } from './sandbox.ts';
 import type { RecordChanges, SandboxLedger, SandboxOutcome } from './sandbox-ledger.ts';
 
 export interface ForkedSandbox {
@@ -59,10 +59,10 @@ const NO_MACHINE = { machine: undefined, slot: undefined, memory: undefined } as
  * one that is paused.
  */
 export class SnapshotOperations {
-  readonly #host: HostParts;
+  readonly #host: HostContext;
   readonly #ledger: SandboxLedger;
 
-  constructor(host: HostParts, ledger: SandboxLedger) {
+  constructor(host: HostContext, ledger: SandboxLedger) {
     this.#host = host;
     this.#ledger = ledger;
   }
@@ -391,7 +391,7 @@ export class SnapshotOperations {
  * and so are kept boots whose files are gone, or that another VMM was used for.
  */
 export async function dropStaleReferences(
-  host: HostParts,
+  host: HostContext,
   sandboxExists: (id: string) => boolean,
 ): Promise<void> {
   const { builds } = host.snapshots;

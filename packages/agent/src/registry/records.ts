@@ -1,21 +1,21 @@
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { assertTransition, type SandboxState } from '@torpor/protocol';
+import type { HostContext } from '../host-context.ts';
+import type { RecordChanges } from '../lifecycle/sandbox-ledger.ts';
 import { ChangeFeed, type FeedEvent } from './change-feed.ts';
-import type { HostParts } from './host-parts.ts';
 import { type SandboxRecord, writeRecord } from './record.ts';
 import type { Sandbox } from './sandbox.ts';
-import type { RecordChanges } from './sandbox-ledger.ts';
 
 /**
  * How the records of sandboxes change: along the table of transitions, on disk first,
  * then for all to see. Whoever changes one holds the sandbox's lock.
  */
 export class SandboxRecords {
-  readonly #host: Pick<HostParts, 'layout' | 'logger'>;
+  readonly #host: Pick<HostContext, 'layout' | 'logger'>;
   readonly #changes = new ChangeFeed<SandboxRecord>();
 
-  constructor(host: Pick<HostParts, 'layout' | 'logger'>) {
+  constructor(host: Pick<HostContext, 'layout' | 'logger'>) {
     this.#host = host;
   }
 

@@ -1,6 +1,6 @@
 import { readFile, statfs } from 'node:fs/promises';
 import { isId, TorporError } from '@torpor/protocol';
-import type { SandboxSpec } from './record.ts';
+import type { SandboxSpec } from '../registry/record.ts';
 
 /** What a single sandbox may ask for. */
 export interface SandboxLimits {

@@ -2,7 +2,7 @@ import { rm } from 'node:fs/promises';
 import { BLOCK_SIZE, BUILD_FILES, type CaptureSource, type StagedBuild } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import type { MicroVm, SnapshotRequest } from '@torpor/vmm';
-import type { HostParts } from '../sandbox/host-parts.ts';
+import type { HostContext } from '../host-context.ts';
 import type { CommitRequest } from './commit.ts';
 
 /*
@@ -31,7 +31,7 @@ export interface MemoryImage extends AsyncDisposable {
 
 /** Writes the state of a stopped machine into a build in the making, and its RAM to where that can be read. */
 export async function saveMachine(
-  host: Pick<HostParts, 'logger'>,
+  host: Pick<HostContext, 'logger'>,
   request: CommitRequest,
   staged: StagedBuild,
 ): Promise<MemoryImage> {
@@ -72,7 +72,7 @@ interface TakenSnapshot {
 
 /** A diff to the parent if that can be had, else all of the RAM. */
 async function takeSnapshot(
-  host: Pick<HostParts, 'logger'>,
+  host: Pick<HostContext, 'logger'>,
   take: NonNullable<MicroVm['snapshot']>,
   { vm, parentId, parentSnapshot }: CommitRequest,
   paths: Pick<SnapshotRequest, 'statePath' | 'memoryPath'>,

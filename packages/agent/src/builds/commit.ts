@@ -12,9 +12,9 @@ import {
 } from '@torpor/builds';
 import { copySparse, dataExtents } from '@torpor/linux';
 import { type MicroVm, vmmPlatform } from '@torpor/vmm';
-import type { HostParts } from '../sandbox/host-parts.ts';
-import type { PhaseTimer } from '../sandbox/phase-timer.ts';
-import type { SandboxSpec } from '../sandbox/record.ts';
+import type { HostContext } from '../host-context.ts';
+import type { PhaseTimer } from '../phase-timer.ts';
+import type { SandboxSpec } from '../registry/record.ts';
 import { type MemoryImage, saveMachine } from './memory-image.ts';
 
 export interface CommitRequest {
@@ -51,7 +51,7 @@ export interface CommittedMachine {
  * is as it was.
  */
 export async function commitMachine(
-  host: HostParts,
+  host: HostContext,
   request: CommitRequest,
 ): Promise<CommittedMachine> {
   const { builds } = host.snapshots;
@@ -89,7 +89,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
 
 /** Writes state, memory file and its header; answers the memory file's checksum. */
 async function captureInto(
-  host: HostParts,
+  host: HostContext,
   request: CommitRequest,
   staged: StagedBuild,
 ): Promise<{ readonly checksum: string; readonly snapshot: number | undefined }> {
@@ -103,7 +103,7 @@ async function captureInto(
 }
 
 async function captureImage(
-  host: HostParts,
+  host: HostContext,
   image: MemoryImage,
   parent: Build | undefined,
   staged: StagedBuild,
@@ -135,7 +135,7 @@ async function captureImage(
   return formatChecksum(capture.checksum);
 }
 
-function manifestOf(host: HostParts, request: CommitRequest): ManifestDraft {
+function manifestOf(host: HostContext, request: CommitRequest): ManifestDraft {
   const { vm, spec, sandboxId, parentId } = request;
   const { spec: machine } = vm.description;
   const [base, agent] = machine.drives;

@@ -2,25 +2,25 @@ import { mkdir, rm } from 'node:fs/promises';
 import type { Build } from '@torpor/builds';
 import { assertTransition, TorporError } from '@torpor/protocol';
 import type { ExitReport } from '@torpor/vmm';
+import { KeyedLock } from '../concurrency/keyed-lock.ts';
+import { Turns } from '../concurrency/semaphore.ts';
 import { syncDirectory } from '../data-dir/atomic-file.ts';
 import type { GuestClient } from '../guest/guest-client.ts';
-import { bringUp } from './bring-up.ts';
-import type { FeedEvent } from './change-feed.ts';
-import { ramDirectory } from './create-steps.ts';
-import type { HostParts } from './host-parts.ts';
-import { KeyedLock } from './keyed-lock.ts';
-import { type CreateRequest, checkedSpec, requireFreeMemory } from './limits.ts';
+import type { HostContext } from '../host-context.ts';
+import { bringUp } from '../machine/bring-up.ts';
+import { ramDirectory } from '../machine/steps.ts';
+import { takeDownOwned } from '../machine/take-down.ts';
+import { VmmUsers } from '../machine/vmm-users.ts';
+import { exitReason } from '../machine/wait-for-guest.ts';
+import { PhaseTimer } from '../phase-timer.ts';
+import type { FeedEvent } from '../registry/change-feed.ts';
+import { newRecord, type SandboxRecord, type SandboxSpec } from '../registry/record.ts';
+import { presentRecord, SandboxRecords } from '../registry/records.ts';
+import { memoryRecord, type RunningMachine, Sandbox } from '../registry/sandbox.ts';
+import { type CreateRequest, checkedSpec, requireFreeMemory } from './create-request.ts';
 import { originalError } from './original-error.ts';
-import { PhaseTimer } from './phase-timer.ts';
-import { newRecord, type SandboxRecord, type SandboxSpec } from './record.ts';
-import { presentRecord, SandboxRecords } from './records.ts';
-import { memoryRecord, type RunningMachine, Sandbox } from './sandbox.ts';
 import type { MachineSource, SandboxLedger, SandboxOutcome } from './sandbox-ledger.ts';
 import { SnapshotOperations } from './snapshot-operations.ts';
-import { takeDownOwned } from './take-down.ts';
-import { Turns } from './turns.ts';
-import { VmmUsers } from './vmm-users.ts';
-import { exitReason } from './wait-for-guest.ts';
 
 /** What start-up found: a sandbox, with its machine if it runs. */
 export interface RecoveredSandbox {
@@ -43,7 +43,7 @@ const COLLECT_AFTER_MS = 2_000;
  * it is acted on. No operation depends on the connection of whoever asked for it.
  */
 export class SandboxManager {
-  readonly #host: HostParts;
+  readonly #host: HostContext;
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #locks = new KeyedLock();
   readonly #records: SandboxRecords;
@@ -56,7 +56,7 @@ export class SandboxManager {
   #collection: NodeJS.Timeout | undefined;
   #closing = false;
 
-  constructor(host: HostParts, recovered: readonly RecoveredSandbox[]) {
+  constructor(host: HostContext, recovered: readonly RecoveredSandbox[]) {
     this.#host = host;
     this.#records = new SandboxRecords(host);
     this.#users = new VmmUsers(host.layout.instance);

@@ -3,9 +3,9 @@ import { mkdir, rm } from 'node:fs/promises';
 import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
 import type { DriveSpec, MachineSpec, MicroVm } from '@torpor/vmm';
 import { GuestClient } from '../guest/guest-client.ts';
+import type { BaseImage, HostContext } from '../host-context.ts';
 import type { NetworkSlot } from '../network/slot.ts';
-import type { BaseImage, HostParts } from './host-parts.ts';
-import type { SandboxSpec } from './record.ts';
+import type { SandboxSpec } from '../registry/record.ts';
 
 /*
  * The steps that bring a sandbox up, in their order. Each one registers the release
@@ -15,7 +15,7 @@ import type { SandboxSpec } from './record.ts';
  */
 
 export interface CreateContext {
-  readonly host: HostParts;
+  readonly host: HostContext;
   readonly id: string;
   readonly spec: SandboxSpec;
   readonly uid: number;
@@ -94,12 +94,12 @@ export function machineSpec(
 }
 
 /** The tmpfs with the RAM of guests; undefined for a VMM that needs no file for it. */
-export function ramDirectory({ driver, layout }: HostParts): string | undefined {
+export function ramDirectory({ driver, layout }: HostContext): string | undefined {
   return driver.kind === 'firecracker' ? undefined : layout.memoryRoot;
 }
 
 /** The kernel's image in the form that this host's VMM boots. */
-export function bootKernel({ artifacts, driver }: HostParts): string {
+export function bootKernel({ artifacts, driver }: HostContext): string {
   const { vmlinuxPath, qemuPath } = artifacts.kernel;
   return driver.kind === 'firecracker' ? vmlinuxPath : qemuPath;
 }
@@ -129,7 +129,7 @@ export async function startMachine(
 
 /** Registers the release of a VMM that runs, started or adopted. */
 export async function holdMachine(
-  host: Pick<HostParts, 'journal'>,
+  host: Pick<HostContext, 'journal'>,
   id: string,
   vm: MicroVm,
   stack: AsyncDisposableStack,
@@ -145,7 +145,7 @@ export async function holdMachine(
 }
 
 /** The agent's connection to the guest in this slot. */
-export function connectGuest(host: HostParts, id: string, slot: NetworkSlot): GuestClient {
+export function connectGuest(host: HostContext, id: string, slot: NetworkSlot): GuestClient {
   return new GuestClient({
     sandboxId: id,
     baseUrl: host.guestUrl(slot),

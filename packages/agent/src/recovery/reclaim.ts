@@ -4,15 +4,15 @@ import { BUILD_FILES } from '@torpor/builds';
 import { isProcessAlive } from '@torpor/linux';
 import { assertTransition, isId, TorporError } from '@torpor/protocol';
 import { killFirecrackerLeftovers, killLeftovers } from '@torpor/vmm';
+import type { HostContext } from '../host-context.ts';
+import type { RecoveredSandbox } from '../lifecycle/manager.ts';
+import { dropStaleReferences } from '../lifecycle/snapshot-operations.ts';
+import { adoptMemory } from '../machine/restore.ts';
+import { connectGuest, holdMachine } from '../machine/steps.ts';
+import { endProcess, takeDownOwned } from '../machine/take-down.ts';
 import type { NetworkSlot } from '../network/slot.ts';
-import { connectGuest, holdMachine } from '../sandbox/create-steps.ts';
-import type { HostParts } from '../sandbox/host-parts.ts';
-import type { RecoveredSandbox } from '../sandbox/manager.ts';
-import { readRecord, type SandboxRecord, writeRecord } from '../sandbox/record.ts';
-import type { RunningMachine } from '../sandbox/sandbox.ts';
-import { dropStaleReferences } from '../sandbox/snapshot-operations.ts';
-import { endProcess, takeDownOwned } from '../sandbox/take-down.ts';
-import { adoptMemory } from '../snapshot/restore.ts';
+import { readRecord, type SandboxRecord, writeRecord } from '../registry/record.ts';
+import type { RunningMachine } from '../registry/sandbox.ts';
 
 /*
  * What an agent does when it starts, before it serves anybody. An earlier one may
@@ -33,7 +33,7 @@ const HEALTH_TIMEOUT_MS = 15_000;
 const POOL_OWNER = 'pool';
 
 /** Returns the sandboxes that there are now. Whatever it cannot free stays in the journal for the next start. */
-export async function reclaim(host: HostParts): Promise<RecoveredSandbox[]> {
+export async function reclaim(host: HostContext): Promise<RecoveredSandbox[]> {
   const { known, unreadable } = await loadRecords(host);
   const recovered = (await Promise.all(known.map((record) => recover(host, record)))).filter(
     (sandbox) => sandbox !== undefined,
@@ -51,7 +51,7 @@ export async function reclaim(host: HostParts): Promise<RecoveredSandbox[]> {
 }
 
 async function loadRecords(
-  host: HostParts,
+  host: HostContext,
 ): Promise<{ known: SandboxRecord[]; unreadable: string[] }> {
   const known: SandboxRecord[] = [];
   const unreadable: string[] = [];
@@ -71,7 +71,7 @@ async function loadRecords(
 }
 
 async function recover(
-  host: HostParts,
+  host: HostContext,
   record: SandboxRecord,
 ): Promise<RecoveredSandbox | undefined> {
   switch (record.state) {
@@ -98,7 +98,7 @@ async function recover(
  * far it came: it names another build than the machine's parent as soon as a new one
  * is durable.
  */
-async function settle(host: HostParts, record: SandboxRecord): Promise<RecoveredSandbox> {
+async function settle(host: HostContext, record: SandboxRecord): Promise<RecoveredSandbox> {
   const { id, state, memory, machine } = record;
   const referenced = host.snapshots.builds.references.get('sandbox', id);
   const committed = referenced === memory?.parentId ? undefined : referenced;
@@ -125,7 +125,7 @@ async function settle(host: HostParts, record: SandboxRecord): Promise<Recovered
 }
 
 /** The last build of a sandbox that has one of its own: a crash may have come between its reference and its record. */
-function withLastBuild(host: HostParts, record: SandboxRecord): SandboxRecord {
+function withLastBuild(host: HostContext, record: SandboxRecord): SandboxRecord {
   const referenced = host.snapshots.builds.references.get('sandbox', record.id);
   if (record.buildId === undefined || referenced === undefined) return record;
   return { ...record, buildId: referenced };
@@ -135,7 +135,7 @@ function withLastBuild(host: HostParts, record: SandboxRecord): SandboxRecord {
  * Removes builds that share the disk of a sandbox that runs on: published, but not yet
  * referenced when the crash came.
  */
-async function discardTwins(host: HostParts, id: string): Promise<void> {
+async function discardTwins(host: HostContext, id: string): Promise<void> {
   const { builds } = host.snapshots;
   const disk = await stat(host.layout.upperDisk(id)).catch(() => undefined);
   if (disk === undefined || disk.nlink < 2) return;
@@ -146,7 +146,7 @@ async function discardTwins(host: HostParts, id: string): Promise<void> {
 }
 
 async function paused(
-  host: HostParts,
+  host: HostContext,
   record: SandboxRecord,
   buildId: string,
 ): Promise<RecoveredSandbox> {
@@ -160,7 +160,7 @@ async function paused(
 }
 
 /** Writes a record. On a full disk the old one stays, from which the next start comes to the same. */
-async function remember(host: HostParts, record: SandboxRecord): Promise<void> {
+async function remember(host: HostContext, record: SandboxRecord): Promise<void> {
   try {
     await writeRecord(host.layout.recordFile(record.id), record);
   } catch (error) {
@@ -168,7 +168,7 @@ async function remember(host: HostParts, record: SandboxRecord): Promise<void> {
   }
 }
 
-async function adopt(host: HostParts, record: SandboxRecord): Promise<RecoveredSandbox> {
+async function adopt(host: HostContext, record: SandboxRecord): Promise<RecoveredSandbox> {
   const { id } = record;
   try {
     const machine = await adoptMachine(host, record);
@@ -184,7 +184,7 @@ async function adopt(host: HostParts, record: SandboxRecord): Promise<RecoveredS
 }
 
 async function adoptMachine(
-  host: HostParts,
+  host: HostContext,
   record: SandboxRecord,
 ): Promise<RunningMachine | undefined> {
   const { id, machine: description, slot: slotRecord, memory } = record;
@@ -227,7 +227,7 @@ async function adoptMachine(
   };
 }
 
-async function takeDownFiles(host: HostParts, id: string): Promise<void> {
+async function takeDownFiles(host: HostContext, id: string): Promise<void> {
   const directory = { kind: 'directory', path: host.layout.runDirectory(id) } as const;
   const memory = { kind: 'file', path: host.layout.memoryFile(id) } as const;
   await rm(directory.path, { recursive: true, force: true });
@@ -237,7 +237,7 @@ async function takeDownFiles(host: HostParts, id: string): Promise<void> {
 }
 
 async function fail(
-  host: HostParts,
+  host: HostContext,
   record: SandboxRecord,
   reason: string,
 ): Promise<RecoveredSandbox> {
@@ -249,7 +249,7 @@ async function fail(
 }
 
 async function finishDestroying(
-  host: HostParts,
+  host: HostContext,
   record: SandboxRecord,
 ): Promise<RecoveredSandbox | undefined> {
   try {
@@ -266,7 +266,7 @@ async function finishDestroying(
  * Ends the VMMs of run directories that no running sandbox owns: a crash between the
  * start of a VMM and the journal's entry for it leaves one that only they tell of.
  */
-async function endOrphans(host: HostParts, living: ReadonlySet<string>): Promise<void> {
+async function endOrphans(host: HostContext, living: ReadonlySet<string>): Promise<void> {
   for (const id of await readdir(host.layout.runRoot)) {
     if (!isId('sandbox', id) || living.has(id)) continue;
     await attempt(host, id, async () => {
@@ -284,7 +284,7 @@ async function endOrphans(host: HostParts, living: ReadonlySet<string>): Promise
 }
 
 /** Removes run directories and guest RAM that no running sandbox owns. */
-async function removeStrays(host: HostParts, living: ReadonlySet<string>): Promise<void> {
+async function removeStrays(host: HostContext, living: ReadonlySet<string>): Promise<void> {
   const { runRoot, memoryRoot } = host.layout;
   for (const root of [runRoot, memoryRoot]) {
     for (const name of await readdir(root)) {
@@ -295,14 +295,14 @@ async function removeStrays(host: HostParts, living: ReadonlySet<string>): Promi
   }
 }
 
-async function removeDirectory(host: HostParts, id: string): Promise<void> {
+async function removeDirectory(host: HostContext, id: string): Promise<void> {
   await rm(host.layout.sandboxDirectory(id), { recursive: true, force: true });
 }
 
 async function attempt(
-  host: HostParts,
+  host: HostContext,
   owner: string,
-  action: (host: HostParts, owner: string) => Promise<void>,
+  action: (host: HostContext, owner: string) => Promise<void>,
 ): Promise<void> {
   try {
     await action(host, owner);

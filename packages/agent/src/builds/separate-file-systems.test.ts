@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BUILD_FILES } from '@torpor/builds';
 import { expect, test } from 'vitest';
-import { SandboxManager } from '../sandbox/manager.ts';
+import { SandboxManager } from '../lifecycle/manager.ts';
 import { request } from '../testing/scenarios.ts';
 import { StubHost } from '../testing/stub-host.ts';
 

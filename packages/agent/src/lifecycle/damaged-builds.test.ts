@@ -2,8 +2,8 @@ import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { BUILD_FILES } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { writeRecord } from '../registry/record.ts';
 import { request, TEMPLATE, World } from '../testing/scenarios.ts';
-import { writeRecord } from './record.ts';
 
 let world: World;
 /** The builds of the source: the second needs blocks of the first. */

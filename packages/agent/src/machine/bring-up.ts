@@ -2,21 +2,21 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { Build } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import type { MicroVm } from '@torpor/vmm';
+import { type CommittedMachine, commitMachine } from '../builds/commit.ts';
+import type { KeyedLock } from '../concurrency/keyed-lock.ts';
 import { exec } from '../guest/exec.ts';
 import type { GuestClient } from '../guest/guest-client.ts';
-import { type CommittedMachine, commitMachine } from '../snapshot/commit.ts';
-import { checkRestorable, restoreMachine } from '../snapshot/restore.ts';
-import * as steps from './create-steps.ts';
-import type { BaseImage, HostParts } from './host-parts.ts';
-import type { KeyedLock } from './keyed-lock.ts';
-import { DEFAULT_TEMPLATE } from './limits.ts';
-import type { PhaseTimer } from './phase-timer.ts';
-import type { SandboxSpec } from './record.ts';
-import type { RunningMachine } from './sandbox.ts';
+import type { BaseImage, HostContext } from '../host-context.ts';
+import { DEFAULT_TEMPLATE } from '../lifecycle/create-request.ts';
+import type { PhaseTimer } from '../phase-timer.ts';
+import type { SandboxSpec } from '../registry/record.ts';
+import type { RunningMachine } from '../registry/sandbox.ts';
+import { checkRestorable, restoreMachine } from './restore.ts';
+import * as steps from './steps.ts';
 import { waitForGuest } from './wait-for-guest.ts';
 
 export interface BringUpRequest {
-  readonly host: HostParts;
+  readonly host: HostContext;
   readonly id: string;
   readonly spec: SandboxSpec;
   readonly uid: number;
@@ -229,7 +229,7 @@ async function restoreKept(
 }
 
 /** Names the boots that are alike: everything that the guest's memory depends on. */
-function bootName(host: HostParts, image: BaseImage, spec: SandboxSpec): string {
+function bootName(host: HostContext, image: BaseImage, spec: SandboxSpec): string {
   const { artifacts, vmm, kernelArguments, agentVersion } = host;
   const shape = [
     ...[image.path, artifacts.agentDrivePath, artifacts.initramfsPath, steps.bootKernel(host)],

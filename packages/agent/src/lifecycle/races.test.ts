@@ -1,9 +1,9 @@
 import { type Build, BuildStore } from '@torpor/builds';
 import { newId, TorporError } from '@torpor/protocol';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { readRecord } from '../registry/record.ts';
 import { request, TEMPLATE, World } from '../testing/scenarios.ts';
 import type { StubVm } from '../testing/stub-vmm.ts';
-import { readRecord } from './record.ts';
 
 /*
  * Operations that meet. Where one has to come while the other is in a certain place,
