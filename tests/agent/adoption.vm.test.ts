@@ -94,7 +94,7 @@ describe('an agent that is killed and started again', () => {
     await agent.start();
     expect(await stateOf(sandboxId)).toEqual({
       status: 'error',
-      reason: 'The host agent ended while the sandbox was creating.',
+      reason: 'The host agent exited while the sandbox was being created.',
     });
     expect(await vmmsOf(sandboxId)).toEqual([]);
     expect(await stateOf(second)).toEqual({ status: 'running', reason: '' });

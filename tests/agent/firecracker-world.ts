@@ -7,11 +7,14 @@ import { PagerClient } from '@torpor/pager';
 import { isId } from '@torpor/protocol';
 import { FirecrackerDriver, killFirecrackerLeftovers, vmmPlatform } from '@torpor/vmm';
 import type { HostContext } from '../../packages/agent/src/host-context.ts';
-import { SandboxManager } from '../../packages/agent/src/lifecycle/manager.ts';
+import { createSandbox } from '../../packages/agent/src/lifecycle/create.ts';
+import { pauseSandbox } from '../../packages/agent/src/lifecycle/pause.ts';
+import { snapshotSandbox } from '../../packages/agent/src/lifecycle/snapshot.ts';
 import { PageServer } from '../../packages/agent/src/machine/page-server.ts';
 import type { NetworkSlot, SlotRequest } from '../../packages/agent/src/network/slot.ts';
-import { reclaim } from '../../packages/agent/src/recovery/reclaim.ts';
+import { recoverSandboxes } from '../../packages/agent/src/recovery/recover.ts';
 import { writeRecord } from '../../packages/agent/src/registry/record.ts';
+import { SandboxRegistry } from '../../packages/agent/src/registry/registry.ts';
 import { request } from '../../packages/agent/src/testing/scenarios.ts';
 import { StubHost, StubSlots, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
 import type { FakeBehaviour } from '../vmm/firecracker/fake-firecracker.ts';
@@ -34,7 +37,7 @@ export interface WorldOptions {
 export class FirecrackerWorld implements AsyncDisposable {
   readonly host: StubHost;
   readonly fakes: FakeInstallation;
-  manager: SandboxManager;
+  registry: SandboxRegistry;
   readonly #driver: FirecrackerDriver;
   readonly #options: WorldOptions;
   readonly #slots: NamespaceSlots;
@@ -63,7 +66,7 @@ export class FirecrackerWorld implements AsyncDisposable {
     this.#options = options;
     this.#slots = new NamespaceSlots(() => host.journal);
     this.#pages = this.#pageServer();
-    this.manager = new SandboxManager(this.parts(), []);
+    this.registry = new SandboxRegistry(this.parts());
   }
 
   /** What an agent of this host works with. */
@@ -88,32 +91,32 @@ export class FirecrackerWorld implements AsyncDisposable {
     between: () => Promise<void> = async () => undefined,
     changes: Partial<HostContext> = {},
   ): Promise<void> {
-    await this.manager.close();
+    await this.registry.close();
     await this.#pages.close();
     await between();
     await this.host.restart();
     this.#slots.forgetLeases();
     this.#pages = this.#pageServer();
     const parts = this.parts(changes);
-    this.manager = new SandboxManager(parts, await reclaim(parts));
+    this.registry = await recoverSandboxes(parts);
   }
 
   /** A sandbox whose guest has counted a little. */
   async create(): Promise<string> {
-    const { record } = await this.manager.create(request());
+    const { record } = await createSandbox(this.registry, request());
     await this.counts(record.id);
     return record.id;
   }
 
   /** Commits a sandbox that runs on; answers the build's id. */
   async snapshot(id: string, templateId = 'template-1'): Promise<string> {
-    const { build } = await this.manager.snapshots.snapshot(id, templateId, { resumeSource: true });
+    const { build } = await snapshotSandbox(this.registry, id, templateId, { resumeSource: true });
     return build.id;
   }
 
   /** Answers the id of the build. */
   async pause(id: string): Promise<string> {
-    const { record } = await this.manager.snapshots.pause(id);
+    const { record } = await pauseSandbox(this.registry, id);
     return record.buildId ?? '';
   }
 
@@ -162,7 +165,7 @@ export class FirecrackerWorld implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.manager.close();
+    await this.registry.close();
     await this.#pages.close();
     const { layout } = this.host;
     for (const id of await readdir(layout.runRoot)) {

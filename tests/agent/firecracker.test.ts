@@ -4,6 +4,11 @@ import { BUILD_FILES } from '@torpor/builds';
 import { newId } from '@torpor/protocol';
 import { vmmPlatform } from '@torpor/vmm';
 import { afterEach, expect, test, vi } from 'vitest';
+import { collectBuilds } from '../../packages/agent/src/builds/collect.ts';
+import { createSandbox } from '../../packages/agent/src/lifecycle/create.ts';
+import { destroySandbox } from '../../packages/agent/src/lifecycle/destroy.ts';
+import { forkSandbox } from '../../packages/agent/src/lifecycle/fork.ts';
+import { resumeSandbox } from '../../packages/agent/src/lifecycle/resume.ts';
 import { request } from '../../packages/agent/src/testing/scenarios.ts';
 import { FirecrackerWorld, type WorldOptions } from './firecracker-world.ts';
 
@@ -31,7 +36,7 @@ test('generations of a sandbox are diffs, and each is the memory that its guest 
     const buildId = await fc.pause(id);
     expect(await fc.wrongPage(buildId, id)).toBeUndefined();
     builds.push(buildId);
-    await fc.manager.snapshots.resume(id);
+    await resumeSandbox(fc.registry, id);
     await fc.counts(id);
   }
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Diff']);
@@ -49,8 +54,8 @@ test('generations of a sandbox are diffs, and each is the memory that its guest 
     const files = await readdir(fc.host.builds.path(buildId, ''));
     expect(files.filter((file) => !Object.values<string>(BUILD_FILES).includes(file))).toEqual([]);
   }
-  await fc.manager.destroy(id);
-  await fc.manager.snapshots.collect();
+  await destroySandbox(fc.registry, id);
+  await collectBuilds(fc.registry.host);
   expect((await fc.host.leftovers()).filter((name) => !name.startsWith('pager'))).toEqual([]);
 });
 
@@ -62,7 +67,7 @@ test('a source that runs on is compared with its latest snapshot', async () => {
     await fc.counts(id);
   }
   expect(await fc.wrongPage(await fc.pause(id), id)).toBeUndefined();
-  await fc.manager.snapshots.resume(id);
+  await resumeSandbox(fc.registry, id);
   await fc.counts(id);
   expect(await fc.wrongPage(await fc.snapshot(id, 'three'), id)).toBeUndefined();
   await fc.counts(id);
@@ -74,7 +79,7 @@ test('forks go on from where their source was, and so does the source', async ()
   const fc = await open();
   const id = await fc.create();
   const ids = [newId('sandbox'), newId('sandbox')];
-  const { children } = await fc.manager.snapshots.fork(id, ids, 0);
+  const { children } = await forkSandbox(fc.registry, id, ids, 0);
   for (const child of children) expect(child.result).not.toBeInstanceOf(Error);
   for (const each of [id, ...ids]) await fc.counts(each);
   for (const each of [id, ...ids]) {
@@ -88,12 +93,12 @@ test('the next agent goes on with diffs where the last one ended in order', asyn
   const booted = await fc.create();
   const restored = await fc.create();
   await fc.pause(restored);
-  await fc.manager.snapshots.resume(restored);
+  await resumeSandbox(fc.registry, restored);
   await fc.snapshot(restored);
   await fc.counts(restored);
   await fc.nextAgent();
   for (const id of [booted, restored]) {
-    expect(fc.manager.get(id).state).toBe('running');
+    expect(fc.registry.get(id).state).toBe('running');
     await fc.counts(id);
     expect(await fc.wrongPage(await fc.pause(id), id)).toBeUndefined();
   }
@@ -104,7 +109,7 @@ test('an agent that was killed before it could remember a build costs a full sna
   const fc = await open();
   const id = await fc.create();
   await fc.snapshot(id);
-  const before = fc.manager.get(id);
+  const before = fc.registry.get(id);
   await fc.counts(id);
   const second = await fc.snapshot(id);
   await fc.counts(id);
@@ -115,7 +120,7 @@ test('an agent that was killed before it could remember a build costs a full sna
   expect(await fc.wrongPage(third, id)).toBeUndefined();
   expect((await fc.host.builds.get(third)).manifest.parentId).toBe(second);
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Full']);
-  await fc.manager.snapshots.resume(id);
+  await resumeSandbox(fc.registry, id);
   await fc.counts(id);
 });
 
@@ -123,7 +128,7 @@ test('nor does one that was killed between the snapshot and the build', async ()
   const fc = await open();
   const id = await fc.create();
   const first = await fc.snapshot(id);
-  const before = fc.manager.get(id);
+  const before = fc.registry.get(id);
   await fc.counts(id);
   await fc.snapshot(id);
   await fc.counts(id);
@@ -131,7 +136,7 @@ test('nor does one that was killed between the snapshot and the build', async ()
     await fc.host.builds.references.set('sandbox', id, first);
     await fc.rewind(id, { ...before, state: 'snapshotting' });
   });
-  expect(fc.manager.get(id).memory).toMatchObject({ parentId: first, parentSnapshot: 1 });
+  expect(fc.registry.get(id).memory).toMatchObject({ parentId: first, parentSnapshot: 1 });
   await fc.counts(id);
   const next = await fc.pause(id);
   expect(await fc.wrongPage(next, id)).toBeUndefined();
@@ -144,17 +149,17 @@ test('a commit that fails costs a full snapshot, and the sandbox runs on meanwhi
   const fc = await open();
   const id = await fc.create();
   await fc.pause(id);
-  await fc.manager.snapshots.resume(id);
+  await resumeSandbox(fc.registry, id);
   await fc.counts(id);
   const { references } = fc.host.builds;
   const set = vi.spyOn(references, 'set').mockRejectedValueOnce(new Error('EIO'));
   await expect(fc.pause(id)).rejects.toThrow('EIO');
   set.mockRestore();
-  expect(fc.manager.get(id).state).toBe('running');
+  expect(fc.registry.get(id).state).toBe('running');
   await fc.counts(id);
   expect(await fc.wrongPage(await fc.pause(id), id)).toBeUndefined();
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Full']);
-  await fc.manager.snapshots.resume(id);
+  await resumeSandbox(fc.registry, id);
   await fc.counts(id);
   expect(await fc.wrongPage(await fc.pause(id), id)).toBeUndefined();
 });
@@ -177,7 +182,7 @@ test('a boot that is kept is the parent of what follows, here and in the next sa
   const paused = await fc.pause(first);
   expect(await fc.wrongPage(paused, first)).toBeUndefined();
   expect((await fc.host.builds.get(paused)).manifest.parentId).toBe(boot);
-  const { record, timings } = await fc.manager.create(request());
+  const { record, timings } = await createSandbox(fc.registry, request());
   expect(timings.map(({ phase }) => phase)).toContain('restore');
   await fc.counts(record.id);
   const next = await fc.pause(record.id);
@@ -192,14 +197,14 @@ test('a build of another version of Firecracker is refused by name, and its boot
   const buildId = await fc.pause(id);
   const vmm = vmmPlatform({ driver: 'firecracker', vmmVersion: '1.17.0', accelerator: 'kvm' });
   await fc.nextAgent(undefined, { vmm });
-  await expect(fc.manager.snapshots.resume(id)).rejects.toMatchObject({
+  await expect(resumeSandbox(fc.registry, id)).rejects.toMatchObject({
     code: 'build_invalid',
     message: expect.stringContaining(
       `${join(fc.host.builds.path(buildId, ''), BUILD_FILES.manifest)}: was made with Firecracker 1.16.1`,
     ),
     remedy: expect.stringContaining('TORPOR_FIRECRACKER'),
   });
-  expect(fc.manager.get(id)).toMatchObject({ state: 'paused', buildId });
+  expect(fc.registry.get(id)).toMatchObject({ state: 'paused', buildId });
   const { references } = fc.host.builds;
   expect(references.all().map(({ kind, name }) => `${kind} ${name}`)).toEqual([`sandbox ${id}`]);
 });

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { ControlPlane } from '@torpor/control-plane';
 import { type Sandbox, Torpor } from '@torpor/sdk';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Reaper } from '../../packages/agent/src/lifecycle/reap.ts';
+import { Reaper, reapIdle } from '../../packages/agent/src/lifecycle/reap.ts';
 import {
   type RpcAgent,
   startRpcAgent,
@@ -36,7 +36,7 @@ async function start(transport: TransportName): Promise<void> {
   directory = await mkdtemp(join(tmpdir(), 'torpor-idle-'));
   resources.defer(() => rm(directory, { recursive: true, force: true }));
   const logger = silentLogger();
-  resources.use(new Reaper(agent.manager, logger));
+  resources.use(new Reaper(agent.registry, logger));
   const controlPlane = resources.use(
     await ControlPlane.start({
       dataDir: directory,
@@ -57,9 +57,9 @@ async function start(transport: TransportName): Promise<void> {
 /** Of a sandbox in use, the time of the last use is always now. */
 async function expectIdle(): Promise<void> {
   const inUse = async () => {
-    const before = agent.manager.get(sandbox.id).lastActiveAt;
+    const before = agent.registry.get(sandbox.id).lastActiveAt;
     await new Promise((resolve) => setTimeout(resolve, 5));
-    return agent.manager.get(sandbox.id).lastActiveAt !== before;
+    return agent.registry.get(sandbox.id).lastActiveAt !== before;
   };
   await expect.poll(inUse, { timeout: 20_000 }).toBe(false);
 }
@@ -148,13 +148,13 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     {
       await using session = await sandbox.execStream('sleep', ['600'], as);
       agent.host.clock += 10 * IDLE_MS;
-      await agent.manager.endIdle();
+      await reapIdle(agent.registry);
       expect((await sandbox.refresh()).status).toBe('running');
       expect(session.pid).toBeGreaterThan(0);
     }
     await expectIdle();
     agent.host.clock += IDLE_MS - 1;
-    await agent.manager.endIdle();
+    await reapIdle(agent.registry);
     expect((await sandbox.refresh()).status).toBe('running');
     agent.host.clock += 1;
     const status = async () => (await sandbox.refresh()).status;

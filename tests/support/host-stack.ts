@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRouterTransport } from '@connectrpc/connect';
 import { ControlPlane } from '@torpor/control-plane';
-import { SandboxManager } from '../../packages/agent/src/lifecycle/manager.ts';
+import { destroyAll } from '../../packages/agent/src/lifecycle/destroy.ts';
+import { SandboxRegistry } from '../../packages/agent/src/registry/registry.ts';
 import { agentRoutes } from '../../packages/agent/src/rpc/routes.ts';
 import { PlainEnvd } from '../../packages/agent/src/testing/plain-envd.ts';
 import { StubHost, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
@@ -28,10 +29,10 @@ export async function startHostStack(sandboxes = 1): Promise<HostStack> {
   for (const guest of guests) stack.use(guest);
   const host = stack.use(await StubHost.open());
   const logger = silentLogger();
-  const manager = new SandboxManager(host.parts({ guestUrl: guestUrls(guests) }), []);
-  stack.defer(() => manager.destroyAll());
+  const registry = new SandboxRegistry(host.parts({ guestUrl: guestUrls(guests) }));
+  stack.defer(() => destroyAll(registry));
   const routes = agentRoutes({
-    manager,
+    registry,
     description: {
       dataDir: host.layout.dataDir,
       limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 100_000 },

@@ -2,8 +2,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import type { OnProgress } from '@torpor/images';
 import type { Accelerator } from '@torpor/vmm';
 import type { Logger } from 'pino';
-import type { BaseImages } from './host-context.ts';
-import type { SandboxLimits } from './lifecycle/create-request.ts';
+import type { BaseImages, SandboxLimits } from './host-context.ts';
 import type { SlotPoolOptions } from './network/index.ts';
 import type { VmmSetting } from './vmm-choice.ts';
 

@@ -1,15 +1,12 @@
 import type { BuildStore } from '@torpor/builds';
 import type { GuestArtifacts } from '@torpor/images';
+import type { VmDescription } from '@torpor/pager';
 import type { VmmDriver, VmmPlatform } from '@torpor/vmm';
 import type { Logger } from 'pino';
-import type { WorkingSets } from './builds/working-sets.ts';
 import type { DataLayout } from './data-dir/layout.ts';
 import type { GuestSecrets } from './guest/access-token.ts';
 import type { ResourceJournal } from './journal/journal.ts';
-import type { SandboxLimits } from './lifecycle/create-request.ts';
-import type { PageServer } from './machine/page-server.ts';
 import type { NetworkSlot, SlotPool } from './network/slot.ts';
-import type { MonotonicClock } from './registry/activity.ts';
 
 export interface BaseImage {
   readonly name: string;
@@ -34,16 +31,67 @@ export interface BaseImages {
   list(): Promise<readonly ImageSummary[]>;
 }
 
+/** What a single sandbox may ask for. */
+export interface SandboxLimits {
+  readonly maxVcpus: number;
+  readonly maxMemoryMiB: number;
+  readonly maxDiskMiB: number;
+}
+
+/** Milliseconds of a clock that never goes back; its zero means nothing. */
+export type MonotonicClock = () => number;
+
+export interface PageServiceRequest {
+  /** Names the VM at the pager; never used twice. */
+  readonly vm: string;
+  readonly socketPath: string;
+  readonly headerPath: string;
+  readonly diffPaths: Readonly<Record<string, string>>;
+  readonly workingSet?: readonly number[];
+  /** How long the VMM may take to connect. */
+  readonly connectTimeoutMs: number;
+}
+
+/**
+ * Serves the page faults of restored machines. A VM whose pages can no longer be served
+ * hangs, so its owner is told at once.
+ */
+export interface PageService {
+  /**
+   * Has a VM served; resolves when its VMM may connect. `onFailure` is called at most
+   * once, if its pages can no longer be served. Throws `vmm_failed` with the pager's message.
+   */
+  serve(request: PageServiceRequest, onFailure: (reason: string) => void): Promise<void>;
+  /**
+   * Adopts a VM that an earlier agent had served. Throws `vmm_failed` if the pager no
+   * longer serves it: then its guest hangs, and must be killed.
+   */
+  adopt(vm: string, onFailure: (reason: string) => void): Promise<void>;
+  /** What the pager has done for a VM so far; undefined if that is nothing. */
+  describe(vm: string): Promise<VmDescription | undefined>;
+  /** The VM has exited, or is about to. Idempotent. */
+  release(vm: string): Promise<void>;
+}
+
+/** Which blocks a restored guest touched first, by build: pairs of first block and count. */
+export interface WorkingSetStore {
+  /** Undefined if none was recorded, or it cannot be read. */
+  get(buildId: string): Promise<readonly number[] | undefined>;
+  set(buildId: string, windows: readonly number[]): Promise<void>;
+  /** Removes those of builds that no longer exist. */
+  retain(buildIds: ReadonlySet<string>): Promise<void>;
+}
+
 /** What pausing and restoring work with. */
 export interface SnapshotContext {
   readonly builds: BuildStore;
-  readonly pages: Pick<PageServer, 'serve' | 'adopt' | 'describe' | 'release'>;
-  readonly workingSets: WorkingSets;
+  readonly pages: PageService;
+  readonly workingSets: WorkingSetStore;
   /** Whether the first boot of an image in a given shape is kept, and later ones restored from it. */
   readonly keepBoots: boolean;
 }
 
-/** What the steps of a sandbox's life work with. */
+/** This host, as the operations on its sandboxes see it. */
 export interface HostContext {
   readonly layout: DataLayout;
   readonly journal: ResourceJournal;
@@ -73,7 +121,7 @@ export interface HostContext {
   readonly guestTimeoutMs: number;
   /** How long each other step of a machine's start may take. */
   readonly stepTimeoutMs: number;
-  /** Guests that boot at a time; the others wait for their turn, so that none boots too slowly. */
+  /** Machines that come up at a time; the others wait, so that none boots too slowly. */
   readonly concurrentBoots: number;
   readonly agentVersion: string;
   /** Where the host agent reaches envd of the guest in this slot. */

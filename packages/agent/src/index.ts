@@ -1,8 +1,7 @@
 export type { HostAgentConfig } from './config.ts';
 export { instanceTag } from './data-dir/layout.ts';
 export { HostAgent } from './host-agent.ts';
-export type { BaseImage, BaseImages, ImageSummary } from './host-context.ts';
-export type { SandboxLimits } from './lifecycle/create-request.ts';
+export type { BaseImage, BaseImages, ImageSummary, SandboxLimits } from './host-context.ts';
 export { forwardingObstacles, sampleRules } from './network/index.ts';
 export { StoredImages } from './stored-images.ts';
 export { chooseVmm, type VmmChoice, type VmmSetting } from './vmm-choice.ts';

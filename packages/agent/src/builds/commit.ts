@@ -14,13 +14,13 @@ import { copySparse, dataExtents } from '@torpor/linux';
 import { type MicroVm, vmmPlatform } from '@torpor/vmm';
 import type { HostContext } from '../host-context.ts';
 import type { PhaseTimer } from '../phase-timer.ts';
-import type { SandboxSpec } from '../registry/record.ts';
 import { type MemoryImage, saveMachine } from './memory-image.ts';
 
 export interface CommitRequest {
   /** Its vCPUs are stopped, and stay so. */
   readonly vm: MicroVm;
-  readonly spec: SandboxSpec;
+  /** Size of the sandbox's disk. */
+  readonly diskMiB: number;
   /** The sandbox whose reference keeps the build. */
   readonly owner: string;
   /** Whose guest it is; absent for one that has no identity yet. */
@@ -32,7 +32,7 @@ export interface CommitRequest {
   /** Whether the pager fills the memory file: what is missing in it is as in the parent. */
   readonly lazy: boolean;
   readonly upperDisk: string;
-  /** `move`: the machine ends after this, so its disk may become the build's. `copy`: it goes on. */
+  /** `move`: the machine is released after this, so its disk may become the build's. `copy`: it keeps running. */
   readonly disk: 'move' | 'copy';
   readonly timer: PhaseTimer;
 }
@@ -71,13 +71,13 @@ export async function commitMachine(
     await builds.references.set('sandbox', request.owner, build.id);
     return { build, snapshot };
   } catch (error) {
-    // The machine goes on, and may go on to write to the very file that is the build's disk.
+    // The machine keeps running, and may write to the very file that is the build's disk.
     await builds.discard(staged.id);
     throw error;
   }
 }
 
-/** A file system of its own for builds has no part in the links of another. */
+/** Hard links do not cross file systems, and builds may lie on one of their own. */
 async function linkOrCopy(from: string, to: string): Promise<void> {
   try {
     await link(from, to);
@@ -87,7 +87,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   }
 }
 
-/** Writes state, memory file and its header; answers the memory file's checksum. */
+/** Writes state, memory file and its header. */
 async function captureInto(
   host: HostContext,
   request: CommitRequest,
@@ -136,7 +136,7 @@ async function captureImage(
 }
 
 function manifestOf(host: HostContext, request: CommitRequest): ManifestDraft {
-  const { vm, spec, sandboxId, parentId } = request;
+  const { vm, sandboxId, parentId } = request;
   const { spec: machine } = vm.description;
   const [base, agent] = machine.drives;
   return {
@@ -150,7 +150,7 @@ function manifestOf(host: HostContext, request: CommitRequest): ManifestDraft {
     },
     vcpus: machine.vcpus,
     memoryMiB: machine.memoryMiB,
-    diskMiB: spec.diskSizeMiB,
+    diskMiB: request.diskMiB,
     artifacts: {
       kernel: machine.kernelPath,
       initramfs: machine.initramfsPath,

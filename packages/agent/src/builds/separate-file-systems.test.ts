@@ -3,7 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BUILD_FILES } from '@torpor/builds';
 import { expect, test } from 'vitest';
-import { SandboxManager } from '../lifecycle/manager.ts';
+import { createSandbox } from '../lifecycle/create.ts';
+import { destroySandbox } from '../lifecycle/destroy.ts';
+import { pauseSandbox } from '../lifecycle/pause.ts';
+import { resumeSandbox } from '../lifecycle/resume.ts';
+import { SandboxRegistry } from '../registry/registry.ts';
 import { request } from '../testing/scenarios.ts';
 import { StubHost } from '../testing/stub-host.ts';
 
@@ -19,8 +23,8 @@ test('builds may lie on a file system of their own: a disk is copied to it, hole
   // Otherwise a link would do, and nothing be tried here.
   expect((await stat(dataDir)).dev).not.toBe((await stat(elsewhere)).dev);
   const host = stack.use(await StubHost.open(dataDir));
-  const manager = host.manage(new SandboxManager(host.parts(), []));
-  const { record } = await manager.create(request());
+  const registry = host.manage(new SandboxRegistry(host.parts()));
+  const { record } = await createSandbox(registry, request());
   const upperDisk = host.layout.upperDisk(record.id);
   const content = Buffer.alloc(8 * MIB);
   content.fill('written', 5 * MIB, 5 * MIB + 8192);
@@ -30,16 +34,16 @@ test('builds may lie on a file system of their own: a disk is copied to it, hole
     await disk.write(content, 5 * MIB, 8192, 5 * MIB);
   }
 
-  await manager.snapshots.pause(record.id);
-  const { state, buildId = '' } = manager.get(record.id);
+  await pauseSandbox(registry, record.id);
+  const { state, buildId = '' } = registry.get(record.id);
   expect(state).toBe('paused');
   const kept = host.builds.path(buildId, BUILD_FILES.disk);
   expect((await readFile(kept)).equals(content)).toBe(true);
   expect((await stat(kept)).blocks * 512).toBeLessThan(MIB);
   await expect(stat(upperDisk)).rejects.toMatchObject({ code: 'ENOENT' });
 
-  await manager.snapshots.resume(record.id);
+  await resumeSandbox(registry, record.id);
   expect((await readFile(upperDisk)).equals(content)).toBe(true);
-  await manager.destroy(record.id);
+  await destroySandbox(registry, record.id);
   expect(await host.leftovers()).toEqual([]);
 });

@@ -2,6 +2,7 @@ import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { writeFileAtomically } from '../data-dir/atomic-file.ts';
+import type { WorkingSetStore } from '../host-context.ts';
 
 /** Pairs of first block and count. 2^20 numbers are more than any RAM has windows worth fetching. */
 const schema = z.strictObject({
@@ -18,10 +19,10 @@ const schema = z.strictObject({
 });
 
 /**
- * Which blocks a restored guest touched first, by build: what the next restore
- * brings ahead of faults. Nothing depends on them; one that cannot be read is removed.
+ * Working sets as files, one per build: what the next restore loads ahead of faults.
+ * Nothing depends on them; one that cannot be read is removed.
  */
-export class WorkingSets {
+export class WorkingSets implements WorkingSetStore {
   readonly #directory: string;
 
   constructor(directory: string) {
@@ -43,7 +44,6 @@ export class WorkingSets {
     await writeFileAtomically(this.#path(buildId), JSON.stringify({ version: 1, windows }));
   }
 
-  /** Removes those of builds that are gone. */
   async retain(buildIds: ReadonlySet<string>): Promise<void> {
     const names = await readdir(this.#directory).catch(() => []);
     for (const name of names) {

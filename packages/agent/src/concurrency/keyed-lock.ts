@@ -1,27 +1,33 @@
+import { Semaphore } from './semaphore.ts';
+
+interface Lock {
+  readonly semaphore: Semaphore;
+  /** Those that hold it or wait for it. */
+  users: number;
+}
+
 /**
- * One lock per key, first come, first served. It is not re-entrant: whoever holds a
- * key's lock must not ask for it again.
+ * One lock per key, first come, first served. It is not re-entrant: an action must not ask
+ * for the lock of the key that it holds.
  */
 export class KeyedLock {
-  readonly #tails = new Map<string, Promise<void>>();
+  readonly #locks = new Map<string, Lock>();
 
-  /** Runs `action` when all earlier ones for this key have ended, however they ended. */
+  /** Runs `action` when all earlier ones for this key have settled. */
   async with<T>(key: string, action: () => Promise<T>): Promise<T> {
-    const before = this.#tails.get(key) ?? Promise.resolve();
-    const { promise: done, resolve: release } = Promise.withResolvers<void>();
-    const tail = before.then(() => done);
-    this.#tails.set(key, tail);
-    await before;
+    const lock = this.#locks.get(key) ?? { semaphore: new Semaphore(1), users: 0 };
+    this.#locks.set(key, lock);
+    lock.users++;
     try {
-      return await action();
+      return await lock.semaphore.run(action);
     } finally {
-      release();
-      if (this.#tails.get(key) === tail) this.#tails.delete(key);
+      lock.users--;
+      if (lock.users === 0) this.#locks.delete(key);
     }
   }
 
   /** How many keys are locked or waited for. */
   get size(): number {
-    return this.#tails.size;
+    return this.#locks.size;
   }
 }

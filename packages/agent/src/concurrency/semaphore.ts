@@ -1,21 +1,40 @@
-/** Runs at most so many actions at a time, first come, first served. */
-export class Turns {
+export interface SemaphoreOptions {
+  /** Before all that wait without it; first come, first served among themselves. */
+  readonly urgent?: boolean;
+}
+
+/**
+ * Runs a bounded number of actions at a time, first come, first served. A permit passes from
+ * the action that ends straight to the one that has waited longest, so that no newcomer
+ * overtakes it.
+ */
+export class Semaphore {
   #free: number;
+  readonly #urgent: (() => void)[] = [];
   readonly #waiting: (() => void)[] = [];
 
-  constructor(concurrency: number) {
-    this.#free = concurrency;
+  /** Throws RangeError unless `permits` is a whole number of at least 1. */
+  constructor(permits: number) {
+    if (!Number.isInteger(permits) || permits < 1) {
+      throw new RangeError(`A semaphore needs at least one permit, not ${permits}.`);
+    }
+    this.#free = permits;
   }
 
-  async run<T>(action: () => Promise<T>): Promise<T> {
+  /** Runs `action` once a permit is free, and returns the permit when it has settled. */
+  async run<T>(action: () => Promise<T>, options: SemaphoreOptions = {}): Promise<T> {
     if (this.#free > 0) this.#free--;
-    else await new Promise<void>((go) => this.#waiting.push(go));
+    else await this.#turn(options.urgent === true ? this.#urgent : this.#waiting);
     try {
       return await action();
     } finally {
-      const next = this.#waiting.shift();
+      const next = this.#urgent.shift() ?? this.#waiting.shift();
       if (next === undefined) this.#free++;
       else next();
     }
+  }
+
+  #turn(queue: (() => void)[]): Promise<void> {
+    return new Promise((resolve) => queue.push(resolve));
   }
 }

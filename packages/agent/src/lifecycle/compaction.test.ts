@@ -1,7 +1,9 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { collectBuilds } from '../builds/collect.ts';
 import { sourceWithDeadAncestor, World } from '../testing/scenarios.ts';
+import { pauseSandbox } from './pause.ts';
 
 /*
  * After a pause the chain of a sandbox's builds is compacted where most of what it holds
@@ -15,26 +17,26 @@ let ancestor: string;
 beforeEach(async () => {
   world = await World.open();
   await sourceWithDeadAncestor(world);
-  ancestor = world.manager.get(world.source).buildId ?? '';
+  ancestor = world.registry.get(world.source).buildId ?? '';
 });
 afterEach(() => world[Symbol.asyncDispose]());
 
 /** What is in the directory of builds once nothing unreferenced is left, also hidden. */
 async function stored(): Promise<string[]> {
-  await world.manager.snapshots.collect();
+  await collectBuilds(world.registry.host);
   return (await readdir(join(world.host.directory, 'builds'))).sort();
 }
 
 async function expectIntact(): Promise<void> {
-  expect(world.manager.get(world.source).state).toBe('paused');
+  expect(world.registry.get(world.source).state).toBe('paused');
   expect(await world.faults()).toEqual([]);
   await world.revive(world.source);
   expect(await world.read(world.source)).toBe(2);
 }
 
 test('a chain that is mostly dead becomes one build, which the sandbox comes back from', async () => {
-  await world.manager.snapshots.pause(world.source);
-  const { buildId = '' } = world.manager.get(world.source);
+  await pauseSandbox(world.registry, world.source);
+  const { buildId = '' } = world.registry.get(world.source);
   expect(await stored()).toEqual([buildId]);
   const { header, manifest } = await world.host.builds.check(buildId);
   expect(header).toMatchObject({ generation: 0, buildId });
@@ -51,9 +53,9 @@ test('a compaction without room leaves the sandbox paused on its old build, and 
     if (staged++ > 0) throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
     return stage();
   };
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   expect(staged).toBe(2);
-  const { buildId = '' } = world.manager.get(world.source);
+  const { buildId = '' } = world.registry.get(world.source);
   expect(await stored()).toEqual([ancestor, buildId].sort());
   await expectIntact();
 });
@@ -67,9 +69,9 @@ test('a compaction that is made but cannot be referenced is given up', async () 
     if (named.length === 2) throw new Error('it is broken');
     await set(kind, name, buildId);
   };
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   const [committed = '', compacted = ''] = named;
-  expect(world.manager.get(world.source).buildId).toBe(committed);
+  expect(world.registry.get(world.source).buildId).toBe(committed);
   expect(references.get('sandbox', world.source)).toBe(committed);
   const left = await stored();
   expect(left).toEqual([ancestor, committed].sort());

@@ -1,13 +1,6 @@
-import { readFile, statfs } from 'node:fs/promises';
 import { isId, TorporError } from '@torpor/protocol';
+import type { SandboxLimits } from '../host-context.ts';
 import type { SandboxSpec } from '../registry/record.ts';
-
-/** What a single sandbox may ask for. */
-export interface SandboxLimits {
-  readonly maxVcpus: number;
-  readonly maxMemoryMiB: number;
-  readonly maxDiskMiB: number;
-}
 
 export interface CreateRequest {
   readonly id: string;
@@ -31,7 +24,6 @@ export interface CreateRequest {
 }
 
 export const DEFAULT_DISK_MIB = 5120;
-export const DEFAULT_TEMPLATE = 'base';
 const MIN_MEMORY_MIB = 128;
 const MIN_DISK_MIB = 64;
 const MAX_TIMEOUT_SEC = 365 * 24 * 3600;
@@ -70,41 +62,6 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
     autoPause: request.autoPause,
     hostname,
   };
-}
-
-/**
- * Throws `no_hosts_available` if the host has less free memory than a new guest may
- * come to use, or less room on the tmpfs that holds it, if one does: memory that is
- * promised twice ends in the kernel killing VMMs.
- */
-export async function requireFreeMemory(
-  memoryMiB: number,
-  memoryRoot: string | undefined,
-): Promise<void> {
-  const available = await availableMemoryMiB();
-  if (available !== undefined && available < memoryMiB) {
-    throw new TorporError(
-      'no_hosts_available',
-      `The sandbox asks for ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
-    );
-  }
-  if (memoryRoot === undefined) return;
-  const { bavail, bsize } = await statfs(memoryRoot);
-  const room = Math.floor((bavail * bsize) / (1024 * 1024));
-  if (room < memoryMiB) {
-    throw new TorporError(
-      'no_hosts_available',
-      `The sandbox asks for ${memoryMiB} MiB of memory; the file system of ${memoryRoot} has ${room} MiB left.`,
-      { remedy: 'Destroy or pause sandboxes that are not needed, or make the tmpfs larger.' },
-    );
-  }
-}
-
-/** MemAvailable of proc_meminfo(5); undefined where the kernel does not tell. */
-async function availableMemoryMiB(): Promise<number | undefined> {
-  const text = await readFile('/proc/meminfo', 'utf8');
-  const kib = /^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1];
-  return kib === undefined ? undefined : Math.floor(Number(kib) / 1024);
 }
 
 function checkEnvironment(envs: Readonly<Record<string, string>>): void {

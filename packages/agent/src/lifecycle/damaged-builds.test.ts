@@ -2,8 +2,15 @@ import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { BUILD_FILES } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { collectBuilds } from '../builds/collect.ts';
 import { writeRecord } from '../registry/record.ts';
 import { request, TEMPLATE, World } from '../testing/scenarios.ts';
+import { createSandbox } from './create.ts';
+import { destroySandbox } from './destroy.ts';
+import { forkSandbox } from './fork.ts';
+import { pauseSandbox } from './pause.ts';
+import { resumeSandbox } from './resume.ts';
+import { deleteSnapshot, snapshotSandbox } from './snapshot.ts';
 
 let world: World;
 /** The builds of the source: the second needs blocks of the first. */
@@ -13,15 +20,15 @@ let second: string;
 beforeEach(async () => {
   world = await World.open();
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
-  first = world.manager.get(world.source).buildId ?? '';
-  await world.manager.snapshots.resume(world.source);
+  await pauseSandbox(world.registry, world.source);
+  first = world.registry.get(world.source).buildId ?? '';
+  await resumeSandbox(world.registry, world.source);
   await writeFile(world.host.layout.upperDisk(world.source), 'disk 1');
-  await world.manager.snapshots.snapshot(world.source, TEMPLATE, { resumeSource: false });
-  second = world.manager.get(world.source).buildId ?? '';
+  await snapshotSandbox(world.registry, world.source, TEMPLATE, { resumeSource: false });
+  second = world.registry.get(world.source).buildId ?? '';
 });
 afterEach(async () => {
-  await world.manager.close();
+  await world.registry.close();
   await world[Symbol.asyncDispose]();
 });
 
@@ -132,19 +139,22 @@ const DAMAGES: [string, () => Promise<string>][] = [
 describe.each(DAMAGES)('%s', (_, damage) => {
   test('keeps a sandbox paused and is named; nothing is left of the attempt', async () => {
     const file = await damage();
-    const failure = await world.manager.snapshots
-      .resume(world.source)
-      .catch((error: unknown) => TorporError.from(error));
+    const failure = await resumeSandbox(world.registry, world.source).catch((error: unknown) =>
+      TorporError.from(error),
+    );
     expect(failure).toMatchObject({ code: 'build_invalid' });
     expect((failure as TorporError).message).toContain(file);
-    expect(world.manager.get(world.source)).toMatchObject({ state: 'paused', buildId: second });
+    expect(world.registry.get(world.source)).toMatchObject({ state: 'paused', buildId: second });
     expect(await world.host.leftovers()).toEqual([world.source]);
-    const creation = world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true }));
+    const creation = createSandbox(
+      world.registry,
+      request({ templateId: TEMPLATE, fromSnapshot: true }),
+    );
     await expect(creation).rejects.toMatchObject({ code: 'build_invalid' });
     expect(await world.host.leftovers()).toEqual([world.source]);
-    const { children } = await world.manager.snapshots
-      .fork(world.source, ['sbfork'], 0)
-      .catch(() => ({ children: [] }));
+    const { children } = await forkSandbox(world.registry, world.source, ['sbfork'], 0).catch(
+      () => ({ children: [] }),
+    );
     expect(children).toEqual([]);
     expect(await world.host.leftovers()).toEqual([world.source]);
   });
@@ -152,12 +162,12 @@ describe.each(DAMAGES)('%s', (_, damage) => {
 
 test('a sandbox whose build is damaged can be destroyed, and the next agent still starts', async () => {
   await truncate(path(second, BUILD_FILES.header), 10);
-  await world.manager.close();
+  await world.registry.close();
   await world.nextAgent();
-  expect(world.manager.get(world.source).state).toBe('paused');
-  await world.manager.snapshots.deleteSnapshot(TEMPLATE);
-  await world.manager.destroy(world.source);
-  expect((await world.manager.snapshots.collect()).removedBuildIds.toSorted()).toEqual(
+  expect(world.registry.get(world.source).state).toBe('paused');
+  await deleteSnapshot(world.registry, TEMPLATE);
+  await destroySandbox(world.registry, world.source);
+  expect((await collectBuilds(world.registry.host)).removedBuildIds.toSorted()).toEqual(
     [first, second].toSorted(),
   );
   expect(await world.host.leftovers()).toEqual([]);
@@ -168,12 +178,12 @@ test('a kept boot that cannot be restored is made anew', async () => {
   await host.createSource();
   const [boot] = await host.host.builds.list();
   await truncate(host.host.builds.path(boot ?? '', BUILD_FILES.memory), 0);
-  const { record, timings } = await host.manager.create(request());
+  const { record, timings } = await createSandbox(host.registry, request());
   expect(timings.map(({ phase }) => phase)).toContain('boot');
-  const again = await host.manager.create(request());
+  const again = await createSandbox(host.registry, request());
   expect(again.timings.map(({ phase }) => phase)).toContain('restore');
   for (const { id } of [record, again.record]) expect(host.states()[id]).toBe('running');
-  await host.manager.close();
+  await host.registry.close();
 });
 
 test('a boot that was kept for another VMM is forgotten at the next start', async () => {
@@ -182,7 +192,7 @@ test('a boot that was kept for another VMM is forgotten at the next start', asyn
   const [boot = ''] = await kept.host.builds.list();
   const boots = () =>
     kept.host.builds.references.all().filter(({ name }) => name.startsWith('boot-'));
-  await kept.manager.close();
+  await kept.registry.close();
   await kept.nextAgent();
   expect(boots()).toHaveLength(1);
   await replace(
@@ -190,26 +200,26 @@ test('a boot that was kept for another VMM is forgotten at the next start', asyn
     '"vmmVersion": "10.0.0"',
     '"vmmVersion": "10.0.1"',
   );
-  await kept.manager.close();
+  await kept.registry.close();
   await kept.nextAgent();
   expect(boots()).toEqual([]);
 });
 
 test('the reference of a sandbox whose record cannot be read is kept, and so is its build', async () => {
   const { layout, builds } = world.host;
-  await world.manager.close();
+  await world.registry.close();
   const file = layout.recordFile(world.source);
   const text = await readFile(file, 'utf8');
   await writeFile(file, text.slice(0, -20));
   await world.nextAgent();
   expect(world.states()).toEqual({});
-  await world.manager.snapshots.deleteSnapshot(TEMPLATE);
-  await world.manager.snapshots.collect();
+  await deleteSnapshot(world.registry, TEMPLATE);
+  await collectBuilds(world.registry.host);
   expect(world.host.builds.references.all()).toEqual([
     { kind: 'sandbox', name: world.source, buildId: second },
   ]);
   expect(await builds.list()).toEqual([first, second]);
-  await world.manager.close();
+  await world.registry.close();
   await writeFile(file, text);
   await world.nextAgent();
   await world.revive(world.source);
@@ -217,9 +227,9 @@ test('the reference of a sandbox whose record cannot be read is kept, and so is 
 });
 
 test('the reference tells the last build where a crash kept the record from it', async () => {
-  const record = world.manager.get(world.source);
-  await world.manager.close();
+  const record = world.registry.get(world.source);
+  await world.registry.close();
   await writeRecord(world.host.layout.recordFile(world.source), { ...record, buildId: first });
   await world.nextAgent();
-  expect(world.manager.get(world.source).buildId).toBe(second);
+  expect(world.registry.get(world.source).buildId).toBe(second);
 });

@@ -19,13 +19,13 @@ const STILL_TIMEOUT_MS = 10_000;
 /** What holds after any disturbance, once it is over; `point` says which one it was. */
 async function expectIntact(world: World, scenario: Scenario, point: string): Promise<void> {
   const { expected, act } = scenario;
-  const { source, manager } = world;
+  const { source, registry } = world;
   for (const state of Object.values(world.states())) {
     expect(SETTLED, `a sandbox after ${point}`).toContain(state);
   }
   expect(await world.faults(), `builds after ${point}`).toEqual([]);
   if (expected !== undefined) {
-    if (manager.get(source).state === 'error') await world.revive(source);
+    if (registry.get(source).state === 'error') await world.revive(source);
     await act(world);
     await world.revive(source);
     expect(await world.read(source), `the guest after ${point}`).toBe(expected);

@@ -3,9 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCommand } from '@torpor/linux';
 import { expect, onTestFinished, test } from 'vitest';
+import { SandboxRegistry } from '../registry/registry.ts';
 import { request } from '../testing/scenarios.ts';
 import { StubHost } from '../testing/stub-host.ts';
-import { SandboxManager } from './manager.ts';
+import { createSandbox } from './create.ts';
+import { destroySandbox } from './destroy.ts';
 
 async function fill(path: string): Promise<void> {
   for (const size of [65_536, 4_096, 1]) {
@@ -28,17 +30,20 @@ test('on a full disk nothing can be created, a lost VMM is reported, and destroy
     await rmdir(small);
   });
   await using host = await StubHost.open(join(small, 'data'));
-  const manager = host.manage(new SandboxManager(host.parts(), []));
-  const [first, second] = await Promise.all([manager.create(request()), manager.create(request())]);
+  const registry = host.manage(new SandboxRegistry(host.parts()));
+  const [first, second] = await Promise.all([
+    createSandbox(registry, request()),
+    createSandbox(registry, request()),
+  ]);
   for (const { record } of [first, second]) {
     await writeFile(host.layout.upperDisk(record.id), Buffer.alloc(32_768));
   }
   await fill(join(small, 'ballast'));
 
-  await expect(manager.create(request())).rejects.toMatchObject({
+  await expect(createSandbox(registry, request())).rejects.toMatchObject({
     code: 'disk_full',
   });
-  expect(manager.list()).toHaveLength(2);
+  expect(registry.list()).toHaveLength(2);
 
   const [pid] = host.driver.living();
   if (pid === undefined) throw new Error('no VMM');
@@ -46,7 +51,7 @@ test('on a full disk nothing can be created, a lost VMM is reported, and destroy
   await expect
     .poll(
       () =>
-        manager
+        registry
           .list()
           .map(({ state }) => state)
           .toSorted(),
@@ -55,7 +60,7 @@ test('on a full disk nothing can be created, a lost VMM is reported, and destroy
     .toEqual(['error', 'running']);
 
   for (const { record } of [first, second]) {
-    await manager.destroy(record.id);
+    await destroySandbox(registry, record.id);
     await expect(stat(host.layout.upperDisk(record.id))).rejects.toMatchObject({ code: 'ENOENT' });
   }
   expect(await host.leftovers()).toEqual([]);

@@ -2,10 +2,13 @@ import { newId } from '@torpor/protocol';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { readRecord, type SandboxRecord } from '../registry/record.ts';
+import { SandboxRegistry } from '../registry/registry.ts';
 import { request as plainRequest } from '../testing/scenarios.ts';
 import { StubHost, type StubVm } from '../testing/stub-host.ts';
+import { createSandbox } from './create.ts';
 import type { CreateRequest } from './create-request.ts';
-import { SandboxManager } from './manager.ts';
+import { destroyAll, destroySandbox } from './destroy.ts';
+import { reapIdle } from './reap.ts';
 
 let host: StubHost;
 
@@ -25,11 +28,11 @@ function request(changes: Partial<CreateRequest> = {}): CreateRequest {
 }
 
 /** The states that a watcher sees, by sandbox. */
-function follow(manager: SandboxManager): { states: Map<string, string[]>; stop: () => void } {
+function follow(registry: SandboxRegistry): { states: Map<string, string[]>; stop: () => void } {
   const states = new Map<string, string[]>();
   const end = new AbortController();
   void (async () => {
-    for await (const event of manager.watch(60_000, end.signal)) {
+    for await (const event of registry.watch(60_000, end.signal)) {
       if (event.kind !== 'item') continue;
       const { id, state } = event.item;
       states.set(id, [...(states.get(id) ?? []), state]);
@@ -38,11 +41,15 @@ function follow(manager: SandboxManager): { states: Map<string, string[]>; stop:
   return { states, stop: () => end.abort() };
 }
 
-async function stateOf(manager: SandboxManager, id: string, state: string): Promise<SandboxRecord> {
+async function stateOf(
+  registry: SandboxRegistry,
+  id: string,
+  state: string,
+): Promise<SandboxRecord> {
   return await expect
-    .poll(() => manager.get(id), { timeout: 10_000, interval: 5 })
+    .poll(() => registry.get(id), { timeout: 10_000, interval: 5 })
     .toMatchObject({ state })
-    .then(() => manager.get(id));
+    .then(() => registry.get(id));
 }
 
 async function onDisk(id: string): Promise<string | undefined> {
@@ -51,9 +58,9 @@ async function onDisk(id: string): Promise<string | undefined> {
 
 describe('creating and destroying', () => {
   test('a sandbox comes up, is initialised as itself, and leaves nothing', async () => {
-    const manager = host.manage(new SandboxManager(host.parts(), []));
-    const watcher = follow(manager);
-    const { record, timings } = await manager.create(request());
+    const registry = host.manage(new SandboxRegistry(host.parts()));
+    const watcher = follow(registry);
+    const { record, timings } = await createSandbox(registry, request());
     expect(record).toMatchObject({
       state: 'running',
       slot: { hostAddress: '10.0.0.1' },
@@ -79,9 +86,9 @@ describe('creating and destroying', () => {
       }),
     ]);
     expect(await onDisk(record.id)).toBe('running');
-    await manager.destroy(record.id);
-    await manager.destroy(record.id);
-    expect(() => manager.get(record.id)).toThrowError(
+    await destroySandbox(registry, record.id);
+    await destroySandbox(registry, record.id);
+    expect(() => registry.get(record.id)).toThrowError(
       expect.objectContaining({ code: 'not_found' }),
     );
     expect(await host.leftovers()).toEqual([]);
@@ -93,9 +100,9 @@ describe('creating and destroying', () => {
     const seen: (string | undefined)[] = [];
     host.driver.beforeStart = async ({ id }) => void seen.push(await onDisk(id));
     host.driver.beforeKill = async (vm) => void seen.push(await onDisk(vm.description.spec.id));
-    const manager = host.manage(new SandboxManager(host.parts(), []));
-    const { record } = await manager.create(request());
-    await manager.destroy(record.id);
+    const registry = host.manage(new SandboxRegistry(host.parts()));
+    const { record } = await createSandbox(registry, request());
+    await destroySandbox(registry, record.id);
     expect(seen).toEqual(['creating', 'destroying']);
   });
 
@@ -115,14 +122,14 @@ describe('creating and destroying', () => {
     ['/init', () => (host.guests.initStatus = 500), 'init_failed', /500/],
   ])('when %s fails, the error says so and nothing is left', async (_, arrange, code, words) => {
     arrange();
-    const manager = host.manage(new SandboxManager(host.parts(), []));
-    const watcher = follow(manager);
+    const registry = host.manage(new SandboxRegistry(host.parts()));
+    const watcher = follow(registry);
     const create = request();
-    await expect(manager.create(create)).rejects.toMatchObject({
+    await expect(createSandbox(registry, create)).rejects.toMatchObject({
       code,
       message: expect.stringMatching(words),
     });
-    expect(manager.list()).toEqual([]);
+    expect(registry.list()).toEqual([]);
     expect(await host.leftovers()).toEqual([]);
     expect(watcher.states.get(create.id)).toEqual(['creating', 'error']);
     watcher.stop();
@@ -130,8 +137,8 @@ describe('creating and destroying', () => {
 
   test('a guest that does not answer in time fails the creation, with its last lines', async () => {
     host.guests.healthy = false;
-    const manager = host.manage(new SandboxManager(host.parts({ guestTimeoutMs: 100 }), []));
-    await expect(manager.create(request())).rejects.toMatchObject({
+    const registry = host.manage(new SandboxRegistry(host.parts({ guestTimeoutMs: 100 })));
+    await expect(createSandbox(registry, request())).rejects.toMatchObject({
       code: 'guest_unreachable',
       message: expect.stringMatching(/within 0.1 s.*no such device/s),
       remedy: expect.stringContaining('--guest-timeout'),
@@ -142,48 +149,51 @@ describe('creating and destroying', () => {
   test('one that cannot be undone either is kept as an error until it can', async () => {
     host.guests.initStatus = 500;
     host.slots.beforeRelease = failing;
-    const manager = host.manage(new SandboxManager(host.parts(), []));
+    const registry = host.manage(new SandboxRegistry(host.parts()));
     const create = request();
-    await expect(manager.create(create)).rejects.toMatchObject({
+    await expect(createSandbox(registry, create)).rejects.toMatchObject({
       message: expect.stringMatching(/500/),
     });
-    expect(manager.get(create.id)).toMatchObject({
+    expect(registry.get(create.id)).toMatchObject({
       state: 'error',
       reason: expect.stringMatching(/500.*could not be taken down/s),
     });
     expect(host.driver.living()).toEqual([]);
     host.slots.beforeRelease = () => undefined;
-    await manager.destroy(create.id);
+    await destroySandbox(registry, create.id);
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('an unknown image is refused', async () => {
-    const manager = host.manage(new SandboxManager(host.parts(), []));
+    const registry = host.manage(new SandboxRegistry(host.parts()));
     const create = request({ templateId: 'nope' });
-    await expect(manager.create(create)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(createSandbox(registry, create)).rejects.toMatchObject({ code: 'not_found' });
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('of two creations with one id, one succeeds and the other does no harm', async () => {
-    const manager = host.manage(new SandboxManager(host.parts(), []));
+    const registry = host.manage(new SandboxRegistry(host.parts()));
     const create = request();
-    const results = await Promise.allSettled([manager.create(create), manager.create(create)]);
+    const results = await Promise.allSettled([
+      createSandbox(registry, create),
+      createSandbox(registry, create),
+    ]);
     expect(results.map((result) => result.status)).toEqual(['fulfilled', 'rejected']);
     expect(results[1]).toMatchObject({ reason: { code: 'already_exists' } });
-    await expect(manager.create(create)).rejects.toMatchObject({ code: 'already_exists' });
-    expect(manager.get(create.id)).toMatchObject({ state: 'running' });
+    await expect(createSandbox(registry, create)).rejects.toMatchObject({ code: 'already_exists' });
+    expect(registry.get(create.id)).toMatchObject({ state: 'running' });
     expect(host.slots.leased.size).toBe(1);
   });
 
   test('destroying a sandbox that is being created cancels it', async () => {
     host.guests.healthy = false;
-    const manager = host.manage(new SandboxManager(host.parts(), []));
+    const registry = host.manage(new SandboxRegistry(host.parts()));
     const create = request();
-    const creation = manager.create(create);
+    const creation = createSandbox(registry, create);
     const { promise: started, resolve } = Promise.withResolvers<void>();
     host.driver.afterStart = () => resolve();
     await started;
-    const results = await Promise.allSettled([creation, manager.destroy(create.id)]);
+    const results = await Promise.allSettled([creation, destroySandbox(registry, create.id)]);
     expect(results).toMatchObject([
       { status: 'rejected', reason: { code: 'conflict' } },
       { status: 'fulfilled' },
@@ -193,34 +203,36 @@ describe('creating and destroying', () => {
 
   test('one that waits for its turn to boot can be destroyed', async () => {
     host.guests.healthy = false;
-    const manager = host.manage(new SandboxManager(host.parts({ concurrentBoots: 1 }), []));
+    const registry = host.manage(new SandboxRegistry(host.parts({ concurrentBoots: 1 })));
     const [first, second] = [request(), request()];
-    const creations = [manager.create(first), manager.create(second)];
+    const creations = [createSandbox(registry, first), createSandbox(registry, second)];
     const outcomes = Promise.allSettled(creations);
     const { promise: started, resolve } = Promise.withResolvers<void>();
     host.driver.afterStart = () => resolve();
     await started;
     expect(host.slots.leased.size).toBe(1);
-    const destroyed = manager.destroy(second.id);
+    const destroyed = destroySandbox(registry, second.id);
     host.guests.healthy = true;
     await destroyed;
     expect(await outcomes).toMatchObject([
       { status: 'fulfilled' },
       { status: 'rejected', reason: { code: 'conflict' } },
     ]);
-    await manager.destroy(first.id);
+    await destroySandbox(registry, first.id);
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('what cannot be released is tried again, and reported if it still cannot', async () => {
-    const manager = host.manage(new SandboxManager(host.parts(), []));
-    const { record } = await manager.create(request());
+    const registry = host.manage(new SandboxRegistry(host.parts()));
+    const { record } = await createSandbox(registry, request());
     host.slots.beforeRelease = failing;
-    await expect(manager.destroy(record.id)).rejects.toMatchObject({ code: 'internal_error' });
-    expect(manager.get(record.id)).toMatchObject({ state: 'error' });
+    await expect(destroySandbox(registry, record.id)).rejects.toMatchObject({
+      code: 'internal_error',
+    });
+    expect(registry.get(record.id)).toMatchObject({ state: 'error' });
     expect(host.driver.living()).toEqual([]);
     host.slots.beforeRelease = () => undefined;
-    await manager.destroy(record.id);
+    await destroySandbox(registry, record.id);
     expect(await host.leftovers()).toEqual([]);
   });
 });
@@ -229,34 +241,34 @@ describe('the end of a VMM', () => {
   test('is reported with the reason, frees everything, and touches no other sandbox', async () => {
     const vms: StubVm[] = [];
     host.driver.afterStart = (vm) => vms.push(vm);
-    const manager = host.manage(new SandboxManager(host.parts(), []));
+    const registry = host.manage(new SandboxRegistry(host.parts()));
     const [victim, other] = await Promise.all([
-      manager.create(request()),
-      manager.create(request()),
+      createSandbox(registry, request()),
+      createSandbox(registry, request()),
     ]);
     const { id } = victim.record;
     vms.find((vm) => vm.description.spec.id === id)?.die();
-    const record = await stateOf(manager, id, 'error');
+    const record = await stateOf(registry, id, 'error');
     expect(record.reason).toMatch(/ended by SIGKILL.*no such device/s);
     expect(await onDisk(id)).toBe('error');
     await expect.poll(() => host.slots.leased.size, { timeout: 10_000 }).toBe(1);
-    await expect(manager.use(id)).rejects.toMatchObject({
+    await expect(registry.use(id)).rejects.toMatchObject({
       code: 'invalid_state',
       message: expect.stringMatching(/SIGKILL/),
     });
-    expect(manager.get(other.record.id)).toMatchObject({ state: 'running' });
+    expect(registry.get(other.record.id)).toMatchObject({ state: 'running' });
     expect(host.driver.living()).toHaveLength(1);
-    await manager.destroy(id);
-    await manager.destroy(other.record.id);
+    await destroySandbox(registry, id);
+    await destroySandbox(registry, other.record.id);
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('while it is being destroyed is the end that was asked for', async () => {
-    const manager = host.manage(new SandboxManager(host.parts(), []));
-    const { record } = await manager.create(request());
+    const registry = host.manage(new SandboxRegistry(host.parts()));
+    const { record } = await createSandbox(registry, request());
     host.driver.beforeKill = (vm) => vm.die();
-    const watcher = follow(manager);
-    await manager.destroy(record.id);
+    const watcher = follow(registry);
+    await destroySandbox(registry, record.id);
     await expect
       .poll(() => watcher.states.get(record.id))
       .toEqual(['running', 'destroying', 'stopped']);
@@ -267,49 +279,51 @@ describe('the end of a VMM', () => {
 
 describe('the time to live', () => {
   test('ends a sandbox that nobody uses, and only that', async () => {
-    const manager = host.manage(new SandboxManager(host.parts(), []));
-    const { record: mortal } = await manager.create(request({ timeoutSec: 10 }));
-    const { record: immortal } = await manager.create(request());
+    const registry = host.manage(new SandboxRegistry(host.parts()));
+    const { record: mortal } = await createSandbox(registry, request({ timeoutSec: 10 }));
+    const { record: immortal } = await createSandbox(registry, request());
     host.clock = 9_999;
-    await manager.endIdle();
-    expect(manager.list()).toHaveLength(2);
-    manager.touch(mortal.id);
+    await reapIdle(registry);
+    expect(registry.list()).toHaveLength(2);
+    registry.touch(mortal.id);
     host.clock = 19_998;
-    await manager.endIdle();
-    expect(manager.list()).toHaveLength(2);
+    await reapIdle(registry);
+    expect(registry.list()).toHaveLength(2);
     host.clock = 19_999;
-    await manager.endIdle();
-    expect(manager.list().map(({ id }) => id)).toEqual([immortal.id]);
+    await reapIdle(registry);
+    expect(registry.list().map(({ id }) => id)).toEqual([immortal.id]);
   });
 
   test('does not run while a stream is open', async () => {
-    const manager = host.manage(new SandboxManager(host.parts(), []));
-    const { record } = await manager.create(request({ timeoutSec: 10 }));
-    const { hold } = await manager.use(record.id);
+    const registry = host.manage(new SandboxRegistry(host.parts()));
+    const { record } = await createSandbox(registry, request({ timeoutSec: 10 }));
+    const { hold } = await registry.use(record.id);
     host.clock = 100_000;
-    await manager.endIdle();
-    expect(manager.get(record.id)).toMatchObject({ state: 'running' });
+    await reapIdle(registry);
+    expect(registry.get(record.id)).toMatchObject({ state: 'running' });
     hold[Symbol.dispose]();
     host.clock += 10_000;
-    await manager.endIdle();
-    expect(manager.list()).toEqual([]);
+    await reapIdle(registry);
+    expect(registry.list()).toEqual([]);
   });
 });
 
 test('an agent that stops lets go of its machines, and does nothing more', async () => {
   const vms: StubVm[] = [];
   host.driver.afterStart = (vm) => vms.push(vm);
-  const manager = host.manage(new SandboxManager(host.parts(), []));
-  const { record } = await manager.create(request());
-  await manager.close();
+  const registry = host.manage(new SandboxRegistry(host.parts()));
+  const { record } = await createSandbox(registry, request());
+  await registry.close();
   expect(vms.map((vm) => vm.detached)).toEqual([true]);
   expect(host.driver.living()).toHaveLength(1);
   expect(await readRecord(host.layout.recordFile(record.id))).toEqual({
     ...record,
     lastActiveAt: expect.any(Number),
   });
-  await expect(manager.create(request())).rejects.toMatchObject({ code: 'host_unavailable' });
-  await expect(manager.use(record.id)).rejects.toMatchObject({ code: 'host_unavailable' });
+  await expect(createSandbox(registry, request())).rejects.toMatchObject({
+    code: 'host_unavailable',
+  });
+  await expect(registry.use(record.id)).rejects.toMatchObject({ code: 'host_unavailable' });
 });
 
 test('whatever happens at the same time, no slot is released twice and nothing is left', async () => {
@@ -323,26 +337,26 @@ test('whatever happens at the same time, no slot is released twice and nothing i
     fc.asyncProperty(fc.array(step, { maxLength: 14 }), async (steps) => {
       const vms = new Map<string, StubVm>();
       host.driver.afterStart = (vm) => void vms.set(vm.description.spec.id, vm);
-      const manager = host.manage(new SandboxManager(host.parts(), []));
+      const registry = host.manage(new SandboxRegistry(host.parts()));
       const errors: { code?: string }[] = [];
       const running: Promise<unknown>[] = [];
       const run = (operation: Promise<unknown>) =>
         running.push(operation.catch((error) => errors.push(error)));
       for (const { action, id, pause } of steps) {
-        if (action === 'create') run(manager.create(request({ id, timeoutSec: 1 })));
-        if (action === 'destroy') run(manager.destroy(id));
+        if (action === 'create') run(createSandbox(registry, request({ id, timeoutSec: 1 })));
+        if (action === 'destroy') run(destroySandbox(registry, id));
         if (action === 'die') vms.get(id)?.die();
         if (action === 'idle') {
           host.clock += 2_000;
-          run(manager.endIdle());
+          run(reapIdle(registry));
         }
         for (let turn = 0; turn < pause * 20; turn++) await new Promise(setImmediate);
       }
       await Promise.all(running);
       const allowed = ['already_exists', 'conflict', 'vmm_failed'];
       for (const { code } of errors) expect(allowed).toContain(code);
-      await manager.destroyAll();
-      await manager.close();
+      await destroyAll(registry);
+      await registry.close();
       expect(await host.leftovers()).toEqual([]);
     }),
     { numRuns: 15 },

@@ -1,9 +1,17 @@
 import { type Build, BuildStore } from '@torpor/builds';
 import { newId, TorporError } from '@torpor/protocol';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { collectBuilds } from '../builds/collect.ts';
 import { readRecord } from '../registry/record.ts';
 import { request, TEMPLATE, World } from '../testing/scenarios.ts';
 import type { StubVm } from '../testing/stub-vmm.ts';
+import { createSandbox } from './create.ts';
+import { destroySandbox } from './destroy.ts';
+import { forkSandbox } from './fork.ts';
+import { pauseSandbox } from './pause.ts';
+import { reapIdle } from './reap.ts';
+import { resumeSandbox } from './resume.ts';
+import { deleteSnapshot, snapshotSandbox } from './snapshot.ts';
 
 /*
  * Operations that meet. Where one has to come while the other is in a certain place,
@@ -16,7 +24,7 @@ beforeEach(async () => {
   world = await World.open();
 });
 afterEach(async () => {
-  await world.manager.close();
+  await world.registry.close();
   await world[Symbol.asyncDispose]();
 });
 
@@ -48,7 +56,7 @@ async function code(promise: Promise<unknown>): Promise<string> {
 }
 
 async function snapshot(resumeSource = true): Promise<string> {
-  const { build } = await world.manager.snapshots.snapshot(world.source, TEMPLATE, {
+  const { build } = await snapshotSandbox(world.registry, world.source, TEMPLATE, {
     resumeSource,
   });
   return build.id;
@@ -58,7 +66,7 @@ async function snapshot(resumeSource = true): Promise<string> {
 async function pausing(): Promise<{ gate: Gate; pause: Promise<unknown> }> {
   const gate = new Gate();
   world.host.driver.beforeSave = () => gate.pass();
-  const pause = world.manager.snapshots.pause(world.source);
+  const pause = pauseSandbox(world.registry, world.source);
   pause.catch(() => undefined);
   await gate.reached;
   world.host.driver.beforeSave = () => undefined;
@@ -69,7 +77,7 @@ async function pausing(): Promise<{ gate: Gate; pause: Promise<unknown> }> {
 async function resuming(): Promise<{ gate: Gate; resume: Promise<unknown> }> {
   const gate = new Gate();
   world.host.slots.beforeAcquire = () => gate.pass();
-  const resume = world.manager.snapshots.resume(world.source);
+  const resume = resumeSandbox(world.registry, world.source);
   resume.catch(() => undefined);
   await gate.reached;
   world.host.slots.beforeAcquire = () => undefined;
@@ -79,7 +87,7 @@ async function resuming(): Promise<{ gate: Gate; resume: Promise<unknown> }> {
 test('a sandbox that is destroyed while it is paused is paused, and then gone with its build', async () => {
   await world.createSource();
   const { gate, pause } = await pausing();
-  const destroyed = world.manager.destroy(world.source);
+  const destroyed = destroySandbox(world.registry, world.source);
   gate.open();
   expect(await code(pause)).toBe('done');
   await destroyed;
@@ -90,9 +98,9 @@ test('a pause that comes after the end finds no sandbox', async () => {
   await world.createSource();
   const gate = new Gate();
   world.host.driver.beforeKill = () => gate.pass();
-  const destroyed = world.manager.destroy(world.source);
+  const destroyed = destroySandbox(world.registry, world.source);
   await gate.reached;
-  const pause = code(world.manager.snapshots.pause(world.source));
+  const pause = code(pauseSandbox(world.registry, world.source));
   gate.open();
   await destroyed;
   expect(await pause).toBe('not_found');
@@ -100,9 +108,9 @@ test('a pause that comes after the end finds no sandbox', async () => {
 
 test('two resumes make one machine, and both have it', async () => {
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   const { gate, resume } = await resuming();
-  const second = world.manager.snapshots.resume(world.source);
+  const second = resumeSandbox(world.registry, world.source);
   gate.open();
   await resume;
   await second;
@@ -112,9 +120,9 @@ test('two resumes make one machine, and both have it', async () => {
 
 test('a resume that is overtaken by the end of its sandbox leaves nothing', async () => {
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   const { gate, resume } = await resuming();
-  const destroyed = world.manager.destroy(world.source);
+  const destroyed = destroySandbox(world.registry, world.source);
   gate.open();
   expect(await code(resume)).toBe('conflict');
   await destroyed;
@@ -125,13 +133,13 @@ test.each([
   ['destroyed', false],
   ['paused', true],
 ])('an idle sandbox is not %s that is used while the reaper waits for it', async (_, autoPause) => {
-  await world.manager.create(request({ id: world.source, timeoutSec: 10, autoPause }));
+  await createSandbox(world.registry, request({ id: world.source, timeoutSec: 10, autoPause }));
   world.host.clock += 20_000;
-  const before = world.manager.snapshots.resume(world.source, 10);
-  const reaped = world.manager.endIdle();
-  world.manager.touch(world.source);
+  const before = resumeSandbox(world.registry, world.source, 10);
+  const reaped = reapIdle(world.registry);
+  world.registry.touch(world.source);
   await Promise.all([before, reaped]);
-  expect(world.manager.get(world.source).state).toBe('running');
+  expect(world.registry.get(world.source).state).toBe('running');
 });
 
 test.each([
@@ -140,10 +148,10 @@ test.each([
 ])(
   'a pause that comes with the end of the time to live finds the sandbox %s',
   async (_, autoPause, answer, states) => {
-    await world.manager.create(request({ id: world.source, timeoutSec: 10, autoPause }));
+    await createSandbox(world.registry, request({ id: world.source, timeoutSec: 10, autoPause }));
     world.host.clock += 20_000;
-    const reaped = world.manager.endIdle();
-    const pause = code(world.manager.snapshots.pause(world.source));
+    const reaped = reapIdle(world.registry);
+    const pause = code(pauseSandbox(world.registry, world.source));
     await reaped;
     expect(await pause).toBe(answer);
     expect(Object.values(world.states())).toEqual(states);
@@ -153,11 +161,11 @@ test.each([
 test.each([false, true])(
   'a sandbox that is being paused does not expire (auto-pause: %s)',
   async (autoPause) => {
-    await world.manager.create(request({ id: world.source, timeoutSec: 10, autoPause }));
+    await createSandbox(world.registry, request({ id: world.source, timeoutSec: 10, autoPause }));
     await world.write(world.source, 1);
     const { gate, pause } = await pausing();
     world.host.clock += 20_000;
-    const reaped = world.manager.endIdle();
+    const reaped = reapIdle(world.registry);
     gate.open();
     await Promise.all([pause, reaped]);
     await world.revive(world.source);
@@ -167,13 +175,13 @@ test.each([false, true])(
 
 test('a snapshot that meets a resume waits for it', async () => {
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   const { gate, resume } = await resuming();
   const taken = snapshot();
   gate.open();
   await resume;
   const buildId = await taken;
-  expect(world.manager.get(world.source)).toMatchObject({ state: 'running', buildId });
+  expect(world.registry.get(world.source)).toMatchObject({ state: 'running', buildId });
 });
 
 /** A snapshot after which the sandbox runs on, that has come to the point where the state is saved. */
@@ -194,26 +202,26 @@ async function snapshotting(): Promise<{ gate: Gate; vm: StubVm; taken: Promise<
 test('a call to the guest that meets a snapshot waits for it, and goes on', async () => {
   await world.createSource();
   const { gate, taken } = await snapshotting();
-  const used = world.manager.use(world.source);
-  expect(world.manager.get(world.source).state).toBe('snapshotting');
+  const used = world.registry.use(world.source);
+  expect(world.registry.get(world.source).state).toBe('snapshotting');
   gate.open();
   const { guest, hold } = await used;
   using _ = hold;
   expect(await guest.isHealthy(2_000)).toBe(true);
-  expect(world.manager.get(world.source).state).toBe('running');
+  expect(world.registry.get(world.source).state).toBe('running');
   await taken;
 });
 
 test('a call to the guest that meets a snapshot is refused when the machine does not go on', async () => {
   await world.createSource();
   const { gate, vm, taken } = await snapshotting();
-  const used = code(world.manager.use(world.source));
+  const used = code(world.registry.use(world.source));
   vm.die();
   await expect.poll(() => world.host.driver.living()).toEqual([]);
   gate.open();
   expect(await used).toBe('invalid_state');
   expect(await code(taken)).not.toBe('done');
-  expect(world.manager.get(world.source).state).toBe('error');
+  expect(world.registry.get(world.source).state).toBe('error');
 });
 
 test('a call to the guest that meets a snapshot does not wait for ever', async () => {
@@ -221,7 +229,7 @@ test('a call to the guest that meets a snapshot does not wait for ever', async (
   const { gate, taken } = await snapshotting();
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   try {
-    const used = code(world.manager.use(world.source));
+    const used = code(world.registry.use(world.source));
     await vi.advanceTimersByTimeAsync(60_000);
     expect(await used).toBe('invalid_state');
   } finally {
@@ -229,13 +237,13 @@ test('a call to the guest that meets a snapshot does not wait for ever', async (
   }
   gate.open();
   await taken;
-  expect(world.manager.get(world.source).state).toBe('running');
+  expect(world.registry.get(world.source).state).toBe('running');
 });
 
 test('a call to the guest that meets a pause is refused at once', async () => {
   await world.createSource();
   const { gate, pause } = await pausing();
-  expect(await code(world.manager.use(world.source))).toBe('invalid_state');
+  expect(await code(world.registry.use(world.source))).toBe('invalid_state');
   gate.open();
   await pause;
 });
@@ -243,13 +251,16 @@ test('a call to the guest that meets a pause is refused at once', async () => {
 test('a snapshot that is deleted and collected while a sandbox is made from it harms nobody', async () => {
   await world.createSource();
   await snapshot();
-  await world.manager.destroy(world.source);
+  await destroySandbox(world.registry, world.source);
   const gate = new Gate();
   world.host.slots.beforeAcquire = () => gate.pass();
-  const creation = world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true }));
+  const creation = createSandbox(
+    world.registry,
+    request({ templateId: TEMPLATE, fromSnapshot: true }),
+  );
   await gate.reached;
-  await world.manager.snapshots.deleteSnapshot(TEMPLATE);
-  expect((await world.manager.snapshots.collect()).removedBuildIds).toEqual([]);
+  await deleteSnapshot(world.registry, TEMPLATE);
+  expect((await collectBuilds(world.registry.host)).removedBuildIds).toEqual([]);
   gate.open();
   const { record } = await creation;
   expect(await world.read(record.id)).toBe(1);
@@ -259,18 +270,21 @@ test('a snapshot that is deleted and collected while a sandbox is made from it h
 test('a snapshot is held from the moment in which its name was looked up', async () => {
   await world.createSource();
   await snapshot();
-  await world.manager.destroy(world.source);
+  await destroySandbox(world.registry, world.source);
   // Before anything of the creation has run but the lookup itself.
-  const creation = world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true }));
-  const removal = world.manager.snapshots
-    .deleteSnapshot(TEMPLATE)
-    .then(() => world.manager.snapshots.collect());
+  const creation = createSandbox(
+    world.registry,
+    request({ templateId: TEMPLATE, fromSnapshot: true }),
+  );
+  const removal = deleteSnapshot(world.registry, TEMPLATE).then(() =>
+    collectBuilds(world.registry.host),
+  );
   const { record } = await creation;
   await removal;
   expect(await world.read(record.id)).toBe(1);
   expect(await world.faults()).toEqual([]);
   const late = request({ templateId: TEMPLATE, fromSnapshot: true });
-  expect(await code(world.manager.create(late))).toBe('not_found');
+  expect(await code(createSandbox(world.registry, late))).toBe('not_found');
 });
 
 test('a fork gives its children although the source is destroyed meanwhile', async () => {
@@ -278,10 +292,10 @@ test('a fork gives its children although the source is destroyed meanwhile', asy
   const gate = new Gate();
   world.host.slots.beforeAcquire = () => gate.pass();
   const childIds = [newId('sandbox'), newId('sandbox')];
-  const fork = world.manager.snapshots.fork(world.source, childIds, 0);
+  const fork = forkSandbox(world.registry, world.source, childIds, 0);
   await gate.reached;
-  await world.manager.destroy(world.source);
-  await world.manager.snapshots.collect();
+  await destroySandbox(world.registry, world.source);
+  await collectBuilds(world.registry.host);
   gate.open();
   const { children } = await fork;
   expect(children.map(({ id }) => id)).toEqual(childIds);
@@ -298,7 +312,7 @@ test('a collection spares what has been published and is not referenced yet', as
     collected.push(await world.host.builds.collect());
     await set(...args);
   };
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   expect(collected).toEqual([[]]);
   await world.revive(world.source);
   expect(await world.read(world.source)).toBe(1);
@@ -308,8 +322,8 @@ test('a reference that comes while a collection reads headers keeps its build', 
   await world.createSource();
   const kept = await snapshot();
   await world.write(world.source, 2);
-  await world.manager.snapshots.pause(world.source);
-  const other = world.manager.get(world.source).buildId ?? '';
+  await pauseSandbox(world.registry, world.source);
+  const other = world.registry.get(world.source).buildId ?? '';
   const { builds } = world.host;
   await builds.references.delete('template', TEMPLATE);
   await builds.references.set('template', 'other', other);
@@ -331,10 +345,10 @@ test('a reference that comes while a collection reads headers keeps its build', 
 test('two snapshots under one name: the later one has it, also on disk', async () => {
   await world.createSource();
   const second = newId('sandbox');
-  await world.manager.create(request({ id: second }));
+  await createSandbox(world.registry, request({ id: second }));
   await Promise.all(
     [world.source, second].map((id) =>
-      world.manager.snapshots.snapshot(id, TEMPLATE, { resumeSource: true }),
+      snapshotSandbox(world.registry, id, TEMPLATE, { resumeSource: true }),
     ),
   );
   const name = world.host.builds.references.get('template', TEMPLATE);
@@ -345,16 +359,16 @@ test('two snapshots under one name: the later one has it, also on disk', async (
 
 test('the end of the pager during a pause loses the machine, and the last build comes back', async () => {
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
-  await world.manager.snapshots.resume(world.source);
+  await pauseSandbox(world.registry, world.source);
+  await resumeSandbox(world.registry, world.source);
   await world.write(world.source, 2);
   const { gate, pause } = await pausing();
   world.host.pages.die();
   await expect.poll(() => world.host.driver.living()).toEqual([]);
   gate.open();
   expect(await code(pause)).not.toBe('');
-  await expect.poll(() => world.manager.get(world.source).state).toMatch(/^(?:error|paused)$/);
-  const { state, reason } = world.manager.get(world.source);
+  await expect.poll(() => world.registry.get(world.source).state).toMatch(/^(?:error|paused)$/);
+  const { state, reason } = world.registry.get(world.source);
   await world.revive(world.source);
   // A build that was complete before the machine died is as good as any.
   expect([
@@ -367,13 +381,13 @@ test('the end of the pager during a pause loses the machine, and the last build 
 
 test('the end of the pager during a resume leaves the sandbox paused', async () => {
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   world.host.guests.healthy = false;
-  const resume = world.manager.snapshots.resume(world.source);
+  const resume = resumeSandbox(world.registry, world.source);
   await expect.poll(() => world.host.driver.living().length).toBe(1);
   world.host.pages.die();
   await expect(resume).rejects.toMatchObject({ code: 'vmm_failed', message: /page server/ });
-  expect(world.manager.get(world.source).state).toBe('paused');
+  expect(world.registry.get(world.source).state).toBe('paused');
   expect(await world.host.leftovers()).toEqual([world.source]);
   world.host.guests.healthy = true;
   await world.revive(world.source);
@@ -383,14 +397,14 @@ test('the end of the pager during a resume leaves the sandbox paused', async () 
 test('the end of the pager ends the machines that it served, and no other', async () => {
   await world.createSource();
   const other = newId('sandbox');
-  await world.manager.create(request({ id: other }));
-  await world.manager.snapshots.pause(world.source);
-  await world.manager.snapshots.resume(world.source);
+  await createSandbox(world.registry, request({ id: other }));
+  await pauseSandbox(world.registry, world.source);
+  await resumeSandbox(world.registry, world.source);
   world.host.pages.die();
   await expect
-    .poll(() => world.manager.get(world.source))
+    .poll(() => world.registry.get(world.source))
     .toMatchObject({ state: 'error', reason: expect.stringMatching(/page server/) });
-  expect(world.manager.get(other).state).toBe('running');
+  expect(world.registry.get(other).state).toBe('running');
   expect(world.host.driver.living()).toHaveLength(1);
   await world.revive(world.source);
   expect(await world.read(world.source)).toBe(1);
@@ -398,16 +412,16 @@ test('the end of the pager ends the machines that it served, and no other', asyn
 
 test('a guest that falls silent is not resumed, and is when it answers again', async () => {
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   world.host.guests.healthy = false;
-  await expect(world.manager.snapshots.resume(world.source)).rejects.toMatchObject({
+  await expect(resumeSandbox(world.registry, world.source)).rejects.toMatchObject({
     code: 'guest_unreachable',
     remedy: expect.stringContaining('TORPOR_GUEST_TIMEOUT'),
   });
   world.host.guests.healthy = true;
   world.host.guests.initStatus = 500;
-  expect(await code(world.manager.snapshots.resume(world.source))).not.toBe('done');
-  expect(world.manager.get(world.source).state).toBe('paused');
+  expect(await code(resumeSandbox(world.registry, world.source))).not.toBe('done');
+  expect(world.registry.get(world.source).state).toBe('paused');
   expect(await world.host.leftovers()).toEqual([world.source]);
   world.host.guests.initStatus = 204;
   await world.revive(world.source);
@@ -418,15 +432,15 @@ test('a sandbox goes on after a crash between the publication of its build and t
   await world.createSource();
   const { references } = world.host.builds;
   references.set = () => new Promise(() => undefined);
-  void world.manager.snapshots.pause(world.source);
+  void pauseSandbox(world.registry, world.source);
   await expect.poll(() => world.host.builds.list()).toHaveLength(1);
-  const before = world.manager;
+  const before = world.registry;
   await world.nextAgent();
-  expect(world.manager.get(world.source).state).toBe('running');
+  expect(world.registry.get(world.source).state).toBe('running');
   // The build had the sandbox's very disk.
   expect(await world.host.builds.list()).toEqual([]);
   await world.write(world.source, 5);
-  await world.manager.snapshots.pause(world.source);
+  await pauseSandbox(world.registry, world.source);
   await world.revive(world.source);
   expect(await world.read(world.source)).toBe(5);
   expect(before.get(world.source).state).toBe('pausing');
@@ -434,30 +448,30 @@ test('a sandbox goes on after a crash between the publication of its build and t
 });
 
 test('a resumed sandbox has its address again, unless another has it meanwhile', async () => {
-  const { manager, source, host } = world;
-  const { record } = await manager.create(request());
-  await manager.snapshots.pause(record.id);
+  const { registry, source, host } = world;
+  const { record } = await createSandbox(registry, request());
+  await pauseSandbox(registry, record.id);
   // Now a lower index is free as well.
-  await manager.destroy(source);
-  const resumed = await manager.snapshots.resume(record.id);
+  await destroySandbox(registry, source);
+  const resumed = await resumeSandbox(registry, record.id);
   expect(resumed.record.slot).toEqual(record.slot);
 
-  await manager.snapshots.pause(record.id);
-  await manager.create(request());
-  await manager.create(request());
+  await pauseSandbox(registry, record.id);
+  await createSandbox(registry, request());
+  await createSandbox(registry, request());
   expect(host.slots.leased.has(record.slot?.index ?? -1)).toBe(true);
-  const moved = await manager.snapshots.resume(record.id);
+  const moved = await resumeSandbox(registry, record.id);
   expect(moved.record.slot?.index).not.toBe(record.slot?.index);
 });
 
 test('connections to a guest are reset when it has gone for good, and not by a pause', async () => {
-  const { manager, host } = world;
-  const { record } = await manager.create(request());
-  await manager.snapshots.pause(record.id);
+  const { registry, host } = world;
+  const { record } = await createSandbox(registry, request());
+  await pauseSandbox(registry, record.id);
   expect(host.slots.resets).toEqual([]);
-  await manager.destroy(record.id);
+  await destroySandbox(registry, record.id);
   expect(host.slots.resets).toEqual([record.slot?.index]);
-  const { record: failing } = await manager.create(request());
+  const { record: failing } = await createSandbox(registry, request());
   process.kill(failing.machine?.pid ?? 0, 'SIGKILL');
   await expect.poll(() => host.slots.resets).toEqual([record.slot?.index, failing.slot?.index]);
 });

@@ -1,19 +1,51 @@
 import type { Logger } from 'pino';
-import type { SandboxManager } from './manager.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
+import type { Sandbox } from '../registry/sandbox.ts';
+import { destroyIf } from './destroy.ts';
+import { pauseIf } from './pause.ts';
 
 const INTERVAL_MS = 1000;
 
-/** Ends idle sandboxes, once a second, until it is disposed of. */
+/** Destroys, or pauses if they ask for it, the sandboxes that have not been used for longer than their time to live. */
+export async function reapIdle(registry: SandboxRegistry): Promise<void> {
+  const { logger } = registry.host;
+  await Promise.all(
+    registry
+      .all()
+      .filter(isIdle)
+      .map(async (sandbox) => {
+        try {
+          await reap(registry, sandbox);
+        } catch (error) {
+          if (!registry.isPresent(sandbox)) return;
+          logger.error({ sandbox: sandbox.id, err: error }, 'Idle sandbox not reaped');
+        }
+      }),
+  );
+}
+
+/** The condition is checked again under the lock: it may have been used or destroyed meanwhile. */
+async function reap(registry: SandboxRegistry, sandbox: Sandbox): Promise<void> {
+  const { timeoutSec, autoPause } = sandbox.record.spec;
+  if (autoPause) await pauseIf(registry, sandbox.id, isIdle);
+  else await destroyIf(registry, sandbox, isIdle, `It was not used for ${timeoutSec} s.`);
+}
+
+function isIdle({ record, activity }: Sandbox): boolean {
+  const { timeoutSec } = record.spec;
+  return record.state === 'running' && timeoutSec > 0 && activity.idleMs() >= timeoutSec * 1000;
+}
+
+/** Reaps idle sandboxes, once a second, until it is disposed of. */
 export class Reaper implements AsyncDisposable {
   readonly #timer: NodeJS.Timeout;
   #round: Promise<void> | undefined;
 
-  constructor(manager: Pick<SandboxManager, 'endIdle'>, logger: Logger) {
+  constructor(registry: SandboxRegistry, logger: Logger) {
     this.#timer = setInterval(() => {
-      // A round that takes longer than the interval is not joined by another.
-      this.#round ??= manager
-        .endIdle()
-        .catch((error: unknown) => logger.error({ err: error }, 'reaper'))
+      // No round starts while another runs.
+      this.#round ??= reapIdle(registry)
+        .catch((error: unknown) => logger.error({ err: error }, 'Idle sandboxes not reaped'))
         .finally(() => {
           this.#round = undefined;
         });

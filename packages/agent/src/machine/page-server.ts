@@ -9,6 +9,7 @@ import {
 } from '@torpor/pager';
 import { TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
+import type { PageService, PageServiceRequest } from '../host-context.ts';
 
 const SHUTDOWN_TIMEOUT_MS = 2_000;
 
@@ -19,23 +20,11 @@ export interface PageServerOptions {
   readonly logger: Logger;
 }
 
-export interface PageServerRequest {
-  /** Names the VM at the pager; never used twice. */
-  readonly vm: string;
-  readonly socketPath: string;
-  readonly headerPath: string;
-  readonly diffPaths: Readonly<Record<string, string>>;
-  readonly workingSet?: readonly number[];
-  /** How long the VMM may take to connect. */
-  readonly connectTimeoutMs: number;
-}
-
 /**
- * This host's pager, a process of its own that outlives the agent. It is started
- * when it is first needed. A VM whose pages can be served no longer hangs for ever,
- * so whoever had it served is told at once.
+ * This host's pager, a process of its own that outlives the agent. It is started when it
+ * is first needed.
  */
-export class PageServer {
+export class PageServer implements PageService {
   readonly #options: PageServerOptions;
   readonly #failures = new Map<string, (reason: string) => void>();
   #client: Promise<PagerClient> | undefined;
@@ -45,11 +34,7 @@ export class PageServer {
     this.#options = options;
   }
 
-  /**
-   * Has a VM served; resolves when its VMM may connect. `onFailure` is called at most
-   * once, if its pages can no longer be served. Throws `vmm_failed` with the pager's words.
-   */
-  async serve(request: PageServerRequest, onFailure: (reason: string) => void): Promise<void> {
+  async serve(request: PageServiceRequest, onFailure: (reason: string) => void): Promise<void> {
     const client = await this.#connect();
     this.#failures.set(request.vm, onFailure);
     try {
@@ -60,17 +45,13 @@ export class PageServer {
     }
   }
 
-  /**
-   * Takes over a VM that an earlier agent had served. Throws `vmm_failed` if the pager
-   * no longer serves it: then its guest hangs, and must be ended.
-   */
   async adopt(vm: string, onFailure: (reason: string) => void): Promise<void> {
-    // Heard of from now on: what happened before is in the pager's state, the rest is an event.
+    // Registered first: what fails before is in the pager's list, what fails after is an event.
     this.#failures.set(vm, onFailure);
     try {
       const status = await this.#statusOf(vm);
       if (status === undefined) {
-        throw new TorporError('vmm_failed', 'The page server that held its memory has ended.');
+        throw new TorporError('vmm_failed', 'The page server that held its memory exited.');
       }
       if (status.state === 'failed') {
         throw new TorporError('vmm_failed', status.reason ?? 'Its memory could not be served.');
@@ -81,11 +62,11 @@ export class PageServer {
     }
   }
 
-  /** What the running pager says of a VM; undefined if there is no pager, or it does not know the VM. */
+  /** The pager's status of a VM; undefined if there is no pager, or it does not know the VM. */
   async #statusOf(vm: string): Promise<ServedVmStatus | undefined> {
     let hello: PagerHello;
     try {
-      // It says what it serves whenever one connects. No new one is started: it would know nothing.
+      // It lists its VMs in its greeting. No new one is started: it would know none.
       const found = await PagerClient.connect(this.#options.socketPath);
       found.client.close();
       await this.#connect();
@@ -99,7 +80,6 @@ export class PageServer {
     return hello.vms.find((served) => served.vm === vm);
   }
 
-  /** What the pager has done for a VM so far; undefined if that is nothing. */
   async describe(vm: string): Promise<VmDescription | undefined> {
     if (!this.#failures.has(vm)) return undefined;
     try {
@@ -110,17 +90,16 @@ export class PageServer {
     }
   }
 
-  /** The VM has ended, or is about to. Idempotent. */
   async release(vm: string): Promise<void> {
     if (!this.#failures.delete(vm) || this.#client === undefined) return;
     try {
       await (await this.#client).stop(vm);
     } catch (error) {
-      this.#options.logger.warn({ vm, err: error }, 'the pager did not let go of a VM');
+      this.#options.logger.warn({ vm, err: error }, 'Pager did not release a VM');
     }
   }
 
-  /** Lets go of the pager; it ends if it serves nobody, also one that an earlier agent left. */
+  /** Disconnects from the pager, which exits if it serves no VM; also from one that an earlier agent started. */
   async close(): Promise<void> {
     this.#closing = true;
     const client = await (this.#client ?? this.#found()).catch(() => undefined);
@@ -141,7 +120,7 @@ export class PageServer {
         await client.shutdown();
         return;
       } catch {
-        // It serves VMs that go on, or is still about to let go of the last ones.
+        // It serves VMs that keep running, or has not released the last ones yet.
         if (this.#failures.size > 0 || performance.now() > deadline) return;
       }
       await sleep(20);
@@ -157,7 +136,7 @@ export class PageServer {
     const { socketPath, logPath, logger } = this.#options;
     try {
       const { client, hello, started } = await connectPager({ socketPath, logPath });
-      logger.info({ pid: hello.pid, started, vms: hello.vms.length }, 'pager');
+      logger.info({ pid: hello.pid, started, vms: hello.vms.length }, 'Pager connected');
       client.onEvent((event) => this.#onEvent(event));
       void client.closed.then(() => this.#onClosed());
       return client;
@@ -175,7 +154,7 @@ export class PageServer {
     this.#client = undefined;
     if (this.#closing) return;
     for (const vm of [...this.#failures.keys()]) {
-      this.#fail(vm, 'The page server that held its memory has ended.');
+      this.#fail(vm, 'The page server that held its memory exited.');
     }
   }
 
@@ -195,6 +174,6 @@ function isAbsent(error: unknown): boolean {
 }
 
 function failure(error: unknown): TorporError {
-  const words = error instanceof Error ? error.message : String(error);
-  return new TorporError('vmm_failed', `The page server refused: ${words}`, { cause: error });
+  const message = error instanceof Error ? error.message : String(error);
+  return new TorporError('vmm_failed', `The page server refused: ${message}`, { cause: error });
 }

@@ -1,4 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { pauseSandbox } from '../lifecycle/pause.ts';
+import { resumeSandbox } from '../lifecycle/resume.ts';
 import { World } from '../testing/scenarios.ts';
 
 let world: World;
@@ -15,8 +17,8 @@ const MAX_SOCKET_PATH_BYTES = 107;
 test('each restore has a socket of its own, which an earlier one that is given up cannot remove', async () => {
   const serve = vi.spyOn(world.host.pages, 'serve');
   for (let round = 0; round < 3; round++) {
-    await world.manager.snapshots.pause(world.source);
-    await world.manager.snapshots.resume(world.source);
+    await pauseSandbox(world.registry, world.source);
+    await resumeSandbox(world.registry, world.source);
   }
   const paths = serve.mock.calls.map(([request]) => request.socketPath);
   expect(paths).toHaveLength(3);

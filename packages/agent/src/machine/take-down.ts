@@ -9,9 +9,9 @@ const ORDER: readonly HostResource['kind'][] = ['process', 'network-slot', 'file
 const KILL_TIMEOUT_MS = 10_000;
 
 /**
- * Takes down whatever the journal still names for this owner: processes first,
- * then what they used. Idempotent; what cannot be taken down stays in the journal, and
- * the first such error is thrown after all else has been tried.
+ * Takes down whatever the journal still names for this owner: processes first, then what
+ * they used. Idempotent; what cannot be taken down stays in the journal, and the first such
+ * error is thrown after all else has been tried.
  */
 export async function takeDownOwned(
   host: Pick<HostContext, 'journal' | 'slots'>,
@@ -41,7 +41,7 @@ async function takeDown(
 ): Promise<void> {
   switch (resource.kind) {
     case 'process':
-      return endProcess(resource);
+      return killProcess(resource);
     case 'network-slot':
       return host.slots.destroySlot(resource.index, owner);
     case 'file':
@@ -51,8 +51,8 @@ async function takeDown(
   }
 }
 
-/** Kills this very process, not a later one with its pid, and waits for its end. */
-export async function endProcess(identity: {
+/** Kills this very process, not a later one with its pid, and waits until it has exited. */
+export async function killProcess(identity: {
   readonly pid: number;
   readonly startTimeTicks: string;
 }): Promise<void> {
@@ -60,7 +60,10 @@ export async function endProcess(identity: {
   const deadline = performance.now() + KILL_TIMEOUT_MS;
   while (isProcessAlive(identity)) {
     if (performance.now() > deadline) {
-      throw new TorporError('vmm_failed', `Process ${identity.pid} does not end when killed.`);
+      throw new TorporError(
+        'vmm_failed',
+        `Process ${identity.pid} is still there ${KILL_TIMEOUT_MS / 1000} s after SIGKILL.`,
+      );
     }
     await sleep(20);
   }

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { CommandError, readNetSysctl, resetTcpConnections, writeNetSysctls } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
+import { Semaphore } from '../concurrency/semaphore.ts';
 import type { ResourceJournal } from '../journal/journal.ts';
 import { claimAddressBlock, releaseAddressBlock } from './address-block.ts';
 import { forwardingObstacles, HostFirewall, removeHostFirewall } from './host-firewall.ts';
@@ -13,7 +14,6 @@ import {
   slotLayout,
   TAP_DEVICE,
 } from './layout.ts';
-import { Limit } from './limit.ts';
 import type { NetworkSlot, SlotPool, SlotPoolStats, SlotRequest } from './slot.ts';
 import { configureSlot, listSlots, makeSlot, removeSlot, repairSlot } from './slot-namespace.ts';
 
@@ -144,7 +144,7 @@ class Pool implements SlotPool {
   readonly #block: Ipv4Prefix;
   readonly #firewall: HostFirewall;
   readonly #poolSize: number;
-  readonly #limit = new Limit(CONCURRENT_CHANGES);
+  readonly #changing = new Semaphore(CONCURRENT_CHANGES);
   /** Every index that is not free. Changed synchronously, so that no two calls have the same slot. */
   readonly #states = new Map<number, SlotState>();
   /** In the order in which they became free: an address is used again as late as possible. */
@@ -198,7 +198,7 @@ class Pool implements SlotPool {
       this.#states.set(index, { kind: 'changing' });
       const work = isMade
         ? this.#lease(index, request)
-        : this.#limit.run('urgent', () => this.#makeAndLease(index, request));
+        : this.#changing.run(() => this.#makeAndLease(index, request), { urgent: true });
       try {
         return await this.#track(this.#orDiscard(index, work));
       } catch (error) {
@@ -226,7 +226,9 @@ class Pool implements SlotPool {
     }
     this.#states.set(index, { kind: 'changing' });
     try {
-      const slot = await this.#track(this.#limit.run('urgent', () => this.#repair(owner, index)));
+      const slot = await this.#track(
+        this.#changing.run(() => this.#repair(owner, index), { urgent: true }),
+      );
       this.#states.set(index, { kind: 'leased', owner, slot });
       return slot;
     } catch (error) {
@@ -337,7 +339,7 @@ class Pool implements SlotPool {
       if (index === undefined) return;
       this.#states.set(index, { kind: 'changing' });
       this.#filling += 1;
-      this.#track(this.#limit.run('later', () => this.#fillOne(index))).catch((error: unknown) => {
+      this.#track(this.#changing.run(() => this.#fillOne(index))).catch((error: unknown) => {
         this.#options.logger.error({ err: error, index }, 'A network slot could not be made.');
       });
     }
@@ -418,7 +420,7 @@ class Pool implements SlotPool {
 
   #takeDown(index: number, state: SlotState): Promise<void> {
     this.#states.set(index, { kind: 'changing' });
-    return this.#track(this.#limit.run('later', () => this.#remove(index, state))).finally(() =>
+    return this.#track(this.#changing.run(() => this.#remove(index, state))).finally(() =>
       this.#fill(),
     );
   }

@@ -5,11 +5,15 @@ import { join } from 'node:path';
 import { newBuildId } from '@torpor/builds';
 import { newId, type SandboxState } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
-import { SandboxManager } from '../lifecycle/manager.ts';
+import { createSandbox } from '../lifecycle/create.ts';
+import { destroySandbox } from '../lifecycle/destroy.ts';
+import { pauseSandbox } from '../lifecycle/pause.ts';
+import { resumeSandbox } from '../lifecycle/resume.ts';
 import { readRecord, type SandboxRecord, writeRecord } from '../registry/record.ts';
+import { SandboxRegistry } from '../registry/registry.ts';
 import { request } from '../testing/scenarios.ts';
 import { StubHost, type StubVm } from '../testing/stub-host.ts';
-import { reclaim } from './reclaim.ts';
+import { recoverSandboxes } from './recover.ts';
 
 let host: StubHost;
 let vms: StubVm[];
@@ -22,17 +26,17 @@ beforeEach(async () => {
 afterEach(() => host[Symbol.asyncDispose]());
 
 /** The next agent of this host, after its predecessor was killed. */
-async function nextAgent(): Promise<SandboxManager> {
+async function nextAgent(): Promise<SandboxRegistry> {
   await host.restart();
   const parts = host.parts();
-  return host.manage(new SandboxManager(parts, await reclaim(parts)));
+  return host.manage(await recoverSandboxes(parts));
 }
 
 /** A sandbox whose agent is gone: it has let go of everything and writes nothing any more. */
 async function runningSandbox(): Promise<SandboxRecord> {
-  const manager = new SandboxManager(host.parts(), []);
-  const { record } = await manager.create(request());
-  await manager.close();
+  const registry = new SandboxRegistry(host.parts());
+  const { record } = await createSandbox(registry, request());
+  await registry.close();
   return record;
 }
 
@@ -54,35 +58,35 @@ function endGroup(pid: number): void {
 describe('an agent that starts after another was killed', () => {
   test('takes running sandboxes over, and can end them', async () => {
     const [first, second] = [await runningSandbox(), await runningSandbox()];
-    const manager = await nextAgent();
-    expect(manager.list().map(({ id, state }) => [id, state])).toEqual(
+    const registry = await nextAgent();
+    expect(registry.list().map(({ id, state }) => [id, state])).toEqual(
       expect.arrayContaining([
         [first.id, 'running'],
         [second.id, 'running'],
       ]),
     );
-    expect((await manager.use(first.id)).guest.sandboxId).toBe(first.id);
+    expect((await registry.use(first.id)).guest.sandboxId).toBe(first.id);
     expect(host.driver.living()).toHaveLength(2);
     expect(host.guests.inits).toHaveLength(2);
-    await manager.destroy(first.id);
-    expect(manager.get(second.id)).toMatchObject({ state: 'running', slot: second.slot });
-    await manager.destroy(second.id);
+    await destroySandbox(registry, first.id);
+    expect(registry.get(second.id)).toMatchObject({ state: 'running', slot: second.slot });
+    await destroySandbox(registry, second.id);
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('notices the end of a VMM that it took over', async () => {
     const { id } = await runningSandbox();
-    const manager = await nextAgent();
+    const registry = await nextAgent();
     vms[0]?.die();
     await expect
-      .poll(() => manager.get(id), { timeout: 10_000 })
+      .poll(() => registry.get(id), { timeout: 10_000 })
       .toMatchObject({ state: 'error', reason: expect.stringMatching(/SIGKILL/) });
   });
 
   test('gives a new sandbox neither the slot nor the user of one that it took over', async () => {
     const old = await runningSandbox();
-    const manager = await nextAgent();
-    const { record } = await manager.create(request());
+    const registry = await nextAgent();
+    const { record } = await createSandbox(registry, request());
     expect(record.slot?.index).not.toBe(old.slot?.index);
     expect(record.uid).not.toBe(old.uid);
   });
@@ -91,42 +95,42 @@ describe('an agent that starts after another was killed', () => {
     const { id } = await runningSandbox();
     vms[0]?.die();
     await vms[0]?.exited;
-    const manager = await nextAgent();
-    expect(manager.get(id)).toMatchObject({
+    const registry = await nextAgent();
+    expect(registry.get(id)).toMatchObject({
       state: 'error',
-      reason: 'VMM ended while the agent was away.',
+      reason: 'The VMM exited while no host agent was running.',
     });
     expect(await host.leftovers()).toEqual([id]);
-    await manager.destroy(id);
+    await destroySandbox(registry, id);
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('does not blame the pager for the end of a VMM that it served', async () => {
     const { id } = await runningSandbox();
     const before = await nextAgent();
-    await before.snapshots.pause(id);
-    await before.snapshots.resume(id);
+    await pauseSandbox(before, id);
+    await resumeSandbox(before, id);
     await before.close();
     const { memory } = (await readRecord(host.layout.recordFile(id))) ?? {};
     expect(memory?.servedAs).toBeDefined();
     vms.at(-1)?.die();
     await vms.at(-1)?.exited;
     await host.pages.release(memory?.servedAs ?? '');
-    const manager = await nextAgent();
-    expect(manager.get(id).reason).toBe('VMM ended while the agent was away.');
-    await manager.destroy(id);
+    const registry = await nextAgent();
+    expect(registry.get(id).reason).toBe('The VMM exited while no host agent was running.');
+    await destroySandbox(registry, id);
     expect(await host.leftovers()).toEqual([]);
   });
 
   test('ends what was being created, with the reason', async () => {
     const { id } = await interruptedIn('creating');
-    const manager = await nextAgent();
-    expect(manager.get(id)).toMatchObject({
+    const registry = await nextAgent();
+    expect(registry.get(id)).toMatchObject({
       state: 'error',
-      reason: 'The host agent ended while the sandbox was creating.',
+      reason: 'The host agent exited while the sandbox was being created.',
     });
     expect(await host.leftovers()).toEqual([id]);
-    await manager.destroy(id);
+    await destroySandbox(registry, id);
     expect(await host.leftovers()).toEqual([]);
   });
 
@@ -134,10 +138,10 @@ describe('an agent that starts after another was killed', () => {
     'lets what was %s run on while its build was not made',
     async (state) => {
       const { id } = await interruptedIn(state);
-      const manager = await nextAgent();
-      expect(manager.get(id).state).toBe('running');
+      const registry = await nextAgent();
+      expect(registry.get(id).state).toBe('running');
       expect(host.driver.living()).toHaveLength(1);
-      await manager.destroy(id);
+      await destroySandbox(registry, id);
       expect(await host.leftovers()).toEqual([]);
     },
   );
@@ -146,10 +150,10 @@ describe('an agent that starts after another was killed', () => {
     const { id } = await interruptedIn('pausing');
     const buildId = newBuildId();
     await host.builds.references.set('sandbox', id, buildId);
-    const manager = await nextAgent();
-    expect(manager.get(id)).toMatchObject({ state: 'paused', buildId });
+    const registry = await nextAgent();
+    expect(registry.get(id)).toMatchObject({ state: 'paused', buildId });
     expect(await host.leftovers()).toEqual([id]);
-    await manager.destroy(id);
+    await destroySandbox(registry, id);
     expect(await host.leftovers()).toEqual([]);
     expect(host.builds.references.all()).toEqual([]);
   });
@@ -158,15 +162,15 @@ describe('an agent that starts after another was killed', () => {
     const record = await interruptedIn('resuming');
     const buildId = newBuildId();
     await writeRecord(host.layout.recordFile(record.id), { ...record, state: 'resuming', buildId });
-    const manager = await nextAgent();
-    expect(manager.get(record.id)).toMatchObject({ state: 'paused', buildId });
+    const registry = await nextAgent();
+    expect(registry.get(record.id)).toMatchObject({ state: 'paused', buildId });
     expect(await host.leftovers()).toEqual([record.id]);
   });
 
   test('finishes what was being destroyed', async () => {
     await interruptedIn('destroying');
-    const manager = await nextAgent();
-    expect(manager.list()).toEqual([]);
+    const registry = await nextAgent();
+    expect(registry.list()).toEqual([]);
     expect(await host.leftovers()).toEqual([]);
   });
 
@@ -176,8 +180,8 @@ describe('an agent that starts after another was killed', () => {
     await mkdir(host.layout.runDirectory(id));
     await writeFile(host.layout.memoryFile(id), '');
     await host.journal.record(id, { kind: 'network-slot', index: 5 });
-    const manager = await nextAgent();
-    expect(manager.list()).toEqual([]);
+    const registry = await nextAgent();
+    expect(registry.list()).toEqual([]);
     expect(await host.leftovers()).toEqual([]);
   });
 
@@ -220,8 +224,8 @@ describe('an agent that starts after another was killed', () => {
       await host.journal.forget(resource);
       await host.journal.record(id, { ...resource, ...recycled });
     }
-    const manager = await nextAgent();
-    expect(manager.get(id)).toMatchObject({ state: 'error' });
+    const registry = await nextAgent();
+    expect(registry.get(id)).toMatchObject({ state: 'error' });
     expect(other.signalCode).toBeNull();
     expect(host.journal.entries()).toEqual([]);
   });
@@ -245,8 +249,8 @@ describe('an agent that starts after another was killed', () => {
     const path = host.layout.recordFile(id);
     const damaged = damage(await readFile(path, 'utf8'));
     await writeFile(path, damaged);
-    const manager = await nextAgent();
-    expect(manager.list()).toEqual([]);
+    const registry = await nextAgent();
+    expect(registry.list()).toEqual([]);
     expect(await readFile(path, 'utf8')).toBe(damaged);
     expect(host.driver.living()).toHaveLength(1);
     expect(await readdir(join(host.layout.runRoot, id))).toEqual([]);

@@ -1,9 +1,8 @@
-/** Milliseconds of a clock that never goes back; its zero means nothing. */
-export type MonotonicClock = () => number;
+import type { MonotonicClock } from '../host-context.ts';
 
 /**
  * When a sandbox was used last. An open stream counts as use for as long as it is
- * open. After a restart of the agent the count begins anew.
+ * open. After a restart of the agent the count starts again.
  */
 export class Activity {
   readonly #now: MonotonicClock;

@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/protocol';
 
-/** A consumer that is this far behind must begin anew, so that it cannot fill the memory. */
+/** A consumer that is this far behind must watch again, so that it cannot fill the memory. */
 const MAX_BACKLOG = 10_000;
 
 export type FeedEvent<T> =
@@ -14,7 +14,7 @@ interface Subscriber<T> {
   overrun: boolean;
 }
 
-/** Tells any number of consumers of every change, each at its own pace and in order. */
+/** Sends every change to any number of consumers, each at its own pace and in order. */
 export class ChangeFeed<T> {
   readonly #subscribers = new Set<Subscriber<T>>();
 
@@ -36,7 +36,7 @@ export class ChangeFeed<T> {
     keepAliveMs: number,
     signal: AbortSignal,
   ): AsyncGenerator<FeedEvent<T>> {
-    // Subscribed in the same turn in which the snapshot is taken: nothing is missed or told twice.
+    // Subscribed before anything is awaited after the snapshot: no change is missed or sent twice.
     const subscriber: Subscriber<T> = { backlog: [], wake: () => undefined, overrun: false };
     const known = snapshot();
     this.#subscribers.add(subscriber);

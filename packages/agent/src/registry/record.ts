@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { SANDBOX_STATES, TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import { writeFileAtomically } from '../data-dir/atomic-file.ts';
+import type { RunningMachine } from '../machine/running-machine.ts';
 import { type MachineDescription, machineDescriptionSchema } from './machine-schema.ts';
 
 const FORMAT_VERSION = 1;
@@ -53,6 +54,22 @@ const recordSchema = z.strictObject({
 export type SandboxRecord = Readonly<z.infer<typeof recordSchema>>;
 export type SandboxSpec = SandboxRecord['spec'];
 export type { MachineDescription };
+
+/** Changes that remove from a record what it says of a machine. */
+export const NO_MACHINE = { machine: undefined, slot: undefined, memory: undefined } as const;
+
+/** What the record of a sandbox keeps of its machine's memory. */
+export function memoryRecord({
+  parentId,
+  parentSnapshot,
+  servedAs,
+}: Pick<RunningMachine, 'parentId' | 'parentSnapshot' | 'servedAs'>): SandboxRecord['memory'] {
+  return {
+    ...(parentId === undefined ? {} : { parentId }),
+    ...(parentSnapshot === undefined ? {} : { parentSnapshot }),
+    ...(servedAs === undefined ? {} : { servedAs }),
+  };
+}
 
 export function newRecord(fields: Omit<SandboxRecord, 'formatVersion'>): SandboxRecord {
   return { formatVersion: FORMAT_VERSION, ...fields };

@@ -2,14 +2,18 @@ import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { assertTransition, type SandboxState } from '@torpor/protocol';
 import type { HostContext } from '../host-context.ts';
-import type { RecordChanges } from '../lifecycle/sandbox-ledger.ts';
 import { ChangeFeed, type FeedEvent } from './change-feed.ts';
 import { type SandboxRecord, writeRecord } from './record.ts';
 import type { Sandbox } from './sandbox.ts';
 
+/** Fields of a record to be changed; `undefined` removes one. */
+export type RecordChanges = {
+  readonly [Field in keyof SandboxRecord]?: SandboxRecord[Field] | undefined;
+};
+
 /**
- * How the records of sandboxes change: along the table of transitions, on disk first,
- * then for all to see. Whoever changes one holds the sandbox's lock.
+ * How the records of sandboxes change: along the table of transitions, on disk first, then
+ * for all watchers. The caller holds the sandbox's lock.
  */
 export class SandboxRecords {
   readonly #host: Pick<HostContext, 'layout' | 'logger'>;
@@ -19,7 +23,7 @@ export class SandboxRecords {
     this.#host = host;
   }
 
-  /** What `list` answers, then every change; see {@link ChangeFeed.watch}. */
+  /** What `list` returns, then every change; see {@link ChangeFeed.watch}. */
   watch(
     list: () => readonly SandboxRecord[],
     keepAliveMs: number,
@@ -47,7 +51,7 @@ export class SandboxRecords {
     await this.#keep(sandbox, changed(sandbox, changes));
   }
 
-  /** Tells of a state of a sandbox that has no record any more. */
+  /** Publishes a state of a sandbox that no longer has a record. */
   announce(sandbox: Sandbox, state: 'stopped' | 'error', reason?: string): void {
     const { record } = sandbox;
     this.#changes.publish({ ...record, state, ...(reason === undefined ? {} : { reason }) });
@@ -58,7 +62,7 @@ export class SandboxRecords {
     try {
       await writeRecord(this.#host.layout.recordFile(sandbox.id), presentRecord(sandbox));
     } catch (error) {
-      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'record not written');
+      this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'Record not written');
     }
   }
 
@@ -69,7 +73,7 @@ export class SandboxRecords {
       await writeRecord(path, record);
     } catch (error) {
       if (!maySurviveUnwritten(sandbox.record.state, record.state)) throw error;
-      this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'record not written');
+      this.#host.logger.error({ sandbox: sandbox.id, err: error }, 'Record not written');
     }
     sandbox.record = record;
     this.#changes.publish(record);
@@ -82,10 +86,9 @@ export function presentRecord(sandbox: Sandbox): SandboxRecord {
 }
 
 /**
- * Whether a change of state stands although the disk is full. A machine that has ended
- * must still be reported, and destroying one makes room. An operation that was given
- * up, or whose build is safe, leaves a record from which the next agent comes to the
- * same state.
+ * Whether a change of state stands although the disk is full. A VMM that has exited must
+ * still be reported, and destroying a sandbox makes room. An operation that failed, or whose
+ * build is published, leaves a record from which the next agent comes to the same state.
  */
 function maySurviveUnwritten(from: SandboxState, to: SandboxState): boolean {
   if (to === 'error' || to === 'destroying') return true;

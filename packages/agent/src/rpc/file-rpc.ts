@@ -2,7 +2,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import { type hostAgent, TorporError } from '@torpor/protocol';
 import { coalesce } from '../guest/coalesce.ts';
 import { listDirectory, makeDirectory, removePath } from '../guest/files.ts';
-import type { SandboxManager } from '../lifecycle/manager.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
@@ -12,7 +12,7 @@ type Methods = Pick<
 const READ_CHUNK_BYTES = 256 * 1024;
 
 /** The calls about files in a guest. Contents are streamed both ways, never held. */
-export function fileRpc(manager: SandboxManager): Methods {
+export function fileRpc(registry: SandboxRegistry): Methods {
   return {
     async writeFileStream(messages, { signal }) {
       const iterator = messages[Symbol.asyncIterator]();
@@ -22,34 +22,34 @@ export function fileRpc(manager: SandboxManager): Methods {
         throw new TorporError('invalid_request', 'The first message must say which file is meant.');
       }
       const { sandboxId, path, user } = content.value;
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await guest.writeFile({ path: required(path), user }, chunks(iterator, signal), signal);
       return {};
     },
 
     async *readFileStream({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       const content = guest.readFile({ path: required(path), user }, signal);
       for await (const chunk of coalesce(content, READ_CHUNK_BYTES)) yield { chunk };
     },
 
     async listDir({ sandboxId, path, depth, user }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       return { entries: await listDirectory(guest, path, depth, { user, signal }) };
     },
 
     async makeDir({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       const entry = await makeDirectory(guest, required(path), { user, signal });
       return entry === undefined ? {} : { entry };
     },
 
     async removePath({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await removePath(guest, required(path), { user, signal });
       return {};

@@ -2,9 +2,9 @@ import { statfs } from 'node:fs/promises';
 import { arch, cpus, totalmem } from 'node:os';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
-import type { BaseImages } from '../host-context.ts';
-import type { SandboxLimits } from '../lifecycle/create-request.ts';
-import type { SandboxManager } from '../lifecycle/manager.ts';
+import type { BaseImages, SandboxLimits } from '../host-context.ts';
+import { destroyAll } from '../lifecycle/destroy.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
 
 type Methods = Pick<ServiceImpl<typeof hostAgent.HostAgentService>, 'describeHost' | 'terminate'>;
 
@@ -19,7 +19,7 @@ const MIB = 1024 * 1024;
 
 /** The calls about the machine and the agent itself. */
 export function hostRpc(
-  manager: SandboxManager,
+  registry: SandboxRegistry,
   host: HostDescription,
   onTerminate: () => void,
 ): Methods {
@@ -44,7 +44,7 @@ export function hostRpc(
     },
 
     async terminate() {
-      await manager.destroyAll();
+      await destroyAll(registry);
       // After the answer is on its way.
       setImmediate(onTerminate);
       return {};

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, createClient } from '@connectrpc/connect';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { reapIdle } from '../lifecycle/reap.ts';
 import { type RpcAgent, startRpcAgent, TRANSPORTS } from '../testing/rpc-agent.ts';
 
 /*
@@ -39,9 +40,9 @@ async function* upload(path: string, chunks: Iterable<Uint8Array>) {
 
 /** Of a sandbox in use, the time of the last use is always now. */
 async function inUse(): Promise<boolean> {
-  const before = agent.manager.get(sandboxId).lastActiveAt;
+  const before = agent.registry.get(sandboxId).lastActiveAt;
   await delay(5);
-  return agent.manager.get(sandboxId).lastActiveAt !== before;
+  return agent.registry.get(sandboxId).lastActiveAt !== before;
 }
 
 async function released(): Promise<void> {
@@ -204,8 +205,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
   test('a watcher of the sandboxes that leaves is forgotten', async () => {
     let ended = 0;
-    const watching = agent.manager.watch.bind(agent.manager);
-    agent.manager.watch = async function* (...request) {
+    const watching = agent.registry.watch.bind(agent.registry);
+    agent.registry.watch = async function* (...request) {
       try {
         yield* watching(...request);
       } finally {
@@ -216,7 +217,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       if (event.case === 'synchronised') break;
     }
     await expect.poll(() => ended).toBe(1);
-    agent.manager.watch = watching;
+    agent.registry.watch = watching;
   });
 });
 
@@ -242,9 +243,9 @@ test('the sandbox is idle again after that, and is ended in time', async () => {
   for await (const { event } of client.execStream(shell('true'))) if (event.case === 'end') break;
   await released();
   agent.host.clock += 59_000;
-  await agent.manager.endIdle();
-  expect(agent.manager.get(sandboxId).state).toBe('running');
+  await reapIdle(agent.registry);
+  expect(agent.registry.get(sandboxId).state).toBe('running');
   agent.host.clock += 2_000;
-  await agent.manager.endIdle();
-  expect(agent.manager.list()).toEqual([]);
+  await reapIdle(agent.registry);
+  expect(agent.registry.list()).toEqual([]);
 });

@@ -2,8 +2,10 @@ import { open } from 'node:fs/promises';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
-import type { SandboxManager } from '../lifecycle/manager.ts';
+import { createSandbox } from '../lifecycle/create.ts';
+import { destroySandbox } from '../lifecycle/destroy.ts';
 import type { SandboxRecord } from '../registry/record.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
@@ -19,11 +21,11 @@ type Methods = Pick<
 const KEEPALIVE_MS = 15_000;
 const MAX_CONSOLE_BYTES = 1024 * 1024;
 
-/** The calls about sandboxes as a whole. Those that change one run to their end, whether the caller stays or not. */
-export function lifecycleRpc(manager: SandboxManager): Methods {
+/** The calls about sandboxes as a whole. Those that change one are completed also if the caller disconnects. */
+export function lifecycleRpc(registry: SandboxRegistry): Methods {
   return {
     async createSandbox(request) {
-      const { record, timings } = await manager.create({
+      const { record, timings } = await createSandbox(registry, {
         id: request.sandboxId,
         vcpus: request.vcpus,
         memoryMiB: request.memoryMb,
@@ -49,20 +51,20 @@ export function lifecycleRpc(manager: SandboxManager): Methods {
     },
 
     async destroySandbox({ sandboxId }) {
-      await manager.destroy(sandboxId);
+      await destroySandbox(registry, sandboxId);
       return {};
     },
 
     getSandbox({ sandboxId }) {
-      return { sandbox: sandboxInfo(manager.get(sandboxId)) };
+      return { sandbox: sandboxInfo(registry.get(sandboxId)) };
     },
 
     listSandboxes() {
-      return { sandboxes: manager.list().map(sandboxInfo) };
+      return { sandboxes: registry.list().map(sandboxInfo) };
     },
 
     async *watchSandboxes(_, { signal }) {
-      for await (const event of manager.watch(KEEPALIVE_MS, signal)) {
+      for await (const event of registry.watch(KEEPALIVE_MS, signal)) {
         switch (event.kind) {
           case 'item':
             yield { event: { case: 'sandbox' as const, value: sandboxInfo(event.item) } };
@@ -75,13 +77,13 @@ export function lifecycleRpc(manager: SandboxManager): Methods {
     },
 
     pingSandbox({ sandboxId }) {
-      manager.touch(sandboxId);
+      registry.touch(sandboxId);
       return {};
     },
 
     async readConsole({ sandboxId, maxBytes }) {
       const limit = Math.min(maxBytes || MAX_CONSOLE_BYTES, MAX_CONSOLE_BYTES);
-      return { content: await readTail(manager.consoleLog(sandboxId), limit) };
+      return { content: await readTail(registry.consoleLog(sandboxId), limit) };
     },
   };
 }

@@ -16,7 +16,7 @@ import {
   startBackground,
   streamInput,
 } from '../guest/processes.ts';
-import type { SandboxManager } from '../lifecycle/manager.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
@@ -33,14 +33,14 @@ type Methods = Pick<
 const MAX_TIMEOUT_SEC = 7 * 24 * 3600;
 
 /** The calls about programs in a guest. */
-export function processRpc(manager: SandboxManager): Methods {
+export function processRpc(registry: SandboxRegistry): Methods {
   return {
     /**
      * A program whose time is up ends the call with the code `timeout`; what it had
      * printed until then is attached to the error as an ExecResponse.
      */
     async exec(request, { signal }) {
-      const { guest, hold } = await manager.use(request.sandboxId);
+      const { guest, hold } = await registry.use(request.sandboxId);
       using _ = hold;
       const timeoutMs = timeoutOf(request.timeoutSec);
       const result = await exec(
@@ -53,7 +53,7 @@ export function processRpc(manager: SandboxManager): Methods {
     },
 
     async *execStream(request, { signal }) {
-      const { guest, hold } = await manager.use(request.sandboxId);
+      const { guest, hold } = await registry.use(request.sandboxId);
       using _ = hold;
       const program = { ...programOf(request), stdin: request.stdin, tag: request.tag, signal };
       for await (const event of execStream(guest, program, timeoutOf(request.timeoutSec))) {
@@ -63,27 +63,27 @@ export function processRpc(manager: SandboxManager): Methods {
     },
 
     async startBackground(request, { signal }) {
-      const { guest, hold } = await manager.use(request.sandboxId);
+      const { guest, hold } = await registry.use(request.sandboxId);
       using _ = hold;
       return startBackground(guest, { ...programOf(request), tag: request.tag, signal });
     },
 
     async listProcesses({ sandboxId, includeExited }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       const processes = await listProcesses(guest, { includeExited, signal });
       return { processes: processes.map((entry) => ({ ...entry, args: [...entry.args] })) };
     },
 
     async killProcess({ sandboxId, selector, signal: name }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await killProcess(guest, selected(selector), name, { signal });
       return {};
     },
 
     async *connectProcess({ sandboxId, selector }, context: HandlerContext) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       const events = connectProgram(guest, selected(selector), { signal: context.signal });
       for await (const event of events) {
@@ -93,7 +93,7 @@ export function processRpc(manager: SandboxManager): Methods {
     },
 
     async sendProcessInput({ sandboxId, selector, data, end }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await sendInput(guest, selected(selector), { data, end }, { signal });
       return {};
@@ -110,7 +110,7 @@ export function processRpc(manager: SandboxManager): Methods {
         );
       }
       const { sandboxId, selector } = content.value;
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await streamInput(guest, selected(selector), inputPieces(iterator), { signal });
       return {};

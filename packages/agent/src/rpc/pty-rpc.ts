@@ -4,7 +4,7 @@ import type { hostAgent } from '@torpor/protocol';
 import { type ProcessEvent, programEnd } from '../guest/process-events.ts';
 import { killProcess } from '../guest/processes.ts';
 import { attachPty, byTag, resizePty, sendPtyInput } from '../guest/pty.ts';
-import type { SandboxManager } from '../lifecycle/manager.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
@@ -12,10 +12,10 @@ type Methods = Pick<
 >;
 
 /** The calls about terminals in a guest. A terminal lives on when its viewer leaves. */
-export function ptyRpc(manager: SandboxManager): Methods {
+export function ptyRpc(registry: SandboxRegistry): Methods {
   return {
     async *ptyAttach(request, { signal }) {
-      const { guest, hold } = await manager.use(request.sandboxId);
+      const { guest, hold } = await registry.use(request.sandboxId);
       using _ = hold;
       const { tag, cmd, args, envs, cwd, user, cols, rows } = request;
       const size = { cols, rows };
@@ -27,21 +27,21 @@ export function ptyRpc(manager: SandboxManager): Methods {
     },
 
     async ptySendInput({ sandboxId, tag, data }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await sendPtyInput(guest, tag, data, { signal });
       return {};
     },
 
     async ptyResize({ sandboxId, tag, cols, rows }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await resizePty(guest, tag, { cols, rows }, { signal });
       return {};
     },
 
     async ptyKill({ sandboxId, tag }, { signal }) {
-      const { guest, hold } = await manager.use(sandboxId);
+      const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await killProcess(guest, byTag(tag), 'SIGKILL', { signal });
       return {};

@@ -1,7 +1,7 @@
 import type { ConnectRouter } from '@connectrpc/connect';
 import { hostAgent } from '@torpor/protocol';
 import type { Logger } from 'pino';
-import type { SandboxManager } from '../lifecycle/manager.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
 import { endWithCaller } from './end-with-caller.ts';
 import { errorInterceptor } from './error-interceptor.ts';
 import { fileRpc } from './file-rpc.ts';
@@ -12,7 +12,7 @@ import { ptyRpc } from './pty-rpc.ts';
 import { snapshotRpc } from './snapshot-rpc.ts';
 
 export interface RouteParts {
-  readonly manager: SandboxManager;
+  readonly registry: SandboxRegistry;
   readonly description: HostDescription;
   readonly logger: Logger;
   /** Called after a Terminate call has been answered. */
@@ -21,14 +21,14 @@ export interface RouteParts {
 
 /** Registers the HostAgentService with a Connect router. */
 export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void {
-  const { manager, description, logger, onTerminate } = parts;
+  const { registry, description, logger, onTerminate } = parts;
   const implementation = {
-    ...lifecycleRpc(manager),
-    ...processRpc(manager),
-    ...ptyRpc(manager),
-    ...snapshotRpc(manager),
-    ...fileRpc(manager),
-    ...hostRpc(manager, description, onTerminate),
+    ...lifecycleRpc(registry),
+    ...processRpc(registry),
+    ...ptyRpc(registry),
+    ...snapshotRpc(registry),
+    ...fileRpc(registry),
+    ...hostRpc(registry, description, onTerminate),
   };
   return (router) => {
     router.service(hostAgent.HostAgentService, implementation, {

@@ -1,8 +1,13 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import { type hostAgent, isId, TorporError } from '@torpor/protocol';
-import type { SandboxManager } from '../lifecycle/manager.ts';
-import type { ForkedSandbox } from '../lifecycle/snapshot-operations.ts';
+import { collectBuilds } from '../builds/collect.ts';
+import { verifyBuilds } from '../builds/verify.ts';
+import { type ForkedSandbox, forkSandbox } from '../lifecycle/fork.ts';
+import { pauseSandbox } from '../lifecycle/pause.ts';
+import { resumeSandbox } from '../lifecycle/resume.ts';
+import { deleteSnapshot, snapshotSandbox } from '../lifecycle/snapshot.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
 import { sandboxInfo } from './lifecycle-rpc.ts';
 
 type Methods = Pick<
@@ -18,16 +23,17 @@ type Methods = Pick<
 
 const MAX_CHILDREN = 100;
 
-/** The calls that make builds and check them out. They run to their end, whether the caller stays or not. */
-export function snapshotRpc({ snapshots }: Pick<SandboxManager, 'snapshots'>): Methods {
+/** The calls that make builds and check them out. They are completed also if the caller disconnects. */
+export function snapshotRpc(registry: SandboxRegistry): Methods {
   return {
     async pauseSandbox({ sandboxId }) {
-      const { record, timings } = await snapshots.pause(sandboxId);
+      const { record, timings } = await pauseSandbox(registry, sandboxId);
       return { sandbox: sandboxInfo(record), timings: [...timings] };
     },
 
     async resumeSandbox({ sandboxId, timeoutSec, keepTimeout }) {
-      const { record, timings } = await snapshots.resume(
+      const { record, timings } = await resumeSandbox(
+        registry,
         sandboxId,
         keepTimeout ? undefined : timeoutSec,
       );
@@ -42,12 +48,12 @@ export function snapshotRpc({ snapshots }: Pick<SandboxManager, 'snapshots'>): M
 
     async forkSandbox({ sandboxId, childIds, timeoutSec }) {
       checkChildren(childIds);
-      const { children, source } = await snapshots.fork(sandboxId, childIds, timeoutSec);
+      const { children, source } = await forkSandbox(registry, sandboxId, childIds, timeoutSec);
       return { children: children.map(forkResult), timings: [...source.timings] };
     },
 
     async createSnapshot({ sandboxId, templateId, resumeSource }) {
-      const snapshot = await snapshots.snapshot(sandboxId, templateId, { resumeSource });
+      const snapshot = await snapshotSandbox(registry, sandboxId, templateId, { resumeSource });
       const { vcpus, memoryMiB } = snapshot.build.manifest;
       return {
         sizeBytes: BigInt(snapshot.sizeBytes),
@@ -59,12 +65,12 @@ export function snapshotRpc({ snapshots }: Pick<SandboxManager, 'snapshots'>): M
     },
 
     async deleteSnapshot({ templateId }) {
-      await snapshots.deleteSnapshot(templateId);
+      await deleteSnapshot(registry, templateId);
       return {};
     },
 
     async *verifyBuilds() {
-      for await (const { buildId, fault, sizeBytes, references } of snapshots.verify()) {
+      for await (const { buildId, fault, sizeBytes, references } of verifyBuilds(registry.host)) {
         yield {
           buildId,
           fault: fault ?? '',
@@ -75,7 +81,7 @@ export function snapshotRpc({ snapshots }: Pick<SandboxManager, 'snapshots'>): M
     },
 
     async collectBuilds() {
-      const { removedBuildIds, freedBytes } = await snapshots.collect();
+      const { removedBuildIds, freedBytes } = await collectBuilds(registry.host);
       return { removedBuildIds: [...removedBuildIds], freedBytes: BigInt(freedBytes) };
     },
   };

@@ -2,7 +2,8 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createRouterTransport, type Transport } from '@connectrpc/connect';
 import { connectNodeAdapter, createConnectTransport } from '@connectrpc/connect-node';
-import { SandboxManager } from '../lifecycle/manager.ts';
+import { destroyAll } from '../lifecycle/destroy.ts';
+import { SandboxRegistry } from '../registry/registry.ts';
 import { agentRoutes } from '../rpc/routes.ts';
 import { PlainEnvd } from './plain-envd.ts';
 import { StubHost, silentLogger } from './stub-host.ts';
@@ -14,7 +15,7 @@ export type TransportName = (typeof TRANSPORTS)[number];
 /** The RPCs of an agent on a stub host, down to the real daemon, which runs as a process of this host instead of in a guest. */
 export interface RpcAgent extends AsyncDisposable {
   readonly host: StubHost;
-  readonly manager: SandboxManager;
+  readonly registry: SandboxRegistry;
   readonly transports: Readonly<Record<TransportName, Transport>>;
 }
 
@@ -22,8 +23,8 @@ export async function startRpcAgent(): Promise<RpcAgent> {
   await using stack = new AsyncDisposableStack();
   const envd = stack.use(await PlainEnvd.start());
   const host = stack.use(await StubHost.open());
-  const manager = new SandboxManager(host.parts({ guestUrl: () => envd.url }), []);
-  stack.defer(() => manager.destroyAll());
+  const registry = new SandboxRegistry(host.parts({ guestUrl: () => envd.url }));
+  stack.defer(() => destroyAll(registry));
   const description = {
     dataDir: host.layout.dataDir,
     limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 1 },
@@ -31,7 +32,7 @@ export async function startRpcAgent(): Promise<RpcAgent> {
     images: { list: async () => [{ name: 'base', sizeBytes: 7, createdAt: 5000 }] },
   };
   const logger = silentLogger();
-  const routes = agentRoutes({ manager, description, logger, onTerminate: () => undefined });
+  const routes = agentRoutes({ registry, description, logger, onTerminate: () => undefined });
   const server = createServer(connectNodeAdapter({ routes }));
   stack.defer(() => closeServer(server));
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -41,7 +42,7 @@ export async function startRpcAgent(): Promise<RpcAgent> {
     'the in-process transport': createRouterTransport(routes),
   };
   const moved = stack.move();
-  return { host, manager, transports, [Symbol.asyncDispose]: () => moved.disposeAsync() };
+  return { host, registry, transports, [Symbol.asyncDispose]: () => moved.disposeAsync() };
 }
 
 async function closeServer(server: Server): Promise<void> {

@@ -1,9 +1,17 @@
 import { mkdtemp, open, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId } from '@torpor/protocol';
+import { collectBuilds } from '../builds/collect.ts';
+import { verifyBuilds } from '../builds/verify.ts';
+import { createSandbox } from '../lifecycle/create.ts';
 import type { CreateRequest } from '../lifecycle/create-request.ts';
-import { SandboxManager } from '../lifecycle/manager.ts';
-import { reclaim } from '../recovery/reclaim.ts';
+import { destroyAll, destroySandbox } from '../lifecycle/destroy.ts';
+import { forkSandbox } from '../lifecycle/fork.ts';
+import { pauseSandbox } from '../lifecycle/pause.ts';
+import { resumeSandbox } from '../lifecycle/resume.ts';
+import { deleteSnapshot, snapshotSandbox } from '../lifecycle/snapshot.ts';
+import { recoverSandboxes } from '../recovery/recover.ts';
+import { SandboxRegistry } from '../registry/registry.ts';
 import { Plan } from './fault-points.ts';
 import { StubHost } from './stub-host.ts';
 
@@ -46,7 +54,7 @@ export class World implements AsyncDisposable {
   readonly source = newId('sandbox');
   readonly #keepBoots: boolean;
   plan: Plan;
-  manager: SandboxManager;
+  registry: SandboxRegistry;
 
   /** On a tmpfs: nothing here depends on what survives a power loss. */
   static async open(plan = new Plan(), keepBoots = false): Promise<World> {
@@ -58,21 +66,18 @@ export class World implements AsyncDisposable {
     this.host = host;
     this.plan = plan;
     this.#keepBoots = keepBoots;
-    this.manager = plan.run(() => new SandboxManager(this.#parts(), []));
+    this.registry = plan.run(() => new SandboxRegistry(this.#parts()));
   }
 
   /** The next agent, after the present one was killed or closed. */
   async nextAgent(): Promise<void> {
     await this.host.restart();
     this.plan = new Plan();
-    this.manager = await this.plan.run(async () => {
-      const parts = this.#parts();
-      return new SandboxManager(parts, await reclaim(parts));
-    });
+    this.registry = await this.plan.run(() => recoverSandboxes(this.#parts()));
   }
 
   async createSource(): Promise<void> {
-    await this.manager.create(request({ id: this.source }));
+    await createSandbox(this.registry, request({ id: this.source }));
     await this.write(this.source, 1);
   }
 
@@ -114,16 +119,16 @@ export class World implements AsyncDisposable {
   }
 
   states(): Record<string, string> {
-    return Object.fromEntries(this.manager.list().map(({ id, state }) => [id, state]));
+    return Object.fromEntries(this.registry.list().map(({ id, state }) => [id, state]));
   }
 
   isKnown(id: string): boolean {
-    return this.manager.list().some((record) => record.id === id);
+    return this.registry.list().some((record) => record.id === id);
   }
 
   async faults(): Promise<string[]> {
     const faults: string[] = [];
-    for await (const { buildId, fault } of this.manager.snapshots.verify()) {
+    for await (const { buildId, fault } of verifyBuilds(this.registry.host)) {
       if (fault !== undefined) faults.push(`${buildId}: ${fault}`);
     }
     for (const { kind, name, buildId } of this.host.builds.references.all()) {
@@ -135,8 +140,8 @@ export class World implements AsyncDisposable {
 
   /** Brings a sandbox that is paused, or has failed and has a build, up again. */
   async revive(id: string): Promise<void> {
-    if (this.manager.get(id).state !== 'running') await this.manager.snapshots.resume(id);
-    const pid = this.manager.get(id).machine?.pid ?? -1;
+    if (this.registry.get(id).state !== 'running') await resumeSandbox(this.registry, id);
+    const pid = this.registry.get(id).machine?.pid ?? -1;
     if (!this.host.driver.living().includes(pid)) throw new Error(`${id} has no VMM`);
     if (this.host.driver.stopped.has(pid)) throw new Error(`the vCPUs of ${id} are stopped`);
   }
@@ -144,16 +149,16 @@ export class World implements AsyncDisposable {
   /** Removes everything in order; answers what is left then. */
   async clear(): Promise<string[]> {
     const { host } = this;
-    await this.manager.snapshots.deleteSnapshot(TEMPLATE);
-    await this.manager.destroyAll();
+    await deleteSnapshot(this.registry, TEMPLATE);
+    await destroyAll(this.registry);
     for (const { kind, name } of host.builds.references.all()) {
       if (name.startsWith('boot-')) await host.builds.references.delete(kind, name);
     }
-    await this.manager.snapshots.collect();
-    await this.manager.close();
+    await collectBuilds(this.registry.host);
+    await this.registry.close();
     // What could not be removed when it failed goes with the next start.
     await this.nextAgent();
-    await this.manager.close();
+    await this.registry.close();
     const files = await readdir(join(host.directory, 'builds'));
     const references = await readdir(join(host.directory, 'references'));
     return [...(await host.leftovers()), ...files, ...references];
@@ -161,7 +166,7 @@ export class World implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     // One that was killed never ends; any other must not react to the end of its host.
-    if (!this.plan.isDead) await this.manager.close();
+    if (!this.plan.isDead) await this.registry.close();
     await this.host[Symbol.asyncDispose]();
   }
 
@@ -183,8 +188,8 @@ export interface Scenario {
 /** A sandbox that was restored, and has written something since. */
 async function restoredSource(world: World): Promise<void> {
   await world.createSource();
-  await world.manager.snapshots.pause(world.source);
-  await world.manager.snapshots.resume(world.source);
+  await pauseSandbox(world.registry, world.source);
+  await resumeSandbox(world.registry, world.source);
   await world.write(world.source, 2);
 }
 
@@ -192,42 +197,42 @@ async function restoredSource(world: World): Promise<void> {
 export async function sourceWithDeadAncestor(world: World): Promise<void> {
   await world.createSource();
   await world.scratch(world.source, 1);
-  await world.manager.snapshots.pause(world.source);
-  await world.manager.snapshots.resume(world.source);
+  await pauseSandbox(world.registry, world.source);
+  await resumeSandbox(world.registry, world.source);
   await world.scratch(world.source, 0);
   await world.write(world.source, 2);
 }
 
 async function snapshot(world: World, resumeSource: boolean): Promise<void> {
-  await world.manager.snapshots.snapshot(world.source, TEMPLATE, { resumeSource });
+  await snapshotSandbox(world.registry, world.source, TEMPLATE, { resumeSource });
 }
 
 export const SCENARIOS: readonly Scenario[] = [
   {
     name: 'the pause of a sandbox that was booted',
     prepare: (world) => world.createSource(),
-    act: (world) => world.manager.snapshots.pause(world.source),
+    act: (world) => pauseSandbox(world.registry, world.source),
     expected: 1,
   },
   {
     name: 'the pause of a sandbox that was restored',
     prepare: restoredSource,
-    act: (world) => world.manager.snapshots.pause(world.source),
+    act: (world) => pauseSandbox(world.registry, world.source),
     expected: 2,
   },
   {
     name: 'a pause with a compaction',
     prepare: sourceWithDeadAncestor,
-    act: (world) => world.manager.snapshots.pause(world.source),
+    act: (world) => pauseSandbox(world.registry, world.source),
     expected: 2,
   },
   {
     name: 'a resume',
     prepare: async (world) => {
       await restoredSource(world);
-      await world.manager.snapshots.pause(world.source);
+      await pauseSandbox(world.registry, world.source);
     },
-    act: (world) => world.manager.snapshots.resume(world.source),
+    act: (world) => resumeSandbox(world.registry, world.source),
     expected: 2,
   },
   {
@@ -251,7 +256,7 @@ export const SCENARIOS: readonly Scenario[] = [
     prepare: restoredSource,
     act: async (world) => {
       const childIds = [newId('sandbox'), newId('sandbox')];
-      const { children } = await world.manager.snapshots.fork(world.source, childIds, 0);
+      const { children } = await forkSandbox(world.registry, world.source, childIds, 0);
       for (const { result } of children) if (result instanceof Error) throw result;
     },
     expected: 2,
@@ -262,7 +267,7 @@ export const SCENARIOS: readonly Scenario[] = [
       await world.createSource();
       await snapshot(world, true);
     },
-    act: (world) => world.manager.snapshots.deleteSnapshot(TEMPLATE),
+    act: (world) => deleteSnapshot(world.registry, TEMPLATE),
     expected: 1,
   },
   {
@@ -271,10 +276,10 @@ export const SCENARIOS: readonly Scenario[] = [
       await restoredSource(world);
       await snapshot(world, true);
       await world.write(world.source, 3);
-      await world.manager.snapshots.pause(world.source);
-      await world.manager.snapshots.deleteSnapshot(TEMPLATE);
+      await pauseSandbox(world.registry, world.source);
+      await deleteSnapshot(world.registry, TEMPLATE);
     },
-    act: (world) => world.manager.snapshots.collect(),
+    act: (world) => collectBuilds(world.registry.host),
     expected: 3,
   },
   {
@@ -283,33 +288,34 @@ export const SCENARIOS: readonly Scenario[] = [
       await world.createSource();
       await snapshot(world, false);
     },
-    act: (world) => world.manager.create(request({ templateId: TEMPLATE, fromSnapshot: true })),
+    act: (world) =>
+      createSandbox(world.registry, request({ templateId: TEMPLATE, fromSnapshot: true })),
     expected: 1,
   },
   {
     name: 'a creation whose boot is kept',
     keepBoots: true,
     prepare: () => Promise.resolve(),
-    act: (world) => world.manager.create(request()),
+    act: (world) => createSandbox(world.registry, request()),
   },
   {
     name: 'a creation from a kept boot',
     keepBoots: true,
     prepare: (world) => world.createSource(),
-    act: (world) => world.manager.create(request()),
+    act: (world) => createSandbox(world.registry, request()),
     expected: 1,
   },
   {
     name: 'the end of a sandbox that was restored',
     prepare: restoredSource,
-    act: (world) => world.manager.destroy(world.source),
+    act: (world) => destroySandbox(world.registry, world.source),
   },
   {
     name: 'the end of a paused sandbox',
     prepare: async (world) => {
       await world.createSource();
-      await world.manager.snapshots.pause(world.source);
+      await pauseSandbox(world.registry, world.source);
     },
-    act: (world) => world.manager.destroy(world.source),
+    act: (world) => destroySandbox(world.registry, world.source),
   },
 ];

@@ -43,7 +43,7 @@ export class StubHost implements AsyncDisposable {
   /** Milliseconds of the agent's clock. */
   clock = 0;
   beforeDisk: Hook = () => undefined;
-  readonly #managers: { close(): Promise<void> }[] = [];
+  readonly #registries: { close(): Promise<void> }[] = [];
 
   /** `directory`: the data directory; a new temporary one where it is absent. */
   static async open(dataDir?: string): Promise<StubHost> {
@@ -126,10 +126,10 @@ export class StubHost implements AsyncDisposable {
     };
   }
 
-  /** Closes the manager before the host goes, so that it does not react to the end of everything. */
-  manage<T extends { close(): Promise<void> }>(manager: T): T {
-    this.#managers.push(manager);
-    return manager;
+  /** Closes the registry before the host goes, so that it does not react to the end of everything. */
+  manage<T extends { close(): Promise<void> }>(registry: T): T {
+    this.#registries.push(registry);
+    return registry;
   }
 
   /** What an agent that starts again finds: the journal as it is on disk, no slot handed out. */
@@ -154,7 +154,7 @@ export class StubHost implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(this.#managers.map((manager) => manager.close()));
+    await Promise.all(this.#registries.map((registry) => registry.close()));
     this.driver.killAll();
     await this.guests.close();
     await this.journal[Symbol.asyncDispose]();

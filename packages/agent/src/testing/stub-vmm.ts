@@ -13,8 +13,7 @@ import type {
   SnapshotResult,
   VmmDriver,
 } from '@torpor/vmm';
-import type { HostContext } from '../host-context.ts';
-import type { PageServerRequest } from '../machine/page-server.ts';
+import type { PageService, PageServiceRequest } from '../host-context.ts';
 import { point } from './fault-points.ts';
 
 /*
@@ -22,8 +21,6 @@ import { point } from './fault-points.ts';
  * memory file, the disk and the state are real files, so that builds are made of them
  * and machines come back from builds. They may also take snapshots, as Firecracker does.
  */
-
-type Pages = HostContext['snapshots']['pages'];
 
 export class StubDriver implements VmmDriver {
   readonly kind = 'qemu';
@@ -256,15 +253,15 @@ async function writeBlocks(path: string, mebibytes: number, blocks: Blocks): Pro
 }
 
 interface Served {
-  readonly request: PageServerRequest;
+  readonly request: PageServiceRequest;
   onFailure: (reason: string) => void;
 }
 
 /** A pager that outlives agents, as the real one does. */
-export class StubPages implements Pages {
+export class StubPages implements PageService {
   readonly #served = new Map<string, Served>();
 
-  serve(request: PageServerRequest, onFailure: (reason: string) => void): Promise<void> {
+  serve(request: PageServiceRequest, onFailure: (reason: string) => void): Promise<void> {
     return point('serve memory', 'call', async () => {
       this.#served.set(request.vm, { request, onFailure });
     });

@@ -1,0 +1,72 @@
+import { access } from 'node:fs/promises';
+import { BUILD_FILES, type Build, BuildFormatError } from '@torpor/builds';
+import { copySparse } from '@torpor/linux';
+import { TorporError } from '@torpor/protocol';
+import { restoreObstacle } from '@torpor/vmm';
+import type { HostContext, PageServiceRequest } from '../host-context.ts';
+
+/** A build that is not collected until this is disposed of. */
+export interface HeldBuild extends Disposable {
+  readonly build: Build;
+}
+
+/** The build that a template's id names, held. Throws `not_found` and `build_invalid`. */
+export async function holdTemplate(host: HostContext, templateId: string): Promise<HeldBuild> {
+  const { builds } = host.snapshots;
+  const buildId = builds.references.get('template', templateId);
+  if (buildId === undefined) {
+    throw new TorporError('not_found', `This host has no snapshot ${templateId}.`);
+  }
+  // Before anything is awaited: once the reference is deleted, the lease alone keeps the build.
+  using resources = new DisposableStack();
+  resources.use(builds.lease(buildId));
+  const build = await builds.check(buildId);
+  await checkRestorable(host, build);
+  const held = resources.move();
+  return { build, [Symbol.dispose]: () => held.dispose() };
+}
+
+/**
+ * A saved state is only good for the VMM, accelerator and machine that wrote it. Throws
+ * `build_invalid` with the file that is missing or foreign, and what to do.
+ */
+export async function checkRestorable(host: HostContext, build: Build): Promise<void> {
+  const path = host.snapshots.builds.path(build.id, BUILD_FILES.manifest);
+  const { producer, artifacts } = build.manifest;
+  const obstacle = restoreObstacle(producer, host.vmm);
+  if (obstacle !== undefined) throw new BuildFormatError(path, obstacle.what, obstacle.remedy);
+  for (const [role, artifact] of Object.entries(artifacts)) {
+    await access(artifact).catch((error: unknown) => {
+      throw new TorporError('build_invalid', `${path}: its ${role}, ${artifact}, is missing.`, {
+        remedy: 'Restore that file, or delete what was made from the build.',
+        cause: error,
+      });
+    });
+  }
+}
+
+/** Copies the build's disk to where a sandbox may write to it. */
+export async function checkOutDisk(host: HostContext, build: Build, path: string): Promise<void> {
+  await copySparse(host.snapshots.builds.path(build.id, BUILD_FILES.disk), path);
+}
+
+/** The files in which the pager finds the memory of a build. */
+export function memoryOf(
+  host: HostContext,
+  { id, header }: Build,
+): Pick<PageServiceRequest, 'headerPath' | 'diffPaths'> {
+  const { builds } = host.snapshots;
+  const diffs = header.mapping.builds.map((holder) => {
+    return [holder, builds.path(holder, BUILD_FILES.memory)] as const;
+  });
+  return {
+    headerPath: builds.path(id, BUILD_FILES.header),
+    diffPaths: Object.fromEntries(diffs),
+  };
+}
+
+/** What a sandbox made from a build cannot choose. */
+export function frozenShape({ manifest }: Build) {
+  const { vcpus, memoryMiB, diskMiB } = manifest;
+  return { vcpus, memoryMiB, diskSizeMiB: diskMiB };
+}

@@ -1,0 +1,61 @@
+import type { HostContext } from '../host-context.ts';
+import { sizeOfBuild } from './size.ts';
+
+/** Several sandboxes that are destroyed at once are one collection. */
+const COLLECT_AFTER_MS = 2_000;
+
+export interface Collection {
+  readonly removedBuildIds: readonly string[];
+  readonly freedBytes: number;
+}
+
+/** Removes the builds that nothing reaches. */
+export async function collectBuilds(host: HostContext): Promise<Collection> {
+  const { builds, workingSets } = host.snapshots;
+  const sizes = new Map<string, number>();
+  for (const id of await builds.list()) sizes.set(id, await sizeOfBuild(host, id));
+  const removedBuildIds = await builds.collect();
+  await workingSets.retain(new Set(await builds.list()));
+  const freedBytes = removedBuildIds.reduce((sum, id) => sum + (sizes.get(id) ?? 0), 0);
+  return { removedBuildIds, freedBytes };
+}
+
+/** Collects builds some time after something has stopped needing one. */
+export class BuildCollector {
+  readonly #host: HostContext;
+  #timer: NodeJS.Timeout | undefined;
+  #running: Promise<void> = Promise.resolve();
+  #closed = false;
+
+  constructor(host: HostContext) {
+    this.#host = host;
+  }
+
+  /** Something may be unreachable now. */
+  soon(): void {
+    if (this.#closed || this.#timer !== undefined) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      const before = this.#running;
+      this.#running = this.#collect().then(() => before);
+    }, COLLECT_AFTER_MS).unref();
+  }
+
+  /** Starts no collection any more, and waits for those that run. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    await this.#running;
+  }
+
+  async #collect(): Promise<void> {
+    const { logger } = this.#host;
+    try {
+      const { removedBuildIds, freedBytes } = await collectBuilds(this.#host);
+      if (removedBuildIds.length === 0) return;
+      logger.info({ removedBuildIds, freedBytes }, 'Builds collected');
+    } catch (error) {
+      logger.error({ err: error }, 'Builds not collected');
+    }
+  }
+}

@@ -1,0 +1,32 @@
+import { TorporError } from '@torpor/protocol';
+import type { HostContext } from '../host-context.ts';
+import { sizeOfBuild } from './size.ts';
+
+export interface BuildReport {
+  readonly buildId: string;
+  /** What is wrong with it; undefined for a sound build. */
+  readonly fault?: string;
+  /** Bytes that it occupies. */
+  readonly sizeBytes: number;
+  /** What keeps it: `sandbox NAME` or `template NAME`. */
+  readonly references: readonly string[];
+}
+
+/** Reads every build back. */
+export async function* verifyBuilds(host: HostContext): AsyncGenerator<BuildReport> {
+  const { builds } = host.snapshots;
+  for (const buildId of await builds.list()) {
+    using lease = await builds.leaseListed(buildId);
+    if (lease === undefined) continue;
+    const references = builds.references
+      .all()
+      .filter((reference) => reference.buildId === buildId)
+      .map(({ kind, name }) => `${kind} ${name}`);
+    const sizeBytes = await sizeOfBuild(host, buildId);
+    const fault = await builds.verify(buildId).then(
+      () => undefined,
+      (error: unknown) => TorporError.from(error).message,
+    );
+    yield { buildId, sizeBytes, references, ...(fault === undefined ? {} : { fault }) };
+  }
+}

@@ -1,0 +1,120 @@
+import { mkdir } from 'node:fs/promises';
+import type { Build } from '@torpor/builds';
+import { TorporError } from '@torpor/protocol';
+import { frozenShape, holdTemplate } from '../builds/checkout.ts';
+import { syncDirectory } from '../data-dir/atomic-file.ts';
+import { requireFreeMemory } from '../machine/free-memory.ts';
+import { PhaseTimer } from '../phase-timer.ts';
+import { newRecord, type SandboxSpec } from '../registry/record.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
+import type { Sandbox } from '../registry/sandbox.ts';
+import { type CreateRequest, checkedSpec } from './create-request.ts';
+import { goLive } from './go-live.ts';
+import { originalError } from './original-error.ts';
+import { outcome, type SandboxOutcome } from './outcome.ts';
+import { removeSandbox } from './release.ts';
+
+/**
+ * Creates a sandbox and resolves when its guest is ready. If it fails, nothing is left.
+ * Throws `already_exists` for an id that is taken, also by one that is just being created;
+ * `invalid_request`, `capacity_exceeded`, `no_hosts_available`, `not_found` for an image,
+ * `conflict` if it is destroyed meanwhile, and what the steps throw.
+ */
+export async function createSandbox(
+  registry: SandboxRegistry,
+  request: CreateRequest,
+): Promise<SandboxOutcome> {
+  registry.requireOpen();
+  const { host } = registry;
+  using held = request.fromSnapshot ? await holdTemplate(host, request.templateId) : undefined;
+  const build = held?.build;
+  const shape = build === undefined ? {} : frozenShape(build);
+  const spec = checkedSpec({ ...request, ...shape }, host.limits);
+  const environment = { ...request.defaultEnv, ...request.envs };
+  return await createFrom(registry, { id: request.id, spec, environment, build });
+}
+
+/** What a new sandbox is made of. */
+export interface NewSandbox {
+  readonly id: string;
+  readonly spec: SandboxSpec;
+  readonly environment: Readonly<Record<string, string>>;
+  /** What to check out; if undefined, the image that the spec names. */
+  readonly build: Build | undefined;
+}
+
+/** As {@link createSandbox}, once it is known what the sandbox is made of. The build is leased or referenced. */
+export async function createFrom(
+  registry: SandboxRegistry,
+  request: NewSandbox,
+): Promise<SandboxOutcome> {
+  registry.requireOpen();
+  const { id, spec } = request;
+  if (registry.has(id)) {
+    throw new TorporError('already_exists', `There is already a sandbox ${id}.`, {
+      remedy: 'Each sandbox needs a new id.',
+    });
+  }
+  const now = Date.now();
+  const sandbox = registry.add(
+    newRecord({
+      id,
+      state: 'creating',
+      spec,
+      uid: registry.users.acquire(),
+      createdAt: now,
+      lastActiveAt: now,
+      metadata: {},
+    }),
+  );
+  return registry.run(id, () => bringIntoBeing(registry, sandbox, request));
+}
+
+async function bringIntoBeing(
+  registry: SandboxRegistry,
+  sandbox: Sandbox,
+  { environment, build }: NewSandbox,
+): Promise<SandboxOutcome> {
+  const { host, records } = registry;
+  const timer = new PhaseTimer();
+  await claimDirectory(registry, sandbox);
+  try {
+    sandbox.creation.signal.throwIfAborted();
+    await requireFreeMemory(host, sandbox.record.spec.memoryMiB);
+    await records.change(sandbox, {});
+    await goLive(registry, sandbox, { build, environment, timer });
+    return outcome(sandbox, timer);
+  } catch (error) {
+    const failure = TorporError.from(originalError(error));
+    host.logger.warn({ sandbox: sandbox.id, err: error }, 'Sandbox not created');
+    await abandon(registry, sandbox, failure);
+    throw failure;
+  }
+}
+
+/** Makes the sandbox's directory, which must be new: what lies in an old one is not ours to remove. */
+async function claimDirectory(registry: SandboxRegistry, sandbox: Sandbox): Promise<void> {
+  const { layout } = registry.host;
+  try {
+    await mkdir(layout.sandboxDirectory(sandbox.id), { mode: 0o700 });
+    await syncDirectory(layout.sandboxesRoot);
+  } catch (error) {
+    registry.delete(sandbox);
+    throw TorporError.from(error);
+  }
+}
+
+/** Removes what is left of a failed creation, or keeps the sandbox as `error` if that fails too. */
+async function abandon(
+  registry: SandboxRegistry,
+  sandbox: Sandbox,
+  failure: TorporError,
+): Promise<void> {
+  try {
+    await removeSandbox(registry, sandbox);
+    registry.records.announce(sandbox, 'error', failure.message);
+  } catch (error) {
+    const reason = `${failure.message} It could not be taken down either: ${TorporError.from(error).message}`;
+    await registry.records.transition(sandbox, 'error', { reason });
+  }
+}

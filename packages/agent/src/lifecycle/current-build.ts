@@ -1,0 +1,25 @@
+import type { Build } from '@torpor/builds';
+import type { PhaseTimer } from '../phase-timer.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
+import type { Sandbox } from '../registry/sandbox.ts';
+import { commitAndKeepRunning } from './commit-sandbox.ts';
+import { pauseRunning } from './pause.ts';
+import { notPossible } from './refusals.ts';
+
+/**
+ * The build of a sandbox as it is now: the one it is paused in, or a new one. The caller
+ * holds the sandbox's lock. Throws `invalid_state` for one that neither runs nor is paused.
+ */
+export async function currentBuild(
+  registry: SandboxRegistry,
+  sandbox: Sandbox,
+  source: { readonly keepRunning: boolean; readonly timer: PhaseTimer },
+): Promise<Build> {
+  if (sandbox.record.state === 'running') {
+    if (source.keepRunning) return commitAndKeepRunning(registry, sandbox, source.timer);
+    await pauseRunning(registry, sandbox, source.timer);
+  }
+  const { state, buildId } = sandbox.record;
+  if (state !== 'paused' || buildId === undefined) throw notPossible(sandbox, 'committed');
+  return registry.host.snapshots.builds.check(buildId);
+}

@@ -1,0 +1,40 @@
+import { TorporError } from '@torpor/protocol';
+import type { ExitReport } from '@torpor/vmm';
+import type { RunningMachine } from '../machine/running-machine.ts';
+import { exitReason } from '../machine/wait-for-guest.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
+import type { Sandbox } from '../registry/sandbox.ts';
+import { freeSandbox, resetConnections } from './release.ts';
+
+/** Reports a VMM that exits without having been asked to, at once, and frees what the sandbox held. */
+export function watchMachine(
+  registry: SandboxRegistry,
+  sandbox: Sandbox,
+  machine: RunningMachine,
+): void {
+  const { logger } = registry.host;
+  void machine.vm.exited.then(async (report) => {
+    if (sandbox.machine !== machine) return;
+    const reason = machine.fault() ?? exitReason(report);
+    machine.guest.close(new TorporError('vmm_failed', `Sandbox ${sandbox.id}: ${reason}`));
+    try {
+      await registry.run(sandbox.id, () => handleExit(registry, sandbox, machine, report));
+    } catch (error) {
+      logger.error({ sandbox: sandbox.id, err: error }, 'Exit of a VMM could not be handled');
+    }
+  });
+}
+
+async function handleExit(
+  registry: SandboxRegistry,
+  sandbox: Sandbox,
+  machine: RunningMachine,
+  report: ExitReport,
+): Promise<void> {
+  if (sandbox.machine !== machine) return;
+  registry.host.logger.warn({ sandbox: sandbox.id, reason: report.reason }, 'VMM exited');
+  const reason = machine.fault() ?? exitReason(report);
+  await registry.records.transition(sandbox, 'error', { reason });
+  await freeSandbox(registry, sandbox);
+  await resetConnections(registry, sandbox);
+}

@@ -1,0 +1,14 @@
+import type { PhaseTimer, PhaseTiming } from '../phase-timer.ts';
+import type { SandboxRecord } from '../registry/record.ts';
+import { presentRecord } from '../registry/records.ts';
+import type { Sandbox } from '../registry/sandbox.ts';
+
+/** What a lifecycle operation results in, and how long its phases took. */
+export interface SandboxOutcome {
+  readonly record: SandboxRecord;
+  readonly timings: readonly PhaseTiming[];
+}
+
+export function outcome(sandbox: Sandbox, timer: PhaseTimer): SandboxOutcome {
+  return { record: presentRecord(sandbox), timings: timer.finish() };
+}

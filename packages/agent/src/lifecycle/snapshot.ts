@@ -1,0 +1,46 @@
+import type { Build } from '@torpor/builds';
+import { checkTemplateId } from '../builds/reference-names.ts';
+import { sizeOfBuild } from '../builds/size.ts';
+import { PhaseTimer } from '../phase-timer.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
+import { currentBuild } from './current-build.ts';
+import { outcome, type SandboxOutcome } from './outcome.ts';
+
+export interface SnapshotOutcome extends SandboxOutcome {
+  readonly build: Build;
+  /** Bytes that the build occupies. */
+  readonly sizeBytes: number;
+}
+
+/**
+ * Keeps the present state of a sandbox under a template's id, which then no longer names
+ * what it named before. A running source is paused by it, unless it is to keep running.
+ */
+export async function snapshotSandbox(
+  registry: SandboxRegistry,
+  id: string,
+  templateId: string,
+  options: { readonly resumeSource: boolean },
+): Promise<SnapshotOutcome> {
+  checkTemplateId(templateId);
+  registry.requireOpen();
+  const { host } = registry;
+  return registry.run(id, async () => {
+    const timer = new PhaseTimer();
+    const sandbox = registry.find(id);
+    const source = { keepRunning: options.resumeSource, timer };
+    const build = await currentBuild(registry, sandbox, source);
+    await host.snapshots.builds.references.set('template', templateId, build.id);
+    // What the name referred to before may be garbage now.
+    registry.collector.soon();
+    const sizeBytes = await sizeOfBuild(host, build.id);
+    return { ...outcome(sandbox, timer), build, sizeBytes };
+  });
+}
+
+/** The name is free at once; the build is collected when nothing else needs it. Idempotent. */
+export async function deleteSnapshot(registry: SandboxRegistry, templateId: string): Promise<void> {
+  checkTemplateId(templateId);
+  await registry.host.snapshots.builds.references.delete('template', templateId);
+  registry.collector.soon();
+}

@@ -1,0 +1,105 @@
+import { createHash, randomBytes } from 'node:crypto';
+import type { MicroVm } from '@torpor/vmm';
+import { checkRestorable, type HeldBuild } from '../builds/checkout.ts';
+import { type CommittedMachine, commitMachine } from '../builds/commit.ts';
+import { BOOT_PREFIX } from '../builds/reference-names.ts';
+import { exec } from '../guest/exec.ts';
+import type { GuestClient } from '../guest/guest-client.ts';
+import type { BaseImage, HostContext } from '../host-context.ts';
+import type { GuestSpec, MachineRequest } from './context.ts';
+import { bootKernel } from './machine-spec.ts';
+import { firstSnapshot } from './running-machine.ts';
+
+/*
+ * A cold boot takes seconds, so the first of each shape is committed as a build once its
+ * guest answers and before it has an identity, and later machines of that shape are restored
+ * from it.
+ */
+
+/** Names the boots that are alike: everything that the guest's memory depends on. */
+export function bootName(host: HostContext, image: BaseImage, spec: GuestSpec): string {
+  const { artifacts, vmm, kernelArguments, agentVersion } = host;
+  const shape = [
+    ...[image.path, artifacts.agentDrivePath, artifacts.initramfsPath, bootKernel(host)],
+    ...[vmm.vmm, vmm.vmmVersion, vmm.machine, vmm.accelerator, vmm.cpuModel],
+    ...[agentVersion, ...kernelArguments],
+    ...[spec.vcpus, spec.memoryMiB, spec.diskSizeMiB].map(String),
+  ];
+  const key = createHash('sha256').update(shape.join('\0')).digest('hex').slice(0, 24);
+  return `${BOOT_PREFIX}${key}`;
+}
+
+/** The kept boot of this name, held; undefined if there is none. One that cannot be read is forgotten. */
+export async function findKeptBoot(
+  host: HostContext,
+  name: string,
+): Promise<HeldBuild | undefined> {
+  const { builds } = host.snapshots;
+  const id = builds.references.get('template', name);
+  if (id === undefined) return undefined;
+  using resources = new DisposableStack();
+  resources.use(builds.lease(id));
+  try {
+    const build = await builds.check(id);
+    await checkRestorable(host, build);
+    const held = resources.move();
+    return { build, [Symbol.dispose]: () => held.dispose() };
+  } catch (error) {
+    host.logger.warn({ build: id, err: error }, 'Kept boot could not be read, booting again');
+    if (builds.references.get('template', name) === id) {
+      await builds.references.delete('template', name);
+    }
+    return undefined;
+  }
+}
+
+/**
+ * Commits a guest that has booted and has no identity yet, and lets it run again. A
+ * sandbox does not fail because its boot could not be kept: undefined then.
+ */
+export async function keepBoot(
+  { host, id, spec, timer }: MachineRequest,
+  vm: MicroVm,
+  guest: GuestClient,
+  name: string,
+): Promise<CommittedMachine | undefined> {
+  const { references } = host.snapshots.builds;
+  try {
+    await timer.measure('warm', () => warmUp(guest, host.stepTimeoutMs));
+    await vm.pause();
+    const committed = await commitMachine(host, {
+      vm,
+      diskMiB: spec.diskSizeMiB,
+      owner: id,
+      parentSnapshot: firstSnapshot(vm),
+      lazy: false,
+      upperDisk: host.layout.upperDisk(id),
+      disk: 'copy',
+      timer,
+    });
+    await references.set('template', name, committed.build.id).catch((error: unknown) => {
+      host.logger.warn({ sandbox: id, err: error }, 'Boot kept for this sandbox only');
+    });
+    return committed;
+  } catch (error) {
+    host.logger.warn({ sandbox: id, err: error }, 'Boot not kept');
+    return undefined;
+  } finally {
+    await vm.resume();
+  }
+}
+
+/**
+ * Has the guest do once what every sandbox does first, an `/init` and a program, so that
+ * its code is compiled and in memory in all that are restored. It gets no identity: no
+ * token, no name, and every restore brings entropy of its own.
+ */
+async function warmUp(guest: GuestClient, timeoutMs: number): Promise<void> {
+  const entropy = randomBytes(64).toString('base64');
+  const timestamp = new Date().toISOString();
+  await guest.init({ timestamp, entropy }, { timeoutMs });
+  const limits = { timeoutMs, maxOutputBytes: 1024 };
+  const program = { cmd: '/bin/bash', args: ['-l', '-c', 'true'], envs: {} };
+  // An image without bash is only less warm.
+  await exec(guest, program, limits).catch(() => undefined);
+}

@@ -1,0 +1,133 @@
+import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { BuildStore } from '@torpor/builds';
+import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } from '@torpor/images';
+import { dataExtents } from '@torpor/linux';
+import { GUEST } from '@torpor/protocol';
+import type { AcceleratorChoice } from '@torpor/vmm';
+import { WorkingSets } from './builds/working-sets.ts';
+import {
+  DEFAULT_GUEST_TIMEOUT_MS,
+  DEFAULT_NAMESERVERS,
+  type HostAgentConfig,
+  hostLimits,
+  stepTimeoutMs,
+} from './config.ts';
+import { lockDataDirectory } from './data-dir/agent-lock.ts';
+import { closeLayout, type DataLayout, openLayout } from './data-dir/layout.ts';
+import { loadOrCreateKey } from './data-dir/secret-key.ts';
+import { GuestSecrets } from './guest/access-token.ts';
+import type { BaseImages, HostContext } from './host-context.ts';
+import { FileJournal } from './journal/file-journal.ts';
+import { DEFAULT_TEMPLATE } from './machine/bring-up.ts';
+import { PageServer } from './machine/page-server.ts';
+import { openSlotPool } from './network/index.ts';
+import { StoredImages } from './stored-images.ts';
+import { chooseVmm, type VmmChoice } from './vmm-choice.ts';
+import { openDriver } from './vmm-driver.ts';
+
+export interface OpenHost {
+  readonly host: HostContext;
+  readonly accelerator: AcceleratorChoice;
+}
+
+/**
+ * Opens the host of a data directory, and makes what guests need if the cache lacks it. What
+ * is to be closed goes on the stack, also when this throws. Throws `conflict` if another
+ * agent uses the directory, and `host_setup` with the remedy for what this machine lacks.
+ */
+export async function openHost(
+  config: HostAgentConfig,
+  stack: AsyncDisposableStack,
+): Promise<OpenHost> {
+  const { logger } = config;
+  const layout = await openLayout(config.dataDir);
+  stack.use(await lockDataDirectory(layout.lockFile));
+  stack.defer(() => closeLayout(layout));
+  const secrets = new GuestSecrets(await loadOrCreateKey(layout.guestKeyFile));
+  const journal = stack.use(await FileJournal.open(layout.journalFile));
+  const artifacts = await ensureGuestArtifacts({
+    cacheDir: config.cacheDir,
+    ...(config.onProgress === undefined ? {} : { onProgress: config.onProgress }),
+  });
+  const images = config.images ?? (await openImages(config));
+  const vmm = await findVmm(config, layout, artifacts.kernel.qemuPath);
+  const slots = await openSlotPool({
+    ...config.network,
+    instance: layout.instance,
+    journal,
+    stateFile: layout.networkStateFile,
+    logger,
+  });
+  stack.defer(() => slots.close());
+  const snapshots = await openSnapshots(config, layout, stack);
+  const guestTimeoutMs = config.guestTimeoutMs ?? DEFAULT_GUEST_TIMEOUT_MS;
+  const host: HostContext = {
+    layout,
+    journal,
+    slots,
+    driver: await openDriver(vmm, config.cacheDir, stepTimeoutMs(guestTimeoutMs)),
+    vmm: vmm.platform,
+    snapshots,
+    images,
+    artifacts,
+    kernelArguments: kernelArguments(),
+    createUpperDisk,
+    secrets,
+    limits: hostLimits(config.limits),
+    nameservers: config.nameservers ?? DEFAULT_NAMESERVERS,
+    logger,
+    now: () => performance.now(),
+    guestTimeoutMs,
+    stepTimeoutMs: stepTimeoutMs(guestTimeoutMs),
+    concurrentBoots: Math.max(2, availableParallelism()),
+    agentVersion: await ownVersion(),
+    guestUrl: (slot) => `http://${slot.hostAddress}:${GUEST.envdPort}`,
+  };
+  return { host, accelerator: vmm.accelerator };
+}
+
+async function findVmm(
+  { vmm: setting, forcedAccelerator, logger }: HostAgentConfig,
+  layout: DataLayout,
+  kernelPath: string,
+): Promise<VmmChoice> {
+  const vmm = await chooseVmm({
+    setting,
+    kernelPath,
+    kernelArguments: kernelArguments(),
+    stateDirectory: layout.dataDir,
+    forcedAccelerator,
+    onProbe: () => logger.info('Booting a guest under KVM and in emulation, to use the faster'),
+  });
+  logger.info(vmm.accelerator, 'Accelerator chosen');
+  logger.info({ ...vmm.platform, reason: vmm.reason }, 'VMM chosen');
+  return vmm;
+}
+
+async function openSnapshots(
+  config: HostAgentConfig,
+  layout: DataLayout,
+  stack: AsyncDisposableStack,
+): Promise<HostContext['snapshots']> {
+  const { pagerSocket: socketPath, pagerLog: logPath } = layout;
+  const pages = new PageServer({ socketPath, logPath, logger: config.logger });
+  stack.defer(() => pages.close());
+  return {
+    builds: await BuildStore.open({ directory: layout.dataDir, dataExtents }),
+    pages,
+    workingSets: new WorkingSets(layout.workingSetsRoot),
+    keepBoots: config.keepBoots ?? true,
+  };
+}
+
+async function openImages({ cacheDir, onProgress }: HostAgentConfig): Promise<BaseImages> {
+  const store = new ImageStore({ cacheDir });
+  await store.build(DEFAULT_TEMPLATE, onProgress === undefined ? {} : { onProgress });
+  return new StoredImages(store);
+}
+
+async function ownVersion(): Promise<string> {
+  const text = await readFile(new URL('../package.json', import.meta.url), 'utf8');
+  return String((JSON.parse(text) as { version: unknown }).version);
+}

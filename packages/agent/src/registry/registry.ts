@@ -1,0 +1,156 @@
+import { TorporError } from '@torpor/protocol';
+import { BuildCollector } from '../builds/collect.ts';
+import { KeyedLock } from '../concurrency/keyed-lock.ts';
+import { Semaphore } from '../concurrency/semaphore.ts';
+import type { GuestClient } from '../guest/guest-client.ts';
+import type { HostContext } from '../host-context.ts';
+import type { BootLimits } from '../machine/bring-up.ts';
+import type { RunningMachine } from '../machine/running-machine.ts';
+import { VmmUsers } from '../machine/vmm-users.ts';
+import type { FeedEvent } from './change-feed.ts';
+import type { SandboxRecord } from './record.ts';
+import { presentRecord, SandboxRecords } from './records.ts';
+import { Sandbox } from './sandbox.ts';
+
+/**
+ * How long a call to a guest waits while the sandbox is stopped to be committed: writing
+ * what a large guest has changed to a slow disk takes seconds.
+ */
+const SNAPSHOT_WAIT_MS = 10_000;
+
+/**
+ * The sandboxes of this host, and what all operations on them share. The operations are
+ * functions over this registry (`lifecycle/`): every change of a sandbox happens under its
+ * lock ({@link run}), is checked against the table of transitions, and is on disk before it
+ * is acted on ({@link records}). No operation depends on the connection of its caller.
+ */
+export class SandboxRegistry {
+  readonly host: HostContext;
+  readonly records: SandboxRecords;
+  readonly users: VmmUsers;
+  readonly boots: BootLimits;
+  readonly collector: BuildCollector;
+  readonly #sandboxes = new Map<string, Sandbox>();
+  readonly #locks = new KeyedLock();
+  readonly #operations = new Set<Promise<unknown>>();
+  #closing = false;
+
+  constructor(host: HostContext) {
+    this.host = host;
+    this.records = new SandboxRecords(host);
+    this.users = new VmmUsers(host.layout.instance);
+    this.boots = { machines: new Semaphore(host.concurrentBoots), shapes: new KeyedLock() };
+    this.collector = new BuildCollector(host);
+  }
+
+  /** All sandboxes, as they are now. */
+  all(): Sandbox[] {
+    return [...this.#sandboxes.values()];
+  }
+
+  list(): SandboxRecord[] {
+    return this.all().map(presentRecord);
+  }
+
+  has(id: string): boolean {
+    return this.#sandboxes.has(id);
+  }
+
+  /** Throws `not_found`. */
+  find(id: string): Sandbox {
+    const sandbox = this.#sandboxes.get(id);
+    if (sandbox !== undefined) return sandbox;
+    throw new TorporError('not_found', `There is no sandbox ${JSON.stringify(id)} on this host.`);
+  }
+
+  /** Whether the sandbox is still the one of its id. */
+  isPresent(sandbox: Sandbox): boolean {
+    return this.#sandboxes.get(sandbox.id) === sandbox;
+  }
+
+  /** Throws `not_found`. */
+  get(id: string): SandboxRecord {
+    return presentRecord(this.find(id));
+  }
+
+  /** All sandboxes, then every change; see `ChangeFeed.watch`. */
+  watch(keepAliveMs: number, signal: AbortSignal): AsyncGenerator<FeedEvent<SandboxRecord>> {
+    return this.records.watch(() => this.list(), keepAliveMs, signal);
+  }
+
+  /** Counts as use of the sandbox. Throws `not_found`. */
+  touch(id: string): void {
+    this.find(id).activity.touch();
+  }
+
+  /**
+   * The guest of a running sandbox, and a hold on the sandbox for as long as it is used.
+   * One that is stopped only to be committed is waited for. Throws `not_found`, and
+   * `invalid_state` with the reason for one that does not run.
+   */
+  async use(id: string): Promise<{ guest: GuestClient; hold: Disposable }> {
+    const sandbox = this.find(id);
+    if (sandbox.record.state === 'snapshotting') {
+      await this.records.left(sandbox, 'snapshotting', SNAPSHOT_WAIT_MS);
+    }
+    this.requireOpen();
+    const { state, reason } = sandbox.record;
+    if (state !== 'running' || sandbox.machine === undefined) {
+      const why = reason === undefined ? '.' : `: ${reason}`;
+      throw new TorporError('invalid_state', `Sandbox ${id} is not running, it is ${state}${why}`);
+    }
+    return { guest: sandbox.machine.guest, hold: sandbox.activity.hold() };
+  }
+
+  /** Path of the console log, also of a sandbox that has failed. Counts as use. Throws `not_found`. */
+  consoleLog(id: string): string {
+    this.touch(id);
+    return this.host.layout.consoleLog(id);
+  }
+
+  /** A sandbox of an id that no other has; its user id is taken from then on. */
+  add(record: SandboxRecord, machine?: RunningMachine): Sandbox {
+    const sandbox = new Sandbox(record, this.host.now, machine);
+    this.#sandboxes.set(record.id, sandbox);
+    this.users.reserve(record.uid);
+    return sandbox;
+  }
+
+  /** Forgets a sandbox of which nothing is left. */
+  delete(sandbox: Sandbox): void {
+    this.#sandboxes.delete(sandbox.id);
+    this.users.release(sandbox.record.uid);
+  }
+
+  /** Runs an operation under the sandbox's lock, to its end; {@link close} waits for it. */
+  run<T>(id: string, action: () => Promise<T>): Promise<T> {
+    const operation = this.#locks.with(id, action);
+    const settled = operation.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#operations.add(settled);
+    void settled.then(() => this.#operations.delete(settled));
+    return operation;
+  }
+
+  /** Throws `host_unavailable` when the agent is stopping: no operation starts any more. */
+  requireOpen(): void {
+    if (this.#closing) throw new TorporError('host_unavailable', 'The host agent is stopping.');
+  }
+
+  /** Refuses new operations, waits for those that run, and detaches from the machines, which keep running. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    await Promise.allSettled([...this.#operations, this.collector.close()]);
+    const reason = new TorporError('host_unavailable', 'The host agent is stopping.');
+    for (const sandbox of this.#sandboxes.values()) {
+      const { machine } = sandbox;
+      if (machine === undefined) continue;
+      sandbox.machine = undefined;
+      machine.guest.close(reason);
+      await machine.vm.detach();
+      await this.records.rememberActivity(sandbox);
+    }
+  }
+}
