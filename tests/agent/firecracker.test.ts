@@ -136,7 +136,9 @@ test('nor does one that was killed between the snapshot and the build', async ()
     await fc.host.builds.references.set('sandbox', id, first);
     await fc.rewind(id, { ...before, state: 'snapshotting' });
   });
-  expect(fc.registry.get(id).memory).toMatchObject({ parentId: first, parentSnapshot: 1 });
+  expect(fc.registry.get(id).memory).toMatchObject({
+    base: { kind: 'build', buildId: first, number: 1 },
+  });
   await fc.counts(id);
   const next = await fc.pause(id);
   expect(await fc.wrongPage(next, id)).toBeUndefined();

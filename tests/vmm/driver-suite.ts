@@ -262,15 +262,11 @@ function upperDisk(vm: MicroVm): string {
 
 /** State and RAM of a paused machine, as its VMM keeps them. */
 async function save(vm: MicroVm, statePath: string) {
-  if (vm.snapshot === undefined) {
-    await vm.saveState(statePath);
-    return { statePath, memory: { kind: 'file', path: vm.description.spec.memoryFile } } as const;
-  }
   const memoryPath = `${statePath}-memory`;
-  await vm.snapshot({ kind: 'full', statePath, memoryPath });
+  const capture = await vm.capture({ kind: 'unknown' }, { statePath, memoryPath });
   // A VMM without privileges maps the file itself.
-  await chmod(memoryPath, 0o644);
-  return { statePath, memory: { kind: 'file', path: memoryPath } } as const;
+  if (capture.memoryPath === memoryPath) await chmod(memoryPath, 0o644);
+  return { statePath, memory: { kind: 'file', path: capture.memoryPath } } as const;
 }
 
 function rejection(signal: AbortSignal): Promise<never> {

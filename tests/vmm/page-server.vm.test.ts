@@ -12,7 +12,7 @@ import {
 } from '@torpor/builds';
 import { dataExtents } from '@torpor/linux';
 import { connectPager, type PagerClient } from '@torpor/pager';
-import type { MicroVm, VmmDriver } from '@torpor/vmm';
+import { BOOTED, type MicroVm, restoredFrom, type VmmDriver } from '@torpor/vmm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { counted, MachineBench, printed } from './machines.ts';
 import createDriver from './qemu-under-test.ts';
@@ -55,18 +55,23 @@ async function commit(vm: MicroVm, parent?: Build): Promise<Build> {
   const { spec } = vm.description;
   const blockCount = (spec.memoryMiB * 2 ** 20) / BLOCK_SIZE;
   await using staged = await store.stage();
-  await vm.saveState(staged.path(BUILD_FILES.state));
+  const base = parent === undefined ? BOOTED : restoredFrom(parent.id);
+  const { holes } = await vm.capture(base, {
+    statePath: staged.path(BUILD_FILES.state),
+    memoryPath: staged.scratchPath,
+  });
+  expect(holes).toBe(parent === undefined ? 'zero' : 'unchanged');
   await using memory = await open(spec.memoryFile);
   await using output = await open(staged.path(BUILD_FILES.memory), 'wx');
   await using resources = new AsyncDisposableStack();
   const source = { memory, blockCount, extents: dataExtents(memory) };
   const capture =
     parent === undefined
-      ? await captureMemory({ ...source, holes: 'zero' }, output)
+      ? await captureMemory({ ...source, holes }, output)
       : await captureMemory(
           {
             ...source,
-            holes: 'unchanged',
+            holes,
             parent: resources.use(await store.openMemory(parent)),
           },
           output,

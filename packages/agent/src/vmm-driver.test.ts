@@ -12,6 +12,7 @@ function description(driver: MachineDescription['driver']): MachineDescription {
     vmmVersion: '1',
     accelerator: 'tcg',
     pid: 2 ** 22 - 1,
+    memoryOrigin: 'zeros',
     startTimeTicks: '0',
     spec: {
       id: 'gone',

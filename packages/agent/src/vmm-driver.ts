@@ -8,6 +8,7 @@ import {
   type MicroVm,
   QemuDriver,
   type RestoreSource,
+  type VmmCapabilities,
   type VmmDriver,
   type VmmKind,
 } from '@torpor/vmm';
@@ -40,14 +41,16 @@ export async function openDriver(
   );
 }
 
-/** One VMM for all new machines; those that run in the other since an earlier choice are taken over too. */
+/** One VMM for all new machines; those that run in the other since an earlier choice are adopted too. */
 export class HostDriver implements VmmDriver {
   readonly kind: VmmKind;
+  readonly capabilities: VmmCapabilities;
   readonly #chosen: VmmDriver;
   readonly #other: () => Promise<VmmDriver>;
 
   constructor(chosen: VmmDriver, other: () => Promise<VmmDriver>) {
     this.kind = chosen.kind;
+    this.capabilities = chosen.capabilities;
     this.#chosen = chosen;
     this.#other = other;
   }
@@ -60,7 +63,7 @@ export class HostDriver implements VmmDriver {
     return this.#chosen.restore(spec, source);
   }
 
-  /** Throws as the drivers do, and `host_setup` if the other VMM is not installed any more. */
+  /** Throws as the drivers do, and `host_setup` if the other VMM is no longer installed. */
   async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
     const driver = description.driver === this.kind ? this.#chosen : await this.#other();
     return driver.adopt(description);

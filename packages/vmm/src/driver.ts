@@ -1,8 +1,9 @@
+import type { DirtyBase } from './dirty-base.ts';
+
 /**
- * The one interface of the VMM drivers. A driver starts a detached VMM process
- * that outlives the host agent; {@link VmmDriver.adopt} takes such a process
- * over again. Nothing here knows of sandboxes, builds or networks beyond the
- * names of a namespace and a tap device.
+ * The one interface of the VMM drivers. A driver starts a detached VMM process that outlives
+ * the host agent; {@link VmmDriver.adopt} connects to such a process again. Nothing here knows
+ * of sandboxes, networks or what a build is, beyond names.
  */
 
 export interface DriveSpec {
@@ -37,8 +38,8 @@ export interface MachineSpec {
   /** A private directory of this machine, made by the caller: sockets, pid file, stderr. Its path is at most 80 bytes long. */
   readonly runDirectory: string;
   /**
-   * Guest RAM: a file on tmpfs that the driver creates, in a directory that exists.
-   * Not made by a driver whose machines have {@link MicroVm.snapshot}.
+   * Guest RAM: a file on tmpfs that a driver with {@link VmmCapabilities.memoryFile}
+   * creates, in a directory that exists.
    */
   readonly memoryFile: string;
   /** Bounded log of the serial console. */
@@ -49,7 +50,7 @@ export interface MachineSpec {
 
 /** What a restore needs beyond the machine's own spec. */
 export interface RestoreSource {
-  /** State of the devices and vCPUs, as {@link MicroVm.saveState} or {@link MicroVm.snapshot} wrote it. */
+  /** State of the devices and vCPUs, as {@link MicroVm.capture} wrote it. */
   readonly statePath: string;
   readonly memory: /**
    * Guest RAM, mapped privately: must not change while the VM lives, and must be
@@ -71,14 +72,18 @@ export interface MachineDescription {
   readonly pid: number;
   /** Field 22 of /proc/PID/stat: tells a recycled pid from the process that was started. */
   readonly startTimeTicks: string;
+  readonly memoryOrigin: MemoryOrigin;
   readonly spec: MachineSpec;
 }
+
+/** What a machine's RAM began as: zeros (it was booted), a file, or what a page server serves. */
+export type MemoryOrigin = 'zeros' | RestoreSource['memory']['kind'];
 
 export type VmmKind = 'qemu' | 'firecracker';
 export type Accelerator = 'kvm' | 'tcg';
 
 export interface ExitReport {
-  /** One sentence: why the VMM ended, as well as it is known. */
+  /** One sentence: why the VMM exited, as far as it is known. */
   readonly reason: string;
   readonly exitCode?: number;
   readonly signal?: string;
@@ -86,64 +91,70 @@ export interface ExitReport {
   readonly consoleTail: readonly string[];
 }
 
-/**
- * What of a paused machine's RAM a snapshot takes. `full`: all of it. `diff`: what was
- * written since snapshot number `since` of this machine, or, for 0, since it was started
- * (then the rest is zeros) or restored (then the rest is what it was restored from).
- */
-export type SnapshotRequest = {
-  /** Where the state of devices and vCPUs goes; does not exist yet. */
+/** Where a capture goes; neither file exists yet. */
+export interface CaptureTarget {
+  /** The state of devices and vCPUs. */
   readonly statePath: string;
+  /** The RAM, if the VMM has to write it. */
+  readonly memoryPath: string;
+}
+
+/** The RAM of a machine at the moment when its state was saved. */
+export interface Capture {
   /**
-   * Where the RAM goes; does not exist yet. The file is as large as the RAM. In that of
-   * a diff, data is what was written, even if it is zeros, and a hole is what was not.
+   * A file as large as the RAM: the target's `memoryPath`, or the machine's own memory file,
+   * which is good until the machine runs again.
    */
   readonly memoryPath: string;
-} & ({ readonly kind: 'full' } | { readonly kind: 'diff'; readonly since: number });
-
-export interface SnapshotResult {
-  /** 1 for the first attempt to take a snapshot of this machine, 2 for the next, … */
+  /** What a hole of that file says of its blocks: that they are zeros, or as in the base's build. */
+  readonly holes: 'zero' | 'unchanged';
+  /** Makes this capture the base of a later one: see `dirty-base.ts`. */
   readonly number: number;
+  /** Why all RAM was written, where a diff would have done. */
+  readonly fullBecause?: string;
 }
 
 /** A running VMM with its machine. */
 export interface MicroVm {
   readonly description: MachineDescription;
-  /** Resolves when the VMM process has ended, for whatever reason, within 2 s of its end. Never rejects. */
+  /** Resolves when the VMM process has exited, for whatever reason, within 2 s of its exit. Never rejects. */
   readonly exited: Promise<ExitReport>;
   /** Stops the vCPUs. Idempotent. */
   pause(): Promise<void>;
   /** Lets the vCPUs run. Idempotent. */
   resume(): Promise<void>;
   /**
-   * Writes the state of devices and vCPUs (not RAM) to `path`. The machine must be paused and stays so.
-   * Throws `not_implemented` where there is {@link snapshot} instead.
+   * Saves the state of a paused machine, and makes its RAM readable: what changed since
+   * `base` if that can be had, else all of it. The machine stays paused. Takes as long as the
+   * disk does. Throws `invalid_state` for a machine that runs or whose RAM cannot be saved.
+   * On failure nothing is left at the target.
    */
-  saveState(path: string): Promise<void>;
-  /**
-   * Writes state and RAM. Absent where RAM is a file already, `spec.memoryFile`. The machine
-   * must be paused and stays so. Takes as long as the disk does. Throws `invalid_state` for a
-   * machine that runs, and for a diff whose base is not the last attempt: that one may have
-   * been lost, also by a crash of its caller, and with it what only the next diff would lack.
-   * The remedy is a full snapshot. On failure nothing is left at either path.
-   */
-  snapshot?(request: SnapshotRequest): Promise<SnapshotResult>;
-  /** Asks the guest to power down, then ends the VMM; after `graceMs` by force. */
+  capture(base: DirtyBase, target: CaptureTarget): Promise<Capture>;
+  /** Asks the guest to power down, then waits for the VMM to exit; kills it after `graceMs`. */
   stop(graceMs: number): Promise<void>;
-  /** Ends the VMM at once. Resolves when the process is gone. */
+  /** Kills the VMM. Resolves when the process has exited. */
   kill(): Promise<void>;
   /** The last bytes of the console log. */
   readConsole(maxBytes: number): Promise<Buffer>;
-  /** Lets go of the VMM without ending it: sockets are closed, timers end. */
+  /** Disconnects from the VMM, which keeps running: closes sockets, stops timers. */
   detach(): Promise<void>;
+}
+
+/** What the drivers differ in, for their callers. */
+export interface VmmCapabilities {
+  /** Guest RAM is a file on tmpfs, `MachineSpec.memoryFile`; else it is the VMM's own memory. */
+  readonly memoryFile: boolean;
+  /** Which kernels it boots: uncompressed ELF files (`vmlinux`) only, or `bzImage` too. */
+  readonly kernelFormat: 'elf' | 'any';
 }
 
 export interface VmmDriver {
   readonly kind: VmmKind;
+  readonly capabilities: VmmCapabilities;
   /** Boots a machine; resolves when its vCPUs run. On failure nothing is left of it. */
   start(spec: MachineSpec): Promise<MicroVm>;
   /** Restores a machine from a saved state; its vCPUs are paused. On failure nothing is left of it. */
   restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm>;
-  /** Takes over a VMM that an earlier process started, or undefined if it has ended. */
+  /** Connects to a VMM that an earlier process started; undefined if it has exited. */
   adopt(description: MachineDescription): Promise<MicroVm | undefined>;
 }

@@ -6,17 +6,28 @@ export {
   type ProbeOptions,
   probeAccelerator,
 } from './accelerator.ts';
+export {
+  BOOTED,
+  buildOf,
+  captureOf,
+  committedAs,
+  committedUnrecorded,
+  type DirtyBase,
+  restoredFrom,
+} from './dirty-base.ts';
 export type {
   Accelerator,
+  Capture,
+  CaptureTarget,
   DriveSpec,
   ExitReport,
   MachineDescription,
   MachineSpec,
+  MemoryOrigin,
   MicroVm,
   NetworkSpec,
   RestoreSource,
-  SnapshotRequest,
-  SnapshotResult,
+  VmmCapabilities,
   VmmDriver,
   VmmKind,
 } from './driver.ts';

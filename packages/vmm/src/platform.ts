@@ -28,7 +28,7 @@ export function vmmPlatform({
     vmm: driver,
     vmmVersion,
     accelerator,
-    machine: driver === 'qemu' ? machineOf(machineTypeOf(vmmVersion), accelerator) : driver,
+    machine: VMMS[driver].machine(vmmVersion, accelerator),
     cpuModel: accelerator === 'kvm' ? hostProcessor() : 'max',
   };
 }
@@ -44,15 +44,40 @@ export interface RestoreObstacle {
   readonly remedy: string;
 }
 
-const NAMES = { qemu: 'QEMU', firecracker: 'Firecracker' } as const;
+/** What a saved state says of its VMM, also of one that this host does not run. */
+interface VmmFacts {
+  readonly name: string;
+  /** Machine type: what of it decides which saved states it can load. */
+  readonly machine: (version: string, accelerator: Accelerator) => string;
+  /** Versions with the same format read each other's states, given the same machine type. */
+  readonly stateFormat: (version: string) => string;
+}
+
+/**
+ * Firecracker reads snapshots of its own data format only, QEMU is taken to read those of
+ * the same major version.
+ */
+const VMMS: Readonly<Record<VmmKind, VmmFacts>> = {
+  qemu: {
+    name: 'QEMU',
+    machine: (version, accelerator) => machineOf(machineTypeOf(version), accelerator),
+    stateFormat: (version) => String(parseVersion(version).major),
+  },
+  firecracker: {
+    name: 'Firecracker',
+    machine: () => 'firecracker',
+    stateFormat: snapshotFormat,
+  },
+};
 
 /**
  * Why a state that was saved on one platform cannot be restored on another; undefined
- * if it can. Firecracker reads snapshots of its own data format only, QEMU is taken to
- * read those of the same major version and machine type.
+ * if it can.
  */
 export function restoreObstacle(saved: VmmPlatform, own: VmmPlatform): RestoreObstacle | undefined {
-  const [theirs, ours] = [saved, own].map(({ vmm, vmmVersion }) => `${NAMES[vmm]} ${vmmVersion}`);
+  const [theirs, ours] = [saved, own].map(
+    ({ vmm, vmmVersion }) => `${VMMS[vmm].name} ${vmmVersion}`,
+  );
   if (saved.vmm !== own.vmm) {
     const what = `was made with ${theirs}, where this host runs ${ours}`;
     return { what, remedy: `Start Torpor with TORPOR_VMM=${saved.vmm} to use it.` };
@@ -74,11 +99,10 @@ export function restoreObstacle(saved: VmmPlatform, own: VmmPlatform): RestoreOb
 }
 
 function readsStatesOf(saved: VmmPlatform, own: VmmPlatform): boolean {
-  if (saved.machine !== own.machine) return false;
-  if (saved.vmm === 'firecracker') {
-    return snapshotFormat(saved.vmmVersion) === snapshotFormat(own.vmmVersion);
-  }
-  return parseVersion(saved.vmmVersion).major === parseVersion(own.vmmVersion).major;
+  const { stateFormat } = VMMS[own.vmm];
+  return (
+    saved.machine === own.machine && stateFormat(saved.vmmVersion) === stateFormat(own.vmmVersion)
+  );
 }
 
 function hostProcessor(): string {

@@ -3,10 +3,14 @@ import { open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/
 import { join } from 'node:path';
 import { dataExtents, isProcessAlive, runCommand } from '@torpor/linux';
 import {
+  BOOTED,
+  committedAs,
+  type DirtyBase,
   FirecrackerDriver,
   killFirecrackerLeftovers,
   type MachineSpec,
   type MicroVm,
+  restoredFrom,
 } from '@torpor/vmm';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
@@ -66,11 +70,26 @@ function snapshotPaths(name: string) {
   return { statePath, memoryPath: join(bench.directory, `${name}.memory`) };
 }
 
+const UNKNOWN: DirtyBase = { kind: 'unknown' };
+
+/** The base of a machine whose capture of this number became a build. */
+function buildOfCapture(number: number): DirtyBase {
+  return committedAs('build', { number });
+}
+
+/** The kinds of snapshots that were asked for. */
+async function snapshotTypes(): Promise<unknown[]> {
+  const calls = await fakes.calls();
+  return calls
+    .filter(({ call }) => call === 'PUT /snapshot/create')
+    .map(({ body }) => body.snapshot_type);
+}
+
 /** Saves a machine that runs, whole. */
 async function save(vm: MicroVm, name = 'saved') {
   await vm.pause();
   const paths = snapshotPaths(name);
-  await vm.snapshot?.({ kind: 'full', ...paths });
+  await vm.capture(UNKNOWN, paths);
   return { ...paths, memory: { kind: 'file', path: paths.memoryPath } as const };
 }
 
@@ -129,7 +148,7 @@ describe('what Firecracker is told', () => {
     const network = await networkOf('tap3');
     const vm = bench.track(await driver.start(await specOf({ network })));
     const saved = await save(vm);
-    await vm.snapshot?.({ kind: 'diff', since: 1, ...snapshotPaths('diff') });
+    await vm.capture(buildOfCapture(1), snapshotPaths('diff'));
     await vm.resume();
     const other = await networkOf('tap7');
     const spec = await specOf({ network: other });
@@ -347,7 +366,11 @@ describe('a snapshot', () => {
     await printed(vm, `guest: count ${(await counted(vm)) + 3}\r`);
     await vm.pause();
     const diff = snapshotPaths('diff');
-    expect(await vm.snapshot?.({ kind: 'diff', since: 1, ...diff })).toEqual({ number: 2 });
+    expect(await vm.capture(buildOfCapture(1), diff)).toEqual({
+      memoryPath: diff.memoryPath,
+      holes: 'unchanged',
+      number: 2,
+    });
     expect((await stat(diff.memoryPath)).size).toBe(size);
     const pages = await pagesIn(diff.memoryPath);
     const ticks = (await countIn(diff.memoryPath)) - (await countIn(full.memoryPath));
@@ -358,7 +381,7 @@ describe('a snapshot', () => {
 
   test('of a machine that runs is refused', async () => {
     const { vm } = await running();
-    const taking = vm.snapshot?.({ kind: 'full', ...snapshotPaths('never') });
+    const taking = vm.capture(UNKNOWN, snapshotPaths('never'));
     await expect(taking).rejects.toMatchObject({ code: 'invalid_state' });
     await expect(stat(snapshotPaths('never').statePath)).rejects.toThrow('ENOENT');
   });
@@ -368,39 +391,71 @@ describe('a snapshot', () => {
     await vm.pause();
     const paths = snapshotPaths('taken');
     await writeFile(paths.memoryPath, 'a build');
-    const taking = vm.snapshot?.({ kind: 'full', ...paths });
+    const taking = vm.capture(UNKNOWN, paths);
     await expect(taking).rejects.toMatchObject({ code: 'already_exists' });
     expect(await readFile(paths.memoryPath, 'utf8')).toBe('a build');
     await expect(stat(paths.statePath)).rejects.toThrow('ENOENT');
   });
 
-  test('of changes is refused when the one before was lost, and one of all is not', async () => {
-    const { vm } = await running({ refuses: 'PUT /snapshot/create' });
+  test.each<[string, DirtyBase]>([
+    ['zeros', BOOTED],
+    ['a build', restoredFrom('build')],
+  ])(
+    'is of all memory when the one before was lost, and of changes after that: from %s',
+    async (_, base) => {
+      const { vm } = await running({ refuses: 'PUT /snapshot/create' });
+      await vm.pause();
+      await expect(vm.capture(base, snapshotPaths('lost'))).rejects.toThrow(
+        'The fake refuses PUT /snapshot/create',
+      );
+      const full = snapshotPaths('full');
+      expect(await vm.capture(base, full)).toEqual({
+        memoryPath: full.memoryPath,
+        holes: 'zero',
+        number: 2,
+        fullBecause: 'Firecracker tracks what was written since snapshot 1, not 0.',
+      });
+      expect(await snapshotTypes()).toEqual(['Diff', 'Full']);
+      expect((await pagesIn(full.memoryPath)).size).toBeGreaterThan(1);
+      expect(await countIn(full.memoryPath)).toBe(await counted(vm));
+      const diff = snapshotPaths('diff');
+      expect(await vm.capture(buildOfCapture(2), diff)).toMatchObject({
+        holes: 'unchanged',
+        number: 3,
+      });
+      expect(await snapshotTypes()).toEqual(['Diff', 'Full', 'Diff']);
+      expect((await pagesIn(diff.memoryPath)).size).toBe(0);
+    },
+  );
+
+  test('of what was written since a boot has zeros for holes', async () => {
+    const { vm } = await running();
     await vm.pause();
-    const lost = vm.snapshot?.({ kind: 'full', ...snapshotPaths('lost') });
-    await expect(lost).rejects.toThrow('The fake refuses PUT /snapshot/create');
-    const next = vm.snapshot?.({ kind: 'diff', since: 0, ...snapshotPaths('next') });
-    await expect(next).rejects.toMatchObject({
-      code: 'invalid_state',
-      message: expect.stringContaining('take a full snapshot'),
-    });
-    const full = snapshotPaths('full');
-    expect(await vm.snapshot?.({ kind: 'full', ...full })).toEqual({ number: 2 });
-    const diff = snapshotPaths('diff');
-    expect(await vm.snapshot?.({ kind: 'diff', since: 2, ...diff })).toEqual({ number: 3 });
+    const paths = snapshotPaths('first');
+    const { memoryPath } = paths;
+    expect(await vm.capture(BOOTED, paths)).toEqual({ memoryPath, holes: 'zero', number: 1 });
+    expect(await snapshotTypes()).toEqual(['Diff']);
+    expect(await countIn(memoryPath)).toBe(await counted(vm));
   });
 
-  test('counts on for whoever takes the machine over', async () => {
+  test('counts on for the process that adopts the machine', async () => {
     const { driver, vm } = await running();
     await save(vm);
     await vm.detach();
     const adopted = await driver.adopt(vm.description);
     if (adopted === undefined) throw new Error('it was not there any more');
     bench.track(adopted);
-    const stale = adopted.snapshot?.({ kind: 'diff', since: 0, ...snapshotPaths('stale') });
-    await expect(stale).rejects.toMatchObject({ code: 'invalid_state' });
-    const diff = snapshotPaths('diff');
-    expect(await adopted.snapshot?.({ kind: 'diff', since: 1, ...diff })).toEqual({ number: 2 });
+    expect(await adopted.capture(buildOfCapture(1), snapshotPaths('diff'))).toMatchObject({
+      holes: 'unchanged',
+      number: 2,
+    });
+    // Of the diff to that one nothing is asked any more.
+    expect(await adopted.capture(buildOfCapture(1), snapshotPaths('stale'))).toMatchObject({
+      holes: 'zero',
+      number: 3,
+      fullBecause: expect.stringContaining('since snapshot 2, not 1'),
+    });
+    expect(await snapshotTypes()).toEqual(['Full', 'Diff', 'Full']);
   });
 
   test('goes to another file system too, with its holes', async () => {
@@ -409,7 +464,7 @@ describe('a snapshot', () => {
     const { statePath } = snapshotPaths('far');
     const memoryPath = `/dev/shm/torpor-test-${randomUUID()}`;
     onTestFinished(() => rm(memoryPath, { force: true }));
-    await vm.snapshot?.({ kind: 'full', statePath, memoryPath });
+    await vm.capture(UNKNOWN, { statePath, memoryPath });
     const { size, blocks } = await stat(memoryPath);
     expect(size).toBe(MEMORY_MIB * 2 ** 20);
     expect(blocks * 512).toBeLessThan(size / 4);
@@ -420,7 +475,7 @@ describe('a snapshot', () => {
     const { vm } = await running({ diesAt: 'PUT /snapshot/create' });
     await vm.pause();
     const paths = snapshotPaths('torn');
-    const taking = vm.snapshot?.({ kind: 'full', ...paths });
+    const taking = vm.capture(UNKNOWN, paths);
     await expect(taking).rejects.toMatchObject({ code: 'vmm_failed' });
     expect(await vm.exited).toMatchObject({
       exitCode: 148,
@@ -430,13 +485,6 @@ describe('a snapshot', () => {
     });
     await expect(stat(paths.statePath)).rejects.toThrow('ENOENT');
     expect(await remains(vm.description.spec)).toEqual([]);
-  });
-
-  test('is never of the state alone', async () => {
-    const { vm } = await running();
-    await vm.pause();
-    const saving = vm.saveState(snapshotPaths('alone').statePath);
-    await expect(saving).rejects.toMatchObject({ code: 'not_implemented' });
   });
 });
 

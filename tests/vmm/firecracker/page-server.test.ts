@@ -11,7 +11,13 @@ import {
 } from '@torpor/builds';
 import { dataExtents } from '@torpor/linux';
 import { connectPager, type PagerClient } from '@torpor/pager';
-import { FirecrackerDriver, type MachineSpec, type MicroVm } from '@torpor/vmm';
+import {
+  type DirtyBase,
+  FirecrackerDriver,
+  type MachineSpec,
+  type MicroVm,
+  restoredFrom,
+} from '@torpor/vmm';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
 import { GUEST_MODES } from '../test-guest.ts';
@@ -77,10 +83,10 @@ async function commit(vm: MicroVm, parent?: SavedBuild): Promise<SavedBuild> {
   const id = newBuildId();
   const statePath = join(directory, `${id}.state`);
   const memoryPath = join(directory, `${id}.dump`);
-  const paths = { statePath, memoryPath };
-  await vm.snapshot?.(
-    parent === undefined ? { kind: 'full', ...paths } : { kind: 'diff', since: 0, ...paths },
-  );
+  const base: DirtyBase =
+    parent === undefined ? { kind: 'unknown' } : restoredFrom(parent.header.buildId);
+  const { holes } = await vm.capture(base, { statePath, memoryPath });
+  expect(holes).toBe(parent === undefined ? 'zero' : 'unchanged');
   await using memory = await open(memoryPath);
   await using output = await open(join(directory, id), 'wx');
   const capture = await captureMemory(
@@ -88,7 +94,7 @@ async function commit(vm: MicroVm, parent?: SavedBuild): Promise<SavedBuild> {
       memory,
       blockCount: BLOCKS,
       extents: dataExtents(memory),
-      holes: parent === undefined ? 'zero' : 'unchanged',
+      holes,
     },
     output,
   );

@@ -1,6 +1,7 @@
-import { link, open, writeFile } from 'node:fs/promises';
+import { link, open, rm, writeFile } from 'node:fs/promises';
 import {
   applyChanges,
+  BLOCK_SIZE,
   BUILD_FILES,
   type Build,
   captureMemory,
@@ -11,26 +12,29 @@ import {
   zeroMapping,
 } from '@torpor/builds';
 import { copySparse, dataExtents } from '@torpor/linux';
-import { type MicroVm, vmmPlatform } from '@torpor/vmm';
+import { TorporError } from '@torpor/protocol';
+import {
+  buildOf,
+  type Capture,
+  committedAs,
+  type DirtyBase,
+  type MicroVm,
+  vmmPlatform,
+} from '@torpor/vmm';
 import type { HostContext } from '../host-context.ts';
 import type { PhaseTimer } from '../phase-timer.ts';
-import { type MemoryImage, saveMachine } from './memory-image.ts';
 
 export interface CommitRequest {
   /** Its vCPUs are stopped, and stay so. */
   readonly vm: MicroVm;
+  /** What its RAM is compared with. */
+  readonly base: DirtyBase;
   /** Size of the sandbox's disk. */
   readonly diskMiB: number;
   /** The sandbox whose reference keeps the build. */
   readonly owner: string;
   /** Whose guest it is; absent for one that has no identity yet. */
   readonly sandboxId?: string;
-  /** The build that the guest's memory is to be compared with. */
-  readonly parentId?: string;
-  /** See `RunningMachine`. */
-  readonly parentSnapshot: number | undefined;
-  /** Whether the pager fills the memory file: what is missing in it is as in the parent. */
-  readonly lazy: boolean;
   readonly upperDisk: string;
   /** `move`: the machine is released after this, so its disk may become the build's. `copy`: it keeps running. */
   readonly disk: 'move' | 'copy';
@@ -39,8 +43,8 @@ export interface CommitRequest {
 
 export interface CommittedMachine {
   readonly build: Build;
-  /** Which snapshot of the machine the build is made of; undefined where RAM is a file. */
-  readonly snapshot: number | undefined;
+  /** What the machine's RAM is compared with from now on. */
+  readonly base: DirtyBase;
 }
 
 /**
@@ -57,7 +61,7 @@ export async function commitMachine(
   const { builds } = host.snapshots;
   const { timer } = request;
   await using staged = await builds.stage();
-  const { checksum, snapshot } = await captureInto(host, request, staged);
+  const { checksum, capture } = await captureInto(host, request, staged);
   await timer.measure('disk', async () => {
     const target = staged.path(BUILD_FILES.disk);
     if (request.disk === 'move') await linkOrCopy(request.upperDisk, target);
@@ -69,7 +73,7 @@ export async function commitMachine(
   try {
     const build = await builds.get(staged.id);
     await builds.references.set('sandbox', request.owner, build.id);
-    return { build, snapshot };
+    return { build, base: committedAs(build.id, capture) };
   } catch (error) {
     // The machine keeps running, and may write to the very file that is the build's disk.
     await builds.discard(staged.id);
@@ -92,34 +96,58 @@ async function captureInto(
   host: HostContext,
   request: CommitRequest,
   staged: StagedBuild,
-): Promise<{ readonly checksum: string; readonly snapshot: number | undefined }> {
-  const { parentId, timer } = request;
-  await using image = await saveMachine(host, request, staged);
+): Promise<{ readonly checksum: string; readonly capture: Capture }> {
+  const { vm, base, timer } = request;
+  const target = {
+    statePath: staged.path(BUILD_FILES.state),
+    // Needed only until the blocks that changed are in the build.
+    memoryPath: staged.scratchPath,
+  };
+  await using resources = new AsyncDisposableStack();
+  resources.defer(() => rm(target.memoryPath, { force: true }));
+  const startedAt = performance.now();
+  const capture = await vm.capture(base, target);
+  const hasWrittenMemory = capture.memoryPath === target.memoryPath;
+  timer.add(hasWrittenMemory ? 'snapshot' : 'state', performance.now() - startedAt);
+  if (capture.fullBecause !== undefined) {
+    const { id } = vm.description.spec;
+    host.logger.info({ machine: id, reason: capture.fullBecause }, 'All memory was written');
+  }
   const checksum = await timer.measure('memory', async () => {
+    const parentId = buildOf(base);
     const parent = parentId === undefined ? undefined : await host.snapshots.builds.get(parentId);
-    return await captureImage(host, image, parent, staged);
+    return await storeMemory(host, { capture, parent, staged, vm });
   });
-  return { checksum, snapshot: image.snapshot };
+  return { checksum, capture };
 }
 
-async function captureImage(
+/** Stores what changed of the captured RAM since the parent; returns the memory file's checksum. */
+async function storeMemory(
   host: HostContext,
-  image: MemoryImage,
-  parent: Build | undefined,
-  staged: StagedBuild,
+  source: {
+    readonly capture: Capture;
+    readonly parent: Build | undefined;
+    readonly staged: StagedBuild;
+    readonly vm: MicroVm;
+  },
 ): Promise<string> {
+  const { capture, parent, staged, vm } = source;
+  const { id, memoryMiB } = vm.description.spec;
+  if (capture.holes === 'unchanged' && parent === undefined) {
+    throw new TorporError('internal_error', `The memory of machine ${id} needs its parent build.`);
+  }
   const { builds } = host.snapshots;
-  const { blockCount } = image;
+  const blockCount = (memoryMiB * 2 ** 20) / BLOCK_SIZE;
   await using resources = new AsyncDisposableStack();
-  const memory = resources.use(await open(image.path));
+  const memory = resources.use(await open(capture.memoryPath));
   const output = resources.use(await open(staged.path(BUILD_FILES.memory), 'wx', 0o600));
   const reader = parent && resources.use(await builds.openMemory(parent));
-  const capture = await captureMemory(
+  const { changes, checksum } = await captureMemory(
     {
       memory,
       blockCount,
       extents: dataExtents(memory),
-      holes: image.holes,
+      holes: capture.holes,
       ...(reader === undefined ? {} : { parent: reader }),
     },
     output,
@@ -129,16 +157,17 @@ async function captureImage(
     generation: parent === undefined ? 0 : parent.header.generation + 1,
     buildId: staged.id,
     baseBuildId: parent?.header.baseBuildId ?? staged.id,
-    mapping: applyChanges(before, staged.id, capture.changes),
+    mapping: applyChanges(before, staged.id, changes),
   };
   await writeFile(staged.path(BUILD_FILES.header), writeMemoryHeader(header), { mode: 0o600 });
-  return formatChecksum(capture.checksum);
+  return formatChecksum(checksum);
 }
 
 function manifestOf(host: HostContext, request: CommitRequest): ManifestDraft {
-  const { vm, sandboxId, parentId } = request;
+  const { vm, base, sandboxId } = request;
   const { spec: machine } = vm.description;
-  const [base, agent] = machine.drives;
+  const [image, agent] = machine.drives;
+  const parentId = buildOf(base);
   return {
     ...(parentId === undefined ? {} : { parentId }),
     ...(sandboxId === undefined ? {} : { sandboxId }),
@@ -154,7 +183,7 @@ function manifestOf(host: HostContext, request: CommitRequest): ManifestDraft {
     artifacts: {
       kernel: machine.kernelPath,
       initramfs: machine.initramfsPath,
-      ...(base === undefined ? {} : { base: base.path }),
+      ...(image === undefined ? {} : { base: image.path }),
       ...(agent === undefined ? {} : { agent: agent.path }),
     },
   };

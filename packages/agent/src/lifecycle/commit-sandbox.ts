@@ -27,9 +27,7 @@ export async function commitSandbox(
       diskMiB: sandbox.record.spec.diskSizeMiB,
       owner: id,
       sandboxId: id,
-      ...(machine.parentId === undefined ? {} : { parentId: machine.parentId }),
-      parentSnapshot: machine.parentSnapshot,
-      lazy: machine.servedAs !== undefined,
+      base: machine.base,
       upperDisk: host.layout.upperDisk(id),
       ...how,
     });
@@ -52,9 +50,8 @@ export async function commitAndKeepRunning(
   const machine = requireRunning(sandbox, 'committed');
   await registry.records.transition(sandbox, 'snapshotting');
   const how = { disk: 'copy', timer } as const;
-  const { build, snapshot } = await commitSandbox(registry, sandbox, machine, how);
-  machine.parentId = build.id;
-  machine.parentSnapshot = snapshot;
+  const { build, base } = await commitSandbox(registry, sandbox, machine, how);
+  machine.base = base;
   const changes = { buildId: build.id, memory: memoryRecord(machine) };
   await keepRunning(registry, sandbox, machine, changes);
   registry.collector.soon();

@@ -1,5 +1,5 @@
 import { isProcessAlive } from '@torpor/linux';
-import type { MachineDescription } from '@torpor/vmm';
+import type { DirtyBase, MachineDescription } from '@torpor/vmm';
 import type { HostContext } from '../host-context.ts';
 import { connectGuest, holdMachine, removeRunFiles } from './context.ts';
 import type { RunningMachine } from './running-machine.ts';
@@ -12,8 +12,7 @@ export interface RecordedMachine {
   readonly id: string;
   readonly description: MachineDescription;
   readonly slotIndex: number;
-  readonly parentId: string | undefined;
-  readonly parentSnapshot: number | undefined;
+  readonly base: DirtyBase;
   readonly servedAs: string | undefined;
 }
 
@@ -52,8 +51,7 @@ export async function adoptMachine(
     vm,
     slot,
     guest,
-    parentId: recorded.parentId,
-    parentSnapshot: recorded.parentSnapshot,
+    base: recorded.base,
     servedAs,
     fault: () => served?.reason,
     resources: resources.move(),

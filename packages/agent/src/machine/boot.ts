@@ -1,4 +1,4 @@
-import type { MicroVm } from '@torpor/vmm';
+import { BOOTED, type MicroVm } from '@torpor/vmm';
 import type { BaseImage } from '../host-context.ts';
 import type { NetworkSlot } from '../network/slot.ts';
 import {
@@ -12,7 +12,7 @@ import {
 import { guestReady, initGuest } from './identity.ts';
 import { keepBoot } from './kept-boots.ts';
 import { bootKernel, machineSpec } from './machine-spec.ts';
-import { firstSnapshot, type RunningMachine } from './running-machine.ts';
+import type { RunningMachine } from './running-machine.ts';
 
 /**
  * Boots a machine from an image, up to a guest that has its identity. With `keepAs`, the
@@ -44,8 +44,7 @@ export async function boot(
     vm,
     slot,
     guest,
-    parentId: kept?.build.id,
-    parentSnapshot: kept === undefined ? firstSnapshot(vm) : kept.snapshot,
+    base: kept?.base ?? BOOTED,
     fault,
     resources: stack.move(),
   };

@@ -20,8 +20,8 @@ export async function requireFreeMemory(
       `The sandbox asks for ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
     );
   }
-  if (host.driver.kind === 'firecracker') return;
-  await requireRoom(host.layout.memoryRoot, memoryMiB);
+  const { memoryFile } = host.driver.capabilities;
+  if (memoryFile) await requireRoom(host.layout.memoryRoot, memoryMiB);
 }
 
 async function requireRoom(directory: string, memoryMiB: number): Promise<void> {

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import type { MicroVm } from '@torpor/vmm';
+import { BOOTED, type MicroVm } from '@torpor/vmm';
 import { checkRestorable, type HeldBuild } from '../builds/checkout.ts';
 import { type CommittedMachine, commitMachine } from '../builds/commit.ts';
 import { BOOT_PREFIX } from '../builds/reference-names.ts';
@@ -8,7 +8,6 @@ import type { GuestClient } from '../guest/guest-client.ts';
 import type { BaseImage, HostContext } from '../host-context.ts';
 import type { GuestSpec, MachineRequest } from './context.ts';
 import { bootKernel } from './machine-spec.ts';
-import { firstSnapshot } from './running-machine.ts';
 
 /*
  * A cold boot takes seconds, so the first of each shape is committed as a build once its
@@ -71,8 +70,7 @@ export async function keepBoot(
       vm,
       diskMiB: spec.diskSizeMiB,
       owner: id,
-      parentSnapshot: firstSnapshot(vm),
-      lazy: false,
+      base: BOOTED,
       upperDisk: host.layout.upperDisk(id),
       disk: 'copy',
       timer,

@@ -49,7 +49,7 @@ export function machineSpec(
 /** The kernel's image in the form that this host's VMM boots. */
 export function bootKernel({ artifacts, driver }: HostContext): string {
   const { vmlinuxPath, qemuPath } = artifacts.kernel;
-  return driver.kind === 'firecracker' ? vmlinuxPath : qemuPath;
+  return driver.capabilities.kernelFormat === 'elf' ? vmlinuxPath : qemuPath;
 }
 
 function readOnly(id: string, path: string): DriveSpec {

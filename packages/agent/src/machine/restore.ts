@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { BUILD_FILES, type Build, BuildFormatError } from '@torpor/builds';
-import type { MicroVm } from '@torpor/vmm';
+import { type MicroVm, restoredFrom } from '@torpor/vmm';
 import { checkOutDisk, memoryOf } from '../builds/checkout.ts';
 import type { BaseImage, HostContext } from '../host-context.ts';
 import type { NetworkSlot } from '../network/slot.ts';
@@ -15,7 +15,7 @@ import {
 } from './context.ts';
 import { guestReady, initGuest } from './identity.ts';
 import { machineSpec } from './machine-spec.ts';
-import { firstSnapshot, type RunningMachine } from './running-machine.ts';
+import type { RunningMachine } from './running-machine.ts';
 import { ServedMemory } from './served-memory.ts';
 
 /** How soon after a restore the pages that it touched are taken for its working set. */
@@ -56,8 +56,7 @@ export async function restore(
     vm,
     slot,
     guest,
-    parentId: build.id,
-    parentSnapshot: firstSnapshot(vm),
+    base: restoredFrom(build.id),
     servedAs,
     fault,
     resources: stack.move(),

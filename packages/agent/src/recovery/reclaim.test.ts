@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newBuildId } from '@torpor/builds';
 import { newId, type SandboxState } from '@torpor/protocol';
@@ -102,6 +102,45 @@ describe('an agent that starts after another was killed', () => {
     });
     expect(await host.leftovers()).toEqual([id]);
     await destroySandbox(registry, id);
+    expect(await host.leftovers()).toEqual([]);
+  });
+
+  test('adopts sandboxes whose records an earlier version of Torpor wrote', async () => {
+    const booted = await runningSandbox();
+    const restored = await runningSandbox();
+    const before = await nextAgent();
+    await pauseSandbox(before, restored.id);
+    await resumeSandbox(before, restored.id);
+    await before.close();
+    for (const id of [booted.id, restored.id]) {
+      const path = host.layout.recordFile(id);
+      const { machine, memory, ...record } = JSON.parse(await readFile(path, 'utf8'));
+      const { memoryOrigin: _origin, ...machineThen } = machine;
+      const { buildId: parentId } = memory.base;
+      const memoryThen = { ...(parentId && { parentId }), servedAs: memory.servedAs };
+      await writeFile(
+        path,
+        JSON.stringify({ ...record, formatVersion: 1, machine: machineThen, memory: memoryThen }),
+      );
+    }
+    const registry = await nextAgent();
+    expect(registry.get(booted.id)).toMatchObject({
+      state: 'running',
+      memory: { base: { kind: 'unknown' } },
+    });
+    expect(registry.get(restored.id)).toMatchObject({
+      state: 'running',
+      machine: { memoryOrigin: 'userfaultfd' },
+      memory: { base: { kind: 'unknown', buildId: expect.any(String) } },
+    });
+    for (const id of [booted.id, restored.id]) {
+      await pauseSandbox(registry, id);
+      await resumeSandbox(registry, id);
+      await using memory = await open(host.layout.memoryFile(id));
+      const { buffer } = await memory.read(Buffer.alloc(3), 0, 3, 0);
+      expect(buffer.toString()).toBe('ram');
+      await destroySandbox(registry, id);
+    }
     expect(await host.leftovers()).toEqual([]);
   });
 
@@ -242,7 +281,7 @@ describe('an agent that starts after another was killed', () => {
     ['damaged', () => '{"formatVersion":1,'],
     [
       'of a later version',
-      (text: string) => text.replace('"formatVersion": 1', '"formatVersion": 2'),
+      (text: string) => text.replace('"formatVersion": 2', '"formatVersion": 3'),
     ],
   ])('leaves a sandbox alone whose record is %s', async (_, damage) => {
     const { id } = await runningSandbox();

@@ -21,8 +21,7 @@ export async function adopt(host: HostContext, record: SandboxRecord): Promise<R
             id,
             description,
             slotIndex: slot.index,
-            parentId: memory?.parentId,
-            parentSnapshot: memory?.parentSnapshot,
+            base: memory?.base ?? { kind: 'unknown' },
             servedAs: memory?.servedAs,
           });
     if (machine === undefined) {

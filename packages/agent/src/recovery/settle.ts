@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { assertTransition } from '@torpor/protocol';
+import { buildOf, committedUnrecorded } from '@torpor/vmm';
 import { discardBuildsSharingDisk } from '../builds/shared-disks.ts';
 import type { HostContext } from '../host-context.ts';
 import type { SandboxRecord } from '../registry/record.ts';
@@ -13,7 +14,8 @@ import { adopt, type RecoveredSandbox, remember } from './recovered-sandbox.ts';
 export async function settle(host: HostContext, record: SandboxRecord): Promise<RecoveredSandbox> {
   const { id, state, memory, machine } = record;
   const referenced = host.snapshots.builds.references.get('sandbox', id);
-  const committed = referenced === memory?.parentId ? undefined : referenced;
+  const parent = memory && buildOf(memory.base);
+  const committed = referenced === parent ? undefined : referenced;
   const buildId = committed ?? record.buildId;
   if (state === 'pausing' && committed !== undefined) return await paused(host, record, committed);
   if (state === 'resuming' && record.buildId !== undefined) {
@@ -21,11 +23,11 @@ export async function settle(host: HostContext, record: SandboxRecord): Promise<
   }
   if (machine === undefined && buildId !== undefined) return await paused(host, record, buildId);
   await discardBuildsSharingDisk(host, id);
-  const { parentSnapshot: _snapshot, ...unnumbered } = memory ?? {};
   const present: SandboxRecord = {
     ...record,
-    // What was committed while it was to keep running is its parent now; of which snapshot is not known.
-    memory: committed === undefined ? memory : { ...unnumbered, parentId: committed },
+    ...(committed === undefined
+      ? {}
+      : { memory: { ...memory, base: committedUnrecorded(committed) } }),
     ...(buildId === undefined ? {} : { buildId }),
   };
   const adopted = await adopt(host, present);

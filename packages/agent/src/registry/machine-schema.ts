@@ -27,5 +27,6 @@ export const machineDescriptionSchema: z.ZodType<MachineDescription> = z.strictO
   accelerator: z.enum(['kvm', 'tcg']),
   pid: z.int().positive(),
   startTimeTicks: z.string(),
+  memoryOrigin: z.enum(['zeros', 'file', 'userfaultfd']),
   spec: machineSpecSchema,
 });

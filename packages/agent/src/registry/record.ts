@@ -1,11 +1,20 @@
 import { readFile } from 'node:fs/promises';
 import { SANDBOX_STATES, TorporError } from '@torpor/protocol';
+import type { DirtyBase } from '@torpor/vmm';
 import { z } from 'zod';
 import { writeFileAtomically } from '../data-dir/atomic-file.ts';
 import type { RunningMachine } from '../machine/running-machine.ts';
 import { type MachineDescription, machineDescriptionSchema } from './machine-schema.ts';
+import { upgradeRecord } from './record-upgrade.ts';
 
-const FORMAT_VERSION = 1;
+/** Older ones are read too: see `record-upgrade.ts`. */
+const FORMAT_VERSION = 2;
+
+const dirtyBaseSchema: z.ZodType<DirtyBase> = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('zeros') }),
+  z.strictObject({ kind: z.literal('build'), buildId: z.string(), number: z.int().min(0) }),
+  z.strictObject({ kind: z.literal('unknown'), buildId: z.string().optional() }),
+]);
 
 const recordSchema = z.strictObject({
   formatVersion: z.literal(FORMAT_VERSION),
@@ -36,14 +45,8 @@ const recordSchema = z.strictObject({
   /** Index of the slot that it had before it was paused: its address is kept for it where possible. */
   lastSlotIndex: z.int().optional(),
   machine: machineDescriptionSchema.optional(),
-  /** Where the memory of the running machine comes from: see `RunningMachine`. */
-  memory: z
-    .strictObject({
-      parentId: z.string().optional(),
-      parentSnapshot: z.int().min(0).optional(),
-      servedAs: z.string().optional(),
-    })
-    .optional(),
+  /** Of the running machine: see `RunningMachine`. */
+  memory: z.strictObject({ base: dirtyBaseSchema, servedAs: z.string().optional() }).optional(),
   /** The last build of this sandbox itself: what it is paused in, or can be resumed from. */
   buildId: z.string().optional(),
   /** Versions of what runs it. */
@@ -60,15 +63,10 @@ export const NO_MACHINE = { machine: undefined, slot: undefined, memory: undefin
 
 /** What the record of a sandbox keeps of its machine's memory. */
 export function memoryRecord({
-  parentId,
-  parentSnapshot,
+  base,
   servedAs,
-}: Pick<RunningMachine, 'parentId' | 'parentSnapshot' | 'servedAs'>): SandboxRecord['memory'] {
-  return {
-    ...(parentId === undefined ? {} : { parentId }),
-    ...(parentSnapshot === undefined ? {} : { parentSnapshot }),
-    ...(servedAs === undefined ? {} : { servedAs }),
-  };
+}: Pick<RunningMachine, 'base' | 'servedAs'>): SandboxRecord['memory'] {
+  return { base, ...(servedAs === undefined ? {} : { servedAs }) };
 }
 
 export function newRecord(fields: Omit<SandboxRecord, 'formatVersion'>): SandboxRecord {
@@ -93,7 +91,7 @@ export async function readRecord(path: string): Promise<SandboxRecord | undefine
     throw error;
   }
   try {
-    return recordSchema.parse(JSON.parse(text));
+    return recordSchema.parse(upgradeRecord(JSON.parse(text)));
   } catch (error) {
     throw new TorporError(
       'host_setup',

@@ -3,15 +3,18 @@ import { open, readFile, rm, writeFile } from 'node:fs/promises';
 import { BLOCK_SIZE, parseMemoryHeader, ZERO_INDEX } from '@torpor/builds';
 import { dataExtents, identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import type {
-  ExitReport,
-  MachineDescription,
-  MachineSpec,
-  MicroVm,
-  RestoreSource,
-  SnapshotRequest,
-  SnapshotResult,
-  VmmDriver,
+import {
+  type Capture,
+  type CaptureTarget,
+  captureOf,
+  type DirtyBase,
+  type ExitReport,
+  type MachineDescription,
+  type MachineSpec,
+  type MemoryOrigin,
+  type MicroVm,
+  type RestoreSource,
+  type VmmDriver,
 } from '@torpor/vmm';
 import type { PageService, PageServiceRequest } from '../host-context.ts';
 import { point } from './fault-points.ts';
@@ -24,11 +27,12 @@ import { point } from './fault-points.ts';
 
 export class StubDriver implements VmmDriver {
   readonly kind = 'qemu';
+  readonly capabilities = { memoryFile: true, kernelFormat: 'any' } as const;
   beforeStart: (spec: MachineSpec) => void | Promise<void> = () => undefined;
   afterStart: (vm: StubVm) => void = () => undefined;
   beforeKill: (vm: StubVm) => void | Promise<void> = () => undefined;
   beforeSave: (vm: StubVm) => void | Promise<void> = () => undefined;
-  /** Whether RAM is had by snapshots only, as from Firecracker, for machines from now on. */
+  /** Whether machines write their RAM out when they are captured, as Firecracker does. */
   takesSnapshots = false;
   /** Pids of the machines whose vCPUs are stopped. */
   readonly stopped = new Set<number>();
@@ -44,7 +48,7 @@ export class StubDriver implements VmmDriver {
   start(spec: MachineSpec): Promise<MicroVm> {
     return point('start a VMM', 'call', async () => {
       await this.beforeStart(spec);
-      const vm = await this.#spawn(spec);
+      const vm = await this.#spawn(spec, 'zeros');
       await using memory = await open(spec.memoryFile, 'wx');
       await memory.truncate(spec.memoryMiB * 2 ** 20);
       this.snapshots.set(vm.description.pid, { attempts: 0, blocks: new Map() });
@@ -61,7 +65,7 @@ export class StubDriver implements VmmDriver {
         throw new TorporError('vmm_failed', 'The state is damaged.');
       }
       await this.#pages.fill(source.memory.socketPath, spec.memoryFile, spec.memoryMiB);
-      const vm = await this.#spawn(spec);
+      const vm = await this.#spawn(spec, 'userfaultfd');
       this.stopped.add(vm.description.pid);
       const blocks = await readBlocks(spec.memoryFile);
       this.snapshots.set(vm.description.pid, { attempts: 0, blocks });
@@ -84,7 +88,7 @@ export class StubDriver implements VmmDriver {
     for (const child of this.#children) child.kill('SIGKILL');
   }
 
-  async #spawn(spec: MachineSpec): Promise<StubVm> {
+  async #spawn(spec: MachineSpec, memoryOrigin: MemoryOrigin): Promise<StubVm> {
     // The next agent finds a VMM that no journal names by the control socket in its arguments.
     const argv0 = `socket,id=control,path=${spec.runDirectory}/qmp.sock,server=on`;
     const child = spawn('sleep', ['600'], { stdio: 'ignore', argv0 });
@@ -101,6 +105,7 @@ export class StubDriver implements VmmDriver {
       vmmVersion: '10.0.0',
       accelerator: 'tcg',
       ...identity,
+      memoryOrigin,
       spec,
     });
   }
@@ -110,14 +115,12 @@ export class StubVm implements MicroVm {
   readonly description: MachineDescription;
   readonly exited: Promise<ExitReport>;
   detached = false;
-  readonly snapshot?: (request: SnapshotRequest) => Promise<SnapshotResult>;
   readonly #driver: StubDriver;
   #intended = false;
 
   constructor(driver: StubDriver, description: MachineDescription) {
     this.#driver = driver;
     this.description = description;
-    if (driver.takesSnapshots) this.snapshot = (request) => this.#snapshot(request);
     this.exited = new Promise((resolve) => {
       const timer = setInterval(() => {
         if (isProcessAlive(description)) return;
@@ -169,32 +172,42 @@ export class StubVm implements MicroVm {
     });
   }
 
-  saveState(path: string): Promise<void> {
+  capture(base: DirtyBase, target: CaptureTarget): Promise<Capture> {
+    return this.#driver.takesSnapshots
+      ? this.#writeSnapshot(base, target)
+      : this.#saveState(target.statePath);
+  }
+
+  #saveState(path: string): Promise<Capture> {
+    const { pid, spec, memoryOrigin } = this.description;
     return this.#ask('save the state', async () => {
-      if (this.snapshot !== undefined) throw new TorporError('not_implemented', 'Not alone.');
       await this.#driver.beforeSave(this);
-      await writeFile(path, `state of ${this.description.pid}`, { flag: 'wx' });
+      await writeFile(path, `state of ${pid}`, { flag: 'wx' });
+      const holes = memoryOrigin === 'userfaultfd' ? 'unchanged' : 'zero';
+      return { memoryPath: spec.memoryFile, holes, number: 0 };
     });
   }
 
-  async #snapshot(request: SnapshotRequest): Promise<SnapshotResult> {
-    const { statePath, memoryPath } = request;
+  /** A diff to the base if that was the last attempt, else all of RAM. */
+  async #writeSnapshot(base: DirtyBase, target: CaptureTarget): Promise<Capture> {
+    const { statePath, memoryPath } = target;
     const { pid, spec } = this.description;
-    const result = await this.#ask('take a snapshot', async () => {
+    const result = await this.#ask('take a snapshot', async (): Promise<Capture> => {
       const before = this.#driver.snapshots.get(pid);
-      const isKnown = request.kind === 'full' || request.since === before?.attempts;
-      if (before === undefined || !isKnown || !this.#driver.stopped.has(pid)) {
-        throw new TorporError('invalid_state', 'There is no such snapshot of this machine.');
+      if (before === undefined || !this.#driver.stopped.has(pid)) {
+        throw new TorporError('invalid_state', 'The machine is not stopped.');
       }
+      const isDiff = captureOf(base) === before.attempts;
       const blocks = await readBlocks(spec.memoryFile);
       const number = before.attempts + 1;
       // Whatever becomes of this one: what it was to hold is not known any more.
       this.#driver.snapshots.set(pid, { attempts: number, blocks });
       await this.#driver.beforeSave(this);
       await writeFile(statePath, `state of ${pid}`, { flag: 'wx' });
-      const wanted = request.kind === 'full' ? blocks : changedBlocks(before.blocks, blocks);
+      const wanted = isDiff ? changedBlocks(before.blocks, blocks) : blocks;
       await writeBlocks(memoryPath, spec.memoryMiB, wanted);
-      return { number };
+      const holes = isDiff && base.kind === 'build' ? 'unchanged' : 'zero';
+      return { memoryPath, holes, number };
     });
     try {
       return await point('be given the snapshot', 'call', async () => result);

@@ -39,6 +39,7 @@ const END_AFTER_FAILURE_MS = 1_000;
 /** Machines in Firecracker, with its jailer where there is one. Needs root, as both of them do. */
 export class FirecrackerDriver implements VmmDriver {
   readonly kind = 'firecracker';
+  readonly capabilities = { memoryFile: false, kernelFormat: 'elf' } as const;
   readonly #firecracker: FirecrackerInstallation;
   readonly #cgroupParent: string | undefined;
   readonly #startTimeoutMs: number;
@@ -110,6 +111,7 @@ export class FirecrackerDriver implements VmmDriver {
         vmmVersion: control.version,
         accelerator: 'kvm',
         ...process.identity,
+        memoryOrigin: source?.memory.kind ?? 'zeros',
         spec,
       };
       const machine = this.#machine(description, { layout, process, control, ...console });

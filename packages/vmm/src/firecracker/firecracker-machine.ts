@@ -1,12 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import { drained, readTail } from '../console-log.ts';
-import type {
-  ExitReport,
-  MachineDescription,
-  MicroVm,
-  SnapshotRequest,
-  SnapshotResult,
-} from '../driver.ts';
+import { captureOf, type DirtyBase } from '../dirty-base.ts';
+import type { Capture, CaptureTarget, ExitReport, MachineDescription, MicroVm } from '../driver.ts';
 import { reportExit } from '../exit-report.ts';
 import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
 import type { FirecrackerClient } from './api-client.ts';
@@ -77,51 +72,56 @@ export class FirecrackerMachine implements MicroVm {
     await this.#control.send({ method: 'PATCH', path: '/vm', body: { state: 'Resumed' } });
   }
 
-  /** Always throws `not_implemented`: Firecracker writes its state together with RAM only. */
-  async saveState(): Promise<void> {
-    throw new TorporError(
-      'not_implemented',
-      'Firecracker cannot save the state of a machine without its memory: take a snapshot.',
-    );
-  }
-
-  async snapshot(request: SnapshotRequest): Promise<SnapshotResult> {
-    const { vmmVersion, spec } = this.description;
-    const { id } = spec;
+  async capture(base: DirtyBase, target: CaptureTarget): Promise<Capture> {
     if ((await this.#control.state()) !== 'Paused') {
-      const what = `Machine ${id} must be paused before a snapshot is taken.`;
+      const what = `Machine ${this.description.spec.id} must be paused before it is captured.`;
       throw new TorporError('invalid_state', what);
     }
     const attempted = await attemptedSnapshots(this.#layout);
-    if (request.kind === 'diff' && request.since !== attempted) {
-      const what = `Not all that machine ${id} has written since snapshot ${request.since} is known: take a full snapshot.`;
-      throw new TorporError('invalid_state', what);
-    }
-    if (request.kind === 'diff' && !hasSoundDiffs(vmmVersion, spec.memoryMiB)) {
-      const what = `Firecracker ${vmmVersion} loses changes of a machine with ${spec.memoryMiB} MiB: take a full snapshot.`;
-      throw new TorporError('invalid_state', what);
-    }
-    await checkFree(request.statePath);
-    await checkFree(request.memoryPath);
-    if (request.kind === 'diff') await checkHoles(this.#layout, request.memoryPath);
+    const fullBecause = this.#diffObstacle(base, attempted);
+    const kind = fullBecause === undefined ? 'Diff' : 'Full';
+    await checkFree(target.statePath);
+    await checkFree(target.memoryPath);
+    if (kind === 'Diff') await checkHoles(this.#layout, target.memoryPath);
     const number = attempted + 1;
     await countSnapshots(this.#layout, number);
+    await this.#writeSnapshot(kind, target);
+    return {
+      memoryPath: target.memoryPath,
+      holes: kind === 'Diff' && base.kind === 'build' ? 'unchanged' : 'zero',
+      number,
+      ...(fullBecause === undefined ? {} : { fullBecause }),
+    };
+  }
+
+  /** Why a diff would lack something of what was written since the base; undefined if it would not. */
+  #diffObstacle(base: DirtyBase, attempted: number): string | undefined {
+    const { vmmVersion, spec } = this.description;
+    const since = captureOf(base);
+    if (since === undefined) return 'It is not known what was written since its last build.';
+    if (since !== attempted) {
+      return `Firecracker tracks what was written since snapshot ${attempted}, not ${since}.`;
+    }
+    if (hasSoundDiffs(vmmVersion, spec.memoryMiB)) return undefined;
+    return `Firecracker ${vmmVersion} loses changes of a machine with ${spec.memoryMiB} MiB.`;
+  }
+
+  async #writeSnapshot(kind: 'Full' | 'Diff', target: CaptureTarget): Promise<void> {
     try {
       await this.#control.send({
         method: 'PUT',
         path: '/snapshot/create',
         body: {
-          snapshot_type: request.kind === 'full' ? 'Full' : 'Diff',
+          snapshot_type: kind,
           snapshot_path: INSIDE.snapshotState,
           mem_file_path: INSIDE.snapshotMemory,
         },
       });
-      await takeSnapshot(this.#layout, request);
+      await takeSnapshot(this.#layout, target);
     } catch (error) {
       await dropSnapshot(this.#layout);
       throw error;
     }
-    return { number };
   }
 
   async stop(graceMs: number): Promise<void> {

@@ -6,12 +6,8 @@ import { TorporError } from '@torpor/protocol';
 import type { MachineLayout } from './machine-layout.ts';
 
 /*
- * A diff holds what the guest wrote since the snapshot before, and Firecracker
- * forgets what that was as soon as it has written it down. Were a snapshot lost
- * between there and the place where its builder keeps it, by a crash of either or
- * a full disk, the next diff would silently lack what the lost one had. So the
- * attempts are counted on disk before each one, and a diff is made only for a
- * caller who says with which number the last one came to it.
+ * The files of a snapshot on their way from Firecracker to the caller, and the count of
+ * attempts; `dirty-base.ts` says what that is for.
  */
 
 /** How many snapshots of the machine were attempted since it was started or restored. */

@@ -5,6 +5,7 @@ import type {
   Accelerator,
   MachineDescription,
   MachineSpec,
+  MemoryOrigin,
   MicroVm,
   RestoreSource,
   VmmDriver,
@@ -33,6 +34,7 @@ export interface QemuDriverOptions {
 
 /** Guest RAM, and what QEMU's environment must say of it. */
 interface LaunchMemory {
+  readonly origin: MemoryOrigin;
   readonly backing: MemoryBacking;
   readonly environment?: Readonly<Record<string, string>>;
 }
@@ -43,6 +45,7 @@ const END_AFTER_FAILURE_MS = 1_000;
 /** Machines in QEMU: `microvm` with virtio-mmio, or q35 with virtio-pci on an old QEMU. */
 export class QemuDriver implements VmmDriver {
   readonly kind = 'qemu';
+  readonly capabilities = { memoryFile: true, kernelFormat: 'any' } as const;
   readonly #qemu: QemuInstallation;
   readonly #accelerator: Accelerator;
   readonly #uffdShimPath: string | undefined;
@@ -59,7 +62,7 @@ export class QemuDriver implements VmmDriver {
   async start(spec: MachineSpec): Promise<MicroVm> {
     checkMachineSpec(spec);
     await using undo = new AsyncDisposableStack();
-    const memory = { backing: await createMemory(spec, undo) };
+    const memory: LaunchMemory = { origin: 'zeros', backing: await createMemory(spec, undo) };
     const machine = await this.#launch(spec, memory, undefined, undo);
     await machine.resume();
     undo.move();
@@ -74,9 +77,9 @@ export class QemuDriver implements VmmDriver {
     checkMachineSpec(spec);
     checkVersion(this.#qemu.version);
     await using undo = new AsyncDisposableStack();
-    const memory =
+    const memory: LaunchMemory =
       source.memory.kind === 'file'
-        ? { backing: { kind: 'private', path: source.memory.path } as const }
+        ? { origin: 'file', backing: { kind: 'private', path: source.memory.path } }
         : await this.#servedMemory(spec, source.memory.socketPath, undo);
     const machine = await this.#launch(spec, memory, source.statePath, undo);
     undo.move();
@@ -134,6 +137,7 @@ export class QemuDriver implements VmmDriver {
       vmmVersion: this.#qemu.version,
       accelerator: this.#accelerator,
       ...process.identity,
+      memoryOrigin: memory.origin,
       spec,
     };
     try {
@@ -158,6 +162,7 @@ export class QemuDriver implements VmmDriver {
       throw new TorporError('host_setup', 'QEMU cannot use a page server without uffd-shim.');
     }
     return {
+      origin: 'userfaultfd',
       backing: await createMemory(spec, undo),
       environment: shimEnvironment(this.#uffdShimPath, spec.memoryFile, socketPath),
     };

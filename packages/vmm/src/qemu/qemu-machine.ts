@@ -1,7 +1,8 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { TorporError } from '@torpor/protocol';
 import { drained, readTail } from '../console-log.ts';
-import type { ExitReport, MachineDescription, MicroVm } from '../driver.ts';
+import type { DirtyBase } from '../dirty-base.ts';
+import type { Capture, CaptureTarget, ExitReport, MachineDescription, MicroVm } from '../driver.ts';
 import { reportExit } from '../exit-report.ts';
 import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
 import type { ConsoleReader } from './console-reader.ts';
@@ -50,12 +51,24 @@ export class QemuMachine implements MicroVm {
     this.#isSaved = false;
   }
 
-  async saveState(path: string): Promise<void> {
-    const { state } = runFiles(this.description.spec.runDirectory);
+  /** RAM is a file: whatever the base is, all of RAM, or all that was ever touched, is in it. */
+  async capture(_base: DirtyBase, { statePath }: CaptureTarget): Promise<Capture> {
+    const { spec, memoryOrigin } = this.description;
+    const { state } = runFiles(spec.runDirectory);
     // QEMU does not save a machine twice that has not run in between.
     if (!this.#isSaved) await saveDeviceState(this.control, this.description);
     this.#isSaved = true;
-    await writeFile(path, await readFile(state), { mode: 0o600 });
+    try {
+      await writeFile(statePath, await readFile(state), { mode: 0o600 });
+    } catch (error) {
+      await rm(statePath, { force: true });
+      throw error;
+    }
+    return {
+      memoryPath: spec.memoryFile,
+      holes: memoryOrigin === 'userfaultfd' ? 'unchanged' : 'zero',
+      number: 0,
+    };
   }
 
   async stop(graceMs: number): Promise<void> {

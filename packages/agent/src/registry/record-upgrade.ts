@@ -1,0 +1,48 @@
+import type { DirtyBase } from '@torpor/vmm';
+import { z } from 'zod';
+
+/*
+ * Records of earlier versions of Torpor, whose sandboxes must be adopted and resumed.
+ *
+ * Version 1 kept what RAM is compared with as two fields, of which each could be absent, and
+ * did not say what RAM began as: that followed from whether a page server served it.
+ */
+
+const version1Schema = z.looseObject({
+  formatVersion: z.literal(1),
+  machine: z.looseObject({}).optional(),
+  memory: z
+    .strictObject({
+      parentId: z.string().optional(),
+      parentSnapshot: z.int().min(0).optional(),
+      servedAs: z.string().optional(),
+    })
+    .optional(),
+});
+
+type Version1Memory = NonNullable<z.infer<typeof version1Schema>['memory']>;
+
+/** What is read from a record's file, as the present version would have written it; other values as they are. */
+export function upgradeRecord(value: unknown): unknown {
+  const old = version1Schema.safeParse(value);
+  if (!old.success) return value;
+  const { machine, memory, ...rest } = old.data;
+  const memoryOrigin = memory?.servedAs === undefined ? 'zeros' : 'userfaultfd';
+  return {
+    ...rest,
+    formatVersion: 2,
+    ...(machine === undefined ? {} : { machine: { ...machine, memoryOrigin } }),
+    ...(memory === undefined ? {} : { memory: upgradeMemory(memory) }),
+  };
+}
+
+function upgradeMemory(memory: Version1Memory) {
+  const { servedAs } = memory;
+  return { base: baseOf(memory), ...(servedAs === undefined ? {} : { servedAs }) };
+}
+
+function baseOf({ parentId, parentSnapshot }: Version1Memory): DirtyBase {
+  if (parentId === undefined) return parentSnapshot === 0 ? { kind: 'zeros' } : { kind: 'unknown' };
+  if (parentSnapshot === undefined) return { kind: 'unknown', buildId: parentId };
+  return { kind: 'build', buildId: parentId, number: parentSnapshot };
+}
