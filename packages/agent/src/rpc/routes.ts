@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import type { SandboxRegistry } from '../registry/registry.ts';
 import { endWithCaller } from './end-with-caller.ts';
 import { errorInterceptor } from './error-interceptor.ts';
+import { execRpc } from './exec-rpc.ts';
 import { fileRpc } from './file-rpc.ts';
 import { type HostDescription, hostRpc } from './host-rpc.ts';
 import { lifecycleRpc } from './lifecycle-rpc.ts';
@@ -24,6 +25,7 @@ export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void 
   const { registry, description, logger, onTerminate } = parts;
   const implementation = {
     ...lifecycleRpc(registry),
+    ...execRpc(registry),
     ...processRpc(registry),
     ...ptyRpc(registry),
     ...snapshotRpc(registry),

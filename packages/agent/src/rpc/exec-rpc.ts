@@ -1,0 +1,94 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import { hostAgent, TorporError } from '@torpor/protocol';
+import { DEFAULT_MAX_OUTPUT_BYTES, type ExecResult, exec, execStream } from '../guest/exec.ts';
+import type { ProgramRequest } from '../guest/process-events.ts';
+import { startBackground } from '../guest/processes.ts';
+import type { SandboxRegistry } from '../registry/registry.ts';
+import { streamMessage } from './stream-message.ts';
+
+type Methods = Pick<
+  ServiceImpl<typeof hostAgent.HostAgentService>,
+  'exec' | 'execStream' | 'startBackground'
+>;
+
+const MAX_TIMEOUT_SEC = 7 * 24 * 3600;
+
+/** The calls that run programs in a guest. */
+export function execRpc(registry: SandboxRegistry): Methods {
+  return {
+    /**
+     * A program whose time is up ends the call with the code `timeout`; what it had
+     * printed until then is attached to the error as an ExecResponse.
+     */
+    async exec(request, { signal }) {
+      const { guest, hold } = await registry.use(request.sandboxId);
+      using _ = hold;
+      const timeoutMs = timeoutOf(request.timeoutSec);
+      const result = await exec(
+        guest,
+        { ...programOf(request), signal },
+        { timeoutMs, maxOutputBytes: outputLimit(request.maxOutputBytes) },
+      );
+      if (result.timedOut) throw timeoutError(result, request.timeoutSec);
+      return execResponse(result);
+    },
+
+    async *execStream(request, { signal }) {
+      const { guest, hold } = await registry.use(request.sandboxId);
+      using _ = hold;
+      const program = { ...programOf(request), stdin: request.stdin, tag: request.tag, signal };
+      for await (const event of execStream(guest, program, timeoutOf(request.timeoutSec))) {
+        const message = streamMessage(event);
+        if (message !== undefined) yield message;
+      }
+    },
+
+    async startBackground(request, { signal }) {
+      const { guest, hold } = await registry.use(request.sandboxId);
+      using _ = hold;
+      return startBackground(guest, { ...programOf(request), tag: request.tag, signal });
+    },
+  };
+}
+
+function programOf(
+  request: Pick<
+    hostAgent.ExecRequest | hostAgent.StartBackgroundRequest,
+    'cmd' | 'args' | 'envs' | 'cwd' | 'user'
+  >,
+): ProgramRequest {
+  const { cmd, args, envs, cwd, user } = request;
+  return { cmd, args, envs, cwd, user };
+}
+
+function timeoutOf(seconds: number): number {
+  if (seconds >= 0 && seconds <= MAX_TIMEOUT_SEC) return seconds * 1000;
+  throw new TorporError(
+    'invalid_request',
+    `The time limit is ${seconds} s; it must be between 0 (no limit) and ${MAX_TIMEOUT_SEC} s.`,
+  );
+}
+
+function outputLimit(bytes: bigint): number {
+  if (bytes === 0n || bytes > BigInt(DEFAULT_MAX_OUTPUT_BYTES)) return DEFAULT_MAX_OUTPUT_BYTES;
+  return Number(bytes);
+}
+
+function execResponse(result: ExecResult): MessageInitShape<typeof hostAgent.ExecResponseSchema> {
+  const { stdout, stderr, exitCode, status, stdoutDroppedBytes, stderrDroppedBytes } = result;
+  return { stdout, stderr, exitCode, status, stdoutDroppedBytes, stderrDroppedBytes };
+}
+
+function timeoutError(result: ExecResult, timeoutSec: number) {
+  const error = new TorporError(
+    'timeout',
+    `The program did not end within ${timeoutSec} s; its process group was killed.`,
+    { remedy: 'Give it more time, or start it in the background.' },
+  ).toConnectError();
+  error.details.push({
+    desc: hostAgent.ExecResponseSchema,
+    value: create(hostAgent.ExecResponseSchema, execResponse(result)),
+  });
+  return error;
+}
