@@ -35,7 +35,7 @@ afterAll(async () => {
 });
 
 /** An older kernel tells how a process ended only in the moment before its parent hears of it. */
-const KILLED = /^QEMU (?:was ended by SIGKILL|crashed, or was killed)/;
+const KILLED = /^QEMU (?:was terminated by SIGKILL|crashed, or was killed)/;
 
 describe('an agent that is killed and started again', () => {
   test('has its sandboxes as they were', async () => {

@@ -250,7 +250,7 @@ describe('two sandboxes of a platform that is killed', () => {
       .toMatchObject({
         status: 'error',
         // Kernels before 6.15 do not tell how a process ended that an earlier server started.
-        reason: expect.stringMatching(/^QEMU (was ended by SIGKILL|crashed, or was killed)/),
+        reason: expect.stringMatching(/^QEMU (was terminated by SIGKILL|crashed, or was killed)/),
       });
     expect(await api.sandbox(kept)).toMatchObject({ status: 'running' });
     expect(await torpor('exec', kept, '--', 'cat', 'note')).toMatchObject({ stdout: `${kept}\n` });

@@ -39,7 +39,7 @@ test('the probe guest gets to user mode, says its words and resets the machine',
   const vm = bench.track(await driver.start(await bench.spec(probeGuest, 'probe')));
   const { reason, consoleTail } = await vm.exited;
   expect(consoleTail).toContain(PROBE_WORDS);
-  expect(reason).toBe('The guest rebooted, which ends its machine.');
+  expect(reason).toBe('The guest rebooted, which stops its machine.');
 });
 
 test('a probe chooses, explains itself, leaves nothing, and is remembered', async () => {

@@ -190,7 +190,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       const report = await Promise.race([own.exited, rejection(noticed)]);
       expect(report).toMatchObject({
         signal: 'SIGKILL',
-        reason: expect.stringMatching(/^\w+ was ended by SIGKILL, [^:]*\.$/),
+        reason: expect.stringMatching(/^\w+ was terminated by SIGKILL, [^:]*\.$/),
       });
       await expect(own.pause()).rejects.toMatchObject({ code: 'vmm_failed' });
       await own.kill();

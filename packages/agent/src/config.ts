@@ -11,11 +11,11 @@ export interface HostAgentConfig {
   readonly dataDir: string;
   /** Kernels and images, which several data directories may share. */
   readonly cacheDir: string;
-  /** Where root file systems come from; where it is absent, the image store in the cache directory, whose image `base` is built at the first start. */
+  /** Where root file systems come from; if omitted, the image store in the cache directory, whose image `base` is built at the first start. */
   readonly images?: BaseImages;
-  /** `auto` where it is absent: see `chooseVmm`. */
+  /** `auto` if omitted: see `chooseVmm`. */
   readonly vmm?: VmmSetting | undefined;
-  /** Absent: found by a probe boot, once. */
+  /** If omitted, found by a probe boot, once. */
   readonly forcedAccelerator?: Accelerator | undefined;
   readonly logger: Logger;
   /** What one sandbox may ask for; by default all that the machine has. */
@@ -28,7 +28,7 @@ export interface HostAgentConfig {
   readonly nameservers?: readonly string[];
   /** How long a guest may take from its start, booted or restored, to answering; two minutes if omitted. */
   readonly guestTimeoutMs?: number;
-  /** Keep the first boot of each image and shape, and restore later sandboxes from it; true where it is absent. */
+  /** Keep the first boot of each image and shape, and restore later sandboxes from it; true if omitted. */
   readonly keepBoots?: boolean;
   /** What is being made or downloaded, at the first start above all. */
   readonly onProgress?: OnProgress;
@@ -44,7 +44,7 @@ export const DEFAULT_GUEST_TIMEOUT_MS = 120_000;
 const LEAST_STEP_TIMEOUT_MS = 60_000;
 
 /**
- * How long each other step of a machine's start may take (the VMM's answers, its page server,
+ * How long each other step of a machine's start may take (the responses of the VMM, its page server,
  * the guest's identity): as long as a guest, since a host that needs this long for that is
  * slow in all of it.
  */

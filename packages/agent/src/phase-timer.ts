@@ -3,7 +3,7 @@ export interface PhaseTiming {
   readonly milliseconds: number;
 }
 
-/** Measures the phases of an operation, in the order in which they ended. */
+/** Measures the phases of an operation, in the order in which they were finished. */
 export class PhaseTimer {
   readonly #timings: PhaseTiming[] = [];
   readonly #start = performance.now();

@@ -1,7 +1,7 @@
 import { type FileHandle, open, rename } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** How long a console's last bytes may take to reach its log after the VMM has ended. */
+/** How long a console's last bytes may take to reach its log after the VMM has exited. */
 const DRAIN_MS = 500;
 
 /**
@@ -67,7 +67,7 @@ export class ConsoleLog {
   }
 }
 
-/** Waits until the console of a VMM that has ended is `finished`, but not for long. */
+/** Waits until the console of a VMM that has exited is `finished`, but not for long. */
 export async function drained(finished: Promise<void>): Promise<void> {
   const cancel = new AbortController();
   const late = sleep(DRAIN_MS, undefined, { signal: cancel.signal }).catch(() => undefined);

@@ -33,7 +33,7 @@ export interface MachineSpec {
   readonly kernelArguments: readonly string[];
   /** In the order in which the guest sees them: /dev/vda, /dev/vdb, … */
   readonly drives: readonly DriveSpec[];
-  /** Absent: the machine has no network device, and the VMM runs in the caller's namespace. */
+  /** If omitted, the machine has no network device, and the VMM runs in the caller's namespace. */
   readonly network?: NetworkSpec;
   /** A private directory of this machine, made by the caller: sockets, pid file, stderr. Its path is at most 80 bytes long. */
   readonly runDirectory: string;

@@ -4,24 +4,24 @@
  * for an end; the log has the rest.
  */
 
-/** Firecracker's log, with `--show-level`: `TIME [ID:THREAD:LEVEL] words`. Undefined: of another origin. */
+/** Firecracker's log, with `--show-level`: `TIME [ID:THREAD:LEVEL] message`. Undefined: of another origin. */
 const FIRECRACKER_LOG =
   /^\d{4}-\d\d-\d\dT[\d:.]+ \[[^\]]*?(?::(?<level>[A-Z]+))?(?::\S+\.rs:\d+)?\] /;
 
 const ROUTINE: readonly RegExp[] = [
-  // QEMU's report.c: `PROGRAM: warning: words`, with the option that it is about before the level.
+  // QEMU's report.c: `PROGRAM: warning: message`, with the option that it is about before the level.
   /^[^\s:]+: (?:-.*?: )?(?:warning|info): /,
-  // GLib, which QEMU uses: `(PROGRAM:PID): GLib-WARNING **: words`.
+  // GLib, which QEMU uses: `(PROGRAM:PID): GLib-WARNING **: message`.
   /^(?:\*\* )?\([^)]*:\d+\): (?:\S+-)?(?:WARNING|Message|INFO|DEBUG) ?\*\*/,
   // What follows KVM's own errors in QEMU's output.
   /^(?:extra data\[\d+\]: |[A-Z][A-Z0-9]{1,2} ?= ?[0-9a-f]|Code=)/,
-  // What follows the words of a panic in Rust.
+  // What follows the message of a panic in Rust.
   /^(?:note: |stack backtrace:|\s+(?:\d+: |at ))/,
-  // How every Firecracker begins and ends.
+  // How the log of every Firecracker begins and ends.
   /^(?:Running Firecracker v|Firecracker exiting )/,
 ];
 
-/** Signs that a guest's line is about a failure: its kernel's words, and those of most programs. */
+/** Signs that a guest's line is about a failure: as its kernel and most programs print them. */
 const GUEST_FAILURE =
   /\b(?:panic|oops|bug:|oom|out of memory|segfault|error|fail(?:ed|ure|s)?|fatal|cannot|denied|no such|no space)\b/i;
 /** Of these, what says that nothing failed. */
@@ -32,8 +32,8 @@ export function vmmErrors(lines: readonly string[]): string[] {
   return lines.flatMap((line) => {
     const entry = FIRECRACKER_LOG.exec(line);
     if (entry !== null && entry.groups?.level !== 'ERROR') return [];
-    const words = line.slice(entry?.[0].length ?? 0);
-    return ROUTINE.some((pattern) => pattern.test(words)) ? [] : [words];
+    const message = line.slice(entry?.[0].length ?? 0);
+    return ROUTINE.some((pattern) => pattern.test(message)) ? [] : [message];
   });
 }
 

@@ -76,9 +76,9 @@ test('an intended end is reported as such, with its signal', async () => {
 
 test('a signal and a failure come with the last error of QEMU', async () => {
   const killed = await reasonFor({ end: { signal: 'SIGKILL' } }, '', 'first\nlast\n');
-  expect(killed.reason).toMatch(/^QEMU was ended by SIGKILL, .*\. Its last error: last$/);
+  expect(killed.reason).toMatch(/^QEMU was terminated by SIGKILL, .*\. Its last error: last$/);
   const failed = await reasonFor({ end: { exitCode: 1 } }, '', 'qemu: no memory\n');
-  expect(failed.reason).toBe('QEMU ended with status 1. Its last error: qemu: no memory');
+  expect(failed.reason).toBe('QEMU exited with status 1. Its last error: qemu: no memory');
 });
 
 test('the reasons of a shutdown are told in sentences', async () => {
@@ -132,13 +132,14 @@ test("a VMM's own log has its last error, and its statuses a meaning", async () 
   const log = 'at [sb1:main:ERROR] first\nat \0\0[sb1:fc_vcpu 0:ERROR] shutting down\n';
   const { reason } = await reasonOfFirecracker(evidence, log, 'printed\n');
   expect(reason).toBe(
-    'Firecracker ended with status 148: it was refused. Its last error: shutting down',
+    'Firecracker exited with status 148: it was refused. Its last error: shutting down',
   );
 });
 
 test('a routine warning is not quoted as the reason why a VMM was killed', async () => {
   const killed = { end: { signal: 'SIGKILL' } };
-  const because = /^\w+ was ended by SIGKILL, sent by hand or by the kernel for want of memory\.$/;
+  const because =
+    /^\w+ was terminated by SIGKILL, sent by hand or by the kernel because memory ran out\.$/;
   for (const routine of [
     'at [sb1:fc_vcpu 0:WARN] Invalid MMIO read @ 0xfffffffc:0x4: Failed to find address range.\n',
     'at [sb1:main:WARN:src/vmm/src/persist.rs:457] Failed to do something optional: error 2\n',
@@ -166,7 +167,7 @@ test('an error is found before the routine that follows it', async () => {
   ].join('\n');
   const { reason } = await reasonOfFirecracker(failed, log, 'Error: RunWithApi(Tap)\n');
   expect(reason).toBe(
-    'Firecracker ended with status 1. Its last error: RunWithApi error: no such tap',
+    'Firecracker exited with status 1. Its last error: RunWithApi error: no such tap',
   );
   const dump = [
     'KVM internal error. Suberror: 1',

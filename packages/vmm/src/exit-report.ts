@@ -4,14 +4,14 @@ import type { ExitReport } from './driver.ts';
 import { vmmErrors } from './error-lines.ts';
 import type { ProcessEnd } from './vmm-process.ts';
 
-/** What is known of a VMM's end. */
+/** What is known of a VMM's exit. */
 export interface ExitEvidence {
   /** What the VMM is called in messages. */
   readonly vmm: string;
   readonly end: ProcessEnd;
-  /** Set when the driver itself ended the machine: the reason to report. */
+  /** Set when the driver itself stopped the machine: the reason to report. */
   readonly intended: string | undefined;
-  /** Why the machine was shut down, in the words of QEMU's enum ShutdownCause. */
+  /** Why the machine was shut down, as named in QEMU's enum ShutdownCause. */
   readonly shutdownReason: string | undefined;
   readonly consolePath: string;
   readonly outputPath: string;
@@ -29,21 +29,21 @@ const MAX_START_ERRORS = 3;
 
 const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
   'guest-shutdown': 'The guest powered itself down.',
-  'guest-reset': 'The guest rebooted, which ends its machine.',
+  'guest-reset': 'The guest rebooted, which stops its machine.',
   'guest-panic': "The guest's kernel panicked.",
-  'host-signal': 'QEMU was asked to end by a signal from the host.',
+  'host-signal': 'QEMU was asked to exit by a signal from the host.',
   'host-qmp-quit': 'QEMU was told to quit.',
-  'host-error': 'QEMU ended because of an error on the host.',
+  'host-error': 'QEMU exited because of an error on the host.',
 };
 
 /** What each of these means for a VMM, as far as can be told. */
 const SIGNAL_HINTS: Readonly<Record<string, string>> = {
-  SIGKILL: ', sent by hand or by the kernel for want of memory',
+  SIGKILL: ', sent by hand or by the kernel because memory ran out',
   SIGBUS: ': the file system that holds its memory is probably full',
   SIGSYS: ': it made a system call that its filter forbids',
 };
 
-/** One sentence on why the VMM ended, from all that is known, and what the guest printed last. */
+/** One sentence on why the VMM exited, from all that is known, and what the guest printed last. */
 export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
   const lines = (await readLastLines(evidence.consolePath, SEARCHED_LINES)).map(plainText);
   const { outputPath, logPath } = evidence;
@@ -72,31 +72,31 @@ function reasonOf(
   lastError: string | undefined,
 ): string {
   if (intended !== undefined) return intended;
-  const words = lastError === undefined ? '' : ` Its last error: ${lastError}`;
+  const quote = lastError === undefined ? '' : ` Its last error: ${lastError}`;
   if (end.signal !== undefined) {
-    return `${vmm} was ended by ${end.signal}${SIGNAL_HINTS[end.signal] ?? ''}.${words}`;
+    return `${vmm} was terminated by ${end.signal}${SIGNAL_HINTS[end.signal] ?? ''}.${quote}`;
   }
   if (end.exitCode !== undefined && end.exitCode !== 0) {
     const meaning = statusMeanings?.[end.exitCode] ?? '';
-    return `${vmm} ended with status ${end.exitCode}${meaning}.${words}`;
+    return `${vmm} exited with status ${end.exitCode}${meaning}.${quote}`;
   }
   const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(lines);
   if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;
   const failure = bootFailureOf(lines);
   if (failure !== undefined) return `The guest could not start: ${withFullStop(failure)}`;
   if (shutdownReason !== undefined) {
-    return SHUTDOWN_SENTENCES[shutdownReason] ?? `${vmm} ended: ${shutdownReason}.`;
+    return SHUTDOWN_SENTENCES[shutdownReason] ?? `${vmm} exited: ${shutdownReason}.`;
   }
-  if (end.exitCode === 0) return `${vmm} ended.${words}`;
-  // One that an earlier process started leaves no status; but it would have said that it was told to end.
-  return `${vmm} crashed, or was killed by hand or by the kernel for want of memory; which is not known.${words}`;
+  if (end.exitCode === 0) return `${vmm} exited.${quote}`;
+  // One that an earlier process started leaves no status, but it would have printed that it was told to exit.
+  return `${vmm} crashed, or was killed by hand or by the kernel because memory ran out; which is not known.${quote}`;
 }
 
-/** The words of a kernel's panic. The last one counts. */
+/** The message of a kernel's panic. The last one counts. */
 function panicOf(lines: readonly string[]): string | undefined {
   for (const line of lines.toReversed()) {
-    const words = /Kernel panic - not syncing: (.*?)[.\s]*(?:\]---)?$/.exec(line)?.[1];
-    if (words !== undefined) return withFullStop(words);
+    const message = /Kernel panic - not syncing: (.*?)[.\s]*(?:\]---)?$/.exec(line)?.[1];
+    if (message !== undefined) return withFullStop(message);
   }
   return undefined;
 }

@@ -1,6 +1,6 @@
 /**
  * How long a VMM that is alive may take to answer, or a program to tell its version. A VMM
- * that has ended is noticed at once, so this limit only finds one that hangs: it is far above
- * what any healthy one takes on a slow or crowded machine, and ends no work that still makes progress.
+ * that has exited is noticed at once, so this limit only finds one that hangs: it is far above
+ * what any healthy one takes on a slow or crowded machine, and interrupts no work that still makes progress.
  */
 export const HUNG_AFTER_MS = 120_000;

@@ -30,7 +30,7 @@ export type ProbeOutcome =
   | { readonly kind: 'booted'; readonly bootMs: number }
   /** QEMU did not get as far as running the guest. */
   | { readonly kind: 'refused'; readonly reason: string }
-  /** The guest ran, and its machine ended before it got to user mode. */
+  /** The guest ran, and its machine stopped before it got to user mode. */
   | { readonly kind: 'died'; readonly reason: string; readonly afterMs: number }
   /** It was given up: nothing was decided. */
   | { readonly kind: 'timed-out'; readonly reason: string }
@@ -47,7 +47,7 @@ const POLL_MS = 25;
 const CONSOLE_BYTES = 64 * 1024;
 const SHARED_MEMORY = '/dev/shm';
 /**
- * About 1,400 bytes over the whole of a boot: enough to see that it goes on. All messages are
+ * About 1,400 bytes over the whole of a boot: enough to see that it makes progress. All messages are
  * twelve times as many, and each byte costs two exits to QEMU, which would measure the
  * serial port of a nested KVM rather than the guest.
  */
@@ -118,7 +118,7 @@ async function watchBoot(
   let printed = 0;
   let printedAt = startedAt;
   while (!signal.aborted) {
-    // Read before the console is: all of a machine's words are in the log when its end is known.
+    // Read before the console is: all that a guest printed is in the log once its VMM has exited.
     const reason = ended;
     const console = await vm.readConsole(CONSOLE_BYTES);
     const now = performance.now();

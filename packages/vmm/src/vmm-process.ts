@@ -16,7 +16,7 @@ import {
 } from '@torpor/linux';
 import { TorporError, withFullStop } from '@torpor/protocol';
 
-/** How a process ended; both are absent for one that is not our child and of whose end the kernel does not tell. */
+/** How a process exited; both are absent for one that is not our child and whose status the kernel does not tell. */
 export interface ProcessEnd {
   readonly exitCode?: number;
   readonly signal?: string;
@@ -44,7 +44,7 @@ export interface SpawnOptions {
 }
 
 const POLL_MS = 400;
-/** One that has ended is looked at again, so often and so soon: its parent may not have heard of its end yet. */
+/** One that has exited is looked at again, so often and so soon: its parent may not have reaped it yet. */
 const MOST_LOOKS = 4;
 const LOOK_AGAIN_MS = 50;
 /** A VMM prints a few lines in its life; what a guest could make it repeat must not fill the disk. */
@@ -65,7 +65,7 @@ export class VmmProcess {
   readonly #boundedPaths: readonly string[];
   readonly #end: (end: ProcessEnd) => void;
   readonly #isChild: boolean;
-  /** Of one that is not our child: tells how it ended. */
+  /** Of one that is not our child: tells how it exited. */
   #pidfd: number | undefined;
   #timer: NodeJS.Timeout | undefined;
   #status: ProcessEnd | undefined;
@@ -131,13 +131,13 @@ export class VmmProcess {
     });
     child.unref();
     const pid = child.pid ?? -1;
-    // A child that has ended already keeps its pid until its exit event, which nothing has awaited yet.
+    // A child that has exited already keeps its pid until its exit event, which nothing has awaited yet.
     const identity = identifyProcess(pid) ?? { pid, startTimeTicks: '0' };
     const { name, outputPath, logPath } = options;
     return new VmmProcess(name, identity, bounded(outputPath, logPath), child);
   }
 
-  /** Watches a process that an earlier one started; undefined if it has ended. */
+  /** Watches a process that an earlier one started; undefined if it has exited. */
   static adopt(
     name: string,
     identity: ProcessIdentity,
@@ -173,14 +173,14 @@ export class VmmProcess {
     this.#timer = setInterval(() => this.check(), intervalMs).unref();
   }
 
-  /** How one that is not our child has ended; undefined where nobody can tell. */
+  /** How one that is not our child has exited; undefined where that cannot be found out. */
   #exit(): ProcessEnd | 'pending' | undefined {
     const early = exitOfZombie(this.identity);
     if (early !== undefined || this.#pidfd === undefined) return early;
     return exitOfPidfd(this.#pidfd);
   }
 
-  /** Ends the process at once and waits for its end. Throws `vmm_failed` if it does not end. */
+  /** Kills the process and waits until it has exited. Throws `vmm_failed` if it does not. */
   async kill(): Promise<void> {
     if (this.#status !== undefined) return;
     signalProcess(this.identity, 'SIGKILL');
@@ -192,11 +192,11 @@ export class VmmProcess {
     }
     throw new TorporError(
       'vmm_failed',
-      `${this.#name} (pid ${this.identity.pid}) does not end when killed.`,
+      `${this.#name} (pid ${this.identity.pid}) did not exit when killed.`,
     );
   }
 
-  /** Waits for the end, at most so long; returns whether it came. */
+  /** Waits for the exit, at most so long; returns whether it came. */
   async endsWithin(timeoutMs: number): Promise<boolean> {
     const cancel = new AbortController();
     const timeout = sleep(timeoutMs, false, { signal: cancel.signal }).catch(() => false);
@@ -205,7 +205,7 @@ export class VmmProcess {
     return ended;
   }
 
-  /** Stops looking; the process goes on. */
+  /** Stops looking; the process keeps running. */
   unwatch(): void {
     clearInterval(this.#timer);
     if (this.#pidfd !== undefined) closeFd(this.#pidfd);
@@ -213,7 +213,7 @@ export class VmmProcess {
   }
 }
 
-/** Stands for this very process; undefined if it has ended. */
+/** Stands for this very process; undefined if it has exited. */
 function pidfdOf(identity: ProcessIdentity): number | undefined {
   let pidfd: number;
   try {
@@ -232,7 +232,7 @@ function bounded(outputPath: string, logPath: string | undefined): string[] {
   return logPath === undefined ? [outputPath] : [outputPath, logPath];
 }
 
-/** Empties a file that has grown too long. A writer that appends begins anew, any other leaves a hole. */
+/** Empties a file that has grown too long. A writer that appends starts again at the beginning, any other leaves a hole. */
 async function boundFile(path: string, maxBytes: number): Promise<void> {
   const { size } = await stat(path);
   if (size > maxBytes) await truncate(path, 0);

@@ -3,7 +3,7 @@ import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
- * Replaces the file at `path` as a whole: whoever reads it, also after a power
+ * Replaces the file at `path` as a whole: a reader, also after a power
  * cut, finds the old content or the new one. Durable when it resolves.
  */
 export async function writeFileAtomically(

@@ -26,7 +26,7 @@ export interface ExecResult {
   readonly status: string;
   readonly stdoutDroppedBytes: bigint;
   readonly stderrDroppedBytes: bigint;
-  /** The time limit ended the program; the output is what came until then. */
+  /** The program was killed at its time limit; the output is what came until then. */
   readonly timedOut: boolean;
 }
 
@@ -76,7 +76,7 @@ export async function exec(
 /**
  * Runs a program and passes its events on. The consumer may leave (`request.signal`,
  * or by ending the iteration): the program lives on and can be connected to by its
- * pid, and its time limit still holds. Throws `timeout` when the limit ended it.
+ * pid, and its time limit still holds. Throws `timeout` when it was killed at that limit.
  */
 export async function* execStream(
   guest: GuestClient,
@@ -112,14 +112,14 @@ export async function* execStream(
   }
 }
 
-/** Follows a program that nobody listens to any more, until it ends or its time is up. */
+/** Follows a program whose caller has disconnected, until it exits or its time is up. */
 async function drain(events: AsyncIterable<ProcessEvent>, supervision: Supervision): Promise<void> {
   try {
     for await (const event of events) {
       if (event.case === 'start') supervision.started(event.value.pid);
     }
   } catch {
-    // The program ended with its guest or with its time; nobody is left to be told.
+    // The guest or the time of the program is over; no caller is left to be told.
   } finally {
     supervision[Symbol.dispose]();
   }
@@ -146,6 +146,6 @@ async function untilAborted<T>(
 function missingEnd(guest: GuestClient): TorporError {
   return new TorporError(
     'guest_unreachable',
-    `The guest of sandbox ${guest.sandboxId} ended the stream without saying how the program ended.`,
+    `The guest of sandbox ${guest.sandboxId} ended the stream without saying how the program exited.`,
   );
 }

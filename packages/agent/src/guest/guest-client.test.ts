@@ -139,11 +139,11 @@ test('when the sandbox ends, every call that waits ends with the reason', async 
     listProcesses(guest, {}),
     exec(guest, program, { timeoutMs: 0, maxOutputBytes: 1 }),
   ];
-  guest.close(new TorporError('vmm_failed', 'QEMU was ended by SIGKILL.'));
+  guest.close(new TorporError('vmm_failed', 'QEMU was terminated by SIGKILL.'));
   for (const outcome of await Promise.allSettled(calls)) {
     expect(outcome).toMatchObject({
       status: 'rejected',
-      reason: { code: 'vmm_failed', message: 'QEMU was ended by SIGKILL.' },
+      reason: { code: 'vmm_failed', message: 'QEMU was terminated by SIGKILL.' },
     });
   }
   await expect(read(guest)).rejects.toMatchObject({ code: 'vmm_failed' });

@@ -15,7 +15,7 @@ import { fromGuest, fromGuestStatus, GUEST_TIMEOUT_REMEDY, initError } from './g
 
 /** A unary call that takes longer than this has met a guest that hangs. */
 const UNARY_TIMEOUT_MS = 30_000;
-/** envd sends a keepalive on silent streams this often; twice as long without anything means that it is gone. */
+/** envd sends a keepalive on silent streams this often; twice as long without anything means that it no longer runs. */
 const KEEPALIVE_SECONDS = 30;
 export const STREAM_SILENCE_LIMIT_MS = 2 * KEEPALIVE_SECONDS * 1000 + 15_000;
 const CONNECT_TIMEOUT_MS = 5_000;

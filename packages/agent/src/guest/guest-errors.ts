@@ -93,7 +93,7 @@ export function fromGuestStatus(status: number, body: string, call: GuestCall): 
   return guestError(FROM_HTTP[status] ?? 'guest_failed', message, undefined);
 }
 
-/** What a failed `/init` means: envd's own words name the step. */
+/** What a failed `/init` means: envd's own message names the step. */
 export function initError(reason: unknown, sandboxId: string): unknown {
   if (!(reason instanceof TorporError) || reason.code !== 'guest_failed') return reason;
   return new TorporError(

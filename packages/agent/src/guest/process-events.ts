@@ -26,7 +26,7 @@ export type ProcessEvent = envdProcess.ProcessEvent['event'];
 
 /**
  * Starts a program and yields its events, the start event first. Ending the
- * iteration lets go of the program without ending it. Throws `program_not_found`
+ * iteration disconnects from the program, which keeps running. Throws `program_not_found`
  * for a program that does not exist.
  */
 export function startProgram(
@@ -63,12 +63,12 @@ export function connectProgram(
 }
 
 /**
- * How a program ended, as the control plane is told: `error` says what the exit code alone
+ * How a program exited, as the control plane is told: `error` says what the exit code alone
  * does not, such as `signal: killed` or `exit status 137: out of memory`, and else is empty.
  */
 export function programEnd({ exitCode, exited, error, status }: envdProcess.ProcessEvent_EndEvent) {
-  const words = error || status;
-  return { exitCode, error: exited && words === status ? '' : words };
+  const message = error || status;
+  return { exitCode, error: exited && message === status ? '' : message };
 }
 
 type StreamOptions = ReturnType<GuestClient['stream']>;

@@ -64,7 +64,7 @@ export class Supervision implements Disposable {
   timeoutError(): TorporError {
     return new TorporError(
       'timeout',
-      `The program did not end within ${this.#timeoutMs / 1000} s; its process group was killed.`,
+      `The program did not exit within ${this.#timeoutMs / 1000} s; its process group was killed.`,
       { remedy: 'Give it more time, or start it in the background.' },
     );
   }
@@ -77,7 +77,7 @@ export class Supervision implements Disposable {
   #signalGroup(): void {
     if (this.#pid === undefined) return;
     const selector = { case: 'pid' as const, value: this.#pid };
-    // It may just have ended; and if the guest is stuck, the grace period ends the wait.
+    // It may just have exited; and if the guest is stuck, the grace period ends the wait.
     this.#guest.process
       .sendSignal(
         { process: { selector }, signal: envdProcess.Signal.SIGKILL },

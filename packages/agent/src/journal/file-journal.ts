@@ -10,7 +10,7 @@ import type { HostResource, JournalEntry, ResourceJournal } from './journal.ts';
  * every other line is a list of operations that became durable with one fdatasync.
  * Because a batch is one line, a crash can only tear the last one, and a torn batch
  * was never acknowledged: nothing that it names has been made yet (record) or its
- * resource is gone already (forget), so dropping it is safe. A damaged line that is
+ * resource no longer exists (forget), so dropping it is safe. A damaged line that is
  * followed by others cannot come from a crash; such a file is refused, since reading
  * past it could forget a resource.
  *

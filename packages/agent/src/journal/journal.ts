@@ -24,7 +24,7 @@ export interface JournalEntry {
 export interface ResourceJournal {
   /** Durable when it resolves. Recording the same resource again changes its owner. */
   record(owner: string, resource: HostResource): Promise<void>;
-  /** To be called after the resource is gone. Unknown resources are ignored. */
+  /** To be called once the resource no longer exists. Unknown resources are ignored. */
   forget(resource: HostResource): Promise<void>;
   entries(): readonly JournalEntry[];
 }

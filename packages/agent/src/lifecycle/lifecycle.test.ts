@@ -117,7 +117,7 @@ describe('creating and destroying', () => {
         host.driver.afterStart = (vm: StubVm) => vm.die();
       },
       'vmm_failed',
-      /ended by SIGKILL.*no such device/s,
+      /terminated by SIGKILL.*no such device/s,
     ],
     ['/init', () => (host.guests.initStatus = 500), 'init_failed', /500/],
   ])('when %s fails, the error says so and nothing is left', async (_, arrange, code, words) => {
@@ -249,7 +249,7 @@ describe('the end of a VMM', () => {
     const { id } = victim.record;
     vms.find((vm) => vm.description.spec.id === id)?.die();
     const record = await stateOf(registry, id, 'error');
-    expect(record.reason).toMatch(/ended by SIGKILL.*no such device/s);
+    expect(record.reason).toMatch(/terminated by SIGKILL.*no such device/s);
     expect(await onDisk(id)).toBe('error');
     await expect.poll(() => host.slots.leased.size, { timeout: 10_000 }).toBe(1);
     await expect(registry.use(id)).rejects.toMatchObject({

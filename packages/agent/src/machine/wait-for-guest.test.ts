@@ -62,7 +62,7 @@ test('no probe is left when the guest has answered', async () => {
 });
 
 test('the reason for an end quotes the errors of the console, and nothing routine', () => {
-  const reason = 'QEMU was ended by SIGKILL.';
+  const reason = 'QEMU was terminated by SIGKILL.';
   const routine = ['Running Firecracker v1.16.1', 'torpor: [1.2] init', 'listening on port 49983'];
   expect(exitReason({ reason, consoleTail: routine })).toBe(reason);
   const killed = '[  71.3] Out of memory: Killed process 77 (node)';

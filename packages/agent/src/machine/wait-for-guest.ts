@@ -21,21 +21,21 @@ export interface GuestWait {
   readonly vm: Pick<MicroVm, 'exited' | 'readConsole'>;
   readonly guest: Pick<GuestClient, 'isHealthy'>;
   readonly timeoutMs: number;
-  /** Ends the wait with the signal's reason. */
+  /** Cancels the wait, with the signal's reason. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Waits until envd answers. Throws `vmm_failed` at once when the VMM ends, and
+ * Waits until envd answers. Throws `vmm_failed` at once when the VMM exits, and
  * `guest_unreachable` when the time is up; both with the console's last lines.
  */
 export async function waitForGuest(wait: GuestWait): Promise<void> {
   const over = new AbortController();
-  const ended = wait.vm.exited.then((report) => {
+  const exited = wait.vm.exited.then((report) => {
     throw new TorporError(
       'vmm_failed',
       withConsole(
-        `The virtual machine ended before the guest was ready: ${report.reason}`,
+        `The VMM exited before the guest was ready: ${report.reason}`,
         report.consoleTail,
       ),
     );
@@ -46,7 +46,7 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
   const patient = sleep(PROBE_TIMEOUT_MS, undefined, { signal: over.signal }).then(() =>
     ask(PATIENT_PROBE_TIMEOUT_MS, PATIENCE_GROWTH),
   );
-  const outcomes = [ended, ask(PROBE_TIMEOUT_MS, 1), patient];
+  const outcomes = [exited, ask(PROBE_TIMEOUT_MS, 1), patient];
   try {
     await Promise.race(outcomes);
   } finally {
@@ -56,8 +56,8 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
 }
 
 /**
- * Why the VMM of a guest that was ready ended. The guest's console is quoted only where it
- * tells of a failure: what it says in the course of its work is no reason for its end.
+ * Why the VMM of a guest that was ready exited. The guest's console is quoted only where it
+ * tells of a failure: what it says in the course of its work is no reason for its exit.
  */
 export function exitReason({ reason, consoleTail }: ExitReport): string {
   const errors = guestErrors(withoutRoutine(consoleTail));

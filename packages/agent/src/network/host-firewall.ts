@@ -12,7 +12,7 @@ import type { InstanceNames } from './layout.ts';
  *
  * Whether a guest may reach the internet is the device group of its veth end. It
  * stands on the device itself: it survives a restart of the agent as well as an
- * `nft flush ruleset`, and a device that is made anew has none and is denied.
+ * `nft flush ruleset`, and a device that is made again has none and is denied.
  *
  * A `drop` of any table is final and an `accept` is not: another firewall on the
  * machine can still forbid what is allowed here. See {@link forwardingObstacles}.

@@ -6,7 +6,7 @@ import { listSlots, removeSlot } from './slot-namespace.ts';
 export interface InstanceOptions {
   /** Tag of the data directory: six characters of `[a-z0-9]`. */
   readonly instance: string;
-  /** The namespace that plays the host; the caller's own where it is absent. */
+  /** The namespace that plays the host; the caller's own if omitted. */
   readonly hostNamespace?: string | undefined;
 }
 

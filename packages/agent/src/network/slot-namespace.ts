@@ -196,8 +196,8 @@ export type SlotCondition = 'intact' | 'relinked' | 'lost';
 /**
  * Brings a slot that a VMM uses back into the state in which it was made. The
  * rules are replaced in any case, which disturbs no connection. A link that is
- * gone or has other addresses is made anew, without permission to the internet. A
- * namespace or a tap that is gone cannot be brought back under a running VMM.
+ * missing or has other addresses is made again, without permission to the internet. A
+ * namespace or a tap that no longer exists cannot be brought back under a running VMM.
  */
 export async function repairSlot(
   layout: SlotLayout,

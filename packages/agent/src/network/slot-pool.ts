@@ -32,17 +32,17 @@ export interface SlotPoolOptions {
   /** Where the instance's block of addresses is remembered; the directory exists. */
   readonly stateFile: string;
   readonly logger: Logger;
-  /** Slots kept ready; 4 where it is absent. */
+  /** Slots kept ready; 4 if omitted. */
   readonly poolSize?: number;
-  /** Slots at a time, ready ones included; 1000 where it is absent. */
+  /** Slots at a time, ready ones included; 1000 if omitted. */
   readonly maxSlots?: number;
-  /** Prefix from which instances take their blocks; 10.201.0.0/16 where it is absent. */
+  /** Prefix from which instances take their blocks; 10.201.0.0/16 if omitted. */
   readonly addressRange?: string;
   /** Prefixes that guests may not reach, besides all that are not public. */
   readonly deniedRanges?: readonly string[];
-  /** The only interface to the internet; any that the routes name, where it is absent. */
+  /** The only interface to the internet; any that the routes name, if omitted. */
   readonly uplinkInterface?: string;
-  /** The namespace that plays the host; the caller's own where it is absent. */
+  /** The namespace that plays the host; the caller's own if omitted. */
   readonly hostNamespace?: string;
 }
 
@@ -98,7 +98,7 @@ export async function openSlotPool(options: SlotPoolOptions): Promise<SlotPool> 
     );
     await firewall.apply();
     await enableForwarding(hostNamespace, logger);
-    logger.info({ block: formatIpv4Prefix(block), table: names.table }, 'Network is ready.');
+    logger.info({ block: formatIpv4Prefix(block), table: names.table }, 'Network ready');
     // A block that running slots hold may be smaller than what is asked for now.
     const slots = Math.min(maxSlots, prefixSize(block) / 2);
     const pool = new Pool(options, names, block, slots, firewall, owners);
@@ -127,13 +127,13 @@ function slotOwners(journal: ResourceJournal): Map<number, string> {
 async function enableForwarding(namespace: string | undefined, logger: Logger): Promise<void> {
   if ((await readNetSysctl('ipv4/ip_forward', { namespace })) === '0') {
     await writeNetSysctls({ 'ipv4/ip_forward': 1 }, { namespace });
-    logger.warn('IPv4 forwarding (net.ipv4.ip_forward) was off on this machine; it is on now.');
+    logger.warn('IPv4 forwarding (net.ipv4.ip_forward) switched on for this machine');
   }
   const obstacles = await forwardingObstacles(namespace);
   if (obstacles.length > 0) {
     logger.warn(
       { chains: obstacles },
-      'Another firewall drops forwarded packets by default; sandboxes may be without internet.',
+      'Another firewall drops forwarded packets by default; sandboxes may be without internet',
     );
   }
 }
@@ -178,7 +178,7 @@ class Pool implements SlotPool {
       this.checkFirewall().catch((error: unknown) => {
         this.#options.logger.error(
           { err: error },
-          'The firewall of the sandboxes is not in place.',
+          'Firewall of the sandboxes could not be checked',
         );
       });
     }, FIREWALL_CHECK_INTERVAL_MS).unref();
@@ -257,7 +257,7 @@ class Pool implements SlotPool {
     if (condition === 'repaired') {
       this.#options.logger.warn(
         { table: this.#names.table },
-        'The firewall of the sandboxes had been changed or removed; it was restored.',
+        'Firewall of the sandboxes had been changed or removed, and was restored',
       );
     }
     return condition;
@@ -340,7 +340,7 @@ class Pool implements SlotPool {
       this.#states.set(index, { kind: 'changing' });
       this.#filling += 1;
       this.#track(this.#changing.run(() => this.#fillOne(index))).catch((error: unknown) => {
-        this.#options.logger.error({ err: error, index }, 'A network slot could not be made.');
+        this.#options.logger.error({ err: error, index }, 'Network slot could not be made');
       });
     }
   }
@@ -390,13 +390,13 @@ class Pool implements SlotPool {
     if (condition === 'lost') {
       throw new TorporError(
         'guest_unreachable',
-        `The network namespace ${layout.namespace} of sandbox ${owner} is gone or has no tap device.`,
+        `The network namespace ${layout.namespace} of sandbox ${owner} no longer exists or has no tap device.`,
       );
     }
     if (condition === 'relinked') {
       this.#options.logger.warn(
         { owner, index },
-        'The link of a running sandbox had to be made again; it is without internet now.',
+        'Link of a running sandbox was made again; the sandbox is without internet now',
       );
     }
     return leasedSlot(layout);
@@ -408,10 +408,10 @@ class Pool implements SlotPool {
       return await work;
     } catch (error) {
       const { logger } = this.#options;
-      logger.warn({ err: error, index }, 'A network slot could not be prepared.');
+      logger.warn({ err: error, index }, 'Network slot could not be prepared');
       await this.#remove(index, { kind: 'reserved', owner: POOL_OWNER }).catch(
         (failure: unknown) => {
-          logger.error({ err: failure, index }, 'A network slot could not be removed.');
+          logger.error({ err: failure, index }, 'Network slot could not be removed');
         },
       );
       throw error;

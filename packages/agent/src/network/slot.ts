@@ -49,7 +49,7 @@ export interface SlotPool {
   /**
    * After a restart: claims a slot that a running sandbox still uses, and repairs
    * its rules. Throws `conflict` if it is another's, `guest_unreachable` if the
-   * namespace or the tap device is gone.
+   * namespace or the tap device no longer exists.
    */
   adopt(owner: string, index: number): Promise<NetworkSlot>;
   /**

@@ -1,7 +1,7 @@
 import type { Interceptor } from '@connectrpc/connect';
 
 /**
- * Ends the stream of a handler when its call ends, however the caller left. A handler
+ * Ends the stream of a handler when its call ends, however the caller disconnected. A handler
  * that waits for something sees that by its signal; one that has just yielded is resumed
  * by nobody, so that what it holds (`using`, `finally`) would be held for ever.
  */
@@ -10,7 +10,7 @@ export const endWithCaller: Interceptor = (next) => async (request) => {
   if (!response.stream) return response;
   const messages = response.message[Symbol.asyncIterator]();
   const end = () => {
-    // What it throws while it is ended has nobody left to be told.
+    // No caller is left to be told what it throws meanwhile.
     messages.return?.().catch(() => undefined);
   };
   request.signal.addEventListener('abort', end, { once: true });

@@ -83,7 +83,7 @@ function execResponse(result: ExecResult): MessageInitShape<typeof hostAgent.Exe
 function timeoutError(result: ExecResult, timeoutSec: number) {
   const error = new TorporError(
     'timeout',
-    `The program did not end within ${timeoutSec} s; its process group was killed.`,
+    `The program did not exit within ${timeoutSec} s; its process group was killed.`,
     { remedy: 'Give it more time, or start it in the background.' },
   ).toConnectError();
   error.details.push({

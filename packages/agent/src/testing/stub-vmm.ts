@@ -126,7 +126,7 @@ export class StubVm implements MicroVm {
         if (isProcessAlive(description)) return;
         clearInterval(timer);
         resolve({
-          reason: this.#intended ? 'The machine was killed.' : 'QEMU was ended by SIGKILL.',
+          reason: this.#intended ? 'The machine was killed.' : 'QEMU was terminated by SIGKILL.',
           consoleTail: ['Linux boots', 'init: no such device'],
         });
       }, 5);
@@ -284,7 +284,7 @@ export class StubPages implements PageService {
     return point('adopt memory', 'call', async () => {
       const served = this.#served.get(vm);
       if (served === undefined) {
-        throw new TorporError('vmm_failed', 'The page server that held its memory has ended.');
+        throw new TorporError('vmm_failed', 'The page server that held its memory exited.');
       }
       served.onFailure = onFailure;
     });

@@ -84,17 +84,17 @@ describe('create', () => {
   });
 
   test('reports the failure of the agent, keeps the reason and cleans up', async () => {
-    harness.agent.createError = new TorporError('vmm_failed', 'QEMU ended with status 1.');
+    harness.agent.createError = new TorporError('vmm_failed', 'QEMU exited with status 1.');
     const before = harness.agent.count('destroySandbox');
     const error = await errorOf(await harness.send('POST', '/v1/sandboxes', {}));
     harness.agent.createError = undefined;
     expect(error).toMatchObject({ status: 502, code: 'vmm_failed' });
-    expect(error.message).toContain('QEMU ended with status 1.');
+    expect(error.message).toContain('QEMU exited with status 1.');
     expect(harness.agent.count('destroySandbox')).toBe(before + 1);
     const [id] = /sb[a-z0-9]{20}/.exec(error.message) ?? [''];
     expect(await harness.get(id)).toMatchObject({
       status: 'error',
-      reason: 'QEMU ended with status 1.',
+      reason: 'QEMU exited with status 1.',
     });
     expect((await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' })).status).toBe(204);
   });

@@ -16,15 +16,15 @@ export interface ApiConnectOptions {
   readonly givenUp?: () => Error | undefined;
 }
 
-/** What `GET /` answers. */
+/** What `GET /` returns. */
 export type InstanceState = 'Not started' | 'Running' | 'Paused';
 
 const CONNECT_RETRY_MS = 5;
 const LEAST_CALL_TIMEOUT_MS = 30_000;
-/** Firecracker's longest answers here are a few hundred bytes. */
+/** Firecracker's longest responses here are a few hundred bytes. */
 const MAX_ANSWER_BYTES = 256 * 1024;
 const MAX_FAULT_LENGTH = 1000;
-/** Snapshots take as long as their RAM is large; the end of the process ends the call. */
+/** Snapshots take as long as their RAM is large; the call ends when the process exits. */
 const UNLIMITED_PATHS: readonly string[] = ['/snapshot/create', '/snapshot/load'];
 
 const versionSchema = z.looseObject({ firecracker_version: z.string().max(100) });
@@ -81,7 +81,7 @@ export class FirecrackerClient {
     }
   }
 
-  /** Throws `vmm_failed`: with Firecracker's own words if it refuses, or if it does not answer. */
+  /** Throws `vmm_failed`: with Firecracker's own message if it refuses, or if it does not respond. */
   async send(request: ApiRequest): Promise<void> {
     const { method, path, body } = request;
     const timeoutMs = UNLIMITED_PATHS.includes(path) ? undefined : this.#callTimeoutMs;
@@ -137,8 +137,8 @@ async function call(
   if (status === 200) return json;
   if (status === 204) return undefined;
   const fault = faultSchema.safeParse(json);
-  const words = fault.success ? fault.data.fault_message : `status ${status}`;
-  const cause = new FirecrackerFault(plainText(words));
+  const message = fault.success ? fault.data.fault_message : `status ${status}`;
+  const cause = new FirecrackerFault(plainText(message));
   const what = `Firecracker refused ${method} ${path}: ${cause.message}`;
   throw new TorporError('vmm_failed', withFullStop(what), { cause });
 }
@@ -164,8 +164,8 @@ function parseJson(text: string): unknown {
   }
 }
 
-function plainText(words: string): string {
-  return words
+function plainText(message: string): string {
+  return message
     .replace(/\p{Cc}+/gu, ' ')
     .trim()
     .slice(0, MAX_FAULT_LENGTH);

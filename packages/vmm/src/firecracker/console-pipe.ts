@@ -25,7 +25,7 @@ export function openForFirecracker(path: string): Promise<FileHandle> {
   return open(path, constants.O_RDWR | constants.O_NONBLOCK);
 }
 
-/** Copies what the guest prints to the log, until Firecracker ends. */
+/** Copies what the guest prints to the log, until Firecracker exits. */
 export class ConsolePipe {
   /** Resolves when all that came is in the log. */
   readonly finished: Promise<void>;

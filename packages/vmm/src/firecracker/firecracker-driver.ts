@@ -27,7 +27,7 @@ export interface FirecrackerDriverOptions {
   readonly firecracker: FirecrackerInstallation;
   /** Relative to the cgroup (v2) hierarchy: the parent of the machines' cgroups, which the jailer makes. */
   readonly cgroupParent?: string;
-  /** How long Firecracker may take from its start to answering on its API socket; its later answers have as long, and no less than 30 s. */
+  /** How long Firecracker may take from its start to answering on its API socket; its later responses may take as long, and no less than 30 s. */
   readonly startTimeoutMs?: number;
 }
 
@@ -50,7 +50,7 @@ export class FirecrackerDriver implements VmmDriver {
     this.#startTimeoutMs = options.startTimeoutMs ?? HUNG_AFTER_MS;
   }
 
-  /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with Firecracker's words otherwise. */
+  /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with Firecracker's message otherwise. */
   start(spec: MachineSpec): Promise<MicroVm> {
     return this.#launch(spec, undefined);
   }
@@ -137,7 +137,7 @@ export class FirecrackerDriver implements VmmDriver {
       maxFileBytes: await largestFile(spec),
       cgroupParent: this.#cgroupParent,
     });
-    // Ours is closed then, so that the end of Firecracker's ends the console.
+    // Ours is closed then, so that the console ends when Firecracker's is closed.
     await using output = await openForFirecracker(layout.console);
     return await VmmProcess.spawn({
       name: NAME,
@@ -182,7 +182,7 @@ export class FirecrackerDriver implements VmmDriver {
   /** The jailer makes a cgroup for each machine and leaves it. */
   async #removeCgroup(spec: MachineSpec): Promise<void> {
     if (this.#cgroupParent === undefined || this.#firecracker.jailerPath === undefined) return;
-    // One that was never made is gone already; one that is in use belongs to somebody else.
+    // One that was never made does not exist; one that is in use belongs to another process.
     await rmdir(join(CGROUP_ROOT, this.#cgroupParent, spec.id)).catch(() => undefined);
   }
 }
@@ -195,10 +195,10 @@ async function openConsole(layout: MachineLayout, spec: MachineSpec, undo: Async
 }
 
 function hasEnded(): TorporError {
-  return new TorporError('vmm_failed', 'Firecracker ended while it started.');
+  return new TorporError('vmm_failed', 'Firecracker exited while it started.');
 }
 
-/** Firecracker's own words: in its answer if it gave one, else what it, or its jailer, said last. */
+/** Firecracker's own message: from its response if it sent one, else what it, or its jailer, printed last. */
 async function explained(
   error: unknown,
   process: VmmProcess,
@@ -208,6 +208,6 @@ async function explained(
   if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
     return error;
   const errors = await startErrors([layout.output, layout.log]);
-  const what = `Firecracker ended while it started: ${errors}`;
+  const what = `Firecracker exited while it started: ${errors}`;
   return new TorporError('vmm_failed', what, { cause: error });
 }

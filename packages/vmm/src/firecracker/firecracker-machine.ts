@@ -58,7 +58,7 @@ export class FirecrackerMachine implements MicroVm {
     this.#control = parts.control;
     this.#console = parts.console;
     this.#releaseOutside = parts.release;
-    // Firecracker's end closes the pipe first; looking then is quicker than the next poll.
+    // An exit closes the pipe first; looking then is quicker than the next poll.
     void parts.console.finished.then(() => parts.process.check());
     void parts.halted.then(() => this.#endHalted());
     this.exited = parts.process.ended.then((end) => this.#report(end));
@@ -134,7 +134,7 @@ export class FirecrackerMachine implements MicroVm {
         await this.#process.endsWithin(graceMs);
       }
     } catch {
-      // A Firecracker that does not answer is ended by force, like one that does not end.
+      // A Firecracker that does not respond is killed, like one that does not exit.
     } finally {
       await this.#process.kill();
       await this.exited;
@@ -157,7 +157,7 @@ export class FirecrackerMachine implements MicroVm {
     await this.#console.close();
   }
 
-  /** Firecracker emulates no power switch: a guest that is off would stay for ever. */
+  /** Firecracker emulates no power switch: its process would run for ever with a guest that is off. */
   async #endHalted(): Promise<void> {
     this.#hasHalted = true;
     await this.#process.kill().catch(() => undefined);
@@ -170,7 +170,7 @@ export class FirecrackerMachine implements MicroVm {
       await this.#release();
       return await reportExit({
         vmm: 'Firecracker',
-        // The signal with which we end a VMM whose guest has halted says nothing about the guest.
+        // The signal with which a VMM is killed whose guest has halted says nothing about the guest.
         end: this.#hasHalted ? {} : end,
         intended: this.#intendedEnd,
         shutdownReason: this.#shutdownReason(end),
@@ -180,7 +180,7 @@ export class FirecrackerMachine implements MicroVm {
         statusMeanings: STATUS_MEANINGS,
       });
     } catch (error) {
-      const reason = `Firecracker ended; how is not known: ${TorporError.from(error).message}`;
+      const reason = `Firecracker exited; how is not known: ${TorporError.from(error).message}`;
       return { reason: this.#intendedEnd ?? reason, ...end, consoleTail: [] };
     }
   }

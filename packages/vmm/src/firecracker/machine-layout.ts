@@ -8,10 +8,10 @@ import type { FirecrackerInstallation } from './find-firecracker.ts';
  * Firecracker's working directory and, with the jailer, its root; in it the same
  * things have the same names in every machine, and Firecracker is told relative
  * paths only. What lies elsewhere on the host is bound to those names in a mount
- * namespace that ends with the process: nothing is left to unmount, and an
+ * namespace that exists as long as the process: nothing is left to unmount, and an
  * unprivileged Firecracker need not be able to walk to any of it.
  *
- * A Firecracker that its guest has taken over can do what it likes below its root.
+ * A Firecracker that its guest controls can do what it likes below its root.
  * The host therefore never follows a path through the root once Firecracker runs:
  * the two directories that Firecracker writes to lie beside it and are bound into it.
  */
@@ -43,7 +43,7 @@ export interface MachineLayout {
   readonly control: string;
   /** A named pipe: Firecracker's standard output, which is the serial console. */
   readonly console: string;
-  /** Standard error of Firecracker and of what starts it, bounded; it stays when Firecracker has ended. */
+  /** Standard error of Firecracker and of what starts it, bounded; it stays when Firecracker has exited. */
   readonly output: string;
   /** Firecracker's own log, likewise. */
   readonly log: string;

@@ -53,7 +53,7 @@ export async function sealControl(layout: MachineLayout): Promise<void> {
   await chown(layout.controlDirectory, process.getuid?.() ?? 0, process.getgid?.() ?? 0);
 }
 
-/** Removes what only a living Firecracker needs; its output stays for whoever asks why it ended. */
+/** Removes what only a running Firecracker needs; its output stays, to explain its exit. */
 export async function removeRoot(layout: MachineLayout): Promise<void> {
   const { controlDirectory, snapshotDirectory, jail } = layout;
   for (const directory of [controlDirectory, snapshotDirectory, jail]) {

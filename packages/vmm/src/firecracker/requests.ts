@@ -6,7 +6,7 @@ import type { ApiFeatures } from './version.ts';
 
 /**
  * What the driver adds to a kernel command line. A guest that reboots or panics
- * ends its VMM, which emulates no more of an i8042 than the reset; the guest is
+ * stops its VMM, which emulates no more of an i8042 than the reset; the guest is
  * kept from looking for the rest. `clock_realtime` moves only the clock of KVM,
  * so the guest must use that one.
  */

@@ -22,7 +22,7 @@ export interface CommandLineOptions {
 
 /**
  * What the driver adds to a kernel command line: the console that is logged, and
- * that a panic or a reboot ends the machine at once (`-no-reboot`).
+ * that a panic or a reboot stops the machine at once (`-no-reboot`).
  */
 export const DRIVER_KERNEL_ARGUMENTS = ['console=ttyS0', 'reboot=t', 'panic=-1'];
 

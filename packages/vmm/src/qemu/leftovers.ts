@@ -27,7 +27,7 @@ async function commandLineHolds(pid: number, mark: string): Promise<boolean> {
   try {
     return (await readFile(`/proc/${pid}/cmdline`)).includes(mark);
   } catch {
-    // It has ended in the meantime.
+    // It has exited in the meantime.
     return false;
   }
 }

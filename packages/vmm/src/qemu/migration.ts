@@ -36,7 +36,7 @@ export async function queryStatus(
 /**
  * Writes the state of devices and vCPUs to the machine's state file. Throws
  * `invalid_state` if the machine runs or its RAM is not in a file of its own,
- * `vmm_failed` with QEMU's words if QEMU cannot.
+ * `vmm_failed` with QEMU's message if QEMU cannot.
  */
 export async function saveDeviceState(
   control: QmpClient,
@@ -80,7 +80,7 @@ async function leaveOutMemory(control: QmpClient): Promise<void> {
   });
 }
 
-/** Waits for a migration that has been begun. Throws `vmm_failed`: `failure`, with QEMU's words. */
+/** Waits for a migration that has been begun. Throws `vmm_failed`: `failure`, with QEMU's message. */
 export async function completion(control: QmpClient, failure: string): Promise<void> {
   const deadline = performance.now() + HUNG_AFTER_MS;
   for (;;) {

@@ -28,7 +28,7 @@ export interface QemuDriverOptions {
   readonly accelerator: Accelerator;
   /** See `ensureUffdShim`; without it no page server can serve a machine's memory. */
   readonly uffdShimPath?: string;
-  /** How long QEMU may take from its start to answering on its control socket; its later answers have as long, and no less than 30 s. */
+  /** How long QEMU may take from its start to answering on its control socket; its later responses may take as long, and no less than 30 s. */
   readonly startTimeoutMs?: number;
 }
 
@@ -58,7 +58,7 @@ export class QemuDriver implements VmmDriver {
     this.#startTimeoutMs = options.startTimeoutMs ?? HUNG_AFTER_MS;
   }
 
-  /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with QEMU's words otherwise. */
+  /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with QEMU's message otherwise. */
   async start(spec: MachineSpec): Promise<MicroVm> {
     checkMachineSpec(spec);
     await using undo = new AsyncDisposableStack();
@@ -216,10 +216,10 @@ async function prepareState(spec: MachineSpec, statePath: string | undefined): P
 }
 
 function hasEnded(): TorporError {
-  return new TorporError('vmm_failed', 'QEMU ended while it started.');
+  return new TorporError('vmm_failed', 'QEMU exited while it started.');
 }
 
-/** QEMU's own words say more than a connection that ended. */
+/** QEMU's own message says more than a closed connection. */
 async function explained(
   error: unknown,
   process: VmmProcess,
@@ -227,6 +227,6 @@ async function explained(
 ): Promise<unknown> {
   if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
     return error;
-  const what = `QEMU ended while it started: ${await startErrors([outputPath])}`;
+  const what = `QEMU exited while it started: ${await startErrors([outputPath])}`;
   return new TorporError('vmm_failed', what, { cause: error });
 }

@@ -37,7 +37,7 @@ export class QemuMachine implements MicroVm {
     this.control = parts.control;
     this.#console = parts.console;
     parts.control.onEvent((event) => this.#note(event));
-    // QEMU's end closes the connection first; looking then is quicker than the next poll.
+    // An exit closes the connection first; looking then is quicker than the next poll.
     void parts.control.closed.then(() => parts.process.check());
     this.exited = parts.process.ended.then((end) => this.#report(end));
   }
@@ -79,11 +79,11 @@ export class QemuMachine implements MicroVm {
         await this.control.execute('system_powerdown');
         if (await this.#process.endsWithin(graceMs)) return;
       }
-      // An orderly end writes out what QEMU itself still holds of the disks.
+      // An orderly exit writes out what QEMU itself still holds of the disks.
       await this.control.execute('quit', undefined, QUIT_TIMEOUT_MS);
       await this.#process.endsWithin(QUIT_TIMEOUT_MS);
     } catch {
-      // A QEMU that does not answer is ended by force, like one that does not end.
+      // A QEMU that does not respond is killed, like one that does not exit.
     } finally {
       await this.#process.kill();
       await this.exited;
@@ -124,7 +124,7 @@ export class QemuMachine implements MicroVm {
         outputPath: runFiles(spec.runDirectory).output,
       });
     } catch (error) {
-      const reason = `QEMU ended; how is not known: ${TorporError.from(error).message}`;
+      const reason = `QEMU exited; how is not known: ${TorporError.from(error).message}`;
       return { reason: this.#intendedEnd ?? reason, ...end, consoleTail: [] };
     }
   }
@@ -137,7 +137,7 @@ export class QemuMachine implements MicroVm {
   }
 }
 
-/** Removes what only a living QEMU needs; its output stays for whoever asks why it ended. */
+/** Removes what only a running QEMU needs; its output stays, to explain its exit. */
 export async function removeRunFiles(runDirectory: string): Promise<void> {
   const { control, console, state } = runFiles(runDirectory);
   for (const path of [control, console, state]) await rm(path, { force: true });

@@ -38,7 +38,7 @@ export interface QmpConnectOptions {
   readonly givenUp?: () => Error | undefined;
 }
 
-/** QEMU's longest answers here are a few KiB; a peer that sends more without a newline is not QEMU. */
+/** QEMU's longest responses here are a few KiB; a peer that sends more without a newline is not QEMU. */
 const MAX_LINE_BYTES = 1024 * 1024;
 const CONNECT_RETRY_MS = 20;
 const LEAST_COMMAND_TIMEOUT_MS = 30_000;
@@ -49,7 +49,7 @@ const LEAST_COMMAND_TIMEOUT_MS = 30_000;
  * When the connection ends, every command that waits is rejected.
  */
 export class QmpClient {
-  /** Resolves when the connection has ended, for whatever reason. */
+  /** Resolves when the connection is closed, for whatever reason. */
   readonly closed: Promise<void>;
   readonly #socket: Socket;
   readonly #commandTimeoutMs: number;
@@ -134,7 +134,7 @@ export class QmpClient {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Ends the connection; QEMU goes on and takes the next one. */
+  /** Closes the connection; QEMU keeps running and accepts the next one. */
   close(): void {
     this.#abort('was closed');
   }
