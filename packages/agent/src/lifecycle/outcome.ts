@@ -1,6 +1,6 @@
 import type { PhaseTimer, PhaseTiming } from '../phase-timer.ts';
 import type { SandboxRecord } from '../registry/record.ts';
-import { presentRecord } from '../registry/records.ts';
+import { currentRecord } from '../registry/records.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
 
 /** What a lifecycle operation results in, and how long its phases took. */
@@ -10,5 +10,5 @@ export interface SandboxOutcome {
 }
 
 export function outcome(sandbox: Sandbox, timer: PhaseTimer): SandboxOutcome {
-  return { record: presentRecord(sandbox), timings: timer.finish() };
+  return { record: currentRecord(sandbox), timings: timer.finish() };
 }

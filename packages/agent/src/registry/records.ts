@@ -60,7 +60,7 @@ export class SandboxRecords {
   /** So that the next agent can tell when a sandbox was used last. */
   async rememberActivity(sandbox: Sandbox): Promise<void> {
     try {
-      await writeRecord(this.#host.layout.recordFile(sandbox.id), presentRecord(sandbox));
+      await writeRecord(this.#host.layout.recordFile(sandbox.id), currentRecord(sandbox));
     } catch (error) {
       this.#host.logger.warn({ sandbox: sandbox.id, err: error }, 'Record not written');
     }
@@ -81,7 +81,7 @@ export class SandboxRecords {
 }
 
 /** The record, with the time of the last use as it is now. */
-export function presentRecord(sandbox: Sandbox): SandboxRecord {
+export function currentRecord(sandbox: Sandbox): SandboxRecord {
   return { ...sandbox.record, lastActiveAt: sandbox.activity.lastActiveAt };
 }
 
@@ -97,6 +97,6 @@ function maySurviveUnwritten(from: SandboxState, to: SandboxState): boolean {
 }
 
 function changed(sandbox: Sandbox, changes: RecordChanges): SandboxRecord {
-  const fields = Object.entries({ ...presentRecord(sandbox), ...changes });
+  const fields = Object.entries({ ...currentRecord(sandbox), ...changes });
   return Object.fromEntries(fields.filter(([, value]) => value !== undefined)) as SandboxRecord;
 }

@@ -9,7 +9,7 @@ import type { RunningMachine } from '../machine/running-machine.ts';
 import { VmmUsers } from '../machine/vmm-users.ts';
 import type { FeedEvent } from './change-feed.ts';
 import type { SandboxRecord } from './record.ts';
-import { presentRecord, SandboxRecords } from './records.ts';
+import { currentRecord, SandboxRecords } from './records.ts';
 import { Sandbox } from './sandbox.ts';
 
 /**
@@ -49,7 +49,7 @@ export class SandboxRegistry {
   }
 
   list(): SandboxRecord[] {
-    return this.all().map(presentRecord);
+    return this.all().map(currentRecord);
   }
 
   has(id: string): boolean {
@@ -70,7 +70,7 @@ export class SandboxRegistry {
 
   /** Throws `not_found`. */
   get(id: string): SandboxRecord {
-    return presentRecord(this.find(id));
+    return currentRecord(this.find(id));
   }
 
   /** All sandboxes, then every change; see `ChangeFeed.watch`. */
