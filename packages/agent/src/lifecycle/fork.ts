@@ -42,7 +42,10 @@ export async function forkSandbox(
   const createChild = async (childId: string): Promise<ForkedSandbox> => {
     const child: SandboxSpec = { ...spec, timeoutSec, hostname: childId };
     const created = createFrom(registry, { id: childId, spec: child, environment: {}, build });
-    return { id: childId, result: await created.catch((error) => TorporError.from(error)) };
+    return {
+      id: childId,
+      result: await created.catch((error: unknown) => TorporError.from(error)),
+    };
   };
   const children = await timer.measure('children', () => Promise.all(childIds.map(createChild)));
   // The source may have been destroyed meanwhile; the children exist all the same.
