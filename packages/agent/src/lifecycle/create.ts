@@ -8,8 +8,8 @@ import { PhaseTimer } from '../phase-timer.ts';
 import { newRecord, type SandboxSpec } from '../registry/record.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
+import { bringUpSandbox } from './bring-up-sandbox.ts';
 import { type CreateRequest, checkedSpec } from './create-request.ts';
-import { goLive } from './go-live.ts';
 import { originalError } from './original-error.ts';
 import { outcome, type SandboxOutcome } from './outcome.ts';
 import { removeSandbox } from './release.ts';
@@ -67,10 +67,10 @@ export async function createFrom(
       metadata: {},
     }),
   );
-  return registry.run(id, () => bringIntoBeing(registry, sandbox, request));
+  return registry.run(id, () => provision(registry, sandbox, request));
 }
 
-async function bringIntoBeing(
+async function provision(
   registry: SandboxRegistry,
   sandbox: Sandbox,
   { environment, build }: NewSandbox,
@@ -82,12 +82,12 @@ async function bringIntoBeing(
     sandbox.creation.signal.throwIfAborted();
     await requireFreeMemory(host, sandbox.record.spec.memoryMiB);
     await records.change(sandbox, {});
-    await goLive(registry, sandbox, { build, environment, timer });
+    await bringUpSandbox(registry, sandbox, { build, environment, timer });
     return outcome(sandbox, timer);
   } catch (error) {
     const failure = TorporError.from(originalError(error));
     host.logger.warn({ sandbox: sandbox.id, err: error }, 'Sandbox not created');
-    await abandon(registry, sandbox, failure);
+    await removeFailed(registry, sandbox, failure);
     throw failure;
   }
 }
@@ -105,7 +105,7 @@ async function claimDirectory(registry: SandboxRegistry, sandbox: Sandbox): Prom
 }
 
 /** Removes what is left of a failed creation, or keeps the sandbox as `error` if that fails too. */
-async function abandon(
+async function removeFailed(
   registry: SandboxRegistry,
   sandbox: Sandbox,
   failure: TorporError,

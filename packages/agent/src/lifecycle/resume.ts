@@ -6,7 +6,7 @@ import { PhaseTimer } from '../phase-timer.ts';
 import { NO_MACHINE } from '../registry/record.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
-import { goLive } from './go-live.ts';
+import { bringUpSandbox } from './bring-up-sandbox.ts';
 import { originalError } from './original-error.ts';
 import { outcome, type SandboxOutcome } from './outcome.ts';
 import { notPossible } from './refusals.ts';
@@ -56,7 +56,7 @@ async function resume(
     reason: undefined,
   });
   try {
-    await goLive(registry, sandbox, { build, environment: {}, timer });
+    await bringUpSandbox(registry, sandbox, { build, environment: {}, timer });
   } catch (error) {
     const failure = TorporError.from(originalError(error));
     host.logger.warn({ sandbox: sandbox.id, err: error }, 'Sandbox not resumed');

@@ -10,7 +10,7 @@ import { watchMachine } from './machine-exit.ts';
 export type MachineSource = Pick<BringUpRequest, 'build' | 'environment' | 'timer'>;
 
 /** Brings up the machine of a sandbox, which is `running` then. If that fails, nothing is left of the machine. */
-export async function goLive(
+export async function bringUpSandbox(
   registry: SandboxRegistry,
   sandbox: Sandbox,
   source: MachineSource,
