@@ -158,7 +158,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       signalProcess(description, 'SIGKILL');
       const noticed = AbortSignal.timeout(EXIT_NOTICED_WITHIN_MS);
       const { reason, consoleTail } = await Promise.race([vm.exited, rejection(noticed)]);
-      expect(reason).toMatch(/ended/);
+      expect(reason).toMatch(/terminated by SIGKILL/);
       expect(consoleTail.join('\n')).toMatch(/guest: count \d+/);
       expect(await restarted.adopt(description)).toBeUndefined();
       await rm(description.spec.memoryFile, { force: true });
