@@ -17,9 +17,10 @@ import {
  * touches pages from several threads, giving some back in between. Every byte read is
  * compared with the pattern that the build holds, or with zero.
  *
- *   node client-process.ts SOCKET BLOCKS FAULTS THREADS [hang-up]     (THREADS is even)
+ *   node client-process.ts SOCKET BLOCKS FAULTS THREADS [hang-up | execute]     (THREADS is even)
  *
- * With `hang-up` it closes its connection after the handshake. It prints one JSON line when it is done, then waits for its standard input to end.
+ * With `hang-up` it closes its connection after the handshake. It prints one JSON line when it is done, then
+ * waits for its standard input to end; with `execute` it is replaced by sleep(1).
  */
 
 export const BLOCK = 4096;
@@ -103,6 +104,7 @@ async function main(): Promise<void> {
     }),
   );
   process.stdout.write(`${JSON.stringify(results)}\n`);
+  if (process.argv[6] === 'execute') process.execve?.('/bin/sleep', ['sleep', '600']);
   process.stdin.resume();
 }
 

@@ -92,7 +92,7 @@ function startClient(
   blocks: number,
   faults: number,
   threads: number,
-  ...options: 'hang-up'[]
+  ...options: ('hang-up' | 'execute')[]
 ): Client {
   const args = [CLIENT, join(directory, vm), ...[blocks, faults, threads].map(String), ...options];
   const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
@@ -284,6 +284,46 @@ describe('the pager', () => {
     );
   });
 
+  test('says in its log why it released a VM', async () => {
+    const build = await makeBuild(4);
+    await serve('stopped', build);
+    await pager.stop('stopped');
+
+    const killed = nextEvent('ended', 'killed');
+    await serve('killed', build);
+    const client = startClient('killed', 4, 4, 2);
+    await client.results;
+    client.child.kill('SIGKILL');
+    await killed;
+
+    const materialised = nextEvent('ended', 'materialised');
+    await serve('materialised', build);
+    await pager.materialise('materialised');
+    startClient('materialised', 4, 4, 2);
+    await materialised;
+
+    // Its program replaces itself: the process stays, and its memory no longer exists. Of 4
+    // blocks all are installed by then, of 256 some are missing.
+    for (const blocks of [4, 256]) {
+      const vm = `replaced-${blocks}`;
+      const replaced = nextEvent('ended', vm);
+      await serve(vm, await makeBuild(blocks));
+      const { child, results } = startClient(vm, blocks, 4, 2, 'execute');
+      await results;
+      await expect.poll(() => readFile(`/proc/${child.pid}/comm`, 'utf8')).toBe('sleep\n');
+      await pager.materialise(vm);
+      await replaced;
+    }
+
+    expect(await releases()).toEqual([
+      { vm: 'stopped', cause: 'stopped' },
+      { vm: 'killed', cause: 'vmm-exited' },
+      { vm: 'materialised', cause: 'materialised' },
+      { vm: 'replaced-4', cause: 'userfaultfd-gone' },
+      { vm: 'replaced-256', cause: 'userfaultfd-gone' },
+    ]);
+  });
+
   test('gives a VM up whose VMM does not connect', async () => {
     const failed = nextEvent('failed', 'vm');
     const build = await makeBuild(4);
@@ -296,5 +336,14 @@ describe('the pager', () => {
     expect(await failed).toMatchObject({ reason: 'No VMM connected in time.' });
   });
 });
+
+/** What the pager's log says of VMs that were released. */
+async function releases(): Promise<object[]> {
+  const lines = (await readFile(join(directory, 'log'), 'utf8')).trim().split('\n');
+  return lines
+    .map((line) => JSON.parse(line))
+    .filter(({ msg }) => msg === 'VM released')
+    .map(({ vm, cause }) => ({ vm, cause }));
+}
 
 const pick = ({ headerPath, diffPaths }: TestBuild) => ({ headerPath, diffPaths });

@@ -137,11 +137,17 @@ export function uffdWake(fd: number, start: number, length: number): void {
   ioctl(fd, UFFDIO_WAKE, rangeArgument);
 }
 
-/** Gives a range back to the kernel: its missing pages are zeros from now on. */
-export function uffdUnregister(fd: number, start: number, length: number): void {
+/**
+ * Gives a range back to the kernel: its missing pages are zeros from now on. Returns 0, or
+ * {@link UFFD_GONE}.
+ */
+export function uffdUnregister(fd: number, start: number, length: number): number {
   setAddress(rangeArgument, 0, start);
   setAddress(rangeArgument, 2, length);
-  checked('ioctl(UFFDIO_UNREGISTER)', ioctl(fd, UFFDIO_UNREGISTER, rangeArgument));
+  const result: number = ioctl(fd, UFFDIO_UNREGISTER, rangeArgument);
+  // Unlike the other requests, this one says ENOMEM of memory that no longer exists.
+  if (result < 0 && koffi.errno() === constants.errno.ENOMEM) return UFFD_GONE;
+  return checked('ioctl(UFFDIO_UNREGISTER)', result);
 }
 
 const ioctlValue = libc.func('int ioctl(int fd, unsigned long request, unsigned long value)');

@@ -1,7 +1,8 @@
 import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { LoopThread } from '../fault-loop/loop-thread.ts';
-import type { LoopEvent } from '../fault-loop/messages.ts';
+import type { LoopEvent, Release } from '../fault-loop/messages.ts';
+import { log } from '../log.ts';
 import { readLines } from './lines.ts';
 import {
   MAX_LINE_BYTES,
@@ -56,7 +57,7 @@ export class PagerServer {
         (event) => server.#onLoopEvent(event),
         // Its VMs would hang for ever: ending the process lets agents see it at once.
         (reason) => {
-          process.stderr.write(`pager: a fault loop ended: ${reason}\n`);
+          log('error', 'Fault loop exited', { reason });
           // An exit would wait for the other threads, which block in ppoll(2).
           process.kill(process.pid, 'SIGKILL');
         },
@@ -189,6 +190,7 @@ export class PagerServer {
         return;
       case 'connected':
         if (entry) entry.status = { vm: event.vm, state: 'serving', pid: event.pid };
+        log('info', 'VMM connected', { vm: event.vm, vmmPid: event.pid });
         this.#broadcast({ event: 'connected', vm: event.vm, pid: event.pid });
         return;
       case 'materialised':
@@ -196,6 +198,7 @@ export class PagerServer {
         return;
       case 'ended':
         this.#vms.delete(event.vm);
+        logRelease(event.vm, event.release);
         this.#broadcast({ event: 'ended', vm: event.vm });
         return;
       case 'failed':
@@ -219,12 +222,18 @@ export class PagerServer {
       return;
     }
     if (entry) entry.status = { vm, state: 'failed', reason };
+    log('error', 'VM failed', { vm, reason });
     this.#broadcast({ event: 'failed', vm, reason });
   }
 
   #broadcast(event: PagerEvent): void {
     for (const client of this.#clients) send(client, event);
   }
+}
+
+function logRelease(vm: string, release: Release): void {
+  const exit = release.cause === 'vmm-exited' ? release.exit : undefined;
+  log('info', 'VM released', { vm, cause: release.cause, ...exit });
 }
 
 function send(socket: Socket, message: object): void {

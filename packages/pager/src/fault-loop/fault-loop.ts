@@ -42,7 +42,7 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
     }
     for (const vm of served) {
       if (vm.step(poll) === 'descriptors-changed') changed = true;
-      if (vm.ended) vms.delete(vm.id);
+      if (vm.isOver) vms.delete(vm.id);
     }
   }
 }
@@ -76,7 +76,7 @@ function handleRequest(
   else if (request.kind === 'describe') {
     emit(vm?.describe(request.requestId) ?? describeMemory(request.vm, request.requestId));
   } else {
-    vm?.end();
+    vm?.end({ cause: 'stopped' });
     vms.delete(request.vm);
   }
 }

@@ -144,10 +144,12 @@ export class GuestMemory {
   }
 
   /** Once every block that is not zero is there: the kernel may answer all other faults with zeros. */
-  unregister(): void {
+  unregister(): 'served' | 'gone' {
     for (const region of this.#options.regions) {
-      uffdUnregister(this.#options.uffd, region.start, region.size);
+      const result = uffdUnregister(this.#options.uffd, region.start, region.size);
+      if (result < 0) return 'gone';
     }
+    return 'served';
   }
 
   #blockAt(address: number): number | undefined {

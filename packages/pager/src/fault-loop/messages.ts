@@ -1,3 +1,4 @@
+import type { ProcessExit } from '@torpor/linux';
 import type { PagerStatistics } from './statistics.ts';
 
 /** What the control thread asks of a fault loop. */
@@ -21,13 +22,22 @@ export type LoopRequest =
   /** End the thread; it must serve nobody. */
   | { readonly kind: 'quit' };
 
+/**
+ * Why a VM was released. `vmm-exited`: with how, where the kernel tells. `stopped`: the
+ * agent asked for it. `userfaultfd-gone`: the VMM's memory no longer exists, as when it
+ * has just been killed. `materialised`: all of its RAM is installed.
+ */
+export type Release =
+  | { readonly cause: 'vmm-exited'; readonly exit?: ProcessExit }
+  | { readonly cause: 'stopped' | 'userfaultfd-gone' | 'materialised' };
+
 /** What a fault loop tells the control thread. */
 export type LoopEvent =
   | { readonly kind: 'listening'; readonly vm: string }
   | { readonly kind: 'connected'; readonly vm: string; readonly pid: number }
   | { readonly kind: 'materialised'; readonly vm: string }
-  /** The VMM has ended, or the VM was stopped: nothing is served any more. */
-  | { readonly kind: 'ended'; readonly vm: string }
+  /** The VM was released: nothing is served any more. */
+  | { readonly kind: 'ended'; readonly vm: string; readonly release: Release }
   /** A page could not be served, or the handshake failed; the VMM was killed. */
   | { readonly kind: 'failed'; readonly vm: string; readonly reason: string }
   | {
