@@ -4,6 +4,7 @@ import { basename, dirname, join, relative } from 'node:path';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import type { Account } from './account.ts';
+import { isErrno } from './errno.ts';
 import { runProgram } from './run-program.ts';
 
 export interface PostgresBinaries {
@@ -103,8 +104,4 @@ async function copyNative(packageDirectory: string, copyRoot: string): Promise<s
     await rm(staging, { recursive: true, force: true });
   }
   return destination;
-}
-
-export function isErrno(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code;
 }

@@ -9,7 +9,7 @@ import { Client } from 'pg';
 import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { until } from '../../testing/harness.ts';
-import { databaseAccount } from './account.ts';
+import { databaseAccount } from './database-account.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.ts';
 import { isPostmasterOf, readPostmasterFile, stopPostmaster } from './postmaster.ts';
 
@@ -70,6 +70,12 @@ async function writeAndKill(): Promise<number> {
   return acknowledged;
 }
 
+/** How many sockets of unix(7) are bound to a path, connections that were not accepted yet included. */
+async function socketsAt(path: string): Promise<number> {
+  const table = await readFile('/proc/net/unix', 'utf8');
+  return table.split('\n').filter((line) => line.endsWith(` ${path}`)).length;
+}
+
 async function highest(server: EmbeddedPostgres): Promise<{ max: number; count: number }> {
   const [row] = await query<{ max: number; count: number }>(
     server,
@@ -99,6 +105,19 @@ test('acknowledged writes survive when owner and server are both killed', async 
   const found = await highest(server);
   expect(found.max).toBeGreaterThanOrEqual(acknowledged);
   expect(found.count).toBe(found.max);
+});
+
+test('a server that hangs and is killed while a start waits for it is replaced at once', async () => {
+  await writeAndKill();
+  const left = (await readPostmasterFile(data()))?.pid ?? 0;
+  process.kill(left, 'SIGSTOP');
+  const starting = start();
+  // Its listening socket, and the connection of the start, which waits for an answer.
+  await until(async () => (await socketsAt(join(dataDir, 'db', 's', '.s.PGSQL.5432'))) > 1);
+  process.kill(left, 'SIGKILL');
+  const server = await starting;
+  expect(server.pid()).not.toBe(left);
+  expect((await highest(server)).max).toBeGreaterThanOrEqual(20);
 });
 
 test('a server that dies under its owner comes back', async () => {
@@ -151,6 +170,14 @@ test('stops with its owner, and listens on a private Unix socket only', async ()
   await server.close();
   expect(await isPostmasterOf(pid, data())).toBe(false);
   expect(await readPostmasterFile(data())).toBeUndefined();
+});
+
+test('a data directory may have characters in its path that mean something to a shell', async () => {
+  await chmod(dataDir, 0o711);
+  const odd = join(dataDir, `it's "a" $(touch owned) \`b\``);
+  const server = await startEmbeddedPostgres({ dataDir: odd, logger });
+  servers.push(server);
+  expect(await query(server, 'select 1 as one')).toEqual([{ one: 1 }]);
 });
 
 test('a data directory whose path is too long for a socket works too', async () => {

@@ -1,0 +1,39 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import pg from 'pg';
+
+const TIMEOUT_MS = 5_000;
+/** Any number that nothing else locks: "torpor" in ASCII. */
+const LOCK = '128077194588018';
+
+/**
+ * Takes the session lock that one owner of the database at a time can have; the returned
+ * connection holds it. The server drops a killed owner's lock as soon as it notices the end
+ * of its connection. Throws `conflict`; `pidFile` says where the other owner's pid is.
+ */
+export async function takeOwnerLock(
+  connection: pg.ClientConfig,
+  pidFile: string,
+): Promise<pg.Client> {
+  const client = new pg.Client({ ...connection, connectionTimeoutMillis: TIMEOUT_MS });
+  client.on('error', () => undefined);
+  await client.connect();
+  const deadline = Date.now() + TIMEOUT_MS;
+  while (!(await tryLock(client))) {
+    if (Date.now() > deadline) {
+      await client.end();
+      throw new TorporError('conflict', 'Another control plane uses this data directory.', {
+        remedy: `Stop it first (its pid is in ${pidFile}), or choose another TORPOR_DATA_DIR.`,
+      });
+    }
+    await delay(50);
+  }
+  return client;
+}
+
+async function tryLock(client: pg.Client): Promise<boolean> {
+  const { rows } = await client.query<{ held: boolean }>(
+    `select pg_try_advisory_lock(${LOCK}) as held`,
+  );
+  return rows[0]?.held === true;
+}
