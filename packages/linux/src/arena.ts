@@ -35,7 +35,7 @@ export class Arena implements Disposable {
 const madvise = libc.func('int madvise(intptr_t address, size_t length, int advice)');
 const MADV_DONTNEED = 4;
 
-/** Gives pages of anonymous memory back: they read as zeros, or fault anew (`MADV_DONTNEED`). */
+/** Gives pages of anonymous memory back: they read as zeros, or fault again (`MADV_DONTNEED`). */
 export function discardPages(address: number, length: number): void {
   checked('madvise', madvise(address, length, MADV_DONTNEED));
 }

@@ -13,7 +13,7 @@ export interface CommandOptions {
   readonly onLine?: (line: string) => void;
 }
 
-/** A program that could not be run, or ended other than with status 0. */
+/** A program that could not be run, or exited with a status other than 0. */
 export class CommandError extends Error {
   override readonly name = 'CommandError';
   readonly command: readonly string[];
@@ -77,10 +77,10 @@ export function runCommand(
     });
     child.on('close', (code, signal) => {
       if (code === 0) return resolve(stdout());
-      const what = code === null ? `ended by ${signal}` : `exit status ${code}`;
+      const what = code === null ? `killed by ${signal}` : `exit status ${code}`;
       reject(new CommandError(command, what, code ?? undefined, stderr()));
     });
-    // A program that ends without reading its input is judged by its exit status.
+    // A program that exits without reading its input is judged by its exit status.
     child.stdin.on('error', () => undefined);
     child.stdin.end(options.input);
   });

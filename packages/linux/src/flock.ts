@@ -7,7 +7,7 @@ const flock = libc.func('int flock(int fd, int operation)');
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
-/** An exclusive lock on a file; released when it is disposed of or the process ends. */
+/** An exclusive lock on a file; released when it is disposed of or the process exits. */
 export interface FileLock extends AsyncDisposable {
   readonly file: FileHandle;
 }

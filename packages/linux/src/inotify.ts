@@ -75,7 +75,7 @@ export class Inotify implements Disposable {
     return checked('inotify_add_watch', inotifyAddWatch(this.#fd, path, mask));
   }
 
-  /** Ends a watch; one that the kernel has ended already is no error. */
+  /** Removes a watch; one that the kernel has removed already is no error. */
   remove(watch: number): void {
     if (!this.#open || inotifyRmWatch(this.#fd, watch) === 0) return;
     if (koffi.errno() === constants.errno.EINVAL) return;

@@ -25,7 +25,7 @@ export function checkedNamespaceName(name: string): string {
 /**
  * Runs a program in a network namespace. It enters with nsenter(1) and not with
  * `ip netns exec`, because the latter also makes a private mount namespace: what
- * the program mounts, new named namespaces among it, would be gone with it.
+ * the program mounts, new named namespaces among it, would be lost with it.
  * Throws CommandError.
  */
 export function runInNamespace(

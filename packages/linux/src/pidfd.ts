@@ -26,13 +26,13 @@ const pidfdSendSignal = libc.func(
 
 /**
  * A descriptor that stands for a process and never for a later one with the same
- * pid; it becomes readable when the process ends (pidfd_open(2)). The caller closes it.
+ * pid; it becomes readable when the process exits (pidfd_open(2)). The caller closes it.
  */
 export function openPidfd(pid: number): number {
   return checked('pidfd_open', Number(pidfdOpen(SYS_PIDFD_OPEN, pid, 0)));
 }
 
-/** Sends a signal by number; answers whether the process was still there. Throws SystemError (EPERM). */
+/** Sends a signal by number; returns whether the process still existed. Throws SystemError (EPERM). */
 export function signalPidfd(pidfd: number, signal: number): boolean {
   const result = Number(pidfdSendSignal(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, null, 0));
   if (result < 0 && koffi.errno() === constants.errno.ESRCH) return false;
@@ -40,12 +40,12 @@ export function signalPidfd(pidfd: number, signal: number): boolean {
   return true;
 }
 
-/** Ends the process at once; nothing happens if it has ended. */
+/** Kills the process; nothing happens if it has exited. */
 export function killPidfd(pidfd: number): void {
   signalPidfd(pidfd, constants.signals.SIGKILL);
 }
 
-/** How a process ended: by itself with a status, or by a signal. */
+/** How a process exited: with a status, or killed by a signal. */
 export interface ProcessExit {
   readonly exitCode?: number;
   /** For example `SIGKILL`. */
@@ -53,8 +53,8 @@ export interface ProcessExit {
 }
 
 /**
- * How the process of a pidfd ended, which need not have been a child of ours; `pending`
- * while it runs or its parent has not heard of its end, and for ever on kernels that know
+ * How the process of a pidfd exited, which need not have been a child of ours; `pending`
+ * while it runs or its parent has not been told of its exit, and for ever on kernels that know
  * the request but not this answer (6.13, 6.14); undefined on older ones. See
  * PIDFD_INFO_EXIT in linux/pidfd.h.
  */
@@ -71,7 +71,7 @@ export function exitOfPidfd(pidfd: number): ProcessExit | 'pending' | undefined 
   return exitFromStatus(info.readInt32LE(EXIT_CODE_OFFSET));
 }
 
-/** What a status of wait(2) says of a process that has ended. */
+/** What a status of wait(2) says of a process that has exited. */
 export function exitFromStatus(status: number): ProcessExit {
   const signal = status & 0x7f;
   if (signal === 0) return { exitCode: (status >> 8) & 0xff };

@@ -34,7 +34,7 @@ export class PollSet {
     this.#indexes = [];
   }
 
-  /** Waits for input on `fd` too; answers its index for {@link events}. */
+  /** Waits for input on `fd` too; returns its index for {@link events}. */
   add(fd: number): number {
     const index = this.#count++;
     if (this.#count * ENTRY_BYTES > this.#bytes.byteLength) {
@@ -52,14 +52,14 @@ export class PollSet {
 
   /**
    * Blocks until something happens, or for `timeoutMs`, which may be a fraction
-   * (undefined: for ever). Answers how many descriptors have events.
+   * (undefined: for ever). Returns how many descriptors have events.
    */
   wait(timeoutMs?: number): number {
     const timeout = timeoutMs === undefined ? null : this.#timespec(timeoutMs);
     for (;;) {
       const result: number = ppoll(this.#bytes, this.#count, timeout, null);
       if (result >= 0) return result;
-      // A signal is no answer.
+      // An interrupted wait found nothing.
       if (koffi.errno() !== constants.errno.EINTR) return checked('ppoll', result);
     }
   }

@@ -24,7 +24,7 @@ export function isProcessAlive(identity: ProcessIdentity): boolean {
 }
 
 /**
- * How this very process ended, if that was by a signal or a failure and its parent has
+ * How this very process exited, if that was by a signal or a failure and its parent has
  * not heard of it yet: field 52 of /proc/PID/stat. Undefined otherwise, also where we may
  * not read that field, which looks like a success; then {@link exitOfPidfd} may know.
  */

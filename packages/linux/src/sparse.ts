@@ -15,7 +15,7 @@ const lseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 
 /**
  * The parts of a file that hold data, in order (lseek(2), `SEEK_DATA` and
- * `SEEK_HOLE`). A file system without holes answers one extent. The file's own
+ * `SEEK_HOLE`). On a file system without holes there is one extent. The file's own
  * read position moves; positioned reads do not mind. Throws SystemError.
  */
 export function* dataExtents(file: Pick<FileHandle, 'fd'>): Generator<FileExtent> {
@@ -31,7 +31,7 @@ export function* dataExtents(file: Pick<FileHandle, 'fd'>): Generator<FileExtent
   }
 }
 
-/** ENXIO says that no data follows: an answer, not an error. */
+/** ENXIO means that no data follows. */
 function seek(fd: number, position: number, whence: number): number | undefined {
   try {
     return checked('lseek', Number(lseek(fd, position, whence)));
@@ -50,7 +50,7 @@ export interface SparseCopy {
 
 /**
  * Copies a file so that holes stay holes, sharing blocks where the file system
- * can (`FICLONE`). The copy is made anew, readable and writable by its owner
+ * can (`FICLONE`). The copy replaces `to`; it is readable and writable by its owner
  * only; it is removed again if copying fails. It is not synced.
  */
 export async function copySparse(from: string, to: string): Promise<SparseCopy> {

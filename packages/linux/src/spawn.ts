@@ -117,7 +117,7 @@ const running = new Map<number, (exit: ProcessExit) => void>();
 function reapLater(pid: number, onExit: (exit: ProcessExit) => void): number {
   if (running.size === 0) process.on('SIGCHLD', reap);
   running.set(pid, onExit);
-  // It may have ended before anybody listened.
+  // It may have exited before anybody listened.
   setImmediate(reap);
   return pid;
 }

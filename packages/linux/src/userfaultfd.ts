@@ -36,7 +36,7 @@ const MESSAGES_PER_READ = 64;
 
 /** Outcome of a call that failed; negative, so that it cannot be a count of bytes. */
 export const UFFD_RETRY = -1;
-/** The process is gone, or the range no longer registered. */
+/** The memory no longer exists, or the range is no longer registered. */
 export const UFFD_GONE = -2;
 
 /** Reads the events of one userfaultfd into a buffer of its own. */
@@ -82,7 +82,7 @@ const zeroArgument = new Uint32Array(8);
 
 /**
  * Installs `length` bytes from `source` (an address of this process) at `target`.
- * Answers how many bytes are there now, which may be fewer: a page that was there
+ * Returns how many bytes are installed now, which may be fewer: a page that was installed
  * already ends the copy, and counts. {@link UFFD_RETRY}: the other process's memory
  * is changing, or an event waits to be read; read events, then try again.
  */
@@ -145,7 +145,7 @@ export function uffdUnregister(fd: number, start: number, length: number): numbe
   setAddress(rangeArgument, 0, start);
   setAddress(rangeArgument, 2, length);
   const result: number = ioctl(fd, UFFDIO_UNREGISTER, rangeArgument);
-  // Unlike the other requests, this one says ENOMEM of memory that no longer exists.
+  // Unlike the other requests, this one fails with ENOMEM for memory that no longer exists.
   if (result < 0 && koffi.errno() === constants.errno.ENOMEM) return UFFD_GONE;
   return checked('ioctl(UFFDIO_UNREGISTER)', result);
 }

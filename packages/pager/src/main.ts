@@ -4,7 +4,7 @@ import { PagerServer } from './control/server.ts';
 
 /**
  * The pager process: `main.ts --socket PATH [--threads N]`. It is started detached
- * by the host agent, and ends when it is told to.
+ * by the host agent, and exits when it is asked to.
  */
 const { values } = parseArgs({
   options: { socket: { type: 'string' }, threads: { type: 'string' } },

@@ -57,7 +57,10 @@ async function readFully(file: DiffFile, target: Buffer, position: number): Prom
       position + filled,
     );
     if (bytesRead === 0) {
-      throw new BuildFormatError(file.path, `ends at byte ${position + filled}, where RAM goes on`);
+      throw new BuildFormatError(
+        file.path,
+        `ends at byte ${position + filled}, before the end of RAM`,
+      );
     }
     filled += bytesRead;
   }

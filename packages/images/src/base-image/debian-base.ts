@@ -152,7 +152,7 @@ async function assertSpace(directory: string): Promise<void> {
 
 /**
  * Runs mmdebstrap in a process and mount namespace of its own: when it is
- * aborted, everything that it started ends with it, and no mount is left.
+ * aborted, everything that it started is stopped, and no mount is left.
  */
 async function bootstrap(root: string, { report, signal }: BaseImageBuild): Promise<void> {
   const mmdebstrap = await findProgram('mmdebstrap');

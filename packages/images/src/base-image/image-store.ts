@@ -42,7 +42,7 @@ export interface Image {
   readonly sizeBytes: number;
   /** RFC 3339. */
   readonly createdAt: string;
-  /** Whose commands run in the guest unless told otherwise. */
+  /** Whose commands run in the guest if the sandbox names no user. */
   readonly defaultUser?: string;
 }
 
@@ -56,7 +56,7 @@ export interface ImageBuildOptions {
   readonly onProgress?: OnProgress;
   /** Ends the build; nothing is left of it. */
   readonly signal?: AbortSignal;
-  /** Builds anew from today's packages even if there is an image of this recipe. */
+  /** Builds from today's packages even if there is an image of this recipe. */
   readonly refresh?: boolean;
 }
 

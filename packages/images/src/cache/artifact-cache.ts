@@ -52,7 +52,7 @@ export async function ensureArtifact(request: ArtifactRequest): Promise<string> 
     await buildAndPublish(request, target);
     return target;
   } catch (error) {
-    // A program that was ended because of the signal says only that it was ended.
+    // A program that was killed because of the signal says only that it was killed.
     throw request.signal?.aborted === true ? request.signal.reason : toImageError(error);
   }
 }
@@ -130,7 +130,7 @@ export async function exists(path: string): Promise<boolean> {
   );
 }
 
-/** Only ever called under the lock: whoever made a staging directory has ended. */
+/** Only ever called under the lock: the process that made a staging directory has exited. */
 async function removeStaging(directory: string): Promise<void> {
   for (const name of await readdir(directory)) {
     if (!name.startsWith(STAGING_PREFIX)) continue;

@@ -24,7 +24,7 @@ export interface CacheUser {
   readonly keys: readonly string[];
 }
 
-/** Replaces what was known of this data directory, and drops those that are gone. */
+/** Replaces what was known of this data directory, and drops directories that no longer exist. */
 export async function registerCacheUser(cacheDir: string, user: CacheUser): Promise<void> {
   const directory = join(cacheDir, 'users');
   await mkdir(directory, { recursive: true });

@@ -20,7 +20,7 @@ const JOURNAL_MIB = 8;
  * for 10 GB. Nothing is zeroed, now or by the guest in the background: a new
  * sparse file reads as zeros already (mkfs.ext4(8), `assume_storage_prezeroed`).
  * @param sizeMiB 32 to 1,048,576
- * @throws `invalid_request` for another size, `already_exists`, `disk_full`; the file is gone then
+ * @throws `invalid_request` for another size, `already_exists`, `disk_full`; then the file is removed
  */
 export async function createUpperDisk(path: string, sizeMiB: number): Promise<void> {
   if (!Number.isSafeInteger(sizeMiB) || sizeMiB < MIN_SIZE_MIB || sizeMiB > MAX_SIZE_MIB) {

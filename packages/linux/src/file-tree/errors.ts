@@ -68,7 +68,7 @@ const REASONS: Record<string, string> = {
   EINVAL: 'the file system does not accept it',
 };
 
-/** A failed system call in words. */
+/** The message for a failed system call. */
 export function reasonOf(error: unknown): string {
   const errno = errnoOf(error);
   if (errno !== undefined) return REASONS[errno] ?? errno;

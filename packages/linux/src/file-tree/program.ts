@@ -69,7 +69,7 @@ function expandHome(path: string): string {
 }
 
 /**
- * A process in a session of its own that removes a directory when this one ends without a
+ * A process in a session of its own that removes a directory when this one exits without a
  * word: the end of a copy whose client hung up is SIGKILL. Without a shell in the sandbox
  * there is none.
  */

@@ -8,7 +8,7 @@ import { PagerClient } from './pager-client.ts';
 
 export interface PagerLaunch {
   readonly socketPath: string;
-  /** Where the pager's own words go. */
+  /** The file that the pager logs to. */
   readonly logPath: string;
   readonly threads?: number;
 }
@@ -52,7 +52,7 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   child.once('error', reject);
   child.once('exit', (code) => {
-    reject(new Error(`The pager ended at once, with status ${code}; see ${logPath}.`));
+    reject(new Error(`The pager exited at once, with status ${code}; see ${logPath}.`));
   });
   stdout.once('data', () => resolve());
   try {

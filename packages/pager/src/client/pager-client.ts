@@ -22,18 +22,18 @@ export interface ServeOptions {
   readonly diffPaths: Readonly<Record<string, string>>;
   /** Pairs of first block and count, from an earlier {@link PagerClient.describe}. */
   readonly workingSet?: readonly number[];
-  /** How long the VMM may take to connect; 60 s unless told. */
+  /** How long the VMM may take to connect; 60 s if omitted. */
   readonly connectTimeoutMs?: number;
 }
 
-/** What the pager refused, in its own words, or that it is gone. */
+/** A request that the pager refused, with its reason, or that it can no longer answer. */
 export class PagerRequestError extends Error {
   override readonly name = 'PagerRequestError';
 }
 
 /** The host agent's connection to the pager. */
 export class PagerClient {
-  /** Resolves when the connection has ended: the pager is dead, or {@link close} was called. Never rejects. */
+  /** Resolves when the connection is closed: the pager exited, or {@link close} was called. Never rejects. */
   readonly closed: Promise<void>;
   readonly #socket: Socket;
   readonly #pending = new Map<number, PromiseWithResolvers<unknown>>();
@@ -47,7 +47,7 @@ export class PagerClient {
     socket.on('error', () => socket.destroy());
     socket.on('close', () => {
       for (const { reject } of this.#pending.values()) {
-        reject(new PagerRequestError('The pager has ended.'));
+        reject(new PagerRequestError('The pager has exited.'));
       }
       this.#pending.clear();
       closed.resolve();
@@ -85,12 +85,12 @@ export class PagerClient {
     return descriptionSchema.parse(await this.#request({ op: 'describe', vm }));
   }
 
-  /** Lets go of a VM that has ended or is about to; forgets one that failed. Idempotent. */
+  /** Releases a VM that has exited or is about to; forgets one that failed. Idempotent. */
   async stop(vm: string): Promise<void> {
     await this.#request({ op: 'stop', vm });
   }
 
-  /** Ends the pager. Throws PagerRequestError while it serves a VM. */
+  /** Shuts the pager down. Throws PagerRequestError while it serves a VM. */
   async shutdown(): Promise<void> {
     await this.#request({ op: 'shutdown' });
   }
@@ -101,7 +101,7 @@ export class PagerClient {
     return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
   }
 
-  /** Ends the connection; the pager goes on. */
+  /** Closes the connection; the pager keeps running. */
   close(): void {
     this.#socket.destroy();
   }
@@ -109,7 +109,7 @@ export class PagerClient {
   #request(body: object): Promise<unknown> {
     const id = this.#nextId++;
     const pending = Promise.withResolvers<unknown>();
-    if (this.#socket.destroyed) throw new PagerRequestError('The pager has ended.');
+    if (this.#socket.destroyed) throw new PagerRequestError('The pager has exited.');
     this.#pending.set(id, pending);
     this.#socket.write(`${JSON.stringify({ id, ...body })}\n`);
     return pending.promise;

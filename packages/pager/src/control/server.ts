@@ -18,7 +18,7 @@ import {
 interface Entry {
   status: ServedVmStatus;
   readonly loop: LoopThread;
-  /** Its loop has been asked to let go of it. */
+  /** Its loop has been asked to release it. */
   stopping: boolean;
 }
 
@@ -32,7 +32,7 @@ export interface PagerServerOptions {
 
 /**
  * The control side of the pager: it knows which VMs are served by which fault loop,
- * and answers the host agent. Agents come and go; the VMs stay.
+ * and serves the requests of the host agent. It keeps its VMs when an agent exits.
  */
 export class PagerServer {
   readonly #options: PagerServerOptions;

@@ -13,7 +13,7 @@ import { FaultCounters } from './statistics.ts';
 
 /** Blocks that one copy moves at most, 1 MiB: nothing else is served meanwhile. */
 export const MAX_COPY_BLOCKS = 256;
-/** A fault brings its neighbourhood: blocks of an aligned window of 64 KiB. */
+/** A fault has its neighbourhood installed: blocks of an aligned window of 64 KiB. */
 const WINDOW_BLOCKS = 16;
 /** Of the diff files, while faults are served; 8 MiB. */
 const MAX_MAPPED_BLOCKS = 2048;
@@ -38,12 +38,12 @@ export interface GuestMemoryOptions {
   readonly diffs: readonly FileMapping[];
 }
 
-/** The RAM of one VM: which blocks are there, and how the others get there. */
+/** The RAM of one VM: which blocks are installed, and how the others are. */
 export class GuestMemory {
   readonly counters = new FaultCounters();
   readonly #options: GuestMemoryOptions;
   readonly #state: Uint8Array;
-  /** Windows that faults brought, in order: pairs of first block and count. */
+  /** Windows that faults had installed, in order: pairs of first block and count. */
   #recorded = new Uint32Array(1024);
   #recordedLength = 0;
   #expected: Uint8Array | undefined;
@@ -55,7 +55,7 @@ export class GuestMemory {
     this.#state = new Uint8Array(options.mapping.blockCount);
   }
 
-  /** Brings the page at `address`, and its neighbours that are absent too. Throws {@link PageError}. */
+  /** Installs the page at `address`, and its neighbours that are absent too. Throws {@link PageError}. */
   serveFault(address: number): ServeResult {
     const block = this.#blockAt(address);
     if (block === undefined)
@@ -71,7 +71,7 @@ export class GuestMemory {
 
   #serveBlock(block: number): ServeResult {
     if (this.#state[block] === REMOVED) return this.#zeroRemoved(block);
-    // Present already: another fault brought it, and its waker may have been early.
+    // Present already: another fault had it installed, and its wake-up may have come too early.
     if (this.#state[block] === PRESENT) return this.#installAgain(block);
     const run = this.#options.mapping.find(block);
     const first = this.#windowStart(block, run);
@@ -94,7 +94,7 @@ export class GuestMemory {
   }
 
   /**
-   * Brings the absent blocks of `[first, first + count)`, at most {@link MAX_COPY_BLOCKS}.
+   * Installs the absent blocks of `[first, first + count)`, at most {@link MAX_COPY_BLOCKS}.
    * Zero blocks are left to faults: they cost as much then, and memory only if used.
    */
   prefetch(first: number, count: number): ServeResult {
@@ -124,7 +124,7 @@ export class GuestMemory {
     return 'served';
   }
 
-  /** Marks the blocks that prefetching will bring, so that faults on them count as late. */
+  /** Marks the blocks that prefetching will install, so that faults on them count as late. */
   expect(workingSet: Uint32Array): void {
     const expected = new Uint8Array(this.#state.length);
     for (let at = 0; at + 1 < workingSet.length; at += 2) {
@@ -134,7 +134,7 @@ export class GuestMemory {
     this.#expected = expected;
   }
 
-  /** Windows that faults brought, in order: pairs of first block and count. */
+  /** Windows that faults had installed, in order: pairs of first block and count. */
   workingSet(): Uint32Array {
     return this.#recorded.slice(0, this.#recordedLength);
   }
@@ -143,7 +143,7 @@ export class GuestMemory {
     return this.#state.length;
   }
 
-  /** Once every block that is not zero is there: the kernel may answer all other faults with zeros. */
+  /** Once every block that is not zero is installed: the kernel may resolve all other faults with zeros. */
   unregister(): 'served' | 'gone' {
     for (const region of this.#options.regions) {
       const result = uffdUnregister(this.#options.uffd, region.start, region.size);
@@ -180,12 +180,12 @@ export class GuestMemory {
   }
 
   /*
-   * A fault brings the absent blocks around it, within its window and region, that are
-   * of its kind: zero blocks bring zero neighbours, others bring others. Start and end
+   * A fault has the absent blocks around it installed, within its window and region, that
+   * are of its kind: with zero blocks zero neighbours, with others others. Start and end
    * are two methods, and the runs are walked from the known one: that allocates nothing.
    */
 
-  /** The first block that a fault on `block`, which is in `run`, brings. */
+  /** The first block that a fault on `block`, which is in `run`, has installed. */
   #windowStart(block: number, run: number): number {
     const { mapping } = this.#options;
     const regionFirst = this.#regionOf(block).offset / BLOCK_SIZE;
@@ -200,7 +200,7 @@ export class GuestMemory {
     return first;
   }
 
-  /** The block after the last one that a fault on `block`, which is in `run`, brings. */
+  /** The block after the last one that a fault on `block`, which is in `run`, has installed. */
   #windowEnd(block: number, run: number): number {
     const { mapping } = this.#options;
     const windowEnd = block - (block % WINDOW_BLOCKS) + WINDOW_BLOCKS;
@@ -216,8 +216,8 @@ export class GuestMemory {
   }
 
   /**
-   * Brings `[first, end)`, all absent and in one region. `near` is a run that may hold
-   * some of it. Answers how many blocks came, or a failure.
+   * Installs `[first, end)`, all absent and in one region. `near` is a run that may hold
+   * some of it. Returns how many blocks were installed, or a failure.
    */
   #install(first: number, end: number, near: number): number {
     const { mapping } = this.#options;
@@ -295,7 +295,7 @@ export class GuestMemory {
     return { diff, position };
   }
 
-  /** Notes that `bytes` from `block` on are there; answers the block after them. */
+  /** Notes that `bytes` from `block` on are installed; returns the block after them. */
   #present(block: number, bytes: number): number {
     const end = block + bytes / BLOCK_SIZE;
     for (let at = block; at < end; at++) this.#state[at] = PRESENT;
@@ -308,7 +308,7 @@ export class GuestMemory {
     return 'served';
   }
 
-  /** A copy onto a page that is there answers EEXIST, and wakes whoever waits for it. */
+  /** A copy onto a page that is installed fails with EEXIST, and wakes the threads that wait for it. */
   #installAgain(block: number): ServeResult {
     const result = this.#install(block, block + 1, this.#options.mapping.find(block));
     if (result < 0) return result === UFFD_RETRY ? 'retry' : 'gone';

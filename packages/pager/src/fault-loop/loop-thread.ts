@@ -20,7 +20,7 @@ export class LoopThread {
     });
   }
 
-  /** `onExit` is called if the thread ends by itself: then its VMs are without a pager. */
+  /** `onExit` is called if the thread exits by itself: then nobody serves its VMs. */
   static async start(
     onEvent: (event: LoopEvent) => void,
     onExit: (reason: string) => void,
@@ -30,7 +30,7 @@ export class LoopThread {
       // Faults allocate next to nothing: what loading leaves would stay for ever otherwise.
       resourceLimits: { maxYoungGenerationSizeMb: 2 },
     });
-    let reason = 'the thread ended';
+    let reason = 'the thread exited';
     worker.on('error', (error) => {
       reason = error instanceof Error ? error.message : String(error);
     });
@@ -45,8 +45,8 @@ export class LoopThread {
   }
 
   /**
-   * Ends the thread. A process that exits waits for its threads, and nothing but a
-   * request ends one that blocks in ppoll(2).
+   * Has the thread exit. A process that exits waits for its threads, and nothing but a
+   * request stops one that blocks in ppoll(2).
    */
   async quit(): Promise<void> {
     this.#quitting = true;

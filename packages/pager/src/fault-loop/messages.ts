@@ -11,7 +11,7 @@ export type LoopRequest =
       readonly headerPath: string;
       /** Diff files by build id. */
       readonly diffPaths: Readonly<Record<string, string>>;
-      /** Pairs of first block and count, to be brought ahead of faults. */
+      /** Pairs of first block and count, to be installed before the guest faults. */
       readonly workingSet?: Uint32Array;
       /** How long the VMM may take to connect. */
       readonly connectTimeoutMs: number;
@@ -19,7 +19,7 @@ export type LoopRequest =
   | { readonly kind: 'materialise'; readonly vm: string }
   | { readonly kind: 'describe'; readonly vm: string; readonly requestId: number }
   | { readonly kind: 'stop'; readonly vm: string }
-  /** End the thread; it must serve nobody. */
+  /** Exit; the loop must serve no VM. */
   | { readonly kind: 'quit' };
 
 /**

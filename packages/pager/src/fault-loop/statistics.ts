@@ -5,9 +5,9 @@ export const LATENCY_BUCKETS = 24;
 export interface PagerStatistics {
   /** Faults that were served. Several vCPUs that wait for one page are several faults. */
   readonly faults: number;
-  /** Bytes that faults brought, their neighbourhood included. */
+  /** Bytes that were installed for faults, their neighbourhood included. */
   readonly faultBytes: number;
-  /** Bytes that prefetching brought. */
+  /** Bytes that prefetching installed. */
   readonly prefetchBytes: number;
   /** Faults on pages of the recorded working set that prefetching had not reached yet. */
   readonly prefetchLate: number;

@@ -45,7 +45,7 @@ const IMMEDIATE_SHUTDOWN_MS = 10_000;
 /**
  * Stops a postmaster: fast shutdown (SIGINT), after 15 s immediate shutdown
  * (SIGQUIT), after 10 s more SIGKILL. The write-ahead log keeps all that was
- * committed in every case. Resolves when the process is gone.
+ * committed in every case. Resolves when the process has exited.
  */
 export async function stopPostmaster(pid: number, dataDirectory: string): Promise<void> {
   for (const [signal, patienceMs] of [
