@@ -1,3 +1,4 @@
+import { env } from 'node:process';
 import { tscKhz } from '@torpor/linux';
 import { findQemu, type MachineSpec } from '@torpor/vmm';
 import { qemuArguments } from '../../packages/vmm/src/qemu/command-line.ts';
@@ -23,7 +24,7 @@ export class BareQemu implements AsyncDisposable {
    * exists, shared. `anonymous`: its RAM is its own, as it is where nothing is said of it.
    */
   static async waiting(spec: MachineSpec, memory: 'file' | 'anonymous'): Promise<BareQemu> {
-    const qemu = await findQemu();
+    const qemu = await findQemu(env.TORPOR_QEMU);
     const files = runFiles(spec.runDirectory);
     const args = qemuArguments({
       spec,

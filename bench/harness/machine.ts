@@ -12,7 +12,7 @@ export async function machineFacts(): Promise<MachineFacts> {
     memoryMiB: Math.round(totalmem() / 2 ** 20),
     kernel: release(),
     node: process.version,
-    qemu: await findQemu().then(
+    qemu: await findQemu(process.env.TORPOR_QEMU).then(
       ({ version }) => version,
       () => 'none',
     ),

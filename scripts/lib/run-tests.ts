@@ -7,6 +7,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { loadConfig } from '@torpor/control-plane/config';
 import { kernelArguments } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
@@ -17,11 +18,6 @@ import { news } from '../../packages/cli/src/output/progress.ts';
 import { openImageStore } from '../../packages/cli/src/platform/images.ts';
 import { terminateWithNpm } from '../../packages/cli/src/platform/npm-parent.ts';
 import { prepareGuest } from '../../packages/cli/src/platform/prepare-guest.ts';
-import {
-  cacheDirectory,
-  DEFAULT_DATA_DIR,
-  forcedAccelerator,
-} from '../../packages/cli/src/platform/settings.ts';
 import { readHost, settledLeaks } from '../../tests/support/leak-check.ts';
 
 const VITEST = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));
@@ -64,15 +60,16 @@ process.exit(await main(process.argv.slice(2)));
 async function main(vitestArguments: readonly string[]): Promise<number> {
   try {
     await setUpHost({ report: setupReport(io) });
-    const cacheDir = cacheDirectory(DEFAULT_DATA_DIR, process.env);
+    const { config } = await loadConfig({ env: process.env });
+    const { cacheDir } = config;
     const artifacts = await prepareGuest(io, cacheDir, openImageStore(cacheDir, cacheDir));
     // Once for all tests: each has a data directory of its own, and would probe anew.
     const { accelerator, reason } = await probeAccelerator({
-      qemu: await findQemu(),
+      qemu: await findQemu(config.qemu),
       kernelPath: artifacts.kernel.qemuPath,
       kernelArguments: kernelArguments(),
       stateDirectory: cacheDir,
-      forced: forcedAccelerator(process.env),
+      forced: config.accelerator === 'auto' ? undefined : config.accelerator,
       onProbe: () => news(io, 'booting a guest under KVM and in emulation, to use the faster'),
     });
     news(io, `the tests run under ${accelerator}: ${reason}`);

@@ -65,7 +65,10 @@ export class GuestUnderTest implements AsyncDisposable {
     await createUpperDisk(upper, 2048);
     const runDirectory = join(directory, 'run');
     await mkdir(runDirectory, { mode: 0o700 });
-    const driver = new QemuDriver({ qemu: await findQemu(), accelerator: 'tcg' });
+    const driver = new QemuDriver({
+      qemu: await findQemu(process.env.TORPOR_QEMU),
+      accelerator: 'tcg',
+    });
     const vm = await driver.start(
       change({
         id: 'boot-test',

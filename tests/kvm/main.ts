@@ -2,13 +2,13 @@
 // machine that has KVM. Exit status 0 if every step passed.
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { loadConfig } from '@torpor/control-plane/config';
 import { TorporError } from '@torpor/protocol';
 import { type FirecrackerInstallation, findFirecracker, findQemu } from '@torpor/vmm';
 import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
 import { processIo } from '../../packages/cli/src/io.ts';
 import { openImageStore } from '../../packages/cli/src/platform/images.ts';
 import { BASE_IMAGE, prepareGuest } from '../../packages/cli/src/platform/prepare-guest.ts';
-import { cacheDirectory, DEFAULT_DATA_DIR } from '../../packages/cli/src/platform/settings.ts';
 import { consolePath, runEmulatedMachine } from './emulated-machine.ts';
 import { ensureHostImage } from './host-image.ts';
 import { type KvmTestOptions, parseKvmTestOptions, USAGE } from './options.ts';
@@ -44,7 +44,7 @@ async function run(options: KvmTestOptions): Promise<number> {
   const io = processIo();
   await setUpHost({ report: setupReport(io) });
   const firecracker = await suppliedFirecracker(options);
-  const cacheDir = cacheDirectory(DEFAULT_DATA_DIR, process.env);
+  const { cacheDir } = (await loadConfig({ env: process.env })).config;
   const store = openImageStore(cacheDir, cacheDir);
   const artifacts = await prepareGuest(io, cacheDir, store);
   const image = await store.resolve(BASE_IMAGE);
@@ -102,7 +102,7 @@ async function boot(
   let verdict: ReturnType<typeof readVerdict>;
   try {
     await runEmulatedMachine({
-      qemu: await findQemu(),
+      qemu: await findQemu(process.env.TORPOR_QEMU),
       image: hostImage,
       productDiskPath,
       directory,

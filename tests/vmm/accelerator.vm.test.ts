@@ -24,7 +24,11 @@ beforeAll(async () => {
   bench = await MachineBench.create();
   guest = await makeTestGuest(bench.directory, 'vmlinux');
   const stateDirectory = join(bench.directory, 'state');
-  options = { qemu: await findQemu(), kernelPath: guest.kernelPath, stateDirectory };
+  options = {
+    qemu: await findQemu(process.env.TORPOR_QEMU),
+    kernelPath: guest.kernelPath,
+    stateDirectory,
+  };
 });
 
 afterAll(async () => {

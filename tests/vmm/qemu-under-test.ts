@@ -4,7 +4,7 @@ import { ensureUffdShim, findQemu, QemuDriver, type VmmDriver } from '@torpor/vm
 export default async function createQemuDriver(): Promise<VmmDriver> {
   const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
   return new QemuDriver({
-    qemu: await findQemu(),
+    qemu: await findQemu(process.env.TORPOR_QEMU),
     accelerator: 'tcg',
     uffdShimPath: await ensureUffdShim(cacheDir),
   });

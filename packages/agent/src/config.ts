@@ -4,7 +4,7 @@ import type { Accelerator } from '@torpor/vmm';
 import type { Logger } from 'pino';
 import type { BaseImages, SandboxLimits } from './host-context.ts';
 import type { SlotPoolOptions } from './network/index.ts';
-import type { VmmSetting } from './vmm-choice.ts';
+import type { VmmPrograms, VmmSetting } from './vmm-choice.ts';
 
 export interface HostAgentConfig {
   /** Everything of this host: sandboxes, journal, keys. One agent at a time uses it. */
@@ -15,6 +15,8 @@ export interface HostAgentConfig {
   readonly images?: BaseImages;
   /** `auto` if omitted: see `chooseVmm`. */
   readonly vmm?: VmmSetting | undefined;
+  /** Where the VMMs are, if not on the `PATH`. */
+  readonly programs?: VmmPrograms | undefined;
   /** If omitted, found by a probe boot, once. */
   readonly forcedAccelerator?: Accelerator | undefined;
   readonly logger: Logger;

@@ -88,12 +88,13 @@ export async function openHost(
 }
 
 async function findVmm(
-  { vmm: setting, forcedAccelerator, logger }: HostAgentConfig,
+  { vmm: setting, programs, forcedAccelerator, logger }: HostAgentConfig,
   layout: DataLayout,
   kernelPath: string,
 ): Promise<VmmChoice> {
   const vmm = await chooseVmm({
     setting,
+    programs,
     kernelPath,
     kernelArguments: kernelArguments(),
     stateDirectory: layout.dataDir,

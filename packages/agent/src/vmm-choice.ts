@@ -25,8 +25,16 @@ import {
 /** `auto`: Firecracker where there is one and KVM works, else QEMU. */
 export type VmmSetting = 'auto' | VmmKind;
 
+/** Where the programs are. One that is not given is looked for on the `PATH`, a jailer beside its Firecracker first. */
+export interface VmmPrograms {
+  readonly qemu?: string | undefined;
+  readonly firecracker?: string | undefined;
+  readonly jailer?: string | undefined;
+}
+
 export interface VmmChoiceOptions {
   readonly setting?: VmmSetting | undefined;
+  readonly programs?: VmmPrograms | undefined;
   /** The guest's kernel and what guests have on its command line, for a probe boot in QEMU. */
   readonly kernelPath: string;
   readonly kernelArguments?: readonly string[];
@@ -41,8 +49,8 @@ export interface VmmChoiceOptions {
 
 /** How a host is looked at. */
 export interface HostProbes {
-  readonly findQemu: () => Promise<QemuInstallation>;
-  readonly findFirecracker: () => Promise<FirecrackerInstallation>;
+  readonly findQemu: typeof findQemu;
+  readonly findFirecracker: typeof findFirecracker;
   readonly kvmObstacle: () => Promise<string | undefined>;
   readonly probeAccelerator: typeof probeAccelerator;
 }
@@ -55,6 +63,7 @@ export interface VmmChoice {
   readonly installation: VmmInstallation;
   readonly accelerator: AcceleratorChoice;
   readonly platform: VmmPlatform;
+  readonly programs: VmmPrograms;
   /** For a person: why this VMM. */
   readonly reason: string;
 }
@@ -75,7 +84,7 @@ export async function chooseVmm(
   if (setting === 'firecracker') return forceFirecracker(options, host);
   let firecracker: FirecrackerInstallation;
   try {
-    firecracker = await host.findFirecracker();
+    firecracker = await host.findFirecracker(options.programs);
   } catch (error) {
     const { code, message } = TorporError.from(error);
     if (code !== 'host_setup') throw error;
@@ -84,14 +93,15 @@ export async function chooseVmm(
   const accelerator = await chooseAccelerator(options, host);
   if (accelerator.accelerator === 'kvm') {
     const reason = `${firecracker.path} is there, and KVM works.`;
-    return chosen({ kind: 'firecracker', firecracker }, accelerator, reason);
+    return chosen(options, { kind: 'firecracker', firecracker }, accelerator, reason);
   }
   const reason = `Firecracker needs a KVM that works. ${accelerator.reason}`;
-  return chosen({ kind: 'qemu', qemu: await host.findQemu() }, accelerator, reason);
+  const qemu = await host.findQemu(options.programs?.qemu);
+  return chosen(options, { kind: 'qemu', qemu }, accelerator, reason);
 }
 
 async function forceFirecracker(options: VmmChoiceOptions, host: HostProbes): Promise<VmmChoice> {
-  const firecracker = await host.findFirecracker();
+  const firecracker = await host.findFirecracker(options.programs);
   const accelerator = await chooseAccelerator(options, host);
   if (accelerator.accelerator !== 'kvm') {
     const what = `Firecracker is forced by a setting, but it needs a KVM that works. ${accelerator.reason}`;
@@ -101,7 +111,7 @@ async function forceFirecracker(options: VmmChoiceOptions, host: HostProbes): Pr
     throw new TorporError('host_setup', what, { remedy });
   }
   const reason = 'Firecracker is forced by a setting.';
-  return chosen({ kind: 'firecracker', firecracker }, accelerator, reason);
+  return chosen(options, { kind: 'firecracker', firecracker }, accelerator, reason);
 }
 
 async function chooseQemu(
@@ -109,9 +119,9 @@ async function chooseQemu(
   host: HostProbes,
   reason: string,
 ): Promise<VmmChoice> {
-  const qemu = await host.findQemu();
+  const qemu = await host.findQemu(options.programs?.qemu);
   const choice = await host.probeAccelerator(probeOptions(options, qemu));
-  return chosen({ kind: 'qemu', qemu }, choice, reason);
+  return chosen(options, { kind: 'qemu', qemu }, choice, reason);
 }
 
 /** For a Firecracker that is there: without QEMU where no probe boot is needed. */
@@ -128,7 +138,7 @@ async function chooseAccelerator(
   }
   if (forced !== undefined) return forcedChoice(forced);
   if (obstacle !== undefined) return emulationBecause(obstacle);
-  const qemu = await host.findQemu().catch((error: unknown) => {
+  const qemu = await host.findQemu(options.programs?.qemu).catch((error: unknown) => {
     const { message, remedy } = TorporError.from(error);
     const what = `Whether KVM works is found out with QEMU. ${message}`;
     throw new TorporError('host_setup', what, {
@@ -140,11 +150,12 @@ async function chooseAccelerator(
 }
 
 function probeOptions(options: VmmChoiceOptions, qemu: QemuInstallation): ProbeOptions {
-  const { setting: _setting, forcedAccelerator: forced, ...rest } = options;
+  const { setting: _setting, programs: _programs, forcedAccelerator: forced, ...rest } = options;
   return { ...rest, qemu, forced };
 }
 
 function chosen(
+  { programs = {} }: VmmChoiceOptions,
   installation: VmmInstallation,
   accelerator: AcceleratorChoice,
   reason: string,
@@ -155,5 +166,5 @@ function chosen(
       installation.kind === 'qemu' ? installation.qemu.version : installation.firecracker.version,
     accelerator: accelerator.accelerator,
   });
-  return { installation, accelerator, platform, reason };
+  return { installation, accelerator, platform, programs, reason };
 }

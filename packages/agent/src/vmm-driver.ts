@@ -23,11 +23,11 @@ export async function openDriver(
   cacheDir: string,
   startTimeoutMs: number,
 ): Promise<VmmDriver> {
-  const { installation } = choice;
+  const { installation, programs } = choice;
   if (installation.kind === 'firecracker') {
     const { firecracker } = installation;
     return new HostDriver(new FirecrackerDriver({ firecracker, startTimeoutMs }), async () => {
-      const qemu = await findQemu();
+      const qemu = await findQemu(programs.qemu);
       const { accelerator } = choice.accelerator;
       return new QemuDriver({ qemu, accelerator, startTimeoutMs });
     });
@@ -37,7 +37,10 @@ export async function openDriver(
   const uffdShimPath = await ensureUffdShim(cacheDir);
   return new HostDriver(
     new QemuDriver({ qemu, accelerator, uffdShimPath, startTimeoutMs }),
-    async () => new FirecrackerDriver({ firecracker: await findFirecracker(), startTimeoutMs }),
+    async () => {
+      const firecracker = await findFirecracker(programs);
+      return new FirecrackerDriver({ firecracker, startTimeoutMs });
+    },
   );
 }
 

@@ -1,43 +1,29 @@
+import * as config from '@torpor/control-plane/config';
 import { InvalidArgumentError } from 'commander';
+
+/** Reads an option as a setting of the same meaning is read, with errors that commander shows. */
+export function optionOf<T>(parse: config.Parser<T>): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text, process.cwd());
+    } catch (error) {
+      if (!(error instanceof config.InvalidValueError)) throw error;
+      throw new InvalidArgumentError(error.message);
+    }
+  };
+}
 
 /** An option's whole number between two bounds. */
 export function integer(minimum: number, maximum: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (!/^\d+$/.test(text) || value < minimum || value > maximum) {
-      throw new InvalidArgumentError(`It must be a whole number from ${minimum} to ${maximum}.`);
-    }
-    return value;
-  };
+  return optionOf(config.integer(minimum, maximum));
 }
-
-const DURATION_UNITS: Record<string, number> = {
-  ms: 1,
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-};
 
 /** An option's time: `500ms`, `30s`, `5m`, `2h`, `7d`, or plain seconds. Returns milliseconds. */
-export function duration(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text);
-  const milliseconds = Number(match?.[1]) * (DURATION_UNITS[match?.[2] ?? 's'] ?? NaN);
-  if (!(milliseconds <= Number.MAX_SAFE_INTEGER)) {
-    throw new InvalidArgumentError('It must be a time such as 30s, 5m or 2h.');
-  }
-  return milliseconds;
-}
+export const duration = optionOf(config.duration);
 
 /** An option's time between two bounds, each given as on a command line. */
 export function durationWithin(least: string, most: string): (text: string) => number {
-  return (text) => {
-    const value = duration(text);
-    if (value < duration(least) || value > duration(most)) {
-      throw new InvalidArgumentError(`It must be a time from ${least} to ${most}.`);
-    }
-    return value;
-  };
+  return optionOf(config.durationWithin(least, most));
 }
 
 const SIZE_UNITS: Record<string, number> = { m: 1, g: 1024, t: 1024 * 1024 };

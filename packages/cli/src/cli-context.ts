@@ -2,7 +2,7 @@ import { TorporError } from '@torpor/protocol';
 import type { Sandbox, Torpor } from '@torpor/sdk';
 import type { Command, CommandOptions } from 'commander';
 import { findSandbox } from './client/find-sandbox.ts';
-import { type CommonOptions, connect } from './client/settings.ts';
+import { type CommonOptions, connect, readConfig } from './client/settings.ts';
 import { EXIT, exitCodeOfError, exitCodeOfProgramError, exitCodeOfSignal } from './exit-codes.ts';
 import { type Io, ReaderGone } from './io.ts';
 import { reportError } from './output/report-error.ts';
@@ -39,7 +39,11 @@ export class CliContext {
       .option('--json', 'print JSON on standard output')
       .option('--data-dir <path>', 'data directory of the local server (TORPOR_DATA_DIR)')
       .option('--api-url <url>', 'address of the API (TORPOR_API_URL)')
-      .option('--api-key <key>', 'key of the API (TORPOR_API_KEY)');
+      .option('--api-key <key>', 'key of the API (TORPOR_API_KEY)')
+      .option(
+        '--config <file>',
+        'configuration file (TORPOR_CONFIG, else torpor.toml in the data directory)',
+      );
   }
 
   /** A command that only holds others. */
@@ -63,8 +67,11 @@ export class CliContext {
         }
         const error = TorporError.from(reason);
         this.#exitCode = exitCodeOf(error);
+        const options = optionsOf(args);
+        const debug = await this.#isDebugging(options);
+        const report = { asJson: options.json === true, debug };
         // A terminal that was closed cannot be told.
-        await reportError(this.io, error, wantsJson(args)).catch(() => undefined);
+        await reportError(this.io, error, report).catch(() => undefined);
       }
     };
   }
@@ -90,10 +97,18 @@ export class CliContext {
   ): Promise<T> {
     return this.withTorpor(options, async (torpor) => use(await findSandbox(torpor, id)));
   }
+
+  /** Whether the settings ask for more of an internal error; they may be what is wrong. */
+  #isDebugging(options: CommonOptions): Promise<boolean> {
+    return readConfig(this.io, options).then(
+      ({ debug }) => debug,
+      () => false,
+    );
+  }
 }
 
 /** Commander passes the options before the command itself, which comes last. */
-function wantsJson(args: readonly unknown[]): boolean {
+function optionsOf(args: readonly unknown[]): CommonOptions {
   const options = args.at(-2);
-  return typeof options === 'object' && options !== null && 'json' in options && !!options.json;
+  return typeof options === 'object' && options !== null ? options : {};
 }

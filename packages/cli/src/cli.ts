@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { CliContext } from './cli-context.ts';
 import { registerBuilds } from './commands/builds.ts';
+import { registerConfig } from './commands/config.ts';
 import { registerCp } from './commands/cp.ts';
 import { registerCreate } from './commands/create.ts';
 import { registerDoctor } from './commands/doctor.ts';
@@ -28,8 +29,9 @@ import { asksForJson, usageError } from './usage-error.ts';
 import { VERSION } from './version.ts';
 
 const FOOTER = `
-Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY. Unless the last two
-are set, the data directory says where the local server is and what its key is.
+Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY and more; \`torpor config\`
+lists them. Unless an API URL and key are set, the data directory says where the local server is
+and what its key is.
 
 Wherever a command takes an id, its first characters are enough.
 
@@ -75,6 +77,7 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
     registerUp,
     registerSetup,
     registerDoctor,
+    registerConfig,
     registerEnv,
     registerNode,
     registerRun,
@@ -107,7 +110,8 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
       await cli.action(() => helpWritten)();
       return cli.exitCode;
     }
-    await reportError(io, usageError(error), asksForJson(args)).catch(() => undefined);
+    const asJson = asksForJson(args);
+    await reportError(io, usageError(error), { asJson }).catch(() => undefined);
     return EXIT.usage;
   }
   return cli.exitCode;

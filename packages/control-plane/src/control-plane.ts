@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
+import { SETTINGS } from './config/index.ts';
 import { apiEntrance, type Context, createContext } from './context.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
@@ -37,7 +38,6 @@ export interface ControlPlaneOptions {
 
 /** The only host, until there can be more. */
 const LOCAL_HOST_ID = 'local';
-const DEFAULT_GUEST_TIMEOUT_MS = 120_000;
 const CLOSE_GRACE_MS = 10_000;
 const OPERATION_GRACE_MS = 20_000;
 
@@ -81,7 +81,7 @@ export class ControlPlane implements AsyncDisposable {
       ...options,
       db,
       hostId: LOCAL_HOST_ID,
-      guestTimeoutMs: options.guestTimeoutMs ?? DEFAULT_GUEST_TIMEOUT_MS,
+      guestTimeoutMs: options.guestTimeoutMs ?? SETTINGS.guestTimeoutMs.defaultValue,
       operatorTeamId: teamId,
     });
     await startWork(context, options, resources);

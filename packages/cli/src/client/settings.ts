@@ -1,11 +1,9 @@
 import { access, constants, readFile } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
+import { type Config, type LoadedConfig, loadConfig } from '@torpor/control-plane/config';
 import { TorporError } from '@torpor/protocol';
 import { DEFAULT_API_URL, Torpor } from '@torpor/sdk';
 import type { Io } from '../io.ts';
-import { DEFAULT_DATA_DIR } from '../platform/settings.ts';
-
-export const DEFAULT_PORT = 7070;
 
 /** Options that every command has. */
 export interface CommonOptions {
@@ -13,10 +11,27 @@ export interface CommonOptions {
   readonly dataDir?: string;
   readonly apiUrl?: string;
   readonly apiKey?: string;
+  readonly config?: string;
 }
 
-export function dataDirectory(io: Io, options: CommonOptions): string {
-  return resolve(options.dataDir ?? io.env.TORPOR_DATA_DIR ?? DEFAULT_DATA_DIR);
+/** The options of `up` that are settings too. */
+interface ServerOptions extends CommonOptions {
+  readonly host?: string;
+  readonly port?: number;
+  /** In milliseconds. */
+  readonly guestTimeout?: number;
+}
+
+/** All settings with their origins: from the options, the environment and the configuration file. Throws `invalid_request`. */
+export function loadSettings({ env }: Io, options: ServerOptions): Promise<LoadedConfig> {
+  const { dataDir, apiUrl, apiKey, host, port, guestTimeout: guestTimeoutMs } = options;
+  const flags = { dataDir, apiUrl, apiKey, host, port, guestTimeoutMs };
+  return loadConfig({ flags, configFile: options.config, env });
+}
+
+/** The values of all settings. Throws `invalid_request`. */
+export async function readConfig(io: Io, options: ServerOptions): Promise<Config> {
+  return (await loadSettings(io, options)).config;
 }
 
 export interface Endpoint {
@@ -26,23 +41,22 @@ export interface Endpoint {
 }
 
 /**
- * Where the API is, and the key to it: from the options, else the environment,
- * else what the local `torpor up` wrote into the data directory.
+ * Where the API is, and the key to it: as set, else what the local `torpor up` wrote into
+ * the data directory.
  */
-export async function findEndpoint(io: Io, options: CommonOptions): Promise<Endpoint> {
-  const dataDir = dataDirectory(io, options);
-  const givenUrl = options.apiUrl ?? io.env.TORPOR_API_URL;
-  const givenKey = options.apiKey ?? io.env.TORPOR_API_KEY;
+export async function findEndpoint(config: Config): Promise<Endpoint> {
+  const { dataDir, apiUrl, apiKey, port } = config;
+  const portUrl = port === 0 ? DEFAULT_API_URL : `http://127.0.0.1:${port}`;
   return {
     dataDir,
-    apiUrl: givenUrl ?? (await localUrl(dataDir)) ?? portUrl(io) ?? DEFAULT_API_URL,
-    apiKey: givenKey ?? (await localKey(dataDir)),
+    apiUrl: apiUrl ?? (await localUrl(dataDir)) ?? portUrl,
+    apiKey: apiKey ?? (await localKey(dataDir)),
   };
 }
 
 /** A client of the API that {@link findEndpoint} finds. Throws `unauthorized` without a key. */
 export async function connect(io: Io, options: CommonOptions): Promise<Torpor> {
-  const { apiUrl, apiKey, dataDir } = await findEndpoint(io, options);
+  const { apiUrl, apiKey, dataDir } = await findEndpoint(await readConfig(io, options));
   if (apiKey === undefined) {
     const found = await keyFileState(dataDir);
     throw new TorporError('unauthorized', `No API key is set, and ${found}.`, {
@@ -70,11 +84,6 @@ async function localUrl(dataDir: string): Promise<string | undefined> {
 
 async function localKey(dataDir: string): Promise<string | undefined> {
   return stringField(await readJson(join(dataDir, 'credentials.json')), 'api_key');
-}
-
-function portUrl(io: Io): string | undefined {
-  const port = io.env.TORPOR_PORT;
-  return port === undefined || port === '' ? undefined : `http://127.0.0.1:${port}`;
 }
 
 function stringField(value: unknown, name: string): string | undefined {

@@ -1,8 +1,9 @@
+import type { Config } from '@torpor/control-plane/config';
 import { TorporError } from '@torpor/protocol';
 import { Torpor } from '@torpor/sdk';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
-import { type CommonOptions, dataDirectory, findEndpoint } from '../client/settings.ts';
+import { type CommonOptions, findEndpoint, readConfig } from '../client/settings.ts';
 import { EXIT } from '../exit-codes.ts';
 import type { Fact } from '../host-setup/requirement.ts';
 import { type Io, json, line } from '../io.ts';
@@ -28,8 +29,9 @@ export function registerDoctor(cli: CliContext): void {
       const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
         '../host-setup/index.ts'
       );
-      const dataDir = dataDirectory(cli.io, options);
-      const checked = await checkRequirements(requirementsFor(cli.io.env));
+      const config = await readConfig(cli.io, options);
+      const { dataDir } = config;
+      const checked = await checkRequirements(requirementsFor(config));
       const facts: Fact[] = [
         ...checked.map(({ requirement, result }) => ({
           id: requirement.id,
@@ -37,11 +39,11 @@ export function registerDoctor(cli: CliContext): void {
           remedy: requirementRemedy(requirement.remedy, requirement.packages),
         })),
         ...(await collectFacts(dataDir)),
-        ...(await vmmFacts(dataDir, cli.io.env, {
+        ...(await vmmFacts(config, {
           probe: options.probe,
           onProbe: () => news(cli.io, 'booting a guest under KVM and in emulation'),
         })),
-        await serverFact(cli.io, options),
+        await serverFact(config),
       ];
       const healthy = facts.every(({ result }) => result.state !== 'missing');
       if (options.json) {
@@ -83,8 +85,8 @@ function requirementRemedy(remedy: string, packages: readonly string[]): string 
 }
 
 /** Whether a Torpor serves where clients would look for it. None running is no fault. */
-async function serverFact(io: Io, options: CommonOptions): Promise<Fact> {
-  const { apiUrl } = await findEndpoint(io, options);
+async function serverFact(config: Config): Promise<Fact> {
+  const { apiUrl } = await findEndpoint(config);
   try {
     await using torpor = new Torpor({ apiUrl });
     const { version } = await torpor.health(AbortSignal.timeout(HEALTH_TIMEOUT_MS));

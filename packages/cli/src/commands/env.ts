@@ -1,7 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
-import { type CommonOptions, type Endpoint, findEndpoint } from '../client/settings.ts';
+import { type CommonOptions, type Endpoint, findEndpoint, readConfig } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 
 export function registerEnv(cli: CliContext): void {
@@ -13,7 +13,7 @@ export function registerEnv(cli: CliContext): void {
     .addHelpText('after', '\nExample: eval "$(torpor env)"')
     .action(
       cli.action(async (options: CommonOptions, _command: Command) => {
-        const variables = endpointVariables(await findEndpoint(cli.io, options));
+        const variables = endpointVariables(await findEndpoint(await readConfig(cli.io, options)));
         if (options.json) return await json(cli.io, variables);
         for (const [name, value] of Object.entries(variables)) {
           await line(cli.io.stdout, `export ${name}=${quoteForShell(value)}`);

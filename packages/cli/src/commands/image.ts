@@ -1,11 +1,10 @@
 import type { Image } from '@torpor/images';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
-import { type CommonOptions, dataDirectory } from '../client/settings.ts';
+import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { table } from '../output/table.ts';
 import { formatAge, formatBytes } from '../output/units.ts';
-import { cacheDirectory } from '../platform/settings.ts';
 
 interface PruneOptions extends CommonOptions {
   readonly dryRun?: boolean;
@@ -83,9 +82,9 @@ whose server uses the cache.`,
     .action(
       cli.action(async (options: PruneOptions, _command: Command) => {
         const { pruneCache } = await import('../platform/images.ts');
-        const dataDir = dataDirectory(cli.io, options);
+        const { cacheDir, dataDir } = await readConfig(cli.io, options);
         const dryRun = options.dryRun === true;
-        const pruned = await pruneCache(cacheDirectory(dataDir, cli.io.env), dataDir, { dryRun });
+        const pruned = await pruneCache(cacheDir, dataDir, { dryRun });
         const freed = pruned.reduce((sum, { bytes }) => sum + bytes, 0);
         if (options.json) {
           const removed = pruned.map(({ path, bytes }) => ({ path, size_bytes: bytes }));
@@ -101,8 +100,8 @@ whose server uses the cache.`,
 async function openStore({ io }: CliContext, options: CommonOptions) {
   // Loaded here: most commands do without the host's side.
   const { openImageStore } = await import('../platform/images.ts');
-  const dataDir = dataDirectory(io, options);
-  return openImageStore(cacheDirectory(dataDir, io.env), dataDir);
+  const { cacheDir, dataDir } = await readConfig(io, options);
+  return openImageStore(cacheDir, dataDir);
 }
 
 function describe({ name, key, path, sizeBytes, createdAt }: Image) {

@@ -1,7 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
-import { type CommonOptions, findEndpoint } from '../client/settings.ts';
+import { type CommonOptions, findEndpoint, readConfig } from '../client/settings.ts';
 import { endpointVariables } from './env.ts';
 
 export function registerNode(cli: CliContext): void {
@@ -22,7 +22,7 @@ Examples:
     )
     .action(
       cli.action(async (args: string[], options: CommonOptions, _command: Command) => {
-        const endpoint = await findEndpoint(cli.io, options);
+        const endpoint = await findEndpoint(await readConfig(cli.io, options));
         const resolver = new URL('../node/resolve-sdk.mjs', import.meta.url).href;
         const env = { ...cli.io.env, ...endpointVariables(endpoint) };
         if (process.execve === undefined) {

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
-import type { CommonOptions } from '../client/settings.ts';
+import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 
 export function registerSetup(cli: CliContext): void {
@@ -9,7 +9,7 @@ export function registerSetup(cli: CliContext): void {
       const { requirementsFor, setupReport, setUpHost } = await import('../host-setup/index.ts');
       const checked = await setUpHost({
         report: setupReport(cli.io),
-        requirements: requirementsFor(cli.io.env),
+        requirements: requirementsFor(await readConfig(cli.io, options)),
       });
       if (options.json) {
         const list = checked.map(({ requirement, result }) => ({ id: requirement.id, ...result }));

@@ -1,46 +1,39 @@
+import { type Config, SETTINGS } from '@torpor/control-plane/config';
 import type { Command } from 'commander';
-import { duration, integer } from '../arguments.ts';
+import { optionOf } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
-import { type CommonOptions, DEFAULT_PORT, dataDirectory } from '../client/settings.ts';
+import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { type Io, json, line } from '../io.ts';
 import { news } from '../output/progress.ts';
 import type { Platform } from '../platform/platform.ts';
-import {
-  cacheDirectory,
-  forcedAccelerator,
-  guestTimeout,
-  guestTimeoutSetting,
-  parsedSetting,
-  vmmSetting,
-} from '../platform/settings.ts';
 import { StopRequest } from '../platform/stop-request.ts';
 import { VERSION } from '../version.ts';
 
 interface UpOptions extends CommonOptions {
-  readonly host: string;
+  readonly host?: string;
   readonly port?: number;
   readonly setup?: boolean;
   readonly destroyAll?: boolean;
   readonly guestTimeout?: number;
 }
 
-const MAX_PORT = 65_535;
-const port = integer(0, MAX_PORT);
-
 export function registerUp(cli: CliContext): void {
   cli
     .command('up', 'start the server: API, database and host agent in one process')
     .option(
       '-p, --port <n>',
-      `port of the API; 0 picks a free one (TORPOR_PORT, default ${DEFAULT_PORT})`,
-      port,
+      `port of the API; 0 picks a free one (TORPOR_PORT, default ${SETTINGS.port.defaultValue})`,
+      optionOf(SETTINGS.port.parse),
     )
-    .option('--host <address>', 'address to serve on', '127.0.0.1')
+    .option(
+      '--host <address>',
+      `address to serve on (TORPOR_HOST, default ${SETTINGS.host.defaultValue})`,
+    )
     .option('--setup', 'install what this machine lacks first')
     .option(
       '--guest-timeout <time>',
       'how long a guest may take to answer when it boots or resumes (TORPOR_GUEST_TIMEOUT, else 2m)',
-      guestTimeout,
+      optionOf(SETTINGS.guestTimeoutMs.parse),
     )
     .option('--destroy-all', 'destroy all sandboxes when it stops, instead of leaving them running')
     .addHelpText(
@@ -49,10 +42,8 @@ export function registerUp(cli: CliContext): void {
 With --json it prints one line on standard output when it is ready:
   {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
 The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM stop it; sandboxes keep
-running and are adopted by the next start. DATABASE_URL names a PostgreSQL to use instead of the
-embedded one, TORPOR_CACHE_DIR where kernels and images are, TORPOR_ACCELERATOR kvm or tcg,
-TORPOR_VMM qemu or firecracker, TORPOR_FIRECRACKER and TORPOR_JAILER where those are.
-On a host that is slow or loaded, --guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m,
+running and are adopted by the next start. Every setting can also be in the environment or in
+torpor.toml; \`torpor config\` lists them with their values. On a host that is slow or loaded, --guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m,
 gives guests longer to start; all that waits for them waits as long.`,
     )
     .action(
@@ -60,10 +51,10 @@ gives guests longer to start; all that waits for them waits as long.`,
         const { io } = cli;
         const stop = new StopRequest(io);
         try {
-          const dataDir = dataDirectory(io, options);
-          const platform = await start(io, options, dataDir, stop);
+          const config = await readConfig(io, options);
+          const platform = await start(io, options, config, stop);
           try {
-            await announce(io, options, platform, dataDir);
+            await announce(io, options, platform, config);
             await stop.requested;
             news(
               io,
@@ -82,15 +73,14 @@ gives guests longer to start; all that waits for them waits as long.`,
 async function start(
   io: Io,
   options: UpOptions,
-  dataDir: string,
+  config: Config,
   stop: StopRequest,
 ): Promise<Platform> {
   // Loaded here: most commands do without the server's side.
   const { assertHostReady, requirementsFor, setupReport, setUpHost } = await import(
     '../host-setup/index.ts'
   );
-  const requirements = requirementsFor(io.env);
-  const guestTimeoutMs = options.guestTimeout ?? guestTimeoutSetting(io.env);
+  const requirements = requirementsFor(config);
   if (options.setup) await setUpHost({ report: setupReport(io), requirements });
   else await assertHostReady(requirements);
 
@@ -99,23 +89,15 @@ async function start(
   const { prepareGuest, progressNews } = await import('../platform/prepare-guest.ts');
   const { openImageStore } = await import('../platform/images.ts');
   const { Platform } = await import('../platform/platform.ts');
-  const cacheDir = cacheDirectory(dataDir, io.env);
+  const { dataDir, cacheDir } = config;
   const images = openImageStore(cacheDir, dataDir);
   const artifacts = await prepareGuest(io, cacheDir, images);
   await registerCacheUser(cacheDir, { dataDir, keys: keysOf(artifacts) });
   return Platform.start({
-    dataDir,
-    cacheDir,
+    config,
     images,
-    host: options.host,
-    port: options.port ?? parsedSetting(io.env, 'TORPOR_PORT', port) ?? DEFAULT_PORT,
-    databaseUrl: io.env.DATABASE_URL,
-    vmm: vmmSetting(io.env),
-    forcedAccelerator: forcedAccelerator(io.env),
-    guestTimeoutMs,
-    keepStoppedMs: parsedSetting(io.env, 'TORPOR_KEEP_STOPPED', duration),
     version: VERSION,
-    logger: createLogger(io, options.json === true),
+    logger: createLogger(io, { asJson: options.json === true, level: config.logLevel }),
     onProgress: progressNews(io),
     onTerminate: () => stop.request(),
   });
@@ -125,7 +107,7 @@ async function announce(
   io: Io,
   options: UpOptions,
   { apiUrl, accelerator }: Platform,
-  dataDir: string,
+  { dataDir }: Config,
 ): Promise<void> {
   if (options.json) {
     return json(io, { event: 'ready', api_url: apiUrl, data_dir: dataDir });

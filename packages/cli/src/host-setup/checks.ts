@@ -89,10 +89,10 @@ export async function staticBusybox(): Promise<CheckResult> {
     : { state: 'missing', detail: `${path} needs shared libraries` };
 }
 
-/** A QEMU below 10 serves, but with the slower machine type q35. */
-export async function qemu(): Promise<CheckResult> {
+/** The QEMU at the path, else on the PATH. One below 10 serves, but with the slower machine type q35. */
+export async function qemu(program?: string): Promise<CheckResult> {
   try {
-    const { path, version, machineType } = await findQemu();
+    const { path, version, machineType } = await findQemu(program);
     const text = `${path} ${version}`;
     return machineType === 'microvm'
       ? { state: 'found', detail: text }

@@ -1,4 +1,4 @@
-import { forcedAccelerator, vmmSetting } from '../platform/settings.ts';
+import type { Config } from '@torpor/control-plane/config';
 import { every, files, programs, qemu, staticBusybox, superUser } from './checks.ts';
 import { kernelFeatures, kmod } from './kernel-features.ts';
 import type { Requirement } from './requirement.ts';
@@ -6,19 +6,22 @@ import type { Requirement } from './requirement.ts';
 /**
  * What a host must have with these settings. One where Firecracker is forced does without
  * what QEMU alone needs, and without QEMU if KVM is forced too; one where emulation is forced
- * does without KVM. Throws `invalid_request`.
+ * does without KVM.
  */
-export function requirementsFor(
-  env: Readonly<Record<string, string | undefined>>,
-): readonly Requirement[] {
-  const accelerator = forcedAccelerator(env);
+export function requirementsFor({
+  accelerator,
+  vmm,
+  qemu: qemuPath,
+}: Pick<Config, 'accelerator' | 'vmm' | 'qemu'>): readonly Requirement[] {
   const unneeded = new Set<string>();
   if (accelerator === 'tcg') unneeded.add('kvm');
-  if (vmmSetting(env) === 'firecracker') {
+  if (vmm === 'firecracker') {
     unneeded.add('gcc');
     if (accelerator === 'kvm') unneeded.add('qemu');
   }
-  return REQUIREMENTS.filter(({ id }) => !unneeded.has(id));
+  return REQUIREMENTS.filter(({ id }) => !unneeded.has(id)).map((requirement) =>
+    requirement.id === 'qemu' ? { ...requirement, check: () => qemu(qemuPath) } : requirement,
+  );
 }
 
 const KERNEL_FEATURES = kernelFeatures();
@@ -38,7 +41,7 @@ export const REQUIREMENTS: readonly Requirement[] = [
   {
     id: 'qemu',
     purpose: 'the virtual machines, and to find out whether KVM works',
-    check: qemu,
+    check: () => qemu(),
     packages: ['qemu-system-x86'],
     remedy: 'Install QEMU 10 or newer for x86.',
   },

@@ -1,10 +1,11 @@
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Config, loadConfig } from '@torpor/control-plane/config';
 import { kvmObstacle } from '@torpor/vmm';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { KERNEL_RECIPE } from '../../../images/src/kernel/kernel.ts';
-import type { Fact } from './requirement.ts';
+import type { Fact, Requirement } from './requirement.ts';
 import { REQUIREMENTS, requirementsFor } from './requirements.ts';
 import { vmmFacts } from './vmm.ts';
 
@@ -23,8 +24,12 @@ async function program(name: string, words: string): Promise<string> {
   return path;
 }
 
+async function configWith(env: Record<string, string>): Promise<Config> {
+  return (await loadConfig({ env: { TORPOR_DATA_DIR: directory, ...env } })).config;
+}
+
 async function factsWith(env: Record<string, string>): Promise<Record<string, Fact>> {
-  const facts = await vmmFacts(directory, { TORPOR_CACHE_DIR: directory, ...env });
+  const facts = await vmmFacts(await configWith(env));
   return Object.fromEntries(facts.map((fact) => [fact.id, fact]));
 }
 
@@ -50,44 +55,27 @@ describe('doctor', () => {
 
   test('says which VMM is chosen and why', async () => {
     const qemu = await program('qemu', 'QEMU emulator version 10.0.2');
-    process.env.TORPOR_QEMU = qemu;
-    try {
-      const { accelerator, vmm } = await factsWith({
-        TORPOR_VMM: 'qemu',
-        TORPOR_ACCELERATOR: 'tcg',
-      });
-      expect(vmm?.result).toEqual({
-        state: 'found',
-        detail: 'qemu 10.0.2: QEMU is forced by a setting.',
-      });
-      expect(accelerator?.result).toEqual({
-        state: 'found',
-        detail: 'tcg: tcg is forced by a setting.',
-      });
-    } finally {
-      delete process.env.TORPOR_QEMU;
-    }
+    const { accelerator, vmm } = await factsWith({
+      TORPOR_VMM: 'qemu',
+      TORPOR_QEMU: qemu,
+      TORPOR_ACCELERATOR: 'tcg',
+    });
+    expect(vmm?.result).toEqual({
+      state: 'found',
+      detail: 'qemu 10.0.2: QEMU is forced by a setting.',
+    });
+    expect(accelerator?.result).toEqual({
+      state: 'found',
+      detail: 'tcg: tcg is forced by a setting.',
+    });
   });
 
   test('says why the VMM that is forced cannot be had, and what to do', async () => {
     const env = { TORPOR_VMM: 'firecracker', TORPOR_FIRECRACKER: '/nonexistent/firecracker' };
-    process.env.TORPOR_FIRECRACKER = env.TORPOR_FIRECRACKER;
-    try {
-      const { vmm } = await factsWith({ ...env, TORPOR_ACCELERATOR: 'tcg' });
-      expect(vmm).toMatchObject({
-        result: { state: 'missing', detail: expect.stringContaining('/nonexistent/firecracker') },
-        remedy: expect.stringContaining('TORPOR_FIRECRACKER'),
-      });
-    } finally {
-      delete process.env.TORPOR_FIRECRACKER;
-    }
-  });
-
-  test('takes no setting that it does not know', async () => {
-    const { vmm } = await factsWith({ TORPOR_VMM: 'xen', TORPOR_ACCELERATOR: 'tcg' });
+    const { vmm } = await factsWith({ ...env, TORPOR_ACCELERATOR: 'tcg' });
     expect(vmm).toMatchObject({
-      result: { state: 'missing', detail: 'TORPOR_VMM is "xen".' },
-      remedy: 'Set it to qemu, firecracker, auto.',
+      result: { state: 'missing', detail: expect.stringContaining('/nonexistent/firecracker') },
+      remedy: expect.stringContaining('TORPOR_FIRECRACKER'),
     });
   });
 });
@@ -109,48 +97,51 @@ describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
   test('is asked for once, and again with --probe', async () => {
     await cacheKernel();
     // It tells its version and does nothing else, as one that KVM refuses.
-    process.env.TORPOR_QEMU = await program('qemu', 'QEMU emulator version 10.0.2');
-    const env = { TORPOR_CACHE_DIR: directory, TORPOR_VMM: 'qemu' };
+    const qemu = await program('qemu', 'QEMU emulator version 10.0.2');
+    const config = await configWith({ TORPOR_QEMU: qemu, TORPOR_VMM: 'qemu' });
     let probes = 0;
     const onProbe = () => {
       probes += 1;
     };
     const look = async (probe: boolean) => {
-      const facts = await vmmFacts(directory, env, { probe, onProbe });
+      const facts = await vmmFacts(config, { probe, onProbe });
       return facts.find(({ id }) => id === 'accelerator')?.result;
     };
-    try {
-      const first = await look(false);
-      expect(first).toEqual({
-        state: 'degraded',
-        detail: expect.stringMatching(/^tcg: KVM opens, but no machine starts under it: .*--probe/),
-      });
-      expect(await look(false)).toEqual(first);
-      expect(probes).toBe(1);
-      await look(true);
-      expect(probes).toBe(2);
-    } finally {
-      delete process.env.TORPOR_QEMU;
-    }
+    const first = await look(false);
+    expect(first).toEqual({
+      state: 'degraded',
+      detail: expect.stringMatching(/^tcg: KVM opens, but no machine starts under it: .*--probe/),
+    });
+    expect(await look(false)).toEqual(first);
+    expect(probes).toBe(1);
+    await look(true);
+    expect(probes).toBe(2);
   });
 });
 
 describe('what a host must have', () => {
-  const ids = (env: Record<string, string>) => requirementsFor(env).map(({ id }) => id);
+  const idsOf = (requirements: readonly Requirement[]) => requirements.map(({ id }) => id);
+  const ids = async (env: Record<string, string>) => idsOf(requirementsFor(await configWith(env)));
 
-  test('is all of the table unless Firecracker is forced', () => {
-    expect(requirementsFor({})).toEqual(REQUIREMENTS);
-    expect(requirementsFor({ TORPOR_VMM: 'auto', TORPOR_ACCELERATOR: 'kvm' })).toEqual(
-      REQUIREMENTS,
-    );
+  test('is all of the table unless Firecracker is forced', async () => {
+    const all = idsOf(REQUIREMENTS);
+    expect(await ids({})).toEqual(all);
+    expect(await ids({ TORPOR_VMM: 'auto', TORPOR_ACCELERATOR: 'kvm' })).toEqual(all);
   });
 
-  test('is less for Firecracker, and no QEMU where KVM is forced too', () => {
-    const firecracker = ids({ TORPOR_VMM: 'firecracker' });
+  test('is less for Firecracker, and no QEMU where KVM is forced too', async () => {
+    const firecracker = await ids({ TORPOR_VMM: 'firecracker' });
     expect(firecracker).toContain('qemu');
     expect(firecracker).not.toContain('gcc');
-    const both = ids({ TORPOR_VMM: 'firecracker', TORPOR_ACCELERATOR: 'kvm' });
+    const both = await ids({ TORPOR_VMM: 'firecracker', TORPOR_ACCELERATOR: 'kvm' });
     expect(both).not.toContain('qemu');
     expect(both).toContain('nftables');
+  });
+
+  test('is the QEMU of the setting', async () => {
+    const path = await program('qemu', 'QEMU emulator version 10.0.2');
+    const requirements = requirementsFor(await configWith({ TORPOR_QEMU: path }));
+    const qemu = requirements.find(({ id }) => id === 'qemu');
+    expect(await qemu?.check()).toEqual({ state: 'found', detail: `${path} 10.0.2` });
   });
 });

@@ -1,12 +1,10 @@
 import { chooseVmm, type VmmChoice } from '@torpor/agent';
+import type { Config } from '@torpor/control-plane/config';
 import { findGuestKernel, kernelArguments } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
 import { findFirecracker } from '@torpor/vmm';
-import { cacheDirectory, forcedAccelerator, vmmSetting } from '../platform/settings.ts';
 import { findProgram, isAccessible } from './checks.ts';
 import type { Fact } from './requirement.ts';
-
-type Environment = Readonly<Record<string, string | undefined>>;
 
 export interface VmmFactsOptions {
   /** Try KVM again, whatever is remembered of it. */
@@ -16,24 +14,20 @@ export interface VmmFactsOptions {
 }
 
 /** Firecracker, which accelerator sandboxes get and which VMM runs them, and why. */
-export async function vmmFacts(
-  dataDir: string,
-  env: Environment,
-  options: VmmFactsOptions = {},
-): Promise<Fact[]> {
-  return [await firecrackerFact(env), ...(await choiceFacts(dataDir, env, options))];
+export async function vmmFacts(config: Config, options: VmmFactsOptions = {}): Promise<Fact[]> {
+  return [await firecrackerFact(config), ...(await choiceFacts(config, options))];
 }
 
 /** Firecracker and its jailer can be had beside QEMU; no host must have them. */
-async function firecrackerFact(env: Environment): Promise<Fact> {
+async function firecrackerFact(config: Config): Promise<Fact> {
   const id = 'firecracker';
-  const firecracker = env.TORPOR_FIRECRACKER ?? (await findProgram('firecracker'));
+  const firecracker = config.firecracker ?? (await findProgram('firecracker'));
   if (firecracker === undefined) {
     const detail = 'none, and none is needed: QEMU serves';
     return { id, result: { state: 'absent', detail }, remedy: '' };
   }
   try {
-    const found = await findFirecracker({ firecracker, jailer: env.TORPOR_JAILER });
+    const found = await findFirecracker({ firecracker, jailer: config.jailer });
     const jailer = found.jailerPath ?? 'no jailer: it runs without a chroot';
     const detail = `${found.path} ${found.version}, ${jailer}`;
     return { id, result: { state: 'found', detail }, remedy: '' };
@@ -45,25 +39,25 @@ async function firecrackerFact(env: Environment): Promise<Fact> {
 
 /** Boots a probe where KVM may be had and nothing is remembered of it, or where `probe` asks for it. */
 async function choiceFacts(
-  dataDir: string,
-  env: Environment,
+  config: Config,
   { probe = false, onProbe }: VmmFactsOptions,
 ): Promise<Fact[]> {
   try {
-    const forced = forcedAccelerator(env);
-    const kernel = await findGuestKernel(cacheDirectory(dataDir, env));
-    if (kernel === undefined && forced === undefined && (await isAccessible('/dev/kvm'))) {
+    const { accelerator, dataDir, cacheDir } = config;
+    const kernel = await findGuestKernel(cacheDir);
+    if (kernel === undefined && accelerator === 'auto' && (await isAccessible('/dev/kvm'))) {
       return [
         fact('accelerator', 'found', '/dev/kvm is tried at the first start'),
         fact('vmm', 'found', 'chosen at the first start, when /dev/kvm has been tried'),
       ];
     }
     const choice = await chooseVmm({
-      setting: vmmSetting(env),
+      setting: config.vmm,
+      programs: config,
       kernelPath: kernel?.qemuPath ?? '',
       kernelArguments: kernelArguments(),
       stateDirectory: dataDir,
-      forcedAccelerator: forced,
+      forcedAccelerator: accelerator === 'auto' ? undefined : accelerator,
       refresh: probe,
       ...(onProbe === undefined ? {} : { onProbe }),
     });

@@ -2,8 +2,19 @@ import type { TorporError } from '@torpor/protocol';
 import { type Io, line } from '../io.ts';
 import { commandLineMessage } from './option-names.ts';
 
-/** Prints an error as a sentence and what to do; with `--json` also as one line on standard output. */
-export async function reportError(io: Io, error: TorporError, asJson: boolean): Promise<void> {
+export interface ReportOptions {
+  /** Also as one line of JSON on standard output. */
+  readonly asJson: boolean;
+  /** Whether the stack of an internal error is printed. */
+  readonly debug?: boolean;
+}
+
+/** Prints an error as a sentence and what to do. */
+export async function reportError(
+  io: Io,
+  error: TorporError,
+  { asJson, debug = false }: ReportOptions,
+): Promise<void> {
   const message = commandLineMessage(error);
   if (asJson) {
     const { code, remedy } = error;
@@ -13,7 +24,7 @@ export async function reportError(io: Io, error: TorporError, asJson: boolean): 
   }
   await line(io.stderr, `torpor: ${message}`);
   if (error.remedy !== '') await line(io.stderr, `  → ${error.remedy}`);
-  if (error.code === 'internal_error' && io.env.TORPOR_DEBUG !== undefined) {
+  if (error.code === 'internal_error' && debug) {
     await line(io.stderr, String(error.cause instanceof Error ? error.cause.stack : error.stack));
   }
 }

@@ -1,30 +1,22 @@
-import { TorporError } from '@torpor/protocol';
+import type { Config } from '@torpor/control-plane/config';
 import { type Logger, pino } from 'pino';
 import type { Io, OutputStream } from '../io.ts';
-
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Fields that pino adds and a person does not read. */
 const HIDDEN = new Set(['level', 'time', 'pid', 'hostname', 'msg', 'err', 'part']);
 
-/**
- * The log, on standard error: JSON lines for programs; for a terminal one readable
- * line each, and by default only what is wrong. `TORPOR_LOG_LEVEL` sets the level.
- */
-export function createLogger(io: Io, asJson: boolean): Logger {
-  const readable = io.stderr.isTTY === true && !asJson;
-  const level = logLevel(io.env.TORPOR_LOG_LEVEL) ?? (readable ? 'warn' : 'info');
-  return pino({ level }, readable ? readableLines(io.stderr) : lines(io.stderr));
+export interface LoggerOptions {
+  /** Whether the command prints for programs, also on a terminal. */
+  readonly asJson: boolean;
+  /** Undefined: `info`, and for a terminal only what is wrong. */
+  readonly level: Config['logLevel'];
 }
 
-function logLevel(name: string | undefined): LogLevel | undefined {
-  if (name === undefined || name === '') return undefined;
-  const level = LOG_LEVELS.find((candidate) => candidate === name);
-  if (level !== undefined) return level;
-  throw new TorporError('invalid_request', `TORPOR_LOG_LEVEL is "${name}".`, {
-    remedy: `Set it to one of ${LOG_LEVELS.join(', ')}.`,
-  });
+/** The log, on standard error: JSON lines for programs; for a terminal one readable line each. */
+export function createLogger({ stderr }: Io, { asJson, level }: LoggerOptions): Logger {
+  const readable = stderr.isTTY === true && !asJson;
+  const options = { level: level ?? (readable ? 'warn' : 'info') };
+  return pino(options, readable ? readableLines(stderr) : lines(stderr));
 }
 
 function lines(stream: OutputStream) {

@@ -1,27 +1,15 @@
 import { createRouterTransport } from '@connectrpc/connect';
-import { HostAgent, StoredImages, type VmmSetting } from '@torpor/agent';
+import { HostAgent, StoredImages } from '@torpor/agent';
 import { ControlPlane } from '@torpor/control-plane';
+import type { Config } from '@torpor/control-plane/config';
 import type { ImageStore, Progress } from '@torpor/images';
-import type { Accelerator, AcceleratorChoice } from '@torpor/vmm';
+import type { AcceleratorChoice } from '@torpor/vmm';
 import type { Logger } from 'pino';
 
-export interface PlatformConfig {
-  readonly dataDir: string;
-  readonly cacheDir: string;
+export interface PlatformOptions {
+  readonly config: Config;
   /** Where root file systems come from. */
   readonly images: ImageStore;
-  /** Address to serve on. */
-  readonly host: string;
-  /** 0 takes any free port. */
-  readonly port: number;
-  /** A PostgreSQL to use instead of the embedded one. */
-  readonly databaseUrl: string | undefined;
-  readonly vmm: VmmSetting;
-  readonly forcedAccelerator: Accelerator | undefined;
-  /** How long a guest may take from its start to answering; two minutes if undefined. */
-  readonly guestTimeoutMs: number | undefined;
-  /** How long destroyed sandboxes stay listed; undefined is the default. */
-  readonly keepStoppedMs: number | undefined;
   readonly version: string;
   readonly logger: Logger;
   readonly onProgress: (progress: Progress) => void;
@@ -44,33 +32,33 @@ export class Platform {
   }
 
   /** Starts both; on failure nothing is left running but the sandboxes that ran before. */
-  static async start(config: PlatformConfig): Promise<Platform> {
+  static async start(options: PlatformOptions): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
-    const { guestTimeoutMs } = config;
-    const timeouts = guestTimeoutMs === undefined ? {} : { guestTimeoutMs };
+    const { config, logger } = options;
+    const { dataDir, guestTimeoutMs, accelerator } = config;
     const agent = await HostAgent.open({
-      dataDir: config.dataDir,
+      dataDir,
       cacheDir: config.cacheDir,
-      images: new StoredImages(config.images),
+      images: new StoredImages(options.images),
       vmm: config.vmm,
-      forcedAccelerator: config.forcedAccelerator,
-      ...timeouts,
-      logger: config.logger.child({ part: 'agent' }),
-      onProgress: config.onProgress,
-      onTerminate: config.onTerminate,
+      programs: config,
+      forcedAccelerator: accelerator === 'auto' ? undefined : accelerator,
+      guestTimeoutMs,
+      logger: logger.child({ part: 'agent' }),
+      onProgress: options.onProgress,
+      onTerminate: options.onTerminate,
     });
     stack.defer(() => agent.close());
     const controlPlane = await ControlPlane.start({
-      dataDir: config.dataDir,
+      dataDir,
       databaseUrl: config.databaseUrl,
       host: config.host,
       port: config.port,
       hostTransport: createRouterTransport((router) => agent.routes(router)),
-      retention:
-        config.keepStoppedMs === undefined ? undefined : { keepStoppedMs: config.keepStoppedMs },
-      logger: config.logger.child({ part: 'control-plane' }),
-      version: config.version,
-      ...timeouts,
+      guestTimeoutMs,
+      retention: { keepStoppedMs: config.keepStoppedMs },
+      logger: logger.child({ part: 'control-plane' }),
+      version: options.version,
     });
     stack.move();
     return new Platform(controlPlane, agent);

@@ -8,8 +8,6 @@ let directory: string;
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'torpor-find-'));
-  vi.stubEnv('TORPOR_FIRECRACKER', undefined);
-  vi.stubEnv('TORPOR_JAILER', undefined);
 });
 
 afterEach(async () => {
@@ -32,10 +30,9 @@ test('it is found on the PATH, with the jailer beside it', async () => {
   expect(await findFirecracker()).toEqual({ path, version: '1.16.1', jailerPath });
 });
 
-test('it is found where the environment says, without a jailer', async () => {
+test('it is found at a given path, without a jailer', async () => {
   const path = await program('fc', 'Firecracker v1.17.0-dev');
-  vi.stubEnv('TORPOR_FIRECRACKER', path);
-  expect(await findFirecracker()).toEqual({ path, version: '1.17.0-dev' });
+  expect(await findFirecracker({ firecracker: path })).toEqual({ path, version: '1.17.0-dev' });
 });
 
 test('a jailer of another version is refused', async () => {

@@ -26,16 +26,14 @@ const REMEDY =
   'Put a release of Firecracker 1.8 or newer, and its jailer, on the PATH, or set TORPOR_FIRECRACKER and TORPOR_JAILER to their paths.';
 
 /**
- * Finds Firecracker: at the given path, else where TORPOR_FIRECRACKER says, else
- * on the PATH. Its jailer: likewise with TORPOR_JAILER, else in the directory of
+ * Finds Firecracker: at the given path, else on the PATH. Its jailer: likewise, else in the directory of
  * Firecracker, else on the PATH, else none. Throws `host_setup` if there is no
  * Firecracker, one that is too old, or a jailer of another version.
  */
-export async function findFirecracker(
-  locations: FirecrackerLocations = {},
-): Promise<FirecrackerInstallation> {
-  const { firecracker = process.env.TORPOR_FIRECRACKER, jailer = process.env.TORPOR_JAILER } =
-    locations;
+export async function findFirecracker({
+  firecracker,
+  jailer,
+}: FirecrackerLocations = {}): Promise<FirecrackerInstallation> {
   const found = firecracker ?? (await firstExecutable('firecracker', pathDirectories()));
   if (found === undefined) throw setupError('Firecracker is not installed.');
   const path = await realpath(found).catch((error: Error) => {

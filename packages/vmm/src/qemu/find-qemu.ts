@@ -21,12 +21,9 @@ const REMEDY = `Install ${PROGRAM} 10 or newer (Debian 12: \`apt-get install -t 
 const OLDEST = { major: 7, minor: 2 };
 
 /**
- * Finds QEMU: at `path` if it is given, else where TORPOR_QEMU says, else on the
- * PATH. Throws `host_setup` if there is none, or one that is too old.
+ * Finds QEMU: at `path` if it is given, else on the PATH. Throws `host_setup` if there is none, or one that is too old.
  */
-export async function findQemu(
-  path: string | undefined = process.env.TORPOR_QEMU,
-): Promise<QemuInstallation> {
+export async function findQemu(path?: string): Promise<QemuInstallation> {
   const program = path ?? (await searchPath());
   if (program === undefined) {
     throw new TorporError('host_setup', `${PROGRAM} is not installed.`, { remedy: REMEDY });

@@ -19,7 +19,7 @@ async function socketPath(): Promise<string> {
 /** A real QEMU without a machine: it starts in a moment and speaks the whole protocol. */
 async function realQemu(): Promise<string> {
   const path = await socketPath();
-  const { path: program } = await findQemu();
+  const { path: program } = await findQemu(process.env.TORPOR_QEMU);
   const control = `unix:${path},server=on,wait=off`;
   const child = spawn(program, ['-machine', 'none', '-display', 'none', '-qmp', control], {
     stdio: 'ignore',

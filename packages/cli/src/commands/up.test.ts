@@ -1,13 +1,5 @@
 import { expect, test } from 'vitest';
 import { cli } from '../../../../tests/support/cli.ts';
-import { guestTimeoutSetting } from './settings.ts';
-
-test('the wait for a guest is a time; unset is the default of the host agent', () => {
-  expect(guestTimeoutSetting({ TORPOR_GUEST_TIMEOUT: '5m' })).toBe(300_000);
-  expect(guestTimeoutSetting({ TORPOR_GUEST_TIMEOUT: '90' })).toBe(90_000);
-  expect(guestTimeoutSetting({ TORPOR_GUEST_TIMEOUT: '' })).toBeUndefined();
-  expect(guestTimeoutSetting({})).toBeUndefined();
-});
 
 test.each([
   ['soon', /It must be a time such as 30s, 5m or 2h\./],

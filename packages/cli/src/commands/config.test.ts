@@ -1,0 +1,98 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { SETTINGS } from '@torpor/control-plane/config';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { cli } from '../../../../tests/support/cli.ts';
+
+let dataDir: string;
+
+beforeEach(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), 'torpor-config-'));
+});
+afterEach(() => rm(dataDir, { recursive: true }));
+
+const SECRETS = ['s3cret-password', 'tpr_s3cret-key'];
+
+const env = () => ({
+  TORPOR_DATA_DIR: dataDir,
+  TORPOR_API_KEY: SECRETS[1] ?? '',
+  DATABASE_URL: `postgres://torpor:${SECRETS[0]}@db/torpor`,
+});
+
+/** The lines of a table: its cells by the first of them. */
+function cells(table: string): Record<string, string[]> {
+  const rows = table.split('\n').map((line) => line.split(/ {2,}/));
+  return Object.fromEntries(rows.map(([name = '', ...others]) => [name, others]));
+}
+
+test('every setting is listed with its value and where that comes from', async () => {
+  const file = join(dataDir, 'torpor.toml');
+  await writeFile(file, 'port = 8080\nguest_timeout = "300"\nqemu = "bin/qemu"\n');
+  const { stdout, exitCode } = await cli(['config', '--api-url', 'http://h:1'], { env: env() });
+  expect(exitCode).toBe(0);
+  const rows = cells(stdout);
+  expect(Object.values(SETTINGS).map(({ name }) => rows[name])).toEqual([
+    [dataDir, 'TORPOR_DATA_DIR'],
+    ['(the data directory)', 'default'],
+    ['127.0.0.1', 'default'],
+    ['8080', file],
+    ['postgres://torpor:***@db/torpor', 'DATABASE_URL'],
+    ['http://h:1', '--api-url'],
+    ['(not shown)', 'TORPOR_API_KEY'],
+    ['auto', 'default'],
+    ['auto', 'default'],
+    [join(dataDir, 'bin/qemu'), file],
+    ['(the one on the PATH)', 'default'],
+    ['(the one beside Firecracker or on the PATH)', 'default'],
+    ['5m', file],
+    ['7d', 'default'],
+    ['(info; warn on a terminal)', 'default'],
+    ['false', 'default'],
+  ]);
+  expect(stdout).toContain(`Configuration file: ${file}\n`);
+  for (const secret of SECRETS) expect(stdout).not.toContain(secret);
+});
+
+test('with --json too, for programs', async () => {
+  const { stdout, exitCode } = await cli(['config', '--json'], { env: env() });
+  expect(exitCode).toBe(0);
+  const { file, settings } = JSON.parse(stdout);
+  expect(file).toEqual({ path: join(dataDir, 'torpor.toml'), read: false });
+  expect(settings.map(({ name }: { name: string }) => name)).toEqual(
+    Object.values(SETTINGS).map(({ name }) => name),
+  );
+  const port = settings.find(({ name }: { name: string }) => name === 'port');
+  expect(port).toMatchObject({ value: 7070, origin: 'default', variable: 'TORPOR_PORT' });
+  const key = settings.find(({ name }: { name: string }) => name === 'api_key');
+  expect(key).toMatchObject({
+    value: null,
+    secret: true,
+    origin: 'environment',
+    given_by: 'TORPOR_API_KEY',
+  });
+  for (const secret of SECRETS) expect(stdout).not.toContain(secret);
+});
+
+test.each([['config'], ['ls'], ['up'], ['env'], ['doctor'], ['image', 'ls']])(
+  'torpor %s %s refuses a file with a name that is no setting, and says which it may be',
+  async (...command) => {
+    await writeFile(join(dataDir, 'torpor.toml'), 'prot = 8080\n');
+    const { stdout, stderr, exitCode } = await cli(command, { env: env() });
+    expect([exitCode, stdout]).toEqual([2, '']);
+    expect(stderr).toContain(`prot in ${join(dataDir, 'torpor.toml')} is not a setting.`);
+    expect(stderr).toContain('Did you mean port?');
+  },
+);
+
+test('a file that --config names says where the server is', async () => {
+  const file = join(dataDir, 'other.toml');
+  await writeFile(file, `data_dir = "."\nport = 1234\napi_key = "tpr_1"\n`);
+  const { stdout, exitCode } = await cli(['env', '--json', '--config', file], { env: {} });
+  expect(exitCode).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject({
+    TORPOR_API_URL: 'http://127.0.0.1:1234',
+    TORPOR_API_KEY: 'tpr_1',
+    TORPOR_DATA_DIR: dataDir,
+  });
+});

@@ -1,0 +1,10 @@
+export {
+  type Config,
+  type ConfigEntry,
+  type ConfigSources,
+  type LoadedConfig,
+  loadConfig,
+  type SettingOrigin,
+} from './config.ts';
+export { LOG_LEVELS, SETTINGS, type SettingKey } from './settings.ts';
+export { duration, durationWithin, InvalidValueError, integer, type Parser } from './values.ts';

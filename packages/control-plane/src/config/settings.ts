@@ -1,0 +1,203 @@
+import {
+  anyText,
+  choice,
+  duration,
+  durationWithin,
+  formatDuration,
+  integer,
+  type Parser,
+  path,
+  program,
+  truth,
+} from './values.ts';
+
+/** One setting: every place where it can be given, and how its value is read and shown. */
+export interface Setting<T> {
+  /** In the configuration file. */
+  readonly name: string;
+  /** In the environment. */
+  readonly variable: string;
+  /** On the command line. */
+  readonly flag?: string;
+  readonly meaning: string;
+  readonly parse: Parser<T>;
+  /** The value as it would be written; for what is shown. Undefined hides all of it. */
+  show(value: T): string | number | boolean | undefined;
+  /** Whether the value has a part that is never shown. */
+  readonly secret?: true;
+  /** What applies if it is not set, where no value can say that. */
+  readonly unset?: string;
+}
+
+/** A setting with a value of its own if it is not set. */
+interface SettingWithDefault<T> extends Setting<T> {
+  readonly defaultValue: T;
+}
+
+type Description<T> = Omit<Setting<T>, 'show'> & Partial<Pick<Setting<T>, 'show'>>;
+
+function setting<T extends string | number | boolean>(description: Description<T>): Setting<T> {
+  return { show: (value) => value, ...description };
+}
+
+function withDefault<T extends string | number | boolean>(
+  description: Description<T> & { readonly defaultValue: NoInfer<T> },
+): SettingWithDefault<T> {
+  return { show: (value) => value, ...description };
+}
+
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
+
+/** Where root's programs keep what they must not lose; hier(7). */
+const DEFAULT_DATA_DIR = '/var/lib/torpor';
+const MAX_PORT = 65_535;
+
+/**
+ * Every setting of Torpor's server and command line, by its name in the program. The order is
+ * that of `torpor config` and of docs/configuration.md.
+ */
+export const SETTINGS = {
+  dataDir: withDefault({
+    name: 'data_dir',
+    variable: 'TORPOR_DATA_DIR',
+    flag: '--data-dir',
+    meaning: 'everything that must be kept',
+    parse: path,
+    defaultValue: DEFAULT_DATA_DIR,
+  }),
+  cacheDir: setting({
+    name: 'cache_dir',
+    variable: 'TORPOR_CACHE_DIR',
+    meaning: 'kernels and images, which can be built again',
+    parse: path,
+    unset: 'the data directory',
+  }),
+  host: withDefault({
+    name: 'host',
+    variable: 'TORPOR_HOST',
+    flag: '--host',
+    meaning: 'address that the API is served on',
+    parse: anyText,
+    defaultValue: '127.0.0.1',
+  }),
+  port: withDefault({
+    name: 'port',
+    variable: 'TORPOR_PORT',
+    flag: '--port',
+    meaning: 'port of the API; 0 picks a free one',
+    parse: integer(0, MAX_PORT),
+    defaultValue: 7070,
+  }),
+  databaseUrl: setting({
+    name: 'database_url',
+    variable: 'DATABASE_URL',
+    meaning: 'a PostgreSQL to use instead of the embedded one',
+    parse: anyText,
+    show: withoutPassword,
+    secret: true,
+    unset: 'the embedded PostgreSQL',
+  }),
+  apiUrl: setting({
+    name: 'api_url',
+    variable: 'TORPOR_API_URL',
+    flag: '--api-url',
+    meaning: 'where clients find the API',
+    parse: anyText,
+    unset: 'that of the server of the data directory',
+  }),
+  apiKey: setting({
+    name: 'api_key',
+    variable: 'TORPOR_API_KEY',
+    flag: '--api-key',
+    meaning: 'key of the API',
+    parse: anyText,
+    show: () => undefined,
+    secret: true,
+    unset: 'the one in the data directory',
+  }),
+  accelerator: withDefault({
+    name: 'accelerator',
+    variable: 'TORPOR_ACCELERATOR',
+    meaning: '`kvm`, `tcg` (emulation), or `auto`: the faster one',
+    parse: choice('kvm', 'tcg', 'auto'),
+    defaultValue: 'auto',
+  }),
+  vmm: withDefault({
+    name: 'vmm',
+    variable: 'TORPOR_VMM',
+    meaning: '`qemu`, `firecracker`, or `auto`: Firecracker if it can run',
+    parse: choice('qemu', 'firecracker', 'auto'),
+    defaultValue: 'auto',
+  }),
+  qemu: setting({
+    name: 'qemu',
+    variable: 'TORPOR_QEMU',
+    meaning: 'path of QEMU',
+    parse: program,
+    unset: 'the one on the PATH',
+  }),
+  firecracker: setting({
+    name: 'firecracker',
+    variable: 'TORPOR_FIRECRACKER',
+    meaning: 'path of Firecracker',
+    parse: program,
+    unset: 'the one on the PATH',
+  }),
+  jailer: setting({
+    name: 'jailer',
+    variable: 'TORPOR_JAILER',
+    meaning: "path of Firecracker's jailer, which is optional",
+    parse: program,
+    unset: 'the one beside Firecracker or on the PATH',
+  }),
+  guestTimeoutMs: withDefault({
+    name: 'guest_timeout',
+    variable: 'TORPOR_GUEST_TIMEOUT',
+    flag: '--guest-timeout',
+    meaning: 'how long a guest may take to answer when it boots or resumes',
+    parse: durationWithin('100ms', '1h'),
+    show: formatDuration,
+    defaultValue: 120_000,
+  }),
+  keepStoppedMs: withDefault({
+    name: 'keep_stopped',
+    variable: 'TORPOR_KEEP_STOPPED',
+    meaning: 'how long destroyed sandboxes stay listed',
+    parse: duration,
+    show: formatDuration,
+    defaultValue: 7 * 24 * 3_600_000,
+  }),
+  logLevel: setting({
+    name: 'log_level',
+    variable: 'TORPOR_LOG_LEVEL',
+    meaning: `what is logged: \`${LOG_LEVELS.join('`, `')}\``,
+    parse: choice(...LOG_LEVELS),
+    unset: 'info; warn on a terminal',
+  }),
+  debug: withDefault({
+    name: 'debug',
+    variable: 'TORPOR_DEBUG',
+    meaning: 'whether an internal error is printed with its stack',
+    parse: truth,
+    defaultValue: false,
+  }),
+} as const;
+
+export type SettingKey = keyof typeof SETTINGS;
+
+type ValueOf<S> =
+  S extends SettingWithDefault<infer T> ? T : S extends Setting<infer T> ? T | undefined : never;
+
+/** The values of all settings. Times are in milliseconds. */
+export type SettingValues = { readonly [K in SettingKey]: ValueOf<(typeof SETTINGS)[K]> };
+
+/** The URL of a database without its password; undefined where it cannot be told what that is. */
+function withoutPassword(text: string): string | undefined {
+  if (!URL.canParse(text)) return undefined;
+  const url = new URL(text);
+  if (url.password !== '') url.password = '***';
+  for (const name of url.searchParams.keys()) {
+    if (/pass|secret|token|key/i.test(name)) url.searchParams.set(name, '***');
+  }
+  return url.href;
+}

@@ -1,0 +1,85 @@
+import { resolve } from 'node:path';
+
+/** What a setting or an option cannot be. The message says what it must be, as a sentence. */
+export class InvalidValueError extends Error {
+  override readonly name = 'InvalidValueError';
+}
+
+/** Reads a value as it is written. `directory` is what a relative path starts from. Throws {@link InvalidValueError}. */
+export type Parser<T> = (text: string, directory: string) => T;
+
+/** A whole number between two bounds. */
+export function integer(minimum: number, maximum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < minimum || value > maximum) {
+      throw new InvalidValueError(`It must be a whole number from ${minimum} to ${maximum}.`);
+    }
+    return value;
+  };
+}
+
+const DURATION_UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+
+function isDurationUnit(unit: string): unit is keyof typeof DURATION_UNITS {
+  return Object.hasOwn(DURATION_UNITS, unit);
+}
+
+/** A time: `500ms`, `30s`, `5m`, `2h`, `7d`, or plain seconds. Returns milliseconds. */
+export function duration(text: string): number {
+  const [, number, unit = 's'] = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text) ?? [];
+  const milliseconds = isDurationUnit(unit) ? Number(number) * DURATION_UNITS[unit] : NaN;
+  if (!(milliseconds <= Number.MAX_SAFE_INTEGER)) {
+    throw new InvalidValueError('It must be a time such as 30s, 5m or 2h.');
+  }
+  return milliseconds;
+}
+
+/** A time between two bounds, each given as it would be written. */
+export function durationWithin(least: string, most: string): (text: string) => number {
+  return (text) => {
+    const value = duration(text);
+    if (value < duration(least) || value > duration(most)) {
+      throw new InvalidValueError(`It must be a time from ${least} to ${most}.`);
+    }
+    return value;
+  };
+}
+
+/** Milliseconds as {@link duration} reads them, in the largest unit that is exact. */
+export function formatDuration(milliseconds: number): string {
+  const [unit, size] =
+    Object.entries(DURATION_UNITS)
+      .reverse()
+      .find(([, unitMs]) => milliseconds % unitMs === 0) ?? (['ms', 1] as const);
+  return `${milliseconds / size}${milliseconds === 0 ? 's' : unit}`;
+}
+
+/** One of some words. */
+export function choice<const T extends string>(...words: readonly T[]): (text: string) => T {
+  return (text) => {
+    const word = words.find((candidate) => candidate === text);
+    if (word !== undefined) return word;
+    throw new InvalidValueError(`It must be ${words.slice(0, -1).join(', ')} or ${words.at(-1)}.`);
+  };
+}
+
+export function truth(text: string): boolean {
+  if (/^(?:1|true|yes|on)$/i.test(text)) return true;
+  if (/^(?:0|false|no|off)$/i.test(text)) return false;
+  throw new InvalidValueError('It must be true or false.');
+}
+
+export function anyText(text: string): string {
+  return text;
+}
+
+/** The path of a file or directory, made absolute. */
+export function path(text: string, directory: string): string {
+  return resolve(directory, text);
+}
+
+/** The path of a program, made absolute, or a name to look up on the `PATH`. */
+export function program(text: string, directory: string): string {
+  return text.includes('/') ? resolve(directory, text) : text;
+}
