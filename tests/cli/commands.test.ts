@@ -164,6 +164,25 @@ describe('exec', () => {
     expect(JSON.parse(result.stdout)).toMatchObject({ id: sandbox, exit_code: 3, stdout: 'out\n' });
   });
 
+  test('--json gives the program our input too, unless it is to have none', async () => {
+    const exec = ['exec', '--json', await create()];
+    const stdin = 'x'.repeat(100_000);
+    const { stdout } = await torpor([...exec, '--', 'cat'], { stdin });
+    expect(JSON.parse(stdout)).toMatchObject({ exit_code: 0, stdout: stdin, truncated: false });
+    const empty = await torpor([...exec, '-n', '--', 'cat'], { stdin });
+    expect(JSON.parse(empty.stdout)).toMatchObject({ exit_code: 0, stdout: '' });
+  });
+
+  test('--json keeps the beginning of each output, and says that there was more', async () => {
+    const script = 'head -c 5000000 /dev/zero; echo x >&2; kill -9 $$';
+    const exec = ['exec', '--json', await create(), '--', 'sh', '-c', script];
+    const { stdout, exitCode } = await torpor(exec);
+    const result = JSON.parse(stdout);
+    expect(result).toMatchObject({ stderr: 'x\n', truncated: true, status: expect.any(String) });
+    expect(result.stdout).toHaveLength(4 * 1024 * 1024);
+    expect(exitCode).toBe(137);
+  });
+
   test('--detach leaves it running; ps shows it and kill ends it', async () => {
     const sandbox = await create();
     const detached = await torpor(['exec', '-d', '--tag', 'server', sandbox, '--', 'sleep', '600']);
@@ -223,28 +242,30 @@ describe('env', () => {
 });
 
 describe('what goes wrong', () => {
-  test('an unknown sandbox is 3, with a sentence and a remedy', async () => {
-    const result = await torpor(['info', 'sbnosuchsandbox0000000']);
-    expect(result.exitCode).toBe(3);
-    expect(result.stderr).toMatch(/^torpor: There is no sandbox .*\n {2}→ .*torpor ls/);
-    expect(result.stdout).toBe('');
-  });
-
-  test('with --json the error is on standard output, too', async () => {
-    const { stdout } = await torpor(['info', 'sbnosuchsandbox0000000', '--json']);
-    expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'not_found' } });
-  });
-
-  test('a wrong key is 4', async () => {
-    const result = await torpor(['ls'], { env: { TORPOR_API_KEY: `tpr_${'0'.repeat(40)}` } });
-    expect(result.exitCode).toBe(4);
-  });
-
-  test('no server is 6, and the remedy says how to start one', async () => {
-    const env = { TORPOR_API_URL: 'http://127.0.0.1:1', TORPOR_API_KEY: 'tpr_x' };
-    const result = await torpor(['ls'], { env });
-    expect(result.exitCode).toBe(6);
-    expect(result.stderr).toContain('npm start');
+  test.each([
+    ['shell', '--auto-pause'],
+    ['shell', 'ID', '--user', '!'],
+    ['shell', 'ID', '-t', 'base'],
+    ['shell', 'ID', '-m', '1g'],
+    ['shell', 'ID', '--no-internet'],
+    ['exec', 'ID', '--tty', '-n', '--', 'true'],
+    ['exec', 'ID', '--tty', '--timeout', '2s', '--', 'true'],
+    ['run', '--tty', '-n', '--', 'true'],
+    ['run', '--tty', '--timeout', '2s', '--', 'true'],
+    ['exec', '--json', '--tty', 'ID', '--', 'true'],
+    ['run', '--json', '--tty', '--', 'true'],
+    ['shell', '--json', 'ID'],
+    ['shell', '--json'],
+    ['logs', '--json', '--follow', 'ID'],
+    ['ls', '--json', '--quiet'],
+    ['templates', 'ls', '--json', '--quiet'],
+  ])('wrong usage is 2: %s %s %s %s', async (...template) => {
+    const sandbox = template.includes('ID') ? await create() : '';
+    const { exitCode, stderr } = await torpor(
+      template.map((arg) => (arg === 'ID' ? sandbox : arg)),
+    );
+    expect(exitCode).toBe(2);
+    expect(stderr).toMatch(/^torpor: .*--|JSON/m);
   });
 
   test.each([
@@ -268,8 +289,10 @@ describe('what goes wrong', () => {
     ['exec', 'ID', '--user', '!', '--', 'true'],
     ['exec', 'ID', '--timeout', '9999h', '--', 'true'],
     ['exec', 'ID', '-d', '--tag', '!', '--', 'true'],
-    ['shell', '--auto-pause'],
-    ['shell', 'ID', '--user', '!'],
+    ['exec', 'ID', '--tag', 'x', '--', 'true'],
+    ['exec', 'ID', '--detach', '--timeout', '2s', '--', 'true'],
+    ['ls', '--all', '--state', 'running'],
+    ['snapshot', 'ID', '--overwrite'],
     ['images'],
     ['ls', '--bogus'],
     ['ls', 'too', 'many'],

@@ -36,6 +36,17 @@ test('exec -d prints the pid, or JSON if asked', async () => {
 });
 
 test.each([
+  ['500ms', '', '500 ms'],
+  ['1.5s', '', '1.5 s'],
+  ['1', '--json', '1 s'],
+])('exec --timeout %s %s says what was given', async (timeout, json, said) => {
+  const options = ['--timeout', timeout, ...(json === '' ? [] : [json])];
+  const result = await torpor('exec', ...options, '-u', 'root', id, '--', 'sleep', '600');
+  expect(result.exitCode).toBe(124);
+  expect(result.stderr).toContain(`The program did not end within ${said};`);
+});
+
+test.each([
   ['reads only its beginning', 'head -c 1', { exitCode: 0, stdout: 'x', stderr: '' }],
   ['closes it', 'exec <&-; sleep 1; echo on; exit 5', { exitCode: 5, stdout: 'on\n', stderr: '' }],
 ])('exec of a program that is given more input than it takes: %s', async (_, script, result) => {

@@ -1,5 +1,5 @@
 import type { CreateSandboxOptions } from '@torpor/sdk';
-import type { Command } from 'commander';
+import { Command, type Option } from 'commander';
 import { assignment, duration, integer, mebibytes } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -45,6 +45,15 @@ export function addCreateOptions(command: Command): Command {
       assignment,
     )
     .option('--no-internet', 'no access to the internet');
+}
+
+/** Those of them that a command line has. */
+export function givenCreateOptions(command: Command): readonly Option[] {
+  const names = new Set(addCreateOptions(new Command()).options.map(({ long }) => long));
+  return command.options.filter(
+    (option) =>
+      names.has(option.long) && command.getOptionValueSource(option.attributeName()) === 'cli',
+  );
 }
 
 export function createRequest(options: CreateOptions): CreateSandboxOptions {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Sandbox } from '@torpor/sdk';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -20,7 +20,11 @@ const MAX_BYTES = 0xffff_ffff;
 export function registerLogs(cli: CliContext): void {
   cli
     .command('logs <id>', 'print the console of a sandbox: its kernel and its init')
-    .option('-f, --follow', 'keep printing what is added, until the sandbox ends')
+    .addOption(
+      new Option('-f, --follow', 'keep printing what is added, until the sandbox ends').conflicts(
+        'json',
+      ),
+    )
     .option('--bytes <n>', 'only the last <n> bytes', integer(1, MAX_BYTES))
     .action(
       cli.action(async (id: string, options: LogsOptions, _command: Command) =>

@@ -1,5 +1,5 @@
 import { isSandboxState, type rest, SANDBOX_STATES, type SandboxState } from '@torpor/protocol';
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { assignment, integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -22,9 +22,14 @@ export function registerLs(cli: CliContext): void {
   cli
     .command('ls', 'list sandboxes, newest first')
     .alias('list')
-    .option('-a, --all', 'include destroyed sandboxes of the last days (TORPOR_KEEP_STOPPED)')
+    .addOption(
+      new Option(
+        '-a, --all',
+        'include destroyed sandboxes of the last days (TORPOR_KEEP_STOPPED)',
+      ).conflicts('state'),
+    )
     .option('-n, --limit <n>', 'only the newest <n>', integer(1, MAX_LIMIT))
-    .option('-q, --quiet', 'print ids only')
+    .addOption(new Option('-q, --quiet', 'print ids only').conflicts('json'))
     .option('-s, --state <states>', 'only those in these states, separated by commas', states)
     .option('-t, --template <name>', 'only those made from this template')
     .option('-l, --label <name=value>', 'only those with this label; may be repeated', assignment)

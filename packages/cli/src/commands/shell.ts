@@ -1,9 +1,15 @@
+import { TorporError } from '@torpor/protocol';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { withTemporarySandbox } from '../client/temporary-sandbox.ts';
 import { news } from '../output/progress.ts';
 import { runTerminal } from '../terminal/run-terminal.ts';
-import { addCreateOptions, type CreateOptions, createRequest } from './create.ts';
+import {
+  addCreateOptions,
+  type CreateOptions,
+  createRequest,
+  givenCreateOptions,
+} from './create.ts';
 
 interface ShellOptions extends CreateOptions {
   readonly cwd?: string;
@@ -19,28 +25,47 @@ export function registerShell(cli: CliContext): void {
       '\nWithout an id, the shell runs in a new sandbox that is destroyed when it exits.',
     )
     .action(
-      cli.programAction(
-        async (id: string | undefined, options: ShellOptions, _command: Command) => {
-          const shell = {
-            cmd: '/bin/bash',
-            args: ['-l'],
-            cwd: options.cwd,
-            user: options.user,
-            envs: options.env,
-            passOn: hangUp,
-          };
-          if (id !== undefined) {
-            return cli.withSandbox(options, id, (sandbox) => runTerminal(cli.io, sandbox, shell));
-          }
-          return cli.withTorpor(options, (torpor) => {
-            news(cli.io, 'starting a sandbox…');
-            return withTemporarySandbox(cli.io, torpor, createRequest(options), (sandbox) =>
-              runTerminal(cli.io, sandbox, shell),
-            );
-          });
-        },
-      ),
+      cli.programAction(async (id: string | undefined, options: ShellOptions, command: Command) => {
+        refuseUnused(id, options, command);
+        const shell = {
+          cmd: '/bin/bash',
+          args: ['-l'],
+          cwd: options.cwd,
+          user: options.user,
+          envs: options.env,
+          passOn: hangUp,
+        };
+        if (id !== undefined) {
+          return cli.withSandbox(options, id, (sandbox) => runTerminal(cli.io, sandbox, shell));
+        }
+        return cli.withTorpor(options, (torpor) => {
+          news(cli.io, 'starting a sandbox…');
+          return withTemporarySandbox(cli.io, torpor, createRequest(options), (sandbox) =>
+            runTerminal(cli.io, sandbox, shell),
+          );
+        });
+      }),
     );
+}
+
+/** A sandbox that exists is as it is, and a terminal has no JSON. `--env` is the shell's as well. */
+function refuseUnused(id: string | undefined, options: ShellOptions, command: Command): void {
+  if (options.json) {
+    throw new TorporError('invalid_request', 'A shell has no JSON output.', {
+      remedy: '`torpor exec --json` runs a program and prints its result.',
+    });
+  }
+  if (id === undefined) return;
+  const unused = givenCreateOptions(command).filter(({ long }) => long !== '--env');
+  if (unused.length === 0) return;
+  const flags = unused.map(({ long }) => long).join(', ');
+  throw new TorporError(
+    'invalid_request',
+    `${flags} can only be given for a new sandbox, not for ${id}.`,
+    {
+      remedy: 'Leave out the id or those options.',
+    },
+  );
 }
 
 /** An interactive shell ignores other requests to end than its terminal's hang-up, which it passes on to its jobs. */

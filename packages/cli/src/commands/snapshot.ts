@@ -1,4 +1,4 @@
-import { rest } from '@torpor/protocol';
+import { rest, TorporError } from '@torpor/protocol';
 import { type Command, Option } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { findSandbox } from '../client/find-sandbox.ts';
@@ -30,8 +30,11 @@ export function registerSnapshot(cli: CliContext): void {
     .option('--timings', 'print how long each phase took')
     .action(
       cli.action(async (id: string, options: SnapshotOptions, _command: Command) => {
+        const { name, overwrite } = options;
+        if (overwrite && name === undefined) {
+          throw new TorporError('invalid_request', '--overwrite needs the --name to replace.');
+        }
         await cli.withTorpor(options, async (torpor) => {
-          const { name, overwrite } = options;
           const sandbox = await findSandbox(torpor, id);
           const snapshot = await torpor.snapshots.create(sandbox.id, { name, overwrite });
           await (options.json ? json(cli.io, snapshot) : line(cli.io.stdout, snapshot.name));
@@ -48,7 +51,7 @@ export function registerTemplates(cli: CliContext): void {
     .command('ls', 'list snapshots and images', templates, { isDefault: true })
     .alias('list')
     .addOption(new Option('--type <type>', 'only those of this type').choices(rest.TEMPLATE_TYPES))
-    .option('-q, --quiet', 'print names only')
+    .addOption(new Option('-q, --quiet', 'print names only').conflicts('json'))
     .action(
       cli.action(async (options: ListOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {

@@ -3,6 +3,7 @@ import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
 import { EXIT, exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, ReaderGone } from '../io.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
+import { forwardInput } from './forward-input.ts';
 import { SignalRelay } from './signal-relay.ts';
 
 export interface AttachedOptions extends Omit<ExecStreamOptions, 'stdin' | 'signal'> {
@@ -54,16 +55,6 @@ async function followProgram(
   const exit = await session.wait();
   reportExhaustion(io, exit);
   return exitCodeOfProgram(exit);
-}
-
-/** A program that exits without reading its input is judged by its status, so errors here are none. */
-async function forwardInput(io: Io, session: ExecSession): Promise<void> {
-  try {
-    for await (const chunk of io.stdin) await session.write(chunk);
-    await session.closeStdin();
-  } catch {
-    return;
-  }
 }
 
 /** False if nobody reads our output any more. */

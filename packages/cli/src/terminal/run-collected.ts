@@ -1,7 +1,10 @@
-import { TorporError } from '@torpor/protocol';
-import type { ExecOptions, ExecResult, Sandbox } from '@torpor/sdk';
+import { rest, TorporError } from '@torpor/protocol';
+import type { ExecSession, Sandbox } from '@torpor/sdk';
 import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json } from '../io.ts';
+import type { TerminationSignal } from '../termination-signals.ts';
+import { forwardInput } from './forward-input.ts';
+import type { AttachedOptions } from './run-attached.ts';
 
 /**
  * Runs a program in a sandbox, prints its result as one JSON object, and returns the status
@@ -11,31 +14,60 @@ export async function runCollected(
   io: Io,
   sandbox: Sandbox,
   [cmd, ...args]: readonly string[],
-  options: ExecOptions,
+  { stdin, ...options }: AttachedOptions,
 ): Promise<number> {
   if (cmd === undefined) throw new TorporError('invalid_request', 'Say which program to run.');
-  const interrupted = new AbortController();
-  const unsubscribe = io.onSignal((signal) => interrupted.abort(signal));
-  let result: ExecResult;
+  const { promise: interrupted, resolve } = Promise.withResolvers<TerminationSignal>();
+  const unsubscribe = io.onSignal(resolve);
+  const opening = sandbox.execStream(cmd, args, { ...options, stdin, binary: true });
   try {
-    const { timeoutMs = 0 } = options;
-    result = await sandbox.exec(cmd, args, { ...options, timeoutMs, signal: interrupted.signal });
-  } catch (error) {
-    if (interrupted.signal.aborted) return exitCodeOfSignal(interrupted.signal.reason);
-    throw error;
+    const collecting = opening.then((session) => collect(io, session, stdin));
+    const collected = await Promise.race([collecting, interrupted]);
+    if (typeof collected === 'string') return exitCodeOfSignal(collected);
+    const { exit, ...result } = collected;
+    await json(io, { id: sandbox.id, ...result });
+    return exitCodeOfProgram(exit);
   } finally {
     unsubscribe();
+    // Closing the stream kills a program that still runs.
+    void opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => undefined);
+    if (stdin) io.stdin.destroy();
   }
-  const status = result.status === undefined ? {} : { status: result.status };
-  await json(io, {
-    id: sandbox.id,
-    exit_code: result.exitCode,
-    ...status,
-    stdout: result.stdout,
-    stderr: result.stderr,
-    duration_ms: result.durationMs,
-    truncated: result.truncated,
-  });
-  const error = result.status === undefined ? {} : { error: result.status };
-  return exitCodeOfProgram({ exitCode: result.exitCode, ...error });
+}
+
+async function collect(io: Io, session: ExecSession, stdin: boolean) {
+  const startedMs = performance.now();
+  if (stdin) void forwardInput(io, session);
+  const outputs = { stdout: new BoundedOutput(), stderr: new BoundedOutput() };
+  for await (const { stream, data } of session.output()) outputs[stream].add(data);
+  const exit = await session.wait();
+  return {
+    exit,
+    exit_code: exit.exitCode,
+    ...(exit.error === undefined ? {} : { status: exit.error }),
+    stdout: outputs.stdout.text,
+    stderr: outputs.stderr.text,
+    duration_ms: Math.round(performance.now() - startedMs),
+    truncated: outputs.stdout.truncated || outputs.stderr.truncated,
+  };
+}
+
+/** The beginning of what a program printed, as much as the API keeps of it. */
+class BoundedOutput {
+  readonly #chunks: Uint8Array[] = [];
+  #bytes = 0;
+
+  add(data: Uint8Array): void {
+    const room = Math.max(0, rest.MAX_EXEC_OUTPUT_BYTES - this.#bytes);
+    if (room > 0) this.#chunks.push(data.subarray(0, room));
+    this.#bytes += data.length;
+  }
+
+  get text(): string {
+    return Buffer.concat(this.#chunks).toString();
+  }
+
+  get truncated(): boolean {
+    return this.#bytes > rest.MAX_EXEC_OUTPUT_BYTES;
+  }
 }

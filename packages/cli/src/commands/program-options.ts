@@ -1,0 +1,64 @@
+import { TorporError } from '@torpor/protocol';
+import type { Sandbox } from '@torpor/sdk';
+import { type Command, Option } from 'commander';
+import { duration } from '../arguments.ts';
+import type { CommonOptions } from '../client/settings.ts';
+import type { Io } from '../io.ts';
+import { runAttached } from '../terminal/run-attached.ts';
+import { runCollected } from '../terminal/run-collected.ts';
+import { runTerminal } from '../terminal/run-terminal.ts';
+
+/** Options of the commands that run a program and end with its status. */
+export interface ProgramOptions extends CommonOptions {
+  readonly cwd?: string;
+  readonly user?: string;
+  readonly timeout?: number;
+  readonly stdin: boolean;
+  readonly tty?: boolean;
+}
+
+export const PROGRAM_HELP = `
+Standard input goes to the program, with --json too, unless -n is given: a shell loop that reads
+the lines of a file needs it. With --json the output is collected into one object.`;
+
+export function addProgramOptions(command: Command): Command {
+  return command
+    .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
+    .option('-u, --user <user[:group]>', 'whom to run it as, by name or number (default: user)')
+    .addOption(
+      new Option('--timeout <time>', 'kill it after this time, rounded up to whole seconds')
+        .argParser(duration)
+        .conflicts(['detach', 'tty']),
+    )
+    .option('-n, --no-stdin', 'empty standard input')
+    .addOption(new Option('--tty', 'run it on a terminal').conflicts(['detach', 'json', 'stdin']));
+}
+
+/** Runs a program as the options say, and returns the status to exit with. */
+export async function runProgram(
+  io: Io,
+  sandbox: Sandbox,
+  command: readonly string[],
+  { json, tty, timeout: timeoutMs, stdin, cwd, user }: ProgramOptions,
+  envs?: Record<string, string>,
+): Promise<number> {
+  const surroundings = { envs, cwd, user };
+  if (tty) {
+    const [cmd, ...args] = command;
+    return runTerminal(io, sandbox, { ...surroundings, cmd, args });
+  }
+  const run = json ? runCollected : runAttached;
+  try {
+    return await run(io, sandbox, command, { ...surroundings, timeoutMs, stdin });
+  } catch (reason) {
+    throw timeoutMs === undefined ? reason : withTimeoutAsGiven(reason, timeoutMs);
+  }
+}
+
+/** The API counts whole seconds, and names those in its error. */
+function withTimeoutAsGiven(reason: unknown, timeoutMs: number): unknown {
+  if (!(reason instanceof TorporError) || reason.code !== 'timeout') return reason;
+  const given = timeoutMs < 1000 ? `${timeoutMs} ms` : `${timeoutMs / 1000} s`;
+  const message = reason.message.replace(/ within \d+ s;/, ` within ${given};`);
+  return new TorporError('timeout', message, { remedy: reason.remedy, cause: reason });
+}
