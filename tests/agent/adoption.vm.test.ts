@@ -52,7 +52,7 @@ describe('an agent that is killed and started again', () => {
     expect(await vmmsOf(second)).toHaveLength(1);
     await agent.start();
     for (const sandboxId of [first, second]) {
-      expect(await stateOf(sandboxId)).toEqual({ status: 'running', reason: '' });
+      expect(await stateOf(sandboxId)).toEqual({ status: 'running', reason: undefined });
       expect(await run(agent.client, sandboxId, 'cat /home/user/name; pgrep -c sleep')).toBe(
         `${sandboxId}\n1\n`,
       );
@@ -66,7 +66,7 @@ describe('an agent that is killed and started again', () => {
     await expect
       .poll(() => stateOf(first), { timeout: 5_000, interval: 50 })
       .toEqual({ status: 'error', reason: expect.stringMatching(KILLED) });
-    expect(await stateOf(second)).toEqual({ status: 'running', reason: '' });
+    expect(await stateOf(second)).toEqual({ status: 'running', reason: undefined });
     expect(await run(agent.client, second, 'cat /home/user/name')).toBe(`${second}\n`);
     const { content } = await agent.client.readConsole({ sandboxId: first });
     expect(text(content)).toMatch(/envd/);
@@ -97,7 +97,7 @@ describe('an agent that is killed and started again', () => {
       reason: 'The host agent exited while the sandbox was being created.',
     });
     expect(await vmmsOf(sandboxId)).toEqual([]);
-    expect(await stateOf(second)).toEqual({ status: 'running', reason: '' });
+    expect(await stateOf(second)).toEqual({ status: 'running', reason: undefined });
     await agent.client.destroySandbox({ sandboxId });
   });
 

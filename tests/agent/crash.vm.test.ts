@@ -75,7 +75,7 @@ async function stateOf(sandboxId: string) {
 
 async function expectSoundBuilds(): Promise<void> {
   for await (const { buildId, fault } of agent.client.verifyBuilds({})) {
-    expect({ buildId, fault }).toEqual({ buildId, fault: '' });
+    expect({ buildId, fault }).toEqual({ buildId, fault: undefined });
   }
 }
 
@@ -106,7 +106,7 @@ describe('a guest whose agent is killed', () => {
     const pager = await pagerPid();
     await agent.end('SIGKILL');
     await agent.start();
-    expect(await stateOf(subject)).toEqual({ status: 'running', reason: '' });
+    expect(await stateOf(subject)).toEqual({ status: 'running', reason: undefined });
     expect(await pagerPid()).toBe(pager);
     await expectToGoOn();
   });
@@ -117,7 +117,7 @@ describe('a guest whose agent is killed', () => {
       const operation =
         status === 'running'
           ? agent.client.pauseSandbox({ sandboxId: subject })
-          : agent.client.resumeSandbox({ sandboxId: subject, keepTimeout: true });
+          : agent.client.resumeSandbox({ sandboxId: subject });
       const ended = operation.then(
         () => 'done',
         () => 'interrupted',
@@ -128,12 +128,15 @@ describe('a guest whose agent is killed', () => {
       await ended;
       await agent.start();
       const after = await stateOf(subject);
-      expect(after).toEqual({ status: expect.stringMatching(/^(?:running|paused)$/), reason: '' });
+      expect(after).toEqual({
+        status: expect.stringMatching(/^(?:running|paused)$/),
+        reason: undefined,
+      });
       expect(await vmmsOf(subject)).toHaveLength(after.status === 'running' ? 1 : 0);
       await expectSoundBuilds();
       // Every other time it stays as it is, so that resumes are interrupted too.
       if (kill % 2 === 1 || kill === KILLS - 1) {
-        await agent.client.resumeSandbox({ sandboxId: subject, keepTimeout: true });
+        await agent.client.resumeSandbox({ sandboxId: subject });
         await expectToGoOn();
       }
     }
@@ -143,21 +146,21 @@ describe('a guest whose agent is killed', () => {
 describe('a guest whose pager is killed', () => {
   test('is lost and says why; one that needs no pager is not; it comes back from its last build', async () => {
     await agent.client.pauseSandbox({ sandboxId: subject });
-    await agent.client.resumeSandbox({ sandboxId: subject, keepTimeout: true });
+    await agent.client.resumeSandbox({ sandboxId: subject });
     process.kill(await pagerPid(), 'SIGKILL');
     await expect
       .poll(() => stateOf(subject), { timeout: 5_000, interval: 50 })
       .toEqual({ status: 'error', reason: expect.stringMatching(/page server/) });
     expect(await vmmsOf(subject)).toEqual([]);
-    expect(await stateOf(bystander)).toEqual({ status: 'running', reason: '' });
+    expect(await stateOf(bystander)).toEqual({ status: 'running', reason: undefined });
     expect(await run(agent.client, bystander, 'echo here')).toBe('here\n');
-    await agent.client.resumeSandbox({ sandboxId: subject, keepTimeout: true });
+    await agent.client.resumeSandbox({ sandboxId: subject });
     await expectToGoOn();
   });
 
   test('while no agent runs: the next one says so, and brings it back', async () => {
     await agent.client.pauseSandbox({ sandboxId: subject });
-    await agent.client.resumeSandbox({ sandboxId: subject, keepTimeout: true });
+    await agent.client.resumeSandbox({ sandboxId: subject });
     await agent.end('SIGKILL');
     process.kill(await pagerPid(), 'SIGKILL');
     await agent.start();
@@ -166,7 +169,7 @@ describe('a guest whose pager is killed', () => {
       reason: expect.stringMatching(/page server/),
     });
     expect(await vmmsOf(subject)).toEqual([]);
-    await agent.client.resumeSandbox({ sandboxId: subject, keepTimeout: true });
+    await agent.client.resumeSandbox({ sandboxId: subject });
     await expectToGoOn();
   });
 });

@@ -87,7 +87,8 @@ test('a fork bomb leaves room for others, also after a pause, and in a fork', as
   await expect.poll(daemons, { timeout: 60_000 }).toMatch(/^1\n\d+\n$/);
   const limit = (await asRoot(`cat ${PROGRAMS}/pids.max`)).trim();
   // Even the account with the bomb can start a program.
-  expect(await execute('user', '/bin/true')).toMatchObject({ exitCode: 0, status: '' });
+  const { exitCode, status } = await execute('user', '/bin/true');
+  expect([exitCode, status]).toEqual([0, undefined]);
   await endUserPrograms();
 
   await startBomb('/bin/sh', LASTING_BOMB);
@@ -104,7 +105,7 @@ test('a fork bomb leaves room for others, also after a pause, and in a fork', as
   });
 
   await client.pauseSandbox({ sandboxId });
-  await client.resumeSandbox({ sandboxId, keepTimeout: true });
+  await client.resumeSandbox({ sandboxId });
   const childId = newId('sandbox');
   const { children } = await client.forkSandbox({ sandboxId, childIds: [childId] });
   expect(children.map(({ outcome }) => outcome.case)).toEqual(['sandbox']);

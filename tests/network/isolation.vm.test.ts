@@ -56,6 +56,7 @@ async function createGuest(request: { denyInternet: boolean }): Promise<GuestInV
     diskSizeMb: 1024,
     ...request,
   });
+  if (hostIp === undefined) throw new Error('The sandbox has no address.');
   const guest = new GuestInVm(client, sandboxId, hostIp);
   await guest.listen(PORT);
   await guest.nextEvent(({ event }) => event === 'ready', PATIENT_MS);

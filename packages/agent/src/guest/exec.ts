@@ -23,7 +23,7 @@ export interface ExecResult {
   readonly stderr: Uint8Array;
   readonly exitCode: number;
   /** See the `error` of {@link programEnd}. */
-  readonly status: string;
+  readonly status?: string | undefined;
   readonly stdoutDroppedBytes: bigint;
   readonly stderrDroppedBytes: bigint;
   /** The program was killed at its time limit; the output is what came until then. */
@@ -66,7 +66,7 @@ export async function exec(
     stdout: stdout.bytes(),
     stderr: stderr.bytes(),
     exitCode: end?.exitCode ?? -1,
-    status: end === undefined ? '' : programEnd(end).error,
+    status: end === undefined ? undefined : programEnd(end).error,
     stdoutDroppedBytes: stdout.droppedBytes,
     stderrDroppedBytes: stderr.droppedBytes,
     timedOut: supervision.timedOut,

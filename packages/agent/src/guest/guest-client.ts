@@ -233,7 +233,7 @@ export class GuestClient {
 }
 
 function userHeaders(user: string | undefined): Record<string, string> {
-  if (user === undefined || user === '') return {};
+  if (user === undefined) return {};
   // A daemon that does not know the header takes names of accounts, so it refuses a group.
   const account = user.replace(':', '/');
   return { [USER_HEADER]: user, authorization: `Basic ${btoa(`${account}:`)}` };
@@ -241,7 +241,7 @@ function userHeaders(user: string | undefined): Record<string, string> {
 
 function filesPath({ path, user }: FileRequest): string {
   const query = new URLSearchParams({ path });
-  if (user !== undefined && user !== '') query.set('username', user);
+  if (user !== undefined) query.set('username', user);
   return `/files?${query}`;
 }
 

@@ -135,7 +135,7 @@ function asSentence(phrase: string): string {
 function refused(cause: Error, call: GuestCall): TorporError {
   const message = cause instanceof ConnectError ? cause.rawMessage : cause.message;
   const user = /invalid username: '(.*)'$/.exec(message)?.[1] || call.user;
-  if (user !== undefined && user !== '') {
+  if (user !== undefined) {
     return new TorporError(
       'invalid_request',
       `There is no user ${JSON.stringify(user)} in the sandbox.`,

@@ -7,7 +7,7 @@ export interface ProgramRequest extends CallOptions {
   readonly cmd: string;
   readonly args: readonly string[];
   readonly envs: Readonly<Record<string, string>>;
-  /** Empty or absent: the default working directory of the guest. */
+  /** The default working directory of the guest if omitted. */
   readonly cwd?: string | undefined;
   readonly tag?: string | undefined;
   /** Keep standard input open. */
@@ -41,11 +41,11 @@ export function startProgram(
       cmd: request.cmd,
       args: [...request.args],
       envs: { ...request.envs },
-      ...(request.cwd ? { cwd: request.cwd } : {}),
+      ...(request.cwd === undefined ? {} : { cwd: request.cwd }),
     },
     stdin: request.stdin ?? false,
     detached: request.detached ?? false,
-    ...(request.tag ? { tag: request.tag } : {}),
+    ...(request.tag === undefined ? {} : { tag: request.tag }),
     ...(request.terminal === undefined ? {} : { pty: { size: request.terminal } }),
   };
   return processEvents(guest, request, (options) => guest.process.start(message, options));
@@ -62,13 +62,22 @@ export function connectProgram(
   );
 }
 
-/**
- * How a program exited, as the control plane is told: `error` says what the exit code alone
- * does not, such as `signal: killed` or `exit status 137: out of memory`, and else is empty.
- */
-export function programEnd({ exitCode, exited, error, status }: envdProcess.ProcessEvent_EndEvent) {
+/** How a program exited, as the control plane is told. */
+export interface ProgramEnd {
+  readonly exitCode: number;
+  /** What the exit code alone does not say: `signal: killed`, or `exit status 137: out of memory`. */
+  readonly error?: string;
+}
+
+export function programEnd({
+  exitCode,
+  exited,
+  error,
+  status,
+}: envdProcess.ProcessEvent_EndEvent): ProgramEnd {
   const message = error || status;
-  return { exitCode, error: exited && message === status ? '' : message };
+  const saysNoMore = message === '' || (exited && message === status);
+  return { exitCode, ...(saysNoMore ? {} : { error: message }) };
 }
 
 type StreamOptions = ReturnType<GuestClient['stream']>;

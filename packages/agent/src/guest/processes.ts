@@ -4,6 +4,7 @@ import { type envdProcess, sendStream, signalNumber, TorporError } from '@torpor
 import type { CallOptions, GuestClient } from './guest-client.ts';
 import {
   type ProcessSelector,
+  type ProgramEnd,
   type ProgramRequest,
   programEnd,
   startProgram,
@@ -16,11 +17,11 @@ export interface StartedProcess {
 
 export interface ProcessEntry {
   readonly pid: number;
-  readonly tag: string;
+  readonly tag?: string;
   readonly cmd: string;
   readonly args: readonly string[];
-  /** Once it has exited. `error` is empty for exit status 0. */
-  readonly end?: { readonly exitCode: number; readonly error: string };
+  /** Once it has exited. */
+  readonly end?: ProgramEnd;
 }
 
 /** A tag for a process that its caller did not name: the prefix and eight hexadecimal digits. */
@@ -33,7 +34,7 @@ export async function startBackground(
   guest: GuestClient,
   request: ProgramRequest,
 ): Promise<StartedProcess> {
-  const tag = request.tag || newTag('proc');
+  const tag = request.tag ?? newTag('proc');
   for await (const event of startProgram(guest, { ...request, tag, detached: true })) {
     if (event.case === 'start') return { pid: event.value.pid, tag };
   }
@@ -49,7 +50,7 @@ export async function listProcesses(
   );
   return processes.map(({ config, pid, tag, end }) => ({
     pid,
-    tag: tag ?? '',
+    ...(tag === undefined ? {} : { tag }),
     cmd: config?.cmd ?? '',
     args: config?.args ?? [],
     ...(end === undefined ? {} : { end: programEnd(end) }),
@@ -126,7 +127,7 @@ export async function streamInput(
 
 /** The enum of the wire has two names, but its values are the numbers of signals. */
 function wireSignal(name: string): envdProcess.Signal {
-  const number = signalNumber(name || 'SIGKILL');
+  const number = signalNumber(name);
   if (number !== undefined) return number as envdProcess.Signal;
   throw new TorporError('invalid_request', `There is no signal ${JSON.stringify(name)}.`);
 }

@@ -14,13 +14,17 @@ const DEFAULT_SIZE = { cols: 80, rows: 24 };
 const MAX_SIZE = 0xffff;
 
 export interface TerminalSize {
-  /** 1 to 65535; 0 means the default of 80 × 24. */
+  /** 1 to 65535. */
   readonly cols: number;
   readonly rows: number;
 }
 
-export interface PtyRequest extends Omit<ProgramRequest, 'terminal' | 'stdin'> {
-  readonly size: TerminalSize;
+export interface PtyRequest extends Omit<ProgramRequest, 'cmd' | 'terminal' | 'stdin'> {
+  /** If omitted, connects to the terminal with the tag. */
+  readonly cmd?: string | undefined;
+  /** Of a new terminal; 80 × 24 if both are omitted. */
+  readonly cols?: number | undefined;
+  readonly rows?: number | undefined;
 }
 
 export interface AttachedPty {
@@ -29,15 +33,19 @@ export interface AttachedPty {
 }
 
 /**
- * Starts a program on a new terminal, or connects to the terminal with the tag if
- * `cmd` is empty. Ending the iteration leaves the terminal as it is.
+ * Starts a program on a new terminal, or connects to the terminal with the tag if there is
+ * no `cmd`. Ending the iteration leaves the terminal as it is.
  */
 export function attachPty(guest: GuestClient, request: PtyRequest): AttachedPty {
-  if (request.cmd !== '') {
-    const tag = request.tag || newTag('pty');
-    const terminal = checkedSize(request.size);
+  const { cmd } = request;
+  if (cmd !== undefined) {
+    const { tag = newTag('pty') } = request;
+    const terminal = sizeOf(request);
     const envs = { ...TERMINAL_ENVIRONMENT, ...request.envs };
-    return { tag, events: startProgram(guest, { ...request, tag, terminal, envs, stdin: true }) };
+    return {
+      tag,
+      events: startProgram(guest, { ...request, cmd, tag, terminal, envs, stdin: true }),
+    };
   }
   const selector = byTag(request.tag ?? '');
   return { tag: selector.value, events: connectProgram(guest, selector, request) };
@@ -71,6 +79,12 @@ export async function resizePty(
   );
 }
 
+/** The size of a new terminal. Throws `invalid_request` for one that cannot be. */
+function sizeOf({ cols, rows }: PtyRequest): TerminalSize {
+  if (cols === undefined && rows === undefined) return DEFAULT_SIZE;
+  return checkedSize({ cols: cols ?? 0, rows: rows ?? 0 });
+}
+
 /** A terminal by its tag. Throws `invalid_request` for an empty one. */
 export function byTag(tag: string): { case: 'tag'; value: string } {
   if (tag === '') {
@@ -80,7 +94,6 @@ export function byTag(tag: string): { case: 'tag'; value: string } {
 }
 
 function checkedSize({ cols, rows }: TerminalSize): TerminalSize {
-  if (cols === 0 && rows === 0) return DEFAULT_SIZE;
   if (cols < 1 || rows < 1 || cols > MAX_SIZE || rows > MAX_SIZE) {
     throw new TorporError(
       'invalid_request',

@@ -7,7 +7,6 @@ const request: CreateRequest = {
   id: newId('sandbox'),
   vcpus: 1,
   memoryMiB: 512,
-  diskSizeMiB: 0,
   timeoutSec: 0,
   teamId: '',
   templateId: 'base',
@@ -15,7 +14,7 @@ const request: CreateRequest = {
   defaultEnv: {},
   envs: {},
   allowInternet: true,
-  hostname: '',
+  labels: { project: 'demo' },
   autoPause: false,
   fromSnapshot: false,
 };

@@ -6,19 +6,22 @@ export interface CreateRequest {
   readonly id: string;
   readonly vcpus: number;
   readonly memoryMiB: number;
-  /** 0 means the default. */
-  readonly diskSizeMiB: number;
+  /** {@link DEFAULT_DISK_MIB} if omitted. */
+  readonly diskSizeMiB?: number | undefined;
   readonly timeoutSec: number;
   readonly teamId: string;
   /** Name of the image; empty means the default. */
   readonly templateId: string;
-  readonly defaultUser: string;
+  /** That of the image if omitted. */
+  readonly defaultUser?: string | undefined;
   readonly defaultEnv: Readonly<Record<string, string>>;
   readonly envs: Readonly<Record<string, string>>;
   readonly allowInternet: boolean;
-  /** Empty means the sandbox's id. */
-  readonly hostname: string;
+  /** The sandbox's id if omitted. */
+  readonly hostname?: string | undefined;
   readonly autoPause: boolean;
+  /** The user's own. */
+  readonly labels: Readonly<Record<string, string>>;
   /** `templateId` names a snapshot, not an image; vCPUs, memory and disk are as frozen in it. */
   readonly fromSnapshot: boolean;
 }
@@ -31,11 +34,10 @@ const MAX_ENVIRONMENT_BYTES = 512 * 1024;
 
 /** Throws `invalid_request` for what makes no sense and `capacity_exceeded` for what this host cannot give. */
 export function checkedSpec(request: CreateRequest, limits: SandboxLimits): SandboxSpec {
-  const { id, defaultUser } = request;
+  const { id, defaultUser, hostname = id, diskSizeMiB = DEFAULT_DISK_MIB } = request;
   require(isId('sandbox', id), `${JSON.stringify(id)} is no sandbox id`);
   requireWhole('the number of vCPUs', request.vcpus, 1);
   requireWhole('the memory in MiB', request.memoryMiB, MIN_MEMORY_MIB);
-  const diskSizeMiB = request.diskSizeMiB === 0 ? DEFAULT_DISK_MIB : request.diskSizeMiB;
   requireWhole('the size of the disk in MiB', diskSizeMiB, MIN_DISK_MIB);
   requireWhole('the idle timeout in seconds', request.timeoutSec, 0);
   require(request.timeoutSec <=
@@ -43,9 +45,8 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
   requireCapacity('vCPUs', request.vcpus, limits.maxVcpus);
   requireCapacity('MiB of memory', request.memoryMiB, limits.maxMemoryMiB);
   requireCapacity('MiB of disk', diskSizeMiB, limits.maxDiskMiB);
-  require(defaultUser === '' ||
+  require(defaultUser === undefined ||
     /^[a-z_][a-z0-9_-]{0,31}$/.test(defaultUser), `${JSON.stringify(defaultUser)} is no user name`);
-  const hostname = request.hostname === '' ? id : request.hostname;
   require(/^[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/.test(
     hostname,
   ), `${JSON.stringify(hostname)} is no host name`);
@@ -57,10 +58,11 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
     timeoutSec: request.timeoutSec,
     teamId: request.teamId,
     templateId: request.templateId,
-    defaultUser,
+    defaultUser: defaultUser ?? '',
     allowInternet: request.allowInternet,
     autoPause: request.autoPause,
     hostname,
+    labels: { ...request.labels },
   };
 }
 

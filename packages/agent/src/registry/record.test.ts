@@ -53,6 +53,9 @@ const VERSION_1 = {
   metadata: { envd_version: '0.6.4', vmm: 'firecracker' },
 };
 
+/** Records had no labels before the control plane gave them to the agent. */
+const SPEC = { ...VERSION_1.spec, labels: {} };
+
 const BUILD = '0199a0de-0000-7000-8000-000000000001';
 
 async function recordFile(content: unknown): Promise<string> {
@@ -92,6 +95,7 @@ test.each<[string, object, object, string]>([
     expect(record).toEqual({
       ...VERSION_1,
       formatVersion: 2,
+      spec: SPEC,
       machine: { ...VERSION_1.machine, memoryOrigin },
       memory,
     });
@@ -104,7 +108,21 @@ test.each<[string, object, object, string]>([
 test('a record of version 1 without a machine is read', async () => {
   const { machine: _machine, memory: _memory, slot: _slot, ...rest } = VERSION_1;
   const paused = { ...rest, state: 'paused', buildId: BUILD, lastSlotIndex: 3 };
-  expect(await readRecord(await recordFile(paused))).toEqual({ ...paused, formatVersion: 2 });
+  expect(await readRecord(await recordFile(paused))).toEqual({
+    ...paused,
+    formatVersion: 2,
+    spec: SPEC,
+  });
+});
+
+test('a record without labels is read, and one with labels keeps them', async () => {
+  const { machine: _machine, memory: _memory, slot: _slot, ...rest } = VERSION_1;
+  const without = { ...rest, formatVersion: 2, state: 'paused', buildId: BUILD };
+  expect(await readRecord(await recordFile(without))).toEqual({ ...without, spec: SPEC });
+  const spec = { ...SPEC, labels: { project: 'demo' } };
+  const path = await recordFile({ ...without, spec });
+  const record = await readRecord(path);
+  expect(record?.spec).toEqual(spec);
 });
 
 test.each<[string, object]>([

@@ -35,6 +35,8 @@ const recordSchema = z.strictObject({
     /** At the end of its time to live the sandbox is paused, not destroyed. */
     autoPause: z.boolean(),
     hostname: z.string(),
+    /** The user's own, kept for the control plane; records did not always have them. */
+    labels: z.record(z.string(), z.string()).default({}),
   }),
   /** User and group id of the VMM. */
   uid: z.int(),

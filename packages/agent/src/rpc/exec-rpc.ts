@@ -70,14 +70,16 @@ function timeoutOf(seconds: number): number {
   );
 }
 
-function outputLimit(bytes: bigint): number {
-  if (bytes === 0n || bytes > BigInt(DEFAULT_MAX_OUTPUT_BYTES)) return DEFAULT_MAX_OUTPUT_BYTES;
+function outputLimit(bytes: bigint | undefined): number {
+  if (bytes === undefined || bytes > BigInt(DEFAULT_MAX_OUTPUT_BYTES))
+    return DEFAULT_MAX_OUTPUT_BYTES;
   return Number(bytes);
 }
 
 function execResponse(result: ExecResult): MessageInitShape<typeof hostAgent.ExecResponseSchema> {
   const { stdout, stderr, exitCode, status, stdoutDroppedBytes, stderrDroppedBytes } = result;
-  return { stdout, stderr, exitCode, status, stdoutDroppedBytes, stderrDroppedBytes };
+  const dropped = { stdoutDroppedBytes, stderrDroppedBytes };
+  return { stdout, stderr, exitCode, ...dropped, ...(status === undefined ? {} : { status }) };
 }
 
 function timeoutError(result: ExecResult, timeoutSec: number) {

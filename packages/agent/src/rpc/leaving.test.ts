@@ -233,7 +233,7 @@ test('a pause ends the streams, says so, and leaves no use behind', async () => 
     code: 'invalid_state',
     message: `Sandbox ${sandboxId} has been paused.`,
   });
-  await client.resumeSandbox({ sandboxId, keepTimeout: true });
+  await client.resumeSandbox({ sandboxId });
   await released();
   await stalled.return?.();
 });

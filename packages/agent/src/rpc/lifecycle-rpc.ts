@@ -39,11 +39,12 @@ export function lifecycleRpc(registry: SandboxRegistry): Methods {
         allowInternet: !request.denyInternet,
         hostname: request.hostname,
         autoPause: request.autoPause,
+        labels: request.labels,
         fromSnapshot: request.fromSnapshot,
       });
       return {
         sandboxId: record.id,
-        hostIp: record.slot?.hostAddress ?? '',
+        ...hostIpOf(record),
         metadata: record.metadata,
         sandbox: sandboxInfo(record),
         timings: [...timings],
@@ -82,7 +83,7 @@ export function lifecycleRpc(registry: SandboxRegistry): Methods {
     },
 
     async readConsole({ sandboxId, maxBytes }) {
-      const limit = Math.min(maxBytes || MAX_CONSOLE_BYTES, MAX_CONSOLE_BYTES);
+      const limit = Math.min(maxBytes ?? MAX_CONSOLE_BYTES, MAX_CONSOLE_BYTES);
       return { content: await readTail(registry.consoleLog(sandboxId), limit) };
     },
   };
@@ -91,23 +92,31 @@ export function lifecycleRpc(registry: SandboxRegistry): Methods {
 export function sandboxInfo(
   record: SandboxRecord,
 ): MessageInitShape<typeof hostAgent.SandboxInfoSchema> {
-  const { spec } = record;
+  const { spec, reason, buildId } = record;
   return {
     sandboxId: record.id,
     status: record.state,
     vcpus: spec.vcpus,
     memoryMb: spec.memoryMiB,
     diskSizeMb: spec.diskSizeMiB,
-    hostIp: record.slot?.hostAddress ?? '',
+    ...hostIpOf(record),
     createdAtUnix: unixSeconds(record.createdAt),
     lastActiveAtUnix: unixSeconds(record.lastActiveAt),
     timeoutSec: spec.timeoutSec,
     teamId: spec.teamId,
     templateId: spec.templateId,
     metadata: record.metadata,
-    reason: record.reason ?? '',
-    buildId: record.buildId ?? '',
+    ...(reason === undefined ? {} : { reason }),
+    ...(buildId === undefined ? {} : { buildId }),
+    denyInternet: !spec.allowInternet,
+    autoPause: spec.autoPause,
+    labels: spec.labels,
   };
+}
+
+/** Of a sandbox that has a network slot. */
+export function hostIpOf({ slot }: SandboxRecord): { hostIp?: string } {
+  return slot === undefined ? {} : { hostIp: slot.hostAddress };
 }
 
 function unixSeconds(milliseconds: number): bigint {

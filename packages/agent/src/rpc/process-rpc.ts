@@ -20,7 +20,7 @@ export function processRpc(registry: SandboxRegistry): Methods {
       return { processes: processes.map((entry) => ({ ...entry, args: [...entry.args] })) };
     },
 
-    async killProcess({ sandboxId, selector, signal: name }, { signal }) {
+    async killProcess({ sandboxId, selector, signal: name = 'SIGKILL' }, { signal }) {
       const { guest, hold } = await registry.use(sandboxId);
       using _ = hold;
       await killProcess(guest, selected(selector), name, { signal });

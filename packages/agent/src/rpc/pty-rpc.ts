@@ -18,8 +18,7 @@ export function ptyRpc(registry: SandboxRegistry): Methods {
       const { guest, hold } = await registry.use(request.sandboxId);
       using _ = hold;
       const { tag, cmd, args, envs, cwd, user, cols, rows } = request;
-      const size = { cols, rows };
-      const pty = attachPty(guest, { tag, cmd, args, envs, cwd, user, size, signal });
+      const pty = attachPty(guest, { tag, cmd, args, envs, cwd, user, cols, rows, signal });
       for await (const event of pty.events) {
         const message = attachMessage(event, pty.tag);
         if (message !== undefined) yield message;

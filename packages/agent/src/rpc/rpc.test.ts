@@ -13,6 +13,8 @@ let agent: RpcAgent;
 let client: Client<typeof hostAgent.HostAgentService>;
 let sandboxId: string;
 
+const LABELS = { project: 'demo' };
+
 beforeAll(async () => {
   agent = await startRpcAgent();
   sandboxId = newId('sandbox');
@@ -23,6 +25,10 @@ beforeAll(async () => {
     memoryMb: 128,
     envs: { GREETING: 'hello' },
     defaultUser: 'root',
+    denyInternet: true,
+    timeoutSec: 600,
+    autoPause: true,
+    labels: LABELS,
   });
 });
 afterAll(() => agent[Symbol.asyncDispose]());
@@ -57,6 +63,19 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     client = createStreamingClient(hostAgent.HostAgentService, agent.transports[transport]);
   });
 
+  test('a sandbox is told with all that its row in a database would say', async () => {
+    const { sandbox } = await client.getSandbox({ sandboxId });
+    expect(sandbox).toMatchObject({
+      status: 'running',
+      denyInternet: true,
+      timeoutSec: 600,
+      autoPause: true,
+      labels: LABELS,
+    });
+    // What it has not is absent, not empty.
+    expect([sandbox?.reason, sandbox?.buildId]).toEqual([undefined, undefined]);
+  });
+
   describe('exec', () => {
     test('returns output and exit code, with the environment of the sandbox and of the call', async () => {
       const result = await client.exec({
@@ -66,7 +85,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       });
       expect(text(result.stdout)).toBe('hello world /usr\n');
       expect(text(result.stderr)).toBe('oops\n');
-      expect(result).toMatchObject({ exitCode: 3, status: '', stdoutDroppedBytes: 0n });
+      expect(result).toMatchObject({ exitCode: 3, stdoutDroppedBytes: 0n });
+      expect(result.status).toBeUndefined();
     });
 
     test('says which signal ended a program', async () => {
@@ -140,7 +160,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       for await (const { event } of client.execStream(shell('echo a; echo b; exit 4'))) {
         if (event.case === 'data') stdout += text(event.value.output.value ?? new Uint8Array());
         else events.push(event.case ?? '');
-        if (event.case === 'end') expect(event.value).toMatchObject({ exitCode: 4, error: '' });
+        if (event.case === 'end') {
+          expect([event.value.exitCode, event.value.error]).toEqual([4, undefined]);
+        }
       }
       expect(events).toEqual(['start', 'end']);
       expect(stdout).toBe('a\nb\n');

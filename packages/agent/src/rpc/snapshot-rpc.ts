@@ -8,7 +8,7 @@ import { pauseSandbox } from '../lifecycle/pause.ts';
 import { resumeSandbox } from '../lifecycle/resume.ts';
 import { deleteSnapshot, snapshotSandbox } from '../lifecycle/snapshot.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
-import { sandboxInfo } from './lifecycle-rpc.ts';
+import { hostIpOf, sandboxInfo } from './lifecycle-rpc.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
@@ -31,15 +31,11 @@ export function snapshotRpc(registry: SandboxRegistry): Methods {
       return { sandbox: sandboxInfo(record), timings: [...timings] };
     },
 
-    async resumeSandbox({ sandboxId, timeoutSec, keepTimeout }) {
-      const { record, timings } = await resumeSandbox(
-        registry,
-        sandboxId,
-        keepTimeout ? undefined : timeoutSec,
-      );
+    async resumeSandbox({ sandboxId, timeoutSec }) {
+      const { record, timings } = await resumeSandbox(registry, sandboxId, timeoutSec);
       return {
         sandboxId: record.id,
-        hostIp: record.slot?.hostAddress ?? '',
+        ...hostIpOf(record),
         metadata: record.metadata,
         sandbox: sandboxInfo(record),
         timings: [...timings],
@@ -73,7 +69,7 @@ export function snapshotRpc(registry: SandboxRegistry): Methods {
       for await (const { buildId, fault, sizeBytes, references } of verifyBuilds(registry.host)) {
         yield {
           buildId,
-          fault: fault ?? '',
+          ...(fault === undefined ? {} : { fault }),
           sizeBytes: BigInt(sizeBytes),
           references: [...references],
         };

@@ -42,7 +42,7 @@ export class BuildService {
         reports.push({
           buildId,
           sizeBytes: Number(sizeBytes),
-          ...(fault === '' ? {} : { fault }),
+          ...(fault === undefined ? {} : { fault }),
           references,
         });
       }

@@ -60,7 +60,7 @@ export class GuestFiles {
     signal: AbortSignal,
   ): Promise<void> {
     await this.#sandboxes.requireRunning(principal, id);
-    const meta = { sandboxId: id, path: location.path, user: location.user ?? '' };
+    const meta = { sandboxId: id, ...fileMessage(location) };
     using cancellation = new DelayedCancellation(signal, CANCEL_GRACE_MS);
     await agentCall(() =>
       this.#client.writeFileStream(
@@ -91,7 +91,7 @@ export class GuestFiles {
   ): Promise<AsyncIterable<Uint8Array>> {
     await this.#sandboxes.requireRunning(principal, id);
     const messages = this.#client
-      .readFileStream({ sandboxId: id, path: location.path, user: location.user ?? '' }, { signal })
+      .readFileStream({ sandboxId: id, ...fileMessage(location) }, { signal })
       [Symbol.asyncIterator]();
     const first = await agentCall(() => messages.next());
     return contentOf(first, messages);
@@ -100,12 +100,12 @@ export class GuestFiles {
   async list(
     principal: Principal,
     id: string,
-    { path, user, depth }: FileLocation & { readonly depth: number },
+    { depth, ...location }: FileLocation & { readonly depth: number },
   ): Promise<readonly FileEntry[]> {
     await this.#sandboxes.requireRunning(principal, id);
     const answer = await agentCall(() =>
       this.#client.listDir(
-        { sandboxId: id, path, depth, user: user ?? '' },
+        { sandboxId: id, depth, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
@@ -121,7 +121,7 @@ export class GuestFiles {
     await this.#sandboxes.requireRunning(principal, id);
     const answer = await agentCall(() =>
       this.#client.makeDir(
-        { sandboxId: id, path: location.path, user: location.user ?? '' },
+        { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
@@ -138,11 +138,16 @@ export class GuestFiles {
     await this.#sandboxes.requireRunning(principal, id);
     await agentCall(() =>
       this.#client.removePath(
-        { sandboxId: id, path: location.path, user: location.user ?? '' },
+        { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
   }
+}
+
+/** The fields that all messages to the agent have which name a file. */
+function fileMessage({ path, user }: FileLocation) {
+  return { path, ...(user === undefined ? {} : { user }) };
 }
 
 /** A signal that follows another one after a delay. */

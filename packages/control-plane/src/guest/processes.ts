@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import type { hostAgent } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import { agentCall, type HostClient } from '../hosts/host.ts';
 import type { Metrics } from '../observability/metrics.ts';
@@ -79,7 +80,7 @@ export class GuestProcesses {
       stdoutDroppedBytes: Number(answer.stdoutDroppedBytes),
       stderrDroppedBytes: Number(answer.stderrDroppedBytes),
       exitCode,
-      ...(status === '' ? {} : { status }),
+      ...(status === undefined ? {} : { status }),
       durationMs: performance.now() - started,
     };
   }
@@ -113,7 +114,7 @@ export class GuestProcesses {
     );
     return processes.map(({ pid, tag, cmd, args, end }) => ({
       pid,
-      ...(tag === '' ? {} : { tag }),
+      ...(tag === undefined ? {} : { tag }),
       cmd,
       args,
       ...(end === undefined ? {} : { end: exitOf(end) }),
@@ -141,6 +142,6 @@ export class GuestProcesses {
   }
 }
 
-function exitOf({ exitCode, error }: { readonly exitCode: number; readonly error: string }) {
-  return { exitCode, ...(error === '' ? {} : { status: error }) };
+function exitOf({ exitCode, error }: hostAgent.ExecStreamResponse_End) {
+  return { exitCode, ...(error === undefined ? {} : { status: error }) };
 }

@@ -15,5 +15,11 @@ export type ProcessSelector =
 
 /** The fields that all messages to the agent have which start a program. */
 export function programMessage({ cmd, args, envs, cwd, user }: Program) {
-  return { cmd, args: [...args], envs: { ...envs }, cwd: cwd ?? '', user: user ?? '' };
+  return {
+    cmd,
+    args: [...args],
+    envs: { ...envs },
+    ...(cwd === undefined ? {} : { cwd }),
+    ...(user === undefined ? {} : { user }),
+  };
 }

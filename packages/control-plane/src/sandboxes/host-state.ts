@@ -33,9 +33,9 @@ export function changesFrom(info: hostAgent.SandboxInfo): SandboxChanges & { sta
   }
   return {
     state: info.status,
-    reason: info.reason === '' ? null : info.reason,
-    host_ip: info.hostIp === '' ? null : info.hostIp,
-    build_id: info.buildId === '' ? null : info.buildId,
+    reason: info.reason ?? null,
+    host_ip: info.hostIp ?? null,
+    build_id: info.buildId ?? null,
   };
 }
 

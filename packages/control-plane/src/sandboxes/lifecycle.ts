@@ -94,8 +94,7 @@ export class SandboxLifecycle {
         return host.client.resumeSandbox(
           {
             sandboxId: id,
-            timeoutSec: timeoutSec ?? row.timeout_sec,
-            keepTimeout: timeoutSec === undefined,
+            ...(timeoutSec === undefined ? {} : { timeoutSec }),
           },
           { timeoutMs: host.guestStartTimeoutMs() },
         );

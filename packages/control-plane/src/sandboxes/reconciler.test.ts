@@ -75,9 +75,23 @@ test('a change that the stream did not tell is found by the list', async () => {
 test('a sandbox of ours that the database does not know is adopted, not destroyed', async () => {
   const id = newId('sandbox');
   const destroys = harness.agent.count('destroySandbox');
-  harness.agent.addSandbox(id, await teamId());
+  const labels = { project: 'demo' };
+  harness.agent.addSandbox(id, await teamId(), {
+    denyInternet: true,
+    autoPause: true,
+    timeoutSec: 60,
+    labels,
+  });
   await becomes(id, 'running');
-  expect(await harness.get(id)).toMatchObject({ template: 'base', memory_mb: 512, vcpus: 1 });
+  expect(await harness.get(id)).toMatchObject({
+    template: 'base',
+    memory_mb: 512,
+    vcpus: 1,
+    allow_internet: false,
+    auto_pause: true,
+    timeout_sec: 60,
+    metadata: labels,
+  });
   expect(harness.agent.count('destroySandbox')).toBe(destroys);
 });
 

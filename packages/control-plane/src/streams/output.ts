@@ -34,7 +34,7 @@ export async function forwardProcessEvents(
       await socket.send({
         type: 'exit',
         exit_code: event.value.exitCode,
-        ...(event.value.error === '' ? {} : { error: event.value.error }),
+        ...(event.value.error === undefined ? {} : { error: event.value.error }),
       });
       return;
     }

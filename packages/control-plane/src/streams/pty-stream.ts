@@ -48,7 +48,11 @@ async function forwardOutput(
       await socket.send({ type: 'output', data });
     } else if (event.case === 'exited') {
       const { exitCode, error } = event.value;
-      await socket.send({ type: 'exit', exit_code: exitCode, ...(error === '' ? {} : { error }) });
+      await socket.send({
+        type: 'exit',
+        exit_code: exitCode,
+        ...(error === undefined ? {} : { error }),
+      });
       return;
     }
   }

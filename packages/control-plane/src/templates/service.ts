@@ -134,7 +134,7 @@ export class TemplateService {
     }
     await sandboxes.update(source.id, changesFrom(info));
     const published = await templates.publish(pending.id, {
-      build_id: info.buildId === '' ? null : info.buildId,
+      build_id: info.buildId ?? null,
       vcpus: answer.vcpus || source.vcpus,
       memory_mb: answer.memoryMb || source.memory_mb,
       disk_size_mb: info.diskSizeMb || source.disk_size_mb,

@@ -6,7 +6,7 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { create } from '@bufbuild/protobuf';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { type ConnectRouter, createRouterTransport, type Transport } from '@connectrpc/connect';
 import { hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
 import { Feed } from './feed.ts';
@@ -61,11 +61,12 @@ export class MemoryAgent implements AsyncDisposable {
   }
 
   /** Changes a sandbox as the real agent would, and tells the watchers. */
-  report(id: string, status: SandboxState, reason = ''): void {
+  report(id: string, status: SandboxState, reason?: string): void {
     const info = this.sandboxes.get(id);
     if (info === undefined) throw new Error(`no sandbox ${id}`);
     info.status = status;
-    info.reason = reason;
+    if (reason === undefined) delete info.reason;
+    else info.reason = reason;
     if (status === 'stopped') {
       this.sandboxes.delete(id);
       this.builds.forget(id);
@@ -83,10 +84,14 @@ export class MemoryAgent implements AsyncDisposable {
     this.down = undefined;
   }
 
-  addSandbox(id: string, teamId: string, status: SandboxState = 'running'): Info {
+  addSandbox(
+    id: string,
+    teamId: string,
+    fields: MessageInitShape<typeof hostAgent.SandboxInfoSchema> = {},
+  ): Info {
     const info = create(hostAgent.SandboxInfoSchema, {
       sandboxId: id,
-      status,
+      status: 'running',
       teamId,
       templateId: 'base',
       vcpus: 1,
@@ -95,6 +100,7 @@ export class MemoryAgent implements AsyncDisposable {
       hostIp: this.hostIp,
       createdAtUnix: BigInt(Math.floor(Date.now() / 1000)),
       lastActiveAtUnix: BigInt(Math.floor(Date.now() / 1000)),
+      ...fields,
     });
     this.sandboxes.set(id, info);
     return info;
@@ -116,7 +122,7 @@ export class MemoryAgent implements AsyncDisposable {
       enter: (call) => this.#enter(call),
       require: (id) => this.#require(id),
       report: (id, status, reason) => this.report(id, status, reason),
-      addSandbox: (id, teamId, status) => this.addSandbox(id, teamId, status),
+      addSandbox: (id, teamId) => this.addSandbox(id, teamId),
     };
   }
 
@@ -144,14 +150,16 @@ export class MemoryAgent implements AsyncDisposable {
         if (this.createError !== undefined) throw this.createError.toConnectError();
         const frozen = request.fromSnapshot ? this.builds.frozen(request.templateId) : undefined;
         const info = this.addSandbox(request.sandboxId, request.teamId);
-        const { templateId, vcpus, memoryMb, timeoutSec } = request;
-        Object.assign(info, { templateId, vcpus, memoryMb, timeoutSec, ...frozen?.shape });
+        const { templateId, vcpus, memoryMb, timeoutSec, denyInternet, autoPause, labels } =
+          request;
+        const spec = { templateId, vcpus, memoryMb, timeoutSec, denyInternet, autoPause, labels };
+        Object.assign(info, { ...spec, ...frozen?.shape });
         if (frozen !== undefined) this.builds.keep(request.sandboxId, frozen.buildId);
         await mkdir(join(this.root, request.sandboxId), { recursive: true });
         this.report(request.sandboxId, 'running');
         return {
           sandboxId: request.sandboxId,
-          hostIp: info.hostIp,
+          hostIp: this.hostIp,
           metadata: { vmm: 'memory', envd_version: '0' },
           sandbox: info,
           timings: [{ phase: 'boot', milliseconds: 1.5 }],
@@ -204,7 +212,7 @@ export class MemoryAgent implements AsyncDisposable {
       readConsole: ({ sandboxId, maxBytes }) => {
         this.#enter('readConsole');
         this.#require(sandboxId);
-        return { content: Buffer.from('Linux version 6.12\nready\n').subarray(-maxBytes) };
+        return { content: Buffer.from('Linux version 6.12\nready\n').subarray(-(maxBytes ?? 0)) };
       },
       describeHost: () => {
         this.#enter('describeHost');

@@ -26,7 +26,7 @@ export interface BuildOwner {
   /** Throws `not_found`. */
   require(id: string): Info;
   report(id: string, status: SandboxState, reason?: string): void;
-  addSandbox(id: string, teamId: string, status?: SandboxState): Info;
+  addSandbox(id: string, teamId: string): Info;
 }
 
 export const BUILD_SIZE_BYTES = 1_048_576;
@@ -106,12 +106,12 @@ export class MemoryBuilds {
           return { sandbox: { ...owner.require(sandboxId) }, timings: [phase('memory', 2)] };
         });
       },
-      resumeSandbox: ({ sandboxId, timeoutSec, keepTimeout }) => {
+      resumeSandbox: ({ sandboxId, timeoutSec }) => {
         owner.enter('resumeSandbox');
         return this.queue(sandboxId, async () => {
           const info = owner.require(sandboxId);
           if (info.status !== 'running') await this.#resume(owner, info);
-          if (!keepTimeout) info.timeoutSec = timeoutSec;
+          if (timeoutSec !== undefined) info.timeoutSec = timeoutSec;
           return { sandboxId, sandbox: { ...info }, timings: [phase('restore', 3)] };
         });
       },
@@ -129,9 +129,10 @@ export class MemoryBuilds {
         const children = childIds.map((id, index) => {
           if (index >= childIds.length - this.failingChildren) return failedChild(id);
           const child = owner.addSandbox(id, source.teamId);
-          const { templateId, vcpus, memoryMb, buildId } = source;
-          Object.assign(child, { templateId, vcpus, memoryMb, timeoutSec });
-          this.keep(id, buildId);
+          const { templateId, vcpus, memoryMb, denyInternet, autoPause, labels } = source;
+          const spec = { templateId, vcpus, memoryMb, denyInternet, autoPause, labels };
+          Object.assign(child, { ...spec, timeoutSec });
+          this.keep(id, buildOf(source));
           owner.report(id, 'running');
           return { sandboxId: id, outcome: { case: 'sandbox' as const, value: { ...child } } };
         });
@@ -142,7 +143,7 @@ export class MemoryBuilds {
         return this.queue(sandboxId, async () => {
           const info = owner.require(sandboxId);
           if (info.status !== 'paused') await this.#pause(owner, sandboxId);
-          this.templates.set(templateId, info.buildId);
+          this.templates.set(templateId, buildOf(info));
           return {
             sizeBytes: BigInt(BUILD_SIZE_BYTES),
             sandbox: { ...info },
@@ -199,7 +200,7 @@ export class MemoryBuilds {
   }
 
   async #resume(owner: BuildOwner, info: Info): Promise<void> {
-    if (info.buildId === '' || !['paused', 'error'].includes(info.status)) {
+    if (info.buildId === undefined || !['paused', 'error'].includes(info.status)) {
       throw notPossible(info, 'resumed');
     }
     owner.report(info.sandboxId, 'resuming');
@@ -220,6 +221,11 @@ export class MemoryBuilds {
 
 function phase(name: string, milliseconds: number) {
   return { phase: name, milliseconds };
+}
+
+function buildOf({ sandboxId, buildId }: Info): string {
+  if (buildId !== undefined) return buildId;
+  throw new Error(`sandbox ${sandboxId} has no build`);
 }
 
 function notPossible(info: Info, participle: string) {

@@ -32,7 +32,7 @@ type Methods = Pick<
 interface Program {
   readonly child: ChildProcess;
   readonly sandboxId: string;
-  readonly tag: string;
+  readonly tag: string | undefined;
   readonly cmd: string;
   readonly args: readonly string[];
 }
@@ -42,7 +42,7 @@ interface Spawnable {
   readonly cmd: string;
   readonly args: string[];
   readonly envs: Record<string, string>;
-  readonly tag?: string;
+  readonly tag?: string | undefined;
 }
 
 interface Selectable {
@@ -97,7 +97,7 @@ export class MemoryPrograms {
           stdoutDroppedBytes: out.dropped,
           stderrDroppedBytes: err.dropped,
           exitCode: code ?? -1,
-          status: killedBy === null ? '' : `signal: ${killedBy}`,
+          ...(killedBy === null ? {} : { status: `signal: ${killedBy}` }),
         };
       },
       execStream: async function* (
@@ -115,19 +115,24 @@ export class MemoryPrograms {
         const { child } = await this.#spawn(owner, request);
         child.stdout?.resume();
         child.stderr?.resume();
-        return { pid: child.pid ?? 0, tag: request.tag };
+        return { pid: child.pid ?? 0, tag: request.tag ?? '' };
       },
       listProcesses: ({ sandboxId }) => {
         owner.enter('listProcesses');
         owner.require(sandboxId);
         const mine = [...this.#running].filter(([, program]) => program.sandboxId === sandboxId);
         return {
-          processes: mine.map(([pid, { tag, cmd, args }]) => ({ pid, tag, cmd, args: [...args] })),
+          processes: mine.map(([pid, { tag, cmd, args }]) => ({
+            pid,
+            ...(tag === undefined ? {} : { tag }),
+            cmd,
+            args: [...args],
+          })),
         };
       },
       killProcess: (request) => {
         owner.enter('killProcess');
-        this.#select(request).child.kill(signalNumber(request.signal || 'SIGKILL'));
+        this.#select(request).child.kill(signalNumber(request.signal ?? 'SIGKILL'));
         return {};
       },
       connectProcess: async function* (
@@ -162,11 +167,11 @@ export class MemoryPrograms {
         { signal }: { signal: AbortSignal },
       ) {
         owner.enter('ptyAttach');
-        const { sandboxId, tag } = request;
+        const { sandboxId, tag = '', cmd } = request;
         const program =
-          request.cmd === ''
+          cmd === undefined
             ? this.#select({ sandboxId, selector: { case: 'tag', value: tag } })
-            : await this.#spawn(owner, request);
+            : await this.#spawn(owner, { ...request, cmd });
         for await (const { event } of this.#events(program, signal)) {
           if (event.case === 'start') {
             yield { event: { case: 'started' as const, value: { pid: event.value.pid, tag } } };
@@ -175,7 +180,8 @@ export class MemoryPrograms {
             yield { event: { case: 'output' as const, value: { data } } };
           } else if (event.case === 'end') {
             const { exitCode, error } = event.value;
-            yield { event: { case: 'exited' as const, value: { exitCode, error } } };
+            const value = { exitCode, ...(error === undefined ? {} : { error }) };
+            yield { event: { case: 'exited' as const, value } };
           }
         }
       }.bind(this),
@@ -214,7 +220,7 @@ export class MemoryPrograms {
         reject(new TorporError('program_not_found', message).toConnectError());
       });
       child.on('spawn', () => {
-        const { sandboxId, cmd, args, tag = '' } = request;
+        const { sandboxId, cmd, args, tag } = request;
         const program = { child, sandboxId, tag, cmd, args };
         this.#running.set(child.pid ?? 0, program);
         child.on('close', () => this.#running.delete(child.pid ?? 0));
@@ -244,8 +250,8 @@ export class MemoryPrograms {
       feed.push(eventOf({ case: 'data', value: { output: { case: 'stderr', value } } })),
     );
     child.on('close', (code, killedBy) => {
-      const error = killedBy === null ? '' : `signal: ${killedBy}`;
-      feed.push(eventOf({ case: 'end', value: { exitCode: code ?? -1, error } }));
+      const error = killedBy === null ? {} : { error: `signal: ${killedBy}` };
+      feed.push(eventOf({ case: 'end', value: { exitCode: code ?? -1, ...error } }));
       feed.end();
     });
     signal.addEventListener('abort', () => feed.end());
