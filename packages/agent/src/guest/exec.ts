@@ -33,7 +33,7 @@ export interface ExecResult {
 /**
  * Runs a program to its end and returns what it printed. When the time is up, the
  * whole process group is killed and the result says so. When the caller's signal
- * aborts, it is killed as well: nobody else can get at its output.
+ * aborts, it is killed as well: no other caller can get its output.
  */
 export async function exec(
   guest: GuestClient,

@@ -26,7 +26,7 @@ const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
   [Code.Unimplemented]: 'not_implemented',
   [Code.Unavailable]: 'guest_unreachable',
   [Code.Aborted]: 'guest_unreachable',
-  // By a caller that has gone; an abort for a reason of ours is that reason.
+  // By a caller that has disconnected; an abort for a reason of ours is that reason.
   [Code.Canceled]: 'conflict',
 };
 

@@ -12,7 +12,7 @@ export interface ProgramRequest extends CallOptions {
   readonly tag?: string | undefined;
   /** Keep standard input open. */
   readonly stdin?: boolean | undefined;
-  /** Nobody waits for it: how it exited stays listed for a while. */
+  /** Its caller does not wait for it: how it exited stays listed for a while. */
   readonly detached?: boolean | undefined;
   /** Present: the program runs on a terminal of this size. */
   readonly terminal?: { readonly cols: number; readonly rows: number } | undefined;

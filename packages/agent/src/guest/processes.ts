@@ -29,7 +29,7 @@ export function newTag(prefix: 'proc' | 'pty'): string {
   return `${prefix}-${randomBytes(4).toString('hex')}`;
 }
 
-/** Starts a program that nobody waits for; its output can be followed later by tag or pid. */
+/** Starts a program in the background; its output can be followed later by tag or pid. */
 export async function startBackground(
   guest: GuestClient,
   request: ProgramRequest,

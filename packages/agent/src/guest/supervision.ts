@@ -7,7 +7,7 @@ const KILL_GRACE_MS = 5_000;
 /**
  * Watches over one program in the guest: ends its whole process group when its time
  * is up or it is no longer wanted. The time limit is the agent's own, not a deadline
- * of the RPC, so that it holds whoever is connected; it does not outlive the agent.
+ * of the RPC, so that it holds whether a caller is connected or not; it does not outlive the agent.
  */
 export class Supervision implements Disposable {
   readonly #guest: GuestClient;

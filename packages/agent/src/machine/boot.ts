@@ -16,7 +16,7 @@ import type { RunningMachine } from './running-machine.ts';
 
 /**
  * Boots a machine from an image, up to a guest that has its identity. With `keepAs`, the
- * boot is committed under that name before the guest is anybody.
+ * boot is committed under that name before the guest has an identity.
  */
 export async function boot(
   request: MachineRequest,

@@ -11,7 +11,7 @@ export interface GuestIdentity {
   readonly environment: Readonly<Record<string, string>>;
   /** Of the image; a sandbox may say otherwise. */
   readonly defaultUser?: string | undefined;
-  /** Whose guest it was when it was frozen: only its token lets anybody change it. */
+  /** Whose guest it was when it was frozen: only its token authorises a change. */
   readonly previousSandboxId?: string | undefined;
 }
 

@@ -21,7 +21,7 @@ import {
  * addresses when the agent starts again.
  *
  * The file is written before the claim (`claimedInBoot: null`) and after it. A
- * crash in between can leave a route that nobody removes before the next boot; it
+ * crash in between can leave a route that is not removed before the next boot; it
  * can never make one instance take the block of another. Routes do not survive a
  * boot, so a claim of an earlier one is none.
  */

@@ -202,7 +202,7 @@ class Pool implements SlotPool {
       try {
         return await this.#track(this.#orDiscard(index, work));
       } catch (error) {
-        // A pooled slot that somebody broke meanwhile is replaced; each round uses one up.
+        // A pooled slot that was damaged meanwhile is replaced; each round uses one up.
         if (!isMade && index !== preferredIndex) throw error;
         preferredIndex = undefined;
       } finally {

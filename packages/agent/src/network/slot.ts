@@ -59,11 +59,11 @@ export interface SlotPool {
    */
   destroySlot(index: number, owner?: string): Promise<void>;
   /**
-   * Resets the host's TCP connections to a guest that has gone for good: one that waits
-   * without sending would never learn of it. Does nothing while somebody has the slot.
+   * Resets the host's TCP connections to a guest that no longer exists: one that waits
+   * without sending would never learn of it. Does nothing while the slot is in use.
    */
   resetConnections(index: number): Promise<void>;
-  /** Restores the host's firewall rules if somebody removed or changed them. */
+  /** Restores the host's firewall rules if they were removed or changed. */
   checkFirewall(): Promise<'intact' | 'repaired'>;
   stats(): SlotPoolStats;
   /** Stops filling the pool and takes down what is pooled; slots in use stay. */

@@ -2,8 +2,8 @@ import type { Interceptor } from '@connectrpc/connect';
 
 /**
  * Ends the stream of a handler when its call ends, however the caller disconnected. A handler
- * that waits for something sees that by its signal; one that has just yielded is resumed
- * by nobody, so that what it holds (`using`, `finally`) would be held for ever.
+ * that waits for something sees that by its signal; one that has just yielded would never
+ * be resumed, and never release what it holds (`using`, `finally`).
  */
 export const endWithCaller: Interceptor = (next) => async (request) => {
   const response = await next(request);

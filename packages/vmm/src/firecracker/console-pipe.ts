@@ -18,7 +18,7 @@ export async function makeConsolePipe(path: string): Promise<void> {
 
 /**
  * The end that Firecracker gets as its standard output. It is open for reading
- * too, so that Firecracker neither waits nor fails while nobody reads: what then
+ * too, so that Firecracker neither waits nor fails while there is no reader: what then
  * does not fit into the pipe is dropped.
  */
 export function openForFirecracker(path: string): Promise<FileHandle> {

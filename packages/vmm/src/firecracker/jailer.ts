@@ -37,7 +37,7 @@ const MAX_OPEN_FILES = 2048;
 const VMM_OVERHEAD_MIB = 128;
 
 /**
- * Binds what the arguments say, in a mount namespace that nobody else sees, then
+ * Binds what the arguments say, in a mount namespace of its own, then
  * becomes the program after `--`. A user whose ids are given gets device nodes of
  * his own for the devices that Firecracker opens. The arguments are positional
  * parameters: nothing is spliced into the script.

@@ -6,7 +6,7 @@ import { runFiles } from './run-files.ts';
 export type MemoryBacking =
   /** The machine's own file, shared: what the guest writes is in the file. */
   | { readonly kind: 'shared'; readonly path: string }
-  /** Somebody else's file, which stays as it is: what the guest writes is private to the process. */
+  /** A file of others, which is not changed: what the guest writes is private to the process. */
   | { readonly kind: 'private'; readonly path: string };
 
 export interface CommandLineOptions {

@@ -4,7 +4,7 @@ import { ConsoleLog } from '../console-log.ts';
 
 /**
  * Copies what the guest prints from QEMU's console socket to the log. While the
- * disk is slow QEMU is not read, and what nobody reads QEMU drops, so memory
+ * disk is slow QEMU is not read, and what is not read QEMU drops, so memory
  * stays bounded whatever the guest prints.
  */
 export class ConsoleReader {
