@@ -1,13 +1,13 @@
-import { type FileHandle, mkdtemp, open, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import { mkdtemp, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { applyChanges, BLOCK_SIZE, type Mapping, zeroMapping } from '../header/mapping.ts';
 import { newBuildId } from '../uuid.ts';
-import { captureMemory, type Extent } from './capture.ts';
-import { type DiffFile, MemoryReader } from './memory-reader.ts';
+import { captureMemory, type Extent, type WritableFile } from './capture.ts';
+import { type DiffFile, MemoryReader, type ReadableFile } from './memory-reader.ts';
 
 /** How many random histories are tried; a campaign raises it. */
 const CASES = Number(process.env.TORPOR_CAPTURE_CASES ?? 100_000);
@@ -15,14 +15,56 @@ const SLOW = 20 * 60_000;
 
 type Mode = 'full' | 'resident' | 'dirty';
 
+/** A history is a fraction of a millisecond of work: its files are in memory, and the next one uses them again. */
+const MEMORY_FILE_SYSTEM = '/dev/shm';
+const MAX_GENERATIONS = 3;
+
+/** Reads and writes without the thread pool, whose round trips would be most of the test's time. */
+class TestFile implements ReadableFile, WritableFile, Disposable {
+  readonly path: string;
+  readonly #fd: number;
+
+  constructor(path: string) {
+    this.path = path;
+    this.#fd = openSync(path, 'w+');
+  }
+
+  async read(buffer: Buffer, offset: number, length: number, position: number) {
+    return { bytesRead: readSync(this.#fd, buffer, offset, length, position) };
+  }
+
+  async write(buffer: Buffer, offset: number, length: number, position: number) {
+    return { bytesWritten: writeSync(this.#fd, buffer, offset, length, position) };
+  }
+
+  get contents(): Buffer {
+    const bytes = Buffer.alloc(fstatSync(this.#fd).size);
+    readSync(this.#fd, bytes, 0, bytes.length, 0);
+    return bytes;
+  }
+
+  set contents(bytes: Buffer) {
+    ftruncateSync(this.#fd, 0);
+    writeSync(this.#fd, bytes, 0, bytes.length, 0);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
 let directory: string;
-let memory: FileHandle;
+let memory: TestFile;
+/** One for each generation of a history. */
+let diffs: readonly TestFile[];
 beforeAll(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'torpor-capture-'));
-  memory = await open(join(directory, 'memory'), 'w+');
+  directory = await mkdtemp(join(MEMORY_FILE_SYSTEM, 'torpor-capture-'));
+  const file = (name: string | number) => new TestFile(join(directory, String(name)));
+  memory = file('memory');
+  diffs = Array.from({ length: MAX_GENERATIONS }, (_, generation) => file(generation));
 });
 afterAll(async () => {
-  await memory.close();
+  for (const file of [memory, ...diffs]) file[Symbol.dispose]();
   await rm(directory, { recursive: true });
 });
 
@@ -46,8 +88,8 @@ function* extentsOf(present: boolean[]): Generator<Extent> {
   }
 }
 
-/** A chain of builds in files of the test's directory. */
-class Chain implements AsyncDisposable {
+/** A chain of builds in the test's files, of which a new chain takes possession. */
+class Chain {
   mapping: Mapping;
   readonly #diffs = new Map<string, DiffFile>();
 
@@ -65,11 +107,11 @@ class Chain implements AsyncDisposable {
 
   async commit(memoryBytes: Buffer, present: boolean[], mode: Mode) {
     const id = newBuildId();
-    await memory.truncate(0);
-    await memory.write(memoryBytes, 0, memoryBytes.length, 0);
-    const path = join(directory, id);
-    const handle = await open(path, 'wx+');
-    this.#diffs.set(id, { path, handle });
+    memory.contents = memoryBytes;
+    const diff = diffs[this.#diffs.size];
+    if (diff === undefined) throw new RangeError(`No more than ${MAX_GENERATIONS} generations.`);
+    diff.contents = Buffer.alloc(0);
+    this.#diffs.set(id, { path: diff.path, handle: diff });
     const capture = await captureMemory(
       {
         memory,
@@ -78,9 +120,9 @@ class Chain implements AsyncDisposable {
         holes: mode === 'full' ? 'zero' : 'unchanged',
         ...(mode === 'resident' ? { parent: this.#reader() } : {}),
       },
-      handle,
+      diff,
     );
-    const stored = await readFile(path);
+    const stored = diff.contents;
     if (stored.length !== capture.storedBlocks * BLOCK_SIZE) expect.fail('a wrong length');
     if (crc32(stored) !== capture.checksum) expect.fail('a wrong checksum');
     const parent = mode === 'full' ? zeroMapping(this.mapping.blockCount) : this.mapping;
@@ -92,13 +134,6 @@ class Chain implements AsyncDisposable {
     const bytes = Buffer.alloc(this.mapping.blockCount * BLOCK_SIZE, 0xee);
     await this.#reader().read(bytes, 0);
     return bytes;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const { path, handle } of this.#diffs.values()) {
-      await handle.close();
-      await rm(path);
-    }
   }
 }
 
@@ -115,10 +150,10 @@ test('captures of all kinds, mixed in one chain, read back as what the guest hel
 }, async () => {
   const history = fc
     .integer({ min: 1, max: 8 })
-    .chain((blocks) => fc.array(generation(blocks), { minLength: 1, maxLength: 3 }));
+    .chain((blocks) => fc.array(generation(blocks), { minLength: 1, maxLength: MAX_GENERATIONS }));
   await fc.assert(
     fc.asyncProperty(history, async (generations) => {
-      await using chain = new Chain(generations[0]?.values.length ?? 0);
+      const chain = new Chain(generations[0]?.values.length ?? 0);
       let ram: Ram = new Array(chain.mapping.blockCount).fill(0);
       for (const { values, touched, mode } of generations) {
         const next = ram.map((old, block) => (touched[block] ? (values[block] ?? 0) : old));
@@ -135,7 +170,7 @@ test('captures of all kinds, mixed in one chain, read back as what the guest hel
 });
 
 test('a block that the guest zeroed is zero afterwards, and costs nothing', async () => {
-  await using chain = new Chain(3);
+  const chain = new Chain(3);
   await chain.commit(bytesOf([1, 2, 3]), [true, true, true], 'full');
   const capture = await chain.commit(bytesOf([1, 0, 3]), [true, true, true], 'resident');
   expect(capture.storedBlocks).toBe(0);
@@ -143,7 +178,7 @@ test('a block that the guest zeroed is zero afterwards, and costs nothing', asyn
 });
 
 test('a resident block that still holds what the parent says is not stored again', async () => {
-  await using chain = new Chain(300);
+  const chain = new Chain(300);
   const ram = Array.from({ length: 300 }, (_, block) => (block % 255) + 1);
   await chain.commit(
     bytesOf(ram),

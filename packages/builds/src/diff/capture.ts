@@ -1,7 +1,16 @@
-import type { FileHandle } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
 import { BLOCK_SIZE, BlockChange, type ChangeMap } from '../header/mapping.ts';
-import type { MemoryReader } from './memory-reader.ts';
+import type { MemoryReader, ReadableFile } from './memory-reader.ts';
+
+/** What a diff file is written with, as a `FileHandle` has it. */
+export interface WritableFile {
+  write(
+    buffer: Buffer,
+    offset: number,
+    length: number,
+    position: number,
+  ): Promise<{ readonly bytesWritten: number }>;
+}
 
 /** A part of a sparse file that holds data; bytes. */
 export interface Extent {
@@ -11,7 +20,7 @@ export interface Extent {
 
 export interface CaptureSource {
   /** RAM, or a sparse diff of it, of `blockCount` blocks. */
-  readonly memory: FileHandle;
+  readonly memory: ReadableFile;
   readonly blockCount: number;
   /** The parts of `memory` that are no holes, in order (`SEEK_DATA`, `SEEK_HOLE`). */
   readonly extents: Iterable<Extent> | AsyncIterable<Extent>;
@@ -46,7 +55,7 @@ const CHUNK_BLOCKS = 256;
  * A full image, a sparse diff file and the resident pages of a shared memory file
  * are the same thing with other `holes` and `parent`.
  */
-export async function captureMemory(source: CaptureSource, output: FileHandle): Promise<Capture> {
+export async function captureMemory(source: CaptureSource, output: WritableFile): Promise<Capture> {
   const capture = new MemoryCapture(source, output);
   for await (const extent of source.extents) await capture.add(extent);
   return capture.finish();
@@ -54,7 +63,7 @@ export async function captureMemory(source: CaptureSource, output: FileHandle): 
 
 class MemoryCapture {
   readonly #source: CaptureSource;
-  readonly #output: FileHandle;
+  readonly #output: WritableFile;
   readonly #changes: ChangeMap;
   readonly #chunk: Buffer;
   readonly #words: Int32Array;
@@ -63,7 +72,7 @@ class MemoryCapture {
   #storedBlocks = 0;
   #checksum = 0;
 
-  constructor(source: CaptureSource, output: FileHandle) {
+  constructor(source: CaptureSource, output: WritableFile) {
     this.#source = source;
     this.#output = output;
     const chunkBytes = Math.min(CHUNK_BLOCKS, source.blockCount) * BLOCK_SIZE;
@@ -151,7 +160,7 @@ class MemoryCapture {
 }
 
 /** A file that ends early reads as zeros from there on, as a hole does. */
-async function readOrZero(file: FileHandle, target: Buffer, position: number): Promise<void> {
+async function readOrZero(file: ReadableFile, target: Buffer, position: number): Promise<void> {
   let filled = 0;
   while (filled < target.length) {
     const { bytesRead } = await file.read(

@@ -1,12 +1,21 @@
-import type { FileHandle } from 'node:fs/promises';
 import { BuildFormatError } from '../errors.ts';
 import { BLOCK_SIZE, type Mapping, ZERO_INDEX } from '../header/mapping.ts';
+
+/** What this package reads with, as a `FileHandle` has it. */
+export interface ReadableFile {
+  read(
+    buffer: Buffer,
+    offset: number,
+    length: number,
+    position: number,
+  ): Promise<{ readonly bytesRead: number }>;
+}
 
 /** A diff file that a mapping refers to, open for reading. */
 export interface DiffFile {
   /** Names the file in errors. */
   readonly path: string;
-  readonly handle: FileHandle;
+  readonly handle: ReadableFile;
 }
 
 /** Reads guest RAM as a header describes it, from the diff files of the builds that it names. */
