@@ -1,2 +1,3 @@
-export { type Envd, type EnvdOptions, startEnvd } from './server.ts';
+export type { EnvdOptions } from './options.ts';
+export { type Envd, startEnvd } from './server.ts';
 export { ENVD_VERSION } from './version.ts';

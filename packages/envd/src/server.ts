@@ -1,31 +1,8 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { handleCors } from './http/cors.ts';
+import type { EnvdOptions } from './options.ts';
 import type { Services } from './services.ts';
-
-export interface EnvdOptions {
-  /** Default 49983; 0 takes a free one. */
-  readonly port?: number;
-  /** Address to listen on. Default 127.0.0.1. */
-  readonly host?: string;
-  /** Account of requests that name none, until `/init` says otherwise. Default `root`. */
-  readonly defaultUser?: string;
-  /** Working directory of commands that name none. Default: the user's home. */
-  readonly defaultWorkdir?: string;
-  /** As if a first `/init` had set it. */
-  readonly accessToken?: string;
-  /** Default `PATH` of processes. */
-  readonly searchPath?: string;
-  /**
-   * Whether `/init` may set the clock, the host name, /etc/hosts and so on, and
-   * feed the kernel's random generator. Only for the daemon of a guest. Default false.
-   */
-  readonly systemInit?: boolean;
-  /** Whether to shield the daemon from programs that take all CPU or memory. Needs root. Default false. */
-  readonly protect?: boolean;
-  /** Address on which loopback servers of the guest are made reachable; none by default. */
-  readonly forwardTo?: string;
-}
 
 /** A running daemon. */
 export interface Envd extends AsyncDisposable {

@@ -3,7 +3,6 @@ import { compressionBrotli, compressionGzip } from '@connectrpc/connect-node';
 import { lowerOpenFilesLimit } from '@torpor/linux';
 import { envdProcess } from '@torpor/protocol';
 import { EnvdContext } from './context.ts';
-import { DaemonProtection } from './daemon-protection.ts';
 import { handleFiles } from './files/index.ts';
 import { registerFilesystem } from './filesystem/index.ts';
 import { sendError, sendJson } from './http/answer.ts';
@@ -11,11 +10,12 @@ import { rpcHandler } from './http/rpc-handler.ts';
 import { GuestSystem } from './init/guest-system.ts';
 import { InitHandler } from './init/handler.ts';
 import { Metrics } from './metrics.ts';
+import type { EnvdOptions } from './options.ts';
 import { Launcher } from './process/launcher.ts';
 import { ProcessTable } from './process/process-table.ts';
 import { runtimeDirectory } from './process/runtime-directory.ts';
 import { processService } from './process/service.ts';
-import type { EnvdOptions } from './server.ts';
+import { DaemonProtection } from './protection/daemon-protection.ts';
 
 /** A message is held in memory as a whole; files go through `/files` instead. */
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;

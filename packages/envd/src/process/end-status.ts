@@ -1,5 +1,5 @@
 import { signalStatus } from '@torpor/protocol';
-import type { ProcessEnd } from './output-hub.ts';
+import type { ProcessEnd } from '../process-end.ts';
 
 export function endByStatus(exitCode: number): ProcessEnd {
   const status = `exit status ${exitCode}`;

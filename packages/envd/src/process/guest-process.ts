@@ -1,5 +1,6 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import { OutputHub, type ProcessEnd } from './output-hub.ts';
+import type { ProcessEnd } from '../process-end.ts';
+import { OutputHub } from './output-hub.ts';
 import type { OutputKind } from './output-ring.ts';
 import { signalSession } from './session-signal.ts';
 

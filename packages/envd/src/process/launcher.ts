@@ -11,9 +11,9 @@ import {
   withCredentials,
 } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import type { DaemonProtection } from '../daemon-protection.ts';
 import { errnoName } from '../filesystem/errors.ts';
-import type { ExplainEnd } from '../program-groups.ts';
+import type { DaemonProtection } from '../protection/daemon-protection.ts';
+import type { ExplainEnd } from '../protection/program-groups.ts';
 import type { User } from '../users.ts';
 import { isForeignElf, type LaunchRequest, launchError, programPaths } from './launch-error.ts';
 

@@ -1,17 +1,7 @@
 import type { ConnectError } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
+import type { ProcessEnd } from '../process-end.ts';
 import { type OutputChunk, OutputRing } from './output-ring.ts';
-
-/** How a process ended, as the wire reports it. */
-export interface ProcessEnd {
-  /** The exit status; -1 if a signal ended the process. */
-  readonly exitCode: number;
-  /** Whether it ended by itself, not by a signal. */
-  readonly exited: boolean;
-  readonly status: string;
-  /** Absent after exit status 0. */
-  readonly error: string | undefined;
-}
 
 export type OutputEvent =
   | { readonly type: 'data'; readonly chunk: OutputChunk }

@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
+import type { ProcessEnd } from '../process-end.ts';
 import type { User } from '../users.ts';
 import { GuestProcess, type ProcessDescription, type TerminalSize } from './guest-process.ts';
 import { unusableDirectory } from './launch-error.ts';
 import type { Launcher, LaunchRequest } from './launcher.ts';
-import type { ProcessEnd } from './output-hub.ts';
 import { openPipes } from './pipe-channel.ts';
 import { openPty } from './pty-channel.ts';
 

@@ -3,8 +3,9 @@ import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@conn
 import { type envdProcess, TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import { keepaliveMs } from '../http/keepalive.ts';
+import type { ProcessEnd } from '../process-end.ts';
 import type { GuestProcess } from './guest-process.ts';
-import type { OutputEvent, OutputSubscription, ProcessEnd } from './output-hub.ts';
+import type { OutputEvent, OutputSubscription } from './output-hub.ts';
 import type { ListedProcess, ProcessTable, Selector } from './process-table.ts';
 import { terminalSize } from './terminal-size.ts';
 

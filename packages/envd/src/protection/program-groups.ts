@@ -1,6 +1,6 @@
 import { accessSync, constants, mkdirSync, readFileSync, watch, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ProcessEnd } from './process/output-hub.ts';
+import type { ProcessEnd } from '../process-end.ts';
 
 const CGROUP_ROOT = '/sys/fs/cgroup';
 const KIB = 1024;

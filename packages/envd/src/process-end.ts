@@ -1,0 +1,10 @@
+/** How a process ended, as the wire reports it. */
+export interface ProcessEnd {
+  /** The exit status; -1 if a signal ended the process. */
+  readonly exitCode: number;
+  /** Whether it ended by itself, not by a signal. */
+  readonly exited: boolean;
+  readonly status: string;
+  /** Absent after exit status 0. */
+  readonly error: string | undefined;
+}
