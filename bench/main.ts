@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { terminateWithNpm } from '../packages/cli/src/platform/npm-parent.ts';
+import { terminateWithNpm } from '@torpor/cli';
 import type { Benchmark } from './harness/benchmark.ts';
 import { Measurements } from './harness/measurements.ts';
 import { comparable, formatAim, formatRatio, renderReport } from './harness/report.ts';

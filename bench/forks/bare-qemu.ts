@@ -1,11 +1,7 @@
 import { env } from 'node:process';
 import { tscKhz } from '@torpor/linux';
 import { findQemu, type MachineSpec } from '@torpor/vmm';
-import { qemuArguments } from '../../packages/vmm/src/qemu/command-line.ts';
-import { completion } from '../../packages/vmm/src/qemu/migration.ts';
-import { QmpClient } from '../../packages/vmm/src/qemu/qmp-client.ts';
-import { runFiles } from '../../packages/vmm/src/qemu/run-files.ts';
-import { VmmProcess } from '../../packages/vmm/src/vmm-process.ts';
+import { completion, QmpClient, qemuArguments, runFiles, VmmProcess } from '@torpor/vmm/testing';
 
 const CONNECT_TIMEOUT_MS = 120_000;
 

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import type { NetworkSlot } from '@torpor/agent/testing';
 import { connectPager, type PagerClient } from '@torpor/pager';
 import type { MicroVm, RestoreSource, VmmDriver } from '@torpor/vmm';
-import type { NetworkSlot } from '../../packages/agent/src/network/slot.ts';
 import createDriver from '../../tests/vmm/qemu-under-test.ts';
 import type { Benchmark } from '../harness/benchmark.ts';
 import { interleave } from '../harness/interleave.ts';

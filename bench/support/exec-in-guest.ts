@@ -1,4 +1,4 @@
-import type { GuestClient } from '../../packages/agent/src/guest/guest-client.ts';
+import type { GuestClient } from '@torpor/agent/testing';
 
 /** Runs `true` in a guest to its end, past the host agent. */
 export async function execInGuest(envd: GuestClient): Promise<void> {

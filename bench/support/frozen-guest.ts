@@ -2,19 +2,22 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import {
+  FileJournal,
+  GuestClient,
+  GuestSecrets,
+  type NetworkSlot,
+  openSlotPool,
+  readRecord,
+  removeInstance,
+  type SlotPool,
+  testInstance,
+} from '@torpor/agent/testing';
 import { BLOCK_SIZE, BUILD_FILES, type Build, BuildStore } from '@torpor/builds';
 import { copySparse, dataExtents, runCommand } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
 import type { MachineSpec } from '@torpor/vmm';
 import { pino } from 'pino';
-import { GuestSecrets } from '../../packages/agent/src/guest/access-token.ts';
-import { GuestClient } from '../../packages/agent/src/guest/guest-client.ts';
-import { FileJournal } from '../../packages/agent/src/journal/file-journal.ts';
-import { removeInstance } from '../../packages/agent/src/network/instance.ts';
-import type { NetworkSlot, SlotPool } from '../../packages/agent/src/network/slot.ts';
-import { openSlotPool } from '../../packages/agent/src/network/slot-pool.ts';
-import { testInstance } from '../../packages/agent/src/network/test-pool.ts';
-import { readRecord } from '../../packages/agent/src/registry/record.ts';
 import { execInGuest } from './exec-in-guest.ts';
 import type { Platform } from './platform.ts';
 

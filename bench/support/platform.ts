@@ -1,10 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { GuestClient, type GuestEndpoint, GuestSecrets } from '@torpor/agent/testing';
 import { GUEST } from '@torpor/protocol';
 import { type CreateSandboxOptions, type Sandbox, Torpor } from '@torpor/sdk';
 import { z } from 'zod';
-import { GuestSecrets } from '../../packages/agent/src/guest/access-token.ts';
-import { GuestClient, type GuestEndpoint } from '../../packages/agent/src/guest/guest-client.ts';
 import { TorporProcess, temporaryDataDir } from '../../tests/support/torpor-process.ts';
 
 const DEFAULT_MEMORY_MIB = 512;

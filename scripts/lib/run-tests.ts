@@ -7,17 +7,21 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import {
+  line,
+  news,
+  openImageStore,
+  prepareGuest,
+  processIo,
+  setUpHost,
+  setupReport,
+  terminateWithNpm,
+} from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
 import { kernelArguments } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
 import { z } from 'zod';
-import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
-import { line, processIo } from '../../packages/cli/src/io.ts';
-import { news } from '../../packages/cli/src/output/progress.ts';
-import { openImageStore } from '../../packages/cli/src/platform/images.ts';
-import { terminateWithNpm } from '../../packages/cli/src/platform/npm-parent.ts';
-import { prepareGuest } from '../../packages/cli/src/platform/prepare-guest.ts';
 import { readHost, settledLeaks } from '../../tests/support/leak-check.ts';
 
 const VITEST = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));

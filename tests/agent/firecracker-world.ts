@@ -2,21 +2,26 @@ import { randomUUID } from 'node:crypto';
 import { chmod, mkdir, open, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  createSandbox,
+  type HostContext,
+  type NetworkSlot,
+  PageServer,
+  pauseSandbox,
+  recoverSandboxes,
+  request,
+  SandboxRegistry,
+  type SlotRequest,
+  StubHost,
+  StubSlots,
+  silentLogger,
+  snapshotSandbox,
+  writeRecord,
+} from '@torpor/agent/testing';
 import { runCommand } from '@torpor/linux';
 import { PagerClient } from '@torpor/pager';
 import { isId } from '@torpor/protocol';
 import { FirecrackerDriver, killFirecrackerLeftovers, vmmPlatform } from '@torpor/vmm';
-import type { HostContext } from '../../packages/agent/src/host-context.ts';
-import { createSandbox } from '../../packages/agent/src/lifecycle/create.ts';
-import { pauseSandbox } from '../../packages/agent/src/lifecycle/pause.ts';
-import { snapshotSandbox } from '../../packages/agent/src/lifecycle/snapshot.ts';
-import { PageServer } from '../../packages/agent/src/machine/page-server.ts';
-import type { NetworkSlot, SlotRequest } from '../../packages/agent/src/network/slot.ts';
-import { recoverSandboxes } from '../../packages/agent/src/recovery/recover.ts';
-import { writeRecord } from '../../packages/agent/src/registry/record.ts';
-import { SandboxRegistry } from '../../packages/agent/src/registry/registry.ts';
-import { request } from '../../packages/agent/src/testing/scenarios.ts';
-import { StubHost, StubSlots, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
 import type { FakeBehaviour } from '../vmm/firecracker/fake-firecracker.ts';
 import { FakeInstallation } from '../vmm/firecracker/fake-installation.ts';
 

@@ -1,15 +1,17 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import {
+  collectBuilds,
+  createSandbox,
+  destroySandbox,
+  forkSandbox,
+  request,
+  resumeSandbox,
+} from '@torpor/agent/testing';
 import { BUILD_FILES } from '@torpor/builds';
 import { newId } from '@torpor/protocol';
 import { vmmPlatform } from '@torpor/vmm';
 import { afterEach, expect, test, vi } from 'vitest';
-import { collectBuilds } from '../../packages/agent/src/builds/collect.ts';
-import { createSandbox } from '../../packages/agent/src/lifecycle/create.ts';
-import { destroySandbox } from '../../packages/agent/src/lifecycle/destroy.ts';
-import { forkSandbox } from '../../packages/agent/src/lifecycle/fork.ts';
-import { resumeSandbox } from '../../packages/agent/src/lifecycle/resume.ts';
-import { request } from '../../packages/agent/src/testing/scenarios.ts';
 import { FirecrackerWorld, type WorldOptions } from './firecracker-world.ts';
 
 // Each machine is a process of Node's, which a busy host starts slowly.

@@ -1,8 +1,8 @@
+import { optionName } from '@torpor/cli/testing';
 import { rest, TorporError } from '@torpor/protocol';
 import { Torpor } from '@torpor/sdk';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { z } from 'zod';
-import { optionName } from '../../packages/cli/src/output/option-names.ts';
 import { type Harness, startHarness } from '../../packages/control-plane/src/testing/harness.ts';
 import { cli } from '../support/cli.ts';
 

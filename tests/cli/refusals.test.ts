@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { newId, type SandboxState } from '@torpor/protocol';
 import { Sandbox, Torpor, TorporError } from '@torpor/sdk';
+import { Connection } from '@torpor/sdk/testing';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { WebSocketServer } from 'ws';
 import {
@@ -10,7 +11,6 @@ import {
   startHarness,
   until,
 } from '../../packages/control-plane/src/testing/harness.ts';
-import { Connection } from '../../packages/sdk/src/http/connection.ts';
 import { cli } from '../support/cli.ts';
 
 /*

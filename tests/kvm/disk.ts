@@ -1,6 +1,6 @@
 import { truncate, writeFile } from 'node:fs/promises';
+import { toolEnvironment } from '@torpor/images/testing';
 import { runCommand } from '@torpor/linux';
-import { toolEnvironment } from '../../packages/images/src/disk/ext4.ts';
 
 /** Makes an ext4 with a tree in it and room to write: a sparse file. */
 export async function makeDisk(

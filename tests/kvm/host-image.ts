@@ -1,11 +1,15 @@
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { REQUIREMENTS } from '@torpor/cli/testing';
+import {
+  buildSources,
+  computeKey,
+  ensureArtifact,
+  packageProgress,
+  proxyOptions,
+  toolEnvironment,
+} from '@torpor/images/testing';
 import { runCommand } from '@torpor/linux';
-import { REQUIREMENTS } from '../../packages/cli/src/host-setup/requirements.ts';
-import { buildSources, proxyOptions } from '../../packages/images/src/base-image/apt-sources.ts';
-import { packageProgress } from '../../packages/images/src/base-image/debian-base.ts';
-import { computeKey, ensureArtifact } from '../../packages/images/src/cache/artifact-cache.ts';
-import { toolEnvironment } from '../../packages/images/src/disk/ext4.ts';
 import { makeDisk } from './disk.ts';
 import { PRODUCT } from './product-disk.ts';
 

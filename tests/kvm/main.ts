@@ -2,13 +2,17 @@
 // machine that has KVM. Exit status 0 if every step passed.
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import {
+  BASE_IMAGE,
+  openImageStore,
+  prepareGuest,
+  processIo,
+  setUpHost,
+  setupReport,
+} from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
 import { TorporError } from '@torpor/protocol';
 import { type FirecrackerInstallation, findFirecracker, findQemu } from '@torpor/vmm';
-import { setUpHost, setupReport } from '../../packages/cli/src/host-setup/index.ts';
-import { processIo } from '../../packages/cli/src/io.ts';
-import { openImageStore } from '../../packages/cli/src/platform/images.ts';
-import { BASE_IMAGE, prepareGuest } from '../../packages/cli/src/platform/prepare-guest.ts';
 import { consolePath, runEmulatedMachine } from './emulated-machine.ts';
 import { ensureHostImage } from './host-image.ts';
 import { type KvmTestOptions, parseKvmTestOptions, USAGE } from './options.ts';

@@ -1,17 +1,18 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ControlPlane } from '@torpor/control-plane';
-import { type Sandbox, Torpor } from '@torpor/sdk';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Reaper, reapIdle } from '../../packages/agent/src/lifecycle/reap.ts';
 import {
+  Reaper,
   type RpcAgent,
+  reapIdle,
+  silentLogger,
   startRpcAgent,
   TRANSPORTS,
   type TransportName,
-} from '../../packages/agent/src/testing/rpc-agent.ts';
-import { silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
+} from '@torpor/agent/testing';
+import { ControlPlane } from '@torpor/control-plane';
+import { type Sandbox, Torpor } from '@torpor/sdk';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { cli } from '../support/cli.ts';
 
 /*

@@ -2,12 +2,15 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRouterTransport } from '@connectrpc/connect';
+import {
+  agentRoutes,
+  destroyAll,
+  PlainEnvd,
+  SandboxRegistry,
+  StubHost,
+  silentLogger,
+} from '@torpor/agent/testing';
 import { ControlPlane } from '@torpor/control-plane';
-import { destroyAll } from '../../packages/agent/src/lifecycle/destroy.ts';
-import { SandboxRegistry } from '../../packages/agent/src/registry/registry.ts';
-import { agentRoutes } from '../../packages/agent/src/rpc/routes.ts';
-import { PlainEnvd } from '../../packages/agent/src/testing/plain-envd.ts';
-import { StubHost, silentLogger } from '../../packages/agent/src/testing/stub-host.ts';
 
 /**
  * Everything between a client and a program without virtual machines: the control plane

@@ -4,8 +4,8 @@
  */
 import { appendFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { processIo } from '../../packages/cli/src/io.ts';
-import { StopRequest } from '../../packages/cli/src/platform/stop-request.ts';
+import { processIo } from '@torpor/cli';
+import { StopRequest } from '@torpor/cli/testing';
 
 const [log = ''] = process.argv.slice(2);
 /** In which a second signal would end it at once. */

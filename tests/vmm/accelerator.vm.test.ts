@@ -11,8 +11,8 @@ import {
   probeInitramfs,
   QemuDriver,
 } from '@torpor/vmm';
+import { type ProbeBootOptions, probeBoot } from '@torpor/vmm/testing';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type ProbeBootOptions, probeBoot } from '../../packages/vmm/src/probe-boot.ts';
 import { MachineBench } from './machines.ts';
 import { makeTestGuest, type TestGuest } from './test-guest.ts';
 

@@ -1,0 +1,150 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { findCircles, type Import, readImports } from './import-graph.ts';
+
+const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+const SCOPE = '@torpor/';
+/** No production code may import it, and it may import every package. */
+const TESTKIT = 'testkit';
+
+/** Circles that are still to be taken apart. None may be added. */
+const KNOWN_CIRCLES: readonly string[] = [
+  'packages/agent/src/snapshot: commit.ts ↔ memory-image.ts',
+  'packages/agent/src: sandbox ↔ snapshot',
+  'packages/control-plane/src/database/embedded: account.ts ↔ run-program.ts',
+  'packages/control-plane/src/streams: exec-stream.ts ↔ process-stream.ts ↔ pty-stream.ts ↔ server.ts',
+  'packages/control-plane/src: observability ↔ sandboxes ↔ templates',
+];
+
+interface Package {
+  readonly name: string;
+  readonly entries: readonly string[];
+  readonly dependencies: ReadonlySet<string>;
+  readonly developmentDependencies: ReadonlySet<string>;
+}
+
+let packages: readonly Package[];
+let imports: readonly Import[];
+beforeAll(async () => {
+  const names = await readdir(join(REPOSITORY, 'packages'));
+  packages = await Promise.all(names.map(readPackage));
+  imports = await readImports(REPOSITORY, ['packages', 'tests', 'bench', 'scripts', 'examples']);
+});
+
+/** Only files under `src` are a package; `bin` starts it, also before its dependencies are installed. */
+async function readPackage(name: string): Promise<Package> {
+  const path = join(REPOSITORY, 'packages', name, 'package.json');
+  const json = JSON.parse(await readFile(path, 'utf8')) as {
+    exports: Record<string, string>;
+    dependencies?: Record<string, string>;
+    devDependencies?: Record<string, string>;
+  };
+  return {
+    name,
+    entries: Object.keys(json.exports).map((entry) => `${SCOPE}${name}${entry.slice(1)}`),
+    dependencies: workspaceNames(json.dependencies),
+    developmentDependencies: workspaceNames(json.devDependencies),
+  };
+}
+
+function workspaceNames(dependencies: Record<string, string> = {}): Set<string> {
+  const names = Object.keys(dependencies).filter((name) => name.startsWith(SCOPE));
+  return new Set(names.map((name) => name.slice(SCOPE.length)));
+}
+
+/** The package that a file belongs to; undefined for one of `tests`, `bench`, … */
+function packageOf(file: string): string | undefined {
+  return /^packages\/([^/]+)\//.exec(file)?.[1];
+}
+
+/** The package that a specifier names: `@torpor/agent/testing` is of `agent`. */
+function packageNamedBy(specifier: string): string | undefined {
+  return specifier.startsWith(SCOPE) ? specifier.slice(SCOPE.length).split('/')[0] : undefined;
+}
+
+/** Code that only tests run: in a package of theirs, a test, or what stands beside one. */
+function isTestCode(file: string): boolean {
+  return packageOf(file) === undefined || packageOf(file) === TESTKIT || /\.test\.ts$/.test(file);
+}
+
+function describeImport({ from, specifier }: Import): string {
+  return `${from} imports ${specifier}`;
+}
+
+describe('inside a package', () => {
+  test('no files and no folders import each other in a circle', () => {
+    const production = imports.filter(({ from }) => !isTestCode(from));
+    const circles = findCircles(production).filter((circle) => !KNOWN_CIRCLES.includes(circle));
+    expect(circles).toEqual([]);
+  });
+});
+
+describe('between packages', () => {
+  test('the table in docs/architecture.md lists the arrows that there are, and no other', async () => {
+    const documented = await documentedArrows();
+    const declared = packages
+      .filter(({ name }) => name !== TESTKIT)
+      .map(({ name, dependencies }) => [name, [...dependencies].sort()] as const);
+    expect(Object.fromEntries(declared)).toEqual(documented);
+  });
+
+  test('every arrow is used', () => {
+    const unused = packages.flatMap(({ name, dependencies }) =>
+      [...dependencies]
+        .filter((dependency) => !arrowsFrom(name).has(dependency))
+        .map((dependency) => `${name} does not need ${dependency}`),
+    );
+    expect(unused).toEqual([]);
+  });
+
+  test('production code imports only packages that package.json declares', () => {
+    const undeclared = imports.filter(({ from, specifier }) => {
+      const target = packageNamedBy(specifier);
+      if (isTestCode(from) || target === undefined) return false;
+      return !packages.find(({ name }) => name === packageOf(from))?.dependencies.has(target);
+    });
+    expect(undeclared.map(describeImport)).toEqual([]);
+  });
+
+  test('only tests import the testkit, and what packages export for it', () => {
+    const misused = imports.filter(
+      ({ from, specifier }) =>
+        !isTestCode(from) &&
+        (packageNamedBy(specifier) === TESTKIT || /^@torpor\/[^/]+\/testing$/.test(specifier)),
+    );
+    expect(misused.map(describeImport)).toEqual([]);
+  });
+
+  test('a package is entered only where its package.json says', () => {
+    const entries = new Set(packages.flatMap((each) => each.entries));
+    const deep = imports.filter(({ from, specifier, to }) => {
+      if (to === undefined)
+        return packageNamedBy(specifier) !== undefined && !entries.has(specifier);
+      // What starts the command line runs before there are packages to be named.
+      const target = /^packages\/cli\/bin\//.test(to) ? undefined : packageOf(to);
+      return target !== packageOf(from) && !/^packages\/cli\/bin\//.test(to);
+    });
+    expect(deep.map(describeImport)).toEqual([]);
+  });
+});
+
+function arrowsFrom(name: string): Set<string | undefined> {
+  const own = imports.filter(({ from }) => packageOf(from) === name && !isTestCode(from));
+  return new Set(own.map(({ specifier }) => packageNamedBy(specifier)));
+}
+
+/** The rows of the table whose second column says what a package may import. */
+async function documentedArrows(): Promise<Record<string, string[]>> {
+  const text = await readFile(join(REPOSITORY, 'docs/architecture.md'), 'utf8');
+  const table = /\| package +\| purpose.*\n(?:\|.*\n)+/.exec(text)?.[0] ?? '';
+  const rows = [...table.matchAll(/^\| `([a-z-]+)` +\|[^|]*\|([^|]*)\|$/gm)];
+  const names = new Set(packages.map(({ name }) => name));
+  return Object.fromEntries(
+    rows.map(([, name = '', cell = '']) => [
+      name,
+      [...new Set(cell.match(/[a-z-]+/g))].filter((word) => names.has(word)).sort(),
+    ]),
+  );
+}
