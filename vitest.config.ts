@@ -1,28 +1,66 @@
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
+/** Before `npm install` has linked it. */
+const alias = [
+  {
+    find: /^@torpor\/testkit\/(.*)$/,
+    replacement: fileURLToPath(new URL('./packages/testkit/src/$1/index.ts', import.meta.url)),
+  },
+];
+
+const GIB = 2 ** 30;
+/** More than the guests of one test file hold at a time, with their VMMs and builds in the making. */
+const VM_FILE_BYTES = 4 * GIB;
+/** An emulated guest keeps a processor busy, so that more files than those only wait for each other. */
+const VM_WORKERS = Math.max(
+  1,
+  Math.min(availableParallelism(), Math.floor(process.availableMemory() / VM_FILE_BYTES)),
+);
+
+const folders = '{packages/*/src,tests,bench,scripts}';
+
 /**
- * Two projects: `unit` runs without virtual machines, `vm` boots real guests
- * and therefore runs one file at a time with generous limits.
+ * Three projects. What a test needs is the last part of its file's name: nothing
+ * (`x.test.ts`), a host that is set up, with root, namespaces and PostgreSQL
+ * (`x.host.test.ts`), or real virtual machines (`x.vm.test.ts`). See docs/testing.md.
  */
 export default defineConfig({
   test: {
     projects: [
       {
+        resolve: { alias },
         test: {
           name: 'unit',
-          include: ['packages/*/src/**/*.test.ts', '{tests,scripts,bench}/**/*.test.ts'],
-          exclude: ['**/*.vm.test.ts', '**/node_modules/**'],
+          include: [`${folders}/**/*.test.ts`],
+          exclude: ['**/*.{host,vm}.test.ts', '**/node_modules/**'],
           testTimeout: 60_000,
           hookTimeout: 120_000,
+          maxWorkers: availableParallelism(),
+          sequence: { groupOrder: 0 },
         },
       },
       {
+        resolve: { alias },
+        test: {
+          name: 'host',
+          include: [`${folders}/**/*.host.test.ts`],
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+          maxWorkers: availableParallelism(),
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        resolve: { alias },
         test: {
           name: 'vm',
-          include: ['packages/*/src/**/*.vm.test.ts', '{tests,bench}/**/*.vm.test.ts'],
-          fileParallelism: false,
+          include: [`${folders}/**/*.vm.test.ts`],
           testTimeout: 300_000,
           hookTimeout: 600_000,
+          maxWorkers: VM_WORKERS,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

@@ -2,8 +2,8 @@
 // callers are what runs before the project's own Node and packages are there.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fail } from '../../packages/cli/bin/brought-node.mjs';
 
@@ -50,24 +50,40 @@ export function ensureDependencies(root = REPOSITORY) {
 }
 
 function dependenciesMatch(root, lock, hash, record) {
+  const wanted = JSON.parse(lock.toString()).packages;
+  if (!workspacesAreLinked(root, wanted)) return false;
   if (existsSync(record) && readFileSync(record, 'utf8').trim() === hash) {
     return true;
   }
   // Packages that a developer's `npm install` put there: npm keeps its own list.
   const installed = join(root, 'node_modules/.package-lock.json');
   if (!existsSync(installed)) return false;
-  const wanted = JSON.parse(lock.toString()).packages;
   const present = JSON.parse(readFileSync(installed, 'utf8')).packages;
   for (const [path, entry] of Object.entries(wanted)) {
-    // Workspaces are links; an optional package may be meant for another platform.
+    // An optional package may be meant for another platform.
     if (path === '' || !path.startsWith('node_modules/') || entry.link) continue;
     const found = present[path];
     if (found === undefined ? !entry.optional : !sameVersion(found, entry)) {
       return false;
     }
   }
-  writeFileSync(record, `${hash}\n`);
+  // An ordinary user who runs tests in another's checkout compares again the next time.
+  if (isWritable(dirname(record))) writeFileSync(record, `${hash}\n`);
   return true;
+}
+
+/** npm's own list says nothing of a workspace that came with the last pull. */
+function workspacesAreLinked(root, wanted) {
+  return Object.entries(wanted).every(([path, { link }]) => !link || existsSync(join(root, path)));
+}
+
+function isWritable(directory) {
+  try {
+    accessSync(directory, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function sameVersion(found, wanted) {

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -50,6 +50,17 @@ test('packages are installed once, and again when the lock changes', async () =>
   expect(await ensure()).toEqual({ result: 'present', npmCalled: false });
   await writeLock({ 'node_modules/a': { version: '1.0.0', integrity: 'sha512-a' } });
   expect(await ensure()).toEqual({ result: 'installed', npmCalled: true });
+});
+
+test('a workspace that is not linked yet is, whatever was installed before', async () => {
+  const link = { resolved: 'packages/x', link: true };
+  await writeLock({ 'node_modules/@y/x': link });
+  expect(await ensure()).toEqual({ result: 'installed', npmCalled: true });
+  expect(await ensure()).toEqual({ result: 'installed', npmCalled: true });
+  await mkdir(join(checkout, 'packages/x'), { recursive: true });
+  await mkdir(join(checkout, 'node_modules/@y'));
+  await symlink('../../packages/x', join(checkout, 'node_modules/@y/x'));
+  expect(await ensure()).toEqual({ result: 'present', npmCalled: false });
 });
 
 test('what `npm install` put there is taken as it is, if it is what the lock names', async () => {

@@ -33,7 +33,6 @@ beforeAll(async () => {
   imports = await readImports(REPOSITORY, ['packages', 'tests', 'bench', 'scripts', 'examples']);
 });
 
-/** Only files under `src` are a package; `bin` starts it, also before its dependencies are installed. */
 async function readPackage(name: string): Promise<Package> {
   const path = join(REPOSITORY, 'packages', name, 'package.json');
   const json = JSON.parse(await readFile(path, 'utf8')) as {
@@ -122,16 +121,15 @@ describe('between packages', () => {
     const deep = imports.filter(({ from, specifier, to }) => {
       if (to === undefined)
         return packageNamedBy(specifier) !== undefined && !entries.has(specifier);
-      // What starts the command line runs before there are packages to be named.
-      const target = /^packages\/cli\/bin\//.test(to) ? undefined : packageOf(to);
-      return target !== packageOf(from) && !/^packages\/cli\/bin\//.test(to);
+      // What starts the command line is imported before there are packages to be named.
+      return packageOf(to) !== packageOf(from) && !to.startsWith('packages/cli/bin/');
     });
     expect(deep.map(describeImport)).toEqual([]);
   });
 });
 
 function arrowsFrom(name: string): Set<string | undefined> {
-  const own = imports.filter(({ from }) => packageOf(from) === name && !isTestCode(from));
+  const own = imports.filter(({ from }) => packageOf(from) === name && !/\.test\.ts$/.test(from));
   return new Set(own.map(({ specifier }) => packageNamedBy(specifier)));
 }
 

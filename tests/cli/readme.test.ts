@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
+import { cli } from '@torpor/testkit/cli';
 import { describe, expect, test } from 'vitest';
-import { cli } from '../support/cli.ts';
 import { readmeBlocks } from '../support/readme.ts';
 
 const EXAMPLES = new URL('../../examples/', import.meta.url);

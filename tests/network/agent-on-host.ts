@@ -2,9 +2,9 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import type { IsolationProbe } from '@torpor/testkit/network';
 import { type AgentClient, clientOf } from '../agent/agent-under-test.ts';
 import { relayIntoNamespace } from '../support/namespace-relay.ts';
-import type { IsolationProbe } from './isolation-probe.ts';
 
 const AGENT = fileURLToPath(new URL('../agent/agent-process.ts', import.meta.url));
 /** It probes the accelerator and prepares the guest's artefacts first. */

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { GUEST } from '@torpor/protocol';
+import type { ListenerEvent, Outcome, ProbeTarget } from '@torpor/testkit/network';
 import { vi } from 'vitest';
 import { type AgentClient, text } from '../agent/agent-under-test.ts';
-import type { ListenerEvent, Outcome, ProbeTarget } from './isolation-probe.ts';
 
 /** A target, and how long to wait for its answer: what never answers is waited for in full. */
 export interface Visit extends ProbeTarget {

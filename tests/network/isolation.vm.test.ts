@@ -3,10 +3,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { instanceTag } from '@torpor/agent';
 import { GUEST, newId } from '@torpor/protocol';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { leftovers } from '../agent/agent-under-test.ts';
-import { type AgentOnHost, startAgentOnHost } from './agent-on-host.ts';
-import { GuestInVm } from './guest-in-vm.ts';
 import {
   FORBIDDEN,
   INTERNET,
@@ -15,7 +11,11 @@ import {
   type Outcome,
   type ProbeTarget,
   startIsolationProbe,
-} from './isolation-probe.ts';
+} from '@torpor/testkit/network';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { leftovers } from '../agent/agent-under-test.ts';
+import { type AgentOnHost, startAgentOnHost } from './agent-on-host.ts';
+import { GuestInVm } from './guest-in-vm.ts';
 
 /*
  * What untrusted code reaches from inside a microVM: the rules are tested without one

@@ -102,7 +102,7 @@ async function readProcesses(marker: string | undefined): Promise<Set<string>> {
 
 /** Addresses that an instance claims. */
 async function readRoutes(): Promise<Set<string>> {
-  return printedBy('ip', ['-4', 'route', 'show', 'type', 'unreachable']);
+  return printedToRoot('ip', ['-4', 'route', 'show', 'type', 'unreachable']);
 }
 
 async function readMounts(): Promise<Set<string>> {
@@ -121,7 +121,7 @@ async function readLoopDevices(): Promise<Set<string>> {
 }
 
 async function readNftTables(): Promise<Set<string>> {
-  return printedBy('nft', ['list', 'tables']);
+  return printedToRoot('nft', ['list', 'tables']);
 }
 
 async function readDirectories(): Promise<Set<string>> {
@@ -146,14 +146,23 @@ function readText(path: string): Promise<string> {
   return readFile(path, 'utf8').catch(() => '');
 }
 
+/** Without the program on the host, nobody has made what it would list. */
+function isNothingYet(error: CommandError): boolean {
+  return NOTHING_YET.test(error.stderr) || /ENOENT/.test(error.message);
+}
+
 /** What these say where the kernel has not had a route or a table yet, so that there is none. */
 const NOTHING_YET =
   /FIB table does not exist|(?:Operation|Protocol|Address family) not supported|not supported by protocol/;
 
-/** The lines that a program prints, without its warnings. Throws CommandError. */
-async function printedBy(program: string, args: readonly string[]): Promise<Set<string>> {
+/**
+ * The lines that a program prints, without its warnings. Nothing for an ordinary user,
+ * who could not have made what it lists. Throws CommandError.
+ */
+async function printedToRoot(program: string, args: readonly string[]): Promise<Set<string>> {
+  if (process.geteuid?.() !== 0) return new Set();
   const output = await runCommand(program, args).catch((error: unknown) => {
-    if (error instanceof CommandError && NOTHING_YET.test(error.stderr)) return '';
+    if (error instanceof CommandError && isNothingYet(error)) return '';
     throw error;
   });
   const lines = output.split('\n').map((line) => line.trim());

@@ -1,7 +1,7 @@
 """Asks for `GET /` at each target of a JSON list, at once; prints the outcomes in its order.
 
 The counterpart of ../probe-client.ts inside a guest. A target is
-{"address", "port", "patienceMs"}; an outcome is as in ../isolation-probe.ts.
+{"address", "port", "patienceMs"}; an outcome is as in packages/testkit/src/network/isolation-probe.ts.
 """
 
 import errno

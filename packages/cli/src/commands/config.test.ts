@@ -2,8 +2,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SETTINGS } from '@torpor/control-plane/config';
+import { cli } from '@torpor/testkit/cli';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { cli } from '../../../../tests/support/cli.ts';
 
 let dataDir: string;
 

@@ -1,5 +1,5 @@
+import { cli } from '@torpor/testkit/cli';
 import { expect, test } from 'vitest';
-import { cli } from '../../../../tests/support/cli.ts';
 
 test.each([
   ['soon', /It must be a time such as 30s, 5m or 2h\./],

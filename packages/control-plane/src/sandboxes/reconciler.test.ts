@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId, type SandboxState } from '@torpor/protocol';
+import { type Harness, startHarness, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Harness, startHarness, until } from '../testing/harness.ts';
 
 let harness: Harness;
 

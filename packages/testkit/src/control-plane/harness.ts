@@ -1,0 +1,110 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { ControlPlane, type ControlPlaneOptions } from '@torpor/control-plane';
+import type { rest } from '@torpor/protocol';
+import { type Logger, pino } from 'pino';
+import { MemoryAgent } from './memory-agent.ts';
+
+/** A control plane on a port of its own, with an embedded database in a temporary directory. */
+export interface Harness extends AsyncDisposable {
+  readonly controlPlane: ControlPlane;
+  readonly agent: MemoryAgent;
+  readonly dataDir: string;
+  /** Everything that was logged so far, as JSON lines. */
+  log(): string;
+  /** An HTTP request with the local API key. */
+  request(path: string, init?: RequestInit): Promise<Response>;
+  /** A request with a JSON body. */
+  send(method: string, path: string, body: unknown): Promise<Response>;
+  create(body?: object): Promise<rest.Sandbox>;
+  get(id: string): Promise<rest.Sandbox>;
+}
+
+/** What a control plane needs around it: a data directory, an agent, a logger. */
+export interface TestSite extends AsyncDisposable {
+  readonly dataDir: string;
+  readonly agent: MemoryAgent;
+  readonly options: ControlPlaneOptions;
+  log(): string;
+}
+
+export async function openTestSite(): Promise<TestSite> {
+  await using stack = new AsyncDisposableStack();
+  const dataDir = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
+  stack.defer(() => rm(dataDir, { recursive: true, force: true }));
+  const agent = stack.use(await MemoryAgent.start());
+  const { logger, text } = recordingLogger();
+  const moved = stack.move();
+  return {
+    dataDir,
+    agent,
+    options: {
+      dataDir,
+      host: '127.0.0.1',
+      port: 0,
+      hostTransport: agent.transport,
+      logger,
+      version: '0.0.0-test',
+      reconcilerTiming: { missingAfterMs: 300, reconnectMs: 20, listIntervalMs: 100 },
+    },
+    log: text,
+    [Symbol.asyncDispose]: () => moved.disposeAsync(),
+  };
+}
+
+export async function startHarness(options: Partial<ControlPlaneOptions> = {}): Promise<Harness> {
+  await using stack = new AsyncDisposableStack();
+  const site = stack.use(await openTestSite());
+  const { dataDir, agent, log } = site;
+  const controlPlane = stack.use(await ControlPlane.start({ ...site.options, ...options }));
+  const request = (path: string, init: RequestInit = {}) =>
+    fetch(`${controlPlane.url}${path}`, {
+      ...init,
+      headers: { 'x-api-key': controlPlane.apiKey, ...init.headers },
+    });
+  const send = (method: string, path: string, body: unknown) =>
+    request(path, {
+      method,
+      body: JSON.stringify(body),
+      headers: { 'content-type': 'application/json' },
+    });
+  const moved = stack.move();
+  return {
+    controlPlane,
+    agent,
+    dataDir,
+    log,
+    request,
+    send,
+    async create(body = {}) {
+      const response = await send('POST', '/v1/sandboxes', body);
+      if (response.status !== 201) throw new Error(`create: ${await response.text()}`);
+      return (await response.json()) as rest.Sandbox;
+    },
+    async get(id) {
+      return (await (await request(`/v1/sandboxes/${id}`)).json()) as rest.Sandbox;
+    },
+    [Symbol.asyncDispose]: () => moved.disposeAsync(),
+  };
+}
+
+/** A logger at its most talkative, and what it wrote. */
+export function recordingLogger(): { logger: Logger; text: () => string } {
+  let text = '';
+  const logger = pino({ level: 'trace' }, { write: (line: string) => (text += line) });
+  return { logger, text: () => text };
+}
+
+/** Polls until `condition` holds. Throws when it does not within `timeoutMs`. */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+  timeoutMs = 15_000,
+): Promise<void> {
+  const deadline = Date.now() + timeoutMs;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`Not true within ${timeoutMs} ms: ${condition}`);
+    await delay(10);
+  }
+}

@@ -1,0 +1,19 @@
+/** A control plane on an agent without virtual machines. */
+import { fileURLToPath } from 'node:url';
+
+export {
+  type Harness,
+  openTestSite,
+  recordingLogger,
+  startHarness,
+  type TestSite,
+  until,
+} from './harness.ts';
+export { MemoryAgent } from './memory-agent.ts';
+export { BUILD_SIZE_BYTES } from './memory-builds.ts';
+
+/** Programs to be run with a data directory as their argument, and killed. */
+export const EMBEDDED_OWNER = fileURLToPath(new URL('./embedded-owner.ts', import.meta.url));
+export const INTERRUPTED_CONTROL_PLANE = fileURLToPath(
+  new URL('./interrupted-control-plane.ts', import.meta.url),
+);

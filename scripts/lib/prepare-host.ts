@@ -1,0 +1,29 @@
+// What tests need of a machine beyond the npm packages: programs, kernel features, guest artefacts.
+
+import type { Io } from '@torpor/cli';
+import { news, openImageStore, prepareGuest, setUpHost, setupReport } from '@torpor/cli/testing';
+import { loadConfig } from '@torpor/control-plane/config';
+import { kernelArguments } from '@torpor/images';
+import { findQemu, probeAccelerator } from '@torpor/vmm';
+
+/**
+ * Sets the machine up as `torpor setup` does, and makes what guests boot from. Returns the
+ * environment in which tests find it. Throws TorporError.
+ */
+export async function prepareHost(io: Io): Promise<Record<string, string>> {
+  await setUpHost({ report: setupReport(io) });
+  const { config } = await loadConfig({ env: process.env });
+  const { cacheDir } = config;
+  const artifacts = await prepareGuest(io, cacheDir, openImageStore(cacheDir, cacheDir));
+  // Once for all tests: each has a data directory of its own, and would probe again.
+  const { accelerator, reason } = await probeAccelerator({
+    qemu: await findQemu(config.qemu),
+    kernelPath: artifacts.kernel.qemuPath,
+    kernelArguments: kernelArguments(),
+    stateDirectory: cacheDir,
+    forced: config.accelerator === 'auto' ? undefined : config.accelerator,
+    onProbe: () => news(io, 'booting a guest under KVM and in emulation, to use the faster'),
+  });
+  news(io, `the tests run under ${accelerator}: ${reason}`);
+  return { TORPOR_CACHE_DIR: cacheDir, TORPOR_ACCELERATOR: accelerator };
+}

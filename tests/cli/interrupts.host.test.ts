@@ -1,0 +1,519 @@
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { cli } from '@torpor/testkit/cli';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type HostStack, startHostStack } from '../support/host-stack.ts';
+import { eventually, openTerminal, type Terminal } from '../support/terminal.ts';
+import { TORPOR } from '../support/torpor-process.ts';
+
+/*
+ * The command line as a user's shell runs it: a process in the foreground group of a real
+ * terminal, on the project's Node and on the one of the PATH (Node 20 on many machines). The
+ * program in the "sandbox" writes down each signal that reaches it.
+ */
+
+const RECORDER = fileURLToPath(new URL('../support/signal-recorder.mjs', import.meta.url));
+const NODES = ['node', process.execPath];
+/** Longer than what counts as one press of a key. */
+const SECOND_PRESS_MS = 500;
+/** Less than that. */
+const FAST_PRESS_MS = 220;
+
+const resources = new AsyncDisposableStack();
+let stack: HostStack;
+let id: string;
+
+beforeAll(async () => {
+  stack = resources.use(await startHostStack(3 + NODES.length));
+  const env = { TORPOR_DATA_DIR: stack.dataDir };
+  id = (await cli(['create'], { env })).stdout.trim();
+});
+afterAll(() => resources.disposeAsync());
+
+/** A directory with what a command is redirected from and to, and what it left there. */
+class Scene {
+  readonly directory: string;
+
+  private constructor(directory: string) {
+    this.directory = directory;
+  }
+
+  static async open(): Promise<Scene> {
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-interrupts-'));
+    resources.defer(() => rm(directory, { recursive: true }));
+    await writeFile(join(directory, 'input'), 'input\n');
+    execFileSync('mkfifo', [join(directory, 'fifo')]);
+    return new Scene(directory);
+  }
+
+  /** Options and command of `exec` and `run` for the program that records its signals. */
+  recorder(sandbox: string): string {
+    return `-u root ${sandbox} -- ${process.execPath} ${RECORDER} ${join(this.directory, 'log')}`;
+  }
+
+  /** The same for a program that writes down what it is asked, takes its time, and exits with 7. */
+  sluggard(sandbox: string): string {
+    const log = join(this.directory, 'log');
+    const traps = ['INT', 'QUIT', 'TERM', 'HUP'].map((name) => `trap "on SIG${name}" ${name};`);
+    const script = `on() { echo $1 >> ${log}; told=1; }; ${traps.join(' ')} echo ready >> ${log}; until [ "$told" ]; do sleep 0.1; done; for i in $(seq 20); do sleep 0.1; done; echo saved; echo finished >> ${log}; exit 7`;
+    return `-u root ${sandbox} -- bash -c '${script}'`;
+  }
+
+  /** A start script for npm that runs `torpor ARGS`. */
+  async npmStart(args: string): Promise<void> {
+    const start = `node ${TORPOR} ${args}`;
+    await writeFile(join(this.directory, 'package.json'), JSON.stringify({ scripts: { start } }));
+  }
+
+  /** Runs `torpor ARGS` as the child of a shell, which is in the same foreground group. */
+  run(node: string, args: string, redirect = ''): Terminal {
+    return this.shell(`
+      trap : INT QUIT TERM
+      stty -a > before
+      ( echo $BASHPID > pid; exec ${node} ${TORPOR} ${args} ${redirect} )
+      echo $? > status
+      stty -a > after`);
+  }
+
+  shell(script: string): Terminal {
+    return openTerminal(`cd ${this.directory}; ${script}`, { TORPOR_DATA_DIR: stack.dataDir });
+  }
+
+  /** A file's content; empty while there is none. */
+  read(name: string): string {
+    try {
+      return readFileSync(join(this.directory, name), 'utf8');
+    } catch {
+      return '';
+    }
+  }
+
+  async untilReady(): Promise<void> {
+    await eventually(() => this.read('log').startsWith('ready'), 'the program is ready');
+  }
+
+  /** What reached the program after it was ready. */
+  get received(): string[] {
+    return this.read('log').split('\n').filter(Boolean).slice(1);
+  }
+
+  get pid(): number {
+    return Number(this.read('pid'));
+  }
+}
+
+/** Waits on when it is asked to end. */
+const STUBBORN = `sh -c 'trap "" INT; trap "echo ignored" TERM; echo ready; while :; do sleep 0.1; done'`;
+const CTRL_C = '\x03';
+const CTRL_Z = '\x1a';
+const CTRL_BACKSLASH = '\x1c';
+const NUMBERS = { SIGINT: 2, SIGQUIT: 3, SIGTERM: 15, SIGHUP: 1 } as const;
+
+const INPUTS = ['', '< input', '<> fifo', '< /dev/null', '<&-'];
+const OUTPUTS = ['', '| cat', '> out', '>&- 2>&-'];
+const REDIRECTIONS = INPUTS.flatMap((input) => OUTPUTS.map((output) => `${input} ${output}`));
+
+describe.each(NODES)('one signal is one signal to the program, on %s', (node) => {
+  test.concurrent.each(node === 'node' ? REDIRECTIONS : INPUTS)(
+    'Ctrl-C, with the redirections "%s"',
+    async (redirect) => {
+      const scene = await Scene.open();
+      using terminal = scene.run(node, `exec ${scene.recorder(id)}`, redirect);
+      await scene.untilReady();
+      terminal.type(CTRL_C);
+      await terminal.ended;
+      expect(scene.received).toEqual(['SIGINT']);
+      // The status of a pipeline is that of `cat`.
+      if (!redirect.includes('|')) expect(scene.read('status')).toBe('130\n');
+      expect(scene.read('after')).toBe(scene.read('before'));
+    },
+  );
+
+  test.concurrent.each([
+    ['SIGINT', ''],
+    ['SIGINT', '< input'],
+    ['SIGQUIT', ''],
+    ['SIGQUIT', '<> fifo'],
+    ['SIGTERM', ''],
+    ['SIGTERM', '< input'],
+    ['SIGHUP', ''],
+    ['SIGHUP', '< input'],
+  ] as const)('%s to the process alone, with "%s"', async (signal, redirect) => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec ${scene.recorder(id)}`, redirect);
+    await scene.untilReady();
+    process.kill(scene.pid, signal);
+    await terminal.ended;
+    expect(scene.received).toEqual([signal]);
+    expect(scene.read('status')).toBe(`${128 + NUMBERS[signal]}\n`);
+  });
+
+  test.concurrent('Ctrl-\\', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec ${scene.recorder(id)}`, '< input');
+    await scene.untilReady();
+    terminal.type(CTRL_BACKSLASH);
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGQUIT']);
+    expect(scene.read('status')).toBe('131\n');
+  });
+
+  test.concurrent('a terminal that is closed', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.shell(`exec ${node} ${TORPOR} exec ${scene.recorder(id)}`);
+    await scene.untilReady();
+    terminal.hangUp();
+    expect(await terminal.ended).toBe(129);
+    expect(scene.received).toEqual(['SIGHUP']);
+  });
+
+  test.concurrent.each(['exec', 'exec --tty'])(
+    '%s: a program that handles the end of its terminal is judged by its own status',
+    async (command) => {
+      const scene = await Scene.open();
+      using terminal = scene.shell(`exec ${node} ${TORPOR} ${command} ${scene.sluggard(id)}`);
+      await scene.untilReady();
+      terminal.hangUp();
+      expect(await terminal.ended).toBe(7);
+      expect(scene.received).toEqual(['SIGHUP', 'finished']);
+    },
+  );
+
+  test.concurrent('Ctrl-Z stops the command, not the program; fg continues it', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.shell(`
+      set -m
+      sh -c 'echo $$ > pid; exec ${node} ${TORPOR} exec ${scene.recorder(id)}'
+      echo $? > stopped
+      fg
+      echo $? > status`);
+    await scene.untilReady();
+    terminal.type(CTRL_Z);
+    await eventually(() => scene.read('stopped') !== '', 'the command is stopped');
+    expect(scene.read('stopped')).toBe('148\n');
+    await eventually(() => isForeground(scene.pid), 'the command is in the foreground again');
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGINT']);
+    expect(scene.read('status')).toBe('130\n');
+  });
+
+  test.concurrent('a program that handles the signal is judged by its own status', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec ${scene.recorder(id)} 7`, '< input');
+    await scene.untilReady();
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGINT']);
+    expect(scene.read('status')).toBe('7\n');
+  });
+
+  test.concurrent('a second Ctrl-C kills a program that ignores the first', async () => {
+    const scene = await Scene.open();
+    const log = join(scene.directory, 'log');
+    const script = `trap "echo ignored >> ${log}" INT; echo ready >> ${log}; while :; do sleep 0.1; done`;
+    using terminal = scene.run(node, `exec -u root ${id} -- bash -c '${script}'`, '< input');
+    await scene.untilReady();
+    terminal.type(CTRL_C);
+    await eventually(() => scene.received.length > 0, 'the first signal has arrived');
+    await delay(SECOND_PRESS_MS);
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.received).toEqual(['ignored']);
+    expect(scene.read('status')).toBe('130\n');
+  });
+
+  test.concurrent('Ctrl-C that is pressed again and again kills a program that ignores it', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec -u root ${id} -- ${STUBBORN}`, '> out < input');
+    await eventually(() => scene.read('out').includes('ready'), 'the program is ready');
+    for (let press = 0; scene.read('status') === '' && press < 32; press++) {
+      terminal.type(CTRL_C);
+      // Each so soon after the one before that this one alone would count as the same.
+      await delay(FAST_PRESS_MS);
+    }
+    await terminal.ended;
+    expect(scene.read('status')).toBe('130\n');
+  });
+
+  test.concurrent('run removes its sandbox after Ctrl-C', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `run ${scene.recorder('')}`, '< input');
+    await scene.untilReady();
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGINT']);
+    expect(scene.read('status')).toBe('130\n');
+    const { stdout } = await cli(['ls', '-q'], { env: { TORPOR_DATA_DIR: stack.dataDir } });
+    expect(stdout.split('\n')).toContain(id);
+    expect(stdout.split('\n').filter(Boolean).length).toBeLessThan(1 + NODES.length);
+  });
+
+  test.concurrent('with --json the program is killed and the status says why', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec --json ${scene.recorder(id)}`, '< input');
+    await scene.untilReady();
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.read('status')).toBe('130\n');
+  });
+
+  test.concurrent.each([
+    ['exec', ''],
+    ['exec --tty', ''],
+    ['exec --tty', '< /dev/null'],
+  ])(
+    '%s: a reader that has enough ends the command with SIGPIPE, %s',
+    async (command, redirect) => {
+      const scene = await Scene.open();
+      const status = '2> errors | head -n 1; echo "status $PIPESTATUS" > pipe';
+      using terminal = scene.run(node, `${command} -u root ${id} -- yes`, `${redirect} ${status}`);
+      await terminal.ended;
+      expect(scene.read('pipe')).toBe('status 141\n');
+      expect(scene.read('errors')).toBe('');
+    },
+  );
+
+  test.concurrent.each(['exec', 'exec --tty', 'shell'])(
+    '%s into a full disk says so, and ends the program',
+    async (command) => {
+      const scene = await Scene.open();
+      const program = command === 'shell' ? '' : '-- yes';
+      using terminal = scene.run(
+        node,
+        `${command} -u root ${id} ${program}`,
+        '> /dev/full 2> errors',
+      );
+      await terminal.ended;
+      expect(scene.read('status')).toBe('125\n');
+      expect(scene.read('errors')).toContain(
+        'Standard output cannot be written: no space left on device (ENOSPC).',
+      );
+      expect(scene.read('errors')).not.toMatch(/data directory|defect/);
+    },
+  );
+
+  test.concurrent.each(['', '> out'])(
+    'exec --tty%s: keys go through raw, a new size too; the terminal is restored',
+    async (redirect) => {
+      const scene = await Scene.open();
+      using terminal = scene.run(node, `exec --tty ${scene.recorder(id)}`, redirect);
+      await scene.untilReady();
+      terminal.resize(101, 33);
+      await eventually(() => scene.received.includes('101x33'), 'the size has arrived');
+      process.kill(scene.pid, 'SIGTSTP');
+      await eventually(() => stat(scene.pid)[0] === 'T', 'the command is stopped');
+      expect(stty(scene.pid)).toContain(' icanon');
+      process.kill(scene.pid, 'SIGCONT');
+      await eventually(() => stty(scene.pid).includes('-icanon'), 'the terminal is raw again');
+      terminal.type(CTRL_C);
+      process.kill(scene.pid, 'SIGTERM');
+      await terminal.ended;
+      expect(scene.received).toContain('SIGTERM');
+      expect(scene.received).not.toContain('SIGINT');
+      expect(scene.read('status')).toBe('143\n');
+      expect(withoutSize(scene.read('after'))).toBe(withoutSize(scene.read('before')));
+    },
+  );
+
+  test.concurrent.each([
+    ['SIGINT', '< input'],
+    ['SIGQUIT', '<> fifo'],
+    ['SIGTERM', ''],
+    ['SIGTERM', '< input'],
+    ['SIGHUP', ''],
+  ] as const)(
+    'exec --tty: %s from outside reaches the program, with "%s"',
+    async (signal, redirect) => {
+      const scene = await Scene.open();
+      using terminal = scene.run(node, `exec --tty ${scene.recorder(id)} 7`, redirect);
+      await scene.untilReady();
+      process.kill(scene.pid, signal);
+      await terminal.ended;
+      expect(scene.received).toEqual([signal]);
+      expect(scene.read('status')).toBe('7\n');
+    },
+  );
+
+  test.concurrent('exec --tty: a second signal kills the program', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `exec --tty -u root ${id} -- ${STUBBORN}`, '> out');
+    await eventually(() => scene.read('out').includes('ready'), 'the program is ready');
+    process.kill(scene.pid, 'SIGTERM');
+    await eventually(() => scene.read('out').includes('ignored'), 'the first has arrived');
+    await delay(SECOND_PRESS_MS);
+    process.kill(scene.pid, 'SIGTERM');
+    await terminal.ended;
+    expect(scene.read('status')).toBe('143\n');
+  });
+
+  test.concurrent.each(['SIGTERM', 'SIGHUP', 'SIGINT'] as const)(
+    'shell: %s hangs its terminal up, which ends what runs on it',
+    async (signal) => {
+      const scene = await Scene.open();
+      using terminal = scene.run(node, `shell -u root ${id}`);
+      terminal.type(`${process.execPath} ${RECORDER} ${join(scene.directory, 'log')}\r`);
+      await scene.untilReady();
+      process.kill(scene.pid, signal);
+      await terminal.ended;
+      await eventually(() => scene.received.length > 0, 'the program was told');
+      expect(scene.received[0]).toBe('SIGHUP');
+      expect(scene.read('status')).toBe(`${128 + NUMBERS[signal]}\n`);
+    },
+  );
+
+  test.concurrent('shell ends with exit, and the terminal is restored', async () => {
+    const scene = await Scene.open();
+    using terminal = scene.run(node, `shell -u root ${id}`);
+    terminal.type('echo $((6*7)); exit 9\r');
+    await terminal.ended;
+    expect(terminal.output()).toContain('42');
+    expect(scene.read('status')).toBe('9\n');
+    expect(scene.read('after')).toBe(scene.read('before'));
+  });
+});
+
+test.concurrent.each(['< /dev/null', '<&-'])('shell %s ends', async (redirect) => {
+  const scene = await Scene.open();
+  using terminal = scene.run('node', `shell -u root ${id}`, redirect);
+  await terminal.ended;
+  expect(scene.read('status')).toBe('0\n');
+});
+
+test.concurrent.each(['', '--tty'])(
+  'a guest that does not take the signal is not waited for by exec %s',
+  { timeout: 90_000 },
+  async (tty) => {
+    const env = { TORPOR_DATA_DIR: stack.dataDir };
+    const hanging = (await cli(['create'], { env })).stdout.trim();
+    const scene = await Scene.open();
+    const program = `sh -c 'echo $PPID; exec sleep 300'`;
+    using terminal = scene.run(
+      process.execPath,
+      `exec ${tty} -u root ${hanging} -- ${program}`,
+      '> out',
+    );
+    await eventually(() => scene.read('out').endsWith('\n'), 'the program runs');
+    const daemon = Number(scene.read('out'));
+    process.kill(daemon, 'SIGSTOP');
+    try {
+      process.kill(scene.pid, 'SIGTERM');
+      await terminal.ended;
+    } finally {
+      process.kill(daemon, 'SIGCONT');
+      await cli(['rm', hanging], { env });
+    }
+    expect(scene.read('status')).toBe('143\n');
+  },
+);
+
+describe('by way of npm, which passes signals on as well', () => {
+  test.concurrent.each(['', '< input'])('Ctrl-C is one signal, with "%s"', async (redirect) => {
+    const scene = await Scene.open();
+    await scene.npmStart(`exec ${scene.recorder(id)}`);
+    using terminal = scene.shell(`trap : INT; npm start ${redirect}; echo $? > status`);
+    await scene.untilReady();
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGINT']);
+    expect(scene.read('status')).toBe('130\n');
+  });
+
+  test.concurrent('a SIGTERM to npm alone reaches the program', async () => {
+    const scene = await Scene.open();
+    // Not the last command of its shell, so that npm's signal ends the shell only.
+    await scene.npmStart(`exec ${scene.recorder(id)}; true`);
+    using terminal = scene.shell(
+      'npm start & echo $! > pid; wait; until grep -q SIG log; do sleep 0.1; done',
+    );
+    await scene.untilReady();
+    process.kill(scene.pid, 'SIGTERM');
+    await eventually(() => scene.received.length > 0, 'the signal has arrived');
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGTERM']);
+  });
+
+  test.concurrent.each(['exec', 'exec --tty'])(
+    '%s: a terminal that is closed, which ends npm too, is one signal',
+    async (command) => {
+      const scene = await Scene.open();
+      await scene.npmStart(`${command} ${scene.sluggard(id)}`);
+      using terminal = scene.shell('exec npm start');
+      await scene.untilReady();
+      terminal.hangUp();
+      await eventually(() => scene.received.includes('finished'), 'the program could finish');
+      expect(scene.received).toEqual(['SIGHUP', 'finished']);
+    },
+  );
+
+  test.concurrent('Ctrl-\\, which ends npm too, is one signal', async () => {
+    const scene = await Scene.open();
+    await scene.npmStart(`exec ${scene.sluggard(id)}`);
+    using terminal = scene.shell(
+      'trap : QUIT; npm start < input; until grep -q finished log; do sleep 0.1; done',
+    );
+    await scene.untilReady();
+    terminal.type(CTRL_BACKSLASH);
+    await eventually(() => scene.received.includes('finished'), 'the program could finish');
+    await terminal.ended;
+    expect(scene.received).toEqual(['SIGQUIT', 'finished']);
+  });
+
+  test.concurrent.each(['SIGHUP', 'SIGTERM', 'SIGQUIT'] as const)(
+    '%s to npm, whose end closes the terminal, is one signal',
+    async (signal) => {
+      const scene = await Scene.open();
+      await scene.npmStart(`exec ${scene.sluggard(id)}; true`);
+      using terminal = scene.shell('npm start & echo $! > pid; wait');
+      await scene.untilReady();
+      process.kill(scene.pid, signal);
+      await terminal.ended;
+      await eventually(() => scene.received.includes('finished'), 'the program could finish');
+      expect(scene.received).toEqual(['SIGHUP', 'finished']);
+    },
+  );
+
+  test.concurrent('Ctrl-C stops a server once', async () => {
+    const scene = await Scene.open();
+    const server = fileURLToPath(new URL('../support/stoppable-server.ts', import.meta.url));
+    const becomeScript = fileURLToPath(
+      new URL('../../packages/cli/bin/brought-node.mjs', import.meta.url),
+    );
+    await writeFile(
+      join(scene.directory, 'start.mjs'),
+      `import { becomeScript } from '${becomeScript}'; becomeScript('${server}', ['log']);`,
+    );
+    const start = 'node start.mjs';
+    await writeFile(join(scene.directory, 'package.json'), JSON.stringify({ scripts: { start } }));
+    using terminal = scene.shell('trap : INT; npm start < input');
+    await scene.untilReady();
+    terminal.type(CTRL_C);
+    await terminal.ended;
+    expect(scene.received).toEqual(['stopping', 'stopped']);
+  });
+});
+
+/** Fields of proc_pid_stat(5), from the state on. */
+function stat(process: number): string[] {
+  const text = readFileSync(`/proc/${process}/stat`, 'latin1');
+  return text.slice(text.lastIndexOf(')') + 2).split(' ');
+}
+
+function isForeground(process: number): boolean {
+  const [state, , group, , , foregroundGroup] = stat(process);
+  return state !== 'T' && group === foregroundGroup;
+}
+
+/** The settings of the terminal that is a process's standard input. */
+function stty(process: number): string {
+  return ` ${execFileSync('stty', ['-a', '-F', `/proc/${process}/fd/0`]).toString()}`;
+}
+
+function withoutSize(settings: string): string {
+  return settings.replace(/rows \d+; columns \d+;/, '');
+}
