@@ -1,9 +1,7 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { createClient, createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
 import { hostAgent, newId } from '@torpor/protocol';
+import { openDataDirWithBoot } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, run, text } from './agent-under-test.ts';
@@ -13,6 +11,7 @@ import { type AgentClient, CACHE_DIR, run, text } from './agent-under-test.ts';
  * each, a program of root's has to be started and answer.
  */
 
+const resources = new AsyncDisposableStack();
 let dataDir: string;
 let agent: HostAgent;
 let client: AgentClient;
@@ -24,7 +23,8 @@ const SHAPE = { vcpus: 1, memoryMb: 256, diskSizeMb: 1024, templateId: 'base' };
 const TIMEOUT_SEC = 120;
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'torpor-exhaustion-'));
+  const shape = { vcpus: 1, memoryMiB: 256, diskMiB: 1024 };
+  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
   agent = await HostAgent.open({
     dataDir,
     cacheDir: CACHE_DIR,
@@ -41,7 +41,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await agent?.close({ destroyAll: true });
-  if (dataDir !== undefined) await rm(dataDir, { recursive: true, force: true });
+  await resources.disposeAsync();
 });
 
 async function execute(user: string, cmd: string, ...args: string[]) {

@@ -1,9 +1,11 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
 import type { rest } from '@torpor/protocol';
+import { openDataDirWithBoot } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { vmmsOf } from '../agent/agent-under-test.ts';
-import { runTorpor, TorporProcess, temporaryDataDir } from '../support/torpor-process.ts';
+import { CACHE_DIR, vmmsOf } from '../agent/agent-under-test.ts';
+import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 
 /** Of emulated machines that share two processors with others. */
 const SLOW = 10 * 60_000;
@@ -41,7 +43,8 @@ let made: string[];
 
 beforeAll(async () => {
   resources = new AsyncDisposableStack();
-  dataDir = resources.use(await temporaryDataDir()).path;
+  const shape = { vcpus: 1, memoryMiB: 256, diskMiB: DEFAULT_DISK_MIB };
+  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
   resources.use(await TorporProcess.start(dataDir));
   resources.defer(async () => void (await torpor('rm', '--all', '--yes')));
 });

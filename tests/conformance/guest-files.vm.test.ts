@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe } from 'vitest';
 import { describeFiles } from './files.ts';
-import { bootTarget } from './guest-target.ts';
+import { guestTarget } from './guest-target.ts';
 import type { ConformanceTarget } from './harness.ts';
 import { describeSignedUrls } from './signed-urls.ts';
 import { describeWatch } from './watch.ts';
@@ -11,7 +11,7 @@ describe('the files of a guest', () => {
 
   beforeAll(async () => {
     stack = new AsyncDisposableStack();
-    target = await bootTarget(stack);
+    target = await guestTarget(stack);
   });
 
   afterAll(async () => {

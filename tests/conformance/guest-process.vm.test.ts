@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe } from 'vitest';
 import { describeGit } from './git.ts';
-import { bootTarget } from './guest-target.ts';
+import { guestTarget } from './guest-target.ts';
 import type { ConformanceTarget } from './harness.ts';
 import { describeProcesses } from './process.ts';
 import { describeGuest } from './process-guest.ts';
@@ -12,7 +12,7 @@ describe('the processes of a guest', () => {
 
   beforeAll(async () => {
     stack = new AsyncDisposableStack();
-    target = await bootTarget(stack);
+    target = await guestTarget(stack);
   });
 
   afterAll(async () => {

@@ -1,25 +1,56 @@
 import { randomBytes } from 'node:crypto';
-import { GUEST, type InitRequest } from '@torpor/protocol';
-import { GuestUnderTest } from '../images/guest-under-test.ts';
-import { relayIntoNamespace } from '../support/namespace-relay.ts';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createClient, createRouterTransport } from '@connectrpc/connect';
+import { HostAgent } from '@torpor/agent';
+import { GuestSecrets } from '@torpor/agent/testing';
+import { GUEST, hostAgent, type InitRequest, newId } from '@torpor/protocol';
+import { openDataDirWithBoot } from '@torpor/testkit/guests';
+import { pino } from 'pino';
+import { CACHE_DIR } from '../agent/agent-under-test.ts';
 import type { ConformanceTarget } from './harness.ts';
 
-const ACCESS_TOKEN = 'the secret of this guest';
+const SHAPE = { vcpus: 1, memoryMiB: 512, diskMiB: 2048 } as const;
 
 /** The daemon of a real guest, which is ready and has its identity; `stack` ends the guest. */
-export async function bootTarget(stack: AsyncDisposableStack): Promise<ConformanceTarget> {
-  let namespace = '';
-  const guest = stack.use(
-    await GuestUnderTest.boot((spec) => {
-      namespace = spec.network?.namespace ?? '';
-      return spec;
-    }),
+export async function guestTarget(stack: AsyncDisposableStack): Promise<ConformanceTarget> {
+  const { path: dataDir } = stack.use(await openDataDirWithBoot(CACHE_DIR, SHAPE));
+  const agent = await HostAgent.open({
+    dataDir,
+    cacheDir: CACHE_DIR,
+    forcedAccelerator: 'tcg',
+    logger: pino({ level: 'warn' }, pino.destination(2)),
+    network: { poolSize: 1 },
+  });
+  stack.defer(() => agent.close({ destroyAll: true }));
+  const client = createClient(
+    hostAgent.HostAgentService,
+    createRouterTransport((router) => agent.routes(router)),
   );
-  await guest.healthy();
-  const relay = stack.use(await relayIntoNamespace(namespace, GUEST.address, GUEST.envdPort));
-  const url = `http://127.0.0.1:${relay.port}`;
+  const sandboxId = newId('sandbox');
+  const { hostIp } = await client.createSandbox({
+    sandboxId,
+    vcpus: SHAPE.vcpus,
+    memoryMb: SHAPE.memoryMiB,
+    diskSizeMb: SHAPE.diskMiB,
+  });
+  const url = `http://${hostIp}:${GUEST.envdPort}`;
+  const secrets = new GuestSecrets(await readFile(join(dataDir, 'keys', 'guest.key')));
+  const accessToken = secrets.accessToken(sandboxId);
+  await nameGuest(url, accessToken);
+  return {
+    url,
+    accessToken,
+    user: GUEST.defaultUser,
+    workdir: `/home/${GUEST.defaultUser}`,
+    isGuest: true,
+  };
+}
+
+/** Gives the guest the names that the suites know. */
+async function nameGuest(url: string, accessToken: string): Promise<void> {
   const request: InitRequest = {
-    accessToken: ACCESS_TOKEN,
+    accessToken,
     defaultUser: GUEST.defaultUser,
     timestamp: new Date().toISOString(),
     entropy: randomBytes(64).toString('base64'),
@@ -28,11 +59,4 @@ export async function bootTarget(stack: AsyncDisposableStack): Promise<Conforman
   };
   const init = await fetch(`${url}/init`, { method: 'POST', body: JSON.stringify(request) });
   if (init.status !== 204) throw new Error(`/init: ${init.status} ${await init.text()}`);
-  return {
-    url,
-    accessToken: ACCESS_TOKEN,
-    user: GUEST.defaultUser,
-    workdir: `/home/${GUEST.defaultUser}`,
-    isGuest: true,
-  };
 }

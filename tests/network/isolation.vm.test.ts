@@ -1,8 +1,7 @@
-import { mkdtemp, realpath, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { realpath } from 'node:fs/promises';
 import { instanceTag } from '@torpor/agent';
 import { GUEST, newId } from '@torpor/protocol';
+import { openDataDirWithBoot } from '@torpor/testkit/guests';
 import {
   FORBIDDEN,
   INTERNET,
@@ -13,7 +12,7 @@ import {
   startIsolationProbe,
 } from '@torpor/testkit/network';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { leftovers } from '../agent/agent-under-test.ts';
+import { CACHE_DIR, leftovers } from '../agent/agent-under-test.ts';
 import { type AgentOnHost, startAgentOnHost } from './agent-on-host.ts';
 import { GuestInVm } from './guest-in-vm.ts';
 
@@ -37,8 +36,8 @@ let online: GuestInVm;
 let offline: GuestInVm;
 
 beforeAll(async () => {
-  dataDir = await mkdtemp(join(tmpdir(), 'torpor-isolation-'));
-  resources.defer(() => rm(dataDir, { recursive: true, force: true }));
+  const shape = { vcpus: 1, memoryMiB: 256, diskMiB: 1024 };
+  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
   probe = resources.use(await startIsolationProbe());
   agent = resources.use(await startAgentOnHost(probe, dataDir));
   online = await createGuest({ denyInternet: false });

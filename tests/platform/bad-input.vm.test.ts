@@ -2,11 +2,13 @@ import { readdir, realpath } from 'node:fs/promises';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { instanceTag } from '@torpor/agent';
+import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
 import { newId, rest, SANDBOX_STATES } from '@torpor/protocol';
+import { openDataDirWithBoot } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { leftovers } from '../agent/agent-under-test.ts';
+import { CACHE_DIR, leftovers } from '../agent/agent-under-test.ts';
 import { RestClient } from '../support/rest-client.ts';
-import { runTorpor, TorporProcess, temporaryDataDir } from '../support/torpor-process.ts';
+import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 
 /*
  * What a platform answers to requests that it cannot fulfil, and that they leave nothing
@@ -23,7 +25,8 @@ let platform: TorporProcess;
 let api: RestClient;
 
 beforeAll(async () => {
-  dataDir = resources.use(await temporaryDataDir()).path;
+  const shape = { vcpus: 1, memoryMiB: 256, diskMiB: DEFAULT_DISK_MIB };
+  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
   instance = instanceTag(await realpath(dataDir));
   platform = resources.use(await TorporProcess.start(dataDir));
   resources.defer(async () => void (await runTorpor(dataDir, ['rm', '--all', '--yes'])));

@@ -8,6 +8,7 @@ export { GuestClient, type GuestEndpoint } from './guest/guest-client.ts';
 export type { HostContext } from './host-context.ts';
 export { FileJournal } from './journal/file-journal.ts';
 export { createSandbox } from './lifecycle/create.ts';
+export { DEFAULT_DISK_MIB } from './lifecycle/create-request.ts';
 export { destroyAll, destroySandbox } from './lifecycle/destroy.ts';
 export { forkSandbox } from './lifecycle/fork.ts';
 export { pauseSandbox } from './lifecycle/pause.ts';
