@@ -378,6 +378,34 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 });
 
+describe('one signal ends cp', () => {
+  test.concurrent.each([
+    ['from a FIFO that nobody writes to', 'fifo', 'ID:x'],
+    ['into a FIFO that nobody reads', 'ID:/etc/hostname', 'fifo'],
+    ['from a terminal', '/dev/tty', 'ID:x'],
+  ])('%s', async (_, from, to) => {
+    const scene = await Scene.open();
+    const args = `${from} ${to}`.replace('ID', id);
+    using terminal = scene.run('node', `cp -u root ${args}`, '2> errors');
+    await eventually(() => handlesSignals(scene), 'the copy has begun');
+    process.kill(scene.pid, 'SIGTERM');
+    await terminal.ended;
+    expect(scene.read('errors')).toContain('The copy was interrupted');
+    expect(scene.read('status')).toBe('143\n');
+  });
+});
+
+/** Whether it has handlers for signals, not only those of the shell that becomes it; proc_pid_status(5). */
+function handlesSignals(scene: Scene): boolean {
+  try {
+    const status = readFileSync(`/proc/${scene.pid}/status`, 'utf8');
+    const caught = BigInt(`0x${/^SigCgt:\s*(\w+)$/m.exec(status)?.[1] ?? 0}`);
+    return (caught & (1n << BigInt(NUMBERS.SIGHUP - 1))) !== 0n;
+  } catch {
+    return false;
+  }
+}
+
 test.concurrent.each(['< /dev/null', '<&-'])('shell %s ends', async (redirect) => {
   const scene = await Scene.open();
   using terminal = scene.run('node', `shell -u root ${id}`, redirect);

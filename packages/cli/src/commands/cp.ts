@@ -33,7 +33,8 @@ const HELP = `
 One side, or both, is ID:PATH, a path in a sandbox; a relative one, and none, starts at the home
 of the user there. As with cp and scp: a destination that is a directory receives the copy in
 it, any other is the name of the copy, whose directory must exist. SOURCE/. is what is in SOURCE.
-A source that is a symbolic link is what it points to; so is a destination.
+A source that is a symbolic link is what it points to; so is a destination. A FIFO or a device
+as the source itself is read to its end, and one as the destination is written to.
 
 Copied are files, directories, symbolic links, FIFOs and hard links among them, with their
 contents, holes, permissions, modification times to the nanosecond and user.* attributes. The
@@ -89,6 +90,7 @@ async function run(
     );
   });
   try {
+    if (options.verify) await assertCanBeReadAgain(from);
     const received = await copyWithProgress(io, from, to, options.json === true, {
       user,
       archive: options.archive === true,
@@ -101,7 +103,9 @@ async function run(
         '--verify compares files only; the copy is complete.',
       );
     }
-    const verified = options.verify ? await verify(from, { ...to, path: received.to }, user) : {};
+    const verified = options.verify
+      ? await verify(from, { ...to, path: received.to }, { user, signal: interrupt.signal })
+      : {};
     const result = {
       from: transfer.from.path,
       to: received.to,
@@ -127,6 +131,13 @@ async function sideOf(torpor: Torpor, endpoint: Endpoint): Promise<Side> {
   return { kind: 'sandbox', path, sandbox: await findSandbox(torpor, id) };
 }
 
+/** What a FIFO or a terminal gave is gone. In a sandbox, and a directory: known after the copy. */
+async function assertCanBeReadAgain(from: Side): Promise<void> {
+  const found = from.kind === 'local' ? await stat(from.path).catch(() => undefined) : undefined;
+  if (found === undefined || found.isFile() || found.isDirectory()) return;
+  throw new TorporError('invalid_request', `--verify compares files; ${from.path} is none.`);
+}
+
 /** A line on a terminal says how far it is. */
 async function copyWithProgress(
   io: Io,
@@ -142,13 +153,18 @@ async function copyWithProgress(
   return await copyTree(from, to, { ...options, onBytes: (bytes) => progress.add(bytes) });
 }
 
+interface ChecksumOptions {
+  readonly user: string | undefined;
+  readonly signal: AbortSignal;
+}
+
 /** Reads a file on both sides again and compares. Throws unless both are the same. */
 async function verify(
   from: Side,
   to: Side,
-  user: string | undefined,
+  options: ChecksumOptions,
 ): Promise<{ readonly sha256: string }> {
-  const [before, after] = await Promise.all([checksum(from, user), checksum(to, user)]);
+  const [before, after] = await Promise.all([checksum(from, options), checksum(to, options)]);
   if (before !== after) {
     throw new TorporError('internal_error', `${from.path} and ${to.path} differ after the copy.`, {
       remedy: 'Copy it again; something else may be writing to it.',
@@ -157,16 +173,16 @@ async function verify(
   return { sha256: after };
 }
 
-async function checksum(side: Side, user: string | undefined): Promise<string> {
+async function checksum(side: Side, { user, signal }: ChecksumOptions): Promise<string> {
   if (side.kind === 'local') {
     const hash = createHash('sha256');
-    await pipeline(createReadStream(side.path), hash);
+    await pipeline(createReadStream(side.path), hash, { signal });
     return hash.digest('hex');
   }
   const { stdout, stderr, exitCode } = await side.sandbox.exec(
     'sha256sum',
     ['-b', '--', side.path],
-    { user, timeoutMs: 0 },
+    { user, timeoutMs: 0, signal },
   );
   if (exitCode !== 0) {
     throw new TorporError('internal_error', `sha256sum failed in the sandbox: ${stderr.trim()}`, {

@@ -76,10 +76,10 @@ async function unpackHere(
   destination: string,
   chunks: AsyncIterable<Buffer>,
   keepSetId: boolean,
-  { archive, onOmission }: CopyOptions,
+  { archive, onOmission, signal }: CopyOptions,
 ): Promise<Received> {
   try {
-    return await unpackTree(chunks, { destination, archive, keepSetId, onOmission });
+    return await unpackTree(chunks, { destination, archive, keepSetId, onOmission, signal });
   } catch (error) {
     throw errorHere(error);
   }

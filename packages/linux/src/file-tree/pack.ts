@@ -2,7 +2,6 @@ import {
   type BigIntStats,
   closeSync,
   constants,
-  createReadStream,
   fstatSync,
   lstatSync,
   openSync,
@@ -27,6 +26,7 @@ import {
   type Kind,
   RECORD,
 } from './records.ts';
+import { readSpecialFile } from './special-file.ts';
 import { linkXattr, linkXattrNames } from './system-calls.ts';
 
 export interface PackOptions {
@@ -132,7 +132,7 @@ class Packer {
     this.#add(encodeEntry({ ...entryOf('file', 0, name, stats), mode, mtime, size: 0n, link: 0 }));
     let size = 0;
     try {
-      for await (const chunk of createReadStream(path, { highWaterMark: DATA_BYTES })) {
+      for await (const chunk of readSpecialFile(path, DATA_BYTES)) {
         const bytes = chunk as Buffer;
         const record = encodeData(size, bytes.length, (into, at) => bytes.copy(into, at));
         if (record !== undefined) this.#add(record);

@@ -7,7 +7,7 @@ import {
   symlinkSync,
   writeSync,
 } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import {
   errnoOf,
   isFatal,
@@ -32,6 +32,7 @@ import {
   readRecords,
   type TreeRecord,
 } from './records.ts';
+import { openSpecialFile, type Sink } from './special-file.ts';
 import { Staging } from './staging.ts';
 import { makeNode } from './system-calls.ts';
 import { findTarget, type Target } from './target.ts';
@@ -42,6 +43,8 @@ export interface UnpackOptions extends MetadataOptions {
   readonly onOmission: (omission: Omission) => void;
   /** Told, before it is made, of the directory that must be removed if this process is killed. */
   readonly onStaging?: (path: Buffer) => void;
+  /** Ends a write to a FIFO, which may wait for ever; else the end of the chunks ends the copy. */
+  readonly signal?: AbortSignal;
 }
 
 const RECEIVED_KINDS = ['directory', 'file', 'special'] as const;
@@ -74,7 +77,7 @@ export async function unpackTree(
     if (root.parent !== 0) throw malformed('it does not begin with its root');
     const target = findTarget(options.destination, root.name, root.kind === 'directory');
     return target.found === 'special'
-      ? await writeThrough(target, root, records)
+      ? await writeThrough(target, root, records, options.signal)
       : await unpackInto(target, root, records, options);
   }
   throw cutOff();
@@ -123,7 +126,7 @@ async function unpackInto(
   options: UnpackOptions,
 ): Promise<Received> {
   using staging = stagingFor(target, options.onStaging ?? (() => undefined));
-  if (staging === undefined) return await writeThrough(target, root, records);
+  if (staging === undefined) return await writeThrough(target, root, records, options.signal);
   const tree = new StagedTree(staging.base, options);
   try {
     tree.entry({ ...root, name: ROOT_NAME });
@@ -167,10 +170,11 @@ async function writeThrough(
   target: Target,
   root: Entry,
   records: AsyncIterable<TreeRecord>,
+  signal: AbortSignal | undefined,
 ): Promise<Received> {
   if (root.kind !== 'file') throw malformed('a file was expected');
   const path = target.path.toString();
-  let file: FileHandle | undefined;
+  let file: Sink | undefined;
   let position = 0;
   const fill = async (end: number) => {
     while (position < end) {
@@ -180,8 +184,10 @@ async function writeThrough(
     }
   };
   try {
-    file = await open(target.path, target.found === 'file' ? 'r+' : 'a');
-    if (target.found === 'file') await file.truncate(0);
+    file =
+      target.found === 'file'
+        ? await openEmptied(target.path)
+        : await openSpecialFile(target.path, signal);
     for await (const { type, body } of records) {
       if (type === RECORD.data) {
         await fill(decodePosition(body));
@@ -197,6 +203,12 @@ async function writeThrough(
   } finally {
     await file?.close();
   }
+}
+
+async function openEmptied(path: Buffer): Promise<Sink> {
+  const file = await open(path, 'r+');
+  await file.truncate(0);
+  return file;
 }
 
 interface OpenFile {
