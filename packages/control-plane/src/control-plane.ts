@@ -93,7 +93,7 @@ export class ControlPlane implements AsyncDisposable {
 
   /**
    * Stops serving, waits for operations that are under way, and stops the embedded
-   * database. Sandboxes go on, unless all are to be destroyed; throws for one that
+   * database. Sandboxes keep running, unless all are to be destroyed; throws for one that
    * cannot be, when all else is done.
    */
   async close(options: { readonly destroyAll?: boolean } = {}): Promise<void> {
@@ -128,7 +128,7 @@ async function databaseConnection(options: ControlPlaneOptions, resources: Async
   return database.connection;
 }
 
-/** Starts what goes on beside the requests. */
+/** Starts what runs beside the requests. */
 async function startWork(
   { parts, metrics, templates, reconciler, sweeper }: Context,
   options: ControlPlaneOptions,

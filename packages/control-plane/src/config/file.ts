@@ -15,7 +15,7 @@ export interface ConfigFile {
   readonly values: ReadonlyMap<string, string>;
 }
 
-/** Who names the file: `--config`, say. Undefined: nobody, so it is that of the data directory, which need not exist. */
+/** A file that the caller names, and by what: `--config` for example. */
 export interface NamedFile {
   readonly path: string;
   readonly origin: string;

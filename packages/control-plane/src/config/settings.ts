@@ -191,7 +191,7 @@ type ValueOf<S> =
 /** The values of all settings. Times are in milliseconds. */
 export type SettingValues = { readonly [K in SettingKey]: ValueOf<(typeof SETTINGS)[K]> };
 
-/** The URL of a database without its password; undefined where it cannot be told what that is. */
+/** The URL of a database without its password; undefined where the password cannot be told from the rest. */
 function withoutPassword(text: string): string | undefined {
   if (!URL.canParse(text)) return undefined;
   const url = new URL(text);

@@ -55,12 +55,12 @@ export function formatDuration(milliseconds: number): string {
   return `${milliseconds / size}${milliseconds === 0 ? 's' : unit}`;
 }
 
-/** One of some words. */
-export function choice<const T extends string>(...words: readonly T[]): (text: string) => T {
+/** One of several names. */
+export function choice<const T extends string>(...names: readonly T[]): (text: string) => T {
   return (text) => {
-    const word = words.find((candidate) => candidate === text);
-    if (word !== undefined) return word;
-    throw new InvalidValueError(`It must be ${words.slice(0, -1).join(', ')} or ${words.at(-1)}.`);
+    const name = names.find((candidate) => candidate === text);
+    if (name !== undefined) return name;
+    throw new InvalidValueError(`It must be ${names.slice(0, -1).join(', ')} or ${names.at(-1)}.`);
   };
 }
 

@@ -12,7 +12,7 @@ export interface TerminalSize {
   readonly rows: number;
 }
 
-/** The programs and terminals of one sandbox, for a stream that has been let in to it. Throws what the agent says. */
+/** The programs and terminals of one sandbox, for a stream that has been admitted to it. Throws what the agent says. */
 export class ProcessStreams {
   readonly #sandboxId: string;
   readonly #client: HostClient;

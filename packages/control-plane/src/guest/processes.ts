@@ -18,7 +18,7 @@ export interface ExecOptions {
   readonly maxOutputBytes: number;
 }
 
-/** What a program printed, and how it ended. */
+/** What a program printed, and how it exited. */
 export interface ExecOutcome {
   readonly stdout: Uint8Array;
   readonly stderr: Uint8Array;
@@ -51,7 +51,7 @@ export class GuestProcesses {
     this.#metrics = metrics;
   }
 
-  /** Runs a program to its end. It is killed when `signal` aborts: nobody waits for it any more. */
+  /** Runs a program until it exits. It is killed when `signal` aborts, since its caller no longer waits. */
   async exec(
     principal: Principal,
     id: string,
@@ -131,7 +131,7 @@ export class GuestProcesses {
     await (await this.open(principal, id)).kill(selector, signal);
   }
 
-  /** Lets a stream in to a sandbox. */
+  /** Admits a stream to a sandbox. */
   async open(principal: Principal, id: string): Promise<ProcessStreams> {
     return new ProcessStreams(id, await this.#clientOf(principal, id), this.#metrics);
   }

@@ -68,7 +68,7 @@ async function parse<T>(
       );
       return;
     }
-    // It is destroyed if the form breaks off; whoever reads it is told by the reading.
+    // It is destroyed if the form is torn; its reader gets the error.
     stream.on('error', () => undefined);
     file = stream;
     received = receive({ fields, content: stream });

@@ -16,11 +16,11 @@ export function openApiDocument(api: Api, version: string) {
       { name: 'Sandboxes', description: 'Create, find, pause, copy and destroy microVMs.' },
       {
         name: 'Snapshots',
-        description: 'Names for the state of a sandbox, to make sandboxes from.',
+        description: 'Names for the state of a sandbox, to create sandboxes from.',
       },
       { name: 'Processes', description: 'Run programs in a sandbox.' },
       { name: 'Files', description: 'Read and write the files of a sandbox.' },
-      { name: 'Builds', description: 'What snapshots and paused sandboxes are made of.' },
+      { name: 'Builds', description: 'The builds behind snapshots and paused sandboxes.' },
       { name: 'System', description: 'The server itself.' },
     ],
   });

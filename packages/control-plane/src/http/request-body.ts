@@ -5,9 +5,8 @@ const MAX_DISCARDED_BYTES = 64 * 1024 * 1024;
 const MAX_DISCARD_MS = 10_000;
 
 /**
- * The chunks of a request's body. Throws when the client hangs up
- * (`signal`), so that half a body
- * is never taken for a whole one. When the reader stops early, the rest is read and
+ * The chunks of a request's body. Throws when the client disconnects (`signal`), so that half
+ * a body is never taken for a whole one. When the reader stops early, the rest is read and
  * thrown away, within bounds, rather than the connection cut: a client that is still
  * sending gets the answer and not a broken pipe.
  */
@@ -45,7 +44,7 @@ async function readOrHangUp(reader: ReadableStreamDefaultReader<Uint8Array>, sig
       if (!signal.aborted) throw error;
     }
   }
-  throw new TorporError('conflict', 'The client has hung up.');
+  throw new TorporError('conflict', 'The client disconnected.');
 }
 
 async function discard(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
@@ -59,6 +58,6 @@ async function discard(reader: ReadableStreamDefaultReader<Uint8Array>): Promise
     }
     await reader.cancel();
   } catch {
-    // The client is gone, and with it the rest of the body.
+    // The client has disconnected; there is no more to read.
   }
 }

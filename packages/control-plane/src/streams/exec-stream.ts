@@ -5,7 +5,7 @@ import { forwardProcessEvents } from './output.ts';
 import type { Session } from './session.ts';
 import type { FrameSocket } from './socket.ts';
 
-/** How long a program that nobody waits for any more may take to start, before it is given up unkilled. */
+/** How long a program whose client has disconnected may take to start; after that it is not killed. */
 const START_PATIENCE_MS = 10_000;
 
 /** What the guest says of input for a program that has closed it, or has exited. */
@@ -14,7 +14,7 @@ const INPUT_CLOSED: ReadonlySet<string> = new Set(['invalid_request', 'not_found
 type StartFrame = Extract<rest.ExecClientFrame, { type: 'start' }>;
 type Input = Uint8Array | 'close';
 
-/** `…/exec/stream`: runs one program; it is killed when the client says stop or hangs up. */
+/** `…/exec/stream`: runs one program; it is killed when the client sends `stop` or disconnects. */
 export async function serveExecStream({ socket, processes }: Session): Promise<void> {
   const start = await socket.receive(rest.execClientFrameSchema);
   if (start === undefined) return;
@@ -41,7 +41,7 @@ class ExecStream {
     this.#start = start;
   }
 
-  /** Whichever ends first decides: the program, the client, or an error of either. */
+  /** Ends with the first of: the program's exit, the client's disconnect, an error of either. */
   async run(): Promise<void> {
     const output = this.#forwardOutput();
     const input = this.#forwardInput();
@@ -84,7 +84,7 @@ class ExecStream {
     }
   }
 
-  /** What the client sends next for the program; undefined once it has hung up. A `stop` is obeyed on the way. */
+  /** What the client sends next for the program; undefined once it has disconnected. A `stop` in between is obeyed. */
   async #nextInput(): Promise<Input | undefined> {
     try {
       for (;;) {
@@ -124,7 +124,7 @@ class ExecStream {
       output,
       delay(START_PATIENCE_MS, undefined, { ref: false }),
     ]).catch(() => undefined);
-    this.#abort.abort(new TorporError('conflict', 'The client has hung up.'));
+    this.#abort.abort(new TorporError('conflict', 'The client disconnected.'));
   }
 }
 

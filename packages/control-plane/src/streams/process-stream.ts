@@ -3,7 +3,7 @@ import type { ProcessSelector } from '../guest/program.ts';
 import { forwardProcessEvents } from './output.ts';
 import type { Session } from './session.ts';
 
-/** `…/processes/{selector}/stream`: attaches to a process that runs. It goes on when the client hangs up. */
+/** `…/processes/{selector}/stream`: attaches to a running process, which keeps running when the client disconnects. */
 export async function serveProcessStream(
   { socket, processes }: Session,
   selector: ProcessSelector,
@@ -27,7 +27,7 @@ export async function serveProcessStream(
   try {
     await Promise.race([output, input]);
   } finally {
-    abort.abort(new TorporError('conflict', 'The client has hung up.'));
+    abort.abort(new TorporError('conflict', 'The client disconnected.'));
     input.catch(() => undefined);
     output.catch(() => undefined);
   }

@@ -1,7 +1,7 @@
 import { rest, TorporError } from '@torpor/protocol';
 import type { Session } from './session.ts';
 
-/** `…/pty`: starts a PTY or connects to one. It goes on when the client hangs up. */
+/** `…/pty`: starts a PTY or connects to one, which stays open when the client disconnects. */
 export async function servePty(session: Session): Promise<void> {
   const { socket } = session;
   const first = await socket.receive(rest.ptyClientFrameSchema);
@@ -20,7 +20,7 @@ export async function servePty(session: Session): Promise<void> {
   try {
     await Promise.race([output, input]);
   } finally {
-    abort.abort(new TorporError('conflict', 'The client has hung up.'));
+    abort.abort(new TorporError('conflict', 'The client disconnected.'));
     input.catch(() => undefined);
     output.catch(() => undefined);
   }

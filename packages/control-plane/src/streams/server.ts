@@ -59,7 +59,7 @@ export class StreamServer {
     );
   }
 
-  /** Ends every stream, and says why. Programs and PTYs are treated as if their clients had hung up. */
+  /** Closes every stream with the reason. Programs and PTYs are treated as if their clients had disconnected. */
   async close(): Promise<void> {
     const stopping = new TorporError('host_unavailable', 'The server is being stopped.', {
       remedy: 'Try again when it runs again.',
@@ -108,7 +108,7 @@ export class StreamServer {
   }
 }
 
-/** The principal of the first frame's token; undefined if the client hung up. */
+/** The principal of the first frame's token; undefined if the client disconnected. */
 async function authenticateByFrame(
   socket: FrameSocket,
   apiKeys: ApiKeyStore,

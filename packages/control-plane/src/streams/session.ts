@@ -1,7 +1,7 @@
 import type { ProcessStreams } from '../guest/process-streams.ts';
 import type { FrameSocket } from './socket.ts';
 
-/** One stream, after its client has been let in. */
+/** One stream, after its client has been authenticated. */
 export interface Session {
   readonly socket: FrameSocket;
   readonly processes: ProcessStreams;

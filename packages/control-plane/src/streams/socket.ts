@@ -49,7 +49,7 @@ export class FrameSocket {
     // A protocol error closes the socket too; what the client sent is at fault.
     socket.on('error', () => undefined);
     socket.on('close', () => {
-      closed.abort(new TorporError('conflict', 'The client has hung up.'));
+      closed.abort(new TorporError('conflict', 'The client disconnected.'));
       this.#wake();
     });
   }

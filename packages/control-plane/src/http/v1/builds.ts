@@ -8,7 +8,7 @@ const VERIFY = defineEndpoint({
   method: 'get',
   path: '/v1/builds',
   operationId: 'verifyBuilds',
-  summary: 'Read every build of the host back, and say what is wrong with it',
+  summary: 'Read back every build of the host, and report what is wrong with it',
   tag: TAG,
   query: rest.verifyBuildsQuerySchema,
   responses: {
@@ -27,7 +27,7 @@ const COLLECT = defineEndpoint({
   tag: TAG,
   responses: {
     200: {
-      description: 'What was removed.',
+      description: 'The removed builds.',
       content: { 'application/json': rest.collectedBuildsSchema },
     },
   },

@@ -13,8 +13,8 @@ import { sandboxParams } from './params.ts';
 
 const TAG = 'Files';
 const BINARY = { 'application/octet-stream': z.string().meta({ format: 'binary' }) };
-const CONTENT = { 200: { description: 'Its content.', content: BINARY } };
-const WRITTEN = { 204: { description: 'It is written.' } };
+const CONTENT = { 200: { description: 'The content of the file.', content: BINARY } };
+const WRITTEN = { 204: { description: 'The file is written.' } };
 
 const DOWNLOAD = defineEndpoint({
   method: 'get',
@@ -91,7 +91,7 @@ const MAKE_DIRECTORY = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/files/mkdir',
   operationId: 'makeDirectory',
-  summary: 'Make a directory and those that lead to it',
+  summary: 'Create a directory and its parents',
   tag: TAG,
   params: sandboxParams,
   body: rest.pathRequestSchema,
@@ -107,11 +107,11 @@ const REMOVE = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/files/remove',
   operationId: 'removePath',
-  summary: 'Remove a file, or a directory with what is in it',
+  summary: 'Remove a file, or a directory with everything in it',
   tag: TAG,
   params: sandboxParams,
   body: rest.pathRequestSchema,
-  responses: { 204: { description: 'It is gone.' } },
+  responses: { 204: { description: 'It is removed.' } },
 });
 
 export function addFileRoutes(api: Api, files: GuestFiles, logger: Logger): void {
@@ -143,7 +143,7 @@ function addContentRoutes(api: Api, files: GuestFiles, logger: Logger): void {
   });
   for (const endpoint of UPLOAD_FORMS) {
     addEndpoint(api, endpoint, async (c, { params, query }) => {
-      // Before the body is read: it may be long.
+      // Before the body is read, which may be long.
       await files.requireRunning(c.get('principal'), params.id);
       await receiveUpload(c.req.raw, async ({ fields, content }) => {
         const location = parseWith(

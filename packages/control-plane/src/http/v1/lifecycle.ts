@@ -5,43 +5,43 @@ import { sandboxParams } from './params.ts';
 
 const TAG = 'Sandboxes';
 const SANDBOX = { 'application/json': rest.sandboxSchema };
-const GOES_ON = 'It goes on if the client hangs up meanwhile.';
+const IS_COMPLETED = 'It is completed also if the client disconnects.';
 
 const PAUSE = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/pause',
   operationId: 'pauseSandbox',
-  summary: 'Pause a running sandbox: its memory and disk are kept, nothing else is held',
-  description: GOES_ON,
+  summary: 'Pause a running sandbox: its memory and disk are kept, and everything else is freed',
+  description: IS_COMPLETED,
   tag: TAG,
   params: sandboxParams,
-  responses: { 200: { description: 'It is paused.', content: SANDBOX } },
+  responses: { 200: { description: 'The sandbox is paused.', content: SANDBOX } },
 });
 
 const RESUME = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/resume',
   operationId: 'resumeSandbox',
-  summary: 'Let a paused sandbox run on where it was',
-  description: `One in state \`error\` runs on from its last build, if it has one. ${GOES_ON}`,
+  summary: 'Resume a paused sandbox where it was paused',
+  description: `One in state \`error\` is resumed from its last build, if it has one. ${IS_COMPLETED}`,
   tag: TAG,
   params: sandboxParams,
   body: rest.resumeSandboxSchema,
-  responses: { 200: { description: 'It runs.', content: SANDBOX } },
+  responses: { 200: { description: 'The sandbox is running.', content: SANDBOX } },
 });
 
 const FORK = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/fork',
   operationId: 'forkSandbox',
-  summary: 'Copy a running or paused sandbox, which goes on as it was',
-  description: GOES_ON,
+  summary: 'Copy a running or paused sandbox, which stays as it was',
+  description: IS_COMPLETED,
   tag: TAG,
   params: sandboxParams,
   body: rest.forkSandboxSchema,
   responses: {
     201: {
-      description: 'A result for each copy; look at each of them.',
+      description: 'A result for each copy: a sandbox or an error.',
       content: { 'application/json': rest.forkResultSchema },
     },
   },

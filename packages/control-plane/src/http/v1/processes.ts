@@ -12,18 +12,18 @@ const EXEC = defineEndpoint({
   operationId: 'exec',
   summary: 'Run a program',
   description:
-    'In the foreground the answer comes when the program has ended; it is killed if the client hangs up. ' +
+    'In the foreground, answers when the program has exited; it is killed if the client disconnects. ' +
     `Of each stream the first ${rest.MAX_EXEC_OUTPUT_BYTES} bytes are kept; \`truncated\` says if there was more.`,
   tag: TAG,
   params: sandboxParams,
   body: rest.execRequestSchema,
   responses: {
     200: {
-      description: 'It has ended.',
+      description: 'The program has exited.',
       content: { 'application/json': rest.execResultSchema },
     },
     202: {
-      description: 'It runs in the background.',
+      description: 'The program runs in the background.',
       content: { 'application/json': rest.backgroundExecSchema },
     },
   },
@@ -33,7 +33,7 @@ const LIST = defineEndpoint({
   method: 'get',
   path: '/v1/sandboxes/{id}/processes',
   operationId: 'listProcesses',
-  summary: 'List the programs that were started through the API and still run',
+  summary: 'List the programs that were started through the API and are running',
   tag: TAG,
   params: sandboxParams,
   query: rest.listProcessesQuerySchema,

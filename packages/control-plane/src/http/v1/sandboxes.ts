@@ -25,10 +25,10 @@ const CREATE = defineEndpoint({
   operationId: 'createSandbox',
   summary: 'Create a sandbox',
   description:
-    'Answers when the sandbox runs. The create goes on if the client hangs up meanwhile.',
+    'Answers when the sandbox is running. It is created also if the client disconnects before.',
   tag: TAG,
   body: rest.createSandboxSchema,
-  responses: { 201: { description: 'It runs.', content: SANDBOX } },
+  responses: { 201: { description: 'The sandbox is running.', content: SANDBOX } },
 });
 
 const LIST = defineEndpoint({
@@ -50,7 +50,7 @@ const GET = defineEndpoint({
   method: 'get',
   path: '/v1/sandboxes/{id}',
   operationId: 'getSandbox',
-  summary: 'A sandbox',
+  summary: 'Get a sandbox',
   tag: TAG,
   params: sandboxParams,
   responses: { 200: { description: 'The sandbox.', content: SANDBOX } },
@@ -63,24 +63,24 @@ const DESTROY = defineEndpoint({
   summary: 'Destroy a sandbox',
   tag: TAG,
   params: sandboxParams,
-  responses: { 204: { description: 'It is gone; also if it was already.' } },
+  responses: { 204: { description: 'The sandbox is destroyed; also if it was before.' } },
 });
 
 const PING = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/ping',
   operationId: 'pingSandbox',
-  summary: 'Count as activity: the idle timeout starts anew',
+  summary: 'Count as activity: the idle timeout starts again',
   tag: TAG,
   params: sandboxParams,
-  responses: { 204: { description: 'Done.' } },
+  responses: { 204: { description: 'It counts as activity.' } },
 });
 
 const READ_CONSOLE = defineEndpoint({
   method: 'get',
   path: '/v1/sandboxes/{id}/console',
   operationId: 'readConsole',
-  summary: 'What the guest printed on its serial console',
+  summary: 'Read what the guest printed on its serial console',
   tag: TAG,
   params: sandboxParams,
   query: consoleQuerySchema,

@@ -10,25 +10,25 @@ const CREATE = defineEndpoint({
   method: 'post',
   path: '/v1/snapshots',
   operationId: 'createSnapshot',
-  summary: 'Keep the present state of a sandbox under a name, to make sandboxes from',
+  summary: 'Save the current state of a sandbox under a name, to create sandboxes from',
   description:
-    'The sandbox must be running or paused, and is paused afterwards. It goes on if the client hangs up meanwhile.',
+    'The sandbox must be running or paused, and is paused afterwards. It is completed also if the client disconnects.',
   tag: TAG,
   query: rest.createSnapshotQuerySchema,
   body: rest.createSnapshotSchema,
-  responses: { 201: { description: 'It is there.', content: SNAPSHOT } },
+  responses: { 201: { description: 'The snapshot is created.', content: SNAPSHOT } },
 });
 
 const LIST = defineEndpoint({
   method: 'get',
   path: '/v1/snapshots',
   operationId: 'listSnapshots',
-  summary: 'What sandboxes can be made from: snapshots of the team, images of the platform',
+  summary: 'List what sandboxes can be created from: snapshots of the team, images of the platform',
   tag: TAG,
   query: rest.listSnapshotsQuerySchema,
   responses: {
     200: {
-      description: 'All of them.',
+      description: 'The snapshots and images.',
       content: { 'application/json': rest.snapshotListSchema },
     },
   },
@@ -38,17 +38,17 @@ const GET = defineEndpoint({
   method: 'get',
   path: '/v1/snapshots/{name}',
   operationId: 'getSnapshot',
-  summary: 'A snapshot, or an image of the platform',
+  summary: 'Get a snapshot, or an image of the platform',
   tag: TAG,
   params: snapshotParams,
-  responses: { 200: { description: 'It.', content: SNAPSHOT } },
+  responses: { 200: { description: 'The snapshot or image.', content: SNAPSHOT } },
 });
 
 const DELETE = defineEndpoint({
   method: 'delete',
   path: '/v1/snapshots/{name}',
   operationId: 'deleteSnapshot',
-  summary: 'Delete a snapshot; sandboxes made from it are not touched',
+  summary: 'Delete a snapshot; sandboxes created from it are not affected',
   tag: TAG,
   params: snapshotParams,
   responses: { 204: { description: 'The name is free.' } },

@@ -43,9 +43,13 @@ function defineStream<P extends typeof sandboxParams>(
   return {
     addTo: (api) =>
       addEndpoint(api, endpoint, () => {
-        throw new TorporError('invalid_request', 'This is a WebSocket: ask for an upgrade.', {
-          remedy: 'Open it with a WebSocket client; see /docs for the frames.',
-        });
+        throw new TorporError(
+          'invalid_request',
+          'This is a WebSocket: request an upgrade of the connection.',
+          {
+            remedy: 'Open it with a WebSocket client; see /docs for the frames.',
+          },
+        );
       }),
     route: (path) => {
       const matched = match(path);
@@ -60,7 +64,7 @@ const EXEC = defineStream(
   {
     path: '/v1/sandboxes/{id}/exec/stream',
     operationId: 'execStream',
-    summary: 'WebSocket: run a program; it is killed when the socket closes',
+    summary: 'WebSocket: run a program, which is killed when the socket closes',
     description:
       'Client: `{"type":"start","cmd","args","envs","cwd","user","timeout_sec","stdin","tag","binary"}`, then ' +
       '`{"type":"stdin","data":<base64>}`, `{"type":"stdin_close"}`, `{"type":"stop"}`. ' +
@@ -76,7 +80,7 @@ const PTY = defineStream(
   {
     path: '/v1/sandboxes/{id}/pty',
     operationId: 'pty',
-    summary: 'WebSocket: a terminal; it goes on when the socket closes',
+    summary: 'WebSocket: a terminal, which stays open when the socket closes',
     description:
       'Client: `{"type":"start","cmd","args","cols","rows","envs","cwd","user"}` or ' +
       '`{"type":"connect","tag"}`, then `{"type":"input","data":<base64>}`, ' +
@@ -91,7 +95,7 @@ const PROCESS = defineStream(
   {
     path: '/v1/sandboxes/{id}/processes/{selector}/stream',
     operationId: 'processStream',
-    summary: 'WebSocket: attach to a process; it goes on when the socket closes',
+    summary: 'WebSocket: attach to a process, which keeps running when the socket closes',
     description:
       'Client: `{"type":"stdin","data":<base64>}`, `{"type":"stdin_close"}`. ' +
       'Server: the frames of exec/stream.',

@@ -447,7 +447,7 @@ export type CreateSnapshotRequest = Message<"hostagent.v1.CreateSnapshotRequest"
   templateId: string;
 
   /**
-   * Let the source run on afterwards; the seed system leaves it paused.
+   * Resume the source afterwards; the seed system leaves it paused.
    *
    * @generated from field: bool resume_source = 20;
    */
@@ -1284,7 +1284,7 @@ export type StartBackgroundRequest = Message<"hostagent.v1.StartBackgroundReques
   args: string[];
 
   /**
-   * One is made up if absent.
+   * Generated if absent.
    *
    * @generated from field: optional string tag = 4;
    */
@@ -1673,7 +1673,7 @@ export type PtyAttachRequest = Message<"hostagent.v1.PtyAttachRequest"> & {
   sandboxId: string;
 
   /**
-   * One is made up for a new PTY if absent.
+   * Generated for a new PTY if absent.
    *
    * @generated from field: optional string tag = 2;
    */
@@ -2456,7 +2456,7 @@ export const HostAgentService: GenService<{
     output: typeof ResumeSandboxResponseSchema;
   },
   /**
-   * Copies of a running or paused sandbox; the source goes on as it was.
+   * Copies of a running or paused sandbox; the source stays as it was.
    *
    * @generated from rpc hostagent.v1.HostAgentService.ForkSandbox
    */
