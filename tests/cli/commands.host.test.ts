@@ -280,6 +280,12 @@ describe('what goes wrong', () => {
     ['create', '--auto-pause'],
     ['run', '--auto-pause', '--', 'true'],
     ['run', '--memory', '1m', '--', 'true'],
+    ['run', '--memory', '100000g', '--', 'true'],
+    ['create', '--memory', '100000g'],
+    ['create', '--memory', '1'],
+    ['exec', 'ID', '--user', '4294967295', '--', 'true'],
+    ['kill', 'ID', 'a b'],
+    ['info', 'sb'],
     ['run', '--disk', '1m', '--', 'true'],
     ['run', '--user', '!', '--', 'true'],
     ['run', '--timeout', '9999h', '--', 'true'],
@@ -308,7 +314,9 @@ describe('what goes wrong', () => {
     const asJson = await torpor([command, '--json', ...rest]);
     expect(asJson.exitCode).toBe(2);
     const { error } = JSON.parse(asJson.stdout);
-    expect(error).toMatchObject({ code: 'invalid_request' });
+    expect(['invalid_request', 'capacity_exceeded']).toContain(error.code);
+    // The words of the API.
+    expect(error.message).not.toMatch(/selector|memory_mb|username/);
     expect(result.stderr).toContain(`torpor: ${error.message}\n`);
     if (error.remedy !== undefined) expect(result.stderr).toContain(`  → ${error.remedy}\n`);
   });

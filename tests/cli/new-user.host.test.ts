@@ -28,7 +28,7 @@ function torpor(...args: string[]) {
 describe('the beginning of an id', () => {
   test('names its sandbox in every command', async () => {
     const { id } = await harness.create();
-    const prefix = id.slice(0, 8);
+    const prefix = id.slice(0, 3);
     expect(JSON.parse((await torpor('info', '--json', prefix)).stdout)).toMatchObject({ id });
     expect((await torpor('exec', prefix, '--', 'echo', 'x')).stdout).toBe('x\n');
     expect((await torpor('rm', prefix)).stdout).toBe(`${id}\n`);
@@ -42,7 +42,16 @@ describe('the beginning of an id', () => {
       ids.add((await harness.create({ memory_mb: 128 })).id);
     }
     const last = [...ids].at(-1) ?? '';
-    expect((await torpor('info', last.slice(0, 3))).exitCode).toBe(3);
+    expect(await torpor('info', last.slice(0, 3))).toMatchObject({
+      exitCode: 5,
+      stderr: expect.stringContaining(`sandboxes have an id that begins with ${last.slice(0, 3)}`),
+    });
+    for (const short of ['s', 'sb']) {
+      expect(await torpor('info', short)).toMatchObject({
+        exitCode: 2,
+        stderr: expect.stringContaining(`Every id begins with ${short}.`),
+      });
+    }
     const unknown = await torpor('info', 'sb00');
     expect([unknown.exitCode, unknown.stderr]).toEqual([3, expect.stringContaining('torpor ls')]);
   });

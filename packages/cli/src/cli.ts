@@ -33,7 +33,8 @@ Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY and more;
 lists them. Unless an API URL and key are set, the data directory says where the local server is
 and what its key is.
 
-Wherever a command takes an id, its first characters are enough.
+Wherever a command takes an id, its first characters are enough, as long as no other sandbox's
+id begins with them.
 
 Exit status:
   0      success

@@ -39,6 +39,7 @@ export const EXIT = {
 
 const EXIT_OF_ERROR: Partial<Record<ErrorCode, number>> = {
   invalid_request: EXIT.usage,
+  capacity_exceeded: EXIT.usage,
   not_found: EXIT.notFound,
   unauthorized: EXIT.unauthorized,
   forbidden: EXIT.unauthorized,
@@ -58,6 +59,7 @@ export function exitCodeOfError(error: TorporError): number {
 
 const EXIT_OF_PROGRAM_ERROR: Partial<Record<ErrorCode, number>> = {
   invalid_request: EXIT.usage,
+  capacity_exceeded: EXIT.usage,
   program_not_found: EXIT.programNotFound,
   program_not_executable: EXIT.programNotExecutable,
   timeout: EXIT.programTimeout,

@@ -1,12 +1,13 @@
 import { isId, TorporError } from '@torpor/protocol';
 import type { Sandbox, Torpor } from '@torpor/sdk';
 
-const MIN_PREFIX_LENGTH = 4;
+/** What every id begins with. */
+const ID_TYPE = 'sb';
 const MAX_LISTED = 5;
 
 /**
- * The sandbox with this id, or the only one whose id begins so (4 characters or more, and
- * not among the destroyed ones). Throws `invalid_request` without an id, `not_found`; `conflict` where several ids begin so.
+ * The sandbox with this id, or the only one whose id begins so (not among the destroyed
+ * ones). Throws `invalid_request` without an id, `not_found`; `conflict` where several ids begin so.
  */
 export async function findSandbox(torpor: Torpor, reference: string): Promise<Sandbox> {
   if (reference === '') {
@@ -15,7 +16,12 @@ export async function findSandbox(torpor: Torpor, reference: string): Promise<Sa
         '`torpor ls` lists the sandboxes. A shell variable that was to hold the id may be unset.',
     });
   }
-  const isPrefix = /^sb[a-z0-9]*$/.test(reference) && reference.length >= MIN_PREFIX_LENGTH;
+  if (ID_TYPE.startsWith(reference)) {
+    throw new TorporError('invalid_request', `Every id begins with ${reference}.`, {
+      remedy: 'Give more characters of the id; `torpor ls` lists the sandboxes.',
+    });
+  }
+  const isPrefix = /^sb[a-z0-9]+$/.test(reference);
   if (isId('sandbox', reference) || !isPrefix) return torpor.sandboxes.get(reference);
   const all = await Array.fromAsync(torpor.sandboxes.list());
   const matching = all.filter(({ id }) => id.startsWith(reference));

@@ -100,6 +100,11 @@ export const guestUserSchema = z
     /^(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10})(?::(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10}))?$/,
     'must be a user, or user:group, by name or number',
   )
+  // 2 ** 32 - 1 stands for none in system calls; setresuid(2).
+  .refine(
+    (text) => text.split(':').every((name) => !/^\d+$/.test(name) || Number(name) < 0xffff_ffff),
+    `must have numbers up to ${0xffff_fffe}`,
+  )
   .meta({
     description:
       'A user of the guest, or `user:group`, by name or number. A number needs no account.',

@@ -47,3 +47,7 @@ test.each(['', '-1', 'a b', '12345678901', '../root', ':docker', 'user:', 'a:b:c
     expect(problem({ user })).toBe('must be a user, or user:group, by name or number');
   },
 );
+
+test.each(['4294967295', '0:4294967295', '9999999999'])('the id %j is none', (user) => {
+  expect(problem({ user })).toBe('must have numbers up to 4294967294');
+});
