@@ -79,7 +79,7 @@ async function writeStream(guest: FrozenGuest): Promise<string> {
   const spec = await guest.machine(slot);
   await copyFile(guest.imagePath, spec.memoryFile);
   await using qemu = await BareQemu.waiting(spec, 'file');
-  await qemu.load(guest.statePath, { withoutMemory: true });
+  await qemu.load(guest.files.statePath, { withoutMemory: true });
   const path = join(guest.directory, 'stream');
   await qemu.save(path);
   return path;

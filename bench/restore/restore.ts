@@ -171,10 +171,10 @@ class Restorer {
 
   /** With memory from the pager. */
   async served(workingSet: readonly number[]) {
-    const { headerPath, diffPaths, directory } = this.#guest;
+    const { files, directory } = this.#guest;
     const vm = randomUUID().slice(0, 8);
     const socketPath = join(directory, vm);
-    await this.#pager.serve({ vm, socketPath, headerPath, diffPaths, workingSet });
+    await this.#pager.serve({ vm, socketPath, ...files.memory, workingSet });
     let description: Awaited<ReturnType<PagerClient['describe']>> | undefined;
     const times = await this.#untilFirstExec({ kind: 'userfaultfd', socketPath }, async () => {
       description = await this.#pager.describe(vm);
@@ -192,7 +192,7 @@ class Restorer {
   ): Promise<Answered> {
     const spec = await this.#guest.machine(this.#slot);
     const start = performance.now();
-    const vm = await this.#driver.restore(spec, { statePath: this.#guest.statePath, memory });
+    const vm = await this.#driver.restore(spec, { statePath: this.#guest.files.statePath, memory });
     try {
       const restoredMs = performance.now() - start;
       await vm.resume();

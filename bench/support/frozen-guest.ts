@@ -13,7 +13,13 @@ import {
   type SlotPool,
   testInstance,
 } from '@torpor/agent/testing';
-import { BLOCK_SIZE, BUILD_FILES, type Build, BuildStore } from '@torpor/builds';
+import {
+  BLOCK_SIZE,
+  type Build,
+  type BuildFiles,
+  type BuildStore,
+  LocalBuildStore,
+} from '@torpor/builds';
 import { copySparse, dataExtents, runCommand } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
 import type { MachineSpec } from '@torpor/vmm';
@@ -35,16 +41,13 @@ const ZERO_BLOCK = Buffer.alloc(BLOCK_SIZE);
  */
 export class FrozenGuest implements AsyncDisposable {
   readonly build: Build;
-  readonly statePath: string;
-  readonly headerPath: string;
-  /** Of each build that the header names. */
-  readonly diffPaths: Readonly<Record<string, string>>;
+  readonly files: BuildFiles;
   /** All of RAM in one sparse file. */
   readonly imagePath: string;
   /** On a disk; for what the benchmark keeps. */
   readonly directory: string;
   readonly #machine: MachineSpec;
-  readonly #diskPath: string;
+  readonly #store: BuildStore;
   readonly #accessToken: string;
   readonly #sandboxId: string;
   readonly #memoryDirectory: string;
@@ -71,7 +74,7 @@ export class FrozenGuest implements AsyncDisposable {
     await runCommand('cp', ['-a', '--sparse=always', join(platform.dataDir, 'builds'), directory], {
       timeoutMs: COPY_TIMEOUT_MS,
     });
-    const store = await BuildStore.open({ directory, dataExtents });
+    const store = await LocalBuildStore.open({ directory, dataExtents, copySparse });
     const memoryDirectory = await mkdtemp(join(MEMORY_ROOT, 'torpor-frozen-'));
     stack.defer(() => rm(memoryDirectory, { recursive: true, force: true }));
     const build = await store.get(buildId);
@@ -80,7 +83,16 @@ export class FrozenGuest implements AsyncDisposable {
     const key = await readFile(join(platform.dataDir, 'keys', 'guest.key'));
     const slots = await openSlots(directory, stack);
     return new FrozenGuest(
-      { build, store, machine, directory, memoryDirectory, imagePath, slots },
+      {
+        build,
+        files: await store.open(build),
+        store,
+        machine,
+        directory,
+        memoryDirectory,
+        imagePath,
+        slots,
+      },
       { sandboxId: sandbox.id, accessToken: new GuestSecrets(key).accessToken(sandbox.id) },
       stack.move(),
     );
@@ -89,6 +101,7 @@ export class FrozenGuest implements AsyncDisposable {
   private constructor(
     parts: {
       readonly build: Build;
+      readonly files: BuildFiles;
       readonly store: BuildStore;
       readonly machine: MachineSpec;
       readonly directory: string;
@@ -99,17 +112,12 @@ export class FrozenGuest implements AsyncDisposable {
     identity: { readonly sandboxId: string; readonly accessToken: string },
     resources: AsyncDisposableStack,
   ) {
-    const { build, store } = parts;
-    this.build = build;
-    this.statePath = store.path(build.id, BUILD_FILES.state);
-    this.headerPath = store.path(build.id, BUILD_FILES.header);
-    this.diffPaths = Object.fromEntries(
-      build.header.mapping.builds.map((id) => [id, store.path(id, BUILD_FILES.memory)]),
-    );
+    this.build = parts.build;
+    this.files = parts.files;
     this.imagePath = parts.imagePath;
     this.directory = parts.directory;
     this.#machine = parts.machine;
-    this.#diskPath = store.path(build.id, BUILD_FILES.disk);
+    this.#store = parts.store;
     this.#accessToken = identity.accessToken;
     this.#sandboxId = identity.sandboxId;
     this.#memoryDirectory = parts.memoryDirectory;
@@ -136,7 +144,7 @@ export class FrozenGuest implements AsyncDisposable {
     const runDirectory = join(this.directory, id);
     await mkdir(runDirectory, { mode: 0o700 });
     const disk = join(runDirectory, 'disk');
-    await copySparse(this.#diskPath, disk);
+    await this.#store.materialise(this.build, disk);
     const { user: _, ...machine } = this.#machine;
     return {
       ...machine,

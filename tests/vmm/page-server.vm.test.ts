@@ -1,16 +1,7 @@
-import { mkdir, mkdtemp, open, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import {
-  applyChanges,
-  BLOCK_SIZE,
-  BUILD_FILES,
-  type Build,
-  BuildStore,
-  captureMemory,
-  writeMemoryHeader,
-  zeroMapping,
-} from '@torpor/builds';
-import { dataExtents } from '@torpor/linux';
+import { BLOCK_SIZE, type Build, type BuildStore, LocalBuildStore } from '@torpor/builds';
+import { copySparse, dataExtents } from '@torpor/linux';
 import { connectPager, type PagerClient } from '@torpor/pager';
 import { BOOTED, type MicroVm, restoredFrom, type VmmDriver } from '@torpor/vmm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -33,7 +24,7 @@ beforeAll(async () => {
   directory = await mkdtemp('/tmp/torpor-served-');
   guest = await makeTestGuest(bench.directory, 'bzImage');
   driver = await createDriver();
-  store = await BuildStore.open({ directory, dataExtents });
+  store = await LocalBuildStore.open({ directory, dataExtents, copySparse });
   const connection = await connectPager({
     socketPath: join(directory, 'pager'),
     logPath: join(directory, 'pager.log'),
@@ -57,36 +48,11 @@ async function commit(vm: MicroVm, parent?: Build): Promise<Build> {
   await using staged = await store.stage();
   const base = parent === undefined ? BOOTED : restoredFrom(parent.id);
   const { holes } = await vm.capture(base, {
-    statePath: staged.path(BUILD_FILES.state),
+    statePath: staged.statePath,
     memoryPath: staged.scratchPath,
   });
   expect(holes).toBe(parent === undefined ? 'zero' : 'unchanged');
-  await using memory = await open(spec.memoryFile);
-  await using output = await open(staged.path(BUILD_FILES.memory), 'wx');
-  await using resources = new AsyncDisposableStack();
-  const source = { memory, blockCount, extents: dataExtents(memory) };
-  const capture =
-    parent === undefined
-      ? await captureMemory({ ...source, holes }, output)
-      : await captureMemory(
-          {
-            ...source,
-            holes,
-            parent: resources.use(await store.openMemory(parent)),
-          },
-          output,
-        );
-  const header = {
-    generation: (parent?.header.generation ?? -1) + 1,
-    buildId: staged.id,
-    baseBuildId: parent?.header.baseBuildId ?? staged.id,
-    mapping: applyChanges(
-      parent?.header.mapping ?? zeroMapping(blockCount),
-      staged.id,
-      capture.changes,
-    ),
-  };
-  await writeFile(staged.path(BUILD_FILES.header), writeMemoryHeader(header));
+  await staged.writeMemory({ path: spec.memoryFile, blockCount, holes }, parent);
   await staged.publish({
     producer: {
       torpor: '0.1.0',
@@ -110,16 +76,9 @@ async function restore(build: Build): Promise<MicroVm> {
   const spec = await bench.spec(guest, GUEST_MODES.count, { user: UNPRIVILEGED });
   const socketPath = join(spec.runDirectory, 'uffd');
   await mkdir(spec.runDirectory, { recursive: true });
-  const diffPaths = Object.fromEntries(
-    build.header.mapping.builds.map((id) => [id, store.path(id, BUILD_FILES.memory)]),
-  );
-  await pager.serve({
-    vm: spec.id,
-    socketPath,
-    headerPath: store.path(build.id, BUILD_FILES.header),
-    diffPaths,
-  });
-  const statePath = store.path(build.id, BUILD_FILES.state);
+  const files = await store.open(build);
+  await pager.serve({ vm: spec.id, socketPath, ...files.memory });
+  const { statePath } = files;
   const memory = { kind: 'userfaultfd', socketPath } as const;
   return bench.track(await driver.restore(spec, { statePath, memory }));
 }
@@ -149,7 +108,8 @@ describe('a machine whose memory a page server fills', () => {
     await restored.pause();
     reached = await counted(restored);
     const second = await commit(restored, first);
-    const stored = (await stat(store.path(second.id, BUILD_FILES.memory))).size;
+    const { memory } = await store.open(second);
+    const stored = (await stat(memory.diffPaths[second.id] ?? '')).size;
     expect(stored).toBeLessThanOrEqual(await resident(restored));
     await restored.kill();
 
@@ -173,8 +133,9 @@ describe('a machine whose memory a page server fills', () => {
 
   test('does not start when no page server answers, and nothing is left of it', async () => {
     const spec = await bench.spec(guest, GUEST_MODES.count);
+    const { statePath } = await store.open(first);
     const restoring = driver.restore(spec, {
-      statePath: store.path(first.id, BUILD_FILES.state),
+      statePath,
       memory: { kind: 'userfaultfd', socketPath: join(spec.runDirectory, 'nobody') },
     });
     await expect(restoring).rejects.toThrow(/connecting to the page server/);

@@ -73,20 +73,10 @@ export interface PageService {
   release(vm: string): Promise<void>;
 }
 
-/** Which blocks a restored guest touched first, by build: pairs of first block and count. */
-export interface WorkingSetStore {
-  /** Undefined if none was recorded, or it cannot be read. */
-  get(buildId: string): Promise<readonly number[] | undefined>;
-  set(buildId: string, windows: readonly number[]): Promise<void>;
-  /** Removes those of builds that no longer exist. */
-  retain(buildIds: ReadonlySet<string>): Promise<void>;
-}
-
 /** What pausing and restoring work with. */
 export interface SnapshotContext {
   readonly builds: BuildStore;
   readonly pages: PageService;
-  readonly workingSets: WorkingSetStore;
   /** Whether the first boot of an image in a given shape is kept, and later ones restored from it. */
   readonly keepBoots: boolean;
 }

@@ -1,11 +1,10 @@
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { BuildStore } from '@torpor/builds';
+import { LocalBuildStore } from '@torpor/builds';
 import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } from '@torpor/images';
-import { dataExtents } from '@torpor/linux';
+import { copySparse, dataExtents } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import type { AcceleratorChoice } from '@torpor/vmm';
-import { WorkingSets } from './builds/working-sets.ts';
 import {
   DEFAULT_GUEST_TIMEOUT_MS,
   DEFAULT_NAMESERVERS,
@@ -115,9 +114,8 @@ async function openSnapshots(
   const pages = new PageServer({ socketPath, logPath, logger: config.logger });
   stack.defer(() => pages.close());
   return {
-    builds: await BuildStore.open({ directory: layout.dataDir, dataExtents }),
+    builds: await LocalBuildStore.open({ directory: layout.dataDir, dataExtents, copySparse }),
     pages,
-    workingSets: new WorkingSets(layout.workingSetsRoot),
     keepBoots: config.keepBoots ?? true,
   };
 }

@@ -22,24 +22,24 @@ export {
 } from './header/memory-header.ts';
 export {
   BUILD_FILES,
+  type BuildFile,
   MANIFEST_VERSION,
   type Manifest,
   type Producer,
   parseManifest,
 } from './manifest/manifest.ts';
-export {
-  type Build,
+export type {
+  Build,
+  BuildFiles,
   BuildStore,
-  type ManifestDraft,
+  ManifestDraft,
+  MemoryFile,
+  Reference,
+  ReferenceKind,
+  References,
   StagedBuild,
-  type StoreOptions,
+  WorkingSets,
 } from './store/build-store.ts';
-export { formatChecksum } from './store/checksum.ts';
-export {
-  type CompactionPolicy,
-  compact,
-  DEFAULT_COMPACTION,
-  needsCompaction,
-} from './store/compact.ts';
-export type { Reference, ReferenceKind, References } from './store/references.ts';
+export { LocalBuildStore, type LocalStoreOptions } from './store/local-store.ts';
+export type { SparseFiles } from './store/sparse-files.ts';
 export { isUuid, newBuildId, ZERO_BUILD } from './uuid.ts';

@@ -1,9 +1,8 @@
 import { access } from 'node:fs/promises';
-import { BUILD_FILES, type Build, BuildFormatError } from '@torpor/builds';
-import { copySparse } from '@torpor/linux';
+import { type Build, BuildFormatError } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import { restoreObstacle } from '@torpor/vmm';
-import type { HostContext, PageServiceRequest } from '../host-context.ts';
+import type { HostContext } from '../host-context.ts';
 
 /** A build that is not collected until this is disposed of. */
 export interface HeldBuild extends Disposable {
@@ -31,38 +30,18 @@ export async function holdTemplate(host: HostContext, templateId: string): Promi
  * `build_invalid` with the file that is missing or foreign, and what to do.
  */
 export async function checkRestorable(host: HostContext, build: Build): Promise<void> {
-  const path = host.snapshots.builds.path(build.id, BUILD_FILES.manifest);
-  const { producer, artifacts } = build.manifest;
+  const { origin, manifest } = build;
+  const { producer, artifacts } = manifest;
   const obstacle = restoreObstacle(producer, host.vmm);
-  if (obstacle !== undefined) throw new BuildFormatError(path, obstacle.what, obstacle.remedy);
+  if (obstacle !== undefined) throw new BuildFormatError(origin, obstacle.what, obstacle.remedy);
   for (const [role, artifact] of Object.entries(artifacts)) {
     await access(artifact).catch((error: unknown) => {
-      throw new TorporError('build_invalid', `${path}: its ${role}, ${artifact}, is missing.`, {
+      throw new TorporError('build_invalid', `${origin}: its ${role}, ${artifact}, is missing.`, {
         remedy: 'Restore that file, or delete what was made from the build.',
         cause: error,
       });
     });
   }
-}
-
-/** Copies the build's disk to where a sandbox may write to it. */
-export async function checkOutDisk(host: HostContext, build: Build, path: string): Promise<void> {
-  await copySparse(host.snapshots.builds.path(build.id, BUILD_FILES.disk), path);
-}
-
-/** The files in which the pager finds the memory of a build. */
-export function memoryOf(
-  host: HostContext,
-  { id, header }: Build,
-): Pick<PageServiceRequest, 'headerPath' | 'diffPaths'> {
-  const { builds } = host.snapshots;
-  const diffs = header.mapping.builds.map((holder) => {
-    return [holder, builds.path(holder, BUILD_FILES.memory)] as const;
-  });
-  return {
-    headerPath: builds.path(id, BUILD_FILES.header),
-    diffPaths: Object.fromEntries(diffs),
-  };
 }
 
 /** What a sandbox made from a build cannot choose. */

@@ -1,5 +1,4 @@
 import type { HostContext } from '../host-context.ts';
-import { sizeOfBuild } from './size.ts';
 
 /** Several sandboxes that are destroyed at once are one collection. */
 const COLLECT_AFTER_MS = 2_000;
@@ -11,11 +10,10 @@ export interface Collection {
 
 /** Removes the builds that nothing reaches. */
 export async function collectBuilds(host: HostContext): Promise<Collection> {
-  const { builds, workingSets } = host.snapshots;
+  const { builds } = host.snapshots;
   const sizes = new Map<string, number>();
-  for (const id of await builds.list()) sizes.set(id, await sizeOfBuild(host, id));
+  for (const id of await builds.list()) sizes.set(id, await builds.size(id));
   const removedBuildIds = await builds.collect();
-  await workingSets.retain(new Set(await builds.list()));
   const freedBytes = removedBuildIds.reduce((sum, id) => sum + (sizes.get(id) ?? 0), 0);
   return { removedBuildIds, freedBytes };
 }

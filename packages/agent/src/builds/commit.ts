@@ -1,18 +1,5 @@
-import { link, open, rm, writeFile } from 'node:fs/promises';
-import {
-  applyChanges,
-  BLOCK_SIZE,
-  BUILD_FILES,
-  type Build,
-  captureMemory,
-  formatChecksum,
-  type ManifestDraft,
-  type StagedBuild,
-  writeMemoryHeader,
-  zeroMapping,
-} from '@torpor/builds';
-import { copySparse, dataExtents } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol';
+import { rm } from 'node:fs/promises';
+import { BLOCK_SIZE, type Build, type ManifestDraft, type StagedBuild } from '@torpor/builds';
 import {
   buildOf,
   type Capture,
@@ -61,15 +48,13 @@ export async function commitMachine(
   const { builds } = host.snapshots;
   const { timer } = request;
   await using staged = await builds.stage();
-  const { checksum, capture } = await captureInto(host, request, staged);
-  await timer.measure('disk', async () => {
-    const target = staged.path(BUILD_FILES.disk);
-    if (request.disk === 'move') await linkOrCopy(request.upperDisk, target);
-    else await copySparse(request.upperDisk, target);
-  });
-  await timer.measure('publish', () =>
-    staged.publish(manifestOf(host, request), { [BUILD_FILES.memory]: checksum }),
+  const capture = await captureInto(host, request, staged);
+  await timer.measure('disk', () =>
+    request.disk === 'move'
+      ? staged.takeDisk(request.upperDisk)
+      : staged.copyDisk(request.upperDisk),
   );
+  await timer.measure('publish', () => staged.publish(manifestOf(host, request)));
   try {
     const build = await builds.get(staged.id);
     await builds.references.set('sandbox', request.owner, build.id);
@@ -81,86 +66,32 @@ export async function commitMachine(
   }
 }
 
-/** Hard links do not cross file systems, and builds may lie on one of their own. */
-async function linkOrCopy(from: string, to: string): Promise<void> {
-  try {
-    await link(from, to);
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'EXDEV')) throw error;
-    await copySparse(from, to);
-  }
-}
-
-/** Writes state, memory file and its header. */
+/** Writes state and memory. */
 async function captureInto(
   host: HostContext,
-  request: CommitRequest,
+  { vm, base, timer }: CommitRequest,
   staged: StagedBuild,
-): Promise<{ readonly checksum: string; readonly capture: Capture }> {
-  const { vm, base, timer } = request;
-  const target = {
-    statePath: staged.path(BUILD_FILES.state),
-    // Needed only until the blocks that changed are in the build.
-    memoryPath: staged.scratchPath,
-  };
+): Promise<Capture> {
+  const { id, memoryMiB } = vm.description.spec;
+  // The memory there is needed only until the blocks that changed are in the build.
+  const { statePath, scratchPath } = staged;
   await using resources = new AsyncDisposableStack();
-  resources.defer(() => rm(target.memoryPath, { force: true }));
+  resources.defer(() => rm(scratchPath, { force: true }));
   const startedAt = performance.now();
-  const capture = await vm.capture(base, target);
-  const hasWrittenMemory = capture.memoryPath === target.memoryPath;
+  const capture = await vm.capture(base, { statePath, memoryPath: scratchPath });
+  const hasWrittenMemory = capture.memoryPath === scratchPath;
   timer.add(hasWrittenMemory ? 'snapshot' : 'state', performance.now() - startedAt);
   if (capture.fullBecause !== undefined) {
-    const { id } = vm.description.spec;
     host.logger.info({ machine: id, reason: capture.fullBecause }, 'All memory was written');
   }
-  const checksum = await timer.measure('memory', async () => {
+  const { memoryPath: path, holes } = capture;
+  const blockCount = (memoryMiB * 2 ** 20) / BLOCK_SIZE;
+  await timer.measure('memory', async () => {
     const parentId = buildOf(base);
     const parent = parentId === undefined ? undefined : await host.snapshots.builds.get(parentId);
-    return await storeMemory(host, { capture, parent, staged, vm });
+    await staged.writeMemory({ path, blockCount, holes }, parent);
   });
-  return { checksum, capture };
-}
-
-/** Stores what changed of the captured RAM since the parent; returns the memory file's checksum. */
-async function storeMemory(
-  host: HostContext,
-  source: {
-    readonly capture: Capture;
-    readonly parent: Build | undefined;
-    readonly staged: StagedBuild;
-    readonly vm: MicroVm;
-  },
-): Promise<string> {
-  const { capture, parent, staged, vm } = source;
-  const { id, memoryMiB } = vm.description.spec;
-  if (capture.holes === 'unchanged' && parent === undefined) {
-    throw new TorporError('internal_error', `The memory of machine ${id} needs its parent build.`);
-  }
-  const { builds } = host.snapshots;
-  const blockCount = (memoryMiB * 2 ** 20) / BLOCK_SIZE;
-  await using resources = new AsyncDisposableStack();
-  const memory = resources.use(await open(capture.memoryPath));
-  const output = resources.use(await open(staged.path(BUILD_FILES.memory), 'wx', 0o600));
-  const reader = parent && resources.use(await builds.openMemory(parent));
-  const { changes, checksum } = await captureMemory(
-    {
-      memory,
-      blockCount,
-      extents: dataExtents(memory),
-      holes: capture.holes,
-      ...(reader === undefined ? {} : { parent: reader }),
-    },
-    output,
-  );
-  const before = parent?.header.mapping ?? zeroMapping(blockCount);
-  const header = {
-    generation: parent === undefined ? 0 : parent.header.generation + 1,
-    buildId: staged.id,
-    baseBuildId: parent?.header.baseBuildId ?? staged.id,
-    mapping: applyChanges(before, staged.id, changes),
-  };
-  await writeFile(staged.path(BUILD_FILES.header), writeMemoryHeader(header), { mode: 0o600 });
-  return formatChecksum(checksum);
+  return capture;
 }
 
 function manifestOf(host: HostContext, request: CommitRequest): ManifestDraft {

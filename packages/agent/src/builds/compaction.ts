@@ -1,6 +1,4 @@
-import { stat } from 'node:fs/promises';
-import { BLOCK_SIZE, BUILD_FILES, type Build, compact, needsCompaction } from '@torpor/builds';
-import { copySparse } from '@torpor/linux';
+import type { Build } from '@torpor/builds';
 import type { HostContext } from '../host-context.ts';
 
 /**
@@ -17,11 +15,11 @@ export async function compactIfDue(
 ): Promise<void> {
   const { builds } = host.snapshots;
   const refer = (buildId: string) => builds.references.set('sandbox', sandboxId, buildId);
+  // Until the reference names the compacted build, or the old one again.
   using _lease = builds.lease(build.id);
   try {
-    const stored = await storedBlocks(host, build);
-    if (!needsCompaction(build.header.mapping, (holder) => stored.get(holder) ?? 0)) return;
-    const buildId = await compact(builds, build, copySparse, refer);
+    const buildId = await builds.compact(build, refer);
+    if (buildId === undefined) return;
     try {
       await adopt(buildId);
     } catch (error) {
@@ -31,14 +29,4 @@ export async function compactIfDue(
   } catch (error) {
     host.logger.warn({ sandbox: sandboxId, err: error }, 'Builds not compacted');
   }
-}
-
-/** Blocks of RAM that each build of the chain holds. */
-async function storedBlocks(host: HostContext, { header }: Build): Promise<Map<string, number>> {
-  const stored = new Map<string, number>();
-  for (const holder of header.mapping.builds) {
-    const { size } = await stat(host.snapshots.builds.path(holder, BUILD_FILES.memory));
-    stored.set(holder, size / BLOCK_SIZE);
-  }
-  return stored;
 }

@@ -1,6 +1,5 @@
 import { TorporError } from '@torpor/protocol';
 import type { HostContext } from '../host-context.ts';
-import { sizeOfBuild } from './size.ts';
 
 export interface BuildReport {
   readonly buildId: string;
@@ -22,7 +21,7 @@ export async function* verifyBuilds(host: HostContext): AsyncGenerator<BuildRepo
       .all()
       .filter((reference) => reference.buildId === buildId)
       .map(({ kind, name }) => `${kind} ${name}`);
-    const sizeBytes = await sizeOfBuild(host, buildId);
+    const sizeBytes = await builds.size(buildId);
     const fault = await builds.verify(buildId).then(
       () => undefined,
       (error: unknown) => TorporError.from(error).message,

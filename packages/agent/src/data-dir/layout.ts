@@ -22,8 +22,6 @@ export interface DataLayout {
   /** The pager's control socket and log. */
   readonly pagerSocket: string;
   readonly pagerLog: string;
-  /** Which blocks restores touched first, by build. */
-  readonly workingSetsRoot: string;
   /** Record, disk and console log of a sandbox. */
   sandboxDirectory(id: string): string;
   recordFile(id: string): string;
@@ -73,7 +71,6 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
     networkStateFile: join(root, 'journal', 'network.json'),
     pagerSocket: join(runRoot, 'pager.sock'),
     pagerLog: join(root, 'journal', 'pager.log'),
-    workingSetsRoot: join(root, 'working-sets'),
     sandboxDirectory: (id) => join(sandboxesRoot, id),
     recordFile: (id) => join(sandboxesRoot, id, 'sandbox.json'),
     upperDisk: (id) => join(sandboxesRoot, id, 'upper.ext4'),

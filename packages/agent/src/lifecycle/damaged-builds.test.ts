@@ -1,5 +1,6 @@
 import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
-import { BUILD_FILES } from '@torpor/builds';
+import { dirname } from 'node:path';
+import { BUILD_FILES, type BuildFile } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { collectBuilds } from '../builds/collect.ts';
@@ -32,7 +33,7 @@ afterEach(async () => {
   await world[Symbol.asyncDispose]();
 });
 
-function path(buildId: string, file: string): string {
+function path(buildId: string, file: BuildFile): string {
   return world.host.builds.path(buildId, file);
 }
 
@@ -81,7 +82,7 @@ const DAMAGES: [string, () => Promise<string>][] = [
   [
     'a missing ancestor',
     async () => {
-      await rm(path(first, ''), { recursive: true });
+      await rm(dirname(path(first, BUILD_FILES.manifest)), { recursive: true });
       return path(second, BUILD_FILES.header);
     },
   ],

@@ -1,6 +1,5 @@
 import type { Build } from '@torpor/builds';
 import { checkTemplateId } from '../builds/reference-names.ts';
-import { sizeOfBuild } from '../builds/size.ts';
 import { PhaseTimer } from '../phase-timer.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
 import { currentBuild } from './current-build.ts';
@@ -33,7 +32,7 @@ export async function snapshotSandbox(
     await host.snapshots.builds.references.set('template', templateId, build.id);
     // What the name referred to before may be garbage now.
     registry.collector.soon();
-    const sizeBytes = await sizeOfBuild(host, build.id);
+    const sizeBytes = await host.snapshots.builds.size(build.id);
     return { ...outcome(sandbox, timer), build, sizeBytes };
   });
 }

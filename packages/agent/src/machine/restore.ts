@@ -1,8 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { BUILD_FILES, type Build, BuildFormatError } from '@torpor/builds';
+import { type Build, BuildFormatError } from '@torpor/builds';
 import { type MicroVm, restoredFrom } from '@torpor/vmm';
-import { checkOutDisk, memoryOf } from '../builds/checkout.ts';
 import type { BaseImage, HostContext } from '../host-context.ts';
 import type { NetworkSlot } from '../network/slot.ts';
 import {
@@ -82,27 +81,28 @@ async function restoreMachine(
   slot: NetworkSlot,
 ): Promise<RestoredMachine> {
   const { host, id, stack } = context;
-  const { builds, pages, workingSets } = host.snapshots;
-  await checkOutDisk(host, build, host.layout.upperDisk(id));
+  const { builds, pages } = host.snapshots;
+  await builds.materialise(build, host.layout.upperDisk(id));
+  const files = await builds.open(build);
   const attempt = randomBytes(4).toString('hex');
   const servedAs = `${id}-${attempt}`;
   // A path of its own: the pager removes the socket of an earlier attempt when it gives that up.
   const socketPath = join(host.layout.runDirectory(id), `pages-${attempt}`);
-  const workingSet = await workingSets.get(build.id);
+  const workingSet = await builds.workingSets.get(build.id);
   const served = new ServedMemory(host, servedAs);
   stack.defer(() => pages.release(servedAs));
   await pages.serve(
     {
       vm: servedAs,
       socketPath,
-      ...memoryOf(host, build),
+      ...files.memory,
       ...(workingSet === undefined ? {} : { workingSet }),
       connectTimeoutMs: host.stepTimeoutMs,
     },
     (reason) => served.fail(reason),
   );
   const vm = await host.driver.restore(machineSpec(context, slot, partsOf(build)), {
-    statePath: builds.path(build.id, BUILD_FILES.state),
+    statePath: files.statePath,
     memory: { kind: 'userfaultfd', socketPath },
   });
   await holdMachine(context, vm);
@@ -126,16 +126,17 @@ function partsOf(build: Build) {
 function required(build: Build, role: string): string {
   const path = build.manifest.artifacts[role];
   if (path !== undefined) return path;
-  throw new BuildFormatError(build.directory, `does not name its ${role}`);
+  throw new BuildFormatError(build.origin, `does not name its ${role}`);
 }
 
 /** Records, once, what this restore touched. Returns the cancellation. */
 function recordWorkingSet(host: HostContext, servedAs: string, buildId: string): () => void {
-  const { pages, workingSets } = host.snapshots;
+  const { builds, pages } = host.snapshots;
   const timer = setTimeout(async () => {
     try {
       const description = await pages.describe(servedAs);
-      if (description !== undefined) await workingSets.set(buildId, description.workingSet);
+      if (description === undefined) return;
+      await builds.workingSets.set(buildId, description.workingSet);
     } catch (error) {
       host.logger.warn({ build: buildId, err: error }, 'Working set not recorded');
     }

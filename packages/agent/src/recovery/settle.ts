@@ -1,7 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { assertTransition } from '@torpor/protocol';
 import { buildOf, committedUnrecorded } from '@torpor/vmm';
-import { discardBuildsSharingDisk } from '../builds/shared-disks.ts';
 import type { HostContext } from '../host-context.ts';
 import type { SandboxRecord } from '../registry/record.ts';
 import { adopt, type RecoveredSandbox, remember } from './recovered-sandbox.ts';
@@ -22,7 +21,8 @@ export async function settle(host: HostContext, record: SandboxRecord): Promise<
     return await paused(host, record, referenced ?? record.buildId);
   }
   if (machine === undefined && buildId !== undefined) return await paused(host, record, buildId);
-  await discardBuildsSharingDisk(host, id);
+  // Published, but not yet referenced when the crash came, from a sandbox that keeps running.
+  await host.snapshots.builds.discardSharingDisk(host.layout.upperDisk(id));
   const present: SandboxRecord = {
     ...record,
     ...(committed === undefined

@@ -3,12 +3,11 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { BuildStore } from '@torpor/builds';
-import { dataExtents } from '@torpor/linux';
+import { LocalBuildStore } from '@torpor/builds';
+import { copySparse, dataExtents } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { vmmPlatform } from '@torpor/vmm';
 import { type Logger, pino } from 'pino';
-import { WorkingSets } from '../builds/working-sets.ts';
 import { type DataLayout, openLayout } from '../data-dir/layout.ts';
 import { GuestSecrets } from '../guest/access-token.ts';
 import type { HostContext } from '../host-context.ts';
@@ -38,7 +37,7 @@ export class StubHost implements AsyncDisposable {
   readonly driver = new StubDriver(this.pages);
   readonly slots: StubSlots;
   readonly guests: StubGuests;
-  builds: BuildStore;
+  builds: LocalBuildStore;
   journal: FileJournal;
   /** Milliseconds of the agent's clock. */
   clock = 0;
@@ -52,7 +51,7 @@ export class StubHost implements AsyncDisposable {
     await mkdir(join(directory, 'artifacts'), { recursive: true });
     for (const name of ARTIFACTS) await writeFile(join(directory, 'artifacts', name), '');
     const journal = await FileJournal.open(layout.journalFile);
-    const builds = await BuildStore.open({ directory, dataExtents });
+    const builds = await LocalBuildStore.open({ directory, dataExtents, copySparse });
     return new StubHost(directory, layout, journal, builds, await StubGuests.open());
   }
 
@@ -60,7 +59,7 @@ export class StubHost implements AsyncDisposable {
     directory: string,
     layout: DataLayout,
     journal: FileJournal,
-    builds: BuildStore,
+    builds: LocalBuildStore,
     guests: StubGuests,
   ) {
     this.builds = builds;
@@ -86,7 +85,6 @@ export class StubHost implements AsyncDisposable {
       snapshots: {
         builds: this.builds,
         pages: this.pages,
-        workingSets: new WorkingSets(this.layout.workingSetsRoot),
         keepBoots: false,
       },
       images: {
@@ -136,7 +134,11 @@ export class StubHost implements AsyncDisposable {
   async restart(): Promise<void> {
     await this.journal[Symbol.asyncDispose]();
     this.journal = await FileJournal.open(this.layout.journalFile);
-    this.builds = await BuildStore.open({ directory: this.directory, dataExtents });
+    this.builds = await LocalBuildStore.open({
+      directory: this.directory,
+      dataExtents,
+      copySparse,
+    });
     this.slots.forgetLeases();
   }
 

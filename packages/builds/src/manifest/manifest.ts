@@ -16,9 +16,9 @@ export const BUILD_FILES = {
   state: 'vmstate',
   /** The writable disk, sparse. */
   disk: 'disk.img',
-  /** Blocks in the order in which a restored guest first touched them. */
-  workingSet: 'working-set',
 } as const;
+
+export type BuildFile = (typeof BUILD_FILES)[keyof typeof BUILD_FILES];
 
 const uuid = z.string().regex(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
 const word = z.string().min(1).max(200);

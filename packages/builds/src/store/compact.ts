@@ -1,9 +1,6 @@
-import { open, writeFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import type { MemoryReader } from '../diff/memory-reader.ts';
 import { BLOCK_SIZE, type Mapping, MappingBuilder, ZERO_INDEX } from '../header/mapping.ts';
-import { writeMemoryHeader } from '../header/memory-header.ts';
-import { BUILD_FILES } from '../manifest/manifest.ts';
-import type { Build, BuildStore } from './build-store.ts';
 
 export interface CompactionPolicy {
   /** Compact a header that names more builds than this, itself included. */
@@ -13,7 +10,7 @@ export interface CompactionPolicy {
 }
 
 /** 16 open files a VM, and at most four times the bytes that it needs. */
-export const DEFAULT_COMPACTION: CompactionPolicy = { maxBuilds: 16, minLiveShare: 0.25 };
+const DEFAULT_COMPACTION: CompactionPolicy = { maxBuilds: 16, minLiveShare: 0.25 };
 
 /** Whether a build's chain is so long, or so dead, that a fresh generation pays. */
 export function needsCompaction(
@@ -28,40 +25,10 @@ export function needsCompaction(
   return live < stored * policy.minLiveShare;
 }
 
-/**
- * Writes a fresh build of generation 0 that holds all memory of `build` itself, and
- * publishes it. State and disk come by `copyFile`; `keep` has the new build referenced.
- * The old build is left to the collector. Returns the new build's id.
- */
-export async function compact(
-  store: BuildStore,
-  build: Build,
-  copyFile: (from: string, to: string) => Promise<unknown>,
-  keep: (buildId: string) => Promise<void>,
-): Promise<string> {
-  using _lease = store.lease(build.id);
-  await using staged = await store.stage();
-  await using reader = await store.openMemory(build);
-  const mapping = await writeLiveBlocks(reader, staged.path(BUILD_FILES.memory), staged.id);
-  const header = { generation: 0, buildId: staged.id, baseBuildId: staged.id, mapping };
-  await writeFile(staged.path(BUILD_FILES.header), writeMemoryHeader(header), { mode: 0o600 });
-  const checksums: Record<string, string> = {};
-  for (const { name, crc32 } of build.manifest.files) {
-    if (name !== BUILD_FILES.state && name !== BUILD_FILES.disk) continue;
-    await copyFile(store.path(build.id, name), staged.path(name));
-    checksums[name] = crc32;
-  }
-  const { producer, vcpus, memoryMiB, diskMiB, artifacts, sandboxId } = build.manifest;
-  const whose = sandboxId === undefined ? {} : { sandboxId };
-  await staged.publish({ producer, vcpus, memoryMiB, diskMiB, artifacts, ...whose }, checksums);
-  await keep(staged.id);
-  return staged.id;
-}
-
 const CHUNK_BLOCKS = 256;
 
-/** Copies every block that is not zero to one file; answers the mapping onto it. */
-async function writeLiveBlocks(
+/** Copies every block that is not zero to one new file at `path`; returns the mapping onto it. */
+export async function writeLiveBlocks(
   reader: MemoryReader,
   path: string,
   buildId: string,

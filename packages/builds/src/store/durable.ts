@@ -1,5 +1,9 @@
+import { randomBytes } from 'node:crypto';
 import { open, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
+
+/** What a crash can leave of {@link replaceFile} beside the file: remove it at start-up. */
+export const REPLACEMENT_SUFFIX = '.new';
 
 /** Makes a file's or directory's contents survive a power loss. */
 export async function syncPath(path: string): Promise<void> {
@@ -12,7 +16,7 @@ export async function syncPath(path: string): Promise<void> {
  * the new; durable when it resolves.
  */
 export async function replaceFile(path: string, text: string): Promise<void> {
-  const staging = `${path}.new`;
+  const staging = `${path}.${randomBytes(8).toString('hex')}${REPLACEMENT_SUFFIX}`;
   try {
     await writeFile(staging, text, { mode: 0o600, flush: true });
     await rename(staging, path);

@@ -1,10 +1,10 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { writeFileAtomically } from '../data-dir/atomic-file.ts';
-import type { WorkingSetStore } from '../host-context.ts';
+import type { WorkingSets } from './build-store.ts';
+import { replaceFile } from './durable.ts';
 
-/** Pairs of first block and count. 2^20 numbers are more than any RAM has windows worth fetching. */
+/** 2^20 numbers are more than any RAM has windows worth fetching. */
 const schema = z.strictObject({
   version: z.literal(1),
   windows: z
@@ -18,11 +18,8 @@ const schema = z.strictObject({
     .refine((numbers) => numbers.length % 2 === 0),
 });
 
-/**
- * Working sets as files, one per build: what the next restore loads ahead of faults.
- * Nothing depends on them; one that cannot be read is removed.
- */
-export class WorkingSets implements WorkingSetStore {
+/** Working sets as files, one per build. One that cannot be read is removed. */
+export class FileWorkingSets implements WorkingSets {
   readonly #directory: string;
 
   constructor(directory: string) {
@@ -33,17 +30,18 @@ export class WorkingSets implements WorkingSetStore {
     try {
       return schema.parse(JSON.parse(await readFile(this.#path(buildId), 'utf8'))).windows;
     } catch (error) {
-      const absent = error instanceof Error && 'code' in error && error.code === 'ENOENT';
-      if (!absent) await rm(this.#path(buildId), { force: true });
+      const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT';
+      if (!isMissing) await rm(this.#path(buildId), { force: true });
       return undefined;
     }
   }
 
   async set(buildId: string, windows: readonly number[]): Promise<void> {
     await mkdir(this.#directory, { recursive: true, mode: 0o700 });
-    await writeFileAtomically(this.#path(buildId), JSON.stringify({ version: 1, windows }));
+    await replaceFile(this.#path(buildId), JSON.stringify({ version: 1, windows }));
   }
 
+  /** Removes the working sets of all builds but these. */
   async retain(buildIds: ReadonlySet<string>): Promise<void> {
     const names = await readdir(this.#directory).catch(() => []);
     for (const name of names) {

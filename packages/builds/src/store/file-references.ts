@@ -3,23 +3,14 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { BuildFormatError } from '../errors.ts';
 import { isUuid } from '../uuid.ts';
-import { replaceFile, syncPath } from './durable.ts';
-
-/** Who keeps a build: a sandbox that is paused in it or runs from it, or a name that users gave. */
-export type ReferenceKind = 'sandbox' | 'template';
-
-export interface Reference {
-  readonly kind: ReferenceKind;
-  /** `[A-Za-z0-9._-]{1,128}`, unique within its kind. */
-  readonly name: string;
-  readonly buildId: string;
-}
+import type { Reference, ReferenceKind, References } from './build-store.ts';
+import { REPLACEMENT_SUFFIX, replaceFile, syncPath } from './durable.ts';
 
 const FILE_PATTERN = /^(sandbox|template)~([A-Za-z0-9._-]{1,128})\.json$/;
 const contents = z.strictObject({ buildId: z.string().refine(isUuid, 'no build id') });
 
-/** Names that point at builds, one small file each. What no reference reaches may be collected. */
-export class References {
+/** References as files, one each. */
+export class FileReferences implements References {
   readonly #directory: string;
   readonly #byKey: Map<string, Reference>;
   /** Changes of one name follow each other, or an earlier one could win on disk. */
@@ -31,19 +22,19 @@ export class References {
   }
 
   /** Reads all references. Throws BuildFormatError for a file that is not one. */
-  static async open(directory: string): Promise<References> {
+  static async open(directory: string): Promise<FileReferences> {
     await mkdir(directory, { recursive: true, mode: 0o700 });
     const byKey = new Map<string, Reference>();
     for (const file of await readdir(directory)) {
       const path = join(directory, file);
-      if (file.endsWith('.new')) {
+      if (file.endsWith(REPLACEMENT_SUFFIX)) {
         await rm(path, { force: true });
         continue;
       }
       const reference = parseReference(file, await readFile(path, 'utf8'), path);
       byKey.set(keyOf(reference.kind, reference.name), reference);
     }
-    return new References(directory, byKey);
+    return new FileReferences(directory, byKey);
   }
 
   all(): readonly Reference[] {
@@ -54,10 +45,6 @@ export class References {
     return this.#byKey.get(keyOf(kind, name))?.buildId;
   }
 
-  /**
-   * Points a name at a build, instead of whatever it pointed at; durable when it
-   * resolves. If it fails, the name points at what it pointed at before.
-   */
   async set(kind: ReferenceKind, name: string, buildId: string): Promise<void> {
     const key = keyOf(kind, name);
     if (!FILE_PATTERN.test(`${key}.json`)) throw new RangeError(`${name} cannot name a build.`);
@@ -76,7 +63,6 @@ export class References {
     });
   }
 
-  /** Idempotent. */
   async delete(kind: ReferenceKind, name: string): Promise<void> {
     const key = keyOf(kind, name);
     await this.#change(key, async () => {

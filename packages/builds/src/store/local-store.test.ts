@@ -1,6 +1,6 @@
 import {
+  copyFile,
   mkdtemp,
-  open,
   readdir,
   readFile,
   rm,
@@ -9,17 +9,18 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { captureMemory } from '../diff/capture.ts';
+import type { Extent } from '../diff/capture.ts';
 import { BuildFormatError } from '../errors.ts';
-import { applyChanges, BLOCK_SIZE, zeroMapping } from '../header/mapping.ts';
-import { writeMemoryHeader } from '../header/memory-header.ts';
-import { BUILD_FILES, parseManifest } from '../manifest/manifest.ts';
+import { BLOCK_SIZE } from '../header/mapping.ts';
+import { parseMemoryHeader } from '../header/memory-header.ts';
+import { BUILD_FILES, type BuildFile, parseManifest } from '../manifest/manifest.ts';
 import { newBuildId } from '../uuid.ts';
-import { type Build, BuildStore, type ManifestDraft } from './build-store.ts';
-import { compact, needsCompaction } from './compact.ts';
+import type { Build, ManifestDraft } from './build-store.ts';
+import { needsCompaction } from './compact.ts';
+import { LocalBuildStore } from './local-store.ts';
 
 const BLOCKS = 256;
 /** How many inputs the fuzzer tries; a campaign raises it. */
@@ -43,14 +44,14 @@ const DRAFT: ManifestDraft = {
 };
 
 let directory: string;
-let store: BuildStore;
+let store: LocalBuildStore;
+/** The parts of RAM that are no holes, while it is committed. */
+let written: readonly Extent[] | undefined;
 
-/** The whole file as one extent: what a file system without holes answers. */
-function* wholeFile() {
-  yield { offset: 0, length: 2 ** 20 };
-}
+/** Of other files the whole is one extent, as on a file system without holes. */
+const dataExtents = () => written ?? [{ offset: 0, length: 2 ** 20 }];
 
-const openStore = () => BuildStore.open({ directory, dataExtents: wholeFile });
+const openStore = () => LocalBuildStore.open({ directory, dataExtents, copySparse: copyFile });
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'torpor-builds-'));
@@ -63,29 +64,16 @@ async function commit(value: number, dirty: number[], parent?: Build): Promise<B
   await using staged = await store.stage();
   const ram = Buffer.alloc(BLOCKS * BLOCK_SIZE);
   for (const block of dirty) ram.fill(value, block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE);
-  const memoryPath = join(directory, 'ram');
-  await writeFile(memoryPath, ram);
-  await using memory = await open(memoryPath);
-  await using output = await open(staged.path(BUILD_FILES.memory), 'wx');
-  const capture = await captureMemory(
-    {
-      memory,
-      blockCount: BLOCKS,
-      extents: dirty.map((block) => ({ offset: block * BLOCK_SIZE, length: BLOCK_SIZE })),
-      holes: parent === undefined ? 'zero' : 'unchanged',
-    },
-    output,
-  );
-  const before = parent?.header.mapping ?? zeroMapping(BLOCKS);
-  const header = writeMemoryHeader({
-    generation: parent === undefined ? 0 : parent.header.generation + 1,
-    buildId: staged.id,
-    baseBuildId: parent?.header.baseBuildId ?? staged.id,
-    mapping: applyChanges(before, staged.id, capture.changes),
-  });
-  await writeFile(staged.path(BUILD_FILES.header), header);
-  await writeFile(staged.path(BUILD_FILES.state), 'state');
-  await writeFile(staged.path(BUILD_FILES.disk), Buffer.alloc(2 ** 20, value));
+  const path = join(directory, 'ram');
+  await writeFile(path, ram);
+  written = dirty.map((block) => ({ offset: block * BLOCK_SIZE, length: BLOCK_SIZE }));
+  const holes = parent === undefined ? 'zero' : 'unchanged';
+  await staged.writeMemory({ path, blockCount: BLOCKS, holes }, parent);
+  written = undefined;
+  await writeFile(staged.statePath, 'state');
+  const disk = join(directory, 'disk');
+  await writeFile(disk, Buffer.alloc(2 ** 20, value));
+  await staged.copyDisk(disk);
   await staged.publish(DRAFT);
   return store.get(staged.id);
 }
@@ -113,10 +101,10 @@ describe('publishing', () => {
   test('that is given up leaves nothing; a crash leaves a directory that the next start removes', async () => {
     {
       await using staged = await store.stage();
-      await writeFile(staged.path(BUILD_FILES.memory), 'half');
+      await writeFile(staged.statePath, 'half');
     }
     const abandoned = await store.stage();
-    await writeFile(abandoned.path(BUILD_FILES.memory), 'half');
+    await writeFile(abandoned.statePath, 'half');
     expect(await readdir(join(directory, 'builds'))).toHaveLength(1);
     store = await openStore();
     expect(await readdir(join(directory, 'builds'))).toEqual([]);
@@ -125,7 +113,7 @@ describe('publishing', () => {
 
 test('a build is not published with what it was made from', async () => {
   await using staged = await store.stage();
-  await writeFile(staged.path(BUILD_FILES.disk), 'disk');
+  await writeFile(staged.statePath, 'state');
   await writeFile(staged.scratchPath, 'the RAM of a guest');
   await expect(staged.publish(DRAFT)).rejects.toMatchObject({ code: 'internal_error' });
   expect(await store.list()).toEqual([]);
@@ -133,8 +121,8 @@ test('a build is not published with what it was made from', async () => {
 
 test('a build is not published without a file that is there and cannot be looked at', async () => {
   await using staged = await store.stage();
-  await writeFile(staged.path(BUILD_FILES.memory), '');
-  await symlink(BUILD_FILES.disk, staged.path(BUILD_FILES.disk));
+  await writeFile(staged.statePath, 'state');
+  await symlink(BUILD_FILES.disk, join(dirname(staged.statePath), BUILD_FILES.disk));
   await expect(staged.publish(DRAFT)).rejects.toMatchObject({ code: 'ELOOP' });
   expect(await store.list()).toEqual([]);
 });
@@ -160,7 +148,7 @@ describe('a damaged build is refused with a sentence that names the file', () =>
     await writeFile(path, JSON.stringify(manifest));
   };
 
-  const cases: [string, string, (path: string) => Promise<void>, RegExp][] = [
+  const cases: [string, BuildFile, (path: string) => Promise<void>, RegExp][] = [
     ['a truncated diff', 'memfile', (p) => truncate(p, BLOCK_SIZE), /torn/],
     ['a missing state', 'vmstate', (p) => rm(p), /missing/],
     ['a bit flipped in the diff', 'memfile', (p) => flipped(p, 5000), /damaged/],
@@ -202,7 +190,7 @@ describe('a damaged build is refused with a sentence that names the file', () =>
   test('a missing ancestor', async () => {
     const parent = await commit(1, [0]);
     const child = await commit(2, [1], parent);
-    await rm(store.path(parent.id, ''), { recursive: true });
+    await rm(dirname(parent.origin), { recursive: true });
     store = await openStore();
     await expect(store.get(child.id)).rejects.toThrow(`names build ${parent.id}, which is missing`);
   });
@@ -288,22 +276,30 @@ describe('collection', () => {
 });
 
 describe('compaction', () => {
+  const refer = (id: string) => store.references.set('sandbox', 'compacted', id);
+
   test('writes one build that reads the same and needs no other', async () => {
-    const parent = await commit(1, [0, 1, 2, 200]);
-    const child = await commit(2, [1, 201], parent);
-    const id = await compact(
-      store,
-      child,
-      async (from, to) => writeFile(to, await readFile(from)),
-      (id) => store.references.set('sandbox', 'compacted', id),
-    );
-    await store.references.set('template', 'fresh', id);
-    expect(await store.collect()).toEqual([child.id, parent.id]);
+    const blocks = Array.from({ length: 40 }, (_, block) => block);
+    const parent = await commit(1, blocks);
+    const zeroed = await commit(0, blocks.slice(3), parent);
+    const child = await commit(2, [1, 201], zeroed);
+    const id = (await store.compact(child, refer)) ?? '';
+    expect(store.references.get('sandbox', 'compacted')).toBe(id);
+    expect(await store.collect()).toEqual([child.id, zeroed.id, parent.id]);
     const fresh = await store.get(id);
     await store.verify(id);
     expect(fresh.header.generation).toBe(0);
+    expect(fresh.manifest.parentId).toBeUndefined();
     const read = await Promise.all([0, 1, 2, 3, 200, 201].map((block) => readBlock(fresh, block)));
-    expect(read).toEqual([1, 2, 1, 0, 1, 2]);
+    expect(read).toEqual([1, 2, 1, 0, 0, 2]);
+  });
+
+  test('leaves a chain alone that is short and mostly in use', async () => {
+    const parent = await commit(1, [0, 1]);
+    const child = await commit(2, [1], parent);
+    expect(await store.compact(child, refer)).toBeUndefined();
+    expect(await store.list()).toEqual([parent.id, child.id]);
+    expect(store.references.all()).toEqual([]);
   });
 
   test('is due for long chains, and for those that are mostly dead', async () => {
@@ -314,5 +310,74 @@ describe('compaction', () => {
     expect(needsCompaction(mapping, stored, { maxBuilds: 2, minLiveShare: 0.5 })).toBe(false);
     expect(needsCompaction(mapping, stored, { maxBuilds: 1, minLiveShare: 0.5 })).toBe(true);
     expect(needsCompaction(mapping, stored, { maxBuilds: 2, minLiveShare: 0.6 })).toBe(true);
+  });
+});
+
+describe('a build', () => {
+  test('names the files that it is restored from, those of its ancestors too', async () => {
+    const parent = await commit(1, [0]);
+    const child = await commit(2, [1], parent);
+    const { statePath, memory } = await store.open(child);
+    expect(await readFile(statePath, 'utf8')).toBe('state');
+    const header = parseMemoryHeader(await readFile(memory.headerPath), { path: 'header' });
+    expect(header.mapping.builds.toSorted()).toEqual([parent.id, child.id]);
+    const diff = await readFile(memory.diffPaths[parent.id] ?? '');
+    expect(diff.equals(Buffer.alloc(BLOCK_SIZE, 1))).toBe(true);
+    expect(Object.keys(memory.diffPaths).sort()).toEqual([parent.id, child.id]);
+  });
+
+  test('has its disk materialised as a file of its own', async () => {
+    const build = await commit(7, [0]);
+    const path = join(directory, 'materialised');
+    await store.materialise(build, path);
+    await truncate(path, 0);
+    await store.verify(build.id);
+  });
+
+  test('occupies what its files do; a missing one occupies nothing', async () => {
+    const build = await commit(1, [0]);
+    const size = await store.size(build.id);
+    // Disk, one block of memory, and at least a block for each of manifest, header and state.
+    expect(size).toBeGreaterThanOrEqual(2 ** 20 + BLOCK_SIZE);
+    await rm(store.path(build.id, BUILD_FILES.disk));
+    expect(await store.size(build.id)).toBeLessThanOrEqual(size - 2 ** 20);
+    expect(await store.size(newBuildId())).toBe(0);
+  });
+
+  test('that took a disk is discarded with those that share it, and no other', async () => {
+    const other = await commit(1, [0]);
+    const disk = join(directory, 'disk');
+    await using staged = await store.stage();
+    await writeFile(staged.statePath, 'state');
+    await staged.takeDisk(disk);
+    await staged.writeMemory({ path: join(directory, 'ram'), blockCount: BLOCKS, holes: 'zero' });
+    await staged.publish(DRAFT);
+    await store.discardSharingDisk(disk);
+    expect(await store.list()).toEqual([other.id]);
+    await store.discardSharingDisk(join(directory, 'nothing'));
+  });
+});
+
+describe('working sets', () => {
+  test('are kept with their builds, across restarts', async () => {
+    const build = await commit(1, [0]);
+    expect(await store.workingSets.get(build.id)).toBeUndefined();
+    await Promise.all([1, 2, 3].map((first) => store.workingSets.set(build.id, [first, 16])));
+    store = await openStore();
+    expect(await store.workingSets.get(build.id)).toEqual([expect.any(Number), 16]);
+    await store.references.set('template', 'kept', build.id);
+    await store.collect();
+    expect(await store.workingSets.get(build.id)).toBeDefined();
+    await store.references.delete('template', 'kept');
+    expect(await store.collect()).toEqual([build.id]);
+    expect(await readdir(join(directory, 'working-sets'))).toEqual([]);
+  });
+
+  test('that cannot be read are removed', async () => {
+    const id = newBuildId();
+    await store.workingSets.set(id, [0, 16]);
+    await truncate(join(directory, 'working-sets', `${id}.json`), 5);
+    expect(await store.workingSets.get(id)).toBeUndefined();
+    expect(await readdir(join(directory, 'working-sets'))).toEqual([]);
   });
 });
