@@ -9,7 +9,6 @@ const request: CreateRequest = {
   memoryMiB: 512,
   timeoutSec: 0,
   teamId: '',
-  templateId: 'base',
   defaultUser: 'user',
   defaultEnv: {},
   envs: {},
@@ -22,6 +21,7 @@ const request: CreateRequest = {
 describe('a request to create a sandbox', () => {
   test('gets the defaults for what it leaves out', () => {
     expect(checkedSpec(request, limits)).toMatchObject({
+      templateId: 'base',
       diskSizeMiB: DEFAULT_DISK_MIB,
       hostname: request.id,
     });

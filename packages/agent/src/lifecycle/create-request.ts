@@ -1,5 +1,6 @@
 import { isId, TorporError } from '@torpor/protocol';
 import type { SandboxLimits } from '../host-context.ts';
+import { DEFAULT_TEMPLATE } from '../machine/bring-up.ts';
 import type { SandboxSpec } from '../registry/record.ts';
 
 export interface CreateRequest {
@@ -10,8 +11,8 @@ export interface CreateRequest {
   readonly diskSizeMiB?: number | undefined;
   readonly timeoutSec: number;
   readonly teamId: string;
-  /** Name of the image; empty means the default. */
-  readonly templateId: string;
+  /** Name of the image, {@link DEFAULT_TEMPLATE} if omitted; or id of the snapshot. */
+  readonly templateId?: string | undefined;
   /** That of the image if omitted. */
   readonly defaultUser?: string | undefined;
   readonly defaultEnv: Readonly<Record<string, string>>;
@@ -34,7 +35,8 @@ const MAX_ENVIRONMENT_BYTES = 512 * 1024;
 
 /** Throws `invalid_request` for what makes no sense and `capacity_exceeded` for what this host cannot give. */
 export function checkedSpec(request: CreateRequest, limits: SandboxLimits): SandboxSpec {
-  const { id, defaultUser, hostname = id, diskSizeMiB = DEFAULT_DISK_MIB } = request;
+  const { id, templateId = DEFAULT_TEMPLATE, defaultUser, hostname = id } = request;
+  const { diskSizeMiB = DEFAULT_DISK_MIB } = request;
   require(isId('sandbox', id), `${JSON.stringify(id)} is no sandbox id`);
   requireWhole('the number of vCPUs', request.vcpus, 1);
   requireWhole('the memory in MiB', request.memoryMiB, MIN_MEMORY_MIB);
@@ -57,7 +59,7 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
     diskSizeMiB,
     timeoutSec: request.timeoutSec,
     teamId: request.teamId,
-    templateId: request.templateId,
+    templateId,
     defaultUser: defaultUser ?? '',
     allowInternet: request.allowInternet,
     autoPause: request.autoPause,

@@ -3,6 +3,7 @@ import type { Build } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import { frozenShape, holdTemplate } from '../builds/checkout.ts';
 import { syncDirectory } from '../data-dir/atomic-file.ts';
+import { DEFAULT_TEMPLATE } from '../machine/bring-up.ts';
 import { requireFreeMemory } from '../machine/free-memory.ts';
 import { PhaseTimer } from '../phase-timer.ts';
 import { newRecord, type SandboxSpec } from '../registry/record.ts';
@@ -26,7 +27,8 @@ export async function createSandbox(
 ): Promise<SandboxOutcome> {
   registry.requireOpen();
   const { host } = registry;
-  using held = request.fromSnapshot ? await holdTemplate(host, request.templateId) : undefined;
+  const { templateId = DEFAULT_TEMPLATE } = request;
+  using held = request.fromSnapshot ? await holdTemplate(host, templateId) : undefined;
   const build = held?.build;
   const shape = build === undefined ? {} : frozenShape(build);
   const spec = checkedSpec({ ...request, ...shape }, host.limits);

@@ -148,10 +148,10 @@ export class MemoryAgent implements AsyncDisposable {
         this.requests.push(request);
         await this.createGate;
         if (this.createError !== undefined) throw this.createError.toConnectError();
-        const frozen = request.fromSnapshot ? this.builds.frozen(request.templateId) : undefined;
+        const { templateId = 'base' } = request;
+        const frozen = request.fromSnapshot ? this.builds.frozen(templateId) : undefined;
         const info = this.addSandbox(request.sandboxId, request.teamId);
-        const { templateId, vcpus, memoryMb, timeoutSec, denyInternet, autoPause, labels } =
-          request;
+        const { vcpus, memoryMb, timeoutSec, denyInternet, autoPause, labels } = request;
         const spec = { templateId, vcpus, memoryMb, timeoutSec, denyInternet, autoPause, labels };
         Object.assign(info, { ...spec, ...frozen?.shape });
         if (frozen !== undefined) this.builds.keep(request.sandboxId, frozen.buildId);
