@@ -285,6 +285,7 @@ describe('what goes wrong', () => {
     ['create', '--memory', '1'],
     ['exec', 'ID', '--user', '4294967295', '--', 'true'],
     ['kill', 'ID', 'a b'],
+    ['kill', 'ID', ''],
     ['info', 'sb'],
     ['run', '--disk', '1m', '--', 'true'],
     ['run', '--user', '!', '--', 'true'],
@@ -316,7 +317,7 @@ describe('what goes wrong', () => {
     const { error } = JSON.parse(asJson.stdout);
     expect(['invalid_request', 'capacity_exceeded']).toContain(error.code);
     // The words of the API.
-    expect(error.message).not.toMatch(/selector|memory_mb|username/);
+    expect(error.message).not.toMatch(/selector|memory_mb|username|\/v1\//i);
     expect(result.stderr).toContain(`torpor: ${error.message}\n`);
     if (error.remedy !== undefined) expect(result.stderr).toContain(`  → ${error.remedy}\n`);
   });

@@ -35,6 +35,14 @@ test('exec -d prints the pid, or JSON if asked', async () => {
   });
 });
 
+test('exec with an argument that is too long says so once', async () => {
+  const result = await torpor('exec', '-u', 'root', id, '--', 'echo', 'x'.repeat(200_000));
+  expect(result.exitCode).toBe(2);
+  expect(result.stderr).toBe(
+    'torpor: Argument 1 takes more than the 131071 bytes that Linux passes to a program as one argument.\n',
+  );
+});
+
 test.each([
   ['500ms', '', '500 ms'],
   ['1.5s', '', '1.5 s'],
@@ -43,7 +51,7 @@ test.each([
   const options = ['--timeout', timeout, ...(json === '' ? [] : [json])];
   const result = await torpor('exec', ...options, '-u', 'root', id, '--', 'sleep', '600');
   expect(result.exitCode).toBe(124);
-  expect(result.stderr).toContain(`The program did not end within ${said};`);
+  expect(result.stderr).toContain(`The program did not exit within ${said};`);
 });
 
 test.each([

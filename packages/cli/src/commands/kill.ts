@@ -1,4 +1,4 @@
-import { SIGNAL_NAMES, signalNumber } from '@torpor/protocol';
+import { SIGNAL_NAMES, signalNumber, TorporError } from '@torpor/protocol';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -28,6 +28,11 @@ ${signalNames()}`,
     )
     .action(
       cli.action(async (id: string, selector: string, options: KillOptions, _command: Command) => {
+        if (selector === '') {
+          throw new TorporError('invalid_request', 'The process must be a pid or a tag.', {
+            remedy: `\`torpor ps ${id}\` lists them.`,
+          });
+        }
         await cli.withSandbox(options, id, async (sandbox) => {
           await sandbox.processes.kill(selector, { name: options.signal });
           if (options.json) {

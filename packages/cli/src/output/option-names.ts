@@ -28,6 +28,7 @@ const OPTION_NAMES: Readonly<Record<string, string>> = {
   maxBytes: '--bytes',
   path: 'the path',
   sandboxId: 'the sandbox',
+  selector: 'the process',
 };
 
 /**

@@ -46,7 +46,7 @@ const tooLongMessage = `takes more than the ${MAX_ARGUMENT_BYTES} bytes that Lin
 /** A string that may cross into the guest as an argument: no NUL byte. */
 export const argumentSchema = z
   .string()
-  .max(MAX_ARGUMENT_BYTES, tooLongMessage)
+  .max(MAX_ARGUMENT_BYTES, { error: tooLongMessage, abort: true })
   .regex(NO_NUL, nulMessage)
   .refine((text) => fitsUtf8(text, MAX_ARGUMENT_BYTES), tooLongMessage);
 
@@ -98,7 +98,7 @@ export const guestUserSchema = z
   .string()
   .regex(
     /^(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10})(?::(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10}))?$/,
-    'must be a user, or user:group, by name or number',
+    { error: 'must be a user, or user:group, by name or number', abort: true },
   )
   // 2 ** 32 - 1 stands for none in system calls; setresuid(2).
   .refine(
