@@ -11,7 +11,6 @@ import {
   readRecord,
   removeInstance,
   type SlotPool,
-  testInstance,
 } from '@torpor/agent/testing';
 import {
   BLOCK_SIZE,
@@ -22,6 +21,7 @@ import {
 } from '@torpor/builds';
 import { copySparse, dataExtents, runCommand } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
+import { testInstance } from '@torpor/testkit/agent';
 import type { MachineSpec } from '@torpor/vmm';
 import { pino } from 'pino';
 import { execInGuest } from './exec-in-guest.ts';

@@ -9,18 +9,15 @@ import {
   PageServer,
   pauseSandbox,
   recoverSandboxes,
-  request,
   SandboxRegistry,
   type SlotRequest,
-  StubHost,
-  StubSlots,
-  silentLogger,
   snapshotSandbox,
   writeRecord,
 } from '@torpor/agent/testing';
 import { runCommand } from '@torpor/linux';
 import { PagerClient } from '@torpor/pager';
 import { isId } from '@torpor/protocol';
+import { request, StubHost, StubSlots, silentLogger } from '@torpor/testkit/agent';
 import { FirecrackerDriver, killFirecrackerLeftovers, vmmPlatform } from '@torpor/vmm';
 import type { FakeBehaviour } from '../vmm/firecracker/fake-firecracker.ts';
 import { FakeInstallation } from '../vmm/firecracker/fake-installation.ts';

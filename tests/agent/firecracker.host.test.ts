@@ -5,11 +5,11 @@ import {
   createSandbox,
   destroySandbox,
   forkSandbox,
-  request,
   resumeSandbox,
 } from '@torpor/agent/testing';
 import { BUILD_FILES } from '@torpor/builds';
 import { newId } from '@torpor/protocol';
+import { request } from '@torpor/testkit/agent';
 import { vmmPlatform } from '@torpor/vmm';
 import { afterEach, expect, test, vi } from 'vitest';
 import { FirecrackerWorld, type WorldOptions } from './firecracker-world.ts';

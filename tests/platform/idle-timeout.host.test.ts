@@ -1,17 +1,16 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Reaper, reapIdle } from '@torpor/agent/testing';
+import { ControlPlane } from '@torpor/control-plane';
+import { type Sandbox, Torpor } from '@torpor/sdk';
 import {
-  Reaper,
   type RpcAgent,
-  reapIdle,
   silentLogger,
   startRpcAgent,
   TRANSPORTS,
   type TransportName,
-} from '@torpor/agent/testing';
-import { ControlPlane } from '@torpor/control-plane';
-import { type Sandbox, Torpor } from '@torpor/sdk';
+} from '@torpor/testkit/agent';
 import { cli } from '@torpor/testkit/cli';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 

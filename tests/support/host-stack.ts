@@ -2,15 +2,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRouterTransport } from '@connectrpc/connect';
-import {
-  agentRoutes,
-  destroyAll,
-  PlainEnvd,
-  SandboxRegistry,
-  StubHost,
-  silentLogger,
-} from '@torpor/agent/testing';
+import { agentRoutes, destroyAll, SandboxRegistry } from '@torpor/agent/testing';
 import { ControlPlane } from '@torpor/control-plane';
+import { PlainEnvd, StubHost, silentLogger } from '@torpor/testkit/agent';
 
 /**
  * Everything between a client and a program without virtual machines: the control plane

@@ -3,33 +3,25 @@
  * of the inside of this package. Production code may not import it (tests/architecture).
  */
 export { collectBuilds } from './builds/collect.ts';
+export { verifyBuilds } from './builds/verify.ts';
+export { type DataLayout, openLayout } from './data-dir/layout.ts';
 export { GuestSecrets } from './guest/access-token.ts';
 export { GuestClient, type GuestEndpoint } from './guest/guest-client.ts';
-export type { HostContext } from './host-context.ts';
+export type { HostContext, PageService, PageServiceRequest } from './host-context.ts';
 export { FileJournal } from './journal/file-journal.ts';
 export { createSandbox } from './lifecycle/create.ts';
-export { DEFAULT_DISK_MIB } from './lifecycle/create-request.ts';
+export { type CreateRequest, DEFAULT_DISK_MIB } from './lifecycle/create-request.ts';
 export { destroyAll, destroySandbox } from './lifecycle/destroy.ts';
 export { forkSandbox } from './lifecycle/fork.ts';
 export { pauseSandbox } from './lifecycle/pause.ts';
 export { Reaper, reapIdle } from './lifecycle/reap.ts';
 export { resumeSandbox } from './lifecycle/resume.ts';
-export { snapshotSandbox } from './lifecycle/snapshot.ts';
+export { deleteSnapshot, snapshotSandbox } from './lifecycle/snapshot.ts';
 export { PageServer } from './machine/page-server.ts';
 export { removeInstance } from './network/instance.ts';
 export type { NetworkSlot, SlotPool, SlotRequest } from './network/slot.ts';
-export { openSlotPool } from './network/slot-pool.ts';
-export { testInstance } from './network/test-pool.ts';
+export { openSlotPool, type SlotPoolOptions } from './network/slot-pool.ts';
 export { recoverSandboxes } from './recovery/recover.ts';
 export { readRecord, writeRecord } from './registry/record.ts';
 export { SandboxRegistry } from './registry/registry.ts';
 export { agentRoutes } from './rpc/routes.ts';
-export { PlainEnvd } from './testing/plain-envd.ts';
-export {
-  type RpcAgent,
-  startRpcAgent,
-  TRANSPORTS,
-  type TransportName,
-} from './testing/rpc-agent.ts';
-export { request } from './testing/scenarios.ts';
-export { StubHost, StubSlots, silentLogger } from './testing/stub-host.ts';

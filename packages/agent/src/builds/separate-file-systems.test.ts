@@ -2,14 +2,13 @@ import { mkdir, mkdtemp, open, readFile, rm, stat, symlink } from 'node:fs/promi
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BUILD_FILES } from '@torpor/builds';
+import { request, StubHost } from '@torpor/testkit/agent';
 import { expect, test } from 'vitest';
 import { createSandbox } from '../lifecycle/create.ts';
 import { destroySandbox } from '../lifecycle/destroy.ts';
 import { pauseSandbox } from '../lifecycle/pause.ts';
 import { resumeSandbox } from '../lifecycle/resume.ts';
 import { SandboxRegistry } from '../registry/registry.ts';
-import { request } from '../testing/scenarios.ts';
-import { StubHost } from '../testing/stub-host.ts';
 
 const MIB = 2 ** 20;
 

@@ -1,8 +1,8 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { sourceWithDeadAncestor, World } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { collectBuilds } from '../builds/collect.ts';
-import { sourceWithDeadAncestor, World } from '../testing/scenarios.ts';
 import { pauseSandbox } from './pause.ts';
 
 /*

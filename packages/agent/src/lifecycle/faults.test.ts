@@ -1,10 +1,10 @@
 import { TorporError } from '@torpor/protocol';
+import { SCENARIOS, type Scenario, World } from '@torpor/testkit/agent';
+import { type Fault, Plan } from '@torpor/testkit/fault-points';
 import { describe, expect, test, vi } from 'vitest';
-import { type Fault, Plan } from '../testing/fault-points.ts';
-import { SCENARIOS, type Scenario, World } from '../testing/scenarios.ts';
 
 vi.mock('node:fs/promises', async (original) => {
-  const { withPoints } = await import('../testing/fault-points.ts');
+  const { withPoints } = await import('@torpor/testkit/fault-points');
   return withPoints(await original());
 });
 

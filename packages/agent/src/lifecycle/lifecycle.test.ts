@@ -1,10 +1,9 @@
 import { newId } from '@torpor/protocol';
+import { request as plainRequest, StubHost, type StubVm } from '@torpor/testkit/agent';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { readRecord, type SandboxRecord } from '../registry/record.ts';
 import { SandboxRegistry } from '../registry/registry.ts';
-import { request as plainRequest } from '../testing/scenarios.ts';
-import { StubHost, type StubVm } from '../testing/stub-host.ts';
 import { createSandbox } from './create.ts';
 import type { CreateRequest } from './create-request.ts';
 import { destroyAll, destroySandbox } from './destroy.ts';

@@ -1,11 +1,10 @@
 import { copyFile } from 'node:fs/promises';
 import { type Build, LocalBuildStore } from '@torpor/builds';
 import { newId, TorporError } from '@torpor/protocol';
+import { request, type StubVm, TEMPLATE, World } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { collectBuilds } from '../builds/collect.ts';
 import { readRecord } from '../registry/record.ts';
-import { request, TEMPLATE, World } from '../testing/scenarios.ts';
-import type { StubVm } from '../testing/stub-vmm.ts';
 import { createSandbox } from './create.ts';
 import { destroySandbox } from './destroy.ts';
 import { forkSandbox } from './fork.ts';

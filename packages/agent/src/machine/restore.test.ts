@@ -1,7 +1,7 @@
+import { World } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { pauseSandbox } from '../lifecycle/pause.ts';
 import { resumeSandbox } from '../lifecycle/resume.ts';
-import { World } from '../testing/scenarios.ts';
 
 let world: World;
 

@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { ipBatch } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
+import { openTestPool, type TestPool, testInstance } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { NetworkSlot } from './slot.ts';
-import { openTestPool, type TestPool, testInstance } from './test-pool.ts';
 
 /*
  * What happens to the host's TCP connections to a guest when it is paused, resumed and

@@ -4,9 +4,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ipBatch } from '@torpor/linux';
+import { CRASHING_POOL, openTestPool, testInstance } from '@torpor/testkit/agent';
 import { expect, test } from 'vitest';
 import { listInstanceSlots, removeInstance } from './instance.ts';
-import { openTestPool, testInstance } from './test-pool.ts';
 
 /** Each round kills the agent when it has made this many slots: early, and in full swing. */
 const KILL_AT = [0, 1, 2, 3, 5, 5];
@@ -26,12 +26,7 @@ test('whenever the agent is killed, its journal names all slots that are left', 
   );
 
   for (const count of KILL_AT) {
-    const args = [
-      join(import.meta.dirname, 'crash-fixture.ts'),
-      directory,
-      hostNamespace,
-      instance,
-    ];
+    const args = [CRASHING_POOL, directory, hostNamespace, instance];
     const agent = spawn(process.execPath, args, {
       stdio: ['ignore', 'ignore', 'inherit'],
       detached: true,

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ipBatch, nftApply } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
+import { openTestPool } from '@torpor/testkit/agent';
 import {
   attachStandInGuest,
   FORBIDDEN,
@@ -15,7 +16,6 @@ import {
 } from '@torpor/testkit/network';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { NetworkSlot, SlotPool } from './slot.ts';
-import { openTestPool } from './test-pool.ts';
 
 /** Where an answer is expected it comes at once; the machine may be slow. */
 const PATIENT_MS = 20_000;

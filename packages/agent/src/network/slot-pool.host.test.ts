@@ -4,12 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ipBatch, ipJson, nftApply, nftInetTable } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
+import {
+  openTestPool,
+  type TestPool,
+  type TestPoolOptions,
+  testInstance,
+} from '@torpor/testkit/agent';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { forwardingObstacles, INTERNET_GROUP } from './host-firewall.ts';
 import { listInstanceSlots, removeInstance } from './instance.ts';
 import { GATEWAY_MAC_ADDRESS } from './layout.ts';
 import type { NetworkSlot } from './slot.ts';
-import { openTestPool, type TestPool, type TestPoolOptions, testInstance } from './test-pool.ts';
 
 let resources: AsyncDisposableStack;
 let hostNamespace: string;

@@ -4,6 +4,7 @@ import { mkdir, open, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newBuildId } from '@torpor/builds';
 import { newId, type SandboxState } from '@torpor/protocol';
+import { request, StubHost, type StubVm } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { createSandbox } from '../lifecycle/create.ts';
 import { destroySandbox } from '../lifecycle/destroy.ts';
@@ -11,8 +12,6 @@ import { pauseSandbox } from '../lifecycle/pause.ts';
 import { resumeSandbox } from '../lifecycle/resume.ts';
 import { readRecord, type SandboxRecord, writeRecord } from '../registry/record.ts';
 import { SandboxRegistry } from '../registry/registry.ts';
-import { request } from '../testing/scenarios.ts';
-import { StubHost, type StubVm } from '../testing/stub-host.ts';
 import { recoverSandboxes } from './recover.ts';
 
 let host: StubHost;

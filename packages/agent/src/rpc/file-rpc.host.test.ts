@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type { Client } from '@connectrpc/connect';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
+import { type RpcAgent, startRpcAgent, TRANSPORTS } from '@torpor/testkit/agent';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type RpcAgent, startRpcAgent, TRANSPORTS } from '../testing/rpc-agent.ts';
 
 /* The RPCs about files of a guest, over each transport. */
 

@@ -3,9 +3,9 @@ import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, createClient } from '@connectrpc/connect';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
+import { type RpcAgent, startRpcAgent, TRANSPORTS } from '@torpor/testkit/agent';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { reapIdle } from '../lifecycle/reap.ts';
-import { type RpcAgent, startRpcAgent, TRANSPORTS } from '../testing/rpc-agent.ts';
 
 /*
  * A stream counts as use of its sandbox for as long as it is open and no longer, however

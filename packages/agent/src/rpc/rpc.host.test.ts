@@ -2,8 +2,8 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, ConnectError } from '@connectrpc/connect';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
+import { type RpcAgent, startRpcAgent, TRANSPORTS } from '@torpor/testkit/agent';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type RpcAgent, startRpcAgent, TRANSPORTS } from '../testing/rpc-agent.ts';
 
 /* The RPCs of the agent but those about files, over each transport. */
 

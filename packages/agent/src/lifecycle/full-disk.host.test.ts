@@ -2,10 +2,9 @@ import { mkdtemp, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCommand } from '@torpor/linux';
+import { request, StubHost } from '@torpor/testkit/agent';
 import { expect, onTestFinished, test } from 'vitest';
 import { SandboxRegistry } from '../registry/registry.ts';
-import { request } from '../testing/scenarios.ts';
-import { StubHost } from '../testing/stub-host.ts';
 import { createSandbox } from './create.ts';
 import { destroySandbox } from './destroy.ts';
 

@@ -1,6 +1,6 @@
 /**
  * A program that takes, keeps and releases slots until it is killed.
- * `node crash-fixture.ts <directory> <host namespace> <instance>`.
+ * `node crashing-pool.ts <directory> <host namespace> <instance>`.
  */
 import { openTestPool } from './test-pool.ts';
 

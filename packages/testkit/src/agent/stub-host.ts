@@ -3,17 +3,21 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import {
+  type DataLayout,
+  FileJournal,
+  GuestSecrets,
+  type HostContext,
+  type NetworkSlot,
+  openLayout,
+  type SlotRequest,
+} from '@torpor/agent/testing';
 import { LocalBuildStore } from '@torpor/builds';
 import { copySparse, dataExtents } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { vmmPlatform } from '@torpor/vmm';
 import { type Logger, pino } from 'pino';
-import { type DataLayout, openLayout } from '../data-dir/layout.ts';
-import { GuestSecrets } from '../guest/access-token.ts';
-import type { HostContext } from '../host-context.ts';
-import { FileJournal } from '../journal/file-journal.ts';
-import type { NetworkSlot, SlotRequest } from '../network/slot.ts';
-import { closeHandles, point } from './fault-points.ts';
+import { closeHandles, point } from '../fault-points/index.ts';
 import { StubDriver, StubPages } from './stub-vmm.ts';
 
 export { StubDriver, StubPages, StubVm } from './stub-vmm.ts';

@@ -2,9 +2,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createRouterTransport, type Transport } from '@connectrpc/connect';
 import { connectNodeAdapter, createConnectTransport } from '@connectrpc/connect-node';
-import { destroyAll } from '../lifecycle/destroy.ts';
-import { SandboxRegistry } from '../registry/registry.ts';
-import { agentRoutes } from '../rpc/routes.ts';
+import { agentRoutes, destroyAll, SandboxRegistry } from '@torpor/agent/testing';
 import { PlainEnvd } from './plain-envd.ts';
 import { StubHost, silentLogger } from './stub-host.ts';
 

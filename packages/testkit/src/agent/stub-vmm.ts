@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { open, readFile, rm, writeFile } from 'node:fs/promises';
+import type { PageService, PageServiceRequest } from '@torpor/agent/testing';
 import { BLOCK_SIZE, parseMemoryHeader, ZERO_INDEX } from '@torpor/builds';
 import { dataExtents, identifyProcess, isProcessAlive, signalProcess } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
@@ -16,8 +17,7 @@ import {
   type RestoreSource,
   type VmmDriver,
 } from '@torpor/vmm';
-import type { PageService, PageServiceRequest } from '../host-context.ts';
-import { point } from './fault-points.ts';
+import { point } from '../fault-points/index.ts';
 
 /*
  * VMMs that are a `sleep` each, and a pager that fills their memory files at once. The

@@ -1,18 +1,22 @@
 import { mkdtemp, open, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import {
+  type CreateRequest,
+  collectBuilds,
+  createSandbox,
+  deleteSnapshot,
+  destroyAll,
+  destroySandbox,
+  forkSandbox,
+  pauseSandbox,
+  recoverSandboxes,
+  resumeSandbox,
+  SandboxRegistry,
+  snapshotSandbox,
+  verifyBuilds,
+} from '@torpor/agent/testing';
 import { newId } from '@torpor/protocol';
-import { collectBuilds } from '../builds/collect.ts';
-import { verifyBuilds } from '../builds/verify.ts';
-import { createSandbox } from '../lifecycle/create.ts';
-import type { CreateRequest } from '../lifecycle/create-request.ts';
-import { destroyAll, destroySandbox } from '../lifecycle/destroy.ts';
-import { forkSandbox } from '../lifecycle/fork.ts';
-import { pauseSandbox } from '../lifecycle/pause.ts';
-import { resumeSandbox } from '../lifecycle/resume.ts';
-import { deleteSnapshot, snapshotSandbox } from '../lifecycle/snapshot.ts';
-import { recoverSandboxes } from '../recovery/recover.ts';
-import { SandboxRegistry } from '../registry/registry.ts';
-import { Plan } from './fault-points.ts';
+import { Plan } from '../fault-points/index.ts';
 import { StubHost } from './stub-host.ts';
 
 /*

@@ -1,10 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
+import {
+  FileJournal,
+  openSlotPool,
+  removeInstance,
+  type SlotPool,
+  type SlotPoolOptions,
+} from '@torpor/agent/testing';
 import { pino } from 'pino';
-import { FileJournal } from '../journal/file-journal.ts';
-import { removeInstance } from './instance.ts';
-import type { SlotPool } from './slot.ts';
-import { openSlotPool, type SlotPoolOptions } from './slot-pool.ts';
 
 export interface TestPool extends AsyncDisposable {
   readonly pool: SlotPool;
