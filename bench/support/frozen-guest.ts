@@ -15,9 +15,9 @@ import {
 import {
   BLOCK_SIZE,
   type Build,
-  type BuildFiles,
   type BuildStore,
   LocalBuildStore,
+  type RestoreFiles,
 } from '@torpor/builds';
 import { copySparse, dataExtents, runCommand } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
@@ -41,7 +41,7 @@ const ZERO_BLOCK = Buffer.alloc(BLOCK_SIZE);
  */
 export class FrozenGuest implements AsyncDisposable {
   readonly build: Build;
-  readonly files: BuildFiles;
+  readonly files: RestoreFiles;
   /** All of RAM in one sparse file. */
   readonly imagePath: string;
   /** On a disk; for what the benchmark keeps. */
@@ -101,7 +101,7 @@ export class FrozenGuest implements AsyncDisposable {
   private constructor(
     parts: {
       readonly build: Build;
-      readonly files: BuildFiles;
+      readonly files: RestoreFiles;
       readonly store: BuildStore;
       readonly machine: MachineSpec;
       readonly directory: string;

@@ -1,6 +1,6 @@
 import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { BUILD_FILES, type BuildFile } from '@torpor/builds';
+import { BUILD_FILES, type BuildFileName } from '@torpor/builds';
 import { TorporError } from '@torpor/protocol';
 import { request, TEMPLATE, World } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -33,7 +33,7 @@ afterEach(async () => {
   await world[Symbol.asyncDispose]();
 });
 
-function path(buildId: string, file: BuildFile): string {
+function path(buildId: string, file: BuildFileName): string {
   return world.host.builds.path(buildId, file);
 }
 

@@ -7,7 +7,12 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { applyChanges, BLOCK_SIZE, type Mapping, zeroMapping } from '../header/mapping.ts';
 import { newBuildId } from '../uuid.ts';
 import { captureMemory, type Extent, type WritableFile } from './capture.ts';
-import { type DiffFile, MemoryReader, type ReadableFile } from './memory-reader.ts';
+import {
+  type DiffFile,
+  DiffFileReader,
+  type MemoryReader,
+  type ReadableFile,
+} from './memory-reader.ts';
 
 /** How many random histories are tried; a campaign raises it. */
 const CASES = Number(process.env.TORPOR_CAPTURE_CASES ?? 100_000);
@@ -99,7 +104,7 @@ class Chain {
 
   #reader(): MemoryReader {
     const files = this.mapping.builds.map((id) => this.#diffs.get(id));
-    return new MemoryReader(
+    return new DiffFileReader(
       this.mapping,
       files.filter((file) => file !== undefined),
     );
@@ -201,6 +206,6 @@ test('a diff file that ends too early is named', async () => {
   await using handle = await open(path, 'w+');
   await handle.writeFile(Buffer.alloc(BLOCK_SIZE));
   const mapping = applyChanges(zeroMapping(2), id, Uint8Array.of(2, 2));
-  const reader = new MemoryReader(mapping, [{ path, handle }]);
+  const reader = new DiffFileReader(mapping, [{ path, handle }]);
   await expect(reader.read(Buffer.alloc(2 * BLOCK_SIZE), 0)).rejects.toThrow(/short: ends at/);
 });

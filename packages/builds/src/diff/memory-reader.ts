@@ -18,8 +18,18 @@ export interface DiffFile {
   readonly handle: ReadableFile;
 }
 
-/** Reads guest RAM as a header describes it, from the diff files of the builds that it names. */
-export class MemoryReader {
+/** Guest RAM as a header describes it. */
+export interface MemoryReader {
+  readonly mapping: Mapping;
+  /**
+   * Fills `target`, a whole number of blocks, with RAM from `firstBlock` on.
+   * Throws {@link BuildFormatError} if a diff file ends too early.
+   */
+  read(target: Buffer, firstBlock: number): Promise<void>;
+}
+
+/** Reads guest RAM from the diff files of the builds that a mapping names. */
+export class DiffFileReader implements MemoryReader {
   readonly mapping: Mapping;
   readonly #files: readonly DiffFile[];
 
@@ -32,10 +42,6 @@ export class MemoryReader {
     this.#files = files;
   }
 
-  /**
-   * Fills `target`, a whole number of blocks, with RAM from `firstBlock` on.
-   * Throws {@link BuildFormatError} if a diff file ends too early.
-   */
   async read(target: Buffer, firstBlock: number): Promise<void> {
     const lastBlock = firstBlock + target.length / BLOCK_SIZE;
     for (let block = firstBlock; block < lastBlock; ) {

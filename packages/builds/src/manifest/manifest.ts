@@ -18,7 +18,7 @@ export const BUILD_FILES = {
   disk: 'disk.img',
 } as const;
 
-export type BuildFile = (typeof BUILD_FILES)[keyof typeof BUILD_FILES];
+export type BuildFileName = (typeof BUILD_FILES)[keyof typeof BUILD_FILES];
 
 const uuid = z.string().regex(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
 const word = z.string().min(1).max(200);

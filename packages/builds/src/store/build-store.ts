@@ -36,7 +36,7 @@ export interface BuildStore {
   size(id: string): Promise<number>;
 
   /** The files that a VMM and the pager restore a build from; they stay while it is referenced or leased. */
-  open(build: Build): Promise<BuildFiles>;
+  open(build: Build): Promise<RestoreFiles>;
 
   /** A build's RAM; dispose of it to close the files. */
   openMemory(build: Build): Promise<MemoryReader & AsyncDisposable>;
@@ -91,7 +91,7 @@ export interface Build {
 }
 
 /** Files of this host that a build is restored from. */
-export interface BuildFiles {
+export interface RestoreFiles {
   /** State of vCPUs and devices. */
   readonly statePath: string;
   /** What the pager needs: the header, and the diff files by the build ids that it names. */

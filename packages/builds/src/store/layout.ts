@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import type { BuildFile } from '../manifest/manifest.ts';
+import type { BuildFileName } from '../manifest/manifest.ts';
 
 const STAGING = '.staging-';
 const TRASH = '.trash-';
@@ -16,7 +16,7 @@ export class StoreLayout {
     return join(this.root, id);
   }
 
-  file(id: string, name: BuildFile): string {
+  file(id: string, name: BuildFileName): string {
     return join(this.root, id, name);
   }
 

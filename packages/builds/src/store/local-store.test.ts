@@ -16,7 +16,7 @@ import type { Extent } from '../diff/capture.ts';
 import { BuildFormatError } from '../errors.ts';
 import { BLOCK_SIZE } from '../header/mapping.ts';
 import { parseMemoryHeader } from '../header/memory-header.ts';
-import { BUILD_FILES, type BuildFile, parseManifest } from '../manifest/manifest.ts';
+import { BUILD_FILES, type BuildFileName, parseManifest } from '../manifest/manifest.ts';
 import { newBuildId } from '../uuid.ts';
 import type { Build, ManifestDraft } from './build-store.ts';
 import { needsCompaction } from './compact.ts';
@@ -148,7 +148,7 @@ describe('a damaged build is refused with a sentence that names the file', () =>
     await writeFile(path, JSON.stringify(manifest));
   };
 
-  const cases: [string, BuildFile, (path: string) => Promise<void>, RegExp][] = [
+  const cases: [string, BuildFileName, (path: string) => Promise<void>, RegExp][] = [
     ['a truncated diff', 'memfile', (p) => truncate(p, BLOCK_SIZE), /torn/],
     ['a missing state', 'vmstate', (p) => rm(p), /missing/],
     ['a bit flipped in the diff', 'memfile', (p) => flipped(p, 5000), /damaged/],

@@ -1,10 +1,10 @@
 import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TorporError } from '@torpor/protocol';
-import { type DiffFile, MemoryReader } from '../diff/memory-reader.ts';
-import { BUILD_FILES, type BuildFile } from '../manifest/manifest.ts';
+import { type DiffFile, DiffFileReader, type MemoryReader } from '../diff/memory-reader.ts';
+import { BUILD_FILES, type BuildFileName } from '../manifest/manifest.ts';
 import { isUuid, newBuildId } from '../uuid.ts';
-import type { Build, BuildFiles, BuildStore, ManifestDraft } from './build-store.ts';
+import type { Build, BuildStore, ManifestDraft, RestoreFiles } from './build-store.ts';
 import { needsCompaction } from './compact.ts';
 import { syncPath } from './durable.ts';
 import { FileReferences } from './file-references.ts';
@@ -98,7 +98,7 @@ export class LocalBuildStore implements BuildStore {
     return sectors * SECTOR_BYTES;
   }
 
-  async open({ id, header }: Build): Promise<BuildFiles> {
+  async open({ id, header }: Build): Promise<RestoreFiles> {
     const diffs = header.mapping.builds.map((holder) => {
       return [holder, this.path(holder, BUILD_FILES.memory)] as const;
     });
@@ -119,7 +119,7 @@ export class LocalBuildStore implements BuildStore {
       files.push({ path, handle: stack.use(await open(path)) });
     }
     const owned = stack.move();
-    return Object.assign(new MemoryReader(header.mapping, files), {
+    return Object.assign(new DiffFileReader(header.mapping, files), {
       [Symbol.asyncDispose]: () => owned.disposeAsync(),
     });
   }
@@ -195,7 +195,7 @@ export class LocalBuildStore implements BuildStore {
   }
 
   /** Where a file of a build lies. For tests that damage or measure it; others ask for what they need. */
-  path(id: string, name: BuildFile): string {
+  path(id: string, name: BuildFileName): string {
     return this.#layout.file(id, name);
   }
 

@@ -7,7 +7,7 @@ import { applyChanges, type Mapping, zeroMapping } from '../header/mapping.ts';
 import { type MemoryHeader, writeMemoryHeader } from '../header/memory-header.ts';
 import {
   BUILD_FILES,
-  type BuildFile,
+  type BuildFileName,
   MANIFEST_VERSION,
   type ManifestFile,
   manifestSchema,
@@ -160,7 +160,7 @@ export class LocalStagedBuild implements StagedBuild {
     return { name, size: found.size, crc32 };
   }
 
-  #path(name: BuildFile): string {
+  #path(name: BuildFileName): string {
     return join(this.#directory, name);
   }
 }

@@ -2,7 +2,7 @@ import { readFileSync, statSync } from 'node:fs';
 import { BLOCK_SIZE, type Mapping, parseMemoryHeader } from '@torpor/builds';
 import { FileMapping } from '@torpor/linux';
 
-export interface BuildFiles {
+export interface MemoryFiles {
   readonly headerPath: string;
   /** Diff files by build id. */
   readonly diffPaths: Readonly<Record<string, string>>;
@@ -20,7 +20,7 @@ export class OpenBuild implements Disposable {
   }
 
   /** Throws BuildFormatError or SystemError; then no file is left open. */
-  static open({ headerPath, diffPaths }: BuildFiles): OpenBuild {
+  static open({ headerPath, diffPaths }: MemoryFiles): OpenBuild {
     const { mapping } = parseMemoryHeader(readFileSync(headerPath), {
       path: headerPath,
       storedBlocks: (id) => {
