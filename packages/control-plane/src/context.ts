@@ -1,40 +1,42 @@
-import type { Transport } from '@connectrpc/connect';
 import { getRequestListener } from '@hono/node-server';
+import { ID_PREFIXES } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
-import { AuditLog } from './audit/audit-log.ts';
 import { ApiKeyStore } from './auth/api-keys.ts';
 import { BuildService } from './builds/service.ts';
 import type { Database } from './database/schema.ts';
+import { recordInAuditLog } from './events/audit.ts';
+import { OutboxDelivery } from './events/delivery.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
-import { Host } from './hosts/host.ts';
+import { Placement } from './hosts/placement.ts';
+import { HostRegistry, type HostSettings } from './hosts/registry.ts';
 import { createApp } from './http/app.ts';
 import type { Api } from './http/endpoint.ts';
 import type { Entrance } from './http/front-door.ts';
 import { routeStream } from './http/v1/streams.ts';
 import { Metrics } from './observability/metrics.ts';
+import { OperationLocks } from './operations/locks.ts';
+import { OperationRunner } from './operations/runner.ts';
 import { SandboxLifecycle } from './sandboxes/lifecycle.ts';
-import { Operations } from './sandboxes/operations.ts';
-import { Reconciler, type ReconcilerTiming } from './sandboxes/reconciler.ts';
+import { sandboxRecovery } from './sandboxes/recovery.ts';
 import { SandboxRepository } from './sandboxes/repository.ts';
 import { SandboxService } from './sandboxes/service.ts';
 import { StreamServer } from './streams/server.ts';
+import { NAME_PREFIX } from './templates/parts.ts';
+import { nameRecovery } from './templates/recovery.ts';
 import { TemplateRepository } from './templates/repository.ts';
 import { TemplateService } from './templates/service.ts';
-import { TemplateSweeper } from './templates/sweeper.ts';
 
 export interface ContextOptions {
   readonly db: Kysely<Database>;
-  readonly hostId: string;
-  /** To the HostAgentService of the host. */
-  readonly hostTransport: Transport;
-  readonly guestTimeoutMs: number;
-  /** The team of the operator of the host. */
+  readonly hosts: readonly HostSettings[];
+  /** The team of the operator of the hosts. */
   readonly operatorTeamId: string;
   readonly logger: Logger;
   readonly version: string;
-  readonly reconcilerTiming?: Partial<ReconcilerTiming> | undefined;
+  /** How long an operation of a control plane that died keeps its locks. */
+  readonly leaseMs?: number | undefined;
 }
 
 export type Context = ReturnType<typeof createContext>;
@@ -45,35 +47,39 @@ export type Context = ReturnType<typeof createContext>;
  */
 export function createContext(options: ContextOptions) {
   const { db, logger, version } = options;
-  const host = new Host(options.hostId, options.hostTransport, options.guestTimeoutMs);
+  const hosts = new HostRegistry(options.hosts);
   const repository = new SandboxRepository(db);
   const metrics = new Metrics(repository);
+  const locks = new OperationLocks({ db, logger, leaseMs: options.leaseMs });
+  const delivery = new OutboxDelivery({ db, consumers: [recordInAuditLog], logger });
+  const onEvents = () => delivery.wake();
   const parts = {
-    host,
+    db,
+    hosts,
+    placement: new Placement(hosts),
+    runner: new OperationRunner({ db, locks, metrics, logger, onEvents }),
     sandboxes: repository,
     templates: new TemplateRepository(db),
-    operations: new Operations(),
-    audit: new AuditLog(db),
-    metrics,
     logger,
   };
-  const { reconcilerTiming: timing } = options;
-  const sandboxes = new SandboxService(parts);
+  parts.runner.registerRecovery(NAME_PREFIX, nameRecovery(parts));
+  parts.runner.registerRecovery(ID_PREFIXES.sandbox, sandboxRecovery(parts));
+  const sandboxes = new SandboxService({ ...parts, snapshots: parts.templates });
   const services = {
     apiKeys: new ApiKeyStore(db),
     sandboxes,
     lifecycle: new SandboxLifecycle(parts),
     templates: new TemplateService(parts),
-    builds: new BuildService(host, options.operatorTeamId),
-    processes: new GuestProcesses(sandboxes, host.client, metrics),
-    files: new GuestFiles(sandboxes, host.client),
+    builds: new BuildService(hosts, options.operatorTeamId),
+    processes: new GuestProcesses(sandboxes, hosts, metrics),
+    files: new GuestFiles(sandboxes, hosts),
   };
   return {
     ...services,
     parts,
     metrics,
-    reconciler: new Reconciler({ ...parts, ...(timing === undefined ? {} : { timing }) }),
-    sweeper: new TemplateSweeper(parts, timing?.listIntervalMs),
+    locks,
+    delivery,
     app: createApp({ ...services, version, logger, metrics }),
     streams: new StreamServer({ ...services, router: routeStream, logger }),
   };

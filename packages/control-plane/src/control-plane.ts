@@ -9,11 +9,16 @@ import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
 import { startEmbeddedPostgres } from './database/embedded/embedded-postgres.ts';
 import type { Database } from './database/schema.ts';
+import { SYSTEM } from './events/outbox.ts';
+import { Reconciler } from './hosts/reconciler.ts';
+import { HostWatch, type WatchTiming } from './hosts/watch.ts';
 import { FrontDoor } from './http/front-door.ts';
-import type { ReconcilerTiming } from './sandboxes/reconciler.ts';
+import { OperationRecovery } from './operations/recovery.ts';
+import { destroyAgainOperation } from './sandboxes/destroy.ts';
 import { Retention, type RetentionOptions } from './sandboxes/retention.ts';
 import type { SandboxService } from './sandboxes/service.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
+import { TemplateSweeper } from './templates/sweeper.ts';
 
 export interface ControlPlaneOptions {
   /** Created if missing. Others may traverse it (0711), because the database runs as an account of its own. */
@@ -34,6 +39,13 @@ export interface ControlPlaneOptions {
   readonly retention?: Partial<RetentionOptions> | undefined;
   /** How quickly the host's state is followed; for tests. */
   readonly reconcilerTiming?: Partial<ReconcilerTiming>;
+  /** How long an operation of a control plane that died keeps its locks; for tests. */
+  readonly leaseMs?: number | undefined;
+}
+
+export interface ReconcilerTiming extends WatchTiming {
+  /** How long after its end a destroyed sandbox may still be on the host. */
+  readonly destroyGraceMs: number;
 }
 
 /** The only host, until there can be more. */
@@ -80,8 +92,13 @@ export class ControlPlane implements AsyncDisposable {
     const context = createContext({
       ...options,
       db,
-      hostId: LOCAL_HOST_ID,
-      guestTimeoutMs: options.guestTimeoutMs ?? SETTINGS.guestTimeoutMs.defaultValue,
+      hosts: [
+        {
+          id: LOCAL_HOST_ID,
+          transport: options.hostTransport,
+          guestTimeoutMs: options.guestTimeoutMs ?? SETTINGS.guestTimeoutMs.defaultValue,
+        },
+      ],
       operatorTeamId: teamId,
     });
     await startWork(context, options, resources);
@@ -130,23 +147,34 @@ async function databaseConnection(options: ControlPlaneOptions, resources: Async
 
 /** Starts what runs beside the requests. */
 async function startWork(
-  { parts, metrics, templates, reconciler, sweeper }: Context,
-  options: ControlPlaneOptions,
+  { parts, metrics, locks, delivery }: Context,
+  { databaseUrl, reconcilerTiming: timing, retention }: ControlPlaneOptions,
   resources: AsyncDisposableStack,
 ): Promise<void> {
+  const { hosts, runner, sandboxes: rows, logger } = parts;
   resources.defer(() => metrics.close());
-  const settled = async () => {
-    await Promise.all([parts.operations.settled(), templates.settled()]);
-  };
+  // Nobody else has the embedded database: what holds a lock in it has died.
+  if (databaseUrl === undefined) await locks.expireAll();
+  delivery.start();
+  resources.use(delivery);
   resources.defer(() =>
-    // What takes longer is put right by the reconciler of the next start.
-    Promise.race([settled(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
+    // What takes longer is settled by the recovery of the next start.
+    Promise.race([locks.idle(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
   );
-  reconciler.start();
-  resources.defer(() => reconciler.stop());
-  await sweeper.start();
-  resources.defer(() => sweeper.stop());
-  resources.use(new Retention(parts, options.retention));
+  resources.use(new OperationRecovery({ locks, runner, logger }));
+  for (const host of hosts.all()) {
+    const reconciler = new Reconciler({
+      host,
+      rows,
+      locks,
+      logger,
+      destroyAgain: (row) => runner.run(destroyAgainOperation(parts, row, SYSTEM)),
+      destroyGraceMs: timing?.destroyGraceMs,
+    });
+    resources.use(new HostWatch({ host, reconciler, logger }, timing));
+  }
+  resources.use(new TemplateSweeper(parts, timing?.listIntervalMs));
+  resources.use(new Retention(parts, retention));
 }
 
 /** Opens the front door, and tells local clients where it is. Returns the base URL of the API. */

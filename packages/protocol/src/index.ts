@@ -29,6 +29,7 @@ export {
   assertTransition,
   canTransition,
   isSandboxState,
+  isTransitional,
   SANDBOX_STATES,
   type SandboxState,
 } from './sandbox-state.ts';

@@ -1,10 +1,8 @@
 import { TorporError } from './errors.ts';
 
 /**
- * The states of a sandbox. A state that ends in "-ing" (except `running`) is
- * transitional: an operation holds the sandbox's lock and will leave it.
- * `missing` is known to the control plane only: the host that ran the sandbox
- * does not answer.
+ * The states of a sandbox. `missing` is known to the control plane only: the host
+ * that ran the sandbox does not answer.
  */
 export const SANDBOX_STATES = [
   'creating',
@@ -20,6 +18,20 @@ export const SANDBOX_STATES = [
 ] as const;
 
 export type SandboxState = (typeof SANDBOX_STATES)[number];
+
+/** The states in which an operation holds the sandbox's lock; its end leaves them. */
+const TRANSITIONAL_STATES: ReadonlySet<SandboxState> = new Set([
+  'creating',
+  'pausing',
+  'resuming',
+  'snapshotting',
+  'destroying',
+]);
+
+/** Whether an operation is under way in this state. `missing` is none: it lasts until the host answers. */
+export function isTransitional(state: SandboxState): boolean {
+  return TRANSITIONAL_STATES.has(state);
+}
 
 /**
  * Every transition that is allowed. `stopped` is terminal. From `error` a

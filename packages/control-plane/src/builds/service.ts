@@ -1,6 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
-import { agentCall, type Host } from '../hosts/host.ts';
+import { agentCall } from '../hosts/connection.ts';
+import type { HostRegistry } from '../hosts/registry.ts';
 
 /** Every build is read from disk. */
 const VERIFY_TIMEOUT_MS = 6 * 3_600_000;
@@ -21,14 +22,14 @@ export interface CollectedBuilds {
   readonly freedBytes: number;
 }
 
-/** The builds of the host. They belong to no team, so only the operator of the host may look at them. */
+/** The builds of the hosts. They belong to no team, so only the operator of the hosts may look at them. */
 export class BuildService {
-  readonly #host: Host;
+  readonly #hosts: HostRegistry;
   readonly #operatorTeamId: string;
 
   /** `operatorTeamId`: the team of the key in the data directory. */
-  constructor(host: Host, operatorTeamId: string) {
-    this.#host = host;
+  constructor(hosts: HostRegistry, operatorTeamId: string) {
+    this.#hosts = hosts;
     this.#operatorTeamId = operatorTeamId;
   }
 
@@ -37,14 +38,16 @@ export class BuildService {
     this.#requireOperator(principal);
     return agentCall(async () => {
       const reports: BuildReport[] = [];
-      const stream = this.#host.client.verifyBuilds({}, { timeoutMs: VERIFY_TIMEOUT_MS });
-      for await (const { buildId, fault, sizeBytes, references } of stream) {
-        reports.push({
-          buildId,
-          sizeBytes: Number(sizeBytes),
-          ...(fault === undefined ? {} : { fault }),
-          references,
-        });
+      for (const { client } of this.#hosts.all()) {
+        for await (const report of client.verifyBuilds({}, { timeoutMs: VERIFY_TIMEOUT_MS })) {
+          const { buildId, fault, sizeBytes, references } = report;
+          reports.push({
+            buildId,
+            sizeBytes: Number(sizeBytes),
+            ...(fault === undefined ? {} : { fault }),
+            references,
+          });
+        }
       }
       return reports;
     });
@@ -53,10 +56,17 @@ export class BuildService {
   /** Removes the builds that nothing reaches. Throws `forbidden`. */
   async collect(principal: Principal): Promise<CollectedBuilds> {
     this.#requireOperator(principal);
-    const { removedBuildIds, freedBytes } = await agentCall(() =>
-      this.#host.client.collectBuilds({}, { timeoutMs: COLLECT_TIMEOUT_MS }),
+    const collected = await Promise.all(
+      this.#hosts
+        .all()
+        .map(({ client }) =>
+          agentCall(() => client.collectBuilds({}, { timeoutMs: COLLECT_TIMEOUT_MS })),
+        ),
     );
-    return { removedBuildIds, freedBytes: Number(freedBytes) };
+    return {
+      removedBuildIds: collected.flatMap(({ removedBuildIds }) => removedBuildIds),
+      freedBytes: collected.reduce((sum, { freedBytes }) => sum + Number(freedBytes), 0),
+    };
   }
 
   #requireOperator(principal: Principal): void {

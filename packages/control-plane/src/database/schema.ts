@@ -2,6 +2,7 @@ import type { rest, SandboxState } from '@torpor/protocol';
 import type {
   ColumnType,
   Generated,
+  GeneratedAlways,
   Insertable,
   JSONColumnType,
   Selectable,
@@ -54,6 +55,8 @@ export interface SandboxTable {
   last_active_at: Date | null;
   updated_at: DefaultedTime;
   ended_at: Date | null;
+  /** Grows with every write of the state, so that a writer can tell that the row is still the one it read. */
+  revision: Generated<number>;
 }
 
 /**
@@ -82,19 +85,66 @@ export interface TemplateTable {
   created_at: DefaultedTime;
 }
 
-export type AuditStatus = 'success' | 'error';
+/** The operations that are recorded, by what they change. */
+export type OperationKind =
+  | 'sandbox.create'
+  | 'sandbox.destroy'
+  | 'sandbox.adopt'
+  | 'sandbox.pause'
+  | 'sandbox.resume'
+  | 'sandbox.fork'
+  | 'snapshot.create'
+  | 'snapshot.delete';
+
+export type ActorType = 'api_key' | 'system';
+
+export type OperationStatus = 'success' | 'error';
+
+/** A lease: the right of one operation to change one resource (operations/locks.ts). */
+export interface OperationTable {
+  /** The id of a sandbox, or `name:TEAM/NAME` of a snapshot. */
+  resource: string;
+  /** One acquisition of one control plane. */
+  holder: string;
+  /** The holder whose operation the other columns describe: not `holder` if that took over an abandoned one. */
+  begun_by: string;
+  kind: OperationKind;
+  team_id: string | null;
+  actor_type: ActorType;
+  actor_id: string | null;
+  expires_at: Date;
+}
+
+/** What operations did, written in the transaction that did it. Everything that tells of it reads this. */
+export interface OutboxTable {
+  /** A bigint, which the driver hands over as a string. */
+  id: GeneratedAlways<string>;
+  kind: OperationKind;
+  /** The id of the sandbox, or the name of the snapshot. */
+  resource: string;
+  team_id: string;
+  actor_type: ActorType;
+  actor_id: string | null;
+  status: OperationStatus;
+  metadata: StringMap;
+  created_at: Generated<Date>;
+  /** When every consumer had it. */
+  delivered_at: Date | null;
+}
 
 export interface AuditLogTable {
   id: string;
   team_id: string;
-  actor_type: 'api_key' | 'system';
+  actor_type: ActorType;
   actor_id: string | null;
   resource_type: string;
   resource_id: string;
   action: string;
-  status: AuditStatus;
+  status: OperationStatus;
   metadata: StringMap;
   created_at: Generated<Date>;
+  /** The event that it records. */
+  outbox_id: string | null;
 }
 
 export interface Database {
@@ -102,6 +152,8 @@ export interface Database {
   api_keys: ApiKeyTable;
   sandboxes: SandboxTable;
   templates: TemplateTable;
+  operations: OperationTable;
+  outbox: OutboxTable;
   audit_logs: AuditLogTable;
 }
 
@@ -111,3 +163,4 @@ export type SandboxChanges = Updateable<SandboxTable>;
 export type TemplateRow = Selectable<TemplateTable>;
 export type NewTemplateRow = Insertable<TemplateTable>;
 export type ApiKeyRow = Selectable<ApiKeyTable>;
+export type OutboxRow = Selectable<OutboxTable>;

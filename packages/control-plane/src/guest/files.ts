@@ -1,6 +1,7 @@
 import { type hostAgent, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
-import { agentCall, type HostClient } from '../hosts/host.ts';
+import { agentCall, type HostClient } from '../hosts/connection.ts';
+import type { HostRegistry } from '../hosts/registry.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 60_000;
@@ -34,11 +35,11 @@ export interface FileEntry {
 /** Files in sandboxes. Contents are streamed, and wait for the slower side. */
 export class GuestFiles {
   readonly #sandboxes: SandboxService;
-  readonly #client: HostClient;
+  readonly #hosts: HostRegistry;
 
-  constructor(sandboxes: SandboxService, client: HostClient) {
+  constructor(sandboxes: SandboxService, hosts: HostRegistry) {
     this.#sandboxes = sandboxes;
-    this.#client = client;
+    this.#hosts = hosts;
   }
 
   /** Throws what a transfer would meet, before its content is read. */
@@ -59,11 +60,11 @@ export class GuestFiles {
     content: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<void> {
-    await this.#sandboxes.requireRunning(principal, id);
+    const client = await this.#clientOf(principal, id);
     const meta = { sandboxId: id, ...fileMessage(location) };
     using cancellation = new DelayedCancellation(signal, CANCEL_GRACE_MS);
     await agentCall(() =>
-      this.#client.writeFileStream(
+      client.writeFileStream(
         (async function* () {
           yield { content: { case: 'meta' as const, value: meta } };
           for await (const part of content) {
@@ -89,8 +90,8 @@ export class GuestFiles {
     location: FileLocation,
     signal: AbortSignal,
   ): Promise<AsyncIterable<Uint8Array>> {
-    await this.#sandboxes.requireRunning(principal, id);
-    const messages = this.#client
+    const client = await this.#clientOf(principal, id);
+    const messages = client
       .readFileStream({ sandboxId: id, ...fileMessage(location) }, { signal })
       [Symbol.asyncIterator]();
     const first = await agentCall(() => messages.next());
@@ -102,9 +103,9 @@ export class GuestFiles {
     id: string,
     { depth, ...location }: FileLocation & { readonly depth: number },
   ): Promise<readonly FileEntry[]> {
-    await this.#sandboxes.requireRunning(principal, id);
+    const client = await this.#clientOf(principal, id);
     const answer = await agentCall(() =>
-      this.#client.listDir(
+      client.listDir(
         { sandboxId: id, depth, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
@@ -118,9 +119,9 @@ export class GuestFiles {
     id: string,
     location: FileLocation,
   ): Promise<FileEntry> {
-    await this.#sandboxes.requireRunning(principal, id);
+    const client = await this.#clientOf(principal, id);
     const answer = await agentCall(() =>
-      this.#client.makeDir(
+      client.makeDir(
         { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
@@ -135,13 +136,18 @@ export class GuestFiles {
   }
 
   async remove(principal: Principal, id: string, location: FileLocation): Promise<void> {
-    await this.#sandboxes.requireRunning(principal, id);
+    const client = await this.#clientOf(principal, id);
     await agentCall(() =>
-      this.#client.removePath(
+      client.removePath(
         { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
+  }
+
+  async #clientOf(principal: Principal, id: string): Promise<HostClient> {
+    const { host_id: hostId } = await this.#sandboxes.requireRunning(principal, id);
+    return this.#hosts.connection(hostId).client;
   }
 }
 

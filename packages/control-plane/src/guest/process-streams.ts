@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type hostAgent, sendStream } from '@torpor/protocol';
-import { agentCall, type HostClient } from '../hosts/host.ts';
+import { agentCall, type HostClient } from '../hosts/connection.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import { type ProcessSelector, type Program, programMessage } from './program.ts';
 

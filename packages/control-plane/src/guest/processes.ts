@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import type { hostAgent } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
-import { agentCall, type HostClient } from '../hosts/host.ts';
+import { agentCall, type HostClient } from '../hosts/connection.ts';
+import type { HostRegistry } from '../hosts/registry.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
 import { ProcessStreams } from './process-streams.ts';
@@ -42,12 +43,12 @@ export interface ProcessEntry {
 /** Programs in sandboxes. Every method throws what {@link SandboxService.requireRunning} throws, and what the agent says. */
 export class GuestProcesses {
   readonly #sandboxes: SandboxService;
-  readonly #client: HostClient;
+  readonly #hosts: HostRegistry;
   readonly #metrics: Metrics;
 
-  constructor(sandboxes: SandboxService, client: HostClient, metrics: Metrics) {
+  constructor(sandboxes: SandboxService, hosts: HostRegistry, metrics: Metrics) {
     this.#sandboxes = sandboxes;
-    this.#client = client;
+    this.#hosts = hosts;
     this.#metrics = metrics;
   }
 
@@ -137,8 +138,8 @@ export class GuestProcesses {
   }
 
   async #clientOf(principal: Principal, id: string): Promise<HostClient> {
-    await this.#sandboxes.requireRunning(principal, id);
-    return this.#client;
+    const { host_id: hostId } = await this.#sandboxes.requireRunning(principal, id);
+    return this.#hosts.connection(hostId).client;
   }
 }
 

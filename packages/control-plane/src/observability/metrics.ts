@@ -1,8 +1,12 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { SandboxRepository } from '../sandboxes/repository.ts';
 
 const HTTP_BUCKETS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const CREATE_BUCKETS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128];
+
+/** What counts sandboxes for the gauge. */
+export interface SandboxCounts {
+  countByState(): Promise<ReadonlyMap<string, number>>;
+}
 
 /** What `/metrics` shows, in a registry of its own: several control planes can live in one process. */
 export class Metrics {
@@ -16,7 +20,7 @@ export class Metrics {
     registers: [this.#registry],
   });
 
-  readonly createDuration = new Histogram({
+  readonly #createDuration = new Histogram({
     name: 'torpor_sandbox_create_duration_seconds',
     help: 'Time from the reservation of a sandbox until it runs, or has failed.',
     labelNames: ['outcome'] as const,
@@ -24,9 +28,9 @@ export class Metrics {
     registers: [this.#registry],
   });
 
-  readonly operationDuration = new Histogram({
+  readonly #operationDuration = new Histogram({
     name: 'torpor_sandbox_operation_duration_seconds',
-    help: 'Time that a pause, resume, fork or snapshot took, or until it had failed.',
+    help: 'Time that a pause, resume, fork, snapshot or destroy took, or until it had failed.',
     labelNames: ['operation', 'outcome'] as const,
     buckets: CREATE_BUCKETS,
     registers: [this.#registry],
@@ -39,7 +43,7 @@ export class Metrics {
     registers: [this.#registry],
   });
 
-  constructor(sandboxes: SandboxRepository) {
+  constructor(sandboxes: SandboxCounts) {
     new Gauge({
       name: 'torpor_sandboxes',
       help: 'Sandboxes that have not been destroyed, by state.',
@@ -51,6 +55,17 @@ export class Metrics {
       },
     });
     collectDefaultMetrics({ register: this.#registry });
+  }
+
+  /** Starts to measure an operation; the returned function ends it. Not measured if undefined. */
+  startOperation(operation: string | undefined): (outcome: string) => void {
+    if (operation === undefined) return () => undefined;
+    if (operation === 'create') {
+      const finished = this.#createDuration.startTimer();
+      return (outcome) => void finished({ outcome });
+    }
+    const finished = this.#operationDuration.startTimer({ operation });
+    return (outcome) => void finished({ outcome });
   }
 
   get contentType(): string {

@@ -1,5 +1,4 @@
 import { readFile } from 'node:fs/promises';
-import { createRouterTransport } from '@connectrpc/connect';
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
 import { pino } from 'pino';
@@ -16,9 +15,7 @@ export async function renderOpenApi(): Promise<string> {
   const { version } = JSON.parse(manifest) as { version: string };
   const { app, metrics } = createContext({
     db: new Kysely<Database>({ dialect: new PostgresDialect({ pool: new pg.Pool() }) }),
-    hostId: 'none',
-    hostTransport: createRouterTransport(() => undefined),
-    guestTimeoutMs: 0,
+    hosts: [],
     operatorTeamId: '',
     logger: pino({ level: 'silent' }),
     version,

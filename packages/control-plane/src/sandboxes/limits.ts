@@ -1,6 +1,6 @@
 import { rest, TorporError } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
-import type { HostDescription } from '../hosts/host.ts';
+import type { HostDescription } from '../hosts/connection.ts';
 
 /** Below this the guest's kernel, Node.js and envd do not start. */
 export const MIN_MEMORY_MB = 128;

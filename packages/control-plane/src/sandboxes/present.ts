@@ -1,15 +1,12 @@
-import type { hostAgent, rest } from '@torpor/protocol';
+import type { rest } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
-
-export type PhaseTimings = NonNullable<rest.Sandbox['timings']>;
-
-/** Phases of an operation as the agent tells them, in the order in which they ended. */
-export function phaseTimings(timings: readonly hostAgent.PhaseTiming[]): PhaseTimings {
-  return timings.map(({ phase, milliseconds }) => ({ phase, milliseconds }));
-}
+import type { PhaseTiming } from '../hosts/timings.ts';
 
 /** A sandbox as the REST API shows it. */
-export function presentSandbox(row: SandboxRow, timings?: PhaseTimings): rest.Sandbox {
+export function presentSandbox(
+  row: SandboxRow,
+  timings: readonly PhaseTiming[] = [],
+): rest.Sandbox {
   return {
     id: row.id,
     status: row.state,
@@ -30,6 +27,6 @@ export function presentSandbox(row: SandboxRow, timings?: PhaseTimings): rest.Sa
     ...(row.ended_at === null ? {} : { ended_at: row.ended_at.toISOString() }),
     metadata: row.metadata,
     versions: row.versions,
-    ...(timings === undefined || timings.length === 0 ? {} : { timings }),
+    ...(timings.length === 0 ? {} : { timings: [...timings] }),
   };
 }

@@ -1,6 +1,35 @@
-import { type SandboxState, TorporError } from '@torpor/protocol';
-import { type Kysely, sql, type Transaction } from 'kysely';
+/**
+ * The rows of the table `sandboxes`, and the rules by which they are written.
+ *
+ * The agent of a sandbox's host decides on what the sandbox does, the database on which
+ * sandboxes there are. Who may write a row, and when:
+ *
+ * - **An operation** (operations/runner.ts) that holds the sandbox's lock. It makes the row
+ *   ({@link SandboxRepository.insert}), and moves it by {@link SandboxRepository.transition}:
+ *   only along the table of `@torpor/protocol`, and only if the row is still in the state
+ *   that the operation has seen. Every such write is in a transaction that has confirmed
+ *   the lock.
+ * - **An operation that failed, or one that takes over from a dead one**, copies what the
+ *   agent reports ({@link SandboxRepository.recordAsHolder}): only the agent knows how far
+ *   it came, so the report need not follow the table. It holds the lock too.
+ * - **The reconciler** (hosts/reconciler.ts) copies what the agent reports by itself
+ *   ({@link SandboxRepository.recordReport}), adopts what the database does not know
+ *   ({@link SandboxRepository.adopt}), and marks what cannot be asked about
+ *   ({@link SandboxRepository.markMissing}). It holds no lock. So its statement writes
+ *   nothing if the row has been written since it was read (`revision`), or if there is a
+ *   lease on the sandbox, of whatever process: then the row belongs to that operation, or
+ *   to whoever recovers it.
+ * - **A request that uses a sandbox** notes that ({@link SandboxRepository.touch}), and
+ *   nothing else.
+ *
+ * Nobody writes a row that is `stopped`: what was destroyed does not come back.
+ * {@link SandboxRepository.removeStopped} removes it after a while.
+ */
+import { assertTransition, type SandboxState } from '@torpor/protocol';
+import { type Kysely, sql } from 'kysely';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
+import { appendEvents, SYSTEM } from '../events/outbox.ts';
+import type { SandboxReport } from '../hosts/report.ts';
 import type { Cursor } from './cursor.ts';
 
 export interface SandboxFilter {
@@ -12,18 +41,9 @@ export interface SandboxFilter {
   readonly limit: number;
 }
 
-/** States in which a sandbox holds, or is about to hold, its memory on the host. */
-const STATES_WITH_MEMORY: readonly SandboxState[] = [
-  'creating',
-  'running',
-  'pausing',
-  'resuming',
-  'snapshotting',
-  'destroying',
-  'missing',
-];
+/** What an operation may change together with the state. */
+export type TransitionChanges = Omit<SandboxChanges, 'id' | 'state' | 'revision' | 'updated_at'>;
 
-/** The rows of the table `sandboxes`. */
 export class SandboxRepository {
   readonly #db: Kysely<Database>;
 
@@ -31,43 +51,88 @@ export class SandboxRepository {
     this.#db = db;
   }
 
+  /** New sandboxes, which are `creating`. */
+  async insert(rows: readonly NewSandboxRow[]): Promise<SandboxRow[]> {
+    const inserted = await this.#db
+      .insertInto('sandboxes')
+      .values(rows.map((row) => ({ ...row, state: 'creating' as const })))
+      .returningAll()
+      .execute();
+    const byId = new Map(inserted.map((row) => [row.id, row]));
+    return rows.flatMap(({ id }) => byId.get(id) ?? []);
+  }
+
   /**
-   * Inserts a row and with it reserves the sandbox's memory on its host. Concurrent
-   * creates are put in order by a lock per host, so they cannot promise the same
-   * memory twice. Throws `no_hosts_available`.
+   * Moves a sandbox from one state to another, with what else changes then. Returns the
+   * row as it is now, or undefined if it is not in the state `from` any more. Throws
+   * `invalid_state` for a transition that the table does not have.
    */
-  async reserve(row: NewSandboxRow, hostMemoryMb: number): Promise<SandboxRow> {
+  transition(
+    id: string,
+    from: SandboxState,
+    to: SandboxState,
+    changes: TransitionChanges = {},
+  ): Promise<SandboxRow | undefined> {
+    assertTransition(id, from, to);
+    return this.#db
+      .updateTable('sandboxes')
+      .set({ ...changes, ...written(to) })
+      .where('id', '=', id)
+      .where('state', '=', from)
+      .returningAll()
+      .executeTakeFirst();
+  }
+
+  /**
+   * Makes a row say what its agent reports, for an operation that holds the lock. Returns
+   * the row as it is now, or undefined if it has been written since it was read.
+   */
+  recordAsHolder(row: SandboxRow, report: SandboxReport): Promise<SandboxRow | undefined> {
+    return this.#record(row, report).returningAll().executeTakeFirst();
+  }
+
+  /** The same for the reconciler: it writes nothing either while an operation has the sandbox. */
+  async recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean> {
+    const { numUpdatedRows } = await this.#record(row, report)
+      .where(({ not, exists, selectFrom }) =>
+        not(
+          exists(
+            selectFrom('operations')
+              .select('operations.resource')
+              .whereRef('operations.resource', '=', 'sandboxes.id'),
+          ),
+        ),
+      )
+      .executeTakeFirstOrThrow();
+    return numUpdatedRows === 1n;
+  }
+
+  /** The host of a sandbox does not answer. */
+  async markMissing(row: SandboxRow, reason: string): Promise<boolean> {
+    assertTransition(row.id, row.state, 'missing');
+    return this.recordReport(row, { state: 'missing', reason });
+  }
+
+  /** Takes a sandbox over that the host has and the database does not know. Returns whether there was no row. */
+  adopt(row: NewSandboxRow): Promise<boolean> {
     return this.#db.transaction().execute(async (transaction) => {
-      await promiseMemory(transaction, row.host_id, row.memory_mb, hostMemoryMb);
-      return transaction
+      const { numInsertedOrUpdatedRows } = await transaction
         .insertInto('sandboxes')
         .values(row)
-        .returningAll()
+        .onConflict((conflict) => conflict.column('id').doNothing())
         .executeTakeFirstOrThrow();
+      if (numInsertedOrUpdatedRows !== 1n) return false;
+      await appendEvents(transaction, [
+        {
+          kind: 'sandbox.adopt',
+          resource: row.id,
+          teamId: row.team_id,
+          actor: SYSTEM,
+          status: 'success',
+        },
+      ]);
+      return true;
     });
-  }
-
-  /** The same for a sandbox that holds no memory now and is to get some. Throws `no_hosts_available`. */
-  async reserveAgain(row: SandboxRow, to: SandboxState, hostMemoryMb: number): Promise<void> {
-    await this.#db.transaction().execute(async (transaction) => {
-      await promiseMemory(transaction, row.host_id, row.memory_mb, hostMemoryMb);
-      await transaction
-        .updateTable('sandboxes')
-        .set({ state: to, reason: null, updated_at: new Date() })
-        .where('id', '=', row.id)
-        .where('state', '=', row.state)
-        .execute();
-    });
-  }
-
-  /** Takes over a sandbox that the host has and the database does not know. */
-  async adopt(row: NewSandboxRow): Promise<boolean> {
-    const result = await this.#db
-      .insertInto('sandboxes')
-      .values(row)
-      .onConflict((conflict) => conflict.column('id').doNothing())
-      .executeTakeFirst();
-    return result.numInsertedOrUpdatedRows === 1n;
   }
 
   find(teamId: string, id: string): Promise<SandboxRow | undefined> {
@@ -79,7 +144,7 @@ export class SandboxRepository {
       .executeTakeFirst();
   }
 
-  findAnywhere(id: string): Promise<SandboxRow | undefined> {
+  findById(id: string): Promise<SandboxRow | undefined> {
     return this.#db.selectFrom('sandboxes').selectAll().where('id', '=', id).executeTakeFirst();
   }
 
@@ -142,25 +207,6 @@ export class SandboxRepository {
     return new Map(rows.map((row) => [row.state, Number(row.count)]));
   }
 
-  /**
-   * Changes a row, unless the sandbox has ended: nothing brings back a stopped one.
-   * `from` also asks that the row is still in one of these states. Returns the row
-   * as it is now, or undefined if it was not changed.
-   */
-  update(
-    id: string,
-    changes: SandboxChanges,
-    from?: readonly SandboxState[],
-  ): Promise<SandboxRow | undefined> {
-    let query = this.#db
-      .updateTable('sandboxes')
-      .set({ updated_at: new Date(), ...changes })
-      .where('id', '=', id)
-      .where('state', '<>', 'stopped');
-    if (from !== undefined) query = query.where('state', 'in', from);
-    return query.returningAll().executeTakeFirst();
-  }
-
   /** Notes that a running sandbox is in use. */
   async touch(id: string): Promise<void> {
     await this.#db
@@ -170,28 +216,18 @@ export class SandboxRepository {
       .where('state', '=', 'running')
       .execute();
   }
+
+  #record(row: SandboxRow, report: SandboxReport) {
+    return this.#db
+      .updateTable('sandboxes')
+      .set({ ...report, ...written(report.state) })
+      .where('id', '=', row.id)
+      .where('revision', '=', row.revision)
+      .where('state', '<>', 'stopped');
+  }
 }
 
-/** Holds the host's lock until the end of the transaction. Throws `no_hosts_available`. */
-async function promiseMemory(
-  transaction: Transaction<Database>,
-  hostId: string,
-  memoryMb: number,
-  hostMemoryMb: number,
-): Promise<void> {
-  await sql`select pg_advisory_xact_lock(hashtextextended(${`host:${hostId}`}, 0))`.execute(
-    transaction,
-  );
-  const { total } = await transaction
-    .selectFrom('sandboxes')
-    .select(sql<string>`coalesce(sum(memory_mb), 0)`.as('total'))
-    .where('host_id', '=', hostId)
-    .where('state', 'in', STATES_WITH_MEMORY)
-    .executeTakeFirstOrThrow();
-  const free = hostMemoryMb - Number(total);
-  if (memoryMb <= free) return;
-  throw new TorporError(
-    'no_hosts_available',
-    `No host has ${memoryMb} MB of memory free for the sandbox: ${Math.max(free, 0)} of ${hostMemoryMb} MB are not promised to others.`,
-  );
+/** What every write of a state writes. */
+function written(state: SandboxState) {
+  return { state, updated_at: new Date(), revision: sql<number>`sandboxes.revision + 1` };
 }

@@ -1,6 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
+import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
+import type { Database } from '../database/schema.ts';
+import { removeDelivered } from '../events/outbox.ts';
 import type { SandboxRepository } from './repository.ts';
 
 export interface RetentionOptions {
@@ -16,12 +19,16 @@ export const DEFAULT_RETENTION: RetentionOptions = {
   intervalMs: 60 * 60_000,
 };
 
+/** Events that every consumer had are kept for looking at them. */
+const KEEP_EVENTS_MS = 7 * DAY_MS;
+
 interface Parts {
+  readonly db: Kysely<Database>;
   readonly sandboxes: SandboxRepository;
   readonly logger: Logger;
 }
 
-/** Removes the rows of sandboxes that were destroyed long ago. The audit log keeps its entries. */
+/** Removes the rows of sandboxes that were destroyed long ago, and old events. The audit log keeps its entries. */
 export class Retention implements AsyncDisposable {
   readonly #parts: Parts;
   readonly #options: RetentionOptions;
@@ -47,12 +54,10 @@ export class Retention implements AsyncDisposable {
         const removed = await this.#parts.sandboxes.removeStopped(keepStoppedMs);
         if (removed > 0)
           this.#parts.logger.info({ removed }, 'Rows of destroyed sandboxes removed');
+        await removeDelivered(this.#parts.db, KEEP_EVENTS_MS);
       } catch (reason) {
         const err = TorporError.from(reason);
-        this.#parts.logger.warn(
-          { err },
-          'Could not remove rows of destroyed sandboxes; will retry',
-        );
+        this.#parts.logger.warn({ err }, 'Could not remove old rows; will retry');
       }
       await delay(intervalMs, undefined, { signal, ref: false }).catch(() => undefined);
     }

@@ -1,35 +1,28 @@
 /**
- * Creates, finds and destroys sandboxes. An operation that changes something does
- * not belong to the client's connection: it runs to its end when the client is
- * gone. The row is written first, so that a crash at any step leaves something that
- * the reconciler can put right.
+ * Creates, finds and destroys sandboxes. An operation that changes something does not
+ * belong to the client's connection: it runs to its end when the client is gone
+ * (operations/runner.ts).
  */
 import {
-  assertTransition,
   isSandboxState,
-  newId,
   type rest,
   SANDBOX_STATES,
   type SandboxState,
   TorporError,
 } from '@torpor/protocol';
-import type { Logger } from 'pino';
-import type { AuditLog } from '../audit/audit-log.ts';
 import type { Principal } from '../auth/api-keys.ts';
 import type { SandboxRow } from '../database/schema.ts';
-import { publicMessage } from '../errors/public-error.ts';
-import { agentCall, type Host } from '../hosts/host.ts';
-import type { Metrics } from '../observability/metrics.ts';
-import type { TemplateRepository } from '../templates/repository.ts';
+import { apiKeyActor, SYSTEM } from '../events/outbox.ts';
+import { agentCall } from '../hosts/connection.ts';
+import type { Placement } from '../hosts/placement.ts';
 import { findOwn, notInState } from './access.ts';
+import { createOperation } from './create.ts';
 import { decodeCursor, encodeCursor } from './cursor.ts';
-import { settledRow } from './host-state.ts';
-import { checkRequest, type Shape, shapeOf } from './limits.ts';
-import type { Operations } from './operations.ts';
-import { phaseTimings, presentSandbox } from './present.ts';
-import type { SandboxRepository } from './repository.ts';
+import { destroyOperation } from './destroy.ts';
+import { checkRequest, shapeOf } from './limits.ts';
+import type { SandboxParts, SnapshotLookup } from './parts.ts';
+import { presentSandbox } from './present.ts';
 
-const DESTROY_TIMEOUT_MS = 2 * 60_000;
 const AGENT_CALL_TIMEOUT_MS = 15_000;
 const ACTIVITY_RESOLUTION_MS = 5_000;
 
@@ -41,14 +34,9 @@ export interface ListRequest {
   readonly metadata?: string | readonly string[] | undefined;
 }
 
-export interface SandboxServiceParts {
-  readonly host: Host;
-  readonly sandboxes: SandboxRepository;
-  readonly templates: TemplateRepository;
-  readonly operations: Operations;
-  readonly audit: AuditLog;
-  readonly metrics: Metrics;
-  readonly logger: Logger;
+export interface SandboxServiceParts extends SandboxParts {
+  readonly placement: Placement;
+  readonly snapshots: SnapshotLookup;
 }
 
 export class SandboxService {
@@ -65,132 +53,30 @@ export class SandboxService {
    * the reason.
    */
   async create(principal: Principal, request: rest.CreateSandbox): Promise<rest.Sandbox> {
-    const { host, sandboxes, templates, operations } = this.#parts;
-    const description = await host.describe();
-    const snapshot = await templates.find(principal.teamId, request.template);
+    const { placement, snapshots, runner } = this.#parts;
+    const snapshot = await snapshots.find(principal.teamId, request.template);
+    const place = await placement.choose(snapshot?.host_id);
     const shape = shapeOf(request, snapshot);
-    checkRequest(shape, description);
-    const now = new Date();
-    const id = newId('sandbox');
-    return operations.run(id, async () => {
-      const row = await sandboxes.reserve(
-        {
-          id,
-          team_id: principal.teamId,
-          host_id: host.id,
-          template: request.template,
-          state: 'creating',
-          reason: null,
-          vcpus: shape.vcpus,
-          memory_mb: shape.memory_mb,
-          disk_size_mb: shape.disk_size_mb,
-          timeout_sec: request.timeout_sec,
-          auto_pause: request.auto_pause,
-          allow_internet: request.allow_internet,
-          host_ip: null,
-          metadata: JSON.stringify(request.metadata ?? {}),
-          versions: '{}',
-          created_at: now,
-          started_at: null,
-          last_active_at: null,
-          updated_at: now,
-          ended_at: null,
-        },
-        description.memoryMb,
-      );
-      return this.#boot(principal, row, shape, request.envs ?? {});
-    });
-  }
-
-  async #boot(
-    principal: Principal,
-    row: SandboxRow,
-    { snapshot }: Shape,
-    envs: Record<string, string>,
-  ): Promise<rest.Sandbox> {
-    const { host, sandboxes, audit, metrics, logger } = this.#parts;
-    const finished = metrics.createDuration.startTimer();
-    try {
-      const answer = await agentCall(() =>
-        host.client.createSandbox(
-          {
-            sandboxId: row.id,
-            templateId: snapshot?.id ?? row.template,
-            fromSnapshot: snapshot !== undefined,
-            autoPause: row.auto_pause,
-            teamId: row.team_id,
-            vcpus: row.vcpus,
-            memoryMb: row.memory_mb,
-            ...(row.disk_size_mb === null ? {} : { diskSizeMb: row.disk_size_mb }),
-            timeoutSec: row.timeout_sec,
-            envs,
-            denyInternet: !row.allow_internet,
-            labels: row.metadata,
-          },
-          { timeoutMs: host.guestStartTimeoutMs() },
-        ),
-      );
-      const now = new Date();
-      const running = await sandboxes.update(row.id, {
-        state: 'running',
-        reason: null,
-        host_ip: answer.hostIp ?? null,
-        disk_size_mb: answer.sandbox?.diskSizeMb ?? row.disk_size_mb,
-        build_id: answer.sandbox?.buildId ?? null,
-        versions: JSON.stringify(answer.metadata),
-        started_at: now,
-        last_active_at: now,
-      });
-      await audit.record({
-        teamId: row.team_id,
-        actor: principal,
-        action: 'create',
-        sandboxId: row.id,
-        status: 'success',
-        metadata: { template: row.template },
-      });
-      finished({ outcome: 'success' });
-      logger.info({ sandbox: row.id, template: row.template }, 'Sandbox created');
-      return presentSandbox(running ?? row, phaseTimings(answer.timings));
-    } catch (reason) {
-      const error = TorporError.from(reason);
-      finished({ outcome: error.code });
-      logger.error({ sandbox: row.id, err: error }, 'Sandbox could not be created');
-      await this.#discard(row.id);
-      await sandboxes.update(row.id, { state: 'error', reason: publicMessage(error) });
-      await audit.record({
-        teamId: row.team_id,
-        actor: principal,
-        action: 'create',
-        sandboxId: row.id,
-        status: 'error',
-        metadata: { template: row.template, code: error.code },
-      });
-      throw new TorporError(
-        error.code,
-        `Sandbox ${row.id} could not be created: ${error.message}`,
-        {
-          remedy: error.remedy,
-          cause: error,
-        },
-      );
-    }
-  }
-
-  /** After a failed create: a half-made sandbox must not go on to use the host. */
-  async #discard(id: string): Promise<void> {
-    const { host, logger } = this.#parts;
-    try {
-      await host.client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS });
-    } catch (reason) {
-      const error = TorporError.from(reason);
-      if (error.code !== 'not_found') {
-        logger.warn(
-          { sandbox: id, err: error },
-          'The rest of a failed create could not be removed',
-        );
-      }
-    }
+    checkRequest(shape, place.description);
+    const operation = createOperation(
+      this.#parts,
+      principal,
+      {
+        template: request.template,
+        snapshot,
+        vcpus: shape.vcpus,
+        memoryMb: shape.memory_mb,
+        diskSizeMb: shape.disk_size_mb,
+        timeoutSec: request.timeout_sec,
+        autoPause: request.auto_pause,
+        allowInternet: request.allow_internet,
+        envs: request.envs ?? {},
+        metadata: request.metadata ?? {},
+      },
+      place,
+    );
+    const { row, timings } = await runner.run(operation);
+    return presentSandbox(row, timings);
   }
 
   /** Throws `not_found`, also for a sandbox of another team. A stopped one is still found. */
@@ -220,59 +106,31 @@ export class SandboxService {
 
   /** Ends a sandbox and removes what it has on its host. A stopped one is left as it is. Throws `not_found`, `invalid_state`, or what the agent says. */
   async destroy(principal: Principal, id: string): Promise<void> {
-    await findOwn(this.#parts.sandboxes, principal, id);
-    await this.#parts.operations.run(id, () => this.#destroy(id, principal.teamId, principal));
+    const { sandboxes, runner } = this.#parts;
+    await findOwn(sandboxes, principal, id);
+    const { teamId } = principal;
+    await runner.run(destroyOperation(this.#parts, { id, teamId, actor: apiKeyActor(principal) }));
   }
 
-  /** Destroys every sandbox of the host, whoever owns it. Throws the first error after all have been tried. */
+  /** Destroys every sandbox of the hosts, whoever owns it. Throws the first error after all have been tried. */
   async destroyAll(): Promise<void> {
-    const { host, sandboxes, operations } = this.#parts;
-    const rows = await sandboxes.listLiving(host.id);
+    const { hosts, sandboxes, runner } = this.#parts;
+    const rows = (await Promise.all(hosts.all().map(({ id }) => sandboxes.listLiving(id)))).flat();
     const results = await Promise.allSettled(
-      rows.map(({ id, team_id: teamId }) => operations.run(id, () => this.#destroy(id, teamId))),
+      rows.map(({ id, team_id: teamId }) =>
+        runner.run(destroyOperation(this.#parts, { id, teamId, actor: SYSTEM })),
+      ),
     );
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
   }
 
-  async #destroy(id: string, teamId: string, actor?: Principal): Promise<void> {
-    const { host, sandboxes, audit, logger } = this.#parts;
-    const row = await settledRow(this.#parts, { teamId }, id);
-    if (row.state === 'stopped') return;
-    if (row.state !== 'destroying') assertTransition(id, row.state, 'destroying');
-    await sandboxes.update(id, { state: 'destroying' });
-    const entry = {
-      teamId,
-      ...(actor === undefined ? {} : { actor }),
-      action: 'destroy',
-      sandboxId: id,
-    } as const;
-    try {
-      await host.client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS });
-    } catch (reason) {
-      const error = TorporError.from(reason);
-      if (error.code !== 'not_found') {
-        // A destroy that fails twice has left something half taken down.
-        const back =
-          row.state === 'destroying'
-            ? { state: 'error' as const, reason: publicMessage(error) }
-            : { state: row.state, reason: row.reason };
-        await sandboxes.update(id, back);
-        await audit.record({ ...entry, status: 'error', metadata: { code: error.code } });
-        throw error;
-      }
-    }
-    await sandboxes.update(id, { state: 'stopped', reason: null, ended_at: new Date() });
-    await audit.record({ ...entry, status: 'success' });
-    logger.info({ sandbox: id }, 'Sandbox destroyed');
-  }
-
   /** Counts as activity: the idle timeout starts anew. */
   async ping(principal: Principal, id: string): Promise<void> {
-    const { host, sandboxes } = this.#parts;
-    await this.requireRunning(principal, id);
+    const { hosts, sandboxes } = this.#parts;
+    const { client } = hosts.connection((await this.requireRunning(principal, id)).host_id);
     await agentCall(() =>
-      host.client.pingSandbox({ sandboxId: id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
+      client.pingSandbox({ sandboxId: id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
     await sandboxes.touch(id);
   }
@@ -281,11 +139,9 @@ export class SandboxService {
   async console(principal: Principal, id: string, maxBytes: number): Promise<Uint8Array> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);
     if (row.state === 'stopped') throw notInState(row, 'there');
+    const { client } = this.#parts.hosts.connection(row.host_id);
     const answer = await agentCall(() =>
-      this.#parts.host.client.readConsole(
-        { sandboxId: id, maxBytes },
-        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
-      ),
+      client.readConsole({ sandboxId: id, maxBytes }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
     return answer.content;
   }

@@ -1,10 +1,13 @@
 import type { rest } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
-import type { HostImage } from '../hosts/host.ts';
-import type { PhaseTimings } from '../sandboxes/present.ts';
+import type { HostImage } from '../hosts/connection.ts';
+import type { PhaseTiming } from '../hosts/timings.ts';
 
 /** A team's snapshot as the REST API shows it. */
-export function presentTemplate(row: TemplateRow, timings?: PhaseTimings): rest.Snapshot {
+export function presentTemplate(
+  row: TemplateRow,
+  timings: readonly PhaseTiming[] = [],
+): rest.Snapshot {
   return {
     name: row.name,
     type: row.type,
@@ -14,7 +17,7 @@ export function presentTemplate(row: TemplateRow, timings?: PhaseTimings): rest.
     created_at: row.created_at.toISOString(),
     platform: false,
     ...(Object.keys(row.metadata).length === 0 ? {} : { metadata: row.metadata }),
-    ...(timings === undefined || timings.length === 0 ? {} : { timings }),
+    ...(timings.length === 0 ? {} : { timings: [...timings] }),
   };
 }
 

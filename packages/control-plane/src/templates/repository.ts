@@ -7,7 +7,11 @@ export interface PublishedTemplate {
   readonly replaced: TemplateRow | undefined;
 }
 
-/** The rows of the table `templates`. */
+/**
+ * The rows of the table `templates`. An operation that holds the lock of a name inserts,
+ * publishes and marks its rows; whoever finds one that is `deleting` may have the host
+ * release it, and remove it then.
+ */
 export class TemplateRepository {
   readonly #db: Kysely<Database>;
 
@@ -42,32 +46,31 @@ export class TemplateRepository {
     return this.#db.insertInto('templates').values(row).returningAll().executeTakeFirstOrThrow();
   }
 
-  /** Gives a pending template its name, and takes it from the one that had it, in one step. */
-  publish(
+  /** Gives a pending template its name, and takes it from the one that had it; within a transaction. */
+  async publish(
     id: string,
     facts: Pick<TemplateRow, 'build_id' | 'vcpus' | 'memory_mb' | 'disk_size_mb'> & {
       readonly size_bytes: number;
     },
   ): Promise<PublishedTemplate> {
-    return this.#db.transaction().execute(async (transaction) => {
-      const replaced = await transaction
-        .updateTable('templates as old')
-        .set({ state: 'deleting' })
-        .from('templates as new')
-        .where('new.id', '=', id)
-        .whereRef('old.team_id', '=', 'new.team_id')
-        .whereRef('old.name', '=', 'new.name')
-        .where('old.state', '=', 'ready')
-        .returningAll('old')
-        .executeTakeFirst();
-      const row = await transaction
-        .updateTable('templates')
-        .set({ ...facts, state: 'ready', created_at: sql`clock_timestamp()` })
-        .where('id', '=', id)
-        .returningAll()
-        .executeTakeFirstOrThrow();
-      return { row, replaced };
-    });
+    const replaced = await this.#db
+      .updateTable('templates as old')
+      .set({ state: 'deleting' })
+      .from('templates as new')
+      .where('new.id', '=', id)
+      .whereRef('old.team_id', '=', 'new.team_id')
+      .whereRef('old.name', '=', 'new.name')
+      .where('old.state', '=', 'ready')
+      .returningAll('old')
+      .executeTakeFirst();
+    const row = await this.#db
+      .updateTable('templates')
+      .set({ ...facts, state: 'ready', created_at: sql`clock_timestamp()` })
+      .where('id', '=', id)
+      .where('state', '=', 'pending')
+      .returningAll()
+      .executeTakeFirstOrThrow();
+    return { row, replaced };
   }
 
   /** From here on nobody can name it. */
@@ -76,6 +79,17 @@ export class TemplateRepository {
       .updateTable('templates')
       .set({ state: 'deleting' })
       .where('id', '=', id)
+      .execute();
+  }
+
+  /** Those of a name that are being made. */
+  listPending(teamId: string, name: string): Promise<TemplateRow[]> {
+    return this.#db
+      .selectFrom('templates')
+      .selectAll()
+      .where('team_id', '=', teamId)
+      .where('name', '=', name)
+      .where('state', '=', 'pending')
       .execute();
   }
 
@@ -89,7 +103,7 @@ export class TemplateRepository {
       .execute();
   }
 
-  /** Forgets one that the host has let go of. */
+  /** Forgets one that the host has released. */
   async remove(id: string): Promise<void> {
     await this.#db
       .deleteFrom('templates')

@@ -31,8 +31,8 @@ const WAITS_PER_GUEST_START = 5;
 /** Far below 2^31 ms, which is the longest that a timer takes. */
 const LONGEST_CALL_MS = 24 * 3_600_000;
 
-/** A machine with a host agent. */
-export class Host {
+/** A machine with a host agent, and the way to it. */
+export class HostConnection {
   readonly id: string;
   readonly client: HostClient;
   readonly #guestTimeoutMs: number;
@@ -51,6 +51,20 @@ export class Host {
   guestStartTimeoutMs(guests = 1): number {
     const waitsMs = guests * WAITS_PER_GUEST_START * this.#guestTimeoutMs;
     return Math.min(GUEST_START_SLACK_MS + waitsMs, LONGEST_CALL_MS);
+  }
+
+  /** What the agent knows of a sandbox now; undefined if nothing. Throws `host_unavailable`. */
+  async fetchSandboxInfo(id: string): Promise<hostAgent.SandboxInfo | undefined> {
+    try {
+      const answer = await agentCall(() =>
+        this.client.getSandbox({ sandboxId: id }, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
+      );
+      return answer.sandbox;
+    } catch (reason) {
+      const error = TorporError.from(reason);
+      if (error.code === 'not_found') return undefined;
+      throw error;
+    }
   }
 
   /** Asks the agent each time, because images come and go. */

@@ -1,0 +1,36 @@
+import { newId } from '@torpor/protocol';
+import type { Transaction } from 'kysely';
+import type { Database } from '../database/schema.ts';
+import type { DeliverableEvent } from './outbox.ts';
+
+/**
+ * Who did what to which sandbox or snapshot, and whether it worked: one entry per event.
+ * Recording an event twice makes one entry.
+ */
+export async function recordInAuditLog(
+  transaction: Transaction<Database>,
+  events: readonly DeliverableEvent[],
+): Promise<void> {
+  await transaction
+    .insertInto('audit_logs')
+    .values(
+      events.map((event) => {
+        const [resourceType = '', action = ''] = event.kind.split('.');
+        return {
+          id: newId('audit'),
+          team_id: event.team_id,
+          actor_type: event.actor_type,
+          actor_id: event.actor_id,
+          resource_type: resourceType,
+          resource_id: event.resource,
+          action,
+          status: event.status,
+          metadata: JSON.stringify(event.metadata),
+          created_at: event.created_at,
+          outbox_id: event.id,
+        };
+      }),
+    )
+    .onConflict((conflict) => conflict.column('outbox_id').doNothing())
+    .execute();
+}

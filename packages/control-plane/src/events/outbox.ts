@@ -1,0 +1,71 @@
+/**
+ * The outbox: what operations did, written in the transaction that did it. So an event
+ * exists exactly if its change does, whatever dies when. Everything that tells of
+ * changes (the audit log; later webhooks, streams, usage) is fed from here.
+ */
+import type { Kysely, Selectable, Transaction } from 'kysely';
+import type {
+  ActorType,
+  Database,
+  OperationKind,
+  OperationStatus,
+  OutboxTable,
+} from '../database/schema.ts';
+
+/** Who asked for an operation. `system`: Torpor itself. */
+export interface Actor {
+  readonly type: ActorType;
+  readonly id: string | null;
+}
+
+export const SYSTEM: Actor = { type: 'system', id: null };
+
+export function apiKeyActor({ apiKeyId }: { readonly apiKeyId: string }): Actor {
+  return { type: 'api_key', id: apiKeyId };
+}
+
+/** What an operation did to one resource. */
+export interface OutboxEvent {
+  readonly kind: OperationKind;
+  /** The id of the sandbox, or the name of the snapshot. */
+  readonly resource: string;
+  readonly teamId: string;
+  readonly actor: Actor;
+  readonly status: OperationStatus;
+  /** Facts that help a reader later; never values of environment variables or keys. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+}
+
+export type DeliverableEvent = Selectable<OutboxTable>;
+
+/** Appends events in the transaction of the change that they tell of. */
+export async function appendEvents(
+  transaction: Transaction<Database>,
+  events: readonly OutboxEvent[],
+): Promise<void> {
+  if (events.length === 0) return;
+  await transaction
+    .insertInto('outbox')
+    .values(
+      events.map(({ kind, resource, teamId, actor, status, metadata = {} }) => ({
+        kind,
+        resource,
+        team_id: teamId,
+        actor_type: actor.type,
+        actor_id: actor.id,
+        status,
+        metadata: JSON.stringify(metadata),
+        delivered_at: null,
+      })),
+    )
+    .execute();
+}
+
+/** Removes events that were delivered longer ago; returns how many. */
+export async function removeDelivered(db: Kysely<Database>, keepMs: number): Promise<number> {
+  const { numDeletedRows } = await db
+    .deleteFrom('outbox')
+    .where('delivered_at', '<=', new Date(Date.now() - keepMs))
+    .executeTakeFirstOrThrow();
+  return Number(numDeletedRows);
+}

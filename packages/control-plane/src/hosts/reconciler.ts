@@ -1,0 +1,200 @@
+/**
+ * Keeps the rows of a host's sandboxes true. The agent is the authority on what a
+ * sandbox is doing, the database on which sandboxes there ought to be. Every step is
+ * idempotent: it may run again after a crash at any point, and in several control planes
+ * at once. A row that an operation has, of whatever control plane, is left alone: the
+ * operation writes what the agent says, and if it was abandoned, its recovery does.
+ *
+ * What is found and what is done:
+ * - row and agent agree on the id: the agent's state, reason and build are copied, as they
+ *   are when it is asked again: a report may be late;
+ * - the agent does not know a row that is `creating`: the create was interrupted, `error`;
+ * - … `destroying`: it no longer exists, `stopped`;
+ * - … any other: `error` with the reason; never deleted;
+ * - the agent has a sandbox of a team of ours without a row (a database that was
+ *   restored from an old copy): it is adopted, because it may hold somebody's work;
+ * - the agent has one whose row is `stopped`: its user destroyed it, so that is done
+ *   again, after a grace;
+ * - the agent does not answer: its sandboxes are `missing` until it does.
+ */
+import { type hostAgent, TorporError } from '@torpor/protocol';
+import type { Logger } from 'pino';
+import type { NewSandboxRow, SandboxRow } from '../database/schema.ts';
+import type { OperationLocks } from '../operations/locks.ts';
+import type { HostConnection } from './connection.ts';
+import {
+  isRecorded,
+  reportOf,
+  type SandboxReport,
+  SILENT_REASON,
+  settledReport,
+  settledUnknown,
+} from './report.ts';
+
+/** How long after its end a destroyed sandbox may still be on the host. */
+const DEFAULT_DESTROY_GRACE_MS = 60_000;
+
+/** How rows are read and written here (sandboxes/repository.ts). */
+export interface ReconciledRows {
+  findById(id: string): Promise<SandboxRow | undefined>;
+  listLiving(hostId: string): Promise<SandboxRow[]>;
+  teamExists(teamId: string): Promise<boolean>;
+  /** Nothing is written, and false returned, if an operation has the row or it was written since it was read. */
+  recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean>;
+  markMissing(row: SandboxRow, reason: string): Promise<boolean>;
+  adopt(row: NewSandboxRow): Promise<boolean>;
+}
+
+export interface ReconcilerParts {
+  readonly host: HostConnection;
+  readonly rows: ReconciledRows;
+  readonly locks: OperationLocks;
+  readonly logger: Logger;
+  /** Has the host destroy what it still has of a sandbox that is stopped. */
+  readonly destroyAgain: (row: SandboxRow) => Promise<void>;
+  readonly destroyGraceMs?: number | undefined;
+}
+
+export class Reconciler {
+  readonly #parts: ReconcilerParts;
+  readonly #destroyGraceMs: number;
+  /** The last reports of sandboxes that an operation of this process has. */
+  readonly #deferred = new Map<string, hostAgent.SandboxInfo>();
+  #lastDeferred: Promise<void> = Promise.resolve();
+
+  constructor(parts: ReconcilerParts) {
+    this.#parts = parts;
+    this.#destroyGraceMs = parts.destroyGraceMs ?? DEFAULT_DESTROY_GRACE_MS;
+    parts.locks.onReleased((id) => {
+      const info = this.#deferred.get(id);
+      this.#deferred.delete(id);
+      if (info === undefined) return;
+      this.#lastDeferred = this.#lastDeferred.then(() => this.#attempt(this.record(info)));
+    });
+  }
+
+  /** Resolves when no report is being recorded after its operation. */
+  settled(): Promise<void> {
+    return this.#lastDeferred;
+  }
+
+  /** Compares everything that the agent knew at `begun` with the rows, and puts the rows right. */
+  async reconcile(known: ReadonlyMap<string, hostAgent.SandboxInfo>, begun: Date): Promise<void> {
+    const { host, rows } = this.#parts;
+    for (const info of known.values()) await this.#attempt(this.record(info));
+    for (const row of await rows.listLiving(host.id)) {
+      // Written since the agent was asked: its answer says nothing about this row.
+      if (known.has(row.id) || row.updated_at >= begun) continue;
+      await this.#attempt(this.#settleUnknown(row));
+    }
+  }
+
+  /** Copies what the agent reports of one sandbox into its row. */
+  async record(info: hostAgent.SandboxInfo): Promise<void> {
+    const { host, rows, locks, logger } = this.#parts;
+    const id = info.sandboxId;
+    if (locks.isBusyHere(id)) {
+      this.#deferred.set(id, info);
+      return;
+    }
+    const row = await rows.findById(id);
+    if (row === undefined) return this.#adopt(info);
+    if (row.state === 'stopped') return this.#destroyAgain(row, info);
+    if (isRecorded(row, reportOf(info))) return;
+    // The report may be late: an operation that has ended since has written newer facts.
+    const present = await host.fetchSandboxInfo(id);
+    // Of a sandbox that the agent has forgotten since, only what was final counts.
+    if (present === undefined && info.status !== 'stopped' && info.status !== 'error') return;
+    const report = settledReport(row, present ?? info);
+    if (isRecorded(row, report)) return;
+    if (await rows.recordReport(row, report)) {
+      const { state: is, reason } = report;
+      logger.info({ sandbox: id, was: row.state, is, reason }, 'Sandbox changed');
+    } else if (locks.isBusyHere(id)) this.#deferred.set(id, info);
+  }
+
+  async markAllMissing(): Promise<void> {
+    const { rows, host, logger } = this.#parts;
+    for (const row of await rows.listLiving(host.id)) {
+      if (row.state === 'error' || row.state === 'missing') continue;
+      await rows.markMissing(row, SILENT_REASON);
+    }
+    logger.error({ host: host.id }, 'Host agent does not answer; its sandboxes are missing');
+  }
+
+  /** A row whose sandbox the agent does not have. */
+  async #settleUnknown(row: SandboxRow): Promise<void> {
+    if (row.state === 'error') return;
+    const report = settledUnknown(row.state);
+    if (!(await this.#parts.rows.recordReport(row, report))) return;
+    this.#parts.logger.warn(
+      { sandbox: row.id, was: row.state, is: report.state },
+      'The host does not have this sandbox',
+    );
+  }
+
+  async #adopt(info: hostAgent.SandboxInfo): Promise<void> {
+    const { rows, host, logger } = this.#parts;
+    const { state } = reportOf(info);
+    if (state === 'stopped' || state === 'destroying' || state === 'creating') return;
+    if (!(await rows.teamExists(info.teamId))) {
+      logger.warn(
+        { sandbox: info.sandboxId, team: info.teamId },
+        'The host has a sandbox of a team that is not ours; it is left alone',
+      );
+      return;
+    }
+    if (!(await rows.adopt(adoptedRow(host.id, info)))) return;
+    logger.warn({ sandbox: info.sandboxId }, 'Adopted a sandbox that the database did not know');
+  }
+
+  /** Its user was told that it no longer exists. */
+  async #destroyAgain(row: SandboxRow, info: hostAgent.SandboxInfo): Promise<void> {
+    const { state } = reportOf(info);
+    if (state === 'stopped' || state === 'destroying' || row.ended_at === null) return;
+    if (Date.now() - row.ended_at.getTime() < this.#destroyGraceMs) return;
+    this.#parts.logger.warn(
+      { sandbox: row.id },
+      'The host still has a sandbox that was destroyed; destroying it again',
+    );
+    await this.#parts.destroyAgain(row);
+  }
+
+  /** One sandbox's trouble must not keep the others from being reconciled. */
+  async #attempt(step: Promise<void>): Promise<void> {
+    try {
+      await step;
+    } catch (reason) {
+      const err = TorporError.from(reason);
+      this.#parts.logger.error({ err }, 'A step of reconciling failed; will retry');
+    }
+  }
+}
+
+function adoptedRow(hostId: string, info: hostAgent.SandboxInfo): NewSandboxRow {
+  const { state, reason, build_id, host_ip } = reportOf(info);
+  const createdAt = new Date(Number(info.createdAtUnix) * 1000);
+  return {
+    id: info.sandboxId,
+    team_id: info.teamId,
+    host_id: hostId,
+    template: info.templateId,
+    state,
+    reason,
+    build_id: build_id ?? null,
+    vcpus: info.vcpus,
+    memory_mb: info.memoryMb,
+    disk_size_mb: info.diskSizeMb,
+    timeout_sec: info.timeoutSec,
+    auto_pause: info.autoPause,
+    allow_internet: !info.denyInternet,
+    host_ip: host_ip ?? null,
+    metadata: JSON.stringify(info.labels),
+    versions: JSON.stringify(info.metadata),
+    created_at: createdAt,
+    started_at: createdAt,
+    last_active_at: new Date(Number(info.lastActiveAtUnix) * 1000),
+    updated_at: new Date(),
+    ended_at: null,
+  };
+}

@@ -1,0 +1,72 @@
+/** What an agent reports of a sandbox, in the columns of its row. */
+import { type hostAgent, isSandboxState, type SandboxState, TorporError } from '@torpor/protocol';
+import type { SandboxRow } from '../database/schema.ts';
+
+export const LOST_REASON = 'The host does not have this sandbox any more.';
+export const INTERRUPTED_REASON = 'The create was interrupted before the host had the sandbox.';
+export const SILENT_REASON = 'The host agent does not answer; the sandbox may still be running.';
+
+/** The columns that the agent decides on. */
+export interface SandboxReport
+  extends Pick<SandboxRow, 'state' | 'reason'>,
+    Partial<Pick<SandboxRow, 'host_ip' | 'build_id'>> {
+  /** Versions of what it runs on, as JSON; of one that came up. */
+  readonly versions?: string;
+  readonly started_at?: Date;
+  readonly ended_at?: Date;
+}
+
+/** Throws `internal_error` for a state that does not exist. */
+export function reportOf(info: hostAgent.SandboxInfo): SandboxReport {
+  return {
+    state: stateOf(info),
+    reason: info.reason ?? null,
+    host_ip: info.hostIp ?? null,
+    build_id: info.buildId ?? null,
+  };
+}
+
+/**
+ * What a row is to say by the agent's report, with what an operation would have written
+ * whose process did not live to see its end. `info` is undefined where the agent does not
+ * know the sandbox.
+ */
+export function settledReport(
+  row: SandboxRow,
+  info: hostAgent.SandboxInfo | undefined,
+): SandboxReport {
+  if (info === undefined) return settledUnknown(row.state);
+  const report = reportOf(info);
+  if (report.state === 'stopped') return { ...report, ended_at: new Date() };
+  if (report.state !== 'running' || row.started_at !== null) return report;
+  return { ...report, started_at: new Date(), versions: JSON.stringify(info.metadata) };
+}
+
+/** Whether the row says already what the report says. */
+export function isRecorded(row: SandboxRow, report: SandboxReport): boolean {
+  return (
+    row.state === report.state &&
+    row.reason === report.reason &&
+    row.build_id === (report.build_id ?? null)
+  );
+}
+
+/** What a row is to say whose sandbox the agent does not know. */
+export function settledUnknown(state: SandboxState): SandboxReport {
+  switch (state) {
+    case 'creating':
+      return { state: 'error', reason: INTERRUPTED_REASON };
+    case 'destroying':
+      return { state: 'stopped', reason: null, ended_at: new Date() };
+    default:
+      return { state: 'error', reason: LOST_REASON };
+  }
+}
+
+function stateOf({ status }: hostAgent.SandboxInfo): SandboxState {
+  if (isSandboxState(status)) return status;
+  throw new TorporError(
+    'internal_error',
+    `The host agent reports the state ${JSON.stringify(status)}, which does not exist.`,
+  );
+}

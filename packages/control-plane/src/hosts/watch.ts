@@ -1,0 +1,153 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { type hostAgent, TorporError } from '@torpor/protocol';
+import type { Logger } from 'pino';
+import type { HostConnection } from './connection.ts';
+import type { Reconciler } from './reconciler.ts';
+
+export interface WatchTiming {
+  /** A stream without a message for so long is dead; the agent sends a keep-alive every 15 s. */
+  readonly silenceMs: number;
+  /** How long the agent may be away before its sandboxes are called missing. */
+  readonly missingAfterMs: number;
+  readonly reconnectMs: number;
+  readonly listIntervalMs: number;
+}
+
+const DEFAULT_TIMING: WatchTiming = {
+  silenceMs: 40_000,
+  missingAfterMs: 5_000,
+  reconnectMs: 500,
+  listIntervalMs: 30_000,
+};
+
+const LIST_TIMEOUT_MS = 15_000;
+
+interface Parts {
+  readonly host: HostConnection;
+  readonly reconciler: Reconciler;
+  readonly logger: Logger;
+}
+
+/**
+ * Follows one host. The agent's watch stream begins with all that it knows and then tells
+ * every change, so a VMM's death is in the database as soon as the agent sees it. A list
+ * from time to time catches what a stream could lose.
+ */
+export class HostWatch implements AsyncDisposable {
+  readonly #parts: Parts;
+  readonly #timing: WatchTiming;
+  readonly #stopping = new AbortController();
+  /** The stream is open and has told all that the agent knew. */
+  #watching = false;
+  #lastHeard = Date.now();
+  #markedMissing = false;
+  readonly #tasks: Promise<unknown>;
+
+  constructor(parts: Parts, timing: Partial<WatchTiming> = {}) {
+    this.#parts = parts;
+    this.#timing = { ...DEFAULT_TIMING, ...timing };
+    this.#tasks = Promise.all([this.#watchForever(), this.#listForever(), this.#noticeSilence()]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopping.abort(
+      new TorporError('host_unavailable', 'The control plane is shutting down.'),
+    );
+    await this.#tasks;
+    await this.#parts.reconciler.settled();
+  }
+
+  async #watchForever(): Promise<void> {
+    const { host, logger } = this.#parts;
+    while (!this.#stopping.signal.aborted) {
+      try {
+        await this.#watch();
+      } catch (reason) {
+        if (this.#stopping.signal.aborted) return;
+        const err = TorporError.from(reason);
+        logger.warn({ host: host.id, err }, 'Lost the connection to the host agent');
+      }
+      await this.#pause(this.#timing.reconnectMs);
+    }
+  }
+
+  async #watch(): Promise<void> {
+    const { host, reconciler } = this.#parts;
+    const abort = new AbortController();
+    const signal = AbortSignal.any([abort.signal, this.#stopping.signal]);
+    const begun = new Date();
+    const known = new Map<string, hostAgent.SandboxInfo>();
+    let lastEvent = Date.now();
+    const watchdog = setInterval(() => {
+      if (Date.now() - lastEvent > this.#timing.silenceMs) {
+        abort.abort(new TorporError('host_unavailable', 'The host agent has fallen silent.'));
+      }
+    }, this.#timing.silenceMs / 4);
+    try {
+      for await (const { event } of host.client.watchSandboxes({}, { signal })) {
+        lastEvent = Date.now();
+        this.#heard();
+        if (event.case === 'sandbox' && this.#watching) {
+          await this.#attempt(reconciler.record(event.value));
+        } else if (event.case === 'sandbox') {
+          known.set(event.value.sandboxId, event.value);
+        } else if (event.case === 'synchronised') {
+          this.#watching = true;
+          await this.#attempt(reconciler.reconcile(known, begun));
+        }
+      }
+    } finally {
+      this.#watching = false;
+      clearInterval(watchdog);
+    }
+  }
+
+  #heard(): void {
+    this.#lastHeard = Date.now();
+    this.#markedMissing = false;
+  }
+
+  async #listForever(): Promise<void> {
+    while (await this.#pause(this.#timing.listIntervalMs)) {
+      await this.#attempt(this.#list());
+    }
+  }
+
+  async #list(): Promise<void> {
+    const begun = new Date();
+    const { sandboxes } = await this.#parts.host.client.listSandboxes(
+      {},
+      { timeoutMs: LIST_TIMEOUT_MS, signal: this.#stopping.signal },
+    );
+    this.#heard();
+    const known = new Map(sandboxes.map((info) => [info.sandboxId, info]));
+    await this.#parts.reconciler.reconcile(known, begun);
+  }
+
+  async #noticeSilence(): Promise<void> {
+    while (await this.#pause(this.#timing.missingAfterMs / 5)) {
+      if (this.#watching || this.#markedMissing) continue;
+      if (Date.now() - this.#lastHeard < this.#timing.missingAfterMs) continue;
+      this.#markedMissing = true;
+      await this.#attempt(this.#parts.reconciler.markAllMissing());
+    }
+  }
+
+  /** Waits, and says whether to go on. */
+  async #pause(ms: number): Promise<boolean> {
+    await delay(ms, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+    return !this.#stopping.signal.aborted;
+  }
+
+  /** A moment without database or agent must not end the watch. */
+  async #attempt(step: Promise<void>): Promise<void> {
+    try {
+      await step;
+    } catch (reason) {
+      if (this.#stopping.signal.aborted) return;
+      const { host, logger } = this.#parts;
+      const err = TorporError.from(reason);
+      logger.error({ host: host.id, err }, 'A step of reconciling failed; will retry');
+    }
+  }
+}

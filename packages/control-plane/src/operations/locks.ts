@@ -1,0 +1,303 @@
+/**
+ * One operation at a time per sandbox and per name of a snapshot, over all control
+ * planes that share a database.
+ *
+ * Within one process the order is first come, first served. Between processes the right
+ * to change a resource is a lease: a row of the table `operations` with its holder, what
+ * it is doing for whom, and an expiry, which its process moves on while the operation
+ * runs. Times are those of the database's clock. (Why a lease and no advisory lock:
+ * docs/decisions.md.)
+ *
+ * What follows from that:
+ * - A process that died, or hung for longer than a lease lasts, loses its leases. Whoever
+ *   takes one over learns what the operation was (`abandoned`), and settles what it left
+ *   before anything else.
+ * - A process that only hung may still believe that it holds a lease. So every write of
+ *   an operation confirms its leases in the transaction of the write ({@link confirm}):
+ *   after a takeover it fails.
+ * - The last write of an operation gives its leases back in the same transaction
+ *   ({@link release}). A lease that is still there therefore says that the operation has
+ *   not been completed.
+ */
+import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import { type Kysely, type Selectable, sql, type Transaction } from 'kysely';
+import type { Logger } from 'pino';
+import type { Database, OperationKind, OperationTable } from '../database/schema.ts';
+import type { Actor } from '../events/outbox.ts';
+
+/** Long enough for a process or database that hangs for a while, short enough to wait for. */
+export const DEFAULT_LEASE_MS = 30_000;
+
+const RETRY_MS = 50;
+const LONGEST_RETRY_MS = 500;
+
+/** What an operation does and for whom; kept in its leases for whoever has to finish it. */
+export interface Intent {
+  readonly kind: OperationKind;
+  readonly teamId: string | null;
+  readonly actor: Actor;
+}
+
+/** The right to change one resource. */
+export interface Lease {
+  readonly resource: string;
+  /** An operation that ended without completing. It must be settled first. */
+  readonly abandoned: Intent | undefined;
+}
+
+/** A lease that has expired. */
+export interface AbandonedLease {
+  readonly resource: string;
+  readonly intent: Intent;
+}
+
+/** The leases of one operation. */
+export interface HeldLocks {
+  readonly holder: string;
+  readonly leases: readonly Lease[];
+  /** Set where something was begun whose end could not be written: the leases are then left as abandoned. */
+  unfinished: boolean;
+}
+
+interface Parts {
+  readonly db: Kysely<Database>;
+  readonly logger: Logger;
+  readonly leaseMs?: number | undefined;
+}
+
+export class OperationLocks {
+  readonly #db: Kysely<Database>;
+  readonly #logger: Logger;
+  readonly leaseMs: number;
+  /** The process, in the holders of its leases. */
+  readonly #process = `${process.pid}-${randomBytes(6).toString('hex')}`;
+  #count = 0;
+  /** Per resource the end of the last operation that was asked for here. */
+  readonly #turns = new Map<string, Promise<unknown>>();
+  readonly #held = new Set<string>();
+  #renewal: NodeJS.Timeout | undefined;
+  readonly #releaseListeners = new Set<(resource: string) => void>();
+
+  constructor({ db, logger, leaseMs = DEFAULT_LEASE_MS }: Parts) {
+    this.#db = db;
+    this.#logger = logger;
+    this.leaseMs = leaseMs;
+  }
+
+  /** Called when no operation of this process is under way or waiting on a resource any more. */
+  onReleased(listener: (resource: string) => void): void {
+    this.#releaseListeners.add(listener);
+  }
+
+  /** Whether an operation of this process is under way, or waits, on the resource. */
+  isBusyHere(resource: string): boolean {
+    return this.#turns.has(resource);
+  }
+
+  /**
+   * Runs `operation` while it holds a lease of each resource; those of this process that
+   * were asked for before come first. All leases are taken at once or none, so that two
+   * operations cannot wait for each other.
+   */
+  run<T>(
+    resources: readonly string[],
+    intent: Intent,
+    operation: (held: HeldLocks) => Promise<T>,
+  ): Promise<T> {
+    return this.#inTurn(resources, async () =>
+      this.#holding(await this.#acquire(resources, intent), operation),
+    );
+  }
+
+  /** The same if no operation is under way on the resource anywhere; undefined otherwise. */
+  async tryRun<T>(
+    resource: string,
+    intent: Intent,
+    operation: (held: HeldLocks) => Promise<T>,
+  ): Promise<T | undefined> {
+    if (this.#turns.has(resource)) return undefined;
+    return this.#inTurn([resource], async () => {
+      const held = await this.#tryAcquire([resource], intent);
+      return held === undefined ? undefined : this.#holding(held, operation);
+    });
+  }
+
+  /** The resources whose operations have ended without completing. */
+  async abandoned(): Promise<AbandonedLease[]> {
+    const rows = await this.#db
+      .selectFrom('operations')
+      .selectAll()
+      .where('expires_at', '<=', sql<Date>`clock_timestamp()`)
+      .execute();
+    return rows.map((row) => ({ resource: row.resource, intent: intentOf(row) }));
+  }
+
+  /** For a process that is known to be the only one on its database: what has a lease now was abandoned. */
+  async expireAll(): Promise<void> {
+    await this.#db.updateTable('operations').set({ expires_at: sql`clock_timestamp()` }).execute();
+  }
+
+  /** Throws `conflict` unless all leases are still held. They are, until the transaction ends. */
+  async confirm(transaction: Transaction<Database>, held: HeldLocks): Promise<void> {
+    const rows = await transaction
+      .selectFrom('operations')
+      .select('resource')
+      .where('holder', '=', held.holder)
+      .orderBy('resource')
+      .forUpdate()
+      .execute();
+    if (rows.length === held.leases.length) return;
+    throw new TorporError(
+      'conflict',
+      'Another control plane has finished this operation, because this one did not answer for a while.',
+      { remedy: 'Look at the sandbox with `torpor info`, and try again.' },
+    );
+  }
+
+  /** From here on a lease stands for its own operation: what was abandoned has been settled. */
+  async takeOver(
+    transaction: Transaction<Database>,
+    { holder }: HeldLocks,
+    resource: string,
+    intent: Intent,
+  ): Promise<void> {
+    await transaction
+      .updateTable('operations')
+      .set({ begun_by: holder, ...columnsOf(intent) })
+      .where('resource', '=', resource)
+      .where('holder', '=', holder)
+      .execute();
+  }
+
+  /** Gives the leases back as part of the transaction that completes their operation. */
+  async release(transaction: Transaction<Database>, { holder }: HeldLocks): Promise<void> {
+    await transaction.deleteFrom('operations').where('holder', '=', holder).execute();
+  }
+
+  /** Resolves when nothing is under way in this process. */
+  async idle(): Promise<void> {
+    while (this.#turns.size > 0) await Promise.all(this.#turns.values());
+  }
+
+  /** Runs `operation` after those that came before on any of the resources. */
+  #inTurn<T>(resources: readonly string[], operation: () => Promise<T>): Promise<T> {
+    const before = resources.map((resource) => this.#turns.get(resource));
+    const result = Promise.all(before).then(operation);
+    const end = result.then(
+      () => undefined,
+      () => undefined,
+    );
+    for (const resource of resources) this.#turns.set(resource, end);
+    void end.then(() => {
+      for (const resource of resources) {
+        if (this.#turns.get(resource) !== end) continue;
+        this.#turns.delete(resource);
+        for (const listener of this.#releaseListeners) listener(resource);
+      }
+    });
+    return result;
+  }
+
+  async #acquire(resources: readonly string[], intent: Intent): Promise<HeldLocks> {
+    for (let waitMs = RETRY_MS; ; waitMs = Math.min(waitMs * 1.5, LONGEST_RETRY_MS)) {
+      const held = await this.#tryAcquire(resources, intent);
+      if (held !== undefined) return held;
+      // Not all at the same moment.
+      await delay(waitMs * (0.5 + Math.random()));
+    }
+  }
+
+  async #tryAcquire(resources: readonly string[], intent: Intent): Promise<HeldLocks | undefined> {
+    this.#count += 1;
+    const holder = `${this.#process}-${this.#count}`;
+    const rows = await this.#db
+      .insertInto('operations')
+      .values(
+        // In order, so that two that want the same ones do not wait for each other's rows.
+        resources.toSorted().map((resource) => ({
+          resource,
+          holder,
+          begun_by: holder,
+          expires_at: this.#expiry(),
+          ...columnsOf(intent),
+        })),
+      )
+      .onConflict((conflict) =>
+        conflict
+          .column('resource')
+          .doUpdateSet({ holder, expires_at: this.#expiry() })
+          .where('operations.expires_at', '<=', sql<Date>`clock_timestamp()`),
+      )
+      .returningAll()
+      .execute();
+    const leases = rows.map((row) => ({
+      resource: row.resource,
+      abandoned: row.begun_by === holder ? undefined : intentOf(row),
+    }));
+    const unfinished = leases.some(({ abandoned }) => abandoned !== undefined);
+    const held = { holder, leases, unfinished };
+    if (leases.length === resources.length) return held;
+    if (leases.length > 0) await this.#giveBack(held);
+    return undefined;
+  }
+
+  async #holding<T>(held: HeldLocks, operation: (held: HeldLocks) => Promise<T>): Promise<T> {
+    this.#held.add(held.holder);
+    this.#renewal ??= setInterval(() => void this.#renew(), this.leaseMs / 3).unref();
+    try {
+      return await operation(held);
+    } finally {
+      this.#held.delete(held.holder);
+      if (this.#held.size === 0) {
+        clearInterval(this.#renewal);
+        this.#renewal = undefined;
+      }
+      await this.#giveBack(held).catch((reason: unknown) => {
+        const err = TorporError.from(reason);
+        this.#logger.warn(
+          { err, holder: held.holder },
+          'Could not release a lease; it will expire',
+        );
+      });
+    }
+  }
+
+  async #giveBack({ holder, unfinished }: HeldLocks): Promise<void> {
+    if (unfinished) {
+      await this.#db
+        .updateTable('operations')
+        .set({ expires_at: sql`clock_timestamp()` })
+        .where('holder', '=', holder)
+        .execute();
+    } else {
+      await this.#db.deleteFrom('operations').where('holder', '=', holder).execute();
+    }
+  }
+
+  async #renew(): Promise<void> {
+    try {
+      await this.#db
+        .updateTable('operations')
+        .set({ expires_at: this.#expiry() })
+        .where('holder', 'in', [...this.#held])
+        .execute();
+    } catch (reason) {
+      this.#logger.warn({ err: TorporError.from(reason) }, 'Could not renew leases; will retry');
+    }
+  }
+
+  #expiry() {
+    return sql<Date>`clock_timestamp() + make_interval(secs => ${this.leaseMs / 1000})`;
+  }
+}
+
+function columnsOf({ kind, teamId, actor }: Intent) {
+  return { kind, team_id: teamId, actor_type: actor.type, actor_id: actor.id };
+}
+
+function intentOf(row: Selectable<OperationTable>): Intent {
+  const actor = { type: row.actor_type, id: row.actor_id };
+  return { kind: row.kind, teamId: row.team_id, actor };
+}

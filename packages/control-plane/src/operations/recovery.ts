@@ -1,0 +1,55 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import type { Logger } from 'pino';
+import type { AbandonedLease, OperationLocks } from './locks.ts';
+import type { OperationRunner } from './runner.ts';
+
+interface Parts {
+  readonly locks: OperationLocks;
+  readonly runner: OperationRunner;
+  readonly logger: Logger;
+}
+
+/** Settles, from time to time, what control planes that died left of their operations. */
+export class OperationRecovery implements AsyncDisposable {
+  readonly #parts: Parts;
+  readonly #stopping = new AbortController();
+  readonly #rounds: Promise<void>;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    this.#rounds = this.#recoverForever();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopping.abort();
+    await this.#rounds;
+  }
+
+  async #recoverForever(): Promise<void> {
+    const { locks, logger } = this.#parts;
+    const { signal } = this.#stopping;
+    while (!signal.aborted) {
+      try {
+        const abandoned = await locks.abandoned();
+        await Promise.all(abandoned.map((lease) => this.#recover(lease)));
+      } catch (reason) {
+        const err = TorporError.from(reason);
+        logger.warn({ err }, 'Could not look for abandoned operations; will retry');
+      }
+      await delay(locks.leaseMs / 3, undefined, { signal }).catch(() => undefined);
+    }
+  }
+
+  async #recover({ resource, intent }: AbandonedLease): Promise<void> {
+    try {
+      await this.#parts.runner.recover(resource, intent);
+    } catch (reason) {
+      const err = TorporError.from(reason);
+      this.#parts.logger.warn(
+        { err, resource },
+        'Could not settle an abandoned operation; will retry',
+      );
+    }
+  }
+}

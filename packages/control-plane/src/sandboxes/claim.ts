@@ -1,0 +1,96 @@
+/**
+ * How an operation that holds a sandbox's lock comes to a row that it may move. Nothing of
+ * ours is under way on the sandbox then, but its agent may be at work on it by itself (a
+ * pause at the end of its time to live), or still finish what an earlier control plane
+ * began. That is waited for.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { isTransitional, type SandboxState, TorporError } from '@torpor/protocol';
+import type { Kysely, Transaction } from 'kysely';
+import type { Database, SandboxRow } from '../database/schema.ts';
+import type { HostRegistry } from '../hosts/registry.ts';
+import { settledReport } from '../hosts/report.ts';
+import type { LockedWrite } from '../operations/runner.ts';
+import { findOwn } from './access.ts';
+import { SandboxRepository } from './repository.ts';
+
+const POLL_MS = 100;
+
+export interface ClaimParts {
+  readonly db: Kysely<Database>;
+  readonly hosts: HostRegistry;
+}
+
+export interface Claim {
+  readonly teamId: string;
+  readonly id: string;
+  /** Throws why the operation is not possible. */
+  readonly check: (row: SandboxRow) => void;
+  /** Moves the row; undefined if it has changed since it was checked. */
+  readonly move: (
+    transaction: Transaction<Database>,
+    row: SandboxRow,
+  ) => Promise<SandboxRow | undefined>;
+}
+
+/**
+ * Checks a sandbox that nothing else moves, and moves it. Throws what `check` and `move`
+ * throw, `not_found`, `conflict` if the agent is at work on it for too long, and
+ * `host_unavailable`.
+ */
+export async function claim(
+  parts: ClaimParts,
+  write: LockedWrite,
+  { teamId, id, check, move }: Claim,
+): Promise<SandboxRow> {
+  for (;;) {
+    const row = await settledRow(parts, write, { teamId }, id);
+    check(row);
+    const moved = await write((transaction) => move(transaction, row));
+    if (moved !== undefined) return moved;
+  }
+}
+
+/** The plain move from the state that the row is in. */
+export function moveTo(to: SandboxState): Claim['move'] {
+  return (transaction, row) => new SandboxRepository(transaction).transition(row.id, row.state, to);
+}
+
+/** A sandbox of the team that is in no transitional state but `creating` or `destroying`. */
+async function settledRow(
+  { db, hosts }: ClaimParts,
+  write: LockedWrite,
+  team: { readonly teamId: string },
+  id: string,
+): Promise<SandboxRow> {
+  const sandboxes = new SandboxRepository(db);
+  const begun = Date.now();
+  for (;;) {
+    const row = await findOwn(sandboxes, team, id);
+    if (!isMoving(row.state)) return row;
+    const host = hosts.connection(row.host_id);
+    const waitedMs = Date.now() - begun;
+    if (waitedMs > host.guestStartTimeoutMs()) throw stillMoving(row, waitedMs);
+    const info = await host.fetchSandboxInfo(id);
+    const settled = await write((transaction) =>
+      new SandboxRepository(transaction).recordAsHolder(row, settledReport(row, info)),
+    );
+    if (settled === undefined || isMoving(settled.state)) await delay(POLL_MS);
+  }
+}
+
+export function stillMoving(row: SandboxRow, waitedMs: number): TorporError {
+  const seconds = Math.round(waitedMs / 1000);
+  return new TorporError(
+    'conflict',
+    `Sandbox ${row.id} is still ${row.state} after ${seconds} s.`,
+    {
+      remedy: 'Try again later.',
+    },
+  );
+}
+
+/** One that is `creating` or `destroying` can be destroyed, and nothing else. */
+function isMoving(state: SandboxState): boolean {
+  return isTransitional(state) && state !== 'creating' && state !== 'destroying';
+}

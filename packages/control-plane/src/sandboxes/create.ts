@@ -1,0 +1,166 @@
+import { type hostAgent, newId, TorporError } from '@torpor/protocol';
+import type { Principal } from '../auth/api-keys.ts';
+import type { NewSandboxRow, SandboxRow, TemplateRow } from '../database/schema.ts';
+import { publicMessage } from '../errors/public-error.ts';
+import { agentCall, type HostConnection } from '../hosts/connection.ts';
+import { type Place, reserveMemory } from '../hosts/placement.ts';
+import { phaseTimings } from '../hosts/timings.ts';
+import type { Operation } from '../operations/runner.ts';
+import { DESTROY_TIMEOUT_MS } from './destroy.ts';
+import {
+  type OperatedSandbox,
+  onSandbox,
+  requireRow,
+  type SandboxParts,
+  sandboxEvent,
+} from './parts.ts';
+import { SandboxRepository } from './repository.ts';
+
+export interface NewSandbox {
+  readonly template: string;
+  /** Where it is restored from; undefined for one that boots an image. */
+  readonly snapshot: TemplateRow | undefined;
+  readonly vcpus: number;
+  readonly memoryMb: number;
+  /** The host's default if null. */
+  readonly diskSizeMb: number | null;
+  readonly timeoutSec: number;
+  readonly autoPause: boolean;
+  readonly allowInternet: boolean;
+  readonly envs: Readonly<Record<string, string>>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/**
+ * Boots or restores a sandbox. If the agent fails, the row stays, in state `error` with
+ * the reason.
+ */
+export function createOperation(
+  { logger }: Pick<SandboxParts, 'logger'>,
+  principal: Principal,
+  request: NewSandbox,
+  { host, description }: Place,
+): Operation<SandboxRow, hostAgent.CreateSandboxResponse, OperatedSandbox> {
+  const id = newId('sandbox');
+  const metadata = { template: request.template };
+  return {
+    ...onSandbox(principal, id),
+    kind: 'sandbox.create',
+    begin: (write) =>
+      write(async (transaction) => {
+        const { memoryMb } = request;
+        await reserveMemory(transaction, host.id, {
+          memoryMb,
+          hostMemoryMb: description.memoryMb,
+        });
+        const row = newRow(principal, id, host.id, request);
+        const [inserted] = await new SandboxRepository(transaction).insert([row]);
+        return requireRow(id, inserted);
+      }),
+    perform: (row) =>
+      agentCall(() =>
+        host.client.createSandbox(agentRequest(row, request), {
+          timeoutMs: host.guestStartTimeoutMs(),
+        }),
+      ),
+    complete: async (transaction, row, answer) => {
+      const now = new Date();
+      const running = await new SandboxRepository(transaction).transition(
+        id,
+        'creating',
+        'running',
+        {
+          reason: null,
+          host_ip: answer.hostIp ?? null,
+          disk_size_mb: answer.sandbox?.diskSizeMb ?? row.disk_size_mb,
+          build_id: answer.sandbox?.buildId ?? null,
+          versions: JSON.stringify(answer.metadata),
+          started_at: now,
+          last_active_at: now,
+        },
+      );
+      return {
+        result: { row: requireRow(id, running), timings: phaseTimings(answer.timings) },
+        events: [sandboxEvent(row, 'success', metadata)],
+      };
+    },
+    settle: async (row, error) => {
+      await discard(host, id, logger);
+      return async (transaction) => {
+        await new SandboxRepository(transaction).transition(id, 'creating', 'error', {
+          reason: publicMessage(error),
+        });
+        return [sandboxEvent(row, 'error', metadata)];
+      };
+    },
+    explain: (_, error) =>
+      new TorporError(error.code, `Sandbox ${id} could not be created: ${error.message}`, {
+        remedy: error.remedy,
+        cause: error,
+      }),
+  };
+}
+
+/** After a failed create: a half-made sandbox must not go on to use the host. */
+async function discard(
+  host: HostConnection,
+  id: string,
+  logger: SandboxParts['logger'],
+): Promise<void> {
+  try {
+    await host.client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS });
+  } catch (reason) {
+    const error = TorporError.from(reason);
+    if (error.code === 'not_found') return;
+    logger.warn({ sandbox: id, err: error }, 'Could not remove what a failed create left');
+  }
+}
+
+function agentRequest(row: SandboxRow, { snapshot, envs }: NewSandbox) {
+  return {
+    sandboxId: row.id,
+    templateId: snapshot?.id ?? row.template,
+    fromSnapshot: snapshot !== undefined,
+    autoPause: row.auto_pause,
+    teamId: row.team_id,
+    vcpus: row.vcpus,
+    memoryMb: row.memory_mb,
+    ...(row.disk_size_mb === null ? {} : { diskSizeMb: row.disk_size_mb }),
+    timeoutSec: row.timeout_sec,
+    envs: { ...envs },
+    denyInternet: !row.allow_internet,
+    labels: row.metadata,
+  };
+}
+
+function newRow(
+  { teamId }: Principal,
+  id: string,
+  hostId: string,
+  request: NewSandbox,
+): NewSandboxRow {
+  const now = new Date();
+  return {
+    id,
+    team_id: teamId,
+    host_id: hostId,
+    template: request.template,
+    state: 'creating',
+    reason: null,
+    vcpus: request.vcpus,
+    memory_mb: request.memoryMb,
+    disk_size_mb: request.diskSizeMb,
+    timeout_sec: request.timeoutSec,
+    auto_pause: request.autoPause,
+    allow_internet: request.allowInternet,
+    build_id: null,
+    host_ip: null,
+    metadata: JSON.stringify(request.metadata),
+    versions: '{}',
+    created_at: now,
+    started_at: null,
+    last_active_at: null,
+    updated_at: now,
+    ended_at: null,
+  };
+}

@@ -1,0 +1,88 @@
+import { assertTransition, TorporError } from '@torpor/protocol';
+import type { SandboxRow } from '../database/schema.ts';
+import type { Actor } from '../events/outbox.ts';
+import { agentCall } from '../hosts/connection.ts';
+import type { Operation } from '../operations/runner.ts';
+import { claim } from './claim.ts';
+import { observe, requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
+import { SandboxRepository } from './repository.ts';
+
+export const DESTROY_TIMEOUT_MS = 2 * 60_000;
+
+/** Ends a sandbox and removes what it has on its host. One that is stopped is left as it is. */
+export function destroyOperation(
+  parts: SandboxParts,
+  { id, teamId, actor }: { readonly id: string; readonly teamId: string; readonly actor: Actor },
+): Operation<SandboxRow, void, void> {
+  const { hosts } = parts;
+  return {
+    kind: 'sandbox.destroy',
+    resources: [id],
+    teamId,
+    actor,
+    begin: (write) =>
+      claim(parts, write, {
+        teamId,
+        id,
+        check: (row) => {
+          if (row.state !== 'stopped' && row.state !== 'destroying') {
+            assertTransition(id, row.state, 'destroying');
+          }
+        },
+        move: async (transaction, row) =>
+          row.state === 'stopped' || row.state === 'destroying'
+            ? row
+            : new SandboxRepository(transaction).transition(id, row.state, 'destroying'),
+      }),
+    perform: async (row) => {
+      if (row.state !== 'stopped') await destroyOnHost(hosts, row);
+    },
+    complete: async (transaction, row) => {
+      if (row.state === 'stopped') return { result: undefined, events: [] };
+      const stopped = await new SandboxRepository(transaction).transition(
+        id,
+        'destroying',
+        'stopped',
+        { reason: null, ended_at: new Date() },
+      );
+      requireRow(id, stopped);
+      return { result: undefined, events: [sandboxEvent(row, 'success')] };
+    },
+    settle: async (row) => {
+      const record = await observe(parts, id);
+      return async (transaction) => {
+        await record(transaction);
+        return [sandboxEvent(row, 'error')];
+      };
+    },
+  };
+}
+
+/** Destroys what the host still has of a sandbox that was destroyed: its user was told so. */
+export function destroyAgainOperation(
+  { hosts }: Pick<SandboxParts, 'hosts'>,
+  row: SandboxRow,
+  actor: Actor,
+): Operation<SandboxRow, void, void> {
+  return {
+    kind: 'sandbox.destroy',
+    resources: [row.id],
+    teamId: row.team_id,
+    actor,
+    begin: async () => row,
+    perform: () => destroyOnHost(hosts, row),
+    complete: async () => ({ result: undefined, events: [sandboxEvent(row, 'success')] }),
+    settle: async () => async () => [sandboxEvent(row, 'error')],
+  };
+}
+
+async function destroyOnHost(hosts: SandboxParts['hosts'], row: SandboxRow): Promise<void> {
+  const { client } = hosts.connection(row.host_id);
+  try {
+    await agentCall(() =>
+      client.destroySandbox({ sandboxId: row.id }, { timeoutMs: DESTROY_TIMEOUT_MS }),
+    );
+  } catch (reason) {
+    if (TorporError.from(reason).code !== 'not_found') throw reason;
+  }
+}

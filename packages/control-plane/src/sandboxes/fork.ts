@@ -1,0 +1,238 @@
+import { canTransition, type hostAgent, isErrorCode, newId, TorporError } from '@torpor/protocol';
+import type { Transaction } from 'kysely';
+import type { Principal } from '../auth/api-keys.ts';
+import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
+import { publicMessage } from '../errors/public-error.ts';
+import { apiKeyActor } from '../events/outbox.ts';
+import { agentCall } from '../hosts/connection.ts';
+import { lockFreeMemory, noMemory } from '../hosts/placement.ts';
+import { reportOf } from '../hosts/report.ts';
+import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
+import type { Completion, LockedWrite, Operation, ResourceEvent } from '../operations/runner.ts';
+import { notInState } from './access.ts';
+import { claim } from './claim.ts';
+import { observe, requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
+import { SandboxRepository } from './repository.ts';
+
+export interface ForkRequest {
+  readonly count: number;
+  /** Idle timeout of the copies; the source's if omitted. */
+  readonly timeoutSec?: number | undefined;
+}
+
+/** One for each copy that was asked for: its row, or why there is none. */
+export type ForkedChild =
+  | { readonly row: SandboxRow; readonly error?: never }
+  | { readonly row?: never; readonly error: TorporError };
+
+export interface Fork {
+  readonly children: readonly ForkedChild[];
+  readonly timings: readonly PhaseTiming[];
+}
+
+/** The rows of the copies, all made in one transaction, and why there are no more of them. */
+interface Reservation {
+  readonly source: SandboxRow;
+  readonly rows: readonly SandboxRow[];
+  readonly refused: readonly TorporError[];
+  readonly timeoutSec: number;
+}
+
+type Answer = Pick<hostAgent.ForkSandboxResponse, 'children' | 'timings'>;
+
+/**
+ * Copies of a running or paused sandbox, which goes on as it was. Resolves with a result
+ * per copy: one that fails does not keep the others from being made. Throws `not_found`
+ * and `invalid_state`; nothing has been made then.
+ */
+export async function fork(
+  parts: SandboxParts,
+  principal: Principal,
+  id: string,
+  request: ForkRequest,
+): Promise<Fork> {
+  let reservation: Reservation | undefined;
+  const operation = forkOperation(parts, principal, id, request, (made) => {
+    reservation = made;
+  });
+  try {
+    return await parts.runner.run(operation);
+  } catch (reason) {
+    if (reservation === undefined) throw reason;
+    const { rows, refused } = reservation;
+    const error = TorporError.from(reason);
+    const failed = rows.map((row) => childError(row, error));
+    return { children: [...failed, ...refused].map((one) => ({ error: one })), timings: [] };
+  }
+}
+
+function forkOperation(
+  parts: SandboxParts,
+  principal: Principal,
+  id: string,
+  request: ForkRequest,
+  onReserved: (reservation: Reservation) => void,
+): Operation<Reservation, Answer, Fork> {
+  const childIds = Array.from({ length: request.count }, () => newId('sandbox'));
+  const intent = {
+    kind: 'sandbox.fork',
+    teamId: principal.teamId,
+    actor: apiKeyActor(principal),
+  } as const;
+  return {
+    ...intent,
+    // The source is not locked: the agent puts what is asked of it in order.
+    resources: childIds,
+    begin: async (write) => {
+      const source = await parts.runner.look(id, intent, (writeSource) =>
+        requireForkable(parts, principal, id, writeSource),
+      );
+      const { memoryMb } = await parts.hosts.connection(source.host_id).describe();
+      const timeoutSec = request.timeoutSec ?? source.timeout_sec;
+      const reservation = await write((transaction) =>
+        reserve(transaction, { source, childIds, timeoutSec, hostMemoryMb: memoryMb }),
+      );
+      onReserved(reservation);
+      return reservation;
+    },
+    perform: async ({ source, rows, timeoutSec }) => {
+      if (rows.length === 0) return { children: [], timings: [] };
+      const host = parts.hosts.connection(source.host_id);
+      return agentCall(() =>
+        host.client.forkSandbox(
+          { sandboxId: id, childIds: rows.map((row) => row.id), timeoutSec },
+          { timeoutMs: host.guestStartTimeoutMs(rows.length) },
+        ),
+      );
+    },
+    complete: recordChildren,
+    settle: async ({ rows }, error) => {
+      const reason = publicMessage(error);
+      const records = await Promise.all(
+        rows.map((row) => observe(parts, row.id, { state: 'error', reason })),
+      );
+      return async (transaction) => {
+        for (const record of records) await record(transaction);
+        return rows.map((row) => sandboxEvent(row, 'error', { source: id }));
+      };
+    },
+  };
+}
+
+function requireForkable(
+  parts: SandboxParts,
+  principal: Principal,
+  id: string,
+  write: LockedWrite,
+): Promise<SandboxRow> {
+  return claim(parts, write, {
+    teamId: principal.teamId,
+    id,
+    check: (row) => {
+      if (!canTransition(row.state, 'snapshotting')) throw notInState(row, 'running or paused');
+    },
+    move: async (_, row) => row,
+  });
+}
+
+/** As many rows as the host has memory for. */
+async function reserve(
+  transaction: Transaction<Database>,
+  wanted: {
+    readonly source: SandboxRow;
+    readonly childIds: readonly string[];
+    readonly timeoutSec: number;
+    readonly hostMemoryMb: number;
+  },
+): Promise<Reservation> {
+  const { source, childIds, timeoutSec, hostMemoryMb } = wanted;
+  const memoryMb = source.memory_mb;
+  const freeMb = await lockFreeMemory(transaction, source.host_id, hostMemoryMb);
+  const room = Math.max(Math.min(Math.floor(freeMb / memoryMb), childIds.length), 0);
+  const placed = childIds.slice(0, room).map((id) => childRow(source, id, timeoutSec));
+  const rows = room === 0 ? [] : await new SandboxRepository(transaction).insert(placed);
+  const refused = childIds
+    .slice(room)
+    .map(() => noMemory({ memoryMb, hostMemoryMb }, freeMb - room * memoryMb));
+  return { source, rows, refused, timeoutSec };
+}
+
+async function recordChildren(
+  transaction: Transaction<Database>,
+  { source, rows, refused }: Reservation,
+  answer: Answer,
+): Promise<Completion<Fork>> {
+  const sandboxes = new SandboxRepository(transaction);
+  const results = new Map(answer.children.map((child) => [child.sandboxId, child]));
+  const children: ForkedChild[] = [];
+  const events: ResourceEvent[] = [];
+  for (const row of rows) {
+    const outcome = childOutcome(results.get(row.id));
+    if (outcome instanceof TorporError) {
+      const reason = publicMessage(outcome);
+      await sandboxes.transition(row.id, 'creating', 'error', { reason });
+      children.push({ error: childError(row, outcome) });
+      events.push(sandboxEvent(row, 'error', { source: source.id, code: outcome.code }));
+      continue;
+    }
+    const now = new Date();
+    const { state, ...facts } = reportOf(outcome);
+    const made = await sandboxes.transition(row.id, 'creating', state, {
+      ...facts,
+      versions: JSON.stringify(outcome.metadata),
+      started_at: now,
+      last_active_at: now,
+    });
+    children.push({ row: requireRow(row.id, made) });
+    events.push(sandboxEvent(row, 'success', { source: source.id }));
+  }
+  children.push(...refused.map((error) => ({ error })));
+  return { result: { children, timings: phaseTimings(answer.timings) }, events };
+}
+
+/** The copy that the agent has made, or why it has not. */
+function childOutcome(
+  result: hostAgent.ForkResult | undefined,
+): hostAgent.SandboxInfo | TorporError {
+  if (result?.outcome.case === 'sandbox') return result.outcome.value;
+  const code = result?.outcome.case === 'error' ? result.outcome.value.code : '';
+  return new TorporError(
+    isErrorCode(code) ? code : 'internal_error',
+    result?.message || 'The host agent returned no result for this sandbox.',
+  );
+}
+
+function childError(row: SandboxRow, error: TorporError): TorporError {
+  return new TorporError(
+    error.code,
+    `Sandbox ${row.id} could not be created: ${publicMessage(error)}`,
+    { cause: error },
+  );
+}
+
+function childRow(source: SandboxRow, id: string, timeoutSec: number): NewSandboxRow {
+  const now = new Date();
+  return {
+    id,
+    team_id: source.team_id,
+    host_id: source.host_id,
+    template: source.template,
+    state: 'creating',
+    reason: null,
+    vcpus: source.vcpus,
+    memory_mb: source.memory_mb,
+    disk_size_mb: source.disk_size_mb,
+    timeout_sec: timeoutSec,
+    auto_pause: source.auto_pause,
+    allow_internet: source.allow_internet,
+    build_id: null,
+    host_ip: null,
+    metadata: JSON.stringify(source.metadata),
+    versions: '{}',
+    created_at: now,
+    started_at: null,
+    last_active_at: null,
+    updated_at: now,
+    ended_at: null,
+  };
+}

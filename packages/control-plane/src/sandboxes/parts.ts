@@ -1,0 +1,87 @@
+import { TorporError } from '@torpor/protocol';
+import type { Kysely, Transaction } from 'kysely';
+import type { Logger } from 'pino';
+import type { Principal } from '../auth/api-keys.ts';
+import type { Database, SandboxRow, TemplateRow } from '../database/schema.ts';
+import { apiKeyActor } from '../events/outbox.ts';
+import type { HostRegistry } from '../hosts/registry.ts';
+import { reportOf, type SandboxReport, SILENT_REASON, settledReport } from '../hosts/report.ts';
+import type { PhaseTiming } from '../hosts/timings.ts';
+import type { OperationRunner, ResourceEvent } from '../operations/runner.ts';
+import { SandboxRepository } from './repository.ts';
+
+/** Finds the snapshots that sandboxes can be made from. */
+export interface SnapshotLookup {
+  find(teamId: string, name: string): Promise<TemplateRow | undefined>;
+}
+
+/** What the operations on sandboxes need. */
+export interface SandboxParts {
+  readonly db: Kysely<Database>;
+  readonly sandboxes: SandboxRepository;
+  readonly hosts: HostRegistry;
+  readonly runner: OperationRunner;
+  readonly logger: Logger;
+}
+
+/** A sandbox after an operation, and how long the phases of that took. */
+export interface OperatedSandbox {
+  readonly row: SandboxRow;
+  readonly timings: readonly PhaseTiming[];
+}
+
+/** What an operation on one sandbox has in its description. */
+export function onSandbox(principal: Principal, id: string) {
+  return { resources: [id], teamId: principal.teamId, actor: apiKeyActor(principal) };
+}
+
+export function sandboxEvent(
+  row: SandboxRow,
+  status: ResourceEvent['status'],
+  metadata?: Readonly<Record<string, string>>,
+): ResourceEvent {
+  return { resource: row.id, teamId: row.team_id, status, metadata };
+}
+
+/** The row after a write that must have met it. Throws `conflict`. */
+export function requireRow(id: string, row: SandboxRow | undefined): SandboxRow {
+  if (row !== undefined) return row;
+  throw new TorporError('conflict', `Sandbox ${id} was changed by something else meanwhile.`);
+}
+
+/**
+ * After a failed operation: what the agent says of the sandbox now, to be written by the
+ * function that is returned. One whose host does not answer is `missing`; `fallback` is for
+ * one that the agent does not know, or does not answer about, if it was only being made.
+ */
+export async function observe(
+  { db, hosts, logger }: Pick<SandboxParts, 'db' | 'hosts' | 'logger'>,
+  id: string,
+  fallback?: SandboxReport,
+): Promise<(transaction: Transaction<Database>) => Promise<void>> {
+  const row = requireRow(id, await new SandboxRepository(db).findById(id));
+  let report: SandboxReport;
+  try {
+    const info = await hosts.connection(row.host_id).fetchSandboxInfo(id);
+    report = info === undefined && fallback !== undefined ? fallback : settledReport(row, info);
+  } catch (reason) {
+    logger.warn(
+      { sandbox: id, err: TorporError.from(reason) },
+      "Could not refresh the sandbox's state; the reconciler will retry",
+    );
+    report = fallback ?? { state: 'missing', reason: SILENT_REASON };
+  }
+  return async (transaction) => {
+    await new SandboxRepository(transaction).recordAsHolder(row, report);
+  };
+}
+
+/** What the agent's answer to an operation says of the sandbox. Throws `internal_error`. */
+export function requireReport({
+  sandbox,
+}: {
+  sandbox?: Parameters<typeof reportOf>[0] | undefined;
+}) {
+  if (sandbox !== undefined) return reportOf(sandbox);
+  throw new TorporError('internal_error', 'The host agent answered without the sandbox.');
+}

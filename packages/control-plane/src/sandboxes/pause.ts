@@ -1,0 +1,145 @@
+import { canTransition, type hostAgent } from '@torpor/protocol';
+import type { Principal } from '../auth/api-keys.ts';
+import type { SandboxRow } from '../database/schema.ts';
+import { agentCall } from '../hosts/connection.ts';
+import { reserveMemory } from '../hosts/placement.ts';
+import { phaseTimings } from '../hosts/timings.ts';
+import type { Operation } from '../operations/runner.ts';
+import { notInState } from './access.ts';
+import { claim, moveTo } from './claim.ts';
+import {
+  type OperatedSandbox,
+  observe,
+  onSandbox,
+  requireReport,
+  requireRow,
+  type SandboxParts,
+  sandboxEvent,
+} from './parts.ts';
+import { SandboxRepository, type TransitionChanges } from './repository.ts';
+
+/** For writing the memory of a large sandbox to a slow disk. */
+const PAUSE_TIMEOUT_MS = 10 * 60_000;
+
+const IS_PAUSED = { paused: 'There is nothing to do: it is paused already.' };
+const IS_RUNNING = { running: 'There is nothing to do: it is running already.' };
+const KEEPS_TIMEOUT = {
+  running: 'It gets another idle timeout when it is resumed: pause it first.',
+};
+
+type Answer = Pick<hostAgent.PauseSandboxResponse, 'sandbox' | 'timings'>;
+type OperationOnOne = Operation<SandboxRow, Answer, OperatedSandbox>;
+
+/** Frees everything that a running sandbox uses but disk space. After a failure it keeps running. */
+export function pauseOperation(
+  parts: SandboxParts,
+  principal: Principal,
+  id: string,
+): OperationOnOne {
+  return {
+    ...onSandbox(principal, id),
+    kind: 'sandbox.pause',
+    begin: (write) =>
+      claim(parts, write, {
+        teamId: principal.teamId,
+        id,
+        check: (row) => {
+          if (!canTransition(row.state, 'pausing')) throw notInState(row, 'running', IS_PAUSED);
+        },
+        move: moveTo('pausing'),
+      }),
+    perform: (row) =>
+      agentCall(() =>
+        parts.hosts
+          .connection(row.host_id)
+          .client.pauseSandbox({ sandboxId: id }, { timeoutMs: PAUSE_TIMEOUT_MS }),
+      ),
+    ...outcomeOf(parts, id, {}),
+  };
+}
+
+/**
+ * Lets a paused sandbox run on, or one in state `error` from its last build, with a new
+ * idle timeout where one is given. After a failure it is paused as before.
+ */
+export function resumeOperation(
+  parts: SandboxParts,
+  principal: Principal,
+  id: string,
+  timeoutSec: number | undefined,
+): OperationOnOne {
+  return {
+    ...onSandbox(principal, id),
+    kind: 'sandbox.resume',
+    begin: async (write) => {
+      const { hosts, sandboxes } = parts;
+      const hostId = (await sandboxes.findById(id))?.host_id ?? '';
+      const { memoryMb: hostMemoryMb } = await hosts.connection(hostId).describe();
+      return claim(parts, write, {
+        teamId: principal.teamId,
+        id,
+        check: (row) =>
+          requireResumable(row, timeoutSec === undefined ? IS_RUNNING : KEEPS_TIMEOUT),
+        move: async (transaction, row) => {
+          const memoryMb = row.memory_mb;
+          await reserveMemory(transaction, row.host_id, { memoryMb, hostMemoryMb });
+          return new SandboxRepository(transaction).transition(id, row.state, 'resuming', {
+            reason: null,
+          });
+        },
+      });
+    },
+    perform: (row) => {
+      const host = parts.hosts.connection(row.host_id);
+      return agentCall(() =>
+        host.client.resumeSandbox(
+          {
+            sandboxId: id,
+            ...(timeoutSec === undefined ? {} : { timeoutSec }),
+          },
+          { timeoutMs: host.guestStartTimeoutMs() },
+        ),
+      );
+    },
+    ...outcomeOf(parts, id, timeoutSec === undefined ? {} : { timeout_sec: timeoutSec }),
+  };
+}
+
+function requireResumable(row: SandboxRow, remedies: { running: string }): void {
+  const canRunFromBuild = canTransition(row.state, 'resuming') && row.build_id !== null;
+  if (!canRunFromBuild && row.state !== 'paused') throw notInState(row, 'paused', remedies);
+}
+
+/** What both do with the agent's answer, or its failure. */
+function outcomeOf(
+  parts: SandboxParts,
+  id: string,
+  changes: TransitionChanges,
+): Pick<OperationOnOne, 'complete' | 'settle'> {
+  return {
+    complete: async (transaction, before, answer) => {
+      const report = requireReport(answer);
+      const row = await new SandboxRepository(transaction).transition(
+        id,
+        before.state,
+        report.state,
+        {
+          ...report,
+          ...changes,
+          ...(report.state === 'running' ? { last_active_at: new Date() } : {}),
+        },
+      );
+      return {
+        result: { row: requireRow(id, row), timings: phaseTimings(answer.timings) },
+        events: [sandboxEvent(before, 'success')],
+      };
+    },
+    settle: async (row) => {
+      const record = await observe(parts, id);
+      return async (transaction) => {
+        await record(transaction);
+        return [sandboxEvent(row, 'error')];
+      };
+    },
+  };
+}

@@ -1,0 +1,159 @@
+import { canTransition, type hostAgent, newId, TorporError } from '@torpor/protocol';
+import type { Transaction } from 'kysely';
+import type { Principal } from '../auth/api-keys.ts';
+import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
+import { apiKeyActor } from '../events/outbox.ts';
+import { agentCall } from '../hosts/connection.ts';
+import { phaseTimings } from '../hosts/timings.ts';
+import type { Completion, Operation } from '../operations/runner.ts';
+import { notInState } from '../sandboxes/access.ts';
+import { claim } from '../sandboxes/claim.ts';
+import { observe, requireReport, requireRow } from '../sandboxes/parts.ts';
+import { SandboxRepository } from '../sandboxes/repository.ts';
+import {
+  nameResource,
+  type OperatedSnapshot,
+  releaseTemplate,
+  snapshotEvent,
+  type TemplateParts,
+} from './parts.ts';
+import { TemplateRepository } from './repository.ts';
+
+const SNAPSHOT_TIMEOUT_MS = 10 * 60_000;
+
+export interface NewSnapshot {
+  readonly sandboxId: string;
+  readonly name: string;
+  /** Whether the name may be taken from a snapshot that has it. */
+  readonly overwrite: boolean;
+}
+
+/** The source, and the row that gets the name when the host has the build. */
+interface Subject {
+  readonly source: SandboxRow;
+  readonly pending: TemplateRow;
+}
+
+interface Made extends OperatedSnapshot {
+  /** What had the name before. */
+  readonly replaced: TemplateRow | undefined;
+}
+
+type Answer = hostAgent.CreateSnapshotResponse;
+type SnapshotOperation = Operation<Subject, Answer, Made>;
+
+/** Keeps the present state of a running or paused sandbox under a name; the sandbox is paused afterwards. */
+export function createSnapshotOperation(
+  parts: TemplateParts,
+  principal: Principal,
+  { sandboxId, name, overwrite }: NewSnapshot,
+): SnapshotOperation {
+  const { teamId } = principal;
+  const event = { teamId, resource: name, metadata: { sandbox: sandboxId } };
+  return {
+    kind: 'snapshot.create',
+    resources: [nameResource(teamId, name), sandboxId],
+    teamId,
+    actor: apiKeyActor(principal),
+    begin: async (write) => {
+      if (!overwrite) await requireFree(parts, teamId, name);
+      let pending: TemplateRow | undefined;
+      const source = await claim(parts, write, {
+        teamId,
+        id: sandboxId,
+        check: (row) => {
+          if (!canTransition(row.state, 'snapshotting')) {
+            throw notInState(row, 'running or paused');
+          }
+        },
+        move: async (transaction, row) => {
+          const sandboxes = new SandboxRepository(transaction);
+          const moved = await sandboxes.transition(row.id, row.state, 'snapshotting');
+          if (moved === undefined) return undefined;
+          pending = await new TemplateRepository(transaction).insert(pendingRow(row, name));
+          return moved;
+        },
+      });
+      if (pending === undefined) throw new TorporError('internal_error', 'No row was made.');
+      return { source, pending };
+    },
+    perform: ({ source, pending }) =>
+      agentCall(() =>
+        parts.hosts
+          .connection(source.host_id)
+          .client.createSnapshot(
+            { sandboxId, teamId, templateId: pending.id },
+            { timeoutMs: SNAPSHOT_TIMEOUT_MS },
+          ),
+      ),
+    complete: (transaction, subject, answer) => publish(transaction, subject, answer),
+    settle: async ({ pending }) => {
+      const record = await observe(parts, sandboxId);
+      return async (transaction) => {
+        await record(transaction);
+        await new TemplateRepository(transaction).markDeleting(pending.id);
+        return [snapshotEvent(event, 'error')];
+      };
+    },
+    finish: async ({ pending }, made) => {
+      const left = made === undefined ? pending : made.replaced;
+      if (left !== undefined) await releaseTemplate(parts, left);
+    },
+  };
+}
+
+async function publish(
+  transaction: Transaction<Database>,
+  { source, pending }: Subject,
+  answer: Answer,
+): Promise<Completion<Made>> {
+  const { state, ...facts } = requireReport(answer);
+  const sandbox = await new SandboxRepository(transaction).transition(
+    source.id,
+    'snapshotting',
+    state,
+    facts,
+  );
+  requireRow(source.id, sandbox);
+  const { row, replaced } = await new TemplateRepository(transaction).publish(pending.id, {
+    build_id: facts.build_id ?? null,
+    vcpus: answer.vcpus || source.vcpus,
+    memory_mb: answer.memoryMb || source.memory_mb,
+    disk_size_mb: answer.sandbox?.diskSizeMb || source.disk_size_mb,
+    size_bytes: Number(answer.sizeBytes),
+  });
+  const event = {
+    teamId: row.team_id,
+    resource: row.name,
+    metadata: { sandbox: source.id },
+  };
+  return {
+    result: { row, timings: phaseTimings(answer.timings), replaced },
+    events: [snapshotEvent(event, 'success')],
+  };
+}
+
+async function requireFree(parts: TemplateParts, teamId: string, name: string): Promise<void> {
+  if ((await parts.templates.find(teamId, name)) === undefined) return;
+  throw new TorporError('already_exists', `There is a snapshot ${name} already.`, {
+    remedy: 'Choose another name, or replace it with ?overwrite=true (--overwrite).',
+  });
+}
+
+function pendingRow(source: SandboxRow, name: string): NewTemplateRow {
+  return {
+    id: newId('template'),
+    team_id: source.team_id,
+    name,
+    type: 'snapshot',
+    state: 'pending',
+    host_id: source.host_id,
+    source_sandbox_id: source.id,
+    build_id: null,
+    vcpus: source.vcpus,
+    memory_mb: source.memory_mb,
+    disk_size_mb: source.disk_size_mb,
+    size_bytes: 0,
+    metadata: JSON.stringify(source.versions),
+  };
+}

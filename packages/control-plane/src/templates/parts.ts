@@ -1,0 +1,62 @@
+import { TorporError } from '@torpor/protocol';
+import type { TemplateRow } from '../database/schema.ts';
+import { agentCall } from '../hosts/connection.ts';
+import type { PhaseTiming } from '../hosts/timings.ts';
+import type { ResourceEvent } from '../operations/runner.ts';
+import type { SandboxParts } from '../sandboxes/parts.ts';
+import type { TemplateRepository } from './repository.ts';
+
+const DELETE_TIMEOUT_MS = 60_000;
+
+/** What the operations on snapshots need. */
+export interface TemplateParts extends SandboxParts {
+  readonly templates: TemplateRepository;
+}
+
+/** A snapshot after an operation, and how long the phases of that took. */
+export interface OperatedSnapshot {
+  readonly row: TemplateRow;
+  readonly timings: readonly PhaseTiming[];
+}
+
+/** What the locks of names begin with; sandboxes are locked by their ids. */
+export const NAME_PREFIX = 'name:';
+
+/** What is locked while a name is given or taken away. */
+export function nameResource(teamId: string, name: string): string {
+  return `${NAME_PREFIX}${teamId}/${name}`;
+}
+
+export function snapshotEvent(
+  event: Omit<ResourceEvent, 'status'>,
+  status: ResourceEvent['status'],
+): ResourceEvent {
+  return { ...event, status };
+}
+
+/**
+ * Has the host release a template that nobody can name any more, and forgets it. A failure
+ * is no error: the sweeper tries again.
+ */
+export async function releaseTemplate(
+  { hosts, templates, logger }: Pick<TemplateParts, 'hosts' | 'templates' | 'logger'>,
+  row: TemplateRow,
+): Promise<void> {
+  try {
+    await agentCall(() =>
+      hosts
+        .connection(row.host_id)
+        .client.deleteSnapshot(
+          { teamId: row.team_id, templateId: row.id },
+          { timeoutMs: DELETE_TIMEOUT_MS },
+        ),
+    );
+  } catch (reason) {
+    const error = TorporError.from(reason);
+    if (error.code !== 'not_found') {
+      logger.warn({ template: row.id, err: error }, 'Could not release a template; will retry');
+      return;
+    }
+  }
+  await templates.remove(row.id);
+}
