@@ -27,8 +27,12 @@ export async function openDatabase(
     statement_timeout: STATEMENT_TIMEOUT_MS,
     application_name: 'torpor-control-plane',
   });
-  // An idle connection that breaks is replaced; the pool only wants to be heard.
-  pool.on('error', (error) => logger.warn({ err: error }, 'A database connection was lost'));
+  // One that breaks is replaced, and what was under way on it fails. The pool tells of idle
+  // connections only; the others tell by themselves, and end the process if nobody listens.
+  pool.on('connect', (client) =>
+    client.on('error', (error) => logger.warn({ err: error }, 'Lost a database connection')),
+  );
+  pool.on('error', () => undefined);
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
   try {
     await migrate(db);

@@ -78,14 +78,23 @@ export class Reconciler {
     return this.#lastDeferred;
   }
 
-  /** Compares everything that the agent knew at `begun` with the rows, and puts the rows right. */
-  async reconcile(known: ReadonlyMap<string, hostAgent.SandboxInfo>, begun: Date): Promise<void> {
-    const { host, rows } = this.#parts;
+  /** The rows that the host ought to know, to be read before it is asked what it knows. */
+  expected(): Promise<readonly SandboxRow[]> {
+    return this.#parts.rows.listLiving(this.#parts.host.id);
+  }
+
+  /**
+   * Compares everything that the agent knows with the rows that were `expected`, and puts
+   * the rows right. About one that has been written since, its answer says nothing: that
+   * row has another revision, so nothing is written.
+   */
+  async reconcile(
+    expected: readonly SandboxRow[],
+    known: ReadonlyMap<string, hostAgent.SandboxInfo>,
+  ): Promise<void> {
     for (const info of known.values()) await this.#attempt(this.record(info));
-    for (const row of await rows.listLiving(host.id)) {
-      // Written since the agent was asked: its answer says nothing about this row.
-      if (known.has(row.id) || row.updated_at >= begun) continue;
-      await this.#attempt(this.#settleUnknown(row));
+    for (const row of expected) {
+      if (!known.has(row.id)) await this.#attempt(this.#settleUnknown(row));
     }
   }
 

@@ -9,7 +9,7 @@ export const SILENT_REASON = 'The host agent does not answer; the sandbox may st
 /** The columns that the agent decides on. */
 export interface SandboxReport
   extends Pick<SandboxRow, 'state' | 'reason'>,
-    Partial<Pick<SandboxRow, 'host_ip' | 'build_id'>> {
+    Partial<Pick<SandboxRow, 'host_ip' | 'build_id' | 'timeout_sec'>> {
   /** Versions of what it runs on, as JSON; of one that came up. */
   readonly versions?: string;
   readonly started_at?: Date;
@@ -36,7 +36,7 @@ export function settledReport(
   info: hostAgent.SandboxInfo | undefined,
 ): SandboxReport {
   if (info === undefined) return settledUnknown(row.state);
-  const report = reportOf(info);
+  const report = { ...reportOf(info), timeout_sec: info.timeoutSec };
   if (report.state === 'stopped') return { ...report, ended_at: new Date() };
   if (report.state !== 'running' || row.started_at !== null) return report;
   return { ...report, started_at: new Date(), versions: JSON.stringify(info.metadata) };

@@ -75,7 +75,7 @@ export class HostWatch implements AsyncDisposable {
     const { host, reconciler } = this.#parts;
     const abort = new AbortController();
     const signal = AbortSignal.any([abort.signal, this.#stopping.signal]);
-    const begun = new Date();
+    const expected = await reconciler.expected();
     const known = new Map<string, hostAgent.SandboxInfo>();
     let lastEvent = Date.now();
     const watchdog = setInterval(() => {
@@ -93,7 +93,7 @@ export class HostWatch implements AsyncDisposable {
           known.set(event.value.sandboxId, event.value);
         } else if (event.case === 'synchronised') {
           this.#watching = true;
-          await this.#attempt(reconciler.reconcile(known, begun));
+          await this.#attempt(reconciler.reconcile(expected, known));
         }
       }
     } finally {
@@ -114,14 +114,15 @@ export class HostWatch implements AsyncDisposable {
   }
 
   async #list(): Promise<void> {
-    const begun = new Date();
+    const { reconciler } = this.#parts;
+    const expected = await reconciler.expected();
     const { sandboxes } = await this.#parts.host.client.listSandboxes(
       {},
       { timeoutMs: LIST_TIMEOUT_MS, signal: this.#stopping.signal },
     );
     this.#heard();
     const known = new Map(sandboxes.map((info) => [info.sandboxId, info]));
-    await this.#parts.reconciler.reconcile(known, begun);
+    await this.#parts.reconciler.reconcile(expected, known);
   }
 
   async #noticeSilence(): Promise<void> {

@@ -281,7 +281,15 @@ export class OperationLocks {
       await this.#db
         .updateTable('operations')
         .set({ expires_at: this.#expiry() })
-        .where('holder', 'in', [...this.#held])
+        .where('resource', 'in', (leases) =>
+          leases
+            .selectFrom('operations')
+            .select('resource')
+            .where('holder', 'in', [...this.#held])
+            // Those that are being written just now: waiting for several in any order could deadlock.
+            .forUpdate()
+            .skipLocked(),
+        )
         .execute();
     } catch (reason) {
       this.#logger.warn({ err: TorporError.from(reason) }, 'Could not renew leases; will retry');

@@ -9,7 +9,7 @@ import { isTransitional, type SandboxState, TorporError } from '@torpor/protocol
 import type { Kysely, Transaction } from 'kysely';
 import type { Database, SandboxRow } from '../database/schema.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
-import { settledReport } from '../hosts/report.ts';
+import { isRecorded, settledReport } from '../hosts/report.ts';
 import type { LockedWrite } from '../operations/runner.ts';
 import { findOwn } from './access.ts';
 import { SandboxRepository } from './repository.ts';
@@ -71,11 +71,10 @@ async function settledRow(
     const host = hosts.connection(row.host_id);
     const waitedMs = Date.now() - begun;
     if (waitedMs > host.guestStartTimeoutMs()) throw stillMoving(row, waitedMs);
-    const info = await host.fetchSandboxInfo(id);
-    const settled = await write((transaction) =>
-      new SandboxRepository(transaction).recordAsHolder(row, settledReport(row, info)),
-    );
-    if (settled === undefined || isMoving(settled.state)) await delay(POLL_MS);
+    const report = settledReport(row, await host.fetchSandboxInfo(id));
+    if (isRecorded(row, report)) await delay(POLL_MS);
+    else
+      await write((transaction) => new SandboxRepository(transaction).recordAsHolder(row, report));
   }
 }
 

@@ -1,0 +1,141 @@
+/** Several control planes on one database, with one agent. */
+import type { Transport } from '@connectrpc/connect';
+import type { rest } from '@torpor/protocol';
+import { Client } from 'pg';
+import { ControlPlane, type ControlPlaneOptions } from '../control-plane.ts';
+import { startEmbeddedPostgres } from '../database/embedded/embedded-postgres.ts';
+import { openTestSite, type TestSite } from './harness.ts';
+import type { MemoryAgent } from './memory-agent.ts';
+import { type DatabaseAddress, SeverableLinks, socketUrl } from './severable.ts';
+
+/** One control plane of several, through its API. */
+export interface Member {
+  readonly controlPlane: ControlPlane;
+  call(method: string, path: string, body?: object): Promise<Response>;
+  create(body?: object): Promise<rest.Sandbox>;
+  get(id: string): Promise<rest.Sandbox>;
+}
+
+export interface SeverableMember extends Member {
+  readonly links: SeverableLinks;
+}
+
+/** What an operation left in the outbox, oldest first. */
+export interface RecordedEvent {
+  readonly kind: string;
+  readonly resource: string;
+  readonly status: string;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export class Fleet implements AsyncDisposable {
+  readonly agent: MemoryAgent;
+  readonly database: Client;
+  readonly #site: TestSite;
+  readonly #address: DatabaseAddress;
+  readonly #stack: AsyncDisposableStack;
+
+  private constructor(
+    site: TestSite,
+    database: Client,
+    address: DatabaseAddress,
+    stack: AsyncDisposableStack,
+  ) {
+    this.agent = site.agent;
+    this.database = database;
+    this.#site = site;
+    this.#address = address;
+    this.#stack = stack;
+  }
+
+  static async open(): Promise<Fleet> {
+    await using stack = new AsyncDisposableStack();
+    const site = stack.use(await openTestSite());
+    const server = await startEmbeddedPostgres(site.options);
+    stack.defer(() => server.close());
+    const { host = '', user = '', port = 5432 } = server.connection;
+    const database = new Client(server.connection);
+    await database.connect();
+    stack.defer(() => database.end());
+    const address = { directory: host, user: String(user), port };
+    return new Fleet(site, database, address, stack.move());
+  }
+
+  log(): string {
+    return this.#site.log();
+  }
+
+  /** Starts a control plane that stays until the fleet is disposed of. */
+  async join(options: Partial<ControlPlaneOptions> = {}): Promise<Member> {
+    const databaseUrl = socketUrl(this.#address);
+    const controlPlane = await ControlPlane.start({
+      ...this.#site.options,
+      databaseUrl,
+      ...options,
+    });
+    this.#stack.use(controlPlane);
+    return member(controlPlane);
+  }
+
+  /** Starts one whose links can be cut. Disposing of it does so. */
+  async joinSeverable(
+    options: Partial<ControlPlaneOptions> = {},
+    transport: Transport = this.agent.transport,
+  ): Promise<SeverableMember & AsyncDisposable> {
+    const links = await SeverableLinks.open(this.#address, transport);
+    const controlPlane = await ControlPlane.start({
+      ...this.#site.options,
+      databaseUrl: links.databaseUrl,
+      hostTransport: links.transport,
+      ...options,
+    });
+    return {
+      ...member(controlPlane),
+      links,
+      async [Symbol.asyncDispose]() {
+        links.sever();
+        await controlPlane.close().catch(() => undefined);
+        await links[Symbol.asyncDispose]();
+      },
+    };
+  }
+
+  async events(resource?: string): Promise<RecordedEvent[]> {
+    const { rows } = await this.database.query(
+      'select kind, resource, status, metadata from outbox where resource = coalesce($1, resource) order by id',
+      [resource ?? null],
+    );
+    return rows;
+  }
+
+  /** How many rows match, of a table and its condition. */
+  async count(from: string): Promise<number> {
+    const { rows } = await this.database.query(`select count(*)::integer as n from ${from}`);
+    return rows[0].n;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack.disposeAsync();
+  }
+}
+
+function member(controlPlane: ControlPlane): Member {
+  const call = (method: string, path: string, body?: object) =>
+    fetch(`${controlPlane.url}/v1${path}`, {
+      method,
+      headers: { 'x-api-key': controlPlane.apiKey },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+  return {
+    controlPlane,
+    call,
+    async create(body = {}) {
+      const response = await call('POST', '/sandboxes', { memory_mb: 128, ...body });
+      if (response.status !== 201) throw new Error(`create: ${await response.text()}`);
+      return (await response.json()) as rest.Sandbox;
+    },
+    async get(id) {
+      return (await (await call('GET', `/sandboxes/${id}`)).json()) as rest.Sandbox;
+    },
+  };
+}

@@ -1,0 +1,126 @@
+/**
+ * The links of a control plane to its database and its agent, which can be cut at a given
+ * step of what it does. What runs behind a cut link is as good as dead: it changes nothing
+ * any more, and nobody was told.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Transport } from '@connectrpc/connect';
+import { TorporError } from '@torpor/protocol';
+
+/** A statement or a call at which the links are cut: before it takes effect, or after, before its answer. */
+export type Step = { readonly when: 'before' | 'after' } & (
+  | {
+      readonly sql: RegExp;
+      /** It counts only after a statement like this. */
+      readonly following?: RegExp | undefined;
+      readonly call?: never;
+    }
+  | { readonly call: string; readonly sql?: never }
+);
+
+export interface DatabaseAddress {
+  /** The directory of the server's socket. */
+  readonly directory: string;
+  readonly port: number;
+  readonly user: string;
+}
+
+export class SeverableLinks implements AsyncDisposable {
+  readonly databaseUrl: string;
+  readonly transport: Transport;
+  /** Resolves when the links have been cut. */
+  readonly severed: Promise<void>;
+  readonly #cut = new AbortController();
+  readonly #sockets = new Set<Socket>();
+  #step: Step | undefined;
+  #preceded = false;
+  #release: () => Promise<void> = async () => undefined;
+
+  private constructor(directory: string, { port, user }: DatabaseAddress, transport: Transport) {
+    this.databaseUrl = socketUrl({ directory, port, user });
+    this.transport = this.#severable(transport);
+    this.severed = new Promise((resolve) => {
+      this.#cut.signal.addEventListener('abort', () => resolve());
+    });
+  }
+
+  static async open(database: DatabaseAddress, transport: Transport): Promise<SeverableLinks> {
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-links-'));
+    const links = new SeverableLinks(directory, database, transport);
+    const path = (parent: string) => join(parent, `.s.PGSQL.${database.port}`);
+    const server = createServer((client) => links.#join(client, path(database.directory)));
+    await new Promise<void>((resolve) => server.listen(path(directory), resolve));
+    links.#release = async () => {
+      server.close();
+      await rm(directory, { recursive: true, force: true });
+    };
+    return links;
+  }
+
+  /** From now on the links are cut at this step. */
+  arm(step: Step): void {
+    this.#step = step;
+  }
+
+  sever(): void {
+    if (this.#cut.signal.aborted) return;
+    this.#cut.abort(new TorporError('host_unavailable', 'The links have been cut.'));
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.sever();
+    await this.#release();
+  }
+
+  #join(client: Socket, path: string): void {
+    if (this.#cut.signal.aborted) return void client.destroy();
+    const server = connect(path);
+    this.#sockets.add(client);
+    for (const socket of [client, server]) socket.on('error', () => undefined);
+    server.pipe(client);
+    // What the server has been sent it still carries out; a transaction that is open then is rolled back.
+    client.on('close', () => server.end());
+    client.on('data', (chunk: Buffer) => {
+      const meets = this.#meets(chunk.toString('latin1'));
+      if (meets && this.#step?.when === 'before') return this.sever();
+      server.write(chunk, () => {
+        if (meets) this.sever();
+      });
+    });
+  }
+
+  #meets(statement: string): boolean {
+    if (this.#step?.sql === undefined) return false;
+    const { sql, following } = this.#step;
+    const meets = sql.test(statement) && (following === undefined || this.#preceded);
+    if (following?.test(statement) === true) this.#preceded = true;
+    return meets;
+  }
+
+  #severable(transport: Transport): Transport {
+    const reach = (call: string, when: Step['when']) => {
+      if (this.#step?.call === call && this.#step.when === when) this.sever();
+      this.#cut.signal.throwIfAborted();
+    };
+    const either = (signal: AbortSignal | undefined) =>
+      AbortSignal.any([this.#cut.signal, ...(signal === undefined ? [] : [signal])]);
+    return {
+      unary: async (method, signal, ...rest) => {
+        reach(method.localName, 'before');
+        // The agent carries a call out that it has been sent, whoever hangs up.
+        const answer = await transport.unary(method, signal, ...rest);
+        reach(method.localName, 'after');
+        return answer;
+      },
+      stream: (method, signal, ...rest) => transport.stream(method, either(signal), ...rest),
+    };
+  }
+}
+
+export function socketUrl({ directory, port, user }: DatabaseAddress): string {
+  return `postgresql://${user}@/postgres?host=${encodeURIComponent(directory)}&port=${port}`;
+}
