@@ -1,9 +1,12 @@
 /** Several control planes on one database, with one agent. */
 import type { Transport } from '@connectrpc/connect';
 import type { rest } from '@torpor/protocol';
+import type { Kysely } from 'kysely';
 import { Client } from 'pg';
 import { ControlPlane, type ControlPlaneOptions } from '../control-plane.ts';
+import { openDatabase } from '../database/database.ts';
 import { startEmbeddedPostgres } from '../database/embedded/embedded-postgres.ts';
+import type { Database } from '../database/schema.ts';
 import { openTestSite, type TestSite } from './harness.ts';
 import type { MemoryAgent } from './memory-agent.ts';
 import { type DatabaseAddress, SeverableLinks, socketUrl } from './severable.ts';
@@ -63,6 +66,17 @@ export class Fleet implements AsyncDisposable {
 
   log(): string {
     return this.#site.log();
+  }
+
+  /** A connection pool of its own, as a control plane has it; the schema is up to date. */
+  async connect(): Promise<Kysely<Database>> {
+    const { directory: host, ...rest } = this.#address;
+    const db = await openDatabase(
+      { host, ...rest, database: 'postgres' },
+      this.#site.options.logger,
+    );
+    this.#stack.defer(() => db.destroy());
+    return db;
   }
 
   /** Starts a control plane that stays until the fleet is disposed of. */

@@ -1,0 +1,64 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { SYSTEM } from '../events/outbox.ts';
+import { Fleet } from '../testing/fleet.ts';
+import { recordingLogger } from '../testing/harness.ts';
+import { OperationLocks } from './locks.ts';
+
+const INTENT = { kind: 'sandbox.pause', teamId: 'tm', actor: SYSTEM } as const;
+
+let fleet: Fleet;
+let processes: readonly [OperationLocks, OperationLocks];
+
+beforeAll(async () => {
+  fleet = await Fleet.open();
+  const open = async () =>
+    new OperationLocks({ db: await fleet.connect(), logger: recordingLogger().logger });
+  processes = [await open(), await open()];
+});
+afterAll(() => fleet[Symbol.asyncDispose]());
+
+test('in one process the first to ask is the first to have the lock', async () => {
+  const [locks] = processes;
+  const order: number[] = [];
+  const asked = Array.from({ length: 20 }, (_, index) =>
+    locks.run(index % 3 === 0 ? ['a', 'b'] : ['a'], INTENT, async () => {
+      await delay(Math.random() * 5);
+      order.push(index);
+      if (index === 7) throw new Error('failed');
+    }),
+  );
+  const results = await Promise.allSettled(asked);
+  expect(results.filter(({ status }) => status === 'rejected')).toHaveLength(1);
+  expect(order).toEqual(order.toSorted((a, b) => a - b));
+  expect(locks.isBusyHere('a')).toBe(false);
+  expect(await fleet.count('operations')).toBe(0);
+});
+
+test('over processes one has a resource, and those that want several do not wait for each other', async () => {
+  const holders = new Map<string, number>();
+  let most = 0;
+  const asked = Array.from({ length: 60 }, (_, index) => {
+    const resources = [['a', 'b'], ['b', 'c'], ['c', 'a'], ['a']][index % 4] as string[];
+    return processes[(index % 2) as 0 | 1].run(resources, INTENT, async () => {
+      for (const one of resources) {
+        holders.set(one, (holders.get(one) ?? 0) + 1);
+        most = Math.max(most, holders.get(one) ?? 0);
+      }
+      await delay(1);
+      for (const one of resources) holders.set(one, (holders.get(one) ?? 0) - 1);
+    });
+  });
+  await Promise.all(asked);
+  expect(most).toBe(1);
+  expect(await fleet.count('operations')).toBe(0);
+});
+
+test('what is held is not to be had by the way', async () => {
+  const [first, second] = processes;
+  await first.run(['a'], INTENT, async () => {
+    expect(await first.tryRun('a', INTENT, async () => 'here')).toBeUndefined();
+    expect(await second.tryRun('a', INTENT, async () => 'there')).toBeUndefined();
+  });
+  expect(await second.tryRun('a', INTENT, async () => 'there')).toBe('there');
+});
