@@ -19,7 +19,11 @@ beforeAll(async () => {
 afterAll(() => fleet[Symbol.asyncDispose]());
 
 const resource = () => newId('sandbox');
-const deliver = (...consumers: EventConsumer[]) => new OutboxDelivery({ db, consumers, logger });
+function deliver(...consumers: EventConsumer[]): OutboxDelivery {
+  const delivery = new OutboxDelivery({ db, consumers, logger });
+  delivery.start();
+  return delivery;
+}
 const audited = (id: string) => fleet.count(`audit_logs where resource_id = '${id}'`);
 
 async function append(...resources: string[]): Promise<void> {
