@@ -2,10 +2,8 @@
  * A control plane dies in a step of an operation: its links to database and agent are cut
  * there. Another on the same database finishes the operation or rolls it back.
  */
+import { Fleet, type Member, type Step, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Fleet, type Member } from '../testing/fleet.ts';
-import { until } from '../testing/harness.ts';
-import type { Step } from '../testing/severable.ts';
 
 const LEASE_MS = 300;
 

@@ -1,11 +1,11 @@
 /** Two control planes on one database, with one agent, whose operations meet. */
+
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
 import type { rest } from '@torpor/protocol';
+import { Fleet, type Member, type RecordedEvent, until } from '@torpor/testkit/control-plane';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { Fleet, type Member, type RecordedEvent } from '../testing/fleet.ts';
-import { until } from '../testing/harness.ts';
 
 const LEASE_MS = 600;
 const HOST_MEMORY_MB = 1024;

@@ -1,12 +1,9 @@
 /** Several control planes on one database, with one agent. */
 import type { Transport } from '@connectrpc/connect';
+import { ControlPlane, type ControlPlaneOptions } from '@torpor/control-plane';
+import { startEmbeddedPostgres } from '@torpor/control-plane/testing';
 import type { rest } from '@torpor/protocol';
-import type { Kysely } from 'kysely';
-import { Client } from 'pg';
-import { ControlPlane, type ControlPlaneOptions } from '../control-plane.ts';
-import { openDatabase } from '../database/database.ts';
-import { startEmbeddedPostgres } from '../database/embedded/embedded-postgres.ts';
-import type { Database } from '../database/schema.ts';
+import { Client, type ClientConfig } from 'pg';
 import { openTestSite, type TestSite } from './harness.ts';
 import type { MemoryAgent } from './memory-agent.ts';
 import { type DatabaseAddress, SeverableLinks, socketUrl } from './severable.ts';
@@ -68,15 +65,10 @@ export class Fleet implements AsyncDisposable {
     return this.#site.log();
   }
 
-  /** A connection pool of its own, as a control plane has it; the schema is up to date. */
-  async connect(): Promise<Kysely<Database>> {
-    const { directory: host, ...rest } = this.#address;
-    const db = await openDatabase(
-      { host, ...rest, database: 'postgres' },
-      this.#site.options.logger,
-    );
-    this.#stack.defer(() => db.destroy());
-    return db;
+  /** How a client of the database connects. */
+  get connection(): ClientConfig {
+    const { directory: host, user, port } = this.#address;
+    return { host, user, port, database: 'postgres' };
   }
 
   /** Starts a control plane that stays until the fleet is disposed of. */

@@ -1,6 +1,7 @@
 /** A control plane on an agent without virtual machines. */
 import { fileURLToPath } from 'node:url';
 
+export { Fleet, type Member, type RecordedEvent, type SeverableMember } from './fleet.ts';
 export {
   type Harness,
   openTestSite,
@@ -11,6 +12,7 @@ export {
 } from './harness.ts';
 export { MemoryAgent } from './memory-agent.ts';
 export { BUILD_SIZE_BYTES } from './memory-builds.ts';
+export { SeverableLinks, type Step } from './severable.ts';
 
 /** Programs to be run with a data directory as their argument, and killed. */
 export const EMBEDDED_OWNER = fileURLToPath(new URL('./embedded-owner.ts', import.meta.url));

@@ -1,22 +1,33 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { Fleet, recordingLogger } from '@torpor/testkit/control-plane';
+import type { Kysely } from 'kysely';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openDatabase } from '../database/database.ts';
+import type { Database } from '../database/schema.ts';
 import { SYSTEM } from '../events/outbox.ts';
-import { Fleet } from '../testing/fleet.ts';
-import { recordingLogger } from '../testing/harness.ts';
 import { OperationLocks } from './locks.ts';
 
 const INTENT = { kind: 'sandbox.pause', teamId: 'tm', actor: SYSTEM } as const;
 
 let fleet: Fleet;
+const databases: Kysely<Database>[] = [];
 let processes: readonly [OperationLocks, OperationLocks];
+
+async function openLocks(): Promise<OperationLocks> {
+  const { logger } = recordingLogger();
+  const db = await openDatabase(fleet.connection, logger);
+  databases.push(db);
+  return new OperationLocks({ db, logger });
+}
 
 beforeAll(async () => {
   fleet = await Fleet.open();
-  const open = async () =>
-    new OperationLocks({ db: await fleet.connect(), logger: recordingLogger().logger });
-  processes = [await open(), await open()];
+  processes = [await openLocks(), await openLocks()];
 });
-afterAll(() => fleet[Symbol.asyncDispose]());
+afterAll(async () => {
+  await Promise.all(databases.map((db) => db.destroy()));
+  await fleet[Symbol.asyncDispose]();
+});
 
 test('in one process the first to ask is the first to have the lock', async () => {
   const [locks] = processes;

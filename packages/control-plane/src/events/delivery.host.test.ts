@@ -1,9 +1,9 @@
 import { newId } from '@torpor/protocol';
+import { Fleet, recordingLogger, until } from '@torpor/testkit/control-plane';
 import type { Kysely } from 'kysely';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openDatabase } from '../database/database.ts';
 import type { Database } from '../database/schema.ts';
-import { Fleet } from '../testing/fleet.ts';
-import { recordingLogger, until } from '../testing/harness.ts';
 import { recordInAuditLog } from './audit.ts';
 import { type EventConsumer, OutboxDelivery } from './delivery.ts';
 import { appendEvents, SYSTEM } from './outbox.ts';
@@ -14,9 +14,12 @@ const { logger, text } = recordingLogger();
 
 beforeAll(async () => {
   fleet = await Fleet.open();
-  db = await fleet.connect();
+  db = await openDatabase(fleet.connection, recordingLogger().logger);
 });
-afterAll(() => fleet[Symbol.asyncDispose]());
+afterAll(async () => {
+  await db.destroy();
+  await fleet[Symbol.asyncDispose]();
+});
 
 const resource = () => newId('sandbox');
 function deliver(...consumers: EventConsumer[]): OutboxDelivery {
