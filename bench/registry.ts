@@ -1,4 +1,5 @@
 import { boot } from './boot/boot.ts';
+import { cliStart } from './cli-start/cli-start.ts';
 import { exec } from './exec/exec.ts';
 import { files } from './files/files.ts';
 import { forks } from './forks/forks.ts';
@@ -18,4 +19,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   pageFaults,
   restore,
   forks,
+  cliStart,
 ];

@@ -5,7 +5,7 @@ import { assertPlatform, ensureDependencies, REPOSITORY } from './lib/bootstrap.
 
 assertPlatform();
 ensureDependencies();
-becomeScript(join(REPOSITORY, 'packages/cli/src/main.ts'), [
+becomeScript(join(REPOSITORY, 'packages/cli/bin/torpor.mjs'), [
   'up',
   '--setup',
   ...process.argv.slice(2),

@@ -6,6 +6,7 @@ import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 
 const F_SETFD = 2;
+const STANDARD_STREAMS = [0, 1, 2];
 
 /**
  * The path of the project's own Node, or undefined while the npm packages are not
@@ -28,8 +29,8 @@ export function findBroughtNode() {
  * Replaces this process by the project's own Node running a script: execve(2), as a
  * shell's `exec`. There is no parent process that could forward a signal twice, hold
  * the terminal, or outlive its child, so signals, job control and the exit status are
- * those of the script itself. Node has `process.execve` only from version 22.15 on,
- * hence the foreign call.
+ * those of the script itself. Node has `process.execve` only from version 22.15 on, and it
+ * keeps the standard streams only; hence the foreign call.
  *
  * @param {string} script
  * @param {readonly string[]} args
@@ -42,11 +43,15 @@ export function becomeScript(script, args) {
       'the npm packages are not installed. Run `npm ci` in the checkout; `npm start` does so itself.',
     );
   }
+  const fds = inheritedDescriptors(args);
+  if (process.execve !== undefined && fds.size === STANDARD_STREAMS.length) {
+    process.execve(node, [node, script, ...args]);
+  }
   // koffi is a dependency of @torpor/linux.
   const koffi = createRequire(new URL('../../linux/', import.meta.url))('koffi');
   const libc = koffi.load('libc.so.6');
   const fcntl = libc.func('int fcntl(int fd, int command, ...)');
-  for (const fd of inheritedDescriptors(args)) fcntl(fd, F_SETFD, 'int', 0);
+  for (const fd of fds) fcntl(fd, F_SETFD, 'int', 0);
   const argv = [node, script, ...args, null];
   libc.func('int execv(const char *path, const char **argv)')(node, argv);
   const errno = koffi.errno();
@@ -64,7 +69,7 @@ function inheritedDescriptors(args) {
   const named = args.flatMap((arg) =>
     [...arg.matchAll(/\/(?:dev|proc\/self)\/fd\/(\d+)/g)].map(([, fd]) => Number(fd)),
   );
-  return new Set([0, 1, 2, ...named]);
+  return new Set([...STANDARD_STREAMS, ...named]);
 }
 
 /**

@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { Sandbox, Torpor } from '@torpor/sdk';
 import type { Command, CommandOptions } from 'commander';
 import { findSandbox } from './client/find-sandbox.ts';

@@ -1,27 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { CliContext } from './cli-context.ts';
-import { registerBuilds } from './commands/builds.ts';
-import { registerConfig } from './commands/config.ts';
-import { registerCp } from './commands/cp.ts';
-import { registerCreate } from './commands/create.ts';
-import { registerDoctor } from './commands/doctor.ts';
-import { registerEnv } from './commands/env.ts';
-import { registerExec } from './commands/exec.ts';
-import { registerForward } from './commands/forward.ts';
-import { registerImage } from './commands/image.ts';
-import { registerInfo } from './commands/info.ts';
-import { registerKill } from './commands/kill.ts';
-import { registerLogs } from './commands/logs.ts';
-import { registerLs } from './commands/ls.ts';
-import { registerNode } from './commands/node.ts';
-import { registerFork, registerPause, registerResume } from './commands/pause.ts';
-import { registerPs } from './commands/ps.ts';
-import { registerRm } from './commands/rm.ts';
-import { registerRun } from './commands/run.ts';
-import { registerSetup } from './commands/setup.ts';
-import { registerShell } from './commands/shell.ts';
-import { registerSnapshot, registerTemplates } from './commands/snapshot.ts';
-import { registerUp } from './commands/up.ts';
+import { registerCommands } from './commands/index.ts';
 import { EXIT } from './exit-codes.ts';
 import { type Io, write } from './io.ts';
 import { reportError } from './output/report-error.ts';
@@ -74,35 +53,7 @@ export async function runCli(args: readonly string[], io: Io): Promise<number> {
       outputError: () => undefined,
     });
   const cli = new CliContext(io, program);
-  for (const register of [
-    registerUp,
-    registerSetup,
-    registerDoctor,
-    registerConfig,
-    registerEnv,
-    registerNode,
-    registerRun,
-    registerCreate,
-    registerLs,
-    registerInfo,
-    registerExec,
-    registerShell,
-    registerCp,
-    registerForward,
-    registerPs,
-    registerKill,
-    registerLogs,
-    registerPause,
-    registerResume,
-    registerFork,
-    registerSnapshot,
-    registerTemplates,
-    registerRm,
-    registerImage,
-    registerBuilds,
-  ]) {
-    register(cli, args);
-  }
+  await registerCommands(cli, args);
   try {
     await program.parseAsync(args, { from: 'user' });
   } catch (error) {

@@ -4,7 +4,7 @@ import {
   signalNumber,
   signalOfStatus,
   type TorporError,
-} from '@torpor/protocol';
+} from '@torpor/protocol/basics';
 import type { ExitStatus } from '@torpor/sdk';
 
 /**

@@ -1,13 +1,8 @@
-import { enableCompileCache } from 'node:module';
-import { fileURLToPath } from 'node:url';
-
 // Node opens its inspector at SIGUSR1; after a listener it leaves the signal's default action.
 // (--disable-sigusr1 would block the signal instead.)
 const ignore = () => undefined;
 process.on('SIGUSR1', ignore).off('SIGUSR1', ignore);
 
-// In the checkout and not in /tmp, where anybody could prepare code for root to run.
-enableCompileCache(fileURLToPath(new URL('../../../node_modules/.cache/torpor', import.meta.url)));
 const { processIo, runCli, terminateWithNpm } = await import('./index.ts');
 
 terminateWithNpm();

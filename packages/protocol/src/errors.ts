@@ -1,12 +1,10 @@
-import { create } from '@bufbuild/protobuf';
-import { Code, ConnectError } from '@connectrpc/connect';
-import { ErrorDetailSchema } from './gen/hostagent/v1/hostagent_pb.ts';
+import type { Code, ConnectError } from '@connectrpc/connect';
 
 interface ErrorEntry {
   /** Status of the HTTP answer. */
   readonly http: number;
   /** Code of the RPC between control plane and host agent. */
-  readonly connect: Code;
+  readonly connect: keyof typeof Code;
   /** What the reader can do about it; empty where the message says it all. */
   readonly remedy: string;
 }
@@ -17,109 +15,109 @@ interface ErrorEntry {
  * so that a code means the same everywhere and can be relied on.
  */
 export const ERRORS = {
-  invalid_request: { http: 400, connect: Code.InvalidArgument, remedy: '' },
+  invalid_request: { http: 400, connect: 'InvalidArgument', remedy: '' },
   unauthorized: {
     http: 401,
-    connect: Code.Unauthenticated,
+    connect: 'Unauthenticated',
     remedy:
       'Give a valid API key (TORPOR_API_KEY, or the header X-API-Key); `torpor env` prints the local one.',
   },
-  forbidden: { http: 403, connect: Code.PermissionDenied, remedy: '' },
-  not_found: { http: 404, connect: Code.NotFound, remedy: '' },
-  method_not_allowed: { http: 405, connect: Code.Unimplemented, remedy: '' },
+  forbidden: { http: 403, connect: 'PermissionDenied', remedy: '' },
+  not_found: { http: 404, connect: 'NotFound', remedy: '' },
+  method_not_allowed: { http: 405, connect: 'Unimplemented', remedy: '' },
   invalid_state: {
     http: 409,
-    connect: Code.FailedPrecondition,
+    connect: 'FailedPrecondition',
     remedy:
       'Look at the sandbox with `torpor info`, and retry when its state allows the operation.',
   },
-  conflict: { http: 409, connect: Code.Aborted, remedy: '' },
+  conflict: { http: 409, connect: 'Aborted', remedy: '' },
   already_exists: {
     http: 409,
-    connect: Code.AlreadyExists,
+    connect: 'AlreadyExists',
     remedy: 'Choose another name.',
   },
   name_reserved: {
     http: 409,
-    connect: Code.AlreadyExists,
+    connect: 'AlreadyExists',
     remedy: 'Choose another name.',
   },
-  too_large: { http: 413, connect: Code.InvalidArgument, remedy: '' },
+  too_large: { http: 413, connect: 'InvalidArgument', remedy: '' },
   capacity_exceeded: {
     http: 400,
-    connect: Code.InvalidArgument,
+    connect: 'InvalidArgument',
     remedy: 'Ask for less; `torpor doctor` shows what this machine has.',
   },
   no_hosts_available: {
     http: 503,
-    connect: Code.ResourceExhausted,
+    connect: 'ResourceExhausted',
     remedy: 'Destroy or pause sandboxes that are not needed, or add a host.',
   },
-  timeout: { http: 504, connect: Code.DeadlineExceeded, remedy: '' },
+  timeout: { http: 504, connect: 'DeadlineExceeded', remedy: '' },
   disk_full: {
     http: 507,
-    connect: Code.ResourceExhausted,
+    connect: 'ResourceExhausted',
     remedy: 'Free space on the file system of the data directory.',
   },
   program_not_found: {
     http: 400,
-    connect: Code.InvalidArgument,
+    connect: 'InvalidArgument',
     remedy: 'Give the path of a program that exists in the sandbox.',
   },
-  program_not_executable: { http: 400, connect: Code.InvalidArgument, remedy: '' },
+  program_not_executable: { http: 400, connect: 'InvalidArgument', remedy: '' },
   sandbox_exhausted: {
     http: 503,
     // Not ResourceExhausted, which E2B's clients call a rate limit.
-    connect: Code.FailedPrecondition,
+    connect: 'FailedPrecondition',
     remedy:
       'End programs in the sandbox, for example as root with `torpor exec --user root <id> -- pkill -KILL -u user`, or create one with more memory.',
   },
   sandbox_disk_full: {
     http: 507,
-    connect: Code.FailedPrecondition,
+    connect: 'FailedPrecondition',
     remedy: 'Remove files in the sandbox, or create one with a larger disk.',
   },
   guest_failed: {
     http: 502,
-    connect: Code.Unknown,
+    connect: 'Unknown',
     remedy: 'Read the console with `torpor logs`: it has what the kernel of the sandbox says.',
   },
   host_unavailable: {
     http: 503,
-    connect: Code.Unavailable,
+    connect: 'Unavailable',
     remedy: 'Start the host agent again; its sandboxes keep running meanwhile.',
   },
   guest_unreachable: {
     http: 502,
-    connect: Code.Unavailable,
+    connect: 'Unavailable',
     remedy: 'Read the console with `torpor logs`; destroy the sandbox if it does not recover.',
   },
   init_failed: {
     http: 502,
-    connect: Code.Internal,
+    connect: 'Internal',
     remedy:
       'What it was started from is as it was: start it again. Where the message names a file of the sandbox, repair that in the original, or start from an older snapshot.',
   },
   vmm_failed: {
     http: 502,
-    connect: Code.Internal,
+    connect: 'Internal',
     remedy: 'Read the console with `torpor logs`; `torpor doctor` checks this machine.',
   },
   host_setup: {
     http: 500,
-    connect: Code.FailedPrecondition,
+    connect: 'FailedPrecondition',
     remedy: 'Run `torpor doctor`: it names what is missing and how to get it.',
   },
   build_invalid: {
     http: 500,
-    connect: Code.DataLoss,
+    connect: 'DataLoss',
     remedy:
       'Run `torpor builds verify`: it names every damaged build. What depends on one cannot be resumed; delete it.',
   },
-  not_implemented: { http: 501, connect: Code.Unimplemented, remedy: '' },
+  not_implemented: { http: 501, connect: 'Unimplemented', remedy: '' },
   internal_error: {
     http: 500,
-    connect: Code.Internal,
+    connect: 'Internal',
     remedy: 'This is a defect of Torpor; the log has the details.',
   },
 } as const satisfies Record<string, ErrorEntry>;
@@ -178,7 +176,8 @@ export class TorporError extends Error {
    */
   static from(reason: unknown): TorporError {
     if (reason instanceof TorporError) return reason;
-    if (reason instanceof ConnectError) return fromConnectError(reason);
+    const received = rpcErrors?.decode(reason);
+    if (received !== undefined) return received;
     const message = reason instanceof Error ? reason.message : String(reason);
     const fault = isErrnoException(reason) ? HOST_FAULTS[reason.code ?? ''] : undefined;
     if (fault !== undefined) {
@@ -193,19 +192,26 @@ export class TorporError extends Error {
 
   /** The form in which this error crosses the RPC between our processes. */
   toConnectError(): ConnectError {
-    const detail = create(ErrorDetailSchema, {
-      code: this.code,
-      remedy: this.remedy,
-      issues: [...this.issues],
-    });
-    return new ConnectError(
-      this.message,
-      ERRORS[this.code].connect,
-      undefined,
-      [{ desc: ErrorDetailSchema, value: detail }],
-      this,
-    );
+    if (rpcErrors === undefined) throw new Error('A client of the REST API makes no RPC errors.');
+    return rpcErrors.encode(this);
   }
+}
+
+/** How errors cross the RPC between our processes. */
+interface RpcErrors {
+  encode(error: TorporError): ConnectError;
+  /** Undefined for what is not an error of an RPC. */
+  decode(reason: unknown): TorporError | undefined;
+}
+
+let rpcErrors: RpcErrors | undefined;
+
+/**
+ * Called by rpc-errors.ts when it is loaded. It is a file of its own because the RPC library
+ * takes longer to load than the whole command line, and clients of the REST API do without.
+ */
+export function installRpcErrors(installed: RpcErrors): void {
+  rpcErrors = installed;
 }
 
 interface HostFault {
@@ -233,38 +239,6 @@ const HOST_FAULTS: Readonly<Record<string, HostFault>> = {
     remedy: 'Look at `dmesg` for why, and mount it writable again.',
   },
 };
-
-const FROM_CONNECT_CODE: Partial<Record<Code, ErrorCode>> = {
-  [Code.InvalidArgument]: 'invalid_request',
-  [Code.OutOfRange]: 'invalid_request',
-  [Code.Unauthenticated]: 'unauthorized',
-  [Code.PermissionDenied]: 'forbidden',
-  [Code.NotFound]: 'not_found',
-  [Code.AlreadyExists]: 'already_exists',
-  [Code.FailedPrecondition]: 'invalid_state',
-  [Code.Aborted]: 'conflict',
-  [Code.DeadlineExceeded]: 'timeout',
-  // Errors of ours carry their own code; the library's limits on messages do not.
-  [Code.ResourceExhausted]: 'too_large',
-  [Code.Canceled]: 'conflict',
-  [Code.Unavailable]: 'host_unavailable',
-  [Code.Unimplemented]: 'not_implemented',
-};
-
-function fromConnectError(error: ConnectError): TorporError {
-  const [detail] = error.findDetails(ErrorDetailSchema);
-  if (detail !== undefined && isErrorCode(detail.code)) {
-    return new TorporError(detail.code, error.rawMessage, {
-      remedy: detail.remedy,
-      issues: detail.issues.map(({ field, problem }) => ({ field, problem })),
-      cause: error,
-    });
-  }
-  if (error.cause instanceof TorporError) return error.cause;
-  return new TorporError(FROM_CONNECT_CODE[error.code] ?? 'internal_error', error.rawMessage, {
-    cause: error,
-  });
-}
 
 function isErrnoException(reason: unknown): reason is NodeJS.ErrnoException {
   return reason instanceof Error && 'code' in reason && typeof reason.code === 'string';

@@ -1,4 +1,4 @@
-import { rest } from '@torpor/protocol';
+import * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
 
 /** What paused sandboxes and snapshots are made of. For whoever runs the host. */

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import { rest } from '@torpor/protocol';
+import * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
 import { brokenAnswer } from './http/errors.ts';
 

@@ -1,4 +1,4 @@
-export { type ErrorCode, TorporError } from '@torpor/protocol';
+export { type ErrorCode, TorporError } from '@torpor/protocol/basics';
 export { Builds } from './builds.ts';
 export { type FileOptions, Files } from './files.ts';
 export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';

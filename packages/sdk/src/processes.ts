@@ -1,4 +1,4 @@
-import { rest } from '@torpor/protocol';
+import * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
 import { withSdkNames } from './http/field-names.ts';
 import { ExecSession } from './streams/exec-session.ts';

@@ -1,4 +1,4 @@
-import { rest } from '@torpor/protocol';
+import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
 import type { Connection } from './http/connection.ts';
 import { IDLE_TIMEOUT_NAMES, withSdkNames } from './http/field-names.ts';

@@ -1,4 +1,4 @@
-import { rest } from '@torpor/protocol';
+import * as rest from '@torpor/protocol/rest';
 import { Builds } from './builds.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';

@@ -1,4 +1,4 @@
-import { isId, TorporError } from '@torpor/protocol';
+import { isId, TorporError } from '@torpor/protocol/basics';
 import type { Sandbox, Torpor } from '@torpor/sdk';
 
 /** What every id begins with. */

@@ -1,8 +1,8 @@
 import { access, constants, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Config, type LoadedConfig, loadConfig } from '@torpor/control-plane/config';
-import { TorporError } from '@torpor/protocol';
-import { DEFAULT_API_URL, Torpor } from '@torpor/sdk';
+import { type Config, type LoadedConfig, loadConfig, SETTINGS } from '@torpor/control-plane/config';
+import { TorporError } from '@torpor/protocol/basics';
+import type { Torpor } from '@torpor/sdk';
 import type { Io } from '../io.ts';
 
 /** Options that every command has. */
@@ -46,10 +46,10 @@ export interface Endpoint {
  */
 export async function findEndpoint(config: Config): Promise<Endpoint> {
   const { dataDir, apiUrl, apiKey, port } = config;
-  const portUrl = port === 0 ? DEFAULT_API_URL : `http://127.0.0.1:${port}`;
+  const knownPort = port === 0 ? SETTINGS.port.defaultValue : port;
   return {
     dataDir,
-    apiUrl: apiUrl ?? (await localUrl(dataDir)) ?? portUrl,
+    apiUrl: apiUrl ?? (await localUrl(dataDir)) ?? `http://127.0.0.1:${knownPort}`,
     apiKey: apiKey ?? (await localKey(dataDir)),
   };
 }
@@ -64,6 +64,8 @@ export async function connect(io: Io, options: CommonOptions): Promise<Torpor> {
         'Start Torpor with `npm start`, or set TORPOR_API_URL and TORPOR_API_KEY to those of a running server. Only root can read the key in a data directory.',
     });
   }
+  // Loaded here: help and versions do without.
+  const { Torpor } = await import('@torpor/sdk');
   return new Torpor({ apiUrl, apiKey });
 }
 

@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { CreateSandboxOptions, Sandbox, Torpor } from '@torpor/sdk';
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import type { Io } from '../io.ts';

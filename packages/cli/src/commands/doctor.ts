@@ -1,6 +1,5 @@
 import type { Config } from '@torpor/control-plane/config';
-import { TorporError } from '@torpor/protocol';
-import { Torpor } from '@torpor/sdk';
+import { TorporError } from '@torpor/protocol/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, findEndpoint, readConfig } from '../client/settings.ts';
@@ -88,6 +87,7 @@ function requirementRemedy(remedy: string, packages: readonly string[]): string 
 async function serverFact(config: Config): Promise<Fact> {
   const { apiUrl } = await findEndpoint(config);
   try {
+    const { Torpor } = await import('@torpor/sdk');
     await using torpor = new Torpor({ apiUrl });
     const { version } = await torpor.health(AbortSignal.timeout(HEALTH_TIMEOUT_MS));
     const result = { state: 'found', detail: `version ${version} serves at ${apiUrl}` } as const;

@@ -1,4 +1,4 @@
-import type { rest } from '@torpor/protocol';
+import type * as rest from '@torpor/protocol/rest';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';

@@ -1,4 +1,5 @@
-import { isSandboxState, type rest, SANDBOX_STATES, type SandboxState } from '@torpor/protocol';
+import { isSandboxState, SANDBOX_STATES, type SandboxState } from '@torpor/protocol/basics';
+import type * as rest from '@torpor/protocol/rest';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { assignment, integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';

@@ -1,12 +1,9 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { Sandbox } from '@torpor/sdk';
 import { type Command, Option } from 'commander';
 import { duration } from '../arguments.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import type { Io } from '../io.ts';
-import { runAttached } from '../terminal/run-attached.ts';
-import { runCollected } from '../terminal/run-collected.ts';
-import { runTerminal } from '../terminal/run-terminal.ts';
 
 /** Options of the commands that run a program and end with its status. */
 export interface ProgramOptions extends CommonOptions {
@@ -44,10 +41,13 @@ export async function runProgram(
 ): Promise<number> {
   const surroundings = { envs, cwd, user };
   if (tty) {
+    const { runTerminal } = await import('../terminal/run-terminal.ts');
     const [cmd, ...args] = command;
     return runTerminal(io, sandbox, { ...surroundings, cmd, args });
   }
-  const run = json ? runCollected : runAttached;
+  const run = json
+    ? (await import('../terminal/run-collected.ts')).runCollected
+    : (await import('../terminal/run-attached.ts')).runAttached;
   try {
     return await run(io, sandbox, command, { ...surroundings, timeoutMs, stdin });
   } catch (reason) {

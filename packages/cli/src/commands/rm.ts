@@ -1,5 +1,4 @@
-import { confirm, isCancel } from '@clack/prompts';
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { Torpor } from '@torpor/sdk';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
@@ -46,6 +45,7 @@ async function confirmed({ io }: CliContext, count: number, options: RmOptions):
       remedy: 'Add --yes to confirm.',
     });
   }
+  const { confirm, isCancel } = await import('@clack/prompts');
   const answer = await confirm({
     message: `Destroy ${count === 1 ? 'one sandbox' : `all ${count} sandboxes`}?`,
     initialValue: false,

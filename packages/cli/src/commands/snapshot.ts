@@ -1,4 +1,4 @@
-import { rest, TorporError } from '@torpor/protocol';
+import { TEMPLATE_TYPES, type TemplateType, TorporError } from '@torpor/protocol/basics';
 import { type Command, Option } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { findSandbox } from '../client/find-sandbox.ts';
@@ -15,7 +15,7 @@ interface SnapshotOptions extends CommonOptions {
 }
 
 interface ListOptions extends CommonOptions {
-  readonly type?: rest.TemplateType;
+  readonly type?: TemplateType;
   readonly quiet?: boolean;
 }
 
@@ -50,7 +50,7 @@ export function registerTemplates(cli: CliContext): void {
   cli
     .command('ls', 'list snapshots and images', templates, { isDefault: true })
     .alias('list')
-    .addOption(new Option('--type <type>', 'only those of this type').choices(rest.TEMPLATE_TYPES))
+    .addOption(new Option('--type <type>', 'only those of this type').choices(TEMPLATE_TYPES))
     .addOption(new Option('-q, --quiet', 'print names only').conflicts('json'))
     .action(
       cli.action(async (options: ListOptions, _command: Command) => {

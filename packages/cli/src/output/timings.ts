@@ -1,4 +1,4 @@
-import type { rest } from '@torpor/protocol';
+import type * as rest from '@torpor/protocol/rest';
 import { type Io, line } from '../io.ts';
 
 type Timings = NonNullable<rest.Sandbox['timings']>;

@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
 import { EXIT, exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, ReaderGone } from '../io.ts';

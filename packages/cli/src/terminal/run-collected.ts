@@ -1,4 +1,5 @@
-import { rest, TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
+import * as rest from '@torpor/protocol/rest';
 import type { ExecSession, Sandbox } from '@torpor/sdk';
 import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json } from '../io.ts';

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
 import { EXIT, exitCodeOfProgram } from '../exit-codes.ts';
 import { type Io, ReaderGone } from '../io.ts';

@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { Sandbox } from '@torpor/sdk';
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, type OutputStream, TerminalClosed, write } from '../io.ts';

@@ -14,7 +14,7 @@ import {
   unpackTree,
   wholeRecords,
 } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { ExecSession, Sandbox } from '@torpor/sdk';
 import { startFileTreeProgram } from './guest-program.ts';
 

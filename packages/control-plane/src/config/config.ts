@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import { type ConfigFile, directoryOf, type NamedFile, readConfigFile } from './file.ts';
 import { SETTINGS, type Setting, type SettingKey, type SettingValues } from './settings.ts';
 import { InvalidValueError } from './values.ts';

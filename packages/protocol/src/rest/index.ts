@@ -1,3 +1,4 @@
+export type { TemplateType } from '../template-types.ts';
 export {
   type BuildReport,
   buildReportListSchema,
@@ -70,8 +71,6 @@ export {
   snapshotListSchema,
   snapshotNameSchema,
   snapshotSchema,
-  TEMPLATE_TYPES,
-  type TemplateType,
 } from './snapshots.ts';
 export {
   authFrameSchema,

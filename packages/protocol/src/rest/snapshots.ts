@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { TEMPLATE_TYPES } from '../template-types.ts';
 import { phaseTimingSchema, sandboxIdSchema, sandboxSchema, timeoutSecSchema } from './sandbox.ts';
 
 /** Most copies that one fork makes. */
@@ -67,10 +68,6 @@ export const createSnapshotQuerySchema = z.strictObject({
     .optional()
     .meta({ description: 'Replace a snapshot of this name.' }),
 });
-
-export const TEMPLATE_TYPES = ['base', 'snapshot'] as const;
-
-export type TemplateType = (typeof TEMPLATE_TYPES)[number];
 
 export const listSnapshotsQuerySchema = z.strictObject({
   type: z.enum(TEMPLATE_TYPES).optional().meta({

@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
 import { brokenAnswer, connectionError, errorFromBody } from './errors.ts';

@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { PassThrough, Readable } from 'node:stream';
-import { rest } from '@torpor/protocol';
+import * as rest from '@torpor/protocol/rest';
 import { afterEach, expect, test } from 'vitest';
 import { Files } from '../files.ts';
 import { Connection } from './connection.ts';

@@ -1,4 +1,5 @@
-import { type ErrorCode, type FieldIssue, isErrorCode, rest, TorporError } from '@torpor/protocol';
+import { type ErrorCode, type FieldIssue, isErrorCode, TorporError } from '@torpor/protocol/basics';
+import * as rest from '@torpor/protocol/rest';
 
 /** The error that an answer's body describes, or the closest that its status allows. */
 export function errorFromBody(status: number, text: string): TorporError {

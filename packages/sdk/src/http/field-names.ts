@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 
 /** Fields of the API that have another name in the options of the SDK, where that is the same everywhere. */
 const SDK_NAMES: Readonly<Record<string, string>> = {

@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
 import type { FrameSocket, ServerFrame } from './frame-socket.ts';
 
 export interface ExitStatus {

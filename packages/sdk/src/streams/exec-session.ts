@@ -1,4 +1,5 @@
-import { rest, TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol/basics';
+import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
 import { AttachedProgram, type ExitStatus } from './attached-program.ts';

@@ -1,5 +1,6 @@
-import { type rest, TorporError } from '@torpor/protocol';
-import { type RawData, WebSocket } from 'ws';
+import { TorporError } from '@torpor/protocol/basics';
+import type * as rest from '@torpor/protocol/rest';
+import type { RawData, WebSocket } from 'ws';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
 import { connectionError, errorFromBody, torporError } from '../http/errors.ts';
@@ -66,13 +67,15 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
   }
 
   /** Connects. Throws what the server says when it refuses. `decodeBytes`: what a binary frame is. */
-  static open<Received extends ServerFrame, Sent>(
+  static async open<Received extends ServerFrame, Sent>(
     connection: Connection,
     path: string,
     schema: z.ZodType<Received>,
     signal?: AbortSignal,
     decodeBytes?: (bytes: Buffer) => EventFrame<Received>,
   ): Promise<FrameSocket<Received, Sent>> {
+    // Loaded here, because most programs and commands open no stream.
+    const { WebSocket } = await import('ws');
     const url = connection.url(path);
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
     const socket = new WebSocket(url, {
@@ -166,7 +169,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#socket.readyState === WebSocket.CLOSED) return;
+    if (this.#socket.readyState === this.#socket.CLOSED) return;
     this.#socket.terminate();
   }
 

@@ -1,0 +1,52 @@
+import type { CliContext } from '../cli-context.ts';
+
+type Register = (cli: CliContext, args: readonly string[]) => void;
+
+interface CommandEntry {
+  readonly name: string;
+  readonly alias?: string;
+  /** Loads what registers it with commander, and with it all that the command needs. */
+  readonly load: () => Promise<Register>;
+}
+
+/** All commands, in the order of the help. */
+const COMMANDS: readonly CommandEntry[] = [
+  { name: 'up', load: async () => (await import('./up.ts')).registerUp },
+  { name: 'setup', load: async () => (await import('./setup.ts')).registerSetup },
+  { name: 'doctor', load: async () => (await import('./doctor.ts')).registerDoctor },
+  { name: 'config', load: async () => (await import('./config.ts')).registerConfig },
+  { name: 'env', load: async () => (await import('./env.ts')).registerEnv },
+  { name: 'node', load: async () => (await import('./node.ts')).registerNode },
+  { name: 'run', load: async () => (await import('./run.ts')).registerRun },
+  { name: 'create', load: async () => (await import('./create.ts')).registerCreate },
+  { name: 'ls', alias: 'list', load: async () => (await import('./ls.ts')).registerLs },
+  { name: 'info', load: async () => (await import('./info.ts')).registerInfo },
+  { name: 'exec', load: async () => (await import('./exec.ts')).registerExec },
+  { name: 'shell', load: async () => (await import('./shell.ts')).registerShell },
+  { name: 'cp', load: async () => (await import('./cp.ts')).registerCp },
+  { name: 'forward', load: async () => (await import('./forward.ts')).registerForward },
+  { name: 'ps', load: async () => (await import('./ps.ts')).registerPs },
+  { name: 'kill', load: async () => (await import('./kill.ts')).registerKill },
+  { name: 'logs', load: async () => (await import('./logs.ts')).registerLogs },
+  { name: 'pause', load: async () => (await import('./pause.ts')).registerPause },
+  { name: 'resume', load: async () => (await import('./pause.ts')).registerResume },
+  { name: 'fork', load: async () => (await import('./pause.ts')).registerFork },
+  { name: 'snapshot', load: async () => (await import('./snapshot.ts')).registerSnapshot },
+  { name: 'templates', load: async () => (await import('./snapshot.ts')).registerTemplates },
+  { name: 'rm', load: async () => (await import('./rm.ts')).registerRm },
+  { name: 'image', load: async () => (await import('./image.ts')).registerImage },
+  { name: 'builds', load: async () => (await import('./builds.ts')).registerBuilds },
+];
+
+const VERSION_OPTIONS = ['-V', '--version'];
+
+/**
+ * Registers the command that a command line names, which alone is loaded; all of them where
+ * it names none that is known, for the help and for suggestions.
+ */
+export async function registerCommands(cli: CliContext, args: readonly string[]): Promise<void> {
+  const [first = ''] = args;
+  if (VERSION_OPTIONS.includes(first)) return;
+  const named = COMMANDS.filter(({ name, alias }) => name === first || alias === first);
+  for (const { load } of named.length > 0 ? named : COMMANDS) (await load())(cli, args);
+}

@@ -1,0 +1,34 @@
+// What needs no schemas and no library: it loads in a fraction of the time of the whole package.
+export {
+  ERRORS,
+  type ErrorCode,
+  type FieldIssue,
+  isErrorCode,
+  TorporError,
+  type TorporErrorOptions,
+} from './errors.ts';
+export {
+  canonicalApiKey,
+  ID_PREFIXES,
+  type IdKind,
+  isId,
+  newApiKey,
+  newId,
+} from './ids.ts';
+export {
+  assertTransition,
+  canTransition,
+  isSandboxState,
+  isTransitional,
+  SANDBOX_STATES,
+  type SandboxState,
+} from './sandbox-state.ts';
+export { withFullStop } from './sentence.ts';
+export {
+  SIGNAL_NAMES,
+  type SignalName,
+  signalNumber,
+  signalOfStatus,
+  signalStatus,
+} from './signals.ts';
+export { TEMPLATE_TYPES, type TemplateType } from './template-types.ts';

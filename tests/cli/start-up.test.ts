@@ -1,0 +1,84 @@
+import { execFile, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+const LAUNCHER = fileURLToPath(new URL('../../packages/cli/bin/torpor', import.meta.url));
+const PRELOAD = new URL('../support/loaded-modules.mjs', import.meta.url).href;
+
+const directory = mkdtempSync(join(tmpdir(), 'torpor-start-up-'));
+const api = createServer((_request, response) => {
+  response.setHeader('content-type', 'application/json').end('{"sandboxes":[]}');
+});
+let apiUrl: string;
+
+beforeAll(async () => {
+  await new Promise<void>((resolve) => api.listen(0, '127.0.0.1', resolve));
+  apiUrl = `http://127.0.0.1:${(api.address() as AddressInfo).port}`;
+});
+afterAll(() => {
+  api.close();
+  rmSync(directory, { recursive: true });
+});
+
+test('a link to the launcher works anywhere, also where the PATH has no Node', () => {
+  const link = join(directory, 'torpor');
+  symlinkSync(LAUNCHER, link);
+  const { status, stdout, stderr } = spawnSync(link, ['--version'], {
+    cwd: '/',
+    env: { PATH: '/usr/bin:/bin' },
+    encoding: 'utf8',
+  });
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+});
+
+/** The packages that a command line loads. */
+async function packagesOf(...args: string[]): Promise<Set<string>> {
+  const log = join(directory, 'loaded');
+  rmSync(log, { force: true });
+  const { stderr } = await promisify(execFile)(LAUNCHER, args, {
+    env: {
+      ...process.env,
+      NODE_OPTIONS: `--import ${PRELOAD}`,
+      LOADED_MODULES: log,
+      TORPOR_API_URL: apiUrl,
+      TORPOR_API_KEY: `tpr_${'0'.repeat(40)}`,
+    },
+  });
+  expect(stderr).toBe('');
+  const urls = readFileSync(log, 'utf8').split('\n');
+  return new Set(urls.flatMap((url) => PACKAGE.exec(url)?.slice(1) ?? []));
+}
+
+const PACKAGE =
+  /\/(?:node_modules\/(?:@torpor\/)?|packages\/)((?:@[^/]+\/)?[^/]+)\/(?!.*node_modules)/;
+
+test.each([['--version'], ['--help'], ['exec', '--help'], ['cp', '--help']])(
+  '%s %s loads the command line alone',
+  async (...args) => {
+    expect([...(await packagesOf(...args))].toSorted()).toEqual([
+      'cli',
+      'commander',
+      'control-plane',
+      'protocol',
+    ]);
+  },
+);
+
+test('ls loads what a request needs, and nothing of streams, hosts or RPCs', async () => {
+  expect([...(await packagesOf('ls'))].toSorted()).toEqual([
+    'cli',
+    'commander',
+    'control-plane',
+    'protocol',
+    'sdk',
+    'undici',
+    'zod',
+  ]);
+});
