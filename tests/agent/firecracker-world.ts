@@ -18,7 +18,7 @@ import { runCommand } from '@torpor/linux';
 import { PagerClient } from '@torpor/pager';
 import { isId } from '@torpor/protocol';
 import { request, StubHost, StubSlots, silentLogger } from '@torpor/testkit/agent';
-import { FirecrackerDriver, killFirecrackerLeftovers, vmmPlatform } from '@torpor/vmm';
+import { FirecrackerDriver, killLeftovers, vmmPlatform } from '@torpor/vmm';
 import type { FakeBehaviour } from '../vmm/firecracker/fake-firecracker.ts';
 import { FakeInstallation } from '../vmm/firecracker/fake-installation.ts';
 
@@ -171,7 +171,7 @@ export class FirecrackerWorld implements AsyncDisposable {
     await this.#pages.close();
     const { layout } = this.host;
     for (const id of await readdir(layout.runRoot)) {
-      if (isId('sandbox', id)) await killFirecrackerLeftovers(layout.runDirectory(id));
+      if (isId('sandbox', id)) await killLeftovers(layout.runDirectory(id));
     }
     const pager = await PagerClient.connect(layout.pagerSocket).catch(() => undefined);
     if (pager !== undefined) {

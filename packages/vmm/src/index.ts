@@ -41,10 +41,10 @@ export {
   FirecrackerDriver,
   type FirecrackerDriverOptions,
 } from './firecracker/firecracker-driver.ts';
-export { findFirecrackers, killFirecrackerLeftovers } from './firecracker/leftovers.ts';
+export { findFirecrackers } from './firecracker/leftovers.ts';
+export { killLeftovers } from './leftovers.ts';
 export { isSamePlatform, restoreObstacle, type VmmPlatform, vmmPlatform } from './platform.ts';
 export { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
-export { killLeftovers } from './qemu/leftovers.ts';
 export { QemuDriver, type QemuDriverOptions } from './qemu/qemu-driver.ts';
 export { ensureUffdShim } from './qemu/uffd-shim.ts';

@@ -7,7 +7,7 @@ import {
   committedAs,
   type DirtyBase,
   FirecrackerDriver,
-  killFirecrackerLeftovers,
+  killLeftovers,
   type MachineSpec,
   type MicroVm,
   restoredFrom,
@@ -498,10 +498,10 @@ describe('the end', () => {
         bench.track(await driver.start(await specOf())),
       ];
       const { spec, pid, startTimeTicks } = forgotten.description;
-      expect(await killFirecrackerLeftovers(spec.runDirectory)).toEqual([{ pid, startTimeTicks }]);
+      expect(await killLeftovers(spec.runDirectory)).toEqual([{ pid, startTimeTicks }]);
       await forgotten.exited;
       expect(await remains(spec)).toEqual([]);
-      expect(await killFirecrackerLeftovers(spec.runDirectory)).toEqual([]);
+      expect(await killLeftovers(spec.runDirectory)).toEqual([]);
       expect(isProcessAlive(other.description)).toBe(true);
     },
   );

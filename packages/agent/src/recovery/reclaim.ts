@@ -1,7 +1,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isId, TorporError } from '@torpor/protocol';
-import { killFirecrackerLeftovers, killLeftovers } from '@torpor/vmm';
+import { killLeftovers } from '@torpor/vmm';
 import { dropStaleReferences } from '../builds/stale-references.ts';
 import type { HostContext } from '../host-context.ts';
 import { killProcess, takeDownOwned } from '../machine/take-down.ts';
@@ -119,12 +119,7 @@ async function killOrphans(host: HostContext, living: ReadonlySet<string>): Prom
   for (const id of await readdir(host.layout.runRoot)) {
     if (!isId('sandbox', id) || living.has(id)) continue;
     await attempt(host, id, async () => {
-      const directory = host.layout.runDirectory(id);
-      const killed = [
-        ...(await killLeftovers(directory)),
-        ...(await killFirecrackerLeftovers(directory)),
-      ];
-      for (const identity of killed) {
+      for (const identity of await killLeftovers(host.layout.runDirectory(id))) {
         host.logger.warn({ sandbox: id, pid: identity.pid }, 'VMM without a sandbox killed');
         await killProcess(identity);
       }

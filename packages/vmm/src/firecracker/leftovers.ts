@@ -5,7 +5,7 @@ import { machineLayout } from './machine-layout.ts';
 import { removeRoot } from './machine-root.ts';
 
 /**
- * Ends every Firecracker that was started for a run directory, and removes what it
+ * Kills every Firecracker that was started for a run directory, and removes what it
  * needed; idempotent. Returns the processes that were sent SIGKILL.
  */
 export async function killFirecrackerLeftovers(runDirectory: string): Promise<ProcessIdentity[]> {

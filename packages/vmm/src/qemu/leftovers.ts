@@ -4,12 +4,10 @@ import { removeRunFiles } from './qemu-machine.ts';
 import { runFiles } from './run-files.ts';
 
 /**
- * Ends every VMM that was started for a run directory, and removes its sockets;
- * idempotent. A driver that was killed between the start of a VMM and the moment
- * when its pid was recorded leaves one that is known by its command line only.
- * Returns the processes that were sent SIGKILL.
+ * Kills every QEMU that was started for a run directory, which its command line names, and
+ * removes its sockets; idempotent. Returns the processes that were sent SIGKILL.
  */
-export async function killLeftovers(runDirectory: string): Promise<ProcessIdentity[]> {
+export async function killQemuLeftovers(runDirectory: string): Promise<ProcessIdentity[]> {
   const mark = `path=${runFiles(runDirectory).control.replaceAll(',', ',,')},`;
   const killed: ProcessIdentity[] = [];
   for (const name of await readdir('/proc')) {
