@@ -18,9 +18,8 @@ import { runCommand } from '@torpor/linux';
 import { PagerClient } from '@torpor/pager';
 import { isId } from '@torpor/protocol';
 import { request, StubHost, StubSlots, silentLogger } from '@torpor/testkit/agent';
+import { type FakeBehaviour, FakeInstallation } from '@torpor/testkit/firecracker';
 import { FirecrackerDriver, killLeftovers, vmmPlatform } from '@torpor/vmm';
-import type { FakeBehaviour } from '../vmm/firecracker/fake-firecracker.ts';
-import { FakeInstallation } from '../vmm/firecracker/fake-installation.ts';
 
 /*
  * An agent over Firecracker's driver, the pager and the builds as they are in use. What is

@@ -1,8 +1,8 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { FakeInstallation } from '@torpor/testkit/firecracker';
 import { afterAll, beforeAll, describe, vi } from 'vitest';
 import { describeDriver } from '../driver-suite.ts';
-import { FakeInstallation } from './fake-installation.ts';
 import createDriver from './firecracker-under-test.ts';
 
 // Each machine is a process of Node's, which a busy host starts slowly.

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { dataExtents, isProcessAlive, runCommand } from '@torpor/linux';
+import { FakeInstallation } from '@torpor/testkit/firecracker';
 import {
   BOOTED,
   committedAs,
@@ -15,7 +16,6 @@ import {
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
 import { GUEST_MODES } from '../test-guest.ts';
-import { FakeInstallation } from './fake-installation.ts';
 
 // Each machine is a process of Node's, which a busy host starts slowly.
 vi.setConfig({ testTimeout: 240_000 });

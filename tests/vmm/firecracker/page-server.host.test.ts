@@ -11,6 +11,7 @@ import {
 } from '@torpor/builds';
 import { dataExtents } from '@torpor/linux';
 import { connectPager, type PagerClient } from '@torpor/pager';
+import { FakeInstallation } from '@torpor/testkit/firecracker';
 import {
   type DirtyBase,
   FirecrackerDriver,
@@ -21,7 +22,6 @@ import {
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
 import { GUEST_MODES } from '../test-guest.ts';
-import { FakeInstallation } from './fake-installation.ts';
 
 // Each machine is a process of Node's, which a busy host starts slowly.
 vi.setConfig({ testTimeout: 240_000 });

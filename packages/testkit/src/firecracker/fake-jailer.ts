@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 
 const { version = '1.16.1' } = JSON.parse(process.env.FAKE_FIRECRACKER ?? '{}');
 const SYSTEM_PATH = '/usr/sbin:/usr/bin:/sbin:/bin';
-const CHECKOUT = join(import.meta.dirname, '../../..');
+const CHECKOUT = join(import.meta.dirname, '../../../..');
 
 const MAKE_JAIL = `set -e
 root=$1 owner=$2
