@@ -1,4 +1,4 @@
-import type { rest, SandboxState } from '@torpor/protocol';
+import type { SandboxState } from '@torpor/protocol';
 import type {
   ColumnType,
   Generated,
@@ -65,13 +65,16 @@ export interface SandboxTable {
  */
 export type TemplateState = 'pending' | 'ready' | 'deleting';
 
+/** `base`: an image of the platform. */
+export type TemplateType = 'base' | 'snapshot';
+
 export interface TemplateTable {
   /** The reference under which the host keeps the build. */
   id: string;
   team_id: string;
   /** Unique in its team among those that are `ready`. */
   name: string;
-  type: rest.TemplateType;
+  type: TemplateType;
   state: TemplateState;
   host_id: string;
   source_sandbox_id: string | null;

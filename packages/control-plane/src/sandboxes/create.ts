@@ -7,6 +7,7 @@ import { type Place, reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Operation } from '../operations/runner.ts';
 import { DESTROY_TIMEOUT_MS } from './destroy.ts';
+import type { Shape } from './limits.ts';
 import {
   type OperatedSandbox,
   onSandbox,
@@ -16,14 +17,10 @@ import {
 } from './parts.ts';
 import { SandboxRepository } from './repository.ts';
 
-export interface NewSandbox {
+export interface NewSandbox extends Shape {
   readonly template: string;
   /** Where it is restored from; undefined for one that boots an image. */
   readonly snapshot: TemplateRow | undefined;
-  readonly vcpus: number;
-  readonly memoryMb: number;
-  /** The host's default if null. */
-  readonly diskSizeMb: number | null;
   readonly timeoutSec: number;
   readonly autoPause: boolean;
   readonly allowInternet: boolean;

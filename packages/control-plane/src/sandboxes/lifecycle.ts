@@ -1,11 +1,13 @@
-import type { rest } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
-import { publicMessage } from '../errors/public-error.ts';
 import { findOwn } from './access.ts';
-import { fork } from './fork.ts';
+import { type Fork, type ForkRequest, fork } from './fork.ts';
 import type { OperatedSandbox, SandboxParts } from './parts.ts';
 import { pauseOperation, resumeOperation } from './pause.ts';
-import { presentSandbox } from './present.ts';
+
+export interface ResumeRequest {
+  /** A new idle timeout; the one that it had if omitted. */
+  readonly timeoutSec?: number | undefined;
+}
 
 /**
  * Pauses, resumes and forks sandboxes. Of operations on one sandbox that are asked for at
@@ -22,9 +24,9 @@ export class SandboxLifecycle {
    * Frees everything that a running sandbox uses but disk space. Throws `not_found`,
    * `invalid_state` for one that does not run, or what the agent says; it keeps running then.
    */
-  async pause(principal: Principal, id: string): Promise<rest.Sandbox> {
+  async pause(principal: Principal, id: string): Promise<OperatedSandbox> {
     await findOwn(this.#parts.sandboxes, principal, id);
-    return present(await this.#parts.runner.run(pauseOperation(this.#parts, principal, id)));
+    return this.#parts.runner.run(pauseOperation(this.#parts, principal, id));
   }
 
   /**
@@ -35,11 +37,10 @@ export class SandboxLifecycle {
   async resume(
     principal: Principal,
     id: string,
-    { timeout_sec: timeoutSec }: rest.ResumeSandbox,
-  ): Promise<rest.Sandbox> {
+    { timeoutSec }: ResumeRequest,
+  ): Promise<OperatedSandbox> {
     await findOwn(this.#parts.sandboxes, principal, id);
-    const operation = resumeOperation(this.#parts, principal, id, timeoutSec);
-    return present(await this.#parts.runner.run(operation));
+    return this.#parts.runner.run(resumeOperation(this.#parts, principal, id, timeoutSec));
   }
 
   /**
@@ -47,24 +48,8 @@ export class SandboxLifecycle {
    * result per copy: one that fails does not keep the others from being made. Throws
    * `not_found` and `invalid_state`; nothing has been made then.
    */
-  async fork(
-    principal: Principal,
-    id: string,
-    { count, timeout_sec: timeoutSec }: rest.ForkSandbox,
-  ): Promise<rest.ForkResult> {
+  async fork(principal: Principal, id: string, request: ForkRequest): Promise<Fork> {
     await findOwn(this.#parts.sandboxes, principal, id);
-    const { children, timings } = await fork(this.#parts, principal, id, { count, timeoutSec });
-    return {
-      children: children.map(({ row, error }) =>
-        row === undefined
-          ? { error: { code: error.code, message: publicMessage(error) } }
-          : { sandbox: presentSandbox(row) },
-      ),
-      timings: [...timings],
-    };
+    return fork(this.#parts, principal, id, request);
   }
-}
-
-function present({ row, timings }: OperatedSandbox): rest.Sandbox {
-  return presentSandbox(row, timings);
 }

@@ -5,74 +5,81 @@ import type { HostDescription } from '../hosts/connection.ts';
 /** Below this the guest's kernel, Node.js and envd do not start. */
 export const MIN_MEMORY_MB = 128;
 
-/** What is made: from an image as the request asks, or from a snapshot as that is. */
-export interface Shape {
-  readonly template: string;
-  readonly snapshot: TemplateRow | undefined;
-  readonly vcpus: number;
-  readonly memory_mb: number;
-  readonly disk_size_mb: number | null;
+/** The size that is asked for; undefined where the template, the host or a default decides. */
+export interface RequestedShape {
+  readonly vcpus?: number | undefined;
+  readonly memoryMb?: number | undefined;
+  readonly diskSizeMb?: number | undefined;
 }
 
+/** The size of a new sandbox. */
+export interface Shape {
+  readonly vcpus: number;
+  readonly memoryMb: number;
+  /** The host's default if null. */
+  readonly diskSizeMb: number | null;
+}
+
+/** The names of the fields in messages. */
+const FIELDS = { vcpus: 'vcpus', memoryMb: 'memory_mb', diskSizeMb: 'disk_size_mb' } as const;
+
 /**
- * The shape of a new sandbox. A frozen memory cannot change its size, nor a frozen
- * machine its processors: throws `invalid_request` where other values than those of
- * the snapshot are asked for.
+ * The size of a new sandbox: as the request asks, or of a snapshot as that is. A frozen
+ * memory cannot change its size, nor a frozen machine its processors: throws
+ * `invalid_request` where other values than those of the snapshot are asked for.
  */
-export function shapeOf(request: rest.CreateSandbox, snapshot: TemplateRow | undefined): Shape {
-  const { template } = request;
+export function shapeOf(request: RequestedShape, snapshot: TemplateRow | undefined): Shape {
   if (snapshot === undefined) {
     return {
-      template,
-      snapshot,
       vcpus: request.vcpus ?? rest.SANDBOX_DEFAULTS.vcpus,
-      memory_mb: request.memory_mb ?? rest.SANDBOX_DEFAULTS.memoryMb,
-      disk_size_mb: request.disk_size_mb ?? null,
+      memoryMb: request.memoryMb ?? rest.SANDBOX_DEFAULTS.memoryMb,
+      diskSizeMb: request.diskSizeMb ?? null,
     };
   }
-  const { vcpus, memory_mb, disk_size_mb } = snapshot;
-  const fixed = { vcpus, memory_mb, ...(disk_size_mb === null ? {} : { disk_size_mb }) };
-  for (const [name, value] of Object.entries(fixed)) {
-    const asked = request[name as keyof typeof fixed];
-    if (asked === undefined || asked === value) continue;
-    const unit = name === 'vcpus' ? '' : ' MiB';
-    const problem = `is ${value}${unit} in the snapshot ${template} and cannot be changed to ${asked}${unit}`;
-    throw invalidField(name, problem, 'Leave it out.');
+  const { name, vcpus, memory_mb: memoryMb, disk_size_mb: diskSizeMb } = snapshot;
+  const fixed = { vcpus, memoryMb, diskSizeMb };
+  for (const key of ['vcpus', 'memoryMb', 'diskSizeMb'] as const) {
+    const asked = request[key];
+    const value = fixed[key];
+    if (asked === undefined || value === null || asked === value) continue;
+    const unit = key === 'vcpus' ? '' : ' MiB';
+    const problem = `is ${value}${unit} in the snapshot ${name} and cannot be changed to ${asked}${unit}`;
+    throw invalidField(FIELDS[key], problem, 'Leave it out.');
   }
-  return { template, snapshot, vcpus, memory_mb, disk_size_mb };
+  return fixed;
 }
 
-/**
- * Checks what a create request asks for against what the host has. Throws
- * `invalid_request`, `capacity_exceeded` or `not_found`; nothing has been made then.
- */
-export function checkRequest(request: Shape, host: HostDescription): void {
-  if (request.vcpus < 1 || request.vcpus > host.maxVcpus) {
-    throw invalidField('vcpus', `must be 1 to ${host.maxVcpus} on this host`);
+/** Checks a size against what the host has. Throws `invalid_request` or `capacity_exceeded`. */
+export function checkShape({ vcpus, memoryMb }: Shape, host: HostDescription): void {
+  if (vcpus < 1 || vcpus > host.maxVcpus) {
+    throw invalidField(FIELDS.vcpus, `must be 1 to ${host.maxVcpus} on this host`);
   }
-  if (request.memory_mb < MIN_MEMORY_MB) {
+  if (memoryMb < MIN_MEMORY_MB) {
     throw invalidField(
-      'memory_mb',
+      FIELDS.memoryMb,
       `must be ${MIN_MEMORY_MB} to ${host.maxMemoryMb} MiB on this host`,
     );
   }
-  if (request.memory_mb > host.maxMemoryMb) {
+  if (memoryMb > host.maxMemoryMb) {
     throw new TorporError(
       'capacity_exceeded',
-      `A sandbox on this host can have at most ${host.maxMemoryMb} MiB of memory; ${request.memory_mb} MiB were requested.`,
+      `A sandbox on this host can have at most ${host.maxMemoryMb} MiB of memory; ${memoryMb} MiB were requested.`,
     );
   }
-  if (request.snapshot === undefined && !host.templates.includes(request.template)) {
-    const known = host.templates.length === 0 ? 'none' : host.templates.join(', ');
-    throw new TorporError(
-      'not_found',
-      `There is no template ${JSON.stringify(request.template)}. Images on this host: ${known}.`,
-      {
-        remedy:
-          '`torpor templates` shows what there is; `torpor snapshot` and `torpor image build` make more.',
-      },
-    );
-  }
+}
+
+/** Throws `not_found` if the host has no image of this name. */
+export function requireImage(name: string, host: HostDescription): void {
+  if (host.templates.includes(name)) return;
+  const known = host.templates.length === 0 ? 'none' : host.templates.join(', ');
+  throw new TorporError(
+    'not_found',
+    `There is no template ${JSON.stringify(name)}. Images on this host: ${known}.`,
+    {
+      remedy:
+        '`torpor templates` shows what there is; `torpor snapshot` and `torpor image build` make more.',
+    },
+  );
 }
 
 function invalidField(field: string, problem: string, remedy = ''): TorporError {

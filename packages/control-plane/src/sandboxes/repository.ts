@@ -30,7 +30,12 @@ import { type Kysely, sql } from 'kysely';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
 import { appendEvents, SYSTEM } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
-import type { Cursor } from './cursor.ts';
+
+/** The last sandbox of a page, in the order of the list: newest first. */
+export interface Cursor {
+  readonly createdAt: Date;
+  readonly id: string;
+}
 
 export interface SandboxFilter {
   readonly teamId: string;

@@ -3,35 +3,32 @@
  * belong to the client's connection: it runs to its end when the client is gone
  * (operations/runner.ts).
  */
-import {
-  isSandboxState,
-  type rest,
-  SANDBOX_STATES,
-  type SandboxState,
-  TorporError,
-} from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import { apiKeyActor, SYSTEM } from '../events/outbox.ts';
 import { agentCall } from '../hosts/connection.ts';
 import type { Placement } from '../hosts/placement.ts';
 import { findOwn, notInState } from './access.ts';
-import { createOperation } from './create.ts';
-import { decodeCursor, encodeCursor } from './cursor.ts';
+import { createOperation, type NewSandbox } from './create.ts';
 import { destroyOperation } from './destroy.ts';
-import { checkRequest, shapeOf } from './limits.ts';
-import type { SandboxParts, SnapshotLookup } from './parts.ts';
-import { presentSandbox } from './present.ts';
+import { checkShape, type RequestedShape, requireImage, type Shape, shapeOf } from './limits.ts';
+import type { OperatedSandbox, SandboxParts, SnapshotLookup } from './parts.ts';
+import type { Cursor, SandboxFilter } from './repository.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 15_000;
 const ACTIVITY_RESOLUTION_MS = 5_000;
 
-export interface ListRequest {
-  readonly limit: number;
-  readonly next_token?: string | undefined;
-  readonly state?: string | undefined;
-  readonly template?: string | undefined;
-  readonly metadata?: string | readonly string[] | undefined;
+/** What a new sandbox is to be. */
+export interface SandboxRequest
+  extends RequestedShape,
+    Omit<NewSandbox, keyof Shape | 'snapshot'> {}
+
+export type ListRequest = Omit<SandboxFilter, 'teamId'>;
+
+export interface SandboxPage {
+  readonly rows: readonly SandboxRow[];
+  /** Where the next page begins; undefined on the last. */
+  readonly next: Cursor | undefined;
 }
 
 export interface SandboxServiceParts extends SandboxParts {
@@ -52,56 +49,31 @@ export class SandboxService {
    * `no_hosts_available`. If the agent fails, the row stays, in state `error` with
    * the reason.
    */
-  async create(principal: Principal, request: rest.CreateSandbox): Promise<rest.Sandbox> {
+  async create(principal: Principal, request: SandboxRequest): Promise<OperatedSandbox> {
     const { placement, snapshots, runner } = this.#parts;
     const snapshot = await snapshots.find(principal.teamId, request.template);
     const place = await placement.choose(snapshot?.host_id);
     const shape = shapeOf(request, snapshot);
-    checkRequest(shape, place.description);
-    const operation = createOperation(
-      this.#parts,
-      principal,
-      {
-        template: request.template,
-        snapshot,
-        vcpus: shape.vcpus,
-        memoryMb: shape.memory_mb,
-        diskSizeMb: shape.disk_size_mb,
-        timeoutSec: request.timeout_sec,
-        autoPause: request.auto_pause,
-        allowInternet: request.allow_internet,
-        envs: request.envs ?? {},
-        metadata: request.metadata ?? {},
-      },
-      place,
-    );
-    const { row, timings } = await runner.run(operation);
-    return presentSandbox(row, timings);
+    checkShape(shape, place.description);
+    if (snapshot === undefined) requireImage(request.template, place.description);
+    const sandbox = { ...request, ...shape, snapshot };
+    return runner.run(createOperation(this.#parts, principal, sandbox, place));
   }
 
   /** Throws `not_found`, also for a sandbox of another team. A stopped one is still found. */
-  async get(principal: Principal, id: string): Promise<rest.Sandbox> {
-    return presentSandbox(await findOwn(this.#parts.sandboxes, principal, id));
+  get(principal: Principal, id: string): Promise<SandboxRow> {
+    return findOwn(this.#parts.sandboxes, principal, id);
   }
 
-  async list(principal: Principal, request: ListRequest): Promise<rest.SandboxList> {
-    const rows = await this.#parts.sandboxes.list({
-      teamId: principal.teamId,
-      states: parseStates(request.state),
-      template: request.template,
-      metadata: parseLabels(request.metadata),
-      after: request.next_token === undefined ? undefined : decodeCursor(request.next_token),
-      // One more than asked for tells whether there is another page.
-      limit: request.limit + 1,
-    });
-    const page = rows.slice(0, request.limit);
-    const last = page.at(-1);
-    return {
-      sandboxes: page.map((row) => presentSandbox(row)),
-      ...(rows.length > page.length && last !== undefined
-        ? { next_token: encodeCursor({ createdAt: last.created_at, id: last.id }) }
-        : {}),
-    };
+  /** A page of the team's sandboxes, newest first. */
+  async list({ teamId }: Principal, request: ListRequest): Promise<SandboxPage> {
+    // One more than asked for tells whether there is another page.
+    const filter = { ...request, teamId, limit: request.limit + 1 };
+    const found = await this.#parts.sandboxes.list(filter);
+    const rows = found.slice(0, request.limit);
+    const last = rows.at(-1);
+    const isLast = found.length === rows.length || last === undefined;
+    return { rows, next: isLast ? undefined : { createdAt: last.created_at, id: last.id } };
   }
 
   /** Ends a sandbox and removes what it has on its host. A stopped one is left as it is. Throws `not_found`, `invalid_state`, or what the agent says. */
@@ -160,28 +132,4 @@ export class SandboxService {
     }
     return row;
   }
-}
-
-function parseStates(list: string | undefined): readonly SandboxState[] {
-  if (list === undefined) return SANDBOX_STATES.filter((state) => state !== 'stopped');
-  return list.split(',').map((item) => {
-    const state = item.trim();
-    if (isSandboxState(state)) return state;
-    throw new TorporError(
-      'invalid_request',
-      `state: ${JSON.stringify(state.slice(0, 64))} is none of ${SANDBOX_STATES.join(', ')}.`,
-    );
-  });
-}
-
-function parseLabels(labels: string | readonly string[] | undefined): Record<string, string> {
-  if (labels === undefined) return {};
-  const list = typeof labels === 'string' ? [labels] : labels;
-  return Object.fromEntries(
-    list.map((label) => {
-      const at = label.indexOf('=');
-      if (at > 0) return [label.slice(0, at), label.slice(at + 1)];
-      throw new TorporError('invalid_request', 'metadata must have the form key=value.');
-    }),
-  );
 }

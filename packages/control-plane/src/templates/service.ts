@@ -12,20 +12,32 @@
  *   {@link TemplateSweeper} finishes them.
  */
 import { randomBytes } from 'node:crypto';
-import { type rest, TorporError } from '@torpor/protocol';
+import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
-import type { TemplateRow } from '../database/schema.ts';
+import type { TemplateRow, TemplateType } from '../database/schema.ts';
 import type { HostImage } from '../hosts/connection.ts';
 import type { Placement } from '../hosts/placement.ts';
 import { findOwn } from '../sandboxes/access.ts';
 import { createSnapshotOperation } from './create.ts';
 import { deleteSnapshotOperation, unknownName } from './delete.ts';
-import type { TemplateParts } from './parts.ts';
-import { presentImage, presentTemplate } from './present.ts';
+import type { OperatedSnapshot, TemplateParts } from './parts.ts';
 
 export interface TemplateServiceParts extends TemplateParts {
   readonly placement: Placement;
 }
+
+export interface SnapshotRequest {
+  readonly sandboxId: string;
+  /** Made up if omitted. */
+  readonly name?: string | undefined;
+  /** Whether the name may be taken from a snapshot that has it. */
+  readonly overwrite: boolean;
+}
+
+/** What sandboxes can be created from: a snapshot of the team, or an image of the platform. */
+export type Template =
+  | { readonly snapshot: TemplateRow; readonly image?: never }
+  | { readonly image: HostImage; readonly snapshot?: never };
 
 export class TemplateService {
   readonly #parts: TemplateServiceParts;
@@ -39,36 +51,31 @@ export class TemplateService {
    * paused afterwards. Throws `not_found`, `name_reserved`, `already_exists`,
    * `invalid_state`, or what the agent says; the name is then as it was.
    */
-  async create(
-    principal: Principal,
-    request: rest.CreateSnapshot,
-    { overwrite }: { readonly overwrite: boolean },
-  ): Promise<rest.Snapshot> {
+  async create(principal: Principal, request: SnapshotRequest): Promise<OperatedSnapshot> {
     const { sandboxes, runner } = this.#parts;
-    const { sandbox_id: sandboxId, name = `template-${randomBytes(4).toString('hex')}` } = request;
+    const { sandboxId, overwrite } = request;
+    const name = request.name ?? `template-${randomBytes(4).toString('hex')}`;
     await findOwn(sandboxes, principal, sandboxId);
     if (await this.#isImage(name)) {
       throw new TorporError('name_reserved', `${name} is the name of an image of the platform.`);
     }
     const snapshot = { sandboxId, name, overwrite };
-    const operation = createSnapshotOperation(this.#parts, principal, snapshot);
-    const { row, timings } = await runner.run(operation);
-    return presentTemplate(row, timings);
+    return runner.run(createSnapshotOperation(this.#parts, principal, snapshot));
   }
 
   /** The team's snapshots, newest first, and the images of the platform. */
-  async list(principal: Principal, type?: rest.TemplateType): Promise<rest.Snapshot[]> {
+  async list(principal: Principal, type?: TemplateType): Promise<Template[]> {
     const own = type === 'base' ? [] : await this.#parts.templates.list(principal.teamId);
     const images = type === 'snapshot' ? [] : await this.#images();
-    return [...own.map((row) => presentTemplate(row)), ...images.map(presentImage)];
+    return [...own.map((snapshot) => ({ snapshot })), ...images.map((image) => ({ image }))];
   }
 
   /** Throws `not_found`. */
-  async get(principal: Principal, name: string): Promise<rest.Snapshot> {
-    const row = await this.#find(principal, name);
-    if (row !== undefined) return presentTemplate(row);
+  async get(principal: Principal, name: string): Promise<Template> {
+    const snapshot = await this.#find(principal, name);
+    if (snapshot !== undefined) return { snapshot };
     const image = (await this.#images()).find((one) => one.name === name);
-    if (image !== undefined) return presentImage(image);
+    if (image !== undefined) return { image };
     throw unknownName(name);
   }
 

@@ -47,6 +47,7 @@ export { type Health, healthSchema } from './health.ts';
 export {
   type CreateSandbox,
   createSandboxSchema,
+  type ListSandboxesQuery,
   listSandboxesQuerySchema,
   SANDBOX_DEFAULTS,
   type Sandbox,

@@ -133,6 +133,8 @@ export const listSandboxesQuerySchema = z.strictObject({
     .meta({ description: 'A label `key=value` that it must have; may be repeated.' }),
 });
 
+export type ListSandboxesQuery = z.infer<typeof listSandboxesQuerySchema>;
+
 export const sandboxListSchema = z
   .strictObject({
     sandboxes: z.array(sandboxSchema),

@@ -2,6 +2,7 @@ import { rest } from '@torpor/protocol';
 import type { SandboxLifecycle } from '../../sandboxes/lifecycle.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import { sandboxParams } from './params.ts';
+import { presentFork, presentOperated } from './present-sandboxes.ts';
 
 const TAG = 'Sandboxes';
 const SANDBOX = { 'application/json': rest.sandboxSchema };
@@ -50,12 +51,16 @@ const FORK = defineEndpoint({
 /** Pause, resume and fork. */
 export function addLifecycleRoutes(api: Api, lifecycle: SandboxLifecycle): void {
   addEndpoint(api, PAUSE, async (c, { params }) =>
-    c.json(await lifecycle.pause(c.get('principal'), params.id)),
+    c.json(presentOperated(await lifecycle.pause(c.get('principal'), params.id))),
   );
-  addEndpoint(api, RESUME, async (c, { params, body }) =>
-    c.json(await lifecycle.resume(c.get('principal'), params.id, body)),
-  );
-  addEndpoint(api, FORK, async (c, { params, body }) =>
-    c.json(await lifecycle.fork(c.get('principal'), params.id, body), 201),
-  );
+  addEndpoint(api, RESUME, async (c, { params, body }) => {
+    const request = { timeoutSec: body.timeout_sec };
+    const resumed = await lifecycle.resume(c.get('principal'), params.id, request);
+    return c.json(presentOperated(resumed));
+  });
+  addEndpoint(api, FORK, async (c, { params, body }) => {
+    const request = { count: body.count, timeoutSec: body.timeout_sec };
+    const forked = await lifecycle.fork(c.get('principal'), params.id, request);
+    return c.json(presentFork(forked), 201);
+  });
 }

@@ -3,6 +3,8 @@ import { z } from 'zod';
 import type { SandboxService } from '../../sandboxes/service.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import { sandboxParams } from './params.ts';
+import { presentOperated, presentPage, presentSandbox } from './present-sandboxes.ts';
+import { listRequest, sandboxRequest } from './sandbox-input.ts';
 
 const TAG = 'Sandboxes';
 const SANDBOX = { 'application/json': rest.sandboxSchema };
@@ -90,14 +92,15 @@ const READ_CONSOLE = defineEndpoint({
 });
 
 export function addSandboxRoutes(api: Api, sandboxes: SandboxService): void {
-  addEndpoint(api, CREATE, async (c, { body }) =>
-    c.json(await sandboxes.create(c.get('principal'), body), 201),
-  );
+  addEndpoint(api, CREATE, async (c, { body }) => {
+    const created = await sandboxes.create(c.get('principal'), sandboxRequest(body));
+    return c.json(presentOperated(created), 201);
+  });
   addEndpoint(api, LIST, async (c, { query }) =>
-    c.json(await sandboxes.list(c.get('principal'), query)),
+    c.json(presentPage(await sandboxes.list(c.get('principal'), listRequest(query)))),
   );
   addEndpoint(api, GET, async (c, { params }) =>
-    c.json(await sandboxes.get(c.get('principal'), params.id)),
+    c.json(presentSandbox(await sandboxes.get(c.get('principal'), params.id))),
   );
   addEndpoint(api, DESTROY, async (c, { params }) => {
     await sandboxes.destroy(c.get('principal'), params.id);

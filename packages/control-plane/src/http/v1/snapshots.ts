@@ -2,6 +2,7 @@ import { rest } from '@torpor/protocol';
 import type { TemplateService } from '../../templates/service.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import { snapshotParams } from './params.ts';
+import { presentSnapshot, presentTemplate } from './present-snapshots.ts';
 
 const TAG = 'Snapshots';
 const SNAPSHOT = { 'application/json': rest.snapshotSchema };
@@ -56,14 +57,19 @@ const DELETE = defineEndpoint({
 
 export function addSnapshotRoutes(api: Api, templates: TemplateService): void {
   addEndpoint(api, CREATE, async (c, { body, query }) => {
-    const overwrite = query.overwrite === 'true';
-    return c.json(await templates.create(c.get('principal'), body, { overwrite }), 201);
+    const { row, timings } = await templates.create(c.get('principal'), {
+      sandboxId: body.sandbox_id,
+      name: body.name,
+      overwrite: query.overwrite === 'true',
+    });
+    return c.json(presentSnapshot(row, timings), 201);
   });
-  addEndpoint(api, LIST, async (c, { query }) =>
-    c.json(await templates.list(c.get('principal'), query.type)),
-  );
+  addEndpoint(api, LIST, async (c, { query }) => {
+    const found = await templates.list(c.get('principal'), query.type);
+    return c.json(found.map(presentTemplate));
+  });
   addEndpoint(api, GET, async (c, { params }) =>
-    c.json(await templates.get(c.get('principal'), params.name)),
+    c.json(presentTemplate(await templates.get(c.get('principal'), params.name))),
   );
   addEndpoint(api, DELETE, async (c, { params }) => {
     await templates.delete(c.get('principal'), params.name);

@@ -1,6 +1,11 @@
 import type { rest } from '@torpor/protocol';
-import type { SandboxRow } from '../database/schema.ts';
-import type { PhaseTiming } from '../hosts/timings.ts';
+import type { SandboxRow } from '../../database/schema.ts';
+import { publicMessage } from '../../errors/public-error.ts';
+import type { PhaseTiming } from '../../hosts/timings.ts';
+import type { Fork } from '../../sandboxes/fork.ts';
+import type { OperatedSandbox } from '../../sandboxes/parts.ts';
+import type { SandboxPage } from '../../sandboxes/service.ts';
+import { encodeCursor } from './page-token.ts';
 
 /** A sandbox as the REST API shows it. */
 export function presentSandbox(
@@ -28,5 +33,28 @@ export function presentSandbox(
     metadata: row.metadata,
     versions: row.versions,
     ...(timings.length === 0 ? {} : { timings: [...timings] }),
+  };
+}
+
+/** A sandbox with the phases of the operation that the answer is to. */
+export function presentOperated({ row, timings }: OperatedSandbox): rest.Sandbox {
+  return presentSandbox(row, timings);
+}
+
+export function presentPage({ rows, next }: SandboxPage): rest.SandboxList {
+  return {
+    sandboxes: rows.map((row) => presentSandbox(row)),
+    ...(next === undefined ? {} : { next_token: encodeCursor(next) }),
+  };
+}
+
+export function presentFork({ children, timings }: Fork): rest.ForkResult {
+  return {
+    children: children.map(({ row, error }) =>
+      row === undefined
+        ? { error: { code: error.code, message: publicMessage(error) } }
+        : { sandbox: presentSandbox(row) },
+    ),
+    timings: [...timings],
   };
 }

@@ -1,14 +1,10 @@
 import { isId, TorporError } from '@torpor/protocol';
 import { z } from 'zod';
-
-/** The last sandbox of a page, in the order of the list: newest first. */
-export interface Cursor {
-  readonly createdAt: Date;
-  readonly id: string;
-}
+import type { Cursor } from '../../sandboxes/repository.ts';
 
 const cursorSchema = z.tuple([z.number(), z.string()]);
 
+/** The place in a list, as a token that clients hand back. */
 export function encodeCursor(cursor: Cursor): string {
   return Buffer.from(JSON.stringify([cursor.createdAt.getTime(), cursor.id])).toString('base64url');
 }

@@ -1,10 +1,11 @@
 import type { rest } from '@torpor/protocol';
-import type { TemplateRow } from '../database/schema.ts';
-import type { HostImage } from '../hosts/connection.ts';
-import type { PhaseTiming } from '../hosts/timings.ts';
+import type { TemplateRow } from '../../database/schema.ts';
+import type { HostImage } from '../../hosts/connection.ts';
+import type { PhaseTiming } from '../../hosts/timings.ts';
+import type { Template } from '../../templates/service.ts';
 
 /** A team's snapshot as the REST API shows it. */
-export function presentTemplate(
+export function presentSnapshot(
   row: TemplateRow,
   timings: readonly PhaseTiming[] = [],
 ): rest.Snapshot {
@@ -22,7 +23,7 @@ export function presentTemplate(
 }
 
 /** An image of the host: a template of the platform, for every team. */
-export function presentImage(image: HostImage): rest.Snapshot {
+function presentImage(image: HostImage): rest.Snapshot {
   return {
     name: image.name,
     type: 'base',
@@ -30,4 +31,8 @@ export function presentImage(image: HostImage): rest.Snapshot {
     created_at: image.createdAt.toISOString(),
     platform: true,
   };
+}
+
+export function presentTemplate({ snapshot, image }: Template): rest.Snapshot {
+  return snapshot === undefined ? presentImage(image) : presentSnapshot(snapshot);
 }

@@ -1,0 +1,59 @@
+/** What requests of this dialect say of sandboxes, in the terms of the services. */
+import {
+  isSandboxState,
+  type rest,
+  SANDBOX_STATES,
+  type SandboxState,
+  TorporError,
+} from '@torpor/protocol';
+import type { ListRequest, SandboxRequest } from '../../sandboxes/service.ts';
+import { decodeCursor } from './page-token.ts';
+
+export function sandboxRequest(body: rest.CreateSandbox): SandboxRequest {
+  return {
+    template: body.template,
+    vcpus: body.vcpus,
+    memoryMb: body.memory_mb,
+    diskSizeMb: body.disk_size_mb,
+    timeoutSec: body.timeout_sec,
+    autoPause: body.auto_pause,
+    allowInternet: body.allow_internet,
+    envs: body.envs ?? {},
+    metadata: body.metadata ?? {},
+  };
+}
+
+/** Throws `invalid_request`. */
+export function listRequest(query: rest.ListSandboxesQuery): ListRequest {
+  return {
+    states: parseStates(query.state),
+    template: query.template,
+    metadata: parseLabels(query.metadata),
+    after: query.next_token === undefined ? undefined : decodeCursor(query.next_token),
+    limit: query.limit,
+  };
+}
+
+function parseStates(list: string | undefined): readonly SandboxState[] {
+  if (list === undefined) return SANDBOX_STATES.filter((state) => state !== 'stopped');
+  return list.split(',').map((item) => {
+    const state = item.trim();
+    if (isSandboxState(state)) return state;
+    throw new TorporError(
+      'invalid_request',
+      `state: ${JSON.stringify(state.slice(0, 64))} is none of ${SANDBOX_STATES.join(', ')}.`,
+    );
+  });
+}
+
+function parseLabels(labels: string | readonly string[] | undefined): Record<string, string> {
+  if (labels === undefined) return {};
+  const list = typeof labels === 'string' ? [labels] : labels;
+  return Object.fromEntries(
+    list.map((label) => {
+      const at = label.indexOf('=');
+      if (at > 0) return [label.slice(0, at), label.slice(at + 1)];
+      throw new TorporError('invalid_request', 'metadata must have the form key=value.');
+    }),
+  );
+}
