@@ -43,8 +43,9 @@ With --json it prints one line on standard output when it is ready:
   {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
 The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM stop it; sandboxes keep
 running and are adopted by the next start. Every setting can also be in the environment or in
-torpor.toml; \`torpor config\` lists them with their values. On a host that is slow or loaded, --guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m,
-gives guests longer to start; all that waits for them waits as long.`,
+torpor.toml; \`torpor config\` lists them with their values. On a host that is slow or loaded,
+--guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m, gives guests longer to start; all
+that waits for them waits as long.`,
     )
     .action(
       cli.action(async (options: UpOptions, _command: Command) => {
