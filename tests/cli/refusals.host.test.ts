@@ -75,7 +75,7 @@ describe.each<[SandboxState, string]>([
 ])('a sandbox that is %s', (state, expected) => {
   let sandbox: Sandbox;
   beforeAll(async () => {
-    sandbox = await sandboxIn(state, state === 'error' ? 'the VMM died' : '');
+    sandbox = await sandboxIn(state, state === 'error' ? 'the VMM died' : undefined);
   });
 
   test.each(Object.entries(CALLS))('%s', async (_, call) => {

@@ -162,9 +162,10 @@ export class MemoryBuilds {
       verifyBuilds: async function* (this: MemoryBuilds) {
         owner.enter('verifyBuilds');
         for (const buildId of this.ids) {
+          const fault = this.faults.get(buildId);
           yield {
             buildId,
-            fault: this.faults.get(buildId) ?? '',
+            ...(fault === undefined ? {} : { fault }),
             sizeBytes: BigInt(BUILD_SIZE_BYTES),
             references: this.#references(buildId),
           };
