@@ -1,7 +1,13 @@
 // What tests need of a machine beyond the npm packages: programs, kernel features, guest artefacts.
 
 import type { Io } from '@torpor/cli';
-import { news, openImageStore, prepareGuest, setUpHost, setupReport } from '@torpor/cli/testing';
+import {
+  openImageStore,
+  prepareGuest,
+  printStatus,
+  setUpHost,
+  setupReport,
+} from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
 import { kernelArguments } from '@torpor/images';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
@@ -22,8 +28,8 @@ export async function prepareHost(io: Io): Promise<Record<string, string>> {
     kernelArguments: kernelArguments(),
     stateDirectory: cacheDir,
     forced: config.accelerator === 'auto' ? undefined : config.accelerator,
-    onProbe: () => news(io, 'booting a guest under KVM and in emulation, to use the faster'),
+    onProbe: () => printStatus(io, 'booting a guest under KVM and in emulation, to use the faster'),
   });
-  news(io, `the tests run under ${accelerator}: ${reason}`);
+  printStatus(io, `the tests run under ${accelerator}: ${reason}`);
   return { TORPOR_CACHE_DIR: cacheDir, TORPOR_ACCELERATOR: accelerator };
 }

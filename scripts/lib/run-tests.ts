@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { processIo, terminateWithNpm } from '@torpor/cli';
-import { line, news } from '@torpor/cli/testing';
+import { line, printStatus } from '@torpor/cli/testing';
 import { TorporError } from '@torpor/protocol';
 import { readHost, settledLeaks } from '../../tests/support/leak-check.ts';
 import { type Counts, type Result, runProject } from './vitest.ts';
@@ -22,13 +22,16 @@ async function main(projects: readonly string[], filters: readonly string[]): Pr
     for (const failure of failures) await line(io.stdout, failure);
     await publish(counts);
     if (counts.passed + counts.failed === 0) {
-      news(io, `no test of the projects ${projects.join(', ')} matches "${filters.join(' ')}"`);
+      printStatus(
+        io,
+        `no test of the projects ${projects.join(', ')} matches "${filters.join(' ')}"`,
+      );
     }
     return counts.failed === 0 && counts.passed > 0 ? 0 : 1;
   } catch (reason) {
     const error = TorporError.from(reason);
-    news(io, error.message);
-    if (error.remedy !== '') news(io, error.remedy);
+    printStatus(io, error.message);
+    if (error.remedy !== '') printStatus(io, error.remedy);
     return 1;
   }
 }

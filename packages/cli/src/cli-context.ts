@@ -21,7 +21,7 @@ export class CliContext {
     this.#program = program;
   }
 
-  /** The status to end with, once the command has run. */
+  /** The status to exit with, once the command has run. */
   get exitCode(): number {
     return this.#exitCode;
   }
@@ -61,7 +61,7 @@ export class CliContext {
         this.#exitCode = (await handler(...args)) ?? EXIT.ok;
       } catch (reason) {
         if (reason instanceof ReaderGone) {
-          // As the programs of a pipeline end, without a word.
+          // As the programs of a pipeline exit: silently.
           this.#exitCode = exitCodeOfSignal('SIGPIPE');
           return;
         }

@@ -9,8 +9,8 @@ import { VERSION } from './version.ts';
 
 const FOOTER = `
 Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY and more; \`torpor config\`
-lists them. Unless an API URL and key are set, the data directory says where the local server is
-and what its key is.
+lists them. Unless an API URL and key are set, those of the local server are read from its data
+directory.
 
 Wherever a command takes an id, its first characters are enough, as long as no other sandbox's
 id begins with them.
@@ -22,13 +22,13 @@ Exit status:
   3      not found
   4      the API key is missing or wrong, or does not allow this
   5      the state of the sandbox, or an existing name, does not allow this
-  6      no answer from the server, or no room on its host
+  6      no response from the server, or no capacity on its host
   7      timeout
   8      this machine lacks something; see torpor doctor
-  128+n  ended by signal n
+  128+n  terminated by signal n
 exec, run and shell exit with the status of the program in the sandbox, with 2 for wrong
 usage, or with
-  124    the program ran into its timeout
+  124    the program was killed at its timeout
   125    Torpor failed, not the program
   126    the program cannot be executed
   127    the program does not exist`;

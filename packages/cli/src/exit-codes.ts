@@ -8,7 +8,7 @@ import {
 import type { ExitStatus } from '@torpor/sdk';
 
 /**
- * What the exit status of `torpor` means. `exec`, `run` and `shell` end with the
+ * What the exit status of `torpor` means. `exec`, `run` and `shell` exit with the
  * status of the program in the sandbox, and with `usage` or one of the last four
  * where there is none; the other commands use the first ones.
  */
@@ -22,7 +22,7 @@ export const EXIT = {
   unauthorized: 4,
   /** The state of the thing, or another of its name, stands against it. */
   conflict: 5,
-  /** No answer from the API, or none of its hosts has room. */
+  /** No response from the API, or none of its hosts has capacity. */
   unavailable: 6,
   timeout: 7,
   /** This machine lacks something; see `torpor doctor`. */
@@ -78,7 +78,7 @@ export function exitCodeOfSignal(signal: SignalName): number {
   return SIGNAL_EXIT_BASE + (signalNumber(signal) ?? 0);
 }
 
-/** The status to end with for a program that ended so. */
+/** The status to exit with for a program that exited so. */
 export function exitCodeOfProgram({ exitCode, error }: ExitStatus): number {
   if (exitCode > 0 && exitCode <= 255) return exitCode;
   const number = signalOfStatus(error ?? '');

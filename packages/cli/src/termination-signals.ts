@@ -1,6 +1,6 @@
 export const TERMINATION_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
 
-/** A signal that asks a command to end. */
+/** A signal that asks a command to exit. */
 export type TerminationSignal = (typeof TERMINATION_SIGNALS)[number];
 
 /**
@@ -24,7 +24,7 @@ export function onTerminationSignal(handle: (signal: TerminationSignal) => void)
   handlers.add(entry);
   return () => {
     if (!handlers.delete(entry) || handlers.size > 0) return;
-    // Without a handler a signal ends the process, as it does by default.
+    // Without a handler a signal terminates the process, as it does by default.
     for (const signal of TERMINATION_SIGNALS) process.off(signal, receive);
   };
 }

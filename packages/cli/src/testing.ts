@@ -7,7 +7,7 @@ export { requirementsFor, setUpHost, setupReport } from './host-setup/index.ts';
 export { REQUIREMENTS } from './host-setup/requirements.ts';
 export { line, processIo } from './io.ts';
 export { optionName } from './output/option-names.ts';
-export { news } from './output/progress.ts';
+export { printStatus } from './output/progress.ts';
 export { openImageStore } from './platform/images.ts';
 export { terminateWithNpm } from './platform/npm-parent.ts';
 export { BASE_IMAGE, prepareGuest } from './platform/prepare-guest.ts';

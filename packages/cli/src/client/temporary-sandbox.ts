@@ -2,7 +2,7 @@ import { TorporError } from '@torpor/protocol/basics';
 import type { CreateSandboxOptions, Sandbox, Torpor } from '@torpor/sdk';
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import type { Io } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
 
 /**
@@ -18,7 +18,7 @@ export async function withTemporarySandbox(
 ): Promise<number> {
   let interrupted: TerminationSignal | undefined;
   const unsubscribe = io.onSignal((signal) => {
-    if (interrupted === undefined) news(io, 'interrupted; destroying the sandbox');
+    if (interrupted === undefined) printStatus(io, 'interrupted; destroying the sandbox');
     interrupted ??= signal;
   });
   try {
@@ -33,14 +33,14 @@ export async function withTemporarySandbox(
   }
 }
 
-/** A sandbox that cannot be removed is said so, but does not change how the program ended. */
+/** Reports a sandbox that cannot be destroyed, without changing the exit status of the program. */
 async function destroy(io: Io, sandbox: Sandbox): Promise<void> {
   try {
     await sandbox.destroy();
   } catch (reason) {
     const error = TorporError.from(reason);
     if (error.code === 'not_found') return;
-    news(io, `could not destroy sandbox ${sandbox.id}: ${error.message}`);
-    news(io, `destroy it with \`torpor rm ${sandbox.id}\``);
+    printStatus(io, `could not destroy sandbox ${sandbox.id}: ${error.message}`);
+    printStatus(io, `destroy it with \`torpor rm ${sandbox.id}\``);
   }
 }

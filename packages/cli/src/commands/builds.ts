@@ -9,29 +9,31 @@ import { formatBytes } from '../output/units.ts';
 export function registerBuilds(cli: CliContext): void {
   const builds = cli.group(
     'builds',
-    'check and clean up what paused sandboxes and snapshots are stored in',
+    'check and remove builds, in which paused sandboxes and snapshots are stored',
   );
 
-  cli.command('verify', 'read every build back; exits with 1 if one is damaged', builds).action(
-    cli.action(async (options: CommonOptions, _command: Command) => {
-      return cli.withTorpor(options, async (torpor) => {
-        const reports = await torpor.builds.verify();
-        const damaged = reports.some(({ fault }) => fault !== undefined);
-        if (options.json) {
-          await json(cli.io, reports);
-        } else {
-          const rows = reports.map(({ build_id, size_bytes, references, fault }) => [
-            build_id,
-            formatBytes(size_bytes),
-            fault === undefined ? 'sound' : 'damaged',
-            fault ?? references.join(', '),
-          ]);
-          await line(cli.io.stdout, table(['BUILD', 'SIZE', 'STATE', 'NOTE'], rows));
-        }
-        return damaged ? EXIT.failure : EXIT.ok;
-      });
-    }),
-  );
+  cli
+    .command('verify', 'read back every build; the exit status is 1 if one is damaged', builds)
+    .action(
+      cli.action(async (options: CommonOptions, _command: Command) => {
+        return cli.withTorpor(options, async (torpor) => {
+          const reports = await torpor.builds.verify();
+          const damaged = reports.some(({ fault }) => fault !== undefined);
+          if (options.json) {
+            await json(cli.io, reports);
+          } else {
+            const rows = reports.map(({ build_id, size_bytes, references, fault }) => [
+              build_id,
+              formatBytes(size_bytes),
+              fault === undefined ? 'sound' : 'damaged',
+              fault ?? references.join(', '),
+            ]);
+            await line(cli.io.stdout, table(['BUILD', 'SIZE', 'STATE', 'NOTE'], rows));
+          }
+          return damaged ? EXIT.failure : EXIT.ok;
+        });
+      }),
+    );
 
   cli.command('gc', 'remove builds that nothing needs', builds).action(
     cli.action(async (options: CommonOptions, _command: Command) => {

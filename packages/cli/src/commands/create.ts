@@ -4,7 +4,7 @@ import { assignment, duration, integer, mebibytes } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import { reportTimings } from '../output/timings.ts';
 
 /** Options of the commands that make a sandbox. */
@@ -84,7 +84,7 @@ Examples:
     .action(
       cli.action(async (options: TimedCreateOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
-          if (cli.io.stderr.isTTY && !options.json) news(cli.io, 'starting a sandbox…');
+          if (cli.io.stderr.isTTY && !options.json) printStatus(cli.io, 'starting a sandbox…');
           const { id, info } = await torpor.sandboxes.create(createRequest(options));
           await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
           await reportTimings(cli.io, info.timings, options);

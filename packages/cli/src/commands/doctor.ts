@@ -6,7 +6,7 @@ import { type CommonOptions, findEndpoint, readConfig } from '../client/settings
 import { EXIT } from '../exit-codes.ts';
 import type { Fact } from '../host-setup/requirement.ts';
 import { type Io, json, line } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import { VERSION } from '../version.ts';
 
 interface DoctorOptions extends CommonOptions {
@@ -20,51 +20,53 @@ const HEALTH_TIMEOUT_MS = 15_000;
 export function registerDoctor(cli: CliContext): void {
   const command = cli.command(
     'doctor',
-    'look at everything that Torpor needs, and say what to do about it',
+    'check everything that Torpor needs, and say how to get what is missing',
   );
-  command.option('--probe', 'try KVM again, whatever is remembered of it').action(
-    cli.action(async (options: DoctorOptions, _command: Command) => {
-      // Loaded here, because it brings in the host's side, which most commands do without.
-      const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
-        '../host-setup/index.ts'
-      );
-      const config = await readConfig(cli.io, options);
-      const { dataDir } = config;
-      const checked = await checkRequirements(requirementsFor(config));
-      const facts: Fact[] = [
-        ...checked.map(({ requirement, result }) => ({
-          id: requirement.id,
-          result,
-          remedy: requirementRemedy(requirement.remedy, requirement.packages),
-        })),
-        ...(await collectFacts(dataDir)),
-        ...(await vmmFacts(config, {
-          probe: options.probe,
-          onProbe: () => news(cli.io, 'booting a guest under KVM and in emulation'),
-        })),
-        await serverFact(config),
-      ];
-      const healthy = facts.every(({ result }) => result.state !== 'missing');
-      if (options.json) {
-        const checks = facts.map(({ id, result, remedy }) => ({
-          id,
-          ...result,
-          ...(result.state === 'found' || remedy === '' ? {} : { remedy }),
-        }));
-        await json(cli.io, { version: VERSION, data_dir: dataDir, healthy, checks });
-      } else {
-        await print(cli.io, facts);
-        await line(cli.io.stdout);
-        await line(
-          cli.io.stdout,
-          healthy
-            ? `Torpor ${VERSION} can run here. Data directory: ${dataDir}`
-            : `Torpor ${VERSION} cannot run here yet: see what is marked ${MARKS.missing}.`,
+  command
+    .option('--probe', 'try KVM again, even if the result of an earlier probe is known')
+    .action(
+      cli.action(async (options: DoctorOptions, _command: Command) => {
+        // Loaded here, because it brings in the host's side, which most commands do without.
+        const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
+          '../host-setup/index.ts'
         );
-      }
-      return healthy ? EXIT.ok : EXIT.hostSetup;
-    }),
-  );
+        const config = await readConfig(cli.io, options);
+        const { dataDir } = config;
+        const checked = await checkRequirements(requirementsFor(config));
+        const facts: Fact[] = [
+          ...checked.map(({ requirement, result }) => ({
+            id: requirement.id,
+            result,
+            remedy: requirementRemedy(requirement.remedy, requirement.packages),
+          })),
+          ...(await collectFacts(dataDir)),
+          ...(await vmmFacts(config, {
+            probe: options.probe,
+            onProbe: () => printStatus(cli.io, 'booting a guest under KVM and in emulation'),
+          })),
+          await serverFact(config),
+        ];
+        const healthy = facts.every(({ result }) => result.state !== 'missing');
+        if (options.json) {
+          const checks = facts.map(({ id, result, remedy }) => ({
+            id,
+            ...result,
+            ...(result.state === 'found' || remedy === '' ? {} : { remedy }),
+          }));
+          await json(cli.io, { version: VERSION, data_dir: dataDir, healthy, checks });
+        } else {
+          await print(cli.io, facts);
+          await line(cli.io.stdout);
+          await line(
+            cli.io.stdout,
+            healthy
+              ? `Torpor ${VERSION} can run here. Data directory: ${dataDir}`
+              : `Torpor ${VERSION} cannot run here yet: see what is marked ${MARKS.missing}.`,
+          );
+        }
+        return healthy ? EXIT.ok : EXIT.hostSetup;
+      }),
+    );
 }
 
 async function print({ stdout }: Io, facts: readonly Fact[]): Promise<void> {
@@ -94,7 +96,7 @@ async function serverFact(config: Config): Promise<Fact> {
     return { id: 'server', result, remedy: '' };
   } catch (reason) {
     const error = TorporError.from(reason);
-    const result = { state: 'degraded', detail: `none answers at ${apiUrl}` } as const;
+    const result = { state: 'degraded', detail: `no response from ${apiUrl}` } as const;
     return { id: 'server', result, remedy: error.remedy };
   }
 }

@@ -35,7 +35,7 @@ export function registerExec(cli: CliContext, args: readonly string[]): void {
     .addHelpText(
       'after',
       `
-Options of torpor go before the id or, with \`--\`, before that. Ctrl-C is passed on to the
+Options of torpor go before the id or, with \`--\`, before the \`--\`. Ctrl-C is passed on to the
 program; a second one kills it.
 ${PROGRAM_HELP}
 

@@ -6,7 +6,7 @@ import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json, line } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
 
 interface ForwardOptions extends CommonOptions {
@@ -81,7 +81,7 @@ interface Listening extends Forwarding {
 async function listen(io: Io, { host, remote, local, address }: Listening): Promise<Server> {
   const server = createServer({ allowHalfOpen: true }, (client) => {
     const guest = connect({ host, port: remote, allowHalfOpen: true });
-    guest.once('error', ({ message }) => news(io, `port ${remote}: ${message}`));
+    guest.once('error', ({ message }) => printStatus(io, `port ${remote}: ${message}`));
     join(client, guest);
     join(guest, client);
   });
@@ -110,7 +110,7 @@ function cannotListen(cause: unknown, { local, remote }: Forwarding): TorporErro
   );
 }
 
-/** Each direction ends by itself; an error of either side ends both. */
+/** Each direction is closed by itself; an error on either side closes both. */
 function join(from: Socket, to: Socket): void {
   from.pipe(to);
   from.on('error', () => to.destroy());

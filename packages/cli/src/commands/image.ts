@@ -39,13 +39,13 @@ export function registerImage(cli: CliContext): void {
     .option('--refresh', "rebuild it from today's packages")
     .action(
       cli.action(async (name = 'base', options: BuildOptions, _command: Command) => {
-        const { progressNews } = await import('../platform/prepare-guest.ts');
+        const { progressStatus } = await import('../platform/prepare-guest.ts');
         const interrupted = new AbortController();
         const unsubscribe = cli.io.onSignal(() => interrupted.abort());
         try {
           const store = await openStore(cli, options);
           const built = await store.build(name, {
-            onProgress: progressNews(cli.io),
+            onProgress: progressStatus(cli.io),
             signal: interrupted.signal,
             refresh: options.refresh === true,
           });
@@ -70,7 +70,11 @@ export function registerImage(cli: CliContext): void {
   );
 
   cli
-    .command('prune', 'remove what earlier versions left in the cache and nothing needs', image)
+    .command(
+      'prune',
+      'remove what earlier versions left in the cache and nothing needs any more',
+      image,
+    )
     .option('--dry-run', 'only print what would be removed')
     .addHelpText(
       'after',

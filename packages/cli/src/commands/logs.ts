@@ -7,7 +7,7 @@ import type { CommonOptions } from '../client/settings.ts';
 import { EXIT, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json, write } from '../io.ts';
 import { appendedPart } from '../output/appended-part.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 
 interface LogsOptions extends CommonOptions {
   readonly follow?: boolean;
@@ -19,11 +19,12 @@ const MAX_BYTES = 0xffff_ffff;
 
 export function registerLogs(cli: CliContext): void {
   cli
-    .command('logs <id>', 'print the console of a sandbox: its kernel and its init')
+    .command('logs <id>', 'print the console of a sandbox: the messages of its kernel and init')
     .addOption(
-      new Option('-f, --follow', 'keep printing what is added, until the sandbox ends').conflicts(
-        'json',
-      ),
+      new Option(
+        '-f, --follow',
+        'keep printing what is added, until the sandbox is destroyed or fails',
+      ).conflicts('json'),
     )
     .option('--bytes <n>', 'only the last <n> bytes', integer(1, MAX_BYTES))
     .action(
@@ -36,9 +37,9 @@ export function registerLogs(cli: CliContext): void {
           }
           await write(cli.io.stdout, content);
           if (content.length === 0) {
-            news(
+            printStatus(
               cli.io,
-              'the console is empty: a sandbox that was not booted itself begins with none',
+              'the console is empty: a sandbox that was restored from a build starts with an empty one',
             );
           }
           return options.follow ? follow(cli.io, sandbox, content) : EXIT.ok;

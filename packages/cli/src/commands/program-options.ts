@@ -5,7 +5,7 @@ import { duration } from '../arguments.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import type { Io } from '../io.ts';
 
-/** Options of the commands that run a program and end with its status. */
+/** Options of the commands that run a program and exit with its status. */
 export interface ProgramOptions extends CommonOptions {
   readonly cwd?: string;
   readonly user?: string;
@@ -15,13 +15,13 @@ export interface ProgramOptions extends CommonOptions {
 }
 
 export const PROGRAM_HELP = `
-Standard input goes to the program, with --json too, unless -n is given: a shell loop that reads
-the lines of a file needs it. With --json the output is collected into one object.`;
+Standard input goes to the program, with --json too, unless -n is given. Use -n in a shell loop
+that reads the lines of a file. With --json the output is collected into one object.`;
 
 export function addProgramOptions(command: Command): Command {
   return command
     .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
-    .option('-u, --user <user[:group]>', 'whom to run it as, by name or number (default: user)')
+    .option('-u, --user <user[:group]>', 'user to run it as, by name or number (default: user)')
     .addOption(
       new Option('--timeout <time>', 'kill it after this time, rounded up to whole seconds')
         .argParser(duration)

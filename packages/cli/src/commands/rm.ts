@@ -12,7 +12,7 @@ interface RmOptions extends CommonOptions {
   readonly yes?: boolean;
 }
 
-/** Each destroy waits for a machine to end; more at once would only queue up there. */
+/** Each destroy waits for a VMM to exit; more at once would only queue up there. */
 const CONCURRENCY = 4;
 
 export function registerRm(cli: CliContext): void {

@@ -22,7 +22,7 @@ export function registerRun(cli: CliContext, args: readonly string[]): void {
     .addHelpText(
       'after',
       `
-The sandbox is destroyed however the program ends, also after Ctrl-C.
+The sandbox is destroyed however the program exits, also after Ctrl-C.
 ${PROGRAM_HELP}
 
 Examples:

@@ -2,7 +2,7 @@ import { TorporError } from '@torpor/protocol/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { withTemporarySandbox } from '../client/temporary-sandbox.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import { runTerminal } from '../terminal/run-terminal.ts';
 import {
   addCreateOptions,
@@ -19,7 +19,7 @@ interface ShellOptions extends CreateOptions {
 export function registerShell(cli: CliContext): void {
   addCreateOptions(cli.command('shell [id]', 'open a shell in a sandbox'))
     .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
-    .option('-u, --user <user[:group]>', 'whom to run it as, by name or number (default: user)')
+    .option('-u, --user <user[:group]>', 'user to run it as, by name or number (default: user)')
     .addHelpText(
       'after',
       '\nWithout an id, the shell runs in a new sandbox that is destroyed when it exits.',
@@ -39,7 +39,7 @@ export function registerShell(cli: CliContext): void {
           return cli.withSandbox(options, id, (sandbox) => runTerminal(cli.io, sandbox, shell));
         }
         return cli.withTorpor(options, (torpor) => {
-          news(cli.io, 'starting a sandbox…');
+          printStatus(cli.io, 'starting a sandbox…');
           return withTemporarySandbox(cli.io, torpor, createRequest(options), (sandbox) =>
             runTerminal(cli.io, sandbox, shell),
           );
@@ -68,7 +68,7 @@ function refuseUnused(id: string | undefined, options: ShellOptions, command: Co
   );
 }
 
-/** An interactive shell ignores other requests to end than its terminal's hang-up, which it passes on to its jobs. */
+/** An interactive shell ignores other requests to exit than its terminal's hang-up, which it passes on to its jobs. */
 function hangUp(): 'SIGHUP' {
   return 'SIGHUP';
 }

@@ -45,7 +45,10 @@ export function registerSnapshot(cli: CliContext): void {
 }
 
 export function registerTemplates(cli: CliContext): void {
-  const templates = cli.group('templates', 'list and delete what sandboxes can be created from');
+  const templates = cli.group(
+    'templates',
+    'list and delete templates: the images and snapshots that sandboxes are created from',
+  );
 
   cli
     .command('ls', 'list snapshots and images', templates, { isDefault: true })

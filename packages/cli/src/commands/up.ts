@@ -4,7 +4,7 @@ import { optionOf } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { type Io, json, line } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import type { Platform } from '../platform/platform.ts';
 import { StopRequest } from '../platform/stop-request.ts';
 import { VERSION } from '../version.ts';
@@ -32,7 +32,7 @@ export function registerUp(cli: CliContext): void {
     .option('--setup', 'install what this machine lacks first')
     .option(
       '--guest-timeout <time>',
-      'how long a guest may take to answer when it boots or resumes (TORPOR_GUEST_TIMEOUT, else 2m)',
+      'how long a guest may take to respond when it boots or resumes (TORPOR_GUEST_TIMEOUT, else 2m)',
       optionOf(SETTINGS.guestTimeoutMs.parse),
     )
     .option('--destroy-all', 'destroy all sandboxes when it stops, instead of leaving them running')
@@ -43,8 +43,8 @@ With --json it prints one line on standard output when it is ready:
   {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
 The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM stop it; sandboxes keep
 running and are adopted by the next start. Every setting can also be in the environment or in
-torpor.toml; \`torpor config\` lists them with their values. On a host that is slow or loaded,
---guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m, gives guests longer to start; all
+torpor.toml; \`torpor config\` lists them with their values. On a slow or loaded host,
+--guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m, gives guests longer to start; everything
 that waits for them waits as long.`,
     )
     .action(
@@ -57,7 +57,7 @@ that waits for them waits as long.`,
           try {
             await announce(io, options, platform, config);
             await stop.requested;
-            news(
+            printStatus(
               io,
               options.destroyAll ? 'destroying all sandboxes' : 'stopping; sandboxes keep running',
             );
@@ -87,7 +87,7 @@ async function start(
 
   const { keysOf, registerCacheUser } = await import('@torpor/images');
   const { createLogger } = await import('../platform/logger.ts');
-  const { prepareGuest, progressNews } = await import('../platform/prepare-guest.ts');
+  const { prepareGuest, progressStatus } = await import('../platform/prepare-guest.ts');
   const { openImageStore } = await import('../platform/images.ts');
   const { Platform } = await import('../platform/platform.ts');
   const { dataDir, cacheDir } = config;
@@ -99,7 +99,7 @@ async function start(
     images,
     version: VERSION,
     logger: createLogger(io, { asJson: options.json === true, level: config.logLevel }),
-    onProgress: progressNews(io),
+    onProgress: progressStatus(io),
     onTerminate: () => stop.request(),
   });
 }

@@ -29,7 +29,7 @@ export interface HostKernel {
   readonly modules: KernelModules;
   /** /proc/cpuinfo. */
   readonly cpuInfo: () => Promise<string>;
-  /** Opens a device to read and write; throws what open(2) says. */
+  /** Opens a device to read and write; throws the error of open(2). */
   readonly openDevice: (path: string) => Promise<void>;
 }
 

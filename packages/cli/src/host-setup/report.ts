@@ -1,16 +1,16 @@
 import type { Io } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import type { AptReport } from './apt.ts';
 
-/** Lines of apt that say that it works, of many that say nothing. */
-const APT_NEWS = /^(Setting up|Get:|E:|W:|Err:)/;
+/** The few lines of apt that show progress. */
+const APT_PROGRESS = /^(Setting up|Get:|E:|W:|Err:)/;
 
 /** Set-up, line by line on standard error. */
 export function setupReport(io: Io): AptReport {
   return {
-    step: (text) => news(io, text),
+    step: (text) => printStatus(io, text),
     output: (text) => {
-      if (APT_NEWS.test(text)) news(io, `  ${text}`);
+      if (APT_PROGRESS.test(text)) printStatus(io, `  ${text}`);
     },
   };
 }

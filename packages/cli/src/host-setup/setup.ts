@@ -85,7 +85,7 @@ async function install(wanted: readonly CheckedRequirement[], report: AptReport)
     if (!(error instanceof CommandError)) throw error;
     throw new TorporError('host_setup', `Packages could not be installed: ${error.message}`, {
       cause: error,
-      remedy: 'Mend what apt complains about, then run `torpor setup`.',
+      remedy: 'Fix what apt reports, then run `torpor setup`.',
     });
   }
 }

@@ -7,7 +7,7 @@ import { findProgram, isAccessible } from './checks.ts';
 import type { Fact } from './requirement.ts';
 
 export interface VmmFactsOptions {
-  /** Try KVM again, whatever is remembered of it. */
+  /** Try KVM again, even if the result of an earlier probe is known. */
   readonly probe?: boolean | undefined;
   /** Called before guests are booted for that. */
   readonly onProbe?: () => void;
@@ -37,7 +37,7 @@ async function firecrackerFact(config: Config): Promise<Fact> {
   }
 }
 
-/** Boots a probe where KVM may be had and nothing is remembered of it, or where `probe` asks for it. */
+/** Boots a probe where KVM may work and no earlier result is known, or where `probe` asks for it. */
 async function choiceFacts(
   config: Config,
   { probe = false, onProbe }: VmmFactsOptions,

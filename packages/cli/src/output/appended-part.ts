@@ -3,7 +3,7 @@ const ANCHOR_BYTES = 256;
 
 /**
  * What was appended to a bounded log between two readings: the new content after
- * the place where the old one ended, or all of it if that place was dropped.
+ * the place where the old one stopped, or all of it if that place was dropped.
  */
 export function appendedPart(previous: Buffer, current: Buffer): Buffer {
   if (current.length >= previous.length && current.subarray(0, previous.length).equals(previous)) {

@@ -4,7 +4,7 @@ import { formatBytes } from './units.ts';
 const REDRAW_INTERVAL_MS = 100;
 
 /**
- * One line on standard error that says how far a transfer is. Silent where
+ * One line on standard error with the progress of a transfer. Silent where
  * standard error is no terminal.
  */
 export class TransferProgress implements Disposable {
@@ -54,7 +54,7 @@ export class TransferProgress implements Disposable {
   }
 }
 
-/** A line of news on standard error, for people who wait. */
-export function news(io: Io, text: string): void {
+/** Prints what is happening on standard error, for people who wait. */
+export function printStatus(io: Io, text: string): void {
   void line(io.stderr, `torpor: ${text}`).catch(() => undefined);
 }

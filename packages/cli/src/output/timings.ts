@@ -10,7 +10,7 @@ export function formatTimings(timings: Timings): string {
     .join(' · ');
 }
 
-/** Says on standard error how long the phases took: to people on a terminal, and to whoever asks for it. */
+/** Prints on standard error how long the phases took: on a terminal, and if asked to. */
 export async function reportTimings(
   io: Io,
   timings: Timings | undefined,

@@ -1,15 +1,15 @@
 import { lastTerminationSignalMs } from '../termination-signals.ts';
 
 const PARENT_CHECK_INTERVAL_MS = 500;
-/** What ends npm reaches us within this time before or after, if it reaches us at all. */
+/** A signal that terminates npm reaches us within this time before or after, if it reaches us at all. */
 const SAME_EVENT_MS = 500;
 
 /**
- * Sends this process SIGTERM when the npm that started it has ended: npm that is told to end
- * ends its shell only, and this process would continue as an orphan. Nothing announces that,
- * but its parent is another process afterwards. A signal that came to us when npm ended (it
- * dies of a terminal that is closed, and of Ctrl-\) or that follows from its end (the terminal
- * is closed with it) has said it already. Does nothing in a process that npm did not start.
+ * Sends this process SIGTERM when the npm that started it has exited: a signal to npm
+ * terminates its shell only, and this process would continue as an orphan. Nothing announces
+ * that, but its parent is another process afterwards. It is not sent where a signal already
+ * reached this process for the same reason: one that terminated npm too (a closed terminal,
+ * Ctrl-\), or one that follows from npm's exit. Does nothing in a process that npm did not start.
  */
 export function terminateWithNpm(): void {
   if (process.env.npm_lifecycle_event === undefined) return;

@@ -13,7 +13,7 @@ export interface PlatformOptions {
   readonly version: string;
   readonly logger: Logger;
   readonly onProgress: (progress: Progress) => void;
-  /** Called when a client of the host agent asked the whole host to end. */
+  /** Called when a client of the host agent asked the whole host to stop. */
   readonly onTerminate: () => void;
 }
 
@@ -64,7 +64,7 @@ export class Platform {
     return new Platform(controlPlane, agent);
   }
 
-  /** Stops serving. Sandboxes run on, unless all are to be destroyed. */
+  /** Stops serving. Sandboxes keep running, unless all are to be destroyed. */
   async close({ destroyAll }: { readonly destroyAll: boolean }): Promise<void> {
     try {
       await this.#controlPlane.close({ destroyAll });

@@ -5,13 +5,13 @@ import {
   type Progress,
 } from '@torpor/images';
 import type { Io } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 
 /** The image that a sandbox has unless told otherwise. */
 export const BASE_IMAGE = 'base';
 
 /**
- * Makes what a first sandbox needs, if the cache lacks it, with news on standard
+ * Makes what a first sandbox needs, if the cache lacks it, with its progress on standard
  * error: kernel, initramfs, agent drive and the base image.
  */
 export async function prepareGuest(
@@ -19,12 +19,12 @@ export async function prepareGuest(
   cacheDir: string,
   store: ImageStore,
 ): Promise<GuestArtifacts> {
-  const onProgress = progressNews(io);
+  const onProgress = progressStatus(io);
   const artifacts = await ensureGuestArtifacts({ cacheDir, onProgress });
   await store.build(BASE_IMAGE, { onProgress });
   return artifacts;
 }
 
-export function progressNews(io: Io): (progress: Progress) => void {
-  return ({ artifact, message }) => news(io, `${artifact}: ${message}`);
+export function progressStatus(io: Io): (progress: Progress) => void {
+  return ({ artifact, message }) => printStatus(io, `${artifact}: ${message}`);
 }

@@ -1,11 +1,11 @@
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import type { Io } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
 
 /**
  * A request to stop the server: a signal, or a call.
- * A second signal ends the process at once.
+ * A second signal terminates the process at once.
  */
 export class StopRequest {
   readonly requested: Promise<void>;
@@ -33,7 +33,7 @@ export class StopRequest {
   #onSignal(signal: TerminationSignal): void {
     if (this.#signalled) process.exit(exitCodeOfSignal(signal));
     this.#signalled = true;
-    news(this.#io, 'stopping; send the signal again to stop at once');
+    printStatus(this.#io, 'stopping; send the signal again to stop at once');
     this.request();
   }
 }

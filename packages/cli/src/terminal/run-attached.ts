@@ -43,7 +43,7 @@ export async function runAttached(
   }
 }
 
-/** Connects the streams; returns the status to exit with once the program has ended. */
+/** Connects the streams; returns the status to exit with once the program has exited. */
 async function followProgram(
   io: Io,
   session: ExecSession,

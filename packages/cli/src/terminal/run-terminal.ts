@@ -5,7 +5,7 @@ import { TorporError } from '@torpor/protocol/basics';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
 import { EXIT, exitCodeOfProgram } from '../exit-codes.ts';
 import { type Io, ReaderGone } from '../io.ts';
-import { news } from '../output/progress.ts';
+import { printStatus } from '../output/progress.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
 import { SignalRelay } from './signal-relay.ts';
@@ -17,13 +17,13 @@ const END_OF_INPUT_INTERVAL_MS = 1000;
 
 export interface TerminalOptions
   extends Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' | 'envs'> {
-  /** What a termination signal to us is for the program; the same where absent. */
+  /** What a termination signal to us is for the program; the same if omitted. */
   readonly passOn?: (signal: TerminationSignal) => TerminationSignal;
 }
 
 /**
  * Connects our terminal with a program on a terminal in the sandbox, and returns
- * the status to end with. Ours is in raw mode meanwhile, so that every key goes
+ * the status to exit with. Ours is in raw mode meanwhile, so that every key goes
  * through, and always restored. If the connection is lost, the program lives on
  * and is found again.
  */
@@ -156,7 +156,7 @@ function setRaw(io: Io): void {
 }
 
 async function reconnect(io: Io, sandbox: Sandbox, tag: string): Promise<PtySession> {
-  news(io, 'connection lost; reconnecting\r');
+  printStatus(io, 'connection lost; reconnecting\r');
   for (let attempt = 1; ; attempt++) {
     await delay(RECONNECT_INTERVAL_MS);
     try {

@@ -26,7 +26,7 @@ export class SignalRelay implements Disposable {
   /** That our terminal was closed was seen at our output, and its SIGHUP may still come. */
   #expectsHangUp = false;
 
-  /** `passOn` answers what a signal to us is for the program. */
+  /** `passOn` returns what a signal to us is for the program. */
   constructor(
     io: Io,
     sandbox: Sandbox,
@@ -95,7 +95,7 @@ export class SignalRelay implements Disposable {
   #deliver(pid: number, name: TerminationSignal | 'SIGKILL'): void {
     const signal = AbortSignal.timeout(DELIVERY_TIMEOUT_MS);
     this.#sandbox.processes.kill(pid, { name, signal }).catch((reason: unknown) => {
-      // It may have exited meanwhile; the stream says so. A guest that takes no signal says nothing.
+      // It may have exited by now, which the stream reports. A guest that takes no signal does not respond.
       if (TorporError.from(reason).code !== 'not_found') this.#abandon();
     });
   }

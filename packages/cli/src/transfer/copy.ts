@@ -32,7 +32,7 @@ export interface CopyOptions {
   readonly onBytes: (bytes: number) => void;
 }
 
-/** After this long without a word the far side gives up: the server may have been killed. */
+/** After this long without data the far side gives up: the server may have been killed. */
 const SILENCE_LIMIT_MS = 60_000;
 const KEEPALIVE_INTERVAL_MS = 10_000;
 /** How long a far side may take to remove what it has made, once the copy is broken off. */
@@ -143,7 +143,7 @@ async function receivedBy(
   }
 }
 
-/** Writes all of it, and a word now and then while there is nothing to write. */
+/** Writes all of it, and a keepalive now and then while there is nothing to write. */
 async function sendAll(
   session: ExecSession,
   first: IteratorResult<Buffer, void>,
@@ -164,7 +164,7 @@ function nap(): Promise<'nap'> {
   return delay(KEEPALIVE_INTERVAL_MS, 'nap', { ref: false });
 }
 
-/** What the far side of a copy into a sandbox answers. Throws TorporError. */
+/** What the far side of a copy into a sandbox returns. Throws TorporError. */
 async function answerOf(
   session: ExecSession,
   onReady: () => void,
@@ -184,10 +184,13 @@ async function answerOf(
   }
   await assertSuccess(session, said);
   if (received !== undefined) return received;
-  throw new TorporError('internal_error', 'The sandbox did not say whether the copy is complete.');
+  throw new TorporError(
+    'internal_error',
+    'The sandbox did not report whether the copy is complete.',
+  );
 }
 
-/** The beginning of what a program said on its standard error. */
+/** The first part of what a program printed on its standard error. */
 class Messages {
   #text = '';
 
@@ -230,7 +233,7 @@ async function* passedOn(
       yield next.value;
     }
   } finally {
-    // It may be waiting for what never comes; so nobody waits for it.
+    // It may be waiting for what never comes; so it is not waited for.
     source.return().catch(() => undefined);
   }
 }

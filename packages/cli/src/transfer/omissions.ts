@@ -1,7 +1,7 @@
 import type { Omission } from '@torpor/linux';
 import { type Io, line } from '../io.ts';
 
-/** More are counted and not named: a sandbox could go on for ever. */
+/** More are counted and not named: a sandbox could produce them without end. */
 const MAX_NAMED = 10_000;
 
 /** What a copy left out, or could not copy as it was. */

@@ -84,14 +84,14 @@ async function sideOf(torpor: Torpor, endpoint: Endpoint): Promise<Side> {
   return { kind: 'sandbox', path, sandbox: await findSandbox(torpor, id) };
 }
 
-/** What a FIFO or a terminal gave is gone. In a sandbox, and a directory: known after the copy. */
+/** What a FIFO or a terminal gave cannot be read again. In a sandbox, and a directory: known after the copy. */
 async function assertCanBeReadAgain(from: Side): Promise<void> {
   const found = from.kind === 'local' ? await stat(from.path).catch(() => undefined) : undefined;
   if (found === undefined || found.isFile() || found.isDirectory()) return;
   throw new TorporError('invalid_request', `--verify compares files; ${from.path} is none.`);
 }
 
-/** A line on a terminal says how far it is. */
+/** Shows the progress in a line on a terminal. */
 async function copyWithProgress(
   io: Io,
   from: Side,

@@ -154,7 +154,7 @@ export const SETTINGS = {
     name: 'guest_timeout',
     variable: 'TORPOR_GUEST_TIMEOUT',
     flag: '--guest-timeout',
-    meaning: 'how long a guest may take to answer when it boots or resumes',
+    meaning: 'how long a guest may take to respond when it boots or resumes',
     parse: durationWithin('100ms', '1h'),
     show: formatDuration,
     defaultValue: 120_000,
