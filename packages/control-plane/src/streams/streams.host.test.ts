@@ -282,6 +282,18 @@ describe('admission', () => {
     await until(() => path.refusedWith === 404);
   });
 
+  test('a selector that is neither a pid nor a tag is an HTTP 400, as in a plain request', async () => {
+    await using client = connect('processes/a%20b/stream');
+    await until(() => client.refusedWith === 400);
+    const path = `/v1/sandboxes/${id}/processes/a%20b`;
+    const response = await harness.request(path, { method: 'DELETE' });
+    expect(response.status).toBe(400);
+    expect(rest.errorBodySchema.parse(await response.json()).error).toMatchObject({
+      code: 'invalid_request',
+      issues: [{ field: 'selector', problem: 'must be a pid or a tag' }],
+    });
+  });
+
   test('silence is not waited for', async () => {
     await using client = connect('exec/stream', {});
     expect(await client.first('error')).toMatchObject({ code: 'unauthorized', fatal: true });
