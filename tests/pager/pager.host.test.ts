@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, open, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -322,6 +323,37 @@ describe('the pager', () => {
       { vm: 'replaced-4', cause: 'userfaultfd-gone' },
       { vm: 'replaced-256', cause: 'userfaultfd-gone' },
     ]);
+  });
+
+  test('gives a VM up whose VMM connects and sends nothing', async () => {
+    const script = `import { setTimeout as delay } from 'node:timers/promises';
+      import { connectUnix } from '@torpor/linux';
+      process.stdout.write('ready');
+      for (let connected = false; !connected; await delay(5)) {
+        try { connectUnix(process.argv[1]); connected = true; } catch {}
+      }
+      process.stdin.resume();`;
+    const child = spawn(
+      process.execPath,
+      ['--input-type=module', '-e', script, join(directory, 'vm')],
+      { stdio: ['pipe', 'pipe', 'inherit'], cwd: fileURLToPath(new URL('.', import.meta.url)) },
+    );
+    children.push(child);
+    const signal = new Promise((resolve) => {
+      child.once('exit', (_, name) => resolve(name));
+    });
+    await once(child.stdout, 'data');
+    const failed = nextEvent('failed', 'vm');
+    await pager.serve({
+      vm: 'vm',
+      socketPath: join(directory, 'vm'),
+      connectTimeoutMs: 1000,
+      ...pick(await makeBuild(4)),
+    });
+    expect(await failed).toMatchObject({
+      reason: 'The VMM connected, but sent no userfaultfd in time.',
+    });
+    expect(await signal).toBe('SIGKILL');
   });
 
   test('gives a VM up whose VMM does not connect', async () => {

@@ -262,9 +262,15 @@ function closeVmm({ pidfd, connection }: Vmm): void {
   closeFd(pidfd);
 }
 
+/** How it exited is for the log; a kernel that does not say so changes nothing else. */
 function exitOf({ pidfd }: Vmm): Release {
-  const exit = exitOfPidfd(pidfd);
-  return { cause: 'vmm-exited', ...(exit === undefined || exit === 'pending' ? {} : { exit }) };
+  const cause = 'vmm-exited';
+  try {
+    const exit = exitOfPidfd(pidfd);
+    return exit === undefined || exit === 'pending' ? { cause } : { cause, exit };
+  } catch {
+    return { cause };
+  }
 }
 
 /** What the pager has done for a VM; nothing, for one whose memory it does not have (yet, or any more). */
