@@ -121,7 +121,7 @@ describe('what is wrong with the client', () => {
   test.each(Object.entries(CALLS))('no server: %s', async (_, call) => {
     const sandbox = sandboxOf(known, { apiUrl: 'http://127.0.0.1:1' });
     expect(await refusals(() => call(sandbox), FEW_TRIES)).toEqual([
-      expect.stringMatching(/^host_unavailable: No answer from http:\/\/127.0.0.1:1: /),
+      expect.stringMatching(/^host_unavailable: No response from http:\/\/127.0.0.1:1: /),
     ]);
   });
 });

@@ -1,16 +1,16 @@
 import type { Code, ConnectError } from '@connectrpc/connect';
 
 interface ErrorEntry {
-  /** Status of the HTTP answer. */
+  /** Status of the HTTP response. */
   readonly http: number;
   /** Code of the RPC between control plane and host agent. */
   readonly connect: keyof typeof Code;
-  /** What the reader can do about it; empty where the message says it all. */
+  /** What the reader can do about it; empty if the message says it all. */
   readonly remedy: string;
 }
 
 /**
- * Every error that a user can meet. The HTTP answers, the RPCs between our
+ * Every error that a user can meet. The HTTP responses, the RPCs between our
  * processes, the SDK's classes and the CLI's output all come from this table,
  * so that a code means the same everywhere and can be relied on.
  */
@@ -70,7 +70,7 @@ export const ERRORS = {
     // Not ResourceExhausted, which E2B's clients call a rate limit.
     connect: 'FailedPrecondition',
     remedy:
-      'End programs in the sandbox, for example as root with `torpor exec --user root <id> -- pkill -KILL -u user`, or create one with more memory.',
+      'Kill programs in the sandbox, for example as root with `torpor exec --user root <id> -- pkill -KILL -u user`, or create one with more memory.',
   },
   sandbox_disk_full: {
     http: 507,
@@ -80,12 +80,12 @@ export const ERRORS = {
   guest_failed: {
     http: 502,
     connect: 'Unknown',
-    remedy: 'Read the console with `torpor logs`: it has what the kernel of the sandbox says.',
+    remedy: "Read the console with `torpor logs`: it has the messages of the sandbox's kernel.",
   },
   host_unavailable: {
     http: 503,
     connect: 'Unavailable',
-    remedy: 'Start the host agent again; its sandboxes keep running meanwhile.',
+    remedy: 'Start the host agent again; its sandboxes keep running until then.',
   },
   guest_unreachable: {
     http: 502,
@@ -96,7 +96,7 @@ export const ERRORS = {
     http: 502,
     connect: 'Internal',
     remedy:
-      'What it was started from is as it was: start it again. Where the message names a file of the sandbox, repair that in the original, or start from an older snapshot.',
+      'Start it again: what it was started from is unchanged. If the message names a file of the sandbox, repair that in the original, or start from an older snapshot.',
   },
   vmm_failed: {
     http: 502,
@@ -112,7 +112,7 @@ export const ERRORS = {
     http: 500,
     connect: 'DataLoss',
     remedy:
-      'Run `torpor builds verify`: it names every damaged build. What depends on one cannot be resumed; delete it.',
+      'Run `torpor builds verify`: it names every damaged build. Sandboxes and snapshots that need one cannot be resumed; delete them.',
   },
   not_implemented: { http: 501, connect: 'Unimplemented', remedy: '' },
   internal_error: {

@@ -2,7 +2,7 @@ import { TorporError } from './errors.ts';
 
 /**
  * The states of a sandbox. `missing` is known to the control plane only: the host
- * that ran the sandbox does not answer.
+ * that ran the sandbox does not respond.
  */
 export const SANDBOX_STATES = [
   'creating',
@@ -28,7 +28,7 @@ const TRANSITIONAL_STATES: ReadonlySet<SandboxState> = new Set([
   'destroying',
 ]);
 
-/** Whether an operation is under way in this state. `missing` is none: it lasts until the host answers. */
+/** Whether an operation is under way in this state. `missing` is none: it lasts until the host responds. */
 export function isTransitional(state: SandboxState): boolean {
   return TRANSITIONAL_STATES.has(state);
 }

@@ -1,5 +1,5 @@
-/** The end of a sentence in somebody else's words: with a full stop, unless they bring their own. */
-export function withFullStop(words: string): string {
-  const text = words.trimEnd();
+/** A message from elsewhere as the end of a sentence: with a full stop, unless it has one. */
+export function withFullStop(message: string): string {
+  const text = message.trimEnd();
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }

@@ -63,7 +63,7 @@ export function signalNumber(text: string): number | undefined {
 }
 
 /** What Go's syscall.Signal calls them: the wire of E2B's envd says `signal: killed`. */
-const SIGNAL_WORDS: Readonly<Record<SignalName, string>> = {
+const STATUS_NAMES: Readonly<Record<SignalName, string>> = {
   SIGHUP: 'hangup',
   SIGINT: 'interrupt',
   SIGQUIT: 'quit',
@@ -97,17 +97,17 @@ const SIGNAL_WORDS: Readonly<Record<SignalName, string>> = {
   SIGSYS: 'bad system call',
 };
 
-/** The status of a process that a signal ended: `signal: killed`. */
+/** The status of a process that a signal terminated: `signal: killed`. */
 export function signalStatus(name: string): string {
-  const words: Readonly<Record<string, string>> = SIGNAL_WORDS;
-  return `signal: ${words[name] ?? name.toLowerCase()}`;
+  const names: Readonly<Record<string, string>> = STATUS_NAMES;
+  return `signal: ${names[name] ?? name.toLowerCase()}`;
 }
 
-/** The signal that a status names: in Go's words, or as `signal: SIGKILL`. */
+/** The signal that a status names: as Go does, or as `signal: SIGKILL`. */
 export function signalOfStatus(status: string): number | undefined {
   const word = /^signal: ([^\n:]+?)(?: \(core dumped\))?(?:: out of memory)?$/.exec(status)?.[1];
   if (word === undefined) return undefined;
-  const name = Object.entries(SIGNAL_WORDS).find(([, words]) => words === word)?.[0];
+  const name = Object.entries(STATUS_NAMES).find(([, text]) => text === word)?.[0];
   return signalNumber(name ?? word);
 }
 

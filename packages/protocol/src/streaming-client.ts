@@ -8,7 +8,7 @@ type StreamingCall = (input: unknown, options?: CallOptions) => AsyncIterable<un
  * A client whose server streams are cancelled when their reader leaves: by `break`, by
  * `return` at the last event, or by an exception. The iterators of `createClient` have no
  * `return`, so there a reader that leaves without aborting a signal stays, for the server,
- * one that is slow for ever.
+ * one that is endlessly slow.
  */
 export function createStreamingClient<S extends DescService>(
   service: S,

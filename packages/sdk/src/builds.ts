@@ -1,7 +1,7 @@
 import * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
 
-/** What paused sandboxes and snapshots are made of. For whoever runs the host. */
+/** What paused sandboxes and snapshots are made of. For the operator of the host. */
 export class Builds {
   readonly #connection: Connection;
 

@@ -1,7 +1,7 @@
 import type { Readable } from 'node:stream';
 import * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
-import { brokenAnswer } from './http/errors.ts';
+import { incompleteResponse } from './http/errors.ts';
 
 export interface FileOptions {
   /** The user as whom it is done, or `user:group`, by name or number; the default is `user`. */
@@ -27,7 +27,7 @@ export class Files {
     } catch (error) {
       throw options.signal?.aborted
         ? options.signal.reason
-        : brokenAnswer(this.#connection.apiUrl, error);
+        : incompleteResponse(this.#connection.apiUrl, error);
     }
   }
 

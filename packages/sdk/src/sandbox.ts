@@ -32,7 +32,7 @@ export interface ExecResult {
   readonly stdoutBytes: Buffer;
   readonly stderrBytes: Buffer;
   readonly exitCode: number;
-  /** How it ended, if a signal ended it: `signal: killed`. */
+  /** How it was terminated, if by a signal: `signal: killed`. */
   readonly status?: string;
   readonly durationMs: number;
   /** Whether output beyond the limit (4 MiB per stream) was dropped. */
@@ -114,7 +114,7 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /**
-   * Keeps memory and disk and frees everything else, until {@link resume}. The answer has
+   * Keeps memory and disk and frees everything else, until {@link resume}. The result has
    * the phases' `timings`, unless it was paused already.
    */
   async pause(options: PauseOptions = {}): Promise<rest.Sandbox> {
@@ -171,7 +171,7 @@ export class Sandbox implements AsyncDisposable {
     };
   }
 
-  /** Runs a program to its end and returns its output. A status other than 0 is a result, not an error. */
+  /** Runs a program until it exits and returns its output. A status other than 0 is a result, not an error. */
   async exec(
     cmd: string,
     args: readonly string[] = [],

@@ -14,7 +14,7 @@ export interface CreateSandboxOptions {
   readonly memoryMiB?: number | undefined;
   /** Size of the writable disk; it takes only what the sandbox writes. */
   readonly diskSizeMiB?: number | undefined;
-  /** Time without activity after which it ends, in whole seconds; 0, the default, is never. */
+  /** Time without activity after which it is destroyed or paused, in whole seconds; 0, the default, is never. */
   readonly idleTimeoutMs?: number | undefined;
   /** Then it is paused instead. The default is false. */
   readonly autoPause?: boolean | undefined;

@@ -39,7 +39,7 @@ export class Torpor implements AsyncDisposable {
     return this.#connection.json('GET', '/health', rest.healthSchema, { signal });
   }
 
-  /** Lets go of the connections. */
+  /** Closes the connections. */
   async close(): Promise<void> {
     await this.#connection.close();
   }

@@ -62,7 +62,7 @@ describe('a guest that refuses', () => {
     await expect(guest.init({}, { timeoutMs: 5_000 })).rejects.toMatchObject({
       code: 'init_failed',
       message: 'The guest could not be made sandbox sb1: Init failed at machine-id: EROFS.',
-      remedy: expect.stringContaining('start it again'),
+      remedy: expect.stringContaining('Start it again'),
     });
   });
 

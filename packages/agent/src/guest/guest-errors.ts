@@ -88,7 +88,7 @@ export function fromGuest(reason: unknown, call: GuestCall): TorporError {
 
 /** The TorporError for an HTTP answer of envd with an error status; `body` as it was received. */
 export function fromGuestStatus(status: number, body: string, call: GuestCall): TorporError {
-  const message = messageOf(body) ?? `The guest answered with status ${status}.`;
+  const message = messageOf(body) ?? `The guest returned status ${status}.`;
   if (status === 401) return refused(new Error(message), call);
   return guestError(FROM_HTTP[status] ?? 'guest_failed', message, undefined);
 }

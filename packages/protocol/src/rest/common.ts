@@ -11,7 +11,7 @@ export const fieldIssueSchema = z.strictObject({
   problem: z.string().meta({ example: 'must be at least 128' }),
 });
 
-/** The body of every answer that is not a success. */
+/** The body of every response that is not a success. */
 export const errorBodySchema = z
   .strictObject({
     error: z.strictObject({

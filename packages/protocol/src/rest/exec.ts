@@ -38,7 +38,7 @@ export const execRequestSchema = z
       .meta({ description: 'Answer 202 once the process runs, and let it run.' }),
     tag: processTagSchema
       .optional()
-      .meta({ description: 'Name of a background process; made up if absent.' }),
+      .meta({ description: 'Name of a background process; generated if omitted.' }),
   })
   .refine((request) => request.background || request.tag === undefined, {
     path: ['tag'],
@@ -91,11 +91,11 @@ export const processSchema = z
     exit_code: z
       .int()
       .optional()
-      .meta({ description: 'Present once it has exited; -1 if a signal ended it.' }),
+      .meta({ description: 'Present once it has exited; -1 if a signal terminated it.' }),
     status: z
       .string()
       .optional()
-      .meta({ description: 'How it ended, if a signal ended it: "signal: killed".' }),
+      .meta({ description: 'How it was terminated, if by a signal: "signal: killed".' }),
   })
   .meta({ id: 'Process' });
 
@@ -107,7 +107,7 @@ export type ProcessList = z.infer<typeof processListSchema>;
 
 export const listProcessesQuerySchema = z.strictObject({
   all: z.enum(['true', 'false']).optional().meta({
-    description: 'Also the last background programs that have exited, with how they ended.',
+    description: 'Also the last background programs that have exited, with their exit status.',
   }),
 });
 

@@ -39,24 +39,24 @@ export const createSandboxSchema = z
       .int()
       .optional()
       .meta({
-        description: `Virtual CPUs: 1 to what the host allows, ${SANDBOX_DEFAULTS.vcpus} if absent. Fixed by a template that is a snapshot.`,
+        description: `Virtual CPUs: 1 to what the host allows, ${SANDBOX_DEFAULTS.vcpus} if omitted. Fixed by a template that is a snapshot.`,
       }),
     memory_mb: z
       .int()
       .optional()
       .meta({
-        description: `Memory in MiB: 128 to what the host has, ${SANDBOX_DEFAULTS.memoryMb} if absent. Fixed by a template that is a snapshot.`,
+        description: `Memory in MiB: 128 to what the host has, ${SANDBOX_DEFAULTS.memoryMb} if omitted. Fixed by a template that is a snapshot.`,
       }),
-    timeout_sec: timeoutSecSchema
-      .default(SANDBOX_DEFAULTS.timeoutSec)
-      .meta({ description: 'Seconds without activity after which it is ended; 0 means never.' }),
+    timeout_sec: timeoutSecSchema.default(SANDBOX_DEFAULTS.timeoutSec).meta({
+      description: 'Seconds without activity after which it is destroyed or paused; 0 means never.',
+    }),
     auto_pause: z.boolean().default(false).meta({
       description:
         'After `timeout_sec` without activity, which must be set then, it is paused, not destroyed.',
     }),
     disk_size_mb: diskSizeSchema.optional().meta({
       description:
-        "Size of the writable disk in MiB; the host's default if absent. Fixed by a template that is a snapshot.",
+        "Size of the writable disk in MiB; the host's default if omitted. Fixed by a template that is a snapshot.",
     }),
     metadata: sandboxMetadataSchema.optional(),
     envs: environmentSchema.optional().meta({
@@ -112,7 +112,7 @@ export const sandboxSchema = z
     timings: z
       .array(phaseTimingSchema)
       .optional()
-      .meta({ description: 'Phases of the operation; only in the answer to it.' }),
+      .meta({ description: 'Phases of the operation; only in the response to it.' }),
   })
   .meta({ id: 'Sandbox' });
 

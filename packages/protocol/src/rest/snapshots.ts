@@ -9,7 +9,7 @@ export const resumeSandboxSchema = z
   .strictObject({
     timeout_sec: timeoutSecSchema
       .optional()
-      .meta({ description: 'A new idle timeout in seconds; the one that it had if absent.' }),
+      .meta({ description: 'A new idle timeout in seconds; unchanged if omitted.' }),
   })
   .meta({ id: 'ResumeSandbox' });
 
@@ -20,7 +20,7 @@ export const forkSandboxSchema = z
     count: z.int().min(1).max(MAX_FORK_COUNT).default(1).meta({ description: 'How many copies.' }),
     timeout_sec: timeoutSecSchema
       .optional()
-      .meta({ description: "Idle timeout of the copies in seconds; the source's if absent." }),
+      .meta({ description: "Idle timeout of the copies in seconds; the source's if omitted." }),
   })
   .meta({ id: 'ForkSandbox' });
 
@@ -56,7 +56,7 @@ export const createSnapshotSchema = z
     sandbox_id: sandboxIdSchema,
     name: snapshotNameSchema
       .optional()
-      .meta({ description: '`template-` and eight hexadecimal digits if absent.' }),
+      .meta({ description: '`template-` and eight hexadecimal digits if omitted.' }),
   })
   .meta({ id: 'CreateSnapshot' });
 
@@ -72,7 +72,7 @@ export const createSnapshotQuerySchema = z.strictObject({
 export const listSnapshotsQuerySchema = z.strictObject({
   type: z.enum(TEMPLATE_TYPES).optional().meta({
     description:
-      '`base`: the images of the platform; `snapshot`: those of the team. Both if absent.',
+      '`base`: the images of the platform; `snapshot`: those of the team. Both if omitted.',
   }),
 });
 
@@ -92,7 +92,7 @@ export const snapshotSchema = z
     timings: z
       .array(phaseTimingSchema)
       .optional()
-      .meta({ description: 'Phases of its making; only in the answer to that.' }),
+      .meta({ description: 'Phases of the operation; only in the response to it.' }),
   })
   .meta({ id: 'Snapshot' });
 

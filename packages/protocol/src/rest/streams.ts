@@ -4,7 +4,7 @@
  *
  * A client that cannot set the header `X-API-Key` (a browser) sends
  * `{"type":"auth","token":"tpr_…"}` as its first frame, within 5 s. A wrong key
- * in the header is answered with HTTP 401; every later error is a frame of type
+ * in the header is refused with HTTP 401; every later error is a frame of type
  * `error`, followed by the close of the socket if it is fatal.
  */
 import { z } from 'zod';

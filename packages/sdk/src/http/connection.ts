@@ -2,7 +2,7 @@ import { Readable } from 'node:stream';
 import { TorporError } from '@torpor/protocol/basics';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
-import { brokenAnswer, connectionError, errorFromBody } from './errors.ts';
+import { connectionError, errorFromBody, incompleteResponse } from './errors.ts';
 
 export const DEFAULT_API_URL = 'http://127.0.0.1:7070';
 
@@ -16,7 +16,7 @@ export interface ConnectionOptions {
   readonly apiUrl?: string;
   /** The default is `TORPOR_API_KEY`. `torpor env` prints the local one. */
   readonly apiKey?: string;
-  /** How long an answer's headers may take; 0, the default, is no limit. */
+  /** How long the headers of a response may take; 0, the default, is no limit. */
   readonly requestTimeoutMs?: number;
 }
 
@@ -68,7 +68,7 @@ export class Connection {
     return url;
   }
 
-  /** Sends a request and decodes the JSON of its answer. Throws TorporError. */
+  /** Sends a request and decodes the JSON of its response. Throws TorporError. */
   async json<T>(
     method: Dispatcher.HttpMethod,
     path: string,
@@ -80,14 +80,18 @@ export class Connection {
       return decode(schema, await body.json());
     } catch (error) {
       if (error instanceof TorporError || options.signal?.aborted) throw error;
-      if (!(error instanceof SyntaxError)) throw brokenAnswer(this.apiUrl, error);
-      throw new TorporError('internal_error', `${method} ${path} was not answered with JSON.`, {
-        cause: error,
-      });
+      if (!(error instanceof SyntaxError)) throw incompleteResponse(this.apiUrl, error);
+      throw new TorporError(
+        'internal_error',
+        `${method} ${path} returned something other than JSON.`,
+        {
+          cause: error,
+        },
+      );
     }
   }
 
-  /** Sends a request whose answer has no content. */
+  /** Sends a request whose response has no content. */
   async empty(
     method: Dispatcher.HttpMethod,
     path: string,
@@ -97,7 +101,7 @@ export class Connection {
     await body.dump();
   }
 
-  /** Sends a request and hands the answer's body on; the caller must read or destroy it. */
+  /** Sends a request and returns the body of the response; the caller must read or destroy it. */
   async stream(
     method: Dispatcher.HttpMethod,
     path: string,
@@ -194,15 +198,19 @@ function parseApiUrl(text: string): URL {
   return url;
 }
 
-/** Reads what an answer means; fields that a newer server added are let through. */
+/** Decodes a response; fields that a newer server added are let through. */
 function decode<T>(schema: z.ZodType<T>, body: unknown): T {
   const result = schema.safeParse(body);
   if (result.success) return result.data;
   if (result.error.issues.every(({ code }) => code === 'unrecognized_keys')) return body as T;
-  throw new TorporError('internal_error', 'The API answered with something else than agreed.', {
-    cause: result.error,
-    remedy: 'Use a client of the version of the server.',
-  });
+  throw new TorporError(
+    'internal_error',
+    'The response of the API does not have the documented form.',
+    {
+      cause: result.error,
+      remedy: 'Use a client of the version of the server.',
+    },
+  );
 }
 
 async function readLimited(body: Readable): Promise<string> {

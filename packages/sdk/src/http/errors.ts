@@ -1,7 +1,7 @@
 import { type ErrorCode, type FieldIssue, isErrorCode, TorporError } from '@torpor/protocol/basics';
 import * as rest from '@torpor/protocol/rest';
 
-/** The error that an answer's body describes, or the closest that its status allows. */
+/** The error that the body of a response describes, or the closest that its status allows. */
 export function errorFromBody(status: number, text: string): TorporError {
   const parsed = rest.errorBodySchema.safeParse(parseJson(text));
   if (parsed.success) {
@@ -11,7 +11,7 @@ export function errorFromBody(status: number, text: string): TorporError {
   const excerpt = text.trim().slice(0, 200);
   return new TorporError(
     CODE_OF_STATUS[status] ?? 'internal_error',
-    `The API answered with status ${status}${excerpt === '' ? '' : `: ${excerpt}`}.`,
+    `The API returned status ${status}${excerpt === '' ? '' : `: ${excerpt}`}.`,
   );
 }
 
@@ -28,26 +28,22 @@ export function torporError(
     : new TorporError('internal_error', `${message} (${code})`, options);
 }
 
-/** What it means that no answer came. */
+/** The error for a request without a response. */
 export function connectionError(apiUrl: URL, reason: unknown): TorporError {
   const message = reason instanceof Error ? reason.message || reason.name : String(reason);
-  return new TorporError('host_unavailable', `No answer from ${apiUrl.origin}: ${message}`, {
+  return new TorporError('host_unavailable', `No response from ${apiUrl.origin}: ${message}`, {
     cause: reason,
     remedy: 'Start Torpor with `npm start` or `torpor up`, or set TORPOR_API_URL to where it runs.',
   });
 }
 
-/** What it means that an answer ended before its end. */
-export function brokenAnswer(apiUrl: URL, reason: unknown): TorporError {
-  return new TorporError(
-    'host_unavailable',
-    `The answer of ${apiUrl.origin} broke off before its end.`,
-    {
-      cause: reason,
-      remedy:
-        'Try again. If it was a file, it may have been cut short while it was read; the log of the server says why.',
-    },
-  );
+/** The error for a response that is incomplete. */
+export function incompleteResponse(apiUrl: URL, reason: unknown): TorporError {
+  return new TorporError('host_unavailable', `The response of ${apiUrl.origin} is incomplete.`, {
+    cause: reason,
+    remedy:
+      'Try again. If it was a file, it may have been cut short while it was read; the log of the server says why.',
+  });
 }
 
 const CODE_OF_STATUS: Record<number, ErrorCode> = {

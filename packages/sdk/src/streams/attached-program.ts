@@ -4,7 +4,7 @@ import type { FrameSocket, ServerFrame } from './frame-socket.ts';
 export interface ExitStatus {
   /** What a shell would see in `$?`. */
   readonly exitCode: number;
-  /** How it ended, if not by itself: `signal: killed`. */
+  /** How it was terminated, if it did not exit by itself: `signal: killed`. */
   readonly error?: string;
 }
 
@@ -15,20 +15,20 @@ const INPUT_CHUNK_BYTES = 32 * 1024;
 
 /**
  * What the sessions with a process and with a terminal have in common once the program
- * has started: its frames, its end, its input.
+ * has started: its frames, its exit, its input.
  */
 export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
   readonly #socket: FrameSocket<Incoming, Outgoing>;
   readonly #lostMessage: string;
   #exit: ExitStatus | undefined;
 
-  /** `lostMessage`: what is to be said when the stream ends before the program does. */
+  /** `lostMessage`: the message of the error if the stream ends before the program exits. */
   constructor(socket: FrameSocket<Incoming, Outgoing>, lostMessage: string) {
     this.#socket = socket;
     this.#lostMessage = lostMessage;
   }
 
-  /** The frames until the program ends. For one reader; a slow one slows the program. */
+  /** The frames until the program exits. For one reader; a slow one slows the program. */
   async *frames(): AsyncGenerator<WithoutEnd<Incoming>, void> {
     while (this.#exit === undefined) {
       const frame = await this.#socket.receive();
@@ -44,7 +44,7 @@ export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
     }
   }
 
-  /** Waits for the end; frames that nobody iterates are dropped. */
+  /** Waits for the exit; frames that nobody iterates are dropped. */
   async wait(): Promise<ExitStatus> {
     if (this.#exit === undefined) for await (const _ of this.frames());
     if (this.#exit === undefined) {

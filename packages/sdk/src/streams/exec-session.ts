@@ -32,7 +32,7 @@ export class ExecSession implements AsyncDisposable {
     this.#binary = binary;
     this.#program = new AttachedProgram(
       socket,
-      'The stream ended before the process did; the server may have been stopped.',
+      'The stream ended before the process exited; the server may have been stopped.',
     );
     this.pid = pid;
   }
@@ -64,7 +64,7 @@ export class ExecSession implements AsyncDisposable {
     }
   }
 
-  /** The output until the process ends. To be iterated by one reader; a slow reader slows the process. */
+  /** The output until the process exits. To be iterated by one reader; a slow reader slows the process. */
   async *output(): AsyncGenerator<OutputChunk, void> {
     for await (const frame of this.#program.frames()) {
       if (frame.type === 'start') continue;
@@ -77,7 +77,7 @@ export class ExecSession implements AsyncDisposable {
     }
   }
 
-  /** Waits for the end of the process; output that nobody iterates is dropped. */
+  /** Waits until the process exits; output that nobody iterates is dropped. */
   wait(): Promise<ExitStatus> {
     return this.#program.wait();
   }
@@ -106,7 +106,7 @@ export class ExecSession implements AsyncDisposable {
     await this.#socket.send({ type: 'stop' });
   }
 
-  /** Closes the stream, which ends a process that this session started. */
+  /** Closes the stream, which kills a process that this session started. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#socket[Symbol.asyncDispose]();
   }

@@ -30,7 +30,7 @@ export type EventFrame<Frame extends ServerFrame> = Exclude<Frame, ErrorFrame>;
  * JSON frames, and binary ones if they are asked for, over a WebSocket, read one at a time. A
  * reader that lags behind
  * pauses the socket, so that the other side is slowed down and nothing is lost
- * or heaped up. An error frame of the server says why the stream ended, whatever
+ * or kept without bound. An error frame of the server says why the stream ended, whatever
  * failed on this side because of that.
  */
 export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDisposable {
@@ -104,9 +104,9 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
           reject(errorFromBody(response.statusCode ?? 500, Buffer.concat(chunks).toString()));
           socket.terminate();
         });
-        // After an end it changes nothing; without one there is no answer.
+        // Without effect after the end; without an end there is no response.
         response.on('close', () => {
-          reject(connectionError(connection.apiUrl, new Error('the answer broke off')));
+          reject(connectionError(connection.apiUrl, new Error('the response is incomplete')));
           socket.terminate();
         });
       });
@@ -155,11 +155,11 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     }
   }
 
-  /** Sends a frame and returns the answer to it. Throws if the stream ends instead. */
+  /** Sends a frame and returns the reply to it. Throws if the stream ends instead. */
   async request(frame: Sent | undefined): Promise<EventFrame<Received>> {
     if (frame !== undefined) await this.send(frame);
-    const answer = await this.receive();
-    if (answer !== undefined) return answer;
+    const reply = await this.receive();
+    if (reply !== undefined) return reply;
     throw closedError();
   }
 

@@ -58,14 +58,14 @@ export class PtySession implements AsyncDisposable {
     }
   }
 
-  /** What the terminal prints until its program ends. For one reader. */
+  /** What the terminal prints until its program exits. For one reader. */
   async *output(): AsyncGenerator<Buffer, void> {
     for await (const frame of this.#program.frames()) {
       if (frame.type === 'output') yield Buffer.from(frame.data, 'base64');
     }
   }
 
-  /** Waits for the end of the program; output that nobody iterates is dropped. */
+  /** Waits until the program exits; output that nobody iterates is dropped. */
   wait(): Promise<ExitStatus> {
     return this.#program.wait();
   }

@@ -4,7 +4,7 @@
 
 // What the control plane asks of a host agent. Messages that the seed system
 // has keep its field numbers; fields that are Torpor's own start at 20.
-// What may be absent is optional; an empty string or 0 is a value like others.
+// What may be omitted is optional; an empty string or 0 is a value like others.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -96,7 +96,7 @@ export type CreateSandboxRequest = Message<"hostagent.v1.CreateSandboxRequest"> 
   sandboxId: string;
 
   /**
-   * The default of the host if absent.
+   * The default of the host if omitted.
    *
    * @generated from field: optional int32 disk_size_mb = 6;
    */
@@ -108,14 +108,14 @@ export type CreateSandboxRequest = Message<"hostagent.v1.CreateSandboxRequest"> 
   teamId: string;
 
   /**
-   * The image `base` if absent.
+   * The image `base` if omitted.
    *
    * @generated from field: optional string template_id = 8;
    */
   templateId?: string | undefined;
 
   /**
-   * That of the template if absent.
+   * That of the template if omitted.
    *
    * @generated from field: optional string default_user = 9;
    */
@@ -139,7 +139,7 @@ export type CreateSandboxRequest = Message<"hostagent.v1.CreateSandboxRequest"> 
   denyInternet: boolean;
 
   /**
-   * The id of the sandbox if absent.
+   * The id of the sandbox if omitted.
    *
    * @generated from field: optional string hostname = 22;
    */
@@ -284,7 +284,7 @@ export type ResumeSandboxRequest = Message<"hostagent.v1.ResumeSandboxRequest"> 
   sandboxId: string;
 
   /**
-   * That of before if absent; 0 means never.
+   * Unchanged if omitted; 0 means never.
    *
    * @generated from field: optional int32 timeout_sec = 2;
    */
@@ -558,7 +558,7 @@ export type VerifyBuildsResponse = Message<"hostagent.v1.VerifyBuildsResponse"> 
   buildId: string;
 
   /**
-   * What is wrong with the build; absent for a sound one.
+   * What is wrong with the build; not set for a sound one.
    *
    * @generated from field: optional string fault = 2;
    */
@@ -940,7 +940,7 @@ export type ReadConsoleRequest = Message<"hostagent.v1.ReadConsoleRequest"> & {
   sandboxId: string;
 
   /**
-   * The last so many bytes; all that is kept if absent.
+   * The last so many bytes; all that is kept if omitted.
    *
    * @generated from field: optional uint32 max_bytes = 2;
    */
@@ -1003,7 +1003,7 @@ export type ExecRequest = Message<"hostagent.v1.ExecRequest"> & {
   envs: { [key: string]: string };
 
   /**
-   * Those of the sandbox if absent.
+   * Those of the sandbox if omitted.
    *
    * @generated from field: optional string cwd = 21;
    */
@@ -1015,7 +1015,7 @@ export type ExecRequest = Message<"hostagent.v1.ExecRequest"> & {
   user?: string | undefined;
 
   /**
-   * Per stream; what is beyond is dropped and counted. The agent's limit if absent.
+   * Per stream; what is beyond is dropped and counted. The agent's limit if omitted.
    *
    * @generated from field: optional uint64 max_output_bytes = 23;
    */
@@ -1105,7 +1105,7 @@ export type ExecStreamRequest = Message<"hostagent.v1.ExecStreamRequest"> & {
   envs: { [key: string]: string };
 
   /**
-   * Those of the sandbox if absent.
+   * Those of the sandbox if omitted.
    *
    * @generated from field: optional string cwd = 21;
    */
@@ -1286,7 +1286,7 @@ export type StartBackgroundRequest = Message<"hostagent.v1.StartBackgroundReques
   args: string[];
 
   /**
-   * Generated if absent.
+   * Generated if omitted.
    *
    * @generated from field: optional string tag = 4;
    */
@@ -1298,7 +1298,7 @@ export type StartBackgroundRequest = Message<"hostagent.v1.StartBackgroundReques
   envs: { [key: string]: string };
 
   /**
-   * Those of the sandbox if absent.
+   * Those of the sandbox if omitted.
    *
    * @generated from field: optional string cwd = 6;
    */
@@ -1446,7 +1446,7 @@ export type KillProcessRequest = Message<"hostagent.v1.KillProcessRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * A name or a number, as kill(1) takes them; SIGKILL if absent.
+   * A name or a number, as kill(1) takes them; SIGKILL if omitted.
    *
    * @generated from field: optional string signal = 4;
    */
@@ -1675,14 +1675,14 @@ export type PtyAttachRequest = Message<"hostagent.v1.PtyAttachRequest"> & {
   sandboxId: string;
 
   /**
-   * Generated for a new PTY if absent.
+   * Generated for a new PTY if omitted.
    *
    * @generated from field: optional string tag = 2;
    */
   tag?: string | undefined;
 
   /**
-   * If absent, connects to the PTY with this tag.
+   * If omitted, connects to the PTY with this tag.
    *
    * @generated from field: optional string cmd = 3;
    */
@@ -1694,7 +1694,7 @@ export type PtyAttachRequest = Message<"hostagent.v1.PtyAttachRequest"> & {
   args: string[];
 
   /**
-   * 80 columns and 24 rows if both are absent.
+   * 80 columns and 24 rows if both are omitted.
    *
    * @generated from field: optional uint32 cols = 5;
    */
@@ -1711,7 +1711,7 @@ export type PtyAttachRequest = Message<"hostagent.v1.PtyAttachRequest"> & {
   envs: { [key: string]: string };
 
   /**
-   * Those of the sandbox if absent.
+   * Those of the sandbox if omitted.
    *
    * @generated from field: optional string cwd = 8;
    */
@@ -1994,7 +1994,7 @@ export type WriteFileStreamRequest_Meta = Message<"hostagent.v1.WriteFileStreamR
   path: string;
 
   /**
-   * That of the sandbox if absent.
+   * That of the sandbox if omitted.
    *
    * @generated from field: optional string user = 20;
    */
@@ -2036,7 +2036,7 @@ export type ReadFileStreamRequest = Message<"hostagent.v1.ReadFileStreamRequest"
   path: string;
 
   /**
-   * That of the sandbox if absent.
+   * That of the sandbox if omitted.
    *
    * @generated from field: optional string user = 20;
    */
@@ -2153,7 +2153,7 @@ export type ListDirRequest = Message<"hostagent.v1.ListDirRequest"> & {
   depth: number;
 
   /**
-   * That of the sandbox if absent.
+   * That of the sandbox if omitted.
    *
    * @generated from field: optional string user = 20;
    */
@@ -2199,7 +2199,7 @@ export type MakeDirRequest = Message<"hostagent.v1.MakeDirRequest"> & {
   path: string;
 
   /**
-   * That of the sandbox if absent.
+   * That of the sandbox if omitted.
    *
    * @generated from field: optional string user = 20;
    */
@@ -2245,7 +2245,7 @@ export type RemovePathRequest = Message<"hostagent.v1.RemovePathRequest"> & {
   path: string;
 
   /**
-   * That of the sandbox if absent.
+   * That of the sandbox if omitted.
    *
    * @generated from field: optional string user = 20;
    */
@@ -2668,7 +2668,7 @@ export const HostAgentService: GenService<{
     output: typeof DescribeHostResponseSchema;
   },
   /**
-   * Destroys every sandbox, then ends the agent.
+   * Destroys every sandbox, then stops the agent.
    *
    * @generated from rpc hostagent.v1.HostAgentService.Terminate
    */
