@@ -1,14 +1,14 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { cli } from '@torpor/testkit/cli';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type HostStack, startHostStack } from '../support/host-stack.ts';
-import { eventually, openTerminal, type Terminal } from '../support/terminal.ts';
+import { eventually } from '../support/terminal.ts';
+import { SIGNAL_RECORDER, TerminalScene } from '../support/terminal-scene.ts';
 import { TORPOR } from '../support/torpor-process.ts';
 
 /*
@@ -17,7 +17,6 @@ import { TORPOR } from '../support/torpor-process.ts';
  * program in the "sandbox" writes down each signal that reaches it.
  */
 
-const RECORDER = fileURLToPath(new URL('../support/signal-recorder.mjs', import.meta.url));
 const NODES = ['node', process.execPath];
 /** Longer than what counts as one press of a key. */
 const SECOND_PRESS_MS = 500;
@@ -35,76 +34,8 @@ beforeAll(async () => {
 });
 afterAll(() => resources.disposeAsync());
 
-/** A directory with what a command is redirected from and to, and what it left there. */
-class Scene {
-  readonly directory: string;
-
-  private constructor(directory: string) {
-    this.directory = directory;
-  }
-
-  static async open(): Promise<Scene> {
-    const directory = await mkdtemp(join(tmpdir(), 'torpor-interrupts-'));
-    resources.defer(() => rm(directory, { recursive: true }));
-    await writeFile(join(directory, 'input'), 'input\n');
-    execFileSync('mkfifo', [join(directory, 'fifo')]);
-    return new Scene(directory);
-  }
-
-  /** Options and command of `exec` and `run` for the program that records its signals. */
-  recorder(sandbox: string): string {
-    return `-u root ${sandbox} -- ${process.execPath} ${RECORDER} ${join(this.directory, 'log')}`;
-  }
-
-  /** The same for a program that writes down what it is asked, takes its time, and exits with 7. */
-  sluggard(sandbox: string): string {
-    const log = join(this.directory, 'log');
-    const traps = ['INT', 'QUIT', 'TERM', 'HUP'].map((name) => `trap "on SIG${name}" ${name};`);
-    const script = `on() { echo $1 >> ${log}; told=1; }; ${traps.join(' ')} echo ready >> ${log}; until [ "$told" ]; do sleep 0.1; done; for i in $(seq 20); do sleep 0.1; done; echo saved; echo finished >> ${log}; exit 7`;
-    return `-u root ${sandbox} -- bash -c '${script}'`;
-  }
-
-  /** A start script for npm that runs `torpor ARGS`. */
-  async npmStart(args: string): Promise<void> {
-    const start = `node ${TORPOR} ${args}`;
-    await writeFile(join(this.directory, 'package.json'), JSON.stringify({ scripts: { start } }));
-  }
-
-  /** Runs `torpor ARGS` as the child of a shell, which is in the same foreground group. */
-  run(node: string, args: string, redirect = ''): Terminal {
-    return this.shell(`
-      trap : INT QUIT TERM
-      stty -a > before
-      ( echo $BASHPID > pid; exec ${node} ${TORPOR} ${args} ${redirect} )
-      echo $? > status
-      stty -a > after`);
-  }
-
-  shell(script: string): Terminal {
-    return openTerminal(`cd ${this.directory}; ${script}`, { TORPOR_DATA_DIR: stack.dataDir });
-  }
-
-  /** A file's content; empty while there is none. */
-  read(name: string): string {
-    try {
-      return readFileSync(join(this.directory, name), 'utf8');
-    } catch {
-      return '';
-    }
-  }
-
-  async untilReady(): Promise<void> {
-    await eventually(() => this.read('log').startsWith('ready'), 'the program is ready');
-  }
-
-  /** What reached the program after it was ready. */
-  get received(): string[] {
-    return this.read('log').split('\n').filter(Boolean).slice(1);
-  }
-
-  get pid(): number {
-    return Number(this.read('pid'));
-  }
+async function openScene(): Promise<TerminalScene> {
+  return resources.use(await TerminalScene.open(stack.dataDir));
 }
 
 /** Waits on when it is asked to end. */
@@ -122,7 +53,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   test.concurrent.each(node === 'node' ? REDIRECTIONS : INPUTS)(
     'Ctrl-C, with the redirections "%s"',
     async (redirect) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       using terminal = scene.run(node, `exec ${scene.recorder(id)}`, redirect);
       await scene.untilReady();
       terminal.type(CTRL_C);
@@ -144,7 +75,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     ['SIGHUP', ''],
     ['SIGHUP', '< input'],
   ] as const)('%s to the process alone, with "%s"', async (signal, redirect) => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `exec ${scene.recorder(id)}`, redirect);
     await scene.untilReady();
     process.kill(scene.pid, signal);
@@ -154,7 +85,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent('Ctrl-\\', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `exec ${scene.recorder(id)}`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_BACKSLASH);
@@ -164,7 +95,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent('a terminal that is closed', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.shell(`exec ${node} ${TORPOR} exec ${scene.recorder(id)}`);
     await scene.untilReady();
     terminal.hangUp();
@@ -175,7 +106,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   test.concurrent.each(['exec', 'exec --tty'])(
     '%s: a program that handles the end of its terminal is judged by its own status',
     async (command) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       using terminal = scene.shell(`exec ${node} ${TORPOR} ${command} ${scene.sluggard(id)}`);
       await scene.untilReady();
       terminal.hangUp();
@@ -185,7 +116,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   );
 
   test.concurrent('Ctrl-Z stops the command, not the program; fg continues it', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.shell(`
       set -m
       sh -c 'echo $$ > pid; exec ${node} ${TORPOR} exec ${scene.recorder(id)}'
@@ -204,7 +135,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent('a program that handles the signal is judged by its own status', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `exec ${scene.recorder(id)} 7`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_C);
@@ -214,7 +145,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent('a second Ctrl-C kills a program that ignores the first', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     const log = join(scene.directory, 'log');
     const script = `trap "echo ignored >> ${log}" INT; echo ready >> ${log}; while :; do sleep 0.1; done`;
     using terminal = scene.run(node, `exec -u root ${id} -- bash -c '${script}'`, '< input');
@@ -229,7 +160,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent('Ctrl-C that is pressed again and again kills a program that ignores it', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `exec -u root ${id} -- ${STUBBORN}`, '> out < input');
     await eventually(() => scene.read('out').includes('ready'), 'the program is ready');
     for (let press = 0; scene.read('status') === '' && press < 32; press++) {
@@ -242,7 +173,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent('run removes its sandbox after Ctrl-C', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `run ${scene.recorder('')}`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_C);
@@ -255,7 +186,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent('with --json the program is killed and the status says why', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `exec --json ${scene.recorder(id)}`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_C);
@@ -270,7 +201,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   ])(
     '%s: a reader that has enough ends the command with SIGPIPE, %s',
     async (command, redirect) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       const status = '2> errors | head -n 1; echo "status $PIPESTATUS" > pipe';
       using terminal = scene.run(node, `${command} -u root ${id} -- yes`, `${redirect} ${status}`);
       await terminal.ended;
@@ -282,7 +213,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   test.concurrent.each(['exec', 'exec --tty', 'shell'])(
     '%s into a full disk says so, and ends the program',
     async (command) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       const program = command === 'shell' ? '' : '-- yes';
       using terminal = scene.run(
         node,
@@ -301,7 +232,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   test.concurrent.each(['', '> out'])(
     'exec --tty%s: keys go through raw, a new size too; the terminal is restored',
     async (redirect) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       using terminal = scene.run(node, `exec --tty ${scene.recorder(id)}`, redirect);
       await scene.untilReady();
       terminal.resize(101, 33);
@@ -330,7 +261,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   ] as const)(
     'exec --tty: %s from outside reaches the program, with "%s"',
     async (signal, redirect) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       using terminal = scene.run(node, `exec --tty ${scene.recorder(id)} 7`, redirect);
       await scene.untilReady();
       process.kill(scene.pid, signal);
@@ -341,7 +272,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   );
 
   test.concurrent('exec --tty: a second signal kills the program', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `exec --tty -u root ${id} -- ${STUBBORN}`, '> out');
     await eventually(() => scene.read('out').includes('ready'), 'the program is ready');
     process.kill(scene.pid, 'SIGTERM');
@@ -355,9 +286,9 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   test.concurrent.each(['SIGTERM', 'SIGHUP', 'SIGINT'] as const)(
     'shell: %s hangs its terminal up, which ends what runs on it',
     async (signal) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       using terminal = scene.run(node, `shell -u root ${id}`);
-      terminal.type(`${process.execPath} ${RECORDER} ${join(scene.directory, 'log')}\r`);
+      terminal.type(`${process.execPath} ${SIGNAL_RECORDER} ${join(scene.directory, 'log')}\r`);
       await scene.untilReady();
       process.kill(scene.pid, signal);
       await terminal.ended;
@@ -368,7 +299,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   );
 
   test.concurrent('shell ends with exit, and the terminal is restored', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     using terminal = scene.run(node, `shell -u root ${id}`);
     terminal.type('echo $((6*7)); exit 9\r');
     await terminal.ended;
@@ -384,7 +315,7 @@ describe('one signal ends cp', () => {
     ['into a FIFO that nobody reads', 'ID:/etc/hostname', 'fifo'],
     ['from a terminal', '/dev/tty', 'ID:x'],
   ])('%s', async (_, from, to) => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     const args = `${from} ${to}`.replace('ID', id);
     using terminal = scene.run('node', `cp -u root ${args}`, '2> errors');
     await eventually(() => handlesSignals(scene), 'the copy has begun');
@@ -396,7 +327,7 @@ describe('one signal ends cp', () => {
 });
 
 /** Whether it has handlers for signals, not only those of the shell that becomes it; proc_pid_status(5). */
-function handlesSignals(scene: Scene): boolean {
+function handlesSignals(scene: TerminalScene): boolean {
   try {
     const status = readFileSync(`/proc/${scene.pid}/status`, 'utf8');
     const caught = BigInt(`0x${/^SigCgt:\s*(\w+)$/m.exec(status)?.[1] ?? 0}`);
@@ -407,7 +338,7 @@ function handlesSignals(scene: Scene): boolean {
 }
 
 test.concurrent.each(['< /dev/null', '<&-'])('shell %s ends', async (redirect) => {
-  const scene = await Scene.open();
+  const scene = await openScene();
   using terminal = scene.run('node', `shell -u root ${id}`, redirect);
   await terminal.ended;
   expect(scene.read('status')).toBe('0\n');
@@ -419,7 +350,7 @@ test.concurrent.each(['', '--tty'])(
   async (tty) => {
     const env = { TORPOR_DATA_DIR: stack.dataDir };
     const hanging = (await cli(['create'], { env })).stdout.trim();
-    const scene = await Scene.open();
+    const scene = await openScene();
     const program = `sh -c 'echo $PPID; exec sleep 300'`;
     using terminal = scene.run(
       process.execPath,
@@ -442,7 +373,7 @@ test.concurrent.each(['', '--tty'])(
 
 describe('by way of npm, which passes signals on as well', () => {
   test.concurrent.each(['', '< input'])('Ctrl-C is one signal, with "%s"', async (redirect) => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     await scene.npmStart(`exec ${scene.recorder(id)}`);
     using terminal = scene.shell(`trap : INT; npm start ${redirect}; echo $? > status`);
     await scene.untilReady();
@@ -453,7 +384,7 @@ describe('by way of npm, which passes signals on as well', () => {
   });
 
   test.concurrent('a SIGTERM to npm alone reaches the program', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     // Not the last command of its shell, so that npm's signal ends the shell only.
     await scene.npmStart(`exec ${scene.recorder(id)}; true`);
     using terminal = scene.shell(
@@ -469,7 +400,7 @@ describe('by way of npm, which passes signals on as well', () => {
   test.concurrent.each(['exec', 'exec --tty'])(
     '%s: a terminal that is closed, which ends npm too, is one signal',
     async (command) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       await scene.npmStart(`${command} ${scene.sluggard(id)}`);
       using terminal = scene.shell('exec npm start');
       await scene.untilReady();
@@ -480,7 +411,7 @@ describe('by way of npm, which passes signals on as well', () => {
   );
 
   test.concurrent('Ctrl-\\, which ends npm too, is one signal', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     await scene.npmStart(`exec ${scene.sluggard(id)}`);
     using terminal = scene.shell(
       'trap : QUIT; npm start < input; until grep -q finished log; do sleep 0.1; done',
@@ -495,7 +426,7 @@ describe('by way of npm, which passes signals on as well', () => {
   test.concurrent.each(['SIGHUP', 'SIGTERM', 'SIGQUIT'] as const)(
     '%s to npm, whose end closes the terminal, is one signal',
     async (signal) => {
-      const scene = await Scene.open();
+      const scene = await openScene();
       await scene.npmStart(`exec ${scene.sluggard(id)}; true`);
       using terminal = scene.shell('npm start & echo $! > pid; wait');
       await scene.untilReady();
@@ -507,7 +438,7 @@ describe('by way of npm, which passes signals on as well', () => {
   );
 
   test.concurrent('Ctrl-C stops a server once', async () => {
-    const scene = await Scene.open();
+    const scene = await openScene();
     const server = fileURLToPath(new URL('../support/stoppable-server.ts', import.meta.url));
     const becomeScript = fileURLToPath(
       new URL('../../packages/cli/bin/brought-node.mjs', import.meta.url),
