@@ -1,7 +1,8 @@
-import { realpath } from 'node:fs/promises';
+import { mkdtemp, realpath, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { instanceTag } from '@torpor/agent';
 import { GUEST, newId } from '@torpor/protocol';
-import { openDataDirWithBoot } from '@torpor/testkit/guests';
 import {
   FORBIDDEN,
   INTERNET,
@@ -12,7 +13,7 @@ import {
   startIsolationProbe,
 } from '@torpor/testkit/network';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { CACHE_DIR, leftovers } from '../agent/agent-under-test.ts';
+import { leftovers } from '../agent/agent-under-test.ts';
 import { type AgentOnHost, startAgentOnHost } from './agent-on-host.ts';
 import { GuestInVm } from './guest-in-vm.ts';
 
@@ -23,7 +24,7 @@ import { GuestInVm } from './guest-in-vm.ts';
  */
 
 /** Where an answer is expected it comes at once; the machine may be slow. */
-const PATIENT_MS = 30_000;
+const PATIENT_MS = 120_000;
 /** Where none is expected, this is waited in full. */
 const IMPATIENT_MS = 3_000;
 const PORT = INTERNET[0].port;
@@ -36,8 +37,8 @@ let online: GuestInVm;
 let offline: GuestInVm;
 
 beforeAll(async () => {
-  const shape = { vcpus: 1, memoryMiB: 256, diskMiB: 1024 };
-  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
+  dataDir = await mkdtemp(join(tmpdir(), 'torpor-isolation-'));
+  resources.defer(() => rm(dataDir, { recursive: true, force: true }));
   probe = resources.use(await startIsolationProbe());
   agent = resources.use(await startAgentOnHost(probe, dataDir));
   online = await createGuest({ denyInternet: false });

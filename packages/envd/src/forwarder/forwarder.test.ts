@@ -7,8 +7,11 @@ import { parseListening } from './proc-net-tcp.ts';
 /** A loaded machine may take longer than the second that is given by default. */
 const PATIENCE = { timeout: 20_000 };
 
-/** Stands for the guest's address: loopback, but not the one that the servers listen on. */
-const GUEST = '127.77.0.21';
+/**
+ * Stands for the guest's address: loopback, but not the one that the servers listen on, nor
+ * that of another run of these tests, whose forwarder would serve the same ports.
+ */
+const GUEST = `127.77.${(process.pid >> 8) & 0xff}.${(process.pid & 0xff) | 1}`;
 
 const servers: Server[] = [];
 let forwarder: Forwarder | undefined;
