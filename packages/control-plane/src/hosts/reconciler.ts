@@ -110,7 +110,7 @@ export class Reconciler {
     if (row === undefined) return this.#adopt(info);
     if (row.state === 'stopped') return this.#destroyAgain(row, info);
     if (isRecorded(row, reportOf(info))) return;
-    // The report may be late: an operation that has ended since has written newer facts.
+    // The report may be late: an operation that has completed since has written newer facts.
     const present = await host.fetchSandboxInfo(id);
     // Of a sandbox that the agent has forgotten since, only what was final counts.
     if (present === undefined && info.status !== 'stopped' && info.status !== 'error') return;

@@ -10,7 +10,7 @@ export interface HostSettings {
   readonly guestTimeoutMs: number;
 }
 
-/** The hosts, and the connections to their agents. Nobody else makes a client of an agent. */
+/** The hosts, and the connections to their agents. No other module creates a client of an agent. */
 export class HostRegistry {
   readonly #connections: ReadonlyMap<string, HostConnection>;
 

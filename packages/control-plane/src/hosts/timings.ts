@@ -6,7 +6,7 @@ export interface PhaseTiming {
   readonly milliseconds: number;
 }
 
-/** Phases of an operation as the agent tells them, in the order in which they ended. */
+/** Phases of an operation as the agent reports them, in the order in which they completed. */
 export function phaseTimings(timings: readonly hostAgent.PhaseTiming[]): PhaseTiming[] {
   return timings.map(({ phase, milliseconds }) => ({ phase, milliseconds }));
 }

@@ -7,7 +7,7 @@ import type { Reconciler } from './reconciler.ts';
 export interface WatchTiming {
   /** A stream without a message for so long is dead; the agent sends a keep-alive every 15 s. */
   readonly silenceMs: number;
-  /** How long the agent may be away before its sandboxes are called missing. */
+  /** How long the agent may be unreachable before its sandboxes are `missing`. */
   readonly missingAfterMs: number;
   readonly reconnectMs: number;
   readonly listIntervalMs: number;

@@ -9,9 +9,9 @@
  * docs/decisions.md.)
  *
  * What follows from that:
- * - A process that died, or hung for longer than a lease lasts, loses its leases. Whoever
- *   takes one over learns what the operation was (`abandoned`), and settles what it left
- *   before anything else.
+ * - A process that died, or hung for longer than a lease lasts, loses its leases. The
+ *   operation that takes one over learns what the other was (`abandoned`), and settles what
+ *   it left before anything else.
  * - A process that only hung may still believe that it holds a lease. So every write of
  *   an operation confirms its leases in the transaction of the write ({@link confirm}):
  *   after a takeover it fails.
@@ -33,7 +33,7 @@ export const DEFAULT_LEASE_MS = 30_000;
 const RETRY_MS = 50;
 const LONGEST_RETRY_MS = 500;
 
-/** What an operation does and for whom; kept in its leases for whoever has to finish it. */
+/** What an operation does and for whom; kept in its leases for the process that may have to finish it. */
 export interface Intent {
   readonly kind: OperationKind;
   readonly teamId: string | null;
@@ -43,7 +43,7 @@ export interface Intent {
 /** The right to change one resource. */
 export interface Lease {
   readonly resource: string;
-  /** An operation that ended without completing. It must be settled first. */
+  /** An operation that stopped without completing. It must be settled first. */
   readonly abandoned: Intent | undefined;
 }
 
@@ -57,8 +57,11 @@ export interface AbandonedLease {
 export interface HeldLocks {
   readonly holder: string;
   readonly leases: readonly Lease[];
-  /** Set where something was begun whose end could not be written: the leases are then left as abandoned. */
-  unfinished: boolean;
+  /**
+   * `unfinished`: something was begun whose outcome has not been written; left like that,
+   * the leases are abandoned. `released`: by the transaction that completed the operation.
+   */
+  state: 'clean' | 'unfinished' | 'released';
 }
 
 interface Parts {
@@ -124,7 +127,7 @@ export class OperationLocks {
     });
   }
 
-  /** The resources whose operations have ended without completing. */
+  /** The resources whose operations have stopped without completing. */
   async abandoned(): Promise<AbandonedLease[]> {
     const rows = await this.#db
       .selectFrom('operations')
@@ -236,8 +239,8 @@ export class OperationLocks {
       resource: row.resource,
       abandoned: row.begun_by === holder ? undefined : intentOf(row),
     }));
-    const unfinished = leases.some(({ abandoned }) => abandoned !== undefined);
-    const held = { holder, leases, unfinished };
+    const isClean = leases.every(({ abandoned }) => abandoned === undefined);
+    const held: HeldLocks = { holder, leases, state: isClean ? 'clean' : 'unfinished' };
     if (leases.length === resources.length) return held;
     if (leases.length > 0) await this.#giveBack(held);
     return undefined;
@@ -264,8 +267,9 @@ export class OperationLocks {
     }
   }
 
-  async #giveBack({ holder, unfinished }: HeldLocks): Promise<void> {
-    if (unfinished) {
+  async #giveBack({ holder, state }: HeldLocks): Promise<void> {
+    if (state === 'released') return;
+    if (state === 'unfinished') {
       await this.#db
         .updateTable('operations')
         .set({ expires_at: sql`clock_timestamp()` })

@@ -9,11 +9,11 @@
  *    outbox, and give the locks back;
  * 5. or, if 3 or 4 failed, `settle`: ask the agent how far it came, and write that with
  *    the events of the failure in one transaction;
- * 6. `finish`: what may be lost, because somebody else does it later.
+ * 6. `finish`: what may be lost in a crash, because a sweeper does it later.
  *
  * A process that dies in any of these steps leaves its leases. When they expire, any
  * control plane settles what they were for ({@link OperationRunner.recover}). An operation
- * does not belong to its caller's connection: it goes on when the caller is gone.
+ * does not belong to its caller's connection: it continues when the caller hangs up.
  */
 import { TorporError } from '@torpor/protocol';
 import type { Kysely, Transaction } from 'kysely';
@@ -130,7 +130,7 @@ export class OperationRunner {
     this.#parts = parts;
   }
 
-  /** How what an operation left of the resources with this prefix is put right. */
+  /** How to settle what an abandoned operation left of the resources with this prefix. */
   registerRecovery(prefix: string, recovery: Recovery): void {
     this.#recoveries.push({ prefix, recovery });
   }
@@ -139,7 +139,7 @@ export class OperationRunner {
   run<Subject, Answer, Result>(operation: Operation<Subject, Answer, Result>): Promise<Result> {
     return this.#locked(operation.resources, operation, async (held) => {
       const subject = await operation.begin((write) => this.#write(held, write));
-      held.unfinished = true;
+      held.state = 'unfinished';
       let result: Result | undefined;
       try {
         result = await this.#carryOut(held, operation, subject);
@@ -164,7 +164,7 @@ export class OperationRunner {
     await this.#parts.locks.tryRun(resource, intent, async (held) => {
       const abandoned = held.leases[0]?.abandoned ?? intent;
       await this.#recover(held, { resource, intent: abandoned, wait: false }, intent);
-      held.unfinished = false;
+      held.state = 'clean';
     });
   }
 
@@ -179,7 +179,7 @@ export class OperationRunner {
         if (abandoned === undefined) continue;
         await this.#recover(held, { resource, intent: abandoned, wait: true }, intent);
       }
-      held.unfinished = false;
+      held.state = 'clean';
       return operation(held);
     });
   }
@@ -243,7 +243,7 @@ export class OperationRunner {
       await locks.release(transaction, held);
       return written;
     });
-    held.unfinished = false;
+    held.state = 'released';
     if (completion.events.length > 0) onEvents();
     return completion;
   }

@@ -41,7 +41,7 @@ interface Reservation {
 type Answer = Pick<hostAgent.ForkSandboxResponse, 'children' | 'timings'>;
 
 /**
- * Copies of a running or paused sandbox, which goes on as it was. Resolves with a result
+ * Copies of a running or paused sandbox, which stays as it was. Resolves with a result
  * per copy: one that fails does not keep the others from being made. Throws `not_found`
  * and `invalid_state`; nothing has been made then.
  */

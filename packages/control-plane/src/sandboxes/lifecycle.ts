@@ -44,7 +44,7 @@ export class SandboxLifecycle {
   }
 
   /**
-   * Copies of a running or paused sandbox, which goes on as it was. Resolves with a
+   * Copies of a running or paused sandbox, which stays as it was. Resolves with a
    * result per copy: one that fails does not keep the others from being made. Throws
    * `not_found` and `invalid_state`; nothing has been made then.
    */

@@ -5,7 +5,7 @@ import { agentCall } from '../hosts/connection.ts';
 import { reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Operation } from '../operations/runner.ts';
-import { notInState } from './access.ts';
+import { findOwn, notInState } from './access.ts';
 import { claim, moveTo } from './claim.ts';
 import {
   type OperatedSandbox,
@@ -73,7 +73,7 @@ export function resumeOperation(
     kind: 'sandbox.resume',
     begin: async (write) => {
       const { hosts, sandboxes } = parts;
-      const hostId = (await sandboxes.findById(id))?.host_id ?? '';
+      const { host_id: hostId } = await findOwn(sandboxes, principal, id);
       const { memoryMb: hostMemoryMb } = await hosts.connection(hostId).describe();
       return claim(parts, write, {
         teamId: principal.teamId,

@@ -18,11 +18,11 @@
  *   ({@link SandboxRepository.markMissing}). It holds no lock. So its statement writes
  *   nothing if the row has been written since it was read (`revision`), or if there is a
  *   lease on the sandbox, of whatever process: then the row belongs to that operation, or
- *   to whoever recovers it.
+ *   to its recovery.
  * - **A request that uses a sandbox** notes that ({@link SandboxRepository.touch}), and
  *   nothing else.
  *
- * Nobody writes a row that is `stopped`: what was destroyed does not come back.
+ * A row that is `stopped` is never written again: what was destroyed does not come back.
  * {@link SandboxRepository.removeStopped} removes it after a while.
  */
 import { assertTransition, type SandboxState } from '@torpor/protocol';
@@ -182,7 +182,7 @@ export class SandboxRepository {
     return query.orderBy('created_at', 'desc').orderBy('id', 'desc').limit(filter.limit).execute();
   }
 
-  /** All that have not ended on a host, whoever owns them. */
+  /** All of a host that are not stopped, of every team. */
   listLiving(hostId: string): Promise<SandboxRow[]> {
     return this.#db
       .selectFrom('sandboxes')

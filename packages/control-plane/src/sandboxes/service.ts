@@ -1,6 +1,6 @@
 /**
  * Creates, finds and destroys sandboxes. An operation that changes something does not
- * belong to the client's connection: it runs to its end when the client is gone
+ * belong to the client's connection: it completes also when the client hangs up
  * (operations/runner.ts).
  */
 import type { Principal } from '../auth/api-keys.ts';
@@ -84,7 +84,7 @@ export class SandboxService {
     await runner.run(destroyOperation(this.#parts, { id, teamId, actor: apiKeyActor(principal) }));
   }
 
-  /** Destroys every sandbox of the hosts, whoever owns it. Throws the first error after all have been tried. */
+  /** Destroys every sandbox of the hosts, of every team. Throws the first error after all have been tried. */
   async destroyAll(): Promise<void> {
     const { hosts, sandboxes, runner } = this.#parts;
     const rows = (await Promise.all(hosts.all().map(({ id }) => sandboxes.listLiving(id)))).flat();
@@ -97,7 +97,7 @@ export class SandboxService {
     if (failed !== undefined) throw failed.reason;
   }
 
-  /** Counts as activity: the idle timeout starts anew. */
+  /** Counts as activity: the idle timeout starts again. */
   async ping(principal: Principal, id: string): Promise<void> {
     const { hosts, sandboxes } = this.#parts;
     const { client } = hosts.connection((await this.requireRunning(principal, id)).host_id);
@@ -121,8 +121,8 @@ export class SandboxService {
   /**
    * The sandbox, which runs and is in use now. Throws `not_found`, `invalid_state`
    * with the reason, or `host_unavailable`: at once, so that no call waits for a
-   * sandbox that is gone. One that is being committed may run on; the agent knows, and
-   * waits for it.
+   * sandbox that no longer exists. One that is being committed may keep running; the agent
+   * knows, and waits for it.
    */
   async requireRunning(principal: Principal, id: string): Promise<SandboxRow> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);

@@ -9,8 +9,8 @@ export interface PublishedTemplate {
 
 /**
  * The rows of the table `templates`. An operation that holds the lock of a name inserts,
- * publishes and marks its rows; whoever finds one that is `deleting` may have the host
- * release it, and remove it then.
+ * publishes and marks its rows; one that is `deleting` may be released by any
+ * control plane, and its row is removed then.
  */
 export class TemplateRepository {
   readonly #db: Kysely<Database>;

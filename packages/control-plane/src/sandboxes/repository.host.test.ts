@@ -1,0 +1,111 @@
+import { newId, type SandboxState } from '@torpor/protocol';
+import { Fleet, recordingLogger } from '@torpor/testkit/control-plane';
+import type { Kysely } from 'kysely';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { openDatabase } from '../database/database.ts';
+import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
+import { SYSTEM } from '../events/outbox.ts';
+import { OperationLocks } from '../operations/locks.ts';
+import { SandboxRepository } from './repository.ts';
+
+const LOST = { state: 'error', reason: 'It is lost.' } as const;
+
+let fleet: Fleet;
+let db: Kysely<Database>;
+let sandboxes: SandboxRepository;
+let row: SandboxRow;
+const teamId = newId('team');
+const { logger } = recordingLogger();
+
+function newRow(id = newId('sandbox'), state: SandboxState = 'creating'): NewSandboxRow {
+  return {
+    id,
+    team_id: teamId,
+    host_id: 'local',
+    template: 'base',
+    state,
+    vcpus: 1,
+    memory_mb: 128,
+    timeout_sec: 0,
+    allow_internet: true,
+    metadata: '{}',
+    versions: '{}',
+  };
+}
+
+const current = () => sandboxes.findById(row.id);
+
+beforeAll(async () => {
+  fleet = await Fleet.open();
+  db = await openDatabase(fleet.connection, logger);
+  sandboxes = new SandboxRepository(db);
+  await db.insertInto('teams').values({ id: teamId, name: 'Team' }).execute();
+});
+afterAll(async () => {
+  await db.destroy();
+  await fleet[Symbol.asyncDispose]();
+});
+beforeEach(async () => {
+  const { id } = newRow();
+  await sandboxes.insert([newRow(id, 'running')]);
+  row = (await sandboxes.findById(id)) as SandboxRow;
+});
+
+test('a new sandbox is creating, whatever its row says', () => {
+  expect(row).toMatchObject({ state: 'creating', revision: 0 });
+});
+
+test('a state changes along the table only', async () => {
+  expect(() => sandboxes.transition(row.id, 'creating', 'paused')).toThrow('cannot become paused');
+  expect(await current()).toEqual(row);
+  const running = await sandboxes.transition(row.id, 'creating', 'running', { vcpus: 2 });
+  expect(running).toMatchObject({ state: 'running', vcpus: 2, revision: 1 });
+});
+
+test('a transition from a state that the row is not in any more changes nothing', async () => {
+  await sandboxes.transition(row.id, 'creating', 'error');
+  expect(await sandboxes.transition(row.id, 'creating', 'running')).toBeUndefined();
+  expect((await current())?.state).toBe('error');
+});
+
+test('a report about a row that has been written since is not recorded', async () => {
+  await sandboxes.transition(row.id, 'creating', 'running');
+  expect(await sandboxes.recordReport(row, LOST)).toBe(false);
+  expect(await sandboxes.recordAsHolder(row, LOST)).toBeUndefined();
+  expect(await sandboxes.markMissing(row, 'No answer.')).toBe(false);
+  expect((await current())?.state).toBe('running');
+});
+
+test('a row that an operation has is recorded by its holder only, also when that has died', async () => {
+  const locks = new OperationLocks({ db, logger });
+  const intent = { kind: 'sandbox.create', teamId, actor: SYSTEM } as const;
+  await locks.run([row.id], intent, async () => {
+    expect(await sandboxes.recordReport(row, LOST)).toBe(false);
+    await locks.expireAll();
+    expect(await sandboxes.recordReport(row, LOST)).toBe(false);
+    expect(await sandboxes.recordAsHolder(row, LOST)).toMatchObject(LOST);
+  });
+  const after = (await current()) as SandboxRow;
+  expect(await sandboxes.recordReport(after, { state: 'running', reason: null })).toBe(true);
+});
+
+test('a stopped sandbox does not come back', async () => {
+  const destroying = await sandboxes.transition(row.id, 'creating', 'destroying');
+  const stopped = await sandboxes.transition(row.id, 'destroying', 'stopped');
+  expect(stopped).toMatchObject({ state: 'stopped', revision: 2 });
+  const last = stopped as SandboxRow;
+  expect(await sandboxes.recordReport(last, { state: 'running', reason: null })).toBe(false);
+  expect(await sandboxes.recordAsHolder(last, { state: 'running', reason: null })).toBeUndefined();
+  await expect(sandboxes.markMissing(last, 'No answer.')).rejects.toThrow('cannot become missing');
+  expect(await sandboxes.adopt(newRow(row.id, 'running'))).toBe(false);
+  expect(destroying?.state).toBe('destroying');
+  expect(await current()).toEqual(stopped);
+});
+
+test('a sandbox is adopted once, with an event of it', async () => {
+  const id = newId('sandbox');
+  const adopted = await Promise.all([1, 2, 3].map(() => sandboxes.adopt(newRow(id, 'paused'))));
+  expect(adopted.filter(Boolean)).toHaveLength(1);
+  expect((await sandboxes.findById(id))?.state).toBe('paused');
+  expect(await fleet.events(id)).toMatchObject([{ kind: 'sandbox.adopt', status: 'success' }]);
+});
