@@ -171,7 +171,7 @@ export class FrozenGuest implements AsyncDisposable {
     try {
       const deadline = performance.now() + ANSWER_TIMEOUT_MS;
       while (!(await guest.isHealthy(PROBE_TIMEOUT_MS))) {
-        if (performance.now() > deadline) throw new Error('The restored guest does not answer.');
+        if (performance.now() > deadline) throw new Error('The restored guest does not respond.');
         await delay(PROBE_INTERVAL_MS);
       }
       await execInGuest(guest);

@@ -296,7 +296,7 @@ test('a guest has as long to start as `torpor up` was told, and the error names 
   // Of a shape that has not booted yet, so that it is not restored.
   const created = await torpor('create', '--memory', '300m');
   expect(created).toMatchObject({ exitCode: 1, stdout: '' });
-  expect(created.stderr).toMatch(/did not answer within 0\.1 s of its start/);
+  expect(created.stderr).toMatch(/did not respond within 0\.1 s of its start/);
   expect(created.stderr).toMatch(/--guest-timeout/);
   expect(await readdir(join(dataDir, 'sandboxes'))).toEqual([]);
   expect(await platform.stop()).toBe(0);

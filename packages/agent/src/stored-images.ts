@@ -17,7 +17,7 @@ export class StoredImages implements BaseImages {
         'not_found',
         `There is no image ${JSON.stringify(name)} on this host.`,
         {
-          remedy: '`torpor image ls` shows those that there are.',
+          remedy: '`torpor image ls` lists the images.',
         },
       );
     }

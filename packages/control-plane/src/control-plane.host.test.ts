@@ -188,7 +188,7 @@ test('a database of the user’s own is used instead of the embedded one', async
   expect(await isPostmasterOf(database.pid() ?? 0, databaseDirectory())).toBe(true);
 });
 
-test('a database that does not answer is an error with a remedy', async () => {
+test('a database that does not respond is an error with a remedy', async () => {
   await expect(
     start({ databaseUrl: 'postgresql://nobody@127.0.0.1:1/none' }),
   ).rejects.toMatchObject({ code: 'host_setup', remedy: expect.stringContaining('DATABASE_URL') });

@@ -104,7 +104,7 @@ export class ControlPlane implements AsyncDisposable {
     await startWork(context, options, resources);
     const front = resources.use(new AsyncDisposableStack());
     const url = await serve(context, options, front);
-    logger.info({ url }, 'The API is served');
+    logger.info({ url }, 'API is listening');
     return new ControlPlane({ url, apiKey }, context.sandboxes, front, resources.move());
   }
 

@@ -108,7 +108,7 @@ export class Services {
         dropUselessTimeout(request);
         return this.#rpc(request, response);
     }
-    sendError(response, 405, `${path} does not answer to ${method}`);
+    sendError(response, 405, `${path} does not support ${method}`);
   }
 
   /** Kills what still runs. */

@@ -146,6 +146,6 @@ async function untilAborted<T>(
 function missingEnd(guest: GuestClient): TorporError {
   return new TorporError(
     'guest_unreachable',
-    `The guest of sandbox ${guest.sandboxId} ended the stream without saying how the program exited.`,
+    `The guest of sandbox ${guest.sandboxId} closed the stream without the exit status of the program.`,
   );
 }

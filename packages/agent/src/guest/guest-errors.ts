@@ -62,7 +62,7 @@ export const GUEST_TIMEOUT_REMEDY =
 
 const GUEST_REMEDIES: Partial<Record<ErrorCode, string>> = {
   already_exists: '',
-  timeout: 'The guest did not answer in time; it may be overloaded.',
+  timeout: 'The guest did not respond in time; it may be overloaded.',
 };
 
 /**

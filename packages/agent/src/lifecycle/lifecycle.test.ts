@@ -134,7 +134,7 @@ describe('creating and destroying', () => {
     watcher.stop();
   });
 
-  test('a guest that does not answer in time fails the creation, with its last lines', async () => {
+  test('a guest that does not respond in time fails the creation, with its last lines', async () => {
     host.guests.healthy = false;
     const registry = host.manage(new SandboxRegistry(host.parts({ guestTimeoutMs: 100 })));
     await expect(createSandbox(registry, request())).rejects.toMatchObject({

@@ -44,7 +44,7 @@ export async function adoptMachine(
   await vm.resume();
   // A guest that is busy keeps running: only the exit of its VMM is the end of a sandbox.
   if (!(await guest.isHealthy(HEALTH_TIMEOUT_MS))) {
-    host.logger.warn({ sandbox: id }, 'Guest of an adopted sandbox does not answer');
+    host.logger.warn({ sandbox: id }, 'Guest of an adopted sandbox does not respond');
   }
   stack.move();
   return {

@@ -84,7 +84,7 @@ async function poll(wait: GuestWait, { growth, deadline, over, ...polling }: Pol
       throw new TorporError(
         'guest_unreachable',
         withConsole(
-          `The guest did not answer within ${wait.timeoutMs / 1000} s of its start.`,
+          `The guest did not respond within ${wait.timeoutMs / 1000} s of its start.`,
           console.split(/\r*\n/),
         ),
         { remedy: GUEST_TIMEOUT_REMEDY },

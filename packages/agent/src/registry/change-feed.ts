@@ -48,7 +48,7 @@ export class ChangeFeed<T> {
       while (!signal.aborted) {
         if (subscriber.overrun) {
           throw new TorporError('conflict', 'The watcher has fallen too far behind.', {
-            remedy: 'Watch again: the new call begins with the present state.',
+            remedy: 'Watch again: the new call starts with the current state.',
           });
         }
         const item = subscriber.backlog.shift();

@@ -98,7 +98,7 @@ export async function agentCall<T>(call: () => Promise<T>): Promise<T> {
       throw new TorporError('conflict', 'The client has hung up.', { cause: error });
     }
     if (isLate(error)) {
-      throw new TorporError('timeout', 'The host agent did not answer in time.', {
+      throw new TorporError('timeout', 'The host agent did not respond in time.', {
         remedy: 'Try again; the host may be overloaded.',
         cause: error,
       });

@@ -15,7 +15,7 @@
  *   restored from an old copy): it is adopted, because it may hold somebody's work;
  * - the agent has one whose row is `stopped`: its user destroyed it, so that is done
  *   again, after a grace;
- * - the agent does not answer: its sandboxes are `missing` until it does.
+ * - the agent does not respond: its sandboxes are `missing` until it does.
  */
 import { type hostAgent, TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
@@ -128,7 +128,7 @@ export class Reconciler {
       if (row.state === 'error' || row.state === 'missing') continue;
       await rows.markMissing(row, SILENT_REASON);
     }
-    logger.error({ host: host.id }, 'Host agent does not answer; its sandboxes are missing');
+    logger.error({ host: host.id }, 'Host agent does not respond; its sandboxes are missing');
   }
 
   /** A row whose sandbox the agent does not have. */
@@ -138,7 +138,7 @@ export class Reconciler {
     if (!(await this.#parts.rows.recordReport(row, report))) return;
     this.#parts.logger.warn(
       { sandbox: row.id, was: row.state, is: report.state },
-      'The host does not have this sandbox',
+      'Host does not have this sandbox',
     );
   }
 
@@ -149,12 +149,12 @@ export class Reconciler {
     if (!(await rows.teamExists(info.teamId))) {
       logger.warn(
         { sandbox: info.sandboxId, team: info.teamId },
-        'The host has a sandbox of a team that is not ours; it is left alone',
+        'Host has a sandbox of an unknown team; not adopted',
       );
       return;
     }
     if (!(await rows.adopt(adoptedRow(host.id, info)))) return;
-    logger.warn({ sandbox: info.sandboxId }, 'Adopted a sandbox that the database did not know');
+    logger.warn({ sandbox: info.sandboxId }, 'Unknown sandbox adopted');
   }
 
   /** Its user was told that it no longer exists. */
@@ -164,7 +164,7 @@ export class Reconciler {
     if (Date.now() - row.ended_at.getTime() < this.#destroyGraceMs) return;
     this.#parts.logger.warn(
       { sandbox: row.id },
-      'The host still has a sandbox that was destroyed; destroying it again',
+      'Host still has a destroyed sandbox; destroying it again',
     );
     await this.#parts.destroyAgain(row);
   }

@@ -4,7 +4,7 @@ import type { SandboxRow } from '../database/schema.ts';
 
 export const LOST_REASON = 'The host does not have this sandbox any more.';
 export const INTERRUPTED_REASON = 'The create was interrupted before the host had the sandbox.';
-export const SILENT_REASON = 'The host agent does not answer; the sandbox may still be running.';
+export const SILENT_REASON = 'The host agent does not respond; the sandbox may still be running.';
 
 /** The columns that the agent decides on. */
 export interface SandboxReport

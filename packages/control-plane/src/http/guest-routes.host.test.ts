@@ -311,7 +311,7 @@ describe('files', () => {
     expect(response.status).toBe(200);
     await expect(response.arrayBuffer()).rejects.toThrow();
     harness.agent.files.readError = undefined;
-    expect(harness.log()).toContain('broke off half-way');
+    expect(harness.log()).toContain('Response failed before its end');
   });
 
   test('directories are made, listed and removed', async () => {

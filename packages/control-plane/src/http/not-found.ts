@@ -12,7 +12,7 @@ export function notFound(app: Api): NotFoundHandler<AppEnvironment> {
     const allowed = allowedMethods(path);
     if (allowed.length === 0) {
       const error = new TorporError('not_found', `There is no ${path} in this API.`, {
-        remedy: 'See /docs for what there is.',
+        remedy: '/docs lists the endpoints.',
       });
       return errorResponse(c, error);
     }

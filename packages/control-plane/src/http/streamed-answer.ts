@@ -29,7 +29,7 @@ export function streamedAnswer(
           const error = TorporError.from(reason);
           const { outgoing } = c.env;
           if (!c.req.raw.signal.aborted) {
-            logger.warn({ route: c.get('route'), err: error }, 'An answer broke off half-way');
+            logger.warn({ route: c.get('route'), err: error }, 'Response failed before its end');
           }
           if (outgoing === undefined) controller.error(error);
           else outgoing.destroy();

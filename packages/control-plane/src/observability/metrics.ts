@@ -14,7 +14,7 @@ export class Metrics {
 
   readonly httpDuration = new Histogram({
     name: 'torpor_http_request_duration_seconds',
-    help: 'Time until the answer was ready to be sent.',
+    help: 'Time until the response was ready to be sent.',
     labelNames: ['method', 'route', 'status'] as const,
     buckets: HTTP_BUCKETS,
     registers: [this.#registry],

@@ -154,7 +154,7 @@ export class OperationLocks {
     if (rows.length === held.leases.length) return;
     throw new TorporError(
       'conflict',
-      'Another control plane has finished this operation, because this one did not answer for a while.',
+      'Another control plane has finished this operation, because this one did not renew its lease in time.',
       { remedy: 'Look at the sandbox with `torpor info`, and try again.' },
     );
   }

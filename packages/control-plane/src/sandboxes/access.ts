@@ -12,7 +12,7 @@ export async function findOwn(
   const row = isId('sandbox', id) ? await sandboxes.find(principal.teamId, id) : undefined;
   if (row !== undefined) return row;
   throw new TorporError('not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
-    remedy: '`torpor ls` shows the sandboxes that there are.',
+    remedy: '`torpor ls` lists the sandboxes.',
   });
 }
 
@@ -34,7 +34,7 @@ export function notInState(
   if (row.state === 'missing') {
     return new TorporError(
       'host_unavailable',
-      `The host of sandbox ${row.id} does not answer${why}`,
+      `The host of sandbox ${row.id} does not respond${why}`,
     );
   }
   const remedy = remedies[row.state] ?? generalRemedy(row);

@@ -77,7 +77,7 @@ export function requireImage(name: string, host: HostDescription): void {
     `There is no template ${JSON.stringify(name)}. Images on this host: ${known}.`,
     {
       remedy:
-        '`torpor templates` shows what there is; `torpor snapshot` and `torpor image build` make more.',
+        '`torpor templates` lists the snapshots and images; `torpor snapshot` and `torpor image build` make more.',
     },
   );
 }

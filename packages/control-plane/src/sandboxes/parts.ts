@@ -51,8 +51,8 @@ export function requireRow(id: string, row: SandboxRow | undefined): SandboxRow 
 
 /**
  * After a failed operation: what the agent says of the sandbox now, to be written by the
- * function that is returned. One whose host does not answer is `missing`; `fallback` is for
- * one that the agent does not know, or does not answer about, if it was only being made.
+ * function that is returned. One whose host does not respond is `missing`; `fallback` is for
+ * one that the agent does not know, or does not respond about, if it was only being made.
  */
 export async function observe(
   { db, hosts, logger }: Pick<SandboxParts, 'db' | 'hosts' | 'logger'>,
@@ -83,5 +83,5 @@ export function requireReport({
   sandbox?: Parameters<typeof reportOf>[0] | undefined;
 }) {
   if (sandbox !== undefined) return reportOf(sandbox);
-  throw new TorporError('internal_error', 'The host agent answered without the sandbox.');
+  throw new TorporError('internal_error', 'The host agent returned no sandbox.');
 }

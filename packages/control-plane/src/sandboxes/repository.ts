@@ -112,7 +112,7 @@ export class SandboxRepository {
     return numUpdatedRows === 1n;
   }
 
-  /** The host of a sandbox does not answer. */
+  /** The host of a sandbox does not respond. */
   async markMissing(row: SandboxRow, reason: string): Promise<boolean> {
     assertTransition(row.id, row.state, 'missing');
     return this.recordReport(row, { state: 'missing', reason });

@@ -62,7 +62,7 @@ export class StreamServer {
   /** Closes every stream with the reason. Programs and PTYs are treated as if their clients had disconnected. */
   async close(): Promise<void> {
     const stopping = new TorporError('host_unavailable', 'The server is being stopped.', {
-      remedy: 'Try again when it runs again.',
+      remedy: 'Try again when it is running again.',
     });
     this.#stopping = stopping;
     for (const frames of this.#sessions.keys()) void frames.fail(stopping);
@@ -80,7 +80,7 @@ export class StreamServer {
     const stream = this.#parts.router(path);
     if (stream === undefined) {
       throw new TorporError('not_found', 'There is no such WebSocket in this API.', {
-        remedy: 'See /docs for what there is.',
+        remedy: '/docs lists the endpoints.',
       });
     }
     const header = request.headers['x-api-key'];

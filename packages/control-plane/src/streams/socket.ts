@@ -110,7 +110,7 @@ export class FrameSocket {
     await this.close(error.httpStatus < 500 ? 1008 : 1011);
   }
 
-  /** Closes the socket after all that was sent; ends the connection if the client does not answer. */
+  /** Closes the socket after all that was sent; ends the connection if the client does not respond. */
   async close(code = 1000): Promise<void> {
     if (this.#socket.readyState === this.#socket.CLOSED) return;
     const gone = once(this.#socket, 'close');

@@ -54,7 +54,7 @@ export async function ensureLocalCredentials(
     );
     return { apiKey, teamId };
   });
-  logger.info({ path, teamId: credentials.teamId }, 'Made an API key');
+  logger.info({ path, teamId: credentials.teamId }, 'API key created');
   return credentials;
 }
 

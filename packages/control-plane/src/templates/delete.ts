@@ -7,7 +7,7 @@ import { nameResource, releaseTemplate, snapshotEvent, type TemplateParts } from
 import { TemplateRepository } from './repository.ts';
 
 /**
- * Takes a name away at once, also if the host does not answer: that it still keeps the
+ * Takes a name away at once, also if the host does not respond: that it still keeps the
  * build is the sweeper's matter.
  */
 export function deleteSnapshotOperation(
@@ -43,6 +43,6 @@ export function unknownName(name: string): TorporError {
   return new TorporError(
     'not_found',
     `There is no snapshot ${JSON.stringify(name.slice(0, 128))}.`,
-    { remedy: '`torpor templates` shows those that there are.' },
+    { remedy: '`torpor templates` lists the snapshots and images.' },
   );
 }

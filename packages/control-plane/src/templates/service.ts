@@ -80,7 +80,7 @@ export class TemplateService {
   }
 
   /**
-   * Takes the name away at once, also if the host does not answer: it releases the build
+   * Takes the name away at once, also if the host does not respond: it releases the build
    * later. Sandboxes made from it are not touched. Throws `not_found`, and `forbidden` for
    * an image of the platform.
    */

@@ -7,7 +7,7 @@ import { nameResource, releaseTemplate, type TemplateParts } from './parts.ts';
 const DEFAULT_INTERVAL_MS = 30_000;
 
 /**
- * Finishes from time to time what a crash, or a host that did not answer, left of
+ * Finishes from time to time what a crash, or a host that did not respond, left of
  * templates: those that are pending, though no operation is at work on their name, and
  * those that the host still keeps, though nobody can name them.
  */

@@ -56,5 +56,5 @@ function route(
   } else {
     throw new HttpError(404, `there is no ${pathname}`);
   }
-  throw new HttpError(405, `${pathname} does not answer to ${method}`);
+  throw new HttpError(405, `${pathname} does not support ${method}`);
 }

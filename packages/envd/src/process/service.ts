@@ -149,7 +149,7 @@ async function* follow(
   for (;;) {
     const event = await subscription.next(idleMs);
     if (event === 'closed') {
-      throw call.signal.reason ?? new ConnectError('the client is gone', Code.Canceled);
+      throw call.signal.reason ?? new ConnectError('the client disconnected', Code.Canceled);
     }
     if (event === 'idle') {
       yield { event: { event: { case: 'keepalive', value: {} } } };

@@ -34,7 +34,7 @@ async function main(directory) {
 async function answer(pending) {
   const response = await pending;
   await response.arrayBuffer();
-  if (response.status >= 300) throw new Error(`${response.url} answered ${response.status}`);
+  if (response.status >= 300) throw new Error(`${response.url} returned ${response.status}`);
 }
 
 /** One message of a stream in the Connect protocol: flags, length, JSON. */

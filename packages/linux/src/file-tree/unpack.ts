@@ -114,7 +114,7 @@ export function receivedOf(body: Buffer): Received {
   const { to, kind, bytes } = decodeJson(body);
   const known = RECEIVED_KINDS.find((candidate) => candidate === kind);
   if (typeof to !== 'string' || typeof bytes !== 'number' || known === undefined) {
-    throw malformed('the answer at the end is not one');
+    throw malformed('the last record is not a result');
   }
   return { to, kind: known, bytes };
 }

@@ -220,7 +220,7 @@ export class StubVm implements MicroVm {
   #ask<T>(what: string, action: () => Promise<T>): Promise<T> {
     return point(what, 'call', async () => {
       if (!isProcessAlive(this.description)) {
-        throw new TorporError('vmm_failed', 'The VMM does not answer.');
+        throw new TorporError('vmm_failed', 'The VMM does not respond.');
       }
       return await action();
     });

@@ -105,7 +105,7 @@ test('a refusal without words, and an answer that is none, are told as such', as
     else refuse(response, '<html>');
   });
   await expect(client.send(PAUSE)).rejects.toThrow('Firecracker refused PATCH /vm: status 400.');
-  await expect(client.state()).rejects.toThrow(/cannot be understood/);
+  await expect(client.state()).rejects.toThrow(/cannot be parsed/);
 });
 
 test('calls are made one at a time, in their order, also after one that failed', async () => {
@@ -151,6 +151,6 @@ test('a Firecracker that ends ends its calls', async () => {
   const client = await connected((_, __, response) => response.socket?.destroy());
   await expect(client.send(CREATE)).rejects.toMatchObject({
     code: 'vmm_failed',
-    message: expect.stringMatching(/^Firecracker did not answer PUT \/snapshot\/create: .*\.$/),
+    message: expect.stringMatching(/^Firecracker did not respond to PUT \/snapshot\/create: .*\.$/),
   });
 });

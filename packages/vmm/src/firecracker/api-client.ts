@@ -130,7 +130,7 @@ async function call(
     text = await answer.body.text();
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    const what = `Firecracker did not answer ${method} ${path}: ${why}`;
+    const what = `Firecracker did not respond to ${method} ${path}: ${why}`;
     throw new TorporError('vmm_failed', withFullStop(what), { cause: error });
   }
   const json = parseJson(text);
@@ -153,7 +153,7 @@ function isNotListening(error: unknown): boolean {
 function parse<T>(schema: z.ZodType<T>, answer: unknown): T {
   const result = schema.safeParse(answer);
   if (result.success) return result.data;
-  throw new TorporError('vmm_failed', 'Firecracker answered something that cannot be understood.');
+  throw new TorporError('vmm_failed', 'Firecracker returned a response that cannot be parsed.');
 }
 
 function parseJson(text: string): unknown {

@@ -105,7 +105,9 @@ test('a command without an answer is rejected after its time, and its late answe
   });
   const client = await QmpClient.connect(path, { timeoutMs: TIMEOUT_MS });
   onTestFinished(() => client.close());
-  await expect(client.execute('slow', {}, 30)).rejects.toThrow('did not answer slow within 30 ms');
+  await expect(client.execute('slow', {}, 30)).rejects.toThrow(
+    'did not respond to slow within 30 ms',
+  );
   await vi.waitFor(() => expect(hang).toBeDefined());
   hang?.();
   expect(await client.execute('next')).toEqual({});

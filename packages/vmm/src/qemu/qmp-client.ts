@@ -88,7 +88,7 @@ export class QmpClient {
       Math.max(LEAST_COMMAND_TIMEOUT_MS, options.timeoutMs),
     );
     const timer = setTimeout(
-      () => client.#abort('did not answer in time'),
+      () => client.#abort('did not respond in time'),
       Math.max(1, deadline - performance.now()),
     );
     try {
@@ -119,7 +119,7 @@ export class QmpClient {
     const timer = setTimeout(() => {
       this.#pending.delete(id);
       reject(
-        new TorporError('vmm_failed', `QEMU did not answer ${command} within ${timeoutMs} ms.`),
+        new TorporError('vmm_failed', `QEMU did not respond to ${command} within ${timeoutMs} ms.`),
       );
     }, timeoutMs);
     this.#pending.set(id, { command, resolve, reject, timer });

@@ -57,7 +57,7 @@ export interface LaunchedPostmaster {
   complaints(): Promise<string>;
 }
 
-/** Launches a server, detached, with its output in the log file. It does not answer yet. */
+/** Launches a server, detached, with its output in the log file. It does not respond yet. */
 export async function launchPostmaster(options: LaunchOptions): Promise<LaunchedPostmaster> {
   const { layout, binaries, account } = options;
   await writeAccessRules(layout, account);

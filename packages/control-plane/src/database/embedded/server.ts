@@ -87,10 +87,10 @@ export class PostgresServer {
         await this.#waitUntilItAnswers(async () =>
           (await isPostmasterOf(pid, data)) ? undefined : 'it exited',
         );
-        this.#logger.info({ pid }, 'Found the database server running');
+        this.#logger.info({ pid }, 'Database server adopted');
         return pid;
       } catch (error) {
-        this.#logger.warn({ pid, err: error }, 'The running database server does not answer');
+        this.#logger.warn({ pid, err: error }, 'Running database server does not respond');
       }
     }
     await stopPostmaster(pid, data);
@@ -148,13 +148,13 @@ export class PostgresServer {
       await delay(20);
     }
     throw await this.#startFailure(
-      `no answer within ${START_TIMEOUT_MS / 1000} s`,
+      `no response within ${START_TIMEOUT_MS / 1000} s`,
       cause,
       launched,
     );
   }
 
-  /** Why the server does not answer; undefined if it does. */
+  /** Why the server does not respond; undefined if it does. */
   async #failureToConnect(): Promise<unknown> {
     const client = new pg.Client({ ...this.connection, connectionTimeoutMillis: 5_000 });
     client.on('error', () => undefined);
@@ -187,14 +187,14 @@ export class PostgresServer {
 
   /** The owner's connection is lost: the server crashed or restarts. Brings it back, however often that takes. */
   async #recover(): Promise<void> {
-    this.#logger.error('The database server exited; starting it again');
+    this.#logger.error('Database server exited; starting it again');
     for (let attempt = 1; !this.#closing.signal.aborted; attempt++) {
       try {
         await this.start();
-        this.#logger.info({ pid: this.#pid }, 'The database server answers again');
+        this.#logger.info({ pid: this.#pid }, 'Database server restarted');
         return;
       } catch (error) {
-        this.#logger.error({ err: error, attempt }, 'The database server did not start again');
+        this.#logger.error({ err: error, attempt }, 'Database server not restarted');
         await delay(Math.min(attempt, 10) * 500, undefined, {
           signal: this.#closing.signal,
         }).catch(() => undefined);

@@ -12,7 +12,7 @@ const EXEC = defineEndpoint({
   operationId: 'exec',
   summary: 'Run a program',
   description:
-    'In the foreground, answers when the program has exited; it is killed if the client disconnects. ' +
+    'In the foreground, it returns when the program has exited; it is killed if the client disconnects. ' +
     `Of each stream the first ${rest.MAX_EXEC_OUTPUT_BYTES} bytes are kept; \`truncated\` says if there was more.`,
   tag: TAG,
   params: sandboxParams,
