@@ -48,7 +48,8 @@ export default defineConfig({
           include: [`${folders}/**/*.host.test.ts`],
           testTimeout: 60_000,
           hookTimeout: 120_000,
-          maxWorkers: availableParallelism(),
+          // Some of these wait for a process or a deadline most of their time.
+          maxWorkers: availableParallelism() + 1,
           sequence: { groupOrder: 1 },
         },
       },

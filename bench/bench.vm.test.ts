@@ -3,6 +3,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
+import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Measurements } from './harness/measurements.ts';
 import { comparable, renderReport } from './harness/report.ts';
@@ -13,6 +15,8 @@ import { SharedPlatform } from './support/shared-platform.ts';
 
 /* That every benchmark runs, not how fast anything is. */
 
+const CACHE_DIR = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
+
 /** Several boots, of emulated machines that share two processors with others. */
 const SLOW = 20 * 60_000;
 
@@ -21,7 +25,12 @@ let shared: SharedPlatform;
 
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'torpor-bench-results-'));
-  shared = new SharedPlatform();
+  const shapes = [512, 1024].map((memoryMiB) => ({
+    vcpus: 1,
+    memoryMiB,
+    diskMiB: DEFAULT_DISK_MIB,
+  }));
+  shared = new SharedPlatform(() => openDataDirWithBoots(CACHE_DIR, ...shapes));
 });
 afterAll(async () => {
   await shared[Symbol.asyncDispose]();
@@ -33,7 +42,7 @@ describe.each(BENCHMARKS)('$name', (benchmark) => {
     const path = await runBenchmark(benchmark, {
       quick: true,
       keep: false,
-      cacheDir: process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor',
+      cacheDir: CACHE_DIR,
       resultsDirectory: directory,
       repository: fileURLToPath(new URL('../', import.meta.url)),
       shared,

@@ -9,6 +9,8 @@ import { WorkingSetFile } from '../support/working-set.ts';
 
 const DIRTY_MIB = 32;
 const LAST_GENERATION = 10;
+/** Of a quick run, which shows only that it works. */
+const QUICK_LAST_GENERATION = 3;
 const RAM_SIZES_MIB = [512, 1024] as const;
 const MIB = 2 ** 20;
 /** Of a create that boots: what it takes to keep the booted guest for later creates. */
@@ -113,18 +115,19 @@ export const lifecycle: Benchmark = {
         await sandbox.resume();
       }
     }
-    context.progress(`${LAST_GENERATION} generations`);
+    const generations = context.quick ? QUICK_LAST_GENERATION : LAST_GENERATION;
+    context.progress(`${generations} generations`);
     const source = await platform.create();
     stack.defer(() => source.destroy());
     await settle(source);
     await source.pause();
     const first = await asTemplate(platform, source, 'generation-1');
-    for (let generation = 2; generation <= LAST_GENERATION; generation++) {
+    for (let generation = 2; generation <= generations; generation++) {
       await source.resume();
       await source.exec('sh', ['-c', 'head -c 1M /dev/urandom > /dev/shm/generation']);
       await source.pause();
     }
-    const last = await asTemplate(platform, source, `generation-${LAST_GENERATION}`);
+    const last = await asTemplate(platform, source, `generation-${generations}`);
 
     context.progress('recording the working sets');
     for (const template of [first, last]) {

@@ -6,6 +6,8 @@ import { type CreateSandboxOptions, type Sandbox, Torpor } from '@torpor/sdk';
 import { z } from 'zod';
 import { TorporProcess, temporaryDataDir } from '../../tests/support/torpor-process.ts';
 
+export type OpenDataDir = () => Promise<AsyncDisposable & { readonly path: string }>;
+
 const DEFAULT_MEMORY_MIB = 512;
 
 /** A `torpor up` of the benchmark's own, with a data directory that goes with it. */
@@ -23,9 +25,9 @@ export class Platform implements AsyncDisposable {
     this.#stack = stack;
   }
 
-  static async start(): Promise<Platform> {
+  static async start(openDataDir: OpenDataDir = temporaryDataDir): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
-    const directory = stack.use(await temporaryDataDir());
+    const directory = stack.use(await openDataDir());
     const process = stack.use(await TorporProcess.start(directory.path));
     const credentials = z
       .looseObject({ api_key: z.string() })

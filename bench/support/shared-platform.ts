@@ -1,13 +1,19 @@
 import type { Sandbox } from '@torpor/sdk';
-import { Platform } from './platform.ts';
+import { type OpenDataDir, Platform } from './platform.ts';
 
 /** One platform with one sandbox for all benchmarks of a run that need no fresh one; made at first use. */
 export class SharedPlatform implements AsyncDisposable {
+  readonly #openDataDir: OpenDataDir | undefined;
   #platform: Promise<Platform> | undefined;
   #sandbox: Promise<Sandbox> | undefined;
 
+  /** With an empty data directory, unless another is given. */
+  constructor(openDataDir?: OpenDataDir) {
+    this.#openDataDir = openDataDir;
+  }
+
   platform(): Promise<Platform> {
-    this.#platform ??= Platform.start();
+    this.#platform ??= Platform.start(this.#openDataDir);
     return this.#platform;
   }
 

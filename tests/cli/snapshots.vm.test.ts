@@ -2,7 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
 import type { rest } from '@torpor/protocol';
-import { openDataDirWithBoot } from '@torpor/testkit/guests';
+import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { CACHE_DIR, vmmsOf } from '../agent/agent-under-test.ts';
 import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
@@ -44,7 +44,7 @@ let made: string[];
 beforeAll(async () => {
   resources = new AsyncDisposableStack();
   const shape = { vcpus: 1, memoryMiB: 256, diskMiB: DEFAULT_DISK_MIB };
-  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
+  dataDir = resources.use(await openDataDirWithBoots(CACHE_DIR, shape)).path;
   resources.use(await TorporProcess.start(dataDir));
   resources.defer(async () => void (await torpor('rm', '--all', '--yes')));
 });

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
 import { type Sandbox, Torpor } from '@torpor/sdk';
-import { openDataDirWithBoot } from '@torpor/testkit/guests';
+import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CACHE_DIR } from '../agent/agent-under-test.ts';
 import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
@@ -21,7 +21,7 @@ let sandbox: Sandbox;
 beforeAll(async () => {
   resources = new AsyncDisposableStack();
   const shape = { vcpus: 1, memoryMiB: 1024, diskMiB: DEFAULT_DISK_MIB };
-  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
+  dataDir = resources.use(await openDataDirWithBoots(CACHE_DIR, shape)).path;
   const platform = resources.use(await TorporProcess.start(dataDir));
   const credentials = await readFile(join(dataDir, 'credentials.json'), 'utf8');
   const { api_key: apiKey } = JSON.parse(credentials) as { api_key: string };

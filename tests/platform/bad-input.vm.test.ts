@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { instanceTag } from '@torpor/agent';
 import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
 import { newId, rest, SANDBOX_STATES } from '@torpor/protocol';
-import { openDataDirWithBoot } from '@torpor/testkit/guests';
+import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CACHE_DIR, leftovers } from '../agent/agent-under-test.ts';
 import { RestClient } from '../support/rest-client.ts';
@@ -26,7 +26,7 @@ let api: RestClient;
 
 beforeAll(async () => {
   const shape = { vcpus: 1, memoryMiB: 256, diskMiB: DEFAULT_DISK_MIB };
-  dataDir = resources.use(await openDataDirWithBoot(CACHE_DIR, shape)).path;
+  dataDir = resources.use(await openDataDirWithBoots(CACHE_DIR, shape)).path;
   instance = instanceTag(await realpath(dataDir));
   platform = resources.use(await TorporProcess.start(dataDir));
   resources.defer(async () => void (await runTorpor(dataDir, ['rm', '--all', '--yes'])));

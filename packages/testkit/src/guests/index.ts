@@ -1,6 +1,6 @@
 /** Real guests for tests. */
 export {
-  openDataDirWithBoot,
+  openDataDirWithBoots,
   type Shape,
   type TestDataDir,
   temporaryDirectory,

@@ -49,15 +49,18 @@ export interface TestDataDir extends AsyncDisposable {
 }
 
 /**
- * A data directory in which the first sandbox of the shape is restored from a boot that
- * another test file kept, if one did, and whose own kept boots are there for others. Tests
- * that are about booting take {@link temporaryDirectory}.
+ * A data directory in which the first sandbox of each of the shapes is restored from a boot
+ * that another test file kept, if one did, and whose own kept boots are there for others.
+ * Tests that are about booting take {@link temporaryDirectory}.
  */
-export async function openDataDirWithBoot(cacheDir: string, shape: Shape): Promise<TestDataDir> {
+export async function openDataDirWithBoots(
+  cacheDir: string,
+  ...shapes: readonly Shape[]
+): Promise<TestDataDir> {
   await using stack = new AsyncDisposableStack();
   const { path } = stack.use(await temporaryDirectory('torpor-boots-'));
   const store = join(cacheDir, 'test-boots', await sourcesKey());
-  await takeBoot(store, path, shape);
+  for (const shape of shapes) await takeBoot(store, path, shape);
   stack.defer(() => shareBoots(path, store));
   const moved = stack.move();
   return { path, [Symbol.asyncDispose]: () => moved.disposeAsync() };
