@@ -1,6 +1,6 @@
 import type { BenchmarkContext } from './benchmark.ts';
 
-/** One of the things that are compared: does it once, and answers the sample or samples. */
+/** One of the things that are compared: does it once, and returns the sample or samples. */
 export type Contender = () => Promise<number | readonly number[]>;
 
 /**

@@ -18,7 +18,7 @@ export interface RunOptions {
   readonly progress: (text: string) => void;
 }
 
-/** Runs a benchmark; answers the path of its result file. What it measured before a failure stays there. */
+/** Runs a benchmark; returns the path of its result file. What it measured before a failure stays there. */
 export async function runBenchmark(benchmark: Benchmark, options: RunOptions): Promise<string> {
   const startedAt = new Date();
   const stamp = startedAt.toISOString().replaceAll(/[:.]/g, '-');

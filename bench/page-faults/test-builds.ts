@@ -17,7 +17,7 @@ export interface MemoryBuild {
   readonly diffPath: string;
 }
 
-/** Writes blocks that begin with their number; answers the file's path. */
+/** Writes blocks that begin with their number; returns the file's path. */
 async function writeBlocks(path: string, numbers: Iterable<number>): Promise<string> {
   await using file = await open(path, 'wx');
   let pending: Buffer[] = [];

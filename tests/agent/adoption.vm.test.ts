@@ -34,7 +34,7 @@ afterAll(async () => {
   await rm(dataDir, { recursive: true, force: true });
 });
 
-/** An older kernel tells how a process ended only in the moment before its parent hears of it. */
+/** An older kernel tells how a process exited only in the moment before its parent hears of it. */
 const KILLED = /^QEMU (?:was terminated by SIGKILL|crashed, or was killed)/;
 
 describe('an agent that is killed and started again', () => {

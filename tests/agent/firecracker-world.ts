@@ -109,13 +109,13 @@ export class FirecrackerWorld implements AsyncDisposable {
     return record.id;
   }
 
-  /** Commits a sandbox that runs on; answers the build's id. */
+  /** Commits a sandbox that keeps running; returns the build's id. */
   async snapshot(id: string, templateId = 'template-1'): Promise<string> {
     const { build } = await snapshotSandbox(this.registry, id, templateId, { resumeSource: true });
     return build.id;
   }
 
-  /** Answers the id of the build. */
+  /** Returns the id of the build. */
   async pause(id: string): Promise<string> {
     const { record } = await pauseSandbox(this.registry, id);
     return record.buildId ?? '';

@@ -61,7 +61,7 @@ test('generations of a sandbox are diffs, and each is the memory that its guest 
   expect((await fc.host.leftovers()).filter((name) => !name.startsWith('pager'))).toEqual([]);
 });
 
-test('a source that runs on is compared with its latest snapshot', async () => {
+test('a source that keeps running is compared with its latest snapshot', async () => {
   const fc = await open();
   const id = await fc.create();
   for (const name of ['one', 'two']) {
@@ -149,7 +149,7 @@ test('nor does one that was killed between the snapshot and the build', async ()
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Full']);
 });
 
-test('a commit that fails costs a full snapshot, and the sandbox runs on meanwhile', async () => {
+test('a commit that fails costs a full snapshot, and the sandbox keeps running', async () => {
   const fc = await open();
   const id = await fc.create();
   await fc.pause(id);

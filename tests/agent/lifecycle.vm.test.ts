@@ -121,7 +121,7 @@ describe('a sandbox', () => {
     expect(TorporError.from(error).code).toBe(code);
   });
 
-  test('keeps its console for whoever wonders', async () => {
+  test('keeps its console', async () => {
     const { content } = await client.readConsole({ sandboxId });
     expect(text(content)).toMatch(/envd/);
   });

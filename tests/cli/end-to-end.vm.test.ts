@@ -208,7 +208,7 @@ describe('two sandboxes of a platform that is killed', () => {
   let machines: number[];
 
   test(
-    'run on meanwhile, and have their files when it starts again',
+    'keep running, and have their files when it starts again',
     async () => {
       const create = async () => {
         const created = await torpor('create', '--memory', '256');
@@ -249,7 +249,7 @@ describe('two sandboxes of a platform that is killed', () => {
       .poll(() => api.sandbox(lost), { timeout: 5_000, interval: 50 })
       .toMatchObject({
         status: 'error',
-        // Kernels before 6.15 do not tell how a process ended that an earlier server started.
+        // Kernels before 6.15 do not tell how a process exited that an earlier server started.
         reason: expect.stringMatching(/^QEMU (was terminated by SIGKILL|crashed, or was killed)/),
       });
     expect(await api.sandbox(kept)).toMatchObject({ status: 'running' });

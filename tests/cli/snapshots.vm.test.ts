@@ -149,7 +149,7 @@ test(
 );
 
 test(
-  'a fork has what its source had, which runs on',
+  'a fork has what its source had, which keeps running',
   async () => {
     const [parent = '', other = ''] = made;
     await output('rm', other);

@@ -164,7 +164,7 @@ export function describeFiles(targetOf: TargetSource): void {
       await expect(sandbox.files.rename(at('old'), at('x'))).rejects.toThrow(FileNotFoundError);
     });
 
-    it('removes trees, also those that are gone', async () => {
+    it('removes trees, also those that no longer exist', async () => {
       await sandbox.files.write(at('gone/a/b'), '');
       expect(await sandbox.files.exists(at('gone/a'))).toBe(true);
       await sandbox.files.remove(at('gone'));

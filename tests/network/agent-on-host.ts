@@ -36,7 +36,7 @@ export async function startAgentOnHost(
     await exited;
   });
   const ended = exited.then(([code, signal]) => {
-    throw new Error(`The host agent ended with ${code ?? signal}.`);
+    throw new Error(`The host agent exited with ${code ?? signal}.`);
   });
   const [line] = await Promise.race([
     once(createInterface({ input: child.stdout }), 'line', {

@@ -20,7 +20,7 @@ export class RestClient {
     this.#apiKey = apiKey;
   }
 
-  /** With the key of whoever owns the data directory. */
+  /** With the key of the owner of the data directory. */
   static async open(apiUrl: string, dataDir: string): Promise<RestClient> {
     const text = await readFile(join(dataDir, 'credentials.json'), 'utf8');
     return new RestClient(apiUrl, credentialsSchema.parse(JSON.parse(text)).api_key);

@@ -191,7 +191,7 @@ test('a VMM whose driver died before it told anybody is found by its run directo
   expect(await killLeftovers(spec.runDirectory)).toEqual([]);
 });
 
-test('a machine that was taken over and let go can still be killed', async () => {
+test('a machine that was adopted and released can still be killed', async () => {
   const driver = new QemuDriver({ qemu: options.qemu, accelerator: 'tcg' });
   const vm = bench.track(await driver.start(await bench.spec(guest, 'guest=count')));
   await vm.detach();

@@ -94,7 +94,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
     });
 
-    test('two saves of a paused machine are one machine: clones of both run at once from one memory file, then it runs on', async () => {
+    test('two saves of a paused machine are one machine: clones of both run at once from one memory file, then it keeps running', async () => {
       const statePath = `${bench.directory}/state`;
       await vm.pause();
       const disk = await readFile(upperDisk(vm));
@@ -143,7 +143,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       expect(await bench.leftovers(spec)).toEqual([]);
     });
 
-    test('a machine can be let go and taken over, and its end is noticed all the same', async () => {
+    test('a machine can be released and adopted, and its exit is noticed all the same', async () => {
       const reached = await counted(vm);
       await vm.detach();
       expect(isProcessAlive(vm.description)).toBe(true);

@@ -29,7 +29,7 @@ function description(driver: MachineDescription['driver']): MachineDescription {
   };
 }
 
-test('machines are taken over by the driver that started them, whichever is chosen now', async () => {
+test('machines are adopted by the driver that started them, whichever is chosen now', async () => {
   const asked: string[] = [];
   const chosen = new QemuDriver({ qemu: QEMU, accelerator: 'tcg' });
   const driver = new HostDriver(chosen, async () => {

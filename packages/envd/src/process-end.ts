@@ -1,4 +1,4 @@
-/** How a process ended, as the wire reports it. */
+/** How a process exited, as the wire reports it. */
 export interface ProcessEnd {
   /** The exit status; -1 if a signal ended the process. */
   readonly exitCode: number;

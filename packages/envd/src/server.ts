@@ -14,7 +14,7 @@ export interface Envd extends AsyncDisposable {
 /** Longer than the proxy in front keeps an idle connection, so that it is never we who close first. */
 const IDLE_TIMEOUT_MS = 640_000;
 const DEFAULT_PORT = 49983;
-/** A client whose machine vanished is noticed by TCP, so that its streams do not last for ever. */
+/** A client whose machine vanished is noticed by TCP, so that its streams do not last forever. */
 const SOCKET_OPTIONS = { keepAlive: true, keepAliveInitialDelay: 60_000 };
 
 /**

@@ -7,7 +7,7 @@ export const NETNS_DIRECTORY = '/run/netns';
 const TOOL_TIMEOUT_MS = 30_000;
 
 export interface NamespaceOptions {
-  /** Name of a network namespace (ip-netns(8)); the caller's own where it is absent. */
+  /** Name of a network namespace (ip-netns(8)); the caller's own if it is omitted. */
   readonly namespace?: string | undefined;
 }
 

@@ -13,7 +13,7 @@ test.each<[string, ProcessExit]>([
   ['exit 7', { exitCode: 7 }],
   ['kill -KILL $$', { signal: 'SIGKILL' }],
   ['kill -TERM $$', { signal: 'SIGTERM' }],
-])('how a process ended is known after its end: %s', async (script, exit) => {
+])('how a process exited is known after its end: %s', async (script, exit) => {
   const child = spawn('/bin/sh', ['-c', `read line; ${script}`], {
     stdio: ['pipe', 'ignore', 'ignore'],
   });

@@ -52,7 +52,7 @@ export class PollSet {
 
   /**
    * Blocks until something happens, or for `timeoutMs`, which may be a fraction
-   * (undefined: for ever). Returns how many descriptors have events.
+   * (undefined: forever). Returns how many descriptors have events.
    */
   wait(timeoutMs?: number): number {
     const timeout = timeoutMs === undefined ? null : this.#timespec(timeoutMs);

@@ -35,7 +35,7 @@ test('a process with another start time is left alone', () => {
 test.each([
   ['exit 7', { exitCode: 7 }],
   ['kill -TERM $$', { signal: 'SIGTERM' }],
-])('how a process ended can be read until its parent hears of it: %s', async (script, exit) => {
+])('how a process exited can be read until its parent hears of it: %s', async (script, exit) => {
   // A parent that stops never hears of it.
   const parent = spawn(
     '/bin/sh',

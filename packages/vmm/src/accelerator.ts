@@ -145,7 +145,7 @@ async function probe(options: ProbeBootOptions): Promise<ProbeResult> {
   };
 }
 
-/** A clock that was set back must not keep a result for ever. */
+/** A clock that was set back must not keep a result forever. */
 function isCurrent({ probedAt, probedAgainAt }: ProbeResult): boolean {
   const now = Date.now();
   return probedAgainAt === null || (Date.parse(probedAt) <= now && now < Date.parse(probedAgainAt));

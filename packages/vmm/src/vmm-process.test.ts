@@ -5,7 +5,7 @@ import { identifyProcess } from '@torpor/linux';
 import { expect, onTestFinished, test } from 'vitest';
 import { type ProcessEnd, VmmProcess } from './vmm-process.ts';
 
-/** From 6.15 on the kernel tells how any process ended. */
+/** From 6.15 on the kernel tells how any process exited. */
 const [major = 0, minor = 0] = release().split('.').map(Number);
 const kernelTells = major > 6 || (major === 6 && minor >= 15);
 
@@ -20,7 +20,7 @@ async function adopted(script: string) {
   onTestFinished(() => void child.kill('SIGKILL'));
   await once(child, 'spawn');
   const identity = identifyProcess(child.pid ?? -1);
-  if (identity === undefined) throw new Error('the process is gone');
+  if (identity === undefined) throw new Error('the process no longer exists');
   const process = VmmProcess.adopt('QEMU', identity, '/dev/null');
   if (process === undefined) throw new Error('it was not adopted');
   return { child, identity, process };

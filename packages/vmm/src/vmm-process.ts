@@ -29,7 +29,7 @@ export interface SpawnOptions {
   readonly args: readonly string[];
   /** Network namespace (`ip netns`) to run in. */
   readonly namespace?: string;
-  /** `/` where absent. */
+  /** `/` if omitted. */
   readonly workingDirectory?: string;
   /** Standard error is appended here, and standard output unless {@link outputFd} is given. */
   readonly outputPath: string;

@@ -174,7 +174,7 @@ test('a sandbox whose build is damaged can be destroyed, and the next agent stil
   expect(await world.host.leftovers()).toEqual([]);
 });
 
-test('a kept boot that cannot be restored is made anew', async () => {
+test('a kept boot that cannot be restored is made again', async () => {
   await using host = await World.open(undefined, true);
   await host.createSource();
   const [boot] = await host.host.builds.list();

@@ -307,7 +307,7 @@ describe('the time to live', () => {
   });
 });
 
-test('an agent that stops lets go of its machines, and does nothing more', async () => {
+test('an agent that stops releases its machines, and does nothing more', async () => {
   const vms: StubVm[] = [];
   host.driver.afterStart = (vm) => vms.push(vm);
   const registry = host.manage(new SandboxRegistry(host.parts()));

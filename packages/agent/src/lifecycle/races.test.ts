@@ -184,7 +184,7 @@ test('a snapshot that meets a resume waits for it', async () => {
   expect(world.registry.get(world.source)).toMatchObject({ state: 'running', buildId });
 });
 
-/** A snapshot after which the sandbox runs on, that has come to the point where the state is saved. */
+/** A snapshot after which the sandbox keeps running, that has come to the point where the state is saved. */
 async function snapshotting(): Promise<{ gate: Gate; vm: StubVm; taken: Promise<string> }> {
   const gate = new Gate();
   const reached = Promise.withResolvers<StubVm>();
@@ -224,7 +224,7 @@ test('a call to the guest that meets a snapshot is refused when the machine does
   expect(world.registry.get(world.source).state).toBe('error');
 });
 
-test('a call to the guest that meets a snapshot does not wait for ever', async () => {
+test('a call to the guest that meets a snapshot does not wait without end', async () => {
   await world.createSource();
   const { gate, taken } = await snapshotting();
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });

@@ -31,7 +31,7 @@ async function nextAgent(): Promise<SandboxRegistry> {
   return host.manage(await recoverSandboxes(parts));
 }
 
-/** A sandbox whose agent is gone: it has let go of everything and writes nothing any more. */
+/** A sandbox whose agent has exited: it has released everything and writes nothing any more. */
 async function runningSandbox(): Promise<SandboxRecord> {
   const registry = new SandboxRegistry(host.parts());
   const { record } = await createSandbox(registry, request());
@@ -173,7 +173,7 @@ describe('an agent that starts after another was killed', () => {
   });
 
   test.each(['pausing', 'snapshotting'] as const)(
-    'lets what was %s run on while its build was not made',
+    'keeps running what was %s while its build was not made',
     async (state) => {
       const { id } = await interruptedIn(state);
       const registry = await nextAgent();

@@ -58,7 +58,7 @@ test('a silent feed sends keepalives, and an abort ends the wait', async () => {
   expect(await next).toMatchObject({ done: true });
 });
 
-test('a consumer that falls behind is told to begin anew', async () => {
+test('a consumer that falls behind is told to start again', async () => {
   const feed = new ChangeFeed<number>();
   const events = feed.watch(() => [], 60_000, new AbortController().signal);
   await take(events, 1);

@@ -20,7 +20,7 @@ export async function publishApiFile(dataDir: string, url: string): Promise<void
   await writePrivateFile(path, `${JSON.stringify(content)}\n`);
 }
 
-/** Takes back what {@link publishApiFile} said, unless another process has taken over since. */
+/** Takes back what {@link publishApiFile} said, unless another process has published its own since. */
 export async function withdrawApiFile(dataDir: string): Promise<void> {
   const path = apiFilePath(dataDir);
   const content = await readFile(path, 'utf8').catch(() => '{}');

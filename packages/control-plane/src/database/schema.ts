@@ -61,7 +61,7 @@ export interface SandboxTable {
 
 /**
  * `pending`: the host is making it; `deleting`: the host may still keep it. Both are
- * remembered, so that after a crash the host lets go of what nobody can name.
+ * remembered, so that after a crash the host releases what nobody can name.
  */
 export type TemplateState = 'pending' | 'ready' | 'deleting';
 

@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream';
 import type { TorporError } from '@torpor/protocol';
 import { errorBody } from './public-error.ts';
 
-/** Answers a request to upgrade a connection with an HTTP error, and closes the connection. */
+/** Rejects a request to upgrade a connection with an HTTP error, and closes the connection. */
 export function refuseUpgrade(socket: Duplex, error: TorporError): void {
   const body = JSON.stringify(errorBody(error));
   socket.end(

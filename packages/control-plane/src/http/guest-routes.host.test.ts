@@ -306,7 +306,10 @@ describe('files', () => {
   });
 
   test('an answer that breaks off half-way is seen to be incomplete', async () => {
-    harness.agent.files.readError = new TorporError('guest_unreachable', 'The guest is gone.');
+    harness.agent.files.readError = new TorporError(
+      'guest_unreachable',
+      'The guest no longer exists.',
+    );
     const response = await harness.request(files('?path=raw.bin'));
     expect(response.status).toBe(200);
     await expect(response.arrayBuffer()).rejects.toThrow();

@@ -80,7 +80,7 @@ async function parse<T>(
   try {
     await pipeline(body, form);
   } catch (error) {
-    // Whoever takes the file must not wait for its end. Its own failure, if it has
+    // The reader of the file must not wait for its end. Its own failure, if it has
     // failed, is why the form was given up.
     file?.destroy(TorporError.from(error));
     await received;

@@ -4,7 +4,7 @@ import type { Api } from './endpoint.ts';
 import type { AppEnvironment } from './environment.ts';
 import { errorResponse } from './error-response.ts';
 
-/** Answers what no route matches: `method_not_allowed` where the path exists, else `not_found`. Made when all routes are there. */
+/** Handles what no route matches: returns `method_not_allowed` where the path exists, else `not_found`. Made when all routes are there. */
 export function notFound(app: Api): NotFoundHandler<AppEnvironment> {
   const allowedMethods = methodIndex(app);
   return (c) => {

@@ -311,7 +311,7 @@ test('the reconciler of one leaves a row alone that an operation of the other ha
   await removeAll();
 });
 
-test('a control plane that only hung writes nothing once another has taken over', async () => {
+test('a control plane that only hung writes nothing once another has taken its leases', async () => {
   const { id } = await members[0].create();
   const gate = Promise.withResolvers<void>();
   fleet.agent.builds.commitGate = gate.promise;

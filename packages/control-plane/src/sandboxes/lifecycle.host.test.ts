@@ -113,7 +113,7 @@ describe('pause and resume', () => {
     expect((await harness.get(id)).status).toBe(verb === 'pause' ? 'paused' : 'running');
   });
 
-  test('a pause and a destroy at once: the sandbox is gone, and stays gone', async () => {
+  test('a pause and a destroy at once: the sandbox is destroyed, and stays so', async () => {
     const { id } = await create();
     const release = holdCommits();
     const pausing = act(id, 'pause');
@@ -182,7 +182,7 @@ describe('pause and resume', () => {
     await sandboxOf(await act(first.id, 'resume'));
   });
 
-  test('a sandbox whose VMM died runs on from its last build, and only if it has one', async () => {
+  test('a sandbox whose VMM exited is resumed from its last build, and only if it has one', async () => {
     const { id } = await create();
     harness.agent.report(id, 'error', 'The VMM was killed by signal 9.');
     await until(async () => (await harness.get(id)).status === 'error');
@@ -192,7 +192,7 @@ describe('pause and resume', () => {
     const other = await create();
     await act(other.id, 'pause');
     await act(other.id, 'resume');
-    harness.agent.report(other.id, 'error', 'The page server ended.');
+    harness.agent.report(other.id, 'error', 'The page server exited.');
     await until(async () => (await harness.get(other.id)).status === 'error');
     const resumed = await sandboxOf(await act(other.id, 'resume'));
     expect(resumed.status).toBe('running');
@@ -273,7 +273,7 @@ describe('fork', () => {
     return (await response.json()) as rest.ForkResult;
   }
 
-  test('makes copies that are like the source, which runs on', async () => {
+  test('makes copies that are like the source, which keeps running', async () => {
     const source = await create({ metadata: { job: 'x' }, timeout_sec: 30, allow_internet: false });
     const { children, timings } = await fork(source.id, { count: 3 });
     expect(timings).toEqual([{ phase: 'children', milliseconds: 5 }]);

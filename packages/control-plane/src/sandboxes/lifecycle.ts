@@ -30,7 +30,7 @@ export class SandboxLifecycle {
   }
 
   /**
-   * Lets a paused sandbox run on, or one in state `error` from its last build. Throws
+   * Resumes a paused sandbox, or one in state `error` from its last build. Throws
    * `not_found`, `invalid_state`, `no_hosts_available`, or what the agent says; it is
    * paused as before then.
    */

@@ -59,7 +59,7 @@ export function pauseOperation(
 }
 
 /**
- * Lets a paused sandbox run on, or one in state `error` from its last build, with a new
+ * Resumes a paused sandbox, or one in state `error` from its last build, with a new
  * idle timeout where one is given. After a failure it is paused as before.
  */
 export function resumeOperation(

@@ -9,7 +9,7 @@
  *   only along the table of `@torpor/protocol`, and only if the row is still in the state
  *   that the operation has seen. Every such write is in a transaction that has confirmed
  *   the lock.
- * - **An operation that failed, or one that takes over from a dead one**, copies what the
+ * - **An operation that failed, or one that settles an abandoned one**, copies what the
  *   agent reports ({@link SandboxRepository.recordAsHolder}): only the agent knows how far
  *   it came, so the report need not follow the table. It holds the lock too.
  * - **The reconciler** (hosts/reconciler.ts) copies what the agent reports by itself

@@ -43,7 +43,7 @@ export class StreamServer {
     this.#parts = parts;
   }
 
-  /** Answers a request to upgrade. Never throws: what is wrong is answered. */
+  /** Handles a request to upgrade. Never throws: an error is sent as the response. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     void this.#admit(request).then(
       (admission) => {

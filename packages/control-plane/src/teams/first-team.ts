@@ -9,7 +9,7 @@ import { ApiKeyStore, createApiKey } from '../auth/api-keys.ts';
 import { writePrivateFile } from '../data-directory/private-file.ts';
 import type { Database } from '../database/schema.ts';
 
-/** The key of whoever owns the data directory. */
+/** The key of the owner of the data directory. */
 export interface LocalCredentials {
   readonly apiKey: string;
   readonly teamId: string;
@@ -22,7 +22,7 @@ const FIRST_TEAM_LOCK = '128077194588019';
 
 /**
  * The API key in `<dataDir>/credentials.json`. At the first start the team and the
- * key are made. A key is made anew if the file is lost or belongs to another
+ * key are made. A new key is made if the file is lost or belongs to another
  * database: who can write the data directory may use the API.
  */
 export async function ensureLocalCredentials(

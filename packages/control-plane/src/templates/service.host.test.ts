@@ -117,7 +117,7 @@ describe('create', () => {
     expect(harness.agent.builds.templates.has(old ?? '')).toBe(false);
   });
 
-  test('of two snapshots of one name at once one gets it, and the other source runs on', async () => {
+  test('of two snapshots of one name at once one gets it, and the other source keeps running', async () => {
     const sources = [await create(), await create()];
     const answers = await Promise.all(
       sources.map(({ id }) => snapshot({ sandbox_id: id, name: 'warm' })),
@@ -247,7 +247,7 @@ describe('list and delete', () => {
     expect((await harness.send('POST', '/v1/sandboxes', { template: 'warm' })).status).toBe(404);
   });
 
-  test('the host lets go of a build as soon as it can', async () => {
+  test('the host releases a build as soon as it can', async () => {
     const { builds } = harness.agent;
     const { id } = await create();
     await made(await snapshot({ sandbox_id: id, name: 'warm' }));

@@ -16,7 +16,7 @@ export function openBody(request: IncomingMessage): Readable {
     throw new HttpError(400, `unsupported Content-Encoding: ${encoding}, supported: gzip`);
   }
   const gunzip = createGunzip();
-  // It can fail before it is read; whoever reads it then gets the error.
+  // It can fail before it is read; a later reader gets the error.
   gunzip.on('error', () => undefined);
   // Destroying the request would cut the connection that the answer needs.
   request.once('close', () => {

@@ -21,7 +21,7 @@ import { errnoName, filesystemError, isMissing } from './errors.ts';
  *   tree of names has to follow. Both halves of a rename carry the same cookie; a
  *   first half whose second does not come has left the tree, and is no longer watched.
  * - Events can be lost, in the kernel's queue or in ours, which are both bounded. Then
- *   the watch fails with `data_loss`, after all that was not lost: whoever relies on
+ *   the watch fails with `data_loss`, after all that was not lost: a client that relies on
  *   it has to look for themselves.
  *
  * Events are read as soon as the event loop polls, and handled one after the other.
@@ -58,7 +58,7 @@ export interface WatchOptions {
 export interface WatchHandlers {
   /** `name` is relative to the watched directory, which itself is `.`. Awaited before the next. */
   event(name: string, type: envdFilesystem.EventType): void | Promise<void>;
-  /** Called once, nothing follows: without an error when the watched directory is gone. */
+  /** Called once, nothing follows: without an error when the watched directory no longer exists. */
   end(error?: ConnectError): void;
 }
 
@@ -302,7 +302,7 @@ export class DirectoryWatcher implements Disposable {
     }
   }
 
-  /** Returns undefined if the directory is gone already, or not to be watched. */
+  /** Returns undefined if the directory no longer exists, or is not to be watched. */
   async #attach(parent: Node, name: string): Promise<Node | undefined> {
     const path = join(this.#path, relativePath(parent, name));
     try {

@@ -16,7 +16,7 @@ const MAX_AGE_SECONDS = 7200;
 
 /**
  * Lets pages of any origin call: who may call is decided by the access token,
- * which a browser never adds by itself. Answers a preflight request and returns true.
+ * which a browser never adds by itself. Responds to a preflight request and returns true.
  */
 export function handleCors(request: IncomingMessage, response: ServerResponse): boolean {
   response.setHeader('Access-Control-Allow-Origin', '*');

@@ -15,7 +15,7 @@ export class InitHandler {
   readonly #system: GuestSystem | undefined;
   #tail: Promise<void> = Promise.resolve();
 
-  /** @param system Left out on a machine that is not envd's own: only settings are taken over then. */
+  /** @param system Left out on a machine that is not envd's own: only settings are applied then. */
   constructor(context: EnvdContext, system: GuestSystem | undefined) {
     this.#context = context;
     this.#system = system;

@@ -14,7 +14,7 @@ const FIRST_CAPACITY = 1024;
 /** Bounds the bookkeeping of a process that alternates between its streams byte by byte. */
 const MAX_SEGMENTS = 1024;
 
-/** The last bytes of a process's output, for whoever connects late. */
+/** The last bytes of a process's output, for clients that connect late. */
 export class OutputRing {
   readonly #limit: number;
   #buffer: Buffer = Buffer.alloc(0);

@@ -21,7 +21,7 @@ export function openPipes(
       if (open === 0) events.onOutputClosed();
     });
   }
-  // A broken pipe is reported to whoever writes.
+  // A broken pipe is reported to the writer.
   stdin?.on('error', () => undefined);
   child.on('exit', (code, signal) => {
     stdin?.destroy();

@@ -48,7 +48,7 @@ export function openPty(
       if (!terminal.destroyed) resizeTerminal(masterFd, window);
     },
     release() {
-      // Hangs up: whoever still holds the terminal gets SIGHUP.
+      // Hangs up: a process that still holds the terminal gets SIGHUP.
       terminal.destroy();
     },
   };

@@ -17,7 +17,7 @@ export function runtimeDirectory(
   try {
     const found = lstatSync(path, { throwIfNoEntry: false });
     if (found !== undefined) return found.isDirectory() && found.uid === uid ? path : undefined;
-    // Not recursive: for a path below /proc Node would try for ever.
+    // Not recursive: for a path below /proc Node would try forever.
     if (!existsSync(parent)) mkdirSync(parent, { mode: 0o755 });
     mkdirSync(path, { mode: 0o700 });
     chownSync(path, uid, gid);

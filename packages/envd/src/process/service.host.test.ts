@@ -349,7 +349,7 @@ describe('selecting', () => {
 });
 
 describe('following', () => {
-  it('gives every follower everything, whoever leaves', async () => {
+  it('gives every follower everything, also when one leaves', async () => {
     const script =
       'read go; i=0; while [ $i -lt 3000 ]; do echo "line $i of the output"; i=$((i+1)); done';
     const first = client

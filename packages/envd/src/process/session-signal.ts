@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 /**
  * Sends a signal to the process group that `leader` leads and to every other
  * process of its session: the background jobs of an interactive shell are in groups
- * of their own. The leader must not have been reaped yet. A process that is gone
+ * of their own. The leader must not have been reaped yet. A process that no longer exists
  * meanwhile is no error.
  */
 export function signalSession(leader: number, signal: number | NodeJS.Signals): void {

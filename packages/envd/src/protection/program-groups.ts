@@ -24,7 +24,7 @@ const MAX_TERMINALS = 4096;
 /** Of these, what only the guest's own /dev/pts may use, not that of a container. */
 const RESERVED_TERMINALS = 32;
 
-/** An event this long ago does not explain why a program ended. */
+/** An event this long ago does not explain why a program exited. */
 const RECENT_MS = 5_000;
 
 /** What of the machine the limits follow from. */

@@ -35,7 +35,7 @@ const manifestSchema = z.strictObject({
 
 export interface Image {
   readonly name: string;
-  /** Names this version of the image for ever. */
+  /** Names this version of the image forever. */
   readonly key: string;
   /** Read-only ext4. */
   readonly path: string;

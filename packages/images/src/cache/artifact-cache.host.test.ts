@@ -149,7 +149,7 @@ describe('ensureArtifact', () => {
     expect(await contents()).toEqual([KEY]);
   });
 
-  test('a full disk is reported as such, whoever met it, and leaves nothing', async () => {
+  test('a full disk is reported as such, wherever it occurred, and leaves nothing', async () => {
     const small = join(directory, 'small');
     await mkdir(small);
     await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', small]);

@@ -35,7 +35,7 @@ test('each data directory is known with what it started with last', async () => 
   ]);
 });
 
-test('one that is gone is forgotten when the next comes', async () => {
+test('one that no longer exists is forgotten when the next comes', async () => {
   const [a, b] = [await dataDirectory('a'), await dataDirectory('b')];
   await registerCacheUser(cacheDir, { dataDir: a, keys: [first] });
   await rm(a, { recursive: true });

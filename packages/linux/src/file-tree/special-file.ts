@@ -34,7 +34,7 @@ export interface Sink {
 }
 
 /**
- * Opens a FIFO or a device to write to. The signal ends the wait for whoever reads a FIFO, and
+ * Opens a FIFO or a device to write to. The signal ends the wait for a reader of a FIFO, and
  * makes a write to it fail. Throws what open(2) does.
  */
 export async function openSpecialFile(path: Buffer, signal?: AbortSignal): Promise<Sink> {

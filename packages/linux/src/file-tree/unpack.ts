@@ -43,7 +43,7 @@ export interface UnpackOptions extends MetadataOptions {
   readonly onOmission: (omission: Omission) => void;
   /** Told, before it is made, of the directory that must be removed if this process is killed. */
   readonly onStaging?: (path: Buffer) => void;
-  /** Ends a write to a FIFO, which may wait for ever; else the end of the chunks ends the copy. */
+  /** Ends a write to a FIFO, which may wait forever; else the end of the chunks ends the copy. */
   readonly signal?: AbortSignal;
 }
 

@@ -55,7 +55,7 @@ export class PagerServer {
     for (let index = 0; index < options.threads; index++) {
       const loop = await LoopThread.start(
         (event) => server.#onLoopEvent(event),
-        // Its VMs would hang for ever: ending the process lets agents see it at once.
+        // Its VMs would hang forever: ending the process lets agents see it at once.
         (reason) => {
           log('error', 'Fault loop exited', { reason });
           // An exit would wait for the other threads, which block in ppoll(2).

@@ -47,7 +47,7 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
   }
 }
 
-/** How long the loop may wait; undefined: for ever. */
+/** How long the loop may wait; undefined: forever. */
 function patience(vms: readonly ServedVm[]): number | undefined {
   let timeoutMs: number | undefined;
   for (const { patienceMs } of vms) {

@@ -27,7 +27,7 @@ export class LoopThread {
   ): Promise<LoopThread> {
     const worker = new Worker(new URL('./fault-loop.ts', import.meta.url), {
       workerData: { torporFaultLoop: true },
-      // Faults allocate next to nothing: what loading leaves would stay for ever otherwise.
+      // Faults allocate next to nothing: what loading leaves would stay forever otherwise.
       resourceLimits: { maxYoungGenerationSizeMb: 2 },
     });
     let reason = 'the thread exited';

@@ -104,7 +104,7 @@ export class ServedVm {
     return descriptorsOf(this.#phase);
   }
 
-  /** How long the loop may wait for descriptors before it calls {@link step}; undefined: for ever. */
+  /** How long the loop may wait for descriptors before it calls {@link step}; undefined: forever. */
   get patienceMs(): number | undefined {
     const phase = this.#phase;
     if (phase.name === 'serving') return phase.service.patienceMs;

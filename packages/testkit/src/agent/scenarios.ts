@@ -149,7 +149,7 @@ export class World implements AsyncDisposable {
     if (this.host.driver.stopped.has(pid)) throw new Error(`the vCPUs of ${id} are stopped`);
   }
 
-  /** Removes everything in order; answers what is left then. */
+  /** Removes everything in order; returns what is left then. */
   async clear(): Promise<string[]> {
     const { host } = this;
     await deleteSnapshot(this.registry, TEMPLATE);
@@ -239,7 +239,7 @@ export const SCENARIOS: readonly Scenario[] = [
     expected: 2,
   },
   {
-    name: 'a snapshot after which the sandbox runs on',
+    name: 'a snapshot after which the sandbox keeps running',
     prepare: restoredSource,
     act: (world) => snapshot(world, true),
     expected: 2,

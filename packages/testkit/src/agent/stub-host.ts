@@ -48,7 +48,7 @@ export class StubHost implements AsyncDisposable {
   beforeDisk: Hook = () => undefined;
   readonly #registries: { close(): Promise<void> }[] = [];
 
-  /** `directory`: the data directory; a new temporary one where it is absent. */
+  /** `directory`: the data directory; a new temporary one if it is omitted. */
   static async open(dataDir?: string): Promise<StubHost> {
     const directory = dataDir ?? (await mkdtemp(join(tmpdir(), 'torpor-agent-')));
     const layout = await openLayout(directory);

@@ -99,7 +99,7 @@ export class StubDriver implements VmmDriver {
     });
     await writeFile(spec.console.path, 'Linux boots\r\ninit: no such device\r\n');
     const identity = identifyProcess(child.pid ?? -1);
-    if (identity === undefined) throw new Error('the process is gone');
+    if (identity === undefined) throw new Error('the process no longer exists');
     return new StubVm(this, {
       driver: 'qemu',
       vmmVersion: '10.0.0',
@@ -295,19 +295,19 @@ export class StubPages implements PageService {
   }
 
   release(vm: string): Promise<void> {
-    return point('let go of memory', 'call', async () => void this.#served.delete(vm));
+    return point('release memory', 'call', async () => void this.#served.delete(vm));
   }
 
   /** The pager's process ends. */
   die(): void {
     const served = [...this.#served.values()];
     this.#served.clear();
-    for (const { onFailure } of served) onFailure('The page server ended.');
+    for (const { onFailure } of served) onFailure('The page server exited.');
   }
 
   /** Writes the memory that a VMM sees that connects to this socket. */
   async fill(socketPath: string, memoryFile: string, memoryMiB: number): Promise<void> {
-    // An earlier agent may have been killed before it let go of a machine with this socket.
+    // An earlier agent may have been killed before it released a machine with this socket.
     const served = [...this.#served.values()].findLast(
       (each) => each.request.socketPath === socketPath,
     );

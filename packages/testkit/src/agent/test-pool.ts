@@ -13,7 +13,7 @@ export interface TestPool extends AsyncDisposable {
   readonly pool: SlotPool;
   readonly instance: string;
   readonly journal: FileJournal;
-  /** Lets go of the pool as it is, as `kill -9` of an agent does. Nothing may be changing. */
+  /** Releases the pool as it is, as `kill -9` of an agent does. Nothing may be changing. */
   crash(): Promise<void>;
 }
 

@@ -47,7 +47,7 @@ export class MemoryBuilds {
   /** Awaited by every pause and snapshot, after the state has become transitional. */
   commitGate: Promise<void> = Promise.resolve();
   resumeGate: Promise<void> = Promise.resolve();
-  /** Makes commits fail: the sandbox runs on. */
+  /** Makes commits fail: the sandbox keeps running. */
   commitError: TorporError | undefined;
   resumeError: TorporError | undefined;
   deleteError: TorporError | undefined;
@@ -77,7 +77,7 @@ export class MemoryBuilds {
     this.#sandboxBuilds.set(sandboxId, buildId);
   }
 
-  /** The sandbox is gone. */
+  /** The sandbox no longer exists. */
   forget(sandboxId: string): void {
     this.#sandboxBuilds.delete(sandboxId);
   }

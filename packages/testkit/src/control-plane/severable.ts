@@ -111,7 +111,7 @@ export class SeverableLinks implements AsyncDisposable {
     return {
       unary: async (method, signal, ...rest) => {
         reach(method.localName, 'before');
-        // The agent carries a call out that it has been sent, whoever hangs up.
+        // The agent carries a call out that it has been sent, also if the client hangs up.
         const answer = await transport.unary(method, signal, ...rest);
         reach(method.localName, 'after');
         return answer;

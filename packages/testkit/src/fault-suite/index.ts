@@ -31,7 +31,7 @@ async function expectIntact(world: World, scenario: Scenario, point: string): Pr
   expect(await world.clear(), `left after ${point}`).toEqual([]);
 }
 
-/** Runs a scenario with a fault; answers the point that it was at, if that was reached. */
+/** Runs a scenario with a fault; returns the point that it was at, if that was reached. */
 async function disturb(scenario: Scenario, fault: Fault): Promise<string | undefined> {
   const plan = new Plan(fault);
   await using world = await World.open(plan, scenario.keepBoots);

@@ -22,7 +22,7 @@ import { FakeGuest, type GuestDrive, GuestMemory } from './fake-guest.ts';
 
 /** How this one behaves: `FAKE_FIRECRACKER` as JSON. */
 export interface FakeBehaviour {
-  /** `1.16.1` where absent. */
+  /** `1.16.1` if omitted. */
   readonly version?: string;
   /** Calls are appended to this file, a line of JSON for each. */
   readonly transcript?: string;
@@ -86,7 +86,7 @@ class FakeFirecracker {
     this.#log = log;
   }
 
-  /** Throws {@link Fault}. Answers an object, or undefined for 204. */
+  /** Throws {@link Fault}. Returns an object, or undefined for 204. */
   handle(method: string, path: string, text: string): object | undefined {
     if (method === 'GET') return this.#get(path);
     const endpoint = ENDPOINTS.find((known) => known.method === method && known.path.test(path));

@@ -157,7 +157,7 @@ export class FirecrackerMachine implements MicroVm {
     await this.#console.close();
   }
 
-  /** Firecracker emulates no power switch: its process would run for ever with a guest that is off. */
+  /** Firecracker emulates no power switch: its process would run forever with a guest that is off. */
   async #endHalted(): Promise<void> {
     this.#hasHalted = true;
     await this.#process.kill().catch(() => undefined);

@@ -29,7 +29,7 @@ export const DRIVER_KERNEL_ARGUMENTS = ['console=ttyS0', 'reboot=t', 'panic=-1']
 /**
  * An emulated guest reads the host's time stamp counter, but can learn its
  * frequency only from the PIT. Where the host is busy that fails, and a microvm,
- * which has no other timer, then waits for a tick for ever ("tsc: Unable to
+ * which has no other timer, then waits for a tick forever ("tsc: Unable to
  * calibrate against PIT" is its last line). Without `tsc=reliable` the guest
  * distrusts the counter after two seconds and falls back to a clock of 4 ms.
  */

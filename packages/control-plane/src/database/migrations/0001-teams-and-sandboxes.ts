@@ -55,7 +55,7 @@ export const teamsAndSandboxes: Migration = {
       .on('sandboxes')
       .columns(['team_id', 'created_at desc', 'id desc'])
       .execute();
-    // Stopped rows are kept for ever; what runs must be found without reading them.
+    // Stopped rows are kept forever; what runs must be found without reading them.
     await sql`create index sandboxes_host_living on sandboxes (host_id) where state <> 'stopped'`.execute(
       db,
     );

@@ -106,7 +106,7 @@ const PROCESS = defineStream(
 
 const STREAMS: readonly Stream[] = [EXEC, PTY, PROCESS];
 
-/** Documents the WebSockets, and answers a plain request for one with what it is. */
+/** Documents the WebSockets, and tells a plain request for one what it is. */
 export function addStreamRoutes(api: Api): void {
   for (const stream of STREAMS) stream.addTo(api);
 }
