@@ -46,6 +46,8 @@ export interface ControlPlaneOptions {
 export interface ReconcilerTiming extends WatchTiming {
   /** How long after its end a destroyed sandbox may still be on the host. */
   readonly destroyGraceMs: number;
+  /** How often to look for operations that a dead control plane left. */
+  readonly recoveryIntervalMs: number;
 }
 
 /** The only host, until there can be more. */
@@ -161,7 +163,9 @@ async function startWork(
     // What takes longer is settled by the recovery of the next start.
     Promise.race([locks.idle(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
   );
-  resources.use(new OperationRecovery({ locks, runner, logger }));
+  resources.use(
+    new OperationRecovery({ locks, runner, logger, intervalMs: timing?.recoveryIntervalMs }),
+  );
   for (const host of hosts.all()) {
     const reconciler = new Reconciler({
       host,

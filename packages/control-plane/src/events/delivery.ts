@@ -7,7 +7,7 @@ import type { DeliverableEvent } from './outbox.ts';
 
 const BATCH_SIZE = 100;
 /** For events whose control plane died before it delivered them. */
-const POLL_INTERVAL_MS = 2_000;
+const POLL_INTERVAL_MS = 1_000;
 
 /** Takes events in the transaction in which they are marked as delivered; idempotent. */
 export type EventConsumer = (

@@ -8,6 +8,8 @@ interface Parts {
   readonly locks: OperationLocks;
   readonly runner: OperationRunner;
   readonly logger: Logger;
+  /** How often to look; three times per lease if omitted. */
+  readonly intervalMs?: number | undefined;
 }
 
 /** Settles, from time to time, what control planes that died left of their operations. */
@@ -27,7 +29,7 @@ export class OperationRecovery implements AsyncDisposable {
   }
 
   async #recoverForever(): Promise<void> {
-    const { locks, logger } = this.#parts;
+    const { locks, logger, intervalMs = locks.leaseMs / 3 } = this.#parts;
     const { signal } = this.#stopping;
     while (!signal.aborted) {
       try {
@@ -37,7 +39,7 @@ export class OperationRecovery implements AsyncDisposable {
         const err = TorporError.from(reason);
         logger.warn({ err }, 'Could not look for abandoned operations; will retry');
       }
-      await delay(locks.leaseMs / 3, undefined, { signal }).catch(() => undefined);
+      await delay(intervalMs, undefined, { signal }).catch(() => undefined);
     }
   }
 

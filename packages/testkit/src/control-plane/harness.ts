@@ -47,7 +47,12 @@ export async function openTestSite(): Promise<TestSite> {
       hostTransport: agent.transport,
       logger,
       version: '0.0.0-test',
-      reconcilerTiming: { missingAfterMs: 300, reconnectMs: 20, listIntervalMs: 100 },
+      reconcilerTiming: {
+        missingAfterMs: 300,
+        reconnectMs: 20,
+        listIntervalMs: 100,
+        recoveryIntervalMs: 50,
+      },
     },
     log: text,
     [Symbol.asyncDispose]: () => moved.disposeAsync(),
