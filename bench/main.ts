@@ -110,8 +110,8 @@ async function run(
     return;
   }
   for (const { title, comparison, ...ratio } of ratios) {
-    const words = `${title}: ${formatRatio(ratio)}; aim ${formatAim(comparison, ratio)}`;
-    process.stdout.write(`${words}\n`);
+    const message = `${title}: ${formatRatio(ratio)}; aim ${formatAim(comparison, ratio)}`;
+    process.stdout.write(`${message}\n`);
   }
   for (const { title, costs: parts } of costs) {
     process.stdout.write(`${title}:\n`);

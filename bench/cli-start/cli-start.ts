@@ -28,7 +28,7 @@ export const cliStart: Benchmark = {
   method:
     'Processor time (user and system) of whole processes, from the start to the exit: `node -e 0` ' +
     "with the project's Node, and `torpor --version`, `torpor --help` and `torpor ls` as a shell starts " +
-    'them; `ls` asks a server that answers at once with an empty list. Beside them the same commands ' +
+    'them; `ls` asks a server that responds at once with an empty list. Beside them the same commands ' +
     'through `node packages/cli/bin/torpor.mjs`, with the Node of the `PATH`, which replaces itself by ' +
     "the project's if it is older than 24; and, where `TORPOR_BENCH_EARLIER` names a checkout of an " +
     'earlier version, that one in the same way.',

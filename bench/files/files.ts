@@ -169,7 +169,7 @@ function chunksOf(content: Buffer): Readable {
 async function upload(url: string, content: Buffer): Promise<void> {
   const { statusCode, body } = await request(url, { method: 'POST', body: chunksOf(content) });
   await body.dump();
-  if (statusCode !== 204) throw new Error(`The plain server answered ${statusCode}.`);
+  if (statusCode !== 204) throw new Error(`The plain server returned ${statusCode}.`);
 }
 
 async function download(

@@ -2,21 +2,21 @@ import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 
-/** A program that serves until it is disposed of; started when it has printed its first words. */
+/** A program that serves until it is disposed of; started when it has printed its first message. */
 export class Server implements AsyncDisposable {
   /** What it printed first. */
-  readonly words: string;
+  readonly message: string;
   readonly pid: number;
   readonly #child: ChildProcessByStdio<null, Readable, null>;
 
   private constructor(
     child: ChildProcessByStdio<null, Readable, null>,
     pid: number,
-    words: string,
+    message: string,
   ) {
     this.#child = child;
     this.pid = pid;
-    this.words = words;
+    this.message = message;
   }
 
   static async start(program: string, args: readonly string[]): Promise<Server> {
@@ -24,9 +24,9 @@ export class Server implements AsyncDisposable {
     const ended = once(child, 'exit').then(([code]) => {
       throw new Error(`${program} ended with ${code} before it served.`);
     });
-    const [words] = await Promise.race([once(child.stdout, 'data'), ended]);
+    const [message] = await Promise.race([once(child.stdout, 'data'), ended]);
     ended.catch(() => undefined);
-    return new Server(child, child.pid ?? 0, String(words).trim());
+    return new Server(child, child.pid ?? 0, String(message).trim());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -24,7 +24,7 @@ import { FirecrackerDriver, killLeftovers, vmmPlatform } from '@torpor/vmm';
 /*
  * An agent over Firecracker's driver, the pager and the builds as they are in use. What is
  * not real: Firecracker, whose strict fake plays a guest that counts in its RAM and says
- * aloud where that is wrong, and what answers for envd in that guest.
+ * aloud where that is wrong, and what stands for envd in that guest.
  */
 
 const COUNT_TIMEOUT_MS = 60_000;

@@ -35,7 +35,7 @@ export class KillableAgent {
     this.#client = clientOf((JSON.parse(line) as { port: number }).port);
   }
 
-  /** Ends the agent with a signal and waits until it is gone. */
+  /** Terminates the agent with a signal and waits until it has exited. */
   async end(signal: NodeJS.Signals): Promise<void> {
     const child = this.#process;
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;

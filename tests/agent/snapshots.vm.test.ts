@@ -68,7 +68,7 @@ while True:
     connection.close()
 `;
 
-/** What a server of the sandbox answers to some words, once it listens; bash knows /dev/tcp. */
+/** What a server of the sandbox returns for a request, once it listens; bash knows /dev/tcp. */
 async function ask(sandboxId: string, port: number, words: string): Promise<string> {
   const talk = `exec 3<>/dev/tcp/127.0.0.1/${port}; printf %s "${words}" >&3; cat <&3`;
   const script = `for i in $(seq 200); do (${talk}) 2>/dev/null && exit; sleep 0.1; done; exit 1`;

@@ -60,7 +60,7 @@ export function describeGit(targetOf: TargetSource): void {
       );
       try {
         const url = `git://127.0.0.1:${port}/served.git`;
-        await until('the git daemon answers', async () => {
+        await until('the git daemon responds', async () => {
           const { stdout } = await sandbox.commands.run(`git ls-remote ${url} || true`);
           return stdout.includes('refs/heads/main');
         });

@@ -8,7 +8,7 @@ import { Sandbox } from 'e2b';
 export interface ConformanceTarget {
   /** Where envd answers, without a path. */
   readonly url: string;
-  /** Its token; absent if `/init` set none. */
+  /** Its token; not set if `/init` set none. */
   readonly accessToken?: string;
   /** Account of requests that name none. */
   readonly user: string;

@@ -30,7 +30,7 @@ export function describeGuest(targetOf: TargetSource): void {
       expect(await output('cat /proc/self/cgroup')).toBe('0::/programs/unprivileged');
     });
 
-    it('answers while programs take all the processor', async () => {
+    it('responds while programs take all the processor', async () => {
       const hogs = await sandbox.commands.run(
         'for i in $(seq 20); do (while :; do :; done) & done; echo started; wait',
         { background: true, timeoutMs: 0 },
@@ -51,7 +51,7 @@ export function describeGuest(targetOf: TargetSource): void {
       );
       try {
         await until(
-          'it answers',
+          'it responds',
           async () => {
             const status = await output(
               "curl -s -m 5 -o /dev/null -w '%{http_code}' http://169.254.0.21:8123/ || true",

@@ -18,7 +18,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       return stdout.trim() === 'alive';
     };
 
-    it('answers the health check', async () => {
+    it('responds to the health check', async () => {
       expect(await sandbox.isRunning()).toBe(true);
     });
 
@@ -111,7 +111,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       });
       expect(await command.kill()).toBe(true);
       await expect(command.wait()).rejects.toMatchObject({ exitCode: -1, error: 'signal: killed' });
-      await until('the descendant is gone', async () => !(await isAlive(descendant)));
+      await until('the descendant has exited', async () => !(await isAlive(descendant)));
       const pids = (await sandbox.commands.list()).map(({ pid }) => pid);
       expect(pids).not.toContain(command.pid);
       expect(await sandbox.commands.kill(command.pid)).toBe(false);

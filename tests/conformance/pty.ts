@@ -95,7 +95,7 @@ export function describePty(targetOf: TargetSource): void {
       const job = /<job (\d+)>/.exec(screen)?.[1];
       expect(await sandbox.pty.kill(terminal.pid)).toBe(true);
       await expect(terminal.wait()).rejects.toMatchObject({ exitCode: -1 });
-      await until('the job is gone', async () => {
+      await until('the job has exited', async () => {
         const { stdout } = await sandbox.commands.run(`test -d /proc/${job} || echo gone`);
         return stdout === 'gone\n';
       });

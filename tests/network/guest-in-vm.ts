@@ -4,7 +4,7 @@ import type { ListenerEvent, Outcome, ProbeTarget } from '@torpor/testkit/networ
 import { vi } from 'vitest';
 import { type AgentClient, text } from '../agent/agent-under-test.ts';
 
-/** A target, and how long to wait for its answer: what never answers is waited for in full. */
+/** A target, and how long to wait for its response: what never responds is waited for in full. */
 export interface Visit extends ProbeTarget {
   readonly patienceMs: number;
 }

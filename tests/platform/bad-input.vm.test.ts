@@ -11,7 +11,7 @@ import { RestClient } from '../support/rest-client.ts';
 import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 
 /*
- * What a platform answers to requests that it cannot fulfil, and that they leave nothing
+ * What a platform returns for requests that it cannot fulfil, and that they leave nothing
  * behind: no row, no process, no mount, no file.
  */
 

@@ -21,7 +21,7 @@ describe('leak check', () => {
     expect(findLeaks(reading, reading)).toEqual([]);
   });
 
-  test('names a process by the environment that it inherited, until it is gone', async () => {
+  test('names a process by the environment that it inherited, until it has exited', async () => {
     const before = await readHost({ environmentMarker: MARKER });
     const [name = '', value = ''] = MARKER.split('=');
     const child = spawn('sleep', ['4711'], { env: { ...process.env, [name]: value } });

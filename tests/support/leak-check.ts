@@ -141,7 +141,7 @@ async function list(directory: string, wanted: (name: string) => boolean): Promi
   return new Set((await readdir(directory).catch(() => [])).filter(wanted));
 }
 
-/** The file's text, or nothing where it is gone or not ours to read. */
+/** The file's text, or nothing if it no longer exists or is not ours to read. */
 function readText(path: string): Promise<string> {
   return readFile(path, 'utf8').catch(() => '');
 }

@@ -34,7 +34,7 @@ export interface HostAgentConfig {
   readonly keepBoots?: boolean;
   /** What is being made or downloaded, at the first start above all. */
   readonly onProgress?: OnProgress;
-  /** Called after a Terminate call has destroyed all sandboxes and been answered. */
+  /** Called after a Terminate call has destroyed all sandboxes and returned. */
   readonly onTerminate?: () => void;
 }
 

@@ -132,11 +132,11 @@ describe('Firecracker, forced', () => {
   test.each([
     ['absent', /there is no \/dev\/kvm/],
     ['broken', /A probe boot failed/],
-  ] as const)('is refused where KVM is %s', async (kvm, words) => {
+  ] as const)('is refused where KVM is %s', async (kvm, message) => {
     const { choice } = choose({ setting: 'firecracker' }, { kvm });
     await expect(choice).rejects.toMatchObject({
       code: 'host_setup',
-      message: expect.stringMatching(words),
+      message: expect.stringMatching(message),
       remedy: expect.stringContaining('TORPOR_VMM'),
     });
   });

@@ -1,7 +1,7 @@
 import { readFile, statfs } from 'node:fs/promises';
 import { cpus } from 'node:os';
 
-/** What `/metrics` answers; bytes, except where the name says otherwise. */
+/** What `/metrics` returns; bytes, except where the name says otherwise. */
 export interface MetricsReport {
   /** Seconds since 1970. */
   readonly ts: number;

@@ -18,7 +18,7 @@ const DEFAULT_PORT = 49983;
 const SOCKET_OPTIONS = { keepAlive: true, keepAliveInitialDelay: 60_000 };
 
 /**
- * Starts envd. Resolves when `/health` answers; everything else is loaded behind
+ * Starts envd. Resolves when `/health` responds; everything else is loaded behind
  * that, since the daemon also starts on emulated processors. Throws the system
  * error if the port cannot be listened on.
  */

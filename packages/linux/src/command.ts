@@ -26,8 +26,8 @@ export class CommandError extends Error {
     exitCode: number | undefined,
     stderr: string,
   ) {
-    const words = stderr.trim().split('\n').slice(-5).join('\n');
-    super(`${command.join(' ')}: ${what}${words === '' ? '' : `: ${words}`}`);
+    const message = stderr.trim().split('\n').slice(-5).join('\n');
+    super(`${command.join(' ')}: ${what}${message === '' ? '' : `: ${message}`}`);
     this.command = command;
     this.exitCode = exitCode;
     this.stderr = stderr;

@@ -48,11 +48,11 @@ test('nothing is to be loaded where a container sees no modules, or those of ano
   expect(await new KernelModules({ root, release: '6.1.0' }).unloaded(['veth'])).toEqual([]);
 });
 
-test('a module that modprobe refuses is an error with its words', async () => {
+test('a module that modprobe refuses is an error with its message', async () => {
   const modprobe = join(root, 'modprobe');
-  const words = "modprobe: ERROR: could not insert 'kvm_intel': Operation not supported";
-  await writeFile(modprobe, `#!/bin/sh\necho "${words}" >&2\nexit 1\n`, { mode: 0o755 });
+  const message = "modprobe: ERROR: could not insert 'kvm_intel': Operation not supported";
+  await writeFile(modprobe, `#!/bin/sh\necho "${message}" >&2\nexit 1\n`, { mode: 0o755 });
   const loading = new KernelModules({ root, release: RELEASE, modprobe }).load('kvm_intel');
   await expect(loading).rejects.toThrow(CommandError);
-  await expect(loading).rejects.toThrow(words);
+  await expect(loading).rejects.toThrow(message);
 });

@@ -44,7 +44,7 @@ export interface MachineSpec {
   readonly memoryFile: string;
   /** Bounded log of the serial console. */
   readonly console: { readonly path: string; readonly maxBytes: number };
-  /** Unprivileged ids under which the VMM runs; absent means the caller's own. */
+  /** Unprivileged ids under which the VMM runs; if omitted, the caller's own. */
   readonly user?: { readonly uid: number; readonly gid: number };
 }
 

@@ -63,8 +63,8 @@ test.each([
 test.each([
   ['no root disk', 'The guest could not start: no root disk.'],
   ['no root disk.', 'The guest could not start: no root disk.'],
-])('so does a boot that failed: %j', async (words, expected) => {
-  const console = `torpor: [1.0] boot failed: ${words}\r\n[ 1.1] reboot: Power down\r\n`;
+])('so does a boot that failed: %j', async (message, expected) => {
+  const console = `torpor: [1.0] boot failed: ${message}\r\n[ 1.1] reboot: Power down\r\n`;
   const { reason } = await reasonFor({ end: { exitCode: 0 } }, console);
   expect(reason).toBe(expected);
 });

@@ -16,7 +16,7 @@ import {
 } from '@torpor/linux';
 import { TorporError, withFullStop } from '@torpor/protocol';
 
-/** How a process exited; both are absent for one that is not our child and whose status the kernel does not tell. */
+/** How a process exited; both are unset for one that is not our child and whose status the kernel does not tell. */
 export interface ProcessEnd {
   readonly exitCode?: number;
   readonly signal?: string;

@@ -278,7 +278,7 @@ describe('a machine that cannot start', () => {
     [{ refuses: 'PUT /entropy' }, /The fake refuses PUT \/entropy/],
     [{ diesAt: 'PUT /actions' }, /dying at PUT \/actions/],
   ])(
-    'because of Firecracker is told in its words, and nothing is left: %o',
+    'because of Firecracker is told with its message, and nothing is left: %o',
     async (behaviour, words) => {
       const driver = await driverOf(behaviour);
       const spec = await specOf();

@@ -145,7 +145,7 @@ test.each([
   for (let generation = 1; generation <= 3; generation++) {
     const vm = await restore(driver, build);
     const { statistics } = await pager.describe(vm.description.spec.id);
-    // The load call itself touches RAM; it was answered while it waited.
+    // The load call itself touches RAM; its faults were served while it waited.
     expect(statistics.faults).toBeGreaterThan(0);
     await vm.resume();
     // Long enough that pages are read again that an earlier generation has zeroed.
@@ -166,7 +166,7 @@ test.each([
   }
 });
 
-test('a machine whose page server is gone does not start, and says so', async () => {
+test('a machine whose page server has exited does not start, and says so', async () => {
   const driver = new FirecrackerDriver({ firecracker: await fakes.install() });
   const vm = bench.track(await driver.start(await specOf()));
   await vm.pause();

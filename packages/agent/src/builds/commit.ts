@@ -20,7 +20,7 @@ export interface CommitRequest {
   readonly diskMiB: number;
   /** The sandbox whose reference keeps the build. */
   readonly owner: string;
-  /** Whose guest it is; absent for one that has no identity yet. */
+  /** Whose guest it is; not set for one that has no identity yet. */
   readonly sandboxId?: string;
   readonly upperDisk: string;
   /** `move`: the machine is released after this, so its disk may become the build's. `copy`: it keeps running. */

@@ -13,7 +13,7 @@ import { sendInput, startBackground } from './processes.ts';
 
 /*
  * What the file systems and limits of a sandbox say reaches the caller with the right code
- * and in their own words, by the real daemon.
+ * and with their own message, by the real daemon.
  */
 
 const stack = new AsyncDisposableStack();

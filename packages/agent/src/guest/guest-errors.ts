@@ -131,7 +131,7 @@ function asSentence(phrase: string): string {
   return withFullStop(`${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}`);
 }
 
-/** envd answers so for a user that does not exist, and for a token that is not its own. */
+/** envd returns this for a user that does not exist, and for a token that is not its own. */
 function refused(cause: Error, call: GuestCall): TorporError {
   const message = cause instanceof ConnectError ? cause.rawMessage : cause.message;
   const user = /invalid username: '(.*)'$/.exec(message)?.[1] || call.user;

@@ -119,14 +119,14 @@ describe('creating and destroying', () => {
       /terminated by SIGKILL.*no such device/s,
     ],
     ['/init', () => (host.guests.initStatus = 500), 'init_failed', /500/],
-  ])('when %s fails, the error says so and nothing is left', async (_, arrange, code, words) => {
+  ])('when %s fails, the error says so and nothing is left', async (_, arrange, code, message) => {
     arrange();
     const registry = host.manage(new SandboxRegistry(host.parts()));
     const watcher = follow(registry);
     const create = request();
     await expect(createSandbox(registry, create)).rejects.toMatchObject({
       code,
-      message: expect.stringMatching(words),
+      message: expect.stringMatching(message),
     });
     expect(registry.list()).toEqual([]);
     expect(await host.leftovers()).toEqual([]);

@@ -414,7 +414,7 @@ test('the end of the pager ends the machines that it served, and no other', asyn
   expect(await world.read(world.source)).toBe(1);
 });
 
-test('a guest that falls silent is not resumed, and is when it answers again', async () => {
+test('a guest that falls silent is not resumed, and is when it responds again', async () => {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
   world.host.guests.healthy = false;

@@ -16,7 +16,7 @@ export interface GuestIdentity {
 }
 
 /**
- * Makes a guest that answers this sandbox (`POST /init`): clock, entropy, token, environment,
+ * Makes a guest that has booted or been restored this sandbox (`POST /init`): clock, entropy, token, environment,
  * names. Nothing may use the guest before this has succeeded.
  */
 export async function initGuest(

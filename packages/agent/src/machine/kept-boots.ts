@@ -11,7 +11,7 @@ import { bootKernel } from './machine-spec.ts';
 
 /*
  * A cold boot takes seconds, so the first of each shape is committed as a build once its
- * guest answers and before it has an identity, and later machines of that shape are restored
+ * guest responds and before it has an identity, and later machines of that shape are restored
  * from it.
  */
 

@@ -6,7 +6,7 @@ import type { NetworkSlot } from '../network/slot.ts';
 export interface RunningMachine {
   /** What its RAM is compared with when it is committed; it changes with each commit. */
   base: DirtyBase;
-  /** Names it at the pager, which fills its memory; absent where all of it is there. */
+  /** Names it at the pager, which fills its memory; not set where none serves it. */
   readonly servedAs?: string | undefined;
   /** Why it had to be killed, if it had to. */
   readonly fault: () => string | undefined;

@@ -6,11 +6,11 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { GuestClient } from '../guest/guest-client.ts';
 import { exitReason, waitForGuest } from './wait-for-guest.ts';
 
-/** A guest that answers what it is asked after `delayMs`, if it is still asked then. */
+/** A guest that responds to a request after `delayMs`, if it is still asked then. */
 let server: Server;
 let guest: GuestClient;
 let delayMs: number;
-/** What it has not answered yet. */
+/** What it has not responded to yet. */
 let open: Set<ServerResponse>;
 
 beforeEach(async () => {
@@ -44,18 +44,18 @@ const vm = {
 };
 const { signal } = new AbortController();
 
-test('a guest that answers nothing within half a second is waited for all the same', async () => {
+test('a guest that does not respond within half a second is waited for all the same', async () => {
   delayMs = 1_500;
   await waitForGuest({ vm, guest, timeoutMs: 60_000, signal });
 });
 
-test('a guest that is slower than any one patience is answered to by a longer one', async () => {
+test('a guest that is slower than any one patience is reached with a longer one', async () => {
   // Answers nobody who waits less than half a minute; that is said at once, to spend no time.
   const slow = { isHealthy: async (patienceMs: number) => patienceMs > 30_000 };
   await waitForGuest({ vm, guest: slow, timeoutMs: 600_000, signal });
 });
 
-test('no probe is left when the guest has answered', async () => {
+test('no probe is left when the guest has responded', async () => {
   delayMs = 0;
   await waitForGuest({ vm, guest, timeoutMs: 60_000, signal });
   await expect.poll(() => open.size).toBe(0);

@@ -7,7 +7,7 @@ import { GUEST_TIMEOUT_REMEDY } from '../guest/guest-errors.ts';
 /** A probe of a guest without a network yet goes unanswered; a short one finds a fresh daemon sooner. */
 const PROBE_TIMEOUT_MS = 500;
 /**
- * A guest on a loaded host answers none of those in time. So when the first has gone
+ * A guest on a loaded host responds to none of those in time. So when the first has gone
  * unanswered, a patient one is under way beside the others, and each of these waits longer
  * than the one before: however slow a guest is, one of them will outlast its answer.
  */

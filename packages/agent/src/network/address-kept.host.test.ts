@@ -13,7 +13,7 @@ import type { NetworkSlot } from './slot.ts';
 /*
  * What happens to the host's TCP connections to a guest when it is paused, resumed and
  * destroyed. A namespace plays the guest: like the RAM of a paused one, it keeps the
- * guest's side of a connection while the slot is gone.
+ * guest's side of a connection while there is no slot.
  */
 
 let resources: AsyncDisposableStack;

@@ -117,7 +117,7 @@ test('concurrent callers get a slot each, until none is left', async () => {
   expect(again.index).toBe(first.index);
 });
 
-test('a released slot is gone, and its index is the last to be used again', async () => {
+test('a released slot is removed, and its index is the last to be used again', async () => {
   const opened = await open({ maxSlots: 3 });
   const slot = await opened.pool.acquire({ owner: 'sba', allowInternet: true });
   await opened.pool.release(slot);
@@ -190,7 +190,7 @@ test('after a crash a running sandbox keeps its slot, address and permission', a
   expect(namespaceExists(slot)).toBe(false);
 });
 
-test('an adopted slot whose link is gone gets a new one, without internet', async () => {
+test('an adopted slot whose link was removed gets a new one, without internet', async () => {
   const first = await open();
   const slot = await first.pool.acquire({ owner: 'sba', allowInternet: true });
   await first.crash();

@@ -90,7 +90,7 @@ describe('an agent that starts after another was killed', () => {
     expect(record.uid).not.toBe(old.uid);
   });
 
-  test('says of a sandbox whose VMM is gone when it ended, and frees what it held', async () => {
+  test('says of a sandbox whose VMM has exited when it did, and frees what it held', async () => {
     const { id } = await runningSandbox();
     vms[0]?.die();
     await vms[0]?.exited;

@@ -4,7 +4,7 @@ import { z } from 'zod';
 /*
  * Records of earlier versions of Torpor, whose sandboxes must be adopted and resumed.
  *
- * Version 1 kept what RAM is compared with as two fields, of which each could be absent, and
+ * Version 1 kept what RAM is compared with as two fields, each of which could be missing, and
  * did not say what RAM began as: that followed from whether a page server served it.
  */
 

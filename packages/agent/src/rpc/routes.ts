@@ -16,7 +16,7 @@ export interface RouteParts {
   readonly registry: SandboxRegistry;
   readonly description: HostDescription;
   readonly logger: Logger;
-  /** Called after a Terminate call has been answered. */
+  /** Called after a Terminate call has returned. */
   readonly onTerminate: () => void;
 }
 

@@ -72,7 +72,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       autoPause: true,
       labels: LABELS,
     });
-    // What it has not is absent, not empty.
+    // What it does not have is unset, not empty.
     expect([sandbox?.reason, sandbox?.buildId]).toEqual([undefined, undefined]);
   });
 
@@ -135,7 +135,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(result.stderrDroppedBytes).toBe(0n);
     });
 
-    test('ends the program when its caller is gone', async () => {
+    test('kills the program when its caller has disconnected', async () => {
       const caller = new AbortController();
       const marker = `sleep 612.${process.pid}`;
       const call = client.exec(shell(marker), { signal: caller.signal });

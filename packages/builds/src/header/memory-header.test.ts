@@ -94,7 +94,7 @@ describe('the memory header', () => {
     expect(parse(8).mapping.blockCount).toBe(8);
   });
 
-  test('whatever bytes it is given, it answers a well-formed header or a typed error', () => {
+  test('whatever bytes it is given, it returns a well-formed header or a typed error', () => {
     const mutated = fc
       .array(fc.tuple(fc.nat(64 + 4 * 40 - 1), fc.nat(255)), { minLength: 1, maxLength: 8 })
       .map((edits) => {

@@ -48,7 +48,7 @@ export const manifestSchema = z.strictObject({
   format: z.literal('torpor-build'),
   version: z.literal(MANIFEST_VERSION),
   id: uuid,
-  /** The build of the generation before; absent for the first. */
+  /** The build of the generation before; not set for the first. */
   parentId: uuid.optional(),
   createdAt: z.iso.datetime(),
   producer: producerSchema,
@@ -60,7 +60,7 @@ export const manifestSchema = z.strictObject({
   diskMiB: z.int().min(1),
   /** What the machine needs beyond the build: paths on this host, by role (kernel, base image, …). */
   artifacts: z.record(word, z.string().startsWith('/').max(4096)),
-  /** Whose guest this is; absent while it has no identity yet. */
+  /** Whose guest this is; not set while it has no identity yet. */
   sandboxId: word.optional(),
   files: z.array(fileSchema).min(1).max(4),
 });

@@ -195,7 +195,7 @@ describe('a damaged build is refused with a sentence that names the file', () =>
     await expect(store.get(child.id)).rejects.toThrow(`names build ${parent.id}, which is missing`);
   });
 
-  test('a manifest parser that is given anything answers a manifest or a typed error', () => {
+  test('a manifest parser that is given anything returns a manifest or a typed error', () => {
     fc.assert(
       fc.property(fc.oneof(fc.json(), fc.string()), (text) => {
         expect(() => parseManifest(text, 'manifest.json')).toThrow(BuildFormatError);

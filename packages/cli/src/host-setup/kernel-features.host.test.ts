@@ -165,12 +165,12 @@ describe('a host without module files, such as a container', () => {
     expect(kvm).toMatch(/^degraded: the processor has svm, but ENOENT.*\/dev\/kvm/);
   });
 
-  test.runIf(isRoot)('is told what its kernel refuses, in the words of the tool', async () => {
+  test.runIf(isRoot)('is told what its kernel refuses, with the message of the tool', async () => {
     const { PATH } = process.env;
     process.env.PATH = `${root}:${PATH}`;
-    const words = 'Error: Could not process rule: Operation not supported';
+    const message = 'Error: Could not process rule: Operation not supported';
     try {
-      const script = `#!/bin/sh\ncat >/dev/null\necho "${words}" >&2\nexit 1\n`;
+      const script = `#!/bin/sh\ncat >/dev/null\necho "${message}" >&2\nexit 1\n`;
       await writeFile(join(root, 'nft'), script, { mode: 0o755 });
       const [, , nftables] = await checkRequirements(kernelFeatures(host));
       expect(nftables?.result).toMatchObject({

@@ -17,9 +17,9 @@ beforeEach(async () => {
 afterEach(() => rm(directory, { recursive: true }));
 
 /** A program that only knows its version. */
-async function program(name: string, words: string): Promise<string> {
+async function program(name: string, message: string): Promise<string> {
   const path = join(directory, name);
-  await writeFile(path, `#!/bin/sh\necho '${words}'\n`);
+  await writeFile(path, `#!/bin/sh\necho '${message}'\n`);
   await chmod(path, 0o755);
   return path;
 }

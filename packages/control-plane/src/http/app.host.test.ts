@@ -58,8 +58,8 @@ describe('malformed requests', () => {
     [Buffer.from([0x22, 0xff, 0x22]), 'not valid JSON'],
     ['"text"', 'object'],
     ['null', 'object'],
-  ])('%j', async (body, words) => {
-    expect(await expectError(await post(body), 400, 'invalid_request')).toContain(words);
+  ])('%j', async (body, message) => {
+    expect(await expectError(await post(body), 400, 'invalid_request')).toContain(message);
   });
 
   test('a body over the limit is refused by its length', async () => {

@@ -13,7 +13,7 @@ export interface Destination {
   readonly path: string;
 }
 
-/** A part of the server that answers for some host names and paths. */
+/** A part of the server that serves some host names and paths. */
 export interface Entrance {
   serves(destination: Destination): boolean;
   request(request: IncomingMessage, response: ServerResponse): void;

@@ -104,11 +104,11 @@ describe('exec', () => {
     [{ cmd: 'true', tag: 'x' }, 'tag'],
     [{ cmd: 'true', timeout_sec: -1 }, 'timeout_sec'],
     [{ cmd: 'true', shell: true }, 'shell is not a known field'],
-  ])('refuses %j', async (body, words) => {
+  ])('refuses %j', async (body, message) => {
     const calls = harness.agent.count('exec');
     const response = await harness.send('POST', `/v1/sandboxes/${id}/exec`, body);
     expect(response.status).toBe(400);
-    expect(await response.text()).toContain(words.replaceAll('"', '\\"'));
+    expect(await response.text()).toContain(message.replaceAll('"', '\\"'));
     expect(harness.agent.count('exec')).toBe(calls);
   });
 });

@@ -2,7 +2,7 @@ import type { Api } from './endpoint.ts';
 
 const LINKS = { docs: '/docs', openapi: '/openapi.json', health: '/health', metrics: '/metrics' };
 
-/** `/`: says what answers here, to a browser as a page and to everything else as JSON. */
+/** `/`: says what this server is, to a browser as a page and to everything else as JSON. */
 export function addHomeRoute(api: Api, version: string): void {
   api.get('/', (c) => {
     c.set('route', '/');

@@ -18,7 +18,7 @@ async function errorOf(response: Response): Promise<{ status: number } & rest.Er
 }
 
 describe('create', () => {
-  test('answers with the running sandbox and its defaults', async () => {
+  test('returns the running sandbox and its defaults', async () => {
     const sandbox = await harness.create({ metadata: { project: 'demo' } });
     expect(sandbox).toMatchObject({
       status: 'running',
@@ -73,12 +73,12 @@ describe('create', () => {
     [{ template: '../etc' }, 400, 'invalid_request', 'template'],
     [{ timeout_sec: -1 }, 400, 'invalid_request', 'timeout_sec'],
     [[], 400, 'invalid_request', 'object'],
-  ])('refuses %j before anything is made', async (body, status, code, words) => {
+  ])('refuses %j before anything is made', async (body, status, code, message) => {
     const before = harness.agent.count('createSandbox');
     const rows = await listAll();
     const error = await errorOf(await harness.send('POST', '/v1/sandboxes', body));
     expect(error).toMatchObject({ status, code });
-    expect(error.message).toContain(words);
+    expect(error.message).toContain(message);
     expect(harness.agent.count('createSandbox')).toBe(before);
     expect(await listAll()).toEqual(rows);
   });

@@ -16,7 +16,7 @@ export interface StreamParts {
   readonly router: StreamRouter;
 }
 
-/** The largest frame that is read, to be answered with an error; a larger one closes the socket with 1009. */
+/** The largest frame that is read, to be refused with an error; a larger one closes the socket with 1009. */
 const MAX_READ_BYTES = 4 * rest.MAX_CLIENT_FRAME_BYTES;
 
 /** How long clients that do not read may keep the server from stopping. */

@@ -94,7 +94,7 @@ test('a binary frame closes the socket', async () => {
   await once(client, 'close');
 });
 
-test('a frame that is too large is answered with the limit', async () => {
+test('a frame that is too large is refused with the limit', async () => {
   client.send('x'.repeat(rest.MAX_CLIENT_FRAME_BYTES + 1));
   const [message] = await once(client, 'message');
   expect(JSON.parse(String(message))).toMatchObject({

@@ -122,7 +122,7 @@ export class FrameSocket {
     clearTimeout(force);
   }
 
-  /** Calls `beat` at an interval, and ends a connection whose other side answers no ping between two of them. */
+  /** Calls `beat` at an interval, and ends a connection whose other side responds to no ping between two of them. */
   keepAlive(intervalMs: number, beat: () => void = () => undefined): void {
     let answered = true;
     const setAnswered = () => {

@@ -42,7 +42,7 @@ async function errorOf(response: Response): Promise<{ status: number; code: stri
 }
 
 describe('create', () => {
-  test('answers with what was kept, and leaves the source paused', async () => {
+  test('returns what was kept, and leaves the source paused', async () => {
     const { id } = await create({ vcpus: 2 });
     const answer = await made(await snapshot({ sandbox_id: id, name: 'warm' }));
     expect(answer).toMatchObject({

@@ -32,7 +32,7 @@ function fieldIssue(issue: z.core.$ZodIssue): FieldIssue {
   return { field: path.join('.').slice(0, 200), problem: problemOf(issue) };
 }
 
-/** What is wrong with a field, in words that follow its name. Zod's own are about types. */
+/** What is wrong with a field, as a phrase that follows its name. Zod's own are about types. */
 function problemOf(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
     case 'too_big':

@@ -55,7 +55,7 @@ describe('downloading', () => {
     ['bytes=5-99', 'fghij', '5-9'],
     ['bytes=0-1, 2-4', 'abcde', '0-4'],
     ['bytes=3-5,99-', 'def', '3-5'],
-  ])('answers %s', async (range, text, shown) => {
+  ])('returns %s', async (range, text, shown) => {
     const response = await get({ range });
     expect([response.status, await response.text()]).toEqual([206, text]);
     expect(response.headers.get('content-range')).toBe(`bytes ${shown}/10`);
@@ -136,7 +136,7 @@ describe('downloading', () => {
       },
     );
 
-    it('sends ranges and answers conditions as the bytes are, or refuses', async () => {
+    it('sends ranges and applies conditions as the bytes are, or refuses', async () => {
       await writeFile(path, text);
       const range = await rawGet(path, { 'accept-encoding': 'gzip', range: 'bytes=2-5' });
       expect([range.status, range.body.toString()]).toEqual([206, 'line']);

@@ -132,7 +132,7 @@ describe('uploading a form', () => {
     expect(await readdir(directory)).toEqual(['twice']);
   });
 
-  it('answers although the client is still sending', async () => {
+  it('responds although the client is still sending', async () => {
     const data = form([directory, 'a directory'], [join(directory, 'big'), 'x'.repeat(20_000_000)]);
     expect((await post('', data)).status).toBe(400);
     expect(await readdir(directory)).toEqual([]);

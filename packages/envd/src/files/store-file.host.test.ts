@@ -31,7 +31,7 @@ describe('a full disk', () => {
     execFileSync('umount', [mount]);
   });
 
-  it('answers 507 and leaves nothing half-written, new or old', async () => {
+  it('returns 507 and leaves nothing half-written, new or old', async () => {
     await writeFile(join(mount, 'old'), 'precious');
     for (const name of ['new', 'p/new', 'old']) {
       const response = await files.put(join(mount, name), Buffer.alloc(4_000_000, 1));

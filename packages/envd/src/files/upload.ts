@@ -11,7 +11,7 @@ import { chunksOf, openBody } from './request-body.ts';
 import { authorizeFileRequest, userOfFileRequest } from './signature.ts';
 import { storeFile } from './store-file.ts';
 
-/** A stored file, as E2B's envd answers it. */
+/** A stored file, as E2B's envd returns it. */
 export interface StoredFile {
   readonly name: string;
   readonly path: string;

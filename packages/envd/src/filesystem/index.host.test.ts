@@ -100,7 +100,7 @@ describe('Stat', () => {
     });
   });
 
-  it('answers not_found, also below a file', async () => {
+  it('returns not_found, also below a file', async () => {
     await writeFile(join(directory, 'file'), '');
     expect(await codeOf(client.stat({ path: join(directory, 'none') }))).toBe(Code.NotFound);
     expect(await codeOf(client.stat({ path: join(directory, 'file/x') }))).toBe(Code.NotFound);
@@ -275,7 +275,7 @@ describe('ListDir', () => {
 });
 
 describe('Remove', () => {
-  it('removes a tree, and what is gone already without an error', async () => {
+  it('removes a tree, and what no longer exists without an error', async () => {
     await mkdir(join(directory, 'tree/sub'), { recursive: true });
     await writeFile(join(directory, 'tree/sub/file'), '');
     await client.remove({ path: join(directory, 'tree') });

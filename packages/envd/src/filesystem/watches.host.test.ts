@@ -178,7 +178,7 @@ describe('the events of a directory', () => {
     await events.until(CREATE, 'file');
   });
 
-  it('carries the entry if asked to, and none for what is gone', async () => {
+  it('carries the entry if asked to, and none for what no longer exists', async () => {
     const events = await watch({ includeEntry: true });
     await writeFile(join(root, 'file'), 'hello');
     await events.until(WRITE, 'file');
@@ -347,7 +347,7 @@ describe('limits', () => {
   });
 
   it('refuses a network file system unless it is allowed', async () => {
-    // Mounted for another user, FUSE answers statfs(2) without its daemon, and refuses the rest.
+    // Mounted for another user, FUSE handles statfs(2) without its daemon, and refuses the rest.
     const device = openSync('/dev/fuse', 'r+');
     const options = 'fd=3,rootmode=40000,user_id=12345,group_id=12345';
     execFileSync('mount', ['-i', '-t', 'fuse', '-o', options, 'none', root], {
@@ -414,7 +414,7 @@ describe('WatchDir', () => {
     });
   });
 
-  it('answers not_found and invalid_argument at once', async () => {
+  it('returns not_found and invalid_argument at once', async () => {
     const first = async (path: string) => {
       for await (const _ of client.watchDir({ path })) return;
     };

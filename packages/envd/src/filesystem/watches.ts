@@ -44,7 +44,7 @@ export class WatchService {
     call: HandlerContext,
   ): AsyncGenerator<WatchResponse> {
     using watch = await this.#open(request, call);
-    // A generator whose client is gone is not always resumed: it cannot clean up by itself.
+    // A generator whose client has disconnected is not always resumed: it cannot clean up by itself.
     call.signal.addEventListener('abort', () => watch[Symbol.dispose](), { once: true });
     call.signal.throwIfAborted();
     yield { event: { case: 'start', value: {} } };
@@ -117,7 +117,7 @@ export class WatchService {
     return { events, [Symbol.dispose]: () => watcher[Symbol.dispose]() };
   }
 
-  /** The entry as it is now; none when it is gone, by this event or a later one. */
+  /** The entry as it is now; none when it no longer exists, by this event or a later one. */
   async #entryOf(path: string, name: string, type: envdFilesystem.EventType) {
     const { REMOVE, RENAME } = envdFilesystem.EventType;
     if (type === REMOVE || type === RENAME) return undefined;

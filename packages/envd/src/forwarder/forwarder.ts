@@ -24,7 +24,7 @@ const MAX_FORWARDED = 256;
 /**
  * Makes servers that listen on loopback only reachable from outside the guest:
  * listens on the same port of the guest's address and passes bytes on, until the
- * server is gone. Ports that something already serves on that address are left alone.
+ * server has exited. Ports that something already serves on that address are left alone.
  */
 export function startForwarder(options: ForwarderOptions): Forwarder {
   const tables = options.tables ?? PROC_TABLES;

@@ -60,11 +60,11 @@ describe('POST /init on a plain host', () => {
     ['a malformed host name', { hostname: 'a b' }, 'host name'],
     ['a malformed name server', { nameservers: ['example.org'] }, 'name server'],
     ['what it cannot do', { caBundle: 'PEM' }, 'not supported'],
-  ])('refuses %s and changes nothing', async (_what, body, words) => {
+  ])('refuses %s and changes nothing', async (_what, body, message) => {
     const accessToken = typeof body === 'string' ? {} : { accessToken: 'set' };
     const response = await post(typeof body === 'string' ? body : { ...body, ...accessToken });
     expect(response.status).toBe(400);
-    expect(((await response.json()) as { message: string }).message).toContain(words);
+    expect(((await response.json()) as { message: string }).message).toContain(message);
     expect((await get('/envs')).status).toBe(200);
   });
 

@@ -65,7 +65,7 @@ export class SystemFile {
         this.#makeCover(content);
       } catch (coverError) {
         throw new Error(
-          `${this.#path} can be neither replaced (${words(replaceError)}) nor mounted over (${words(coverError)})`,
+          `${this.#path} can be neither replaced (${messageOf(replaceError)}) nor mounted over (${messageOf(coverError)})`,
           { cause: replaceError },
         );
       }
@@ -115,6 +115,6 @@ function attempt(action: () => void): boolean {
   }
 }
 
-function words(error: unknown): string {
+function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

@@ -105,7 +105,7 @@ export class GuestProcess {
     return this.#channel.kind;
   }
 
-  /** Whether the process itself is gone, even if its output is not at its end. */
+  /** Whether the process itself has exited, even if its output is not at its end. */
   get exited(): boolean {
     return this.#exit !== undefined;
   }

@@ -111,7 +111,7 @@ function directoryError({ cwd }: LaunchRequest, cause: unknown): TorporError | u
   }
 }
 
-/** That the working directory of a request cannot be used, in the words of E2B's envd. */
+/** That the working directory of a request cannot be used, with the message of E2B's envd. */
 export function unusableDirectory(path: string, why: string, cause?: unknown): TorporError {
   const issue = { field: 'cwd', problem: `'${path}' ${why}` };
   return new TorporError('invalid_request', `${issue.field} ${issue.problem}`, {

@@ -125,7 +125,7 @@ describe.each([
     client = clientWith(useBinaryFormat);
   });
 
-  it('answers with start, data and end', async () => {
+  it('sends start, data and end', async () => {
     const outcome = await collect(client.start(shell('printf out; printf err >&2; exit 4')));
     expect(outcome).toMatchObject({ stdout: 'out', stderr: 'err' });
     expect(outcome.pid).toBeGreaterThan(0);

@@ -123,7 +123,7 @@ const DEADLINE_SKEW_MS = 2000;
 
 /**
  * Kills the process when the deadline of the request that started it passes while
- * the request is being answered. A client that has disconnected before does not
+ * the request is being handled. A client that has disconnected before does not
  * take its process along.
  */
 function killAtDeadline(process: GuestProcess, call: HandlerContext): void {

@@ -173,7 +173,7 @@ describe('ensureArtifact', () => {
   });
 });
 
-test('only keys are listed, and a removed artefact is gone', async () => {
+test('only keys are listed, and a removed artefact no longer exists', async () => {
   await ensureArtifact({ directory, key: KEY, build: async () => undefined });
   await mkdir(join(directory, '.staging-0123'));
   expect(await listArtifacts(directory)).toEqual([KEY]);

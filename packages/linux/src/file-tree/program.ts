@@ -9,7 +9,7 @@ import { unpackTree } from './unpack.ts';
 
 /*
  * The far side of a copy, which runs where the files are: it sends a tree on its standard
- * output, or receives one on its standard input and answers on its standard output. All
+ * output, or receives one on its standard input and reports on its standard output. All
  * that goes wrong is said in a record; the exit status says only that there was one.
  */
 

@@ -19,9 +19,9 @@ export class PageService implements Disposable {
   readonly uffd: number;
   readonly memory: GuestMemory;
   readonly #events = new UffdEvents();
-  /** Faults that could not be answered yet because RAM was changing under them. */
+  /** Faults that could not be served yet because RAM was changing under them. */
   #deferred: number[] = [];
-  /** Those that are answered now; kept, so that a fault allocates nothing. */
+  /** Those that are served now; kept, so that a fault allocates nothing. */
   #faults: number[] = [];
   #pieces: Piece[] = [];
   #materialising = false;

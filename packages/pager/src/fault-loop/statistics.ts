@@ -11,7 +11,7 @@ export interface PagerStatistics {
   readonly prefetchBytes: number;
   /** Faults on pages of the recorded working set that prefetching had not reached yet. */
   readonly prefetchLate: number;
-  /** Pages that were answered with zeros. */
+  /** Pages that were filled with zeros. */
   readonly zeroPages: number;
   /** Pages that the VMM gave back. */
   readonly removedPages: number;

@@ -141,7 +141,7 @@ export const sandboxListSchema = z
     next_token: z
       .string()
       .optional()
-      .meta({ description: 'Pass it as `next_token` for the next page; absent on the last.' }),
+      .meta({ description: 'Pass it as `next_token` for the next page; not set on the last.' }),
   })
   .meta({ id: 'SandboxList' });
 

@@ -15,7 +15,7 @@ afterEach(() => {
   server?.close();
 });
 
-/** A connection to an API that answers so. */
+/** A connection to an API that responds so. */
 async function connectionTo(answer: RequestListener): Promise<Connection> {
   server = createServer(answer).listen(0, '127.0.0.1');
   await once(server, 'listening');

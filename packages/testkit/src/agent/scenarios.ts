@@ -184,7 +184,7 @@ export interface Scenario {
   readonly keepBoots?: boolean;
   readonly prepare: (world: World) => Promise<unknown>;
   readonly act: (world: World) => Promise<unknown>;
-  /** What the source's guest has written last; absent where the source goes. */
+  /** What the source's guest has written last; not set where the source goes. */
   readonly expected?: number;
 }
 

@@ -264,7 +264,7 @@ export class StubSlots implements HostSlots {
   }
 }
 
-/** One HTTP server that answers for all guests. */
+/** One HTTP server for all guests. */
 export class StubGuests {
   readonly url: string;
   healthy = true;
@@ -291,7 +291,7 @@ export class StubGuests {
       }
       if (request.url === '/health') response.writeHead(this.healthy ? 204 : 503).end();
       else {
-        // Programs cannot be run in a guest that is none: what Connect answers to an unknown call.
+        // Programs cannot be run in a guest that is none: what Connect returns for an unknown call.
         response.writeHead(404, { 'content-type': 'application/json' });
         response.end('{"code":"unimplemented"}');
       }

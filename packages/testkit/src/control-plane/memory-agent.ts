@@ -1,7 +1,7 @@
 /**
  * A host agent without virtual machines, for tests of the control plane: sandboxes
  * are records in memory, their programs are processes of this machine, their files
- * lie in a temporary directory. It answers with the errors of the real one.
+ * lie in a temporary directory. It returns the errors of the real one.
  */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

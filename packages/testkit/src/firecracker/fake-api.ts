@@ -125,14 +125,14 @@ export const ENDPOINTS: readonly Endpoint[] = [
   },
 ];
 
-/** A refused call: status 400 with these words as its `fault_message`. */
+/** A refused call: status 400 with this message as its `fault_message`. */
 export class Fault extends Error {
   override readonly name = 'Fault';
 }
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
-/** Parses and checks a body. Throws {@link Fault} in the words of Firecracker's parser. */
+/** Parses and checks a body. Throws {@link Fault} with the message of Firecracker's parser. */
 export function parseBody(
   endpoint: Endpoint,
   text: string,

@@ -134,12 +134,12 @@ test('two states of one paused machine differ in their clock alone, their memory
   expect((await file('m1')).equals(await file('m2'))).toBe(true);
 });
 
-test('a load that fails is answered, and ends the process with the same words', async () => {
+test('a load that fails returns its error, and the process exits with the same one', async () => {
   const { exit } = await ready();
-  const words = /Load snapshot error: Failed to restore from snapshot: .*ENOENT/;
-  expect(await ask('PUT', '/snapshot/load', LOAD)).toEqual(refused(words));
+  const message = /Load snapshot error: Failed to restore from snapshot: .*ENOENT/;
+  expect(await ask('PUT', '/snapshot/load', LOAD)).toEqual(refused(message));
   expect(await exit).toBe(1);
-  expect(output).toMatch(words);
+  expect(output).toMatch(message);
 });
 
 test('command lines are refused that the real one refuses', async () => {

@@ -108,17 +108,17 @@ class FakeFirecracker {
     return undefined;
   }
 
-  fail(words: string, exitCode: number): never {
-    this.#write('main', 'ERROR', words);
-    process.stderr.write(`Error: ${words}\n`);
+  fail(message: string, exitCode: number): never {
+    this.#write('main', 'ERROR', message);
+    process.stderr.write(`Error: ${message}\n`);
     this.#write('main', 'ERROR', `Firecracker exiting with error. exit_code=${exitCode}`);
     process.exit(exitCode);
   }
 
-  #write(thread: string, level: 'ERROR' | 'WARN', words: string): void {
+  #write(thread: string, level: 'ERROR' | 'WARN', message: string): void {
     if (this.#log.path === undefined) return;
     const shown = this.#log.showLevel ? `:${level}` : '';
-    const line = `2026-01-01T00:00:00.000000000 [${this.id}:${thread}${shown}] ${words}\n`;
+    const line = `2026-01-01T00:00:00.000000000 [${this.id}:${thread}${shown}] ${message}\n`;
     appendFileSync(this.#log.path, line);
   }
 
@@ -228,7 +228,7 @@ class FakeFirecracker {
     }
   }
 
-  /** A load that fails ends the process, once it has been answered. */
+  /** After a load that fails the process exits, once the response is sent. */
   #load(body: JsonObject): void {
     try {
       const state = readState(String(body.snapshot_path));
@@ -251,16 +251,16 @@ class FakeFirecracker {
       const backend = body.mem_backend as JsonObject;
       if (backend.backend_type === 'File') memory.loadFile(String(backend.backend_path));
       else memory.serveFrom(String(backend.backend_path), minor);
-      // VMGenID and the virtqueues are touched before the call is answered.
+      // VMGenID and the virtqueues are touched before the call returns.
       memory.write(memory.pages - 1, Uint8Array.of(1));
       this.#guest = new FakeGuest(memory);
       this.#state = 'Paused';
       if (body.resume_vm === true) this.#setState({ state: 'Resumed' });
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
-      const words = `Load snapshot error: Failed to restore from snapshot: ${why}`;
-      setImmediate(() => this.fail(words, EXIT.error));
-      throw new Fault(words);
+      const message = `Load snapshot error: Failed to restore from snapshot: ${why}`;
+      setImmediate(() => this.fail(message, EXIT.error));
+      throw new Fault(message);
     }
   }
 

@@ -34,8 +34,8 @@ done
 shift
 exec "$@"`;
 
-function fail(words: string): never {
-  process.stderr.write(`Jailer error: ${words}\n`);
+function fail(message: string): never {
+  process.stderr.write(`Jailer error: ${message}\n`);
   process.exit(1);
 }
 

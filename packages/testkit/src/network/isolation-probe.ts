@@ -7,7 +7,7 @@ import { ipBatch, runInNamespace } from '@torpor/linux';
 /**
  * A small world in two network namespaces, so that a test of isolation sends no
  * packet to a real network: one plays the host, on which the host agent runs or
- * works, the other everything that the host can reach. A listener answers on each
+ * works, the other everything that the host can reach. A listener responds on each
  * address of both.
  *
  *     guest ─ slot ─ host namespace (uplink0) ══ world namespace (internet, LAN, metadata)

@@ -127,7 +127,7 @@ test('calls are made one at a time, in their order, also after one that failed',
   expect(seen).toEqual([PAUSE.body, RESUME.body, PAUSE.body]);
 });
 
-test('a call that is not answered is given up in time, but a snapshot never is', async () => {
+test('a call without a response is given up in time, but a snapshot never is', async () => {
   const limits: number[] = [];
   const timeout = vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
     limits.push(ms);

@@ -51,7 +51,7 @@ function answer(line: string, socket: Socket): void {
   socket.write(`${JSON.stringify({ return: {}, id: JSON.parse(line).id })}\r\n`);
 }
 
-test('commands are answered by QEMU, overlapping ones each with its own answer', async () => {
+test('QEMU responds to commands, to overlapping ones each with its own response', async () => {
   const client = await QmpClient.connect(await realQemu(), { timeoutMs: TIMEOUT_MS });
   onTestFinished(() => client.close());
   const [status, name, version] = await Promise.all([

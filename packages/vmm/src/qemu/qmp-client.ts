@@ -45,7 +45,7 @@ const LEAST_COMMAND_TIMEOUT_MS = 30_000;
 
 /**
  * A client of the QEMU Machine Protocol over a Unix socket
- * (docs/interop/qmp-spec.rst). Commands may overlap; each is answered by its id.
+ * (docs/interop/qmp-spec.rst). Commands may overlap; each response has the id of its command.
  * When the connection ends, every command that waits is rejected.
  */
 export class QmpClient {
