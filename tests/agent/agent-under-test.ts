@@ -33,7 +33,7 @@ export async function run(
     args: ['-c', script],
     ...options,
   });
-  if (exitCode !== 0) throw new Error(`${script} ended with ${exitCode}: ${text(stderr)}`);
+  if (exitCode !== 0) throw new Error(`${script} exited with ${exitCode}: ${text(stderr)}`);
   return text(stdout);
 }
 

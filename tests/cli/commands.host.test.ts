@@ -143,7 +143,7 @@ describe('exec', () => {
     expect(result.stdoutBytes.equals(stdin)).toBe(true);
   });
 
-  test('a signal that ended the program becomes 128 and its number', async () => {
+  test('a signal that terminated the program becomes 128 and its number', async () => {
     const sandbox = await create();
     const { exitCode } = await torpor(['exec', sandbox, '--', 'sh', '-c', 'kill -TERM $$']);
     expect(exitCode).toBe(143);

@@ -153,7 +153,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       const marker = `torpor-deadline-${Date.now()}`;
       const failure = sandbox.commands.run(`exec -a ${marker} sleep 600`, { timeoutMs: 1000 });
       await expect(failure).rejects.toThrow(TimeoutError);
-      await until('it has ended', async () => {
+      await until('it has exited', async () => {
         const running = await sandbox.commands.list();
         return !running.some(({ args }) => args.some((arg) => arg.includes(marker)));
       });

@@ -125,7 +125,7 @@ async function boot(
   }
   if (verdict === undefined) {
     await showConsole(directory);
-    throw new Error('the machine ended without a verdict');
+    throw new Error('the machine exited without a verdict');
   }
   process.stdout.write(`${verdict.passed} passed, ${verdict.failed} failed\n`);
   return verdict.failed === 0 && verdict.passed > 0 ? 0 : 1;

@@ -89,7 +89,7 @@ export class GuestInVm {
       timeoutSec: EXEC_TIMEOUT_SEC,
     });
     if (result.exitCode !== 0) {
-      throw new Error(`${cmd} ended with ${result.exitCode}: ${text(result.stderr)}`);
+      throw new Error(`${cmd} exited with ${result.exitCode}: ${text(result.stderr)}`);
     }
     return text(result.stdout);
   }

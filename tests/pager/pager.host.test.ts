@@ -32,7 +32,7 @@ afterEach(async () => {
   try {
     process.kill(pagerPid, 'SIGKILL');
   } catch {
-    // A test ended it.
+    // A test killed it.
   }
   await rm(directory, { recursive: true });
 });
@@ -83,7 +83,7 @@ const serve = (vm: string, build: TestBuild, more: { workingSet?: number[] } = {
 
 interface Client {
   readonly child: ChildProcess;
-  /** What the client prints when it has touched all that it was told to; undefined if it ended before. */
+  /** What the client prints when it has touched all that it was told to; undefined if it exited before. */
   readonly results: Promise<{ faults: number; wrong: number }[] | undefined>;
   readonly signal: Promise<NodeJS.Signals | null>;
 }

@@ -17,7 +17,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 /*
  * The whole way from the clients to the agent, joined in one process as by `torpor up` or
  * over HTTP, with an envd on this machine instead of a guest: whatever a client did last, and
- * however it left, the sandbox is idle afterwards and ended in time. The agent's clock
+ * however it left, the sandbox is idle afterwards and destroyed in time. The agent's clock
  * stands still but for the jumps that a test makes.
  */
 
@@ -144,7 +144,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     await expectIdle();
   });
 
-  test('it is in use while a stream is open, and is ended by itself after its idle time', async () => {
+  test('it is in use while a stream is open, and is destroyed after its idle timeout', async () => {
     {
       await using session = await sandbox.execStream('sleep', ['600'], as);
       agent.host.clock += 10 * IDLE_MS;

@@ -57,7 +57,7 @@ export class TorporProcess implements AsyncDisposable {
       if (log.length > LOG_LINES) log.shift();
     });
     const ended = once(child, 'exit').then(([code, signal]) => {
-      throw new Error(`torpor up ended with ${code ?? signal}:\n${log.join('\n')}`);
+      throw new Error(`torpor up exited with ${code ?? signal}:\n${log.join('\n')}`);
     });
     const [line] = await Promise.race([
       once(createInterface({ input: child.stdout }), 'line'),

@@ -85,7 +85,7 @@ export async function printed(vm: MicroVm, words: string | RegExp): Promise<void
     const text = (await vm.readConsole(64 * 1024)).toString();
     if (typeof words === 'string' ? text.includes(words) : words.test(text)) return;
     if (!isProcessAlive(vm.description)) {
-      throw new Error(`the machine ended before it printed ${words}: ${(await vm.exited).reason}`);
+      throw new Error(`the machine exited before it printed ${words}: ${(await vm.exited).reason}`);
     }
     if (performance.now() > deadline) throw new Error(`not printed: ${words}; but:\n${text}`);
     await sleep(50);

@@ -12,6 +12,6 @@ test.each([
   [{ exitCode: 137, error: 'signal: killed' }, 137],
   [{ exitCode: -1 }, 1],
   [{ exitCode: 256 }, 1],
-])('a program that ended with %o makes us end with %d', (exit, expected) => {
+])('a program that exited with %o makes us exit with %d', (exit, expected) => {
   expect(exitCodeOfProgram(exit)).toBe(expected);
 });

@@ -1,8 +1,8 @@
 /** How a process exited, as the wire reports it. */
 export interface ProcessEnd {
-  /** The exit status; -1 if a signal ended the process. */
+  /** The exit status; -1 if a signal terminated the process. */
   readonly exitCode: number;
-  /** Whether it ended by itself, not by a signal. */
+  /** Whether it exited by itself, not by a signal. */
   readonly exited: boolean;
   readonly status: string;
   /** Absent after exit status 0. */

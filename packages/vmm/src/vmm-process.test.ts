@@ -40,7 +40,7 @@ test('and so is its exit status', async () => {
   expect(told({ exitCode: 7 })).toContainEqual(await process.ended);
 });
 
-test('one that has ended is not adopted', async () => {
+test('one that has exited is not adopted', async () => {
   const { child, identity, process } = await adopted('read line');
   process.unwatch();
   child.kill('SIGKILL');

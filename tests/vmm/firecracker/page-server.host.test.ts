@@ -57,7 +57,7 @@ afterEach(async () => {
   try {
     process.kill(pagerPid, 'SIGKILL');
   } catch {
-    // A test ended it.
+    // A test killed it.
   }
   await rm(directory, { recursive: true });
   await fakes[Symbol.asyncDispose]();

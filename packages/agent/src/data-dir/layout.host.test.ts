@@ -67,7 +67,7 @@ test('what a sandbox still uses outlives the agent', async () => {
   await expect(stat(layout.memoryRoot)).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
-test('a second agent is refused until the first has ended', async () => {
+test('a second agent is refused until the first has exited', async () => {
   const path = join(directory, 'agent.lock');
   {
     await using _ = await lockDataDirectory(path);

@@ -104,7 +104,7 @@ export async function* execStream(
     throw supervision.timedOut ? supervision.timeoutError() : error;
   } finally {
     if (ended || !supervision.hasLimit) {
-      supervision.letGo();
+      supervision.detach();
       supervision[Symbol.dispose]();
     } else {
       void drain(events, supervision);

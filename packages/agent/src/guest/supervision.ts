@@ -49,15 +49,15 @@ export class Supervision implements Disposable {
     if (this.#grace !== undefined) this.#signalGroup();
   }
 
-  /** Ends the process group. Its last output may still come, for a few seconds. */
+  /** Kills the process group. Its last output may still come, for a few seconds. */
   kill(): void {
     if (this.#grace !== undefined) return;
-    this.#grace = setTimeout(() => this.letGo(), KILL_GRACE_MS);
+    this.#grace = setTimeout(() => this.detach(), KILL_GRACE_MS);
     this.#signalGroup();
   }
 
-  /** Stops listening to the program without ending it. */
-  letGo(): void {
+  /** Stops listening to the program without killing it. */
+  detach(): void {
     this.#giveUp.abort(this.timeoutError());
   }
 

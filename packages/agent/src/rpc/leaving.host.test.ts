@@ -238,7 +238,7 @@ test('a pause ends the streams, says so, and leaves no use behind', async () => 
   await stalled.return?.();
 });
 
-test('the sandbox is idle again after that, and is ended in time', async () => {
+test('the sandbox is idle again after that, and is destroyed in time', async () => {
   await client.resumeSandbox({ sandboxId, timeoutSec: 60 });
   for await (const { event } of client.execStream(shell('true'))) if (event.case === 'end') break;
   await released();

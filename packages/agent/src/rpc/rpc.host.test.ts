@@ -89,7 +89,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(result.status).toBeUndefined();
     });
 
-    test('says which signal ended a program', async () => {
+    test('says which signal terminated a program', async () => {
       const result = await client.exec(shell('kill -9 $$'));
       expect(result).toMatchObject({ exitCode: -1, status: 'signal: killed' });
     });
@@ -335,7 +335,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   });
 
   describe('terminals', () => {
-    test('one can be typed into, resized, left, found again and ended', async () => {
+    test('one can be typed into, resized, left, found again and killed', async () => {
       const leave = new AbortController();
       const events = client.ptyAttach(
         { sandboxId, cmd: '/bin/sh', args: ['-i'], cols: 90, rows: 20 },

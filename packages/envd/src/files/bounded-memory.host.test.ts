@@ -24,7 +24,7 @@ beforeEach(async () => {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   base = await new Promise<string>((resolve, reject) => {
-    envd.once('exit', (code) => reject(new Error(`envd ended with ${code}`)));
+    envd.once('exit', (code) => reject(new Error(`envd exited with ${code}`)));
     if (envd.stderr === null) return reject(new Error('envd has no standard error'));
     createInterface(envd.stderr).on('line', (line) => {
       const port = /listening on \S+:(\d+)/.exec(line)?.[1];

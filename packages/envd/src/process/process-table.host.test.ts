@@ -141,7 +141,7 @@ describe('the table of processes', () => {
     expect(left).toEqual([]);
   });
 
-  it('forgets the oldest of very many that have ended', async () => {
+  it('forgets the oldest of very many that have exited', async () => {
     const context = new EnvdContext({ defaultUser: process.env.USER ?? 'root' });
     const table = new ProcessTable({
       context,

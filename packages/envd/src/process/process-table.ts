@@ -109,7 +109,7 @@ export class ProcessTable {
     return newestMatch(this.#running, selector) ?? notFound(selector);
   }
 
-  /** A process that runs or ended at most 30 s ago. Throws ConnectError `not_found`. */
+  /** A process that runs or exited at most 30 s ago. Throws ConnectError `not_found`. */
   findOrEnded(selector: Selector): GuestProcess {
     return (
       newestMatch(this.#running, selector) ??

@@ -25,7 +25,7 @@ function membersOfSession(leader: number): number[] {
         members.push(Number(name));
       }
     } catch {
-      // It ended while we looked.
+      // It exited while we looked.
     }
   }
   return members;

@@ -194,7 +194,7 @@ class ProgramGroup {
   }
 }
 
-/** The status of a shell whose last program was ended by SIGKILL. */
+/** The status of a shell whose last program was terminated by SIGKILL. */
 const SHELL_KILLED = 128 + 9;
 
 /** A counter of the kernel, in a file of the form `name value` per line, and when it last rose. */

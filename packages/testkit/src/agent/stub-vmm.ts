@@ -298,7 +298,7 @@ export class StubPages implements PageService {
     return point('release memory', 'call', async () => void this.#served.delete(vm));
   }
 
-  /** The pager's process ends. */
+  /** The pager exits. */
   die(): void {
     const served = [...this.#served.values()];
     this.#served.clear();

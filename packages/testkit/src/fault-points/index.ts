@@ -4,7 +4,7 @@ import type { FileHandle } from 'node:fs/promises';
 /*
  * Every place where an agent under test meets the world, its files, VMMs, pager, slots
  * and journal, is a point. A plan follows one run of an agent through all that it
- * awaits, counts its points, and at one of them lets the world fail, or ends the agent
+ * awaits, counts its points, and at one of them lets the world fail, or kills the agent
  * as `kill -9` would: nothing of it runs after that point, not even its clean-up.
  */
 

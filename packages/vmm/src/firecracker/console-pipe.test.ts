@@ -20,7 +20,7 @@ afterEach(() => rm(directory, { recursive: true }));
 
 const ignore = () => undefined;
 
-test('what is printed is in the log when the writer has ended', async () => {
+test('what is printed is in the log when the writer has exited', async () => {
   const pipe = await ConsolePipe.open(path, log, ignore);
   {
     await using writer = await openForFirecracker(path);
