@@ -61,7 +61,8 @@ describe('a guest that refuses', () => {
     const guest = await refusing(500, 'init failed at machine-id: EROFS');
     await expect(guest.init({}, { timeoutMs: 5_000 })).rejects.toMatchObject({
       code: 'init_failed',
-      message: 'The guest could not be made sandbox sb1: Init failed at machine-id: EROFS.',
+      message:
+        'The guest could not be initialised as sandbox sb1: Init failed at machine-id: EROFS.',
       remedy: expect.stringContaining('Start it again'),
     });
   });

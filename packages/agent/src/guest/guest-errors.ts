@@ -98,7 +98,7 @@ export function initError(reason: unknown, sandboxId: string): unknown {
   if (!(reason instanceof TorporError) || reason.code !== 'guest_failed') return reason;
   return new TorporError(
     'init_failed',
-    `The guest could not be made sandbox ${sandboxId}: ${reason.message}`,
+    `The guest could not be initialised as sandbox ${sandboxId}: ${reason.message}`,
     { cause: reason },
   );
 }

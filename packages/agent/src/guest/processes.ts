@@ -38,7 +38,7 @@ export async function startBackground(
   for await (const event of startProgram(guest, { ...request, tag, detached: true })) {
     if (event.case === 'start') return { pid: event.value.pid, tag };
   }
-  throw new TorporError('guest_unreachable', 'The guest did not say which process it started.');
+  throw new TorporError('guest_unreachable', 'The guest did not report which process it started.');
 }
 
 export async function listProcesses(

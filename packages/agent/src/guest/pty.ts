@@ -88,7 +88,7 @@ function sizeOf({ cols, rows }: PtyRequest): TerminalSize {
 /** A terminal by its tag. Throws `invalid_request` for an empty one. */
 export function byTag(tag: string): { case: 'tag'; value: string } {
   if (tag === '') {
-    throw new TorporError('invalid_request', 'Say which terminal is meant: tag is empty.');
+    throw new TorporError('invalid_request', 'The tag of the terminal is empty.');
   }
   return { case: 'tag', value: tag };
 }
@@ -97,7 +97,7 @@ function checkedSize({ cols, rows }: TerminalSize): TerminalSize {
   if (cols < 1 || rows < 1 || cols > MAX_SIZE || rows > MAX_SIZE) {
     throw new TorporError(
       'invalid_request',
-      `A terminal of ${cols} columns and ${rows} rows cannot be; both must be between 1 and ${MAX_SIZE}.`,
+      `A terminal of ${cols} columns and ${rows} rows is not possible; both must be between 1 and ${MAX_SIZE}.`,
     );
   }
   return { cols, rows };

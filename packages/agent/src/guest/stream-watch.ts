@@ -14,7 +14,7 @@ export async function* failOnSilence<T>(
     abort.abort(
       new TorporError(
         'guest_unreachable',
-        `The guest has sent nothing, not even a sign of life, for ${Math.round(limitMs / 1000)} s.`,
+        `The guest has sent nothing, not even a keepalive, for ${Math.round(limitMs / 1000)} s.`,
       ),
     );
   let timer = setTimeout(silent, limitMs);

@@ -62,7 +62,7 @@ export async function killProcess(identity: {
     if (performance.now() > deadline) {
       throw new TorporError(
         'vmm_failed',
-        `Process ${identity.pid} is still there ${KILL_TIMEOUT_MS / 1000} s after SIGKILL.`,
+        `Process ${identity.pid} is still running ${KILL_TIMEOUT_MS / 1000} s after SIGKILL.`,
       );
     }
     await sleep(20);

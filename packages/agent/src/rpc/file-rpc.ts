@@ -19,7 +19,7 @@ export function fileRpc(registry: SandboxRegistry): Methods {
       const first = await iterator.next();
       const content = first.done ? undefined : first.value.content;
       if (content?.case !== 'meta') {
-        throw new TorporError('invalid_request', 'The first message must say which file is meant.');
+        throw new TorporError('invalid_request', 'The first message must name the file.');
       }
       const { sandboxId, path, user } = content.value;
       const { guest, hold } = await registry.use(sandboxId);
@@ -79,5 +79,5 @@ async function* chunks(
 
 function required(path: string): string {
   if (path !== '') return path;
-  throw new TorporError('invalid_request', 'Say which file is meant: path is empty.');
+  throw new TorporError('invalid_request', 'The path of the file is empty.');
 }

@@ -49,10 +49,7 @@ export function processRpc(registry: SandboxRegistry): Methods {
       const first = await iterator.next();
       const content = first.done ? undefined : first.value.content;
       if (content?.case !== 'start') {
-        throw new TorporError(
-          'invalid_request',
-          'The first message must say which process is meant.',
-        );
+        throw new TorporError('invalid_request', 'The first message must name the process.');
       }
       const { sandboxId, selector } = content.value;
       const { guest, hold } = await registry.use(sandboxId);

@@ -129,7 +129,7 @@ export class GuestFiles {
     if (answer.entry === undefined) {
       throw new TorporError(
         'internal_error',
-        'The host agent made a directory without saying which.',
+        'The host agent created a directory but did not return it.',
       );
     }
     return entryFrom(answer.entry);

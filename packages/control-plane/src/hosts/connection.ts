@@ -95,7 +95,7 @@ export async function agentCall<T>(call: () => Promise<T>): Promise<T> {
     return await call();
   } catch (error) {
     if (error instanceof ConnectError && error.code === Code.Canceled) {
-      throw new TorporError('conflict', 'The client has hung up.', { cause: error });
+      throw new TorporError('conflict', 'The client disconnected.', { cause: error });
     }
     if (isLate(error)) {
       throw new TorporError('timeout', 'The host agent did not respond in time.', {

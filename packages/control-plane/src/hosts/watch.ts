@@ -80,7 +80,7 @@ export class HostWatch implements AsyncDisposable {
     let lastEvent = Date.now();
     const watchdog = setInterval(() => {
       if (Date.now() - lastEvent > this.#timing.silenceMs) {
-        abort.abort(new TorporError('host_unavailable', 'The host agent has fallen silent.'));
+        abort.abort(new TorporError('host_unavailable', 'The host agent stopped responding.'));
       }
     }, this.#timing.silenceMs / 4);
     try {

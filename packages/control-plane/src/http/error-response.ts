@@ -14,7 +14,7 @@ export function errorResponse(c: Context, reason: unknown): Response {
 function fromHttpException(reason: HTTPException): TorporError {
   return new TorporError(
     reason.status < 500 ? 'invalid_request' : 'internal_error',
-    reason.message === '' ? 'The request cannot be understood.' : reason.message,
+    reason.message === '' ? 'The request cannot be parsed.' : reason.message,
     { cause: reason },
   );
 }

@@ -49,7 +49,7 @@ async function readLimited(request: Request): Promise<Buffer> {
     }
   } catch (error) {
     if (!late.aborted) throw error;
-    throw new TorporError('timeout', 'The body of the request did not come in time.');
+    throw new TorporError('timeout', 'The body of the request was not received in time.');
   }
   return Buffer.concat(chunks);
 }

@@ -46,7 +46,7 @@ export function sandboxEvent(
 /** The row after a write that must have met it. Throws `conflict`. */
 export function requireRow(id: string, row: SandboxRow | undefined): SandboxRow {
   if (row !== undefined) return row;
-  throw new TorporError('conflict', `Sandbox ${id} was changed by something else meanwhile.`);
+  throw new TorporError('conflict', `Sandbox ${id} was changed by another operation.`);
 }
 
 /**

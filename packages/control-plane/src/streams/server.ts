@@ -115,7 +115,7 @@ async function authenticateByFrame(
 ): Promise<Principal | undefined> {
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(
-    () => reject(new TorporError('unauthorized', 'No auth frame came in time.')),
+    () => reject(new TorporError('unauthorized', 'No auth frame was received in time.')),
     rest.WEBSOCKET_AUTH_TIMEOUT_MS,
   );
   try {

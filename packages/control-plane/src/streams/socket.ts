@@ -75,7 +75,7 @@ export class FrameSocket {
   async receive<S extends z.ZodType>(schema: S): Promise<z.output<S> | undefined> {
     const frame = await this.receiveAny(schema);
     if (!Buffer.isBuffer(frame)) return frame;
-    throw new TorporError('invalid_request', 'A binary frame came where none is expected.');
+    throw new TorporError('invalid_request', 'A binary frame was received where none is expected.');
   }
 
   /** The same where it may be a binary one. */

@@ -74,7 +74,7 @@ export function createSnapshotOperation(
           return moved;
         },
       });
-      if (pending === undefined) throw new TorporError('internal_error', 'No row was made.');
+      if (pending === undefined) throw new TorporError('internal_error', 'No row was inserted.');
       return { source, pending };
     },
     perform: ({ source, pending }) =>

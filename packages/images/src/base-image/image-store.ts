@@ -125,7 +125,8 @@ export class ImageStore {
     });
     await writeFileAtomically(join(directory, POINTER), JSON.stringify({ format: FORMAT, key }));
     const image = await this.#read(name, key);
-    if (image === undefined) throw new TorporError('internal_error', `The image ${name} vanished.`);
+    if (image === undefined)
+      throw new TorporError('internal_error', `The image ${name} no longer exists.`);
     return image;
   }
 

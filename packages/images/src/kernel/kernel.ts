@@ -101,7 +101,8 @@ export async function ensureKernel(
     onWait: () => report('waiting for another process that fetches it'),
   });
   const kernel = await readKernel(directory, key);
-  if (kernel === undefined) throw new TorporError('internal_error', 'The kernel vanished.');
+  if (kernel === undefined)
+    throw new TorporError('internal_error', 'The guest kernel no longer exists.');
   report(`kernel ${kernel.version} is ready`);
   return kernel;
 }
@@ -176,7 +177,7 @@ async function unpackPackage(name: string, directory: string): Promise<string> {
   });
   const archive = (await readdir(directory)).find((file) => file.endsWith('.deb'));
   if (archive === undefined) {
-    throw new TorporError('internal_error', `apt did not deliver the package ${name}.`);
+    throw new TorporError('internal_error', `apt did not download the package ${name}.`);
   }
   await runCommand('dpkg-deb', ['-x', join(directory, archive), root]);
   return root;

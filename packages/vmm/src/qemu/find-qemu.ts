@@ -73,7 +73,7 @@ async function readVersion(program: string): Promise<string> {
     output = await runCommand(program, ['--version'], { timeoutMs: HUNG_AFTER_MS });
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
-    throw new TorporError('host_setup', `QEMU does not run: ${withFullStop(error.message)}`, {
+    throw new TorporError('host_setup', `QEMU cannot be run: ${withFullStop(error.message)}`, {
       remedy: REMEDY,
       cause: error,
     });
