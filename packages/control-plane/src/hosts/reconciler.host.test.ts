@@ -95,10 +95,10 @@ test('a sandbox of ours that the database does not know is adopted, not destroye
   expect(harness.agent.count('destroySandbox')).toBe(destroys);
 });
 
-test('a sandbox of a strange team is left alone', async () => {
+test('a sandbox of an unknown team is not adopted', async () => {
   const id = newId('sandbox');
   harness.agent.addSandbox(id, newId('team'));
-  await until(() => harness.log().includes('left alone'));
+  await until(() => harness.log().includes('not adopted'));
   expect((await harness.request(`/v1/sandboxes/${id}`)).status).toBe(404);
   expect(harness.agent.sandboxes.has(id)).toBe(true);
 });
