@@ -53,7 +53,7 @@ static int receive(int connection, unsigned long *base, unsigned long *size)
 	return uffd;
 }
 
-/* The client is gone when this fails; the caller's poll finds out. */
+/* The client has exited if this fails; the caller's poll finds out. */
 static void install(int uffd, int file, unsigned long base, unsigned long offset, unsigned long length)
 {
 	struct uffdio_copy copy = {

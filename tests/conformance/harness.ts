@@ -6,7 +6,7 @@ import { Sandbox } from 'e2b';
 
 /** An envd that the suites run against, wherever it is. */
 export interface ConformanceTarget {
-  /** Where envd answers, without a path. */
+  /** Where envd listens, without a path. */
   readonly url: string;
   /** Its token; not set if `/init` set none. */
   readonly accessToken?: string;

@@ -131,7 +131,7 @@ describe('a machine whose memory a page server fills', () => {
     expect(await readdir(join(directory, 'builds'))).toHaveLength(2);
   });
 
-  test('does not start when no page server answers, and nothing is left of it', async () => {
+  test('does not start when no page server responds, and nothing is left of it', async () => {
     const spec = await bench.spec(guest, GUEST_MODES.count);
     const { statePath } = await store.open(first);
     const restoring = driver.restore(spec, {

@@ -109,7 +109,7 @@ export class GuestClient {
     return fromGuest(reason, { sandboxId: this.sandboxId, user: options.user });
   }
 
-  /** Whether envd answers, within `timeoutMs` and before `signal` aborts. */
+  /** Whether envd responds, within `timeoutMs` and before `signal` aborts. */
   async isHealthy(timeoutMs: number, signal?: AbortSignal): Promise<boolean> {
     const timeout = AbortSignal.timeout(timeoutMs);
     try {

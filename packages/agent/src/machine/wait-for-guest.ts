@@ -26,7 +26,7 @@ export interface GuestWait {
 }
 
 /**
- * Waits until envd answers. Throws `vmm_failed` at once when the VMM exits, and
+ * Waits until envd responds. Throws `vmm_failed` at once when the VMM exits, and
  * `guest_unreachable` when the time is up; both with the console's last lines.
  */
 export async function waitForGuest(wait: GuestWait): Promise<void> {

@@ -6,7 +6,7 @@ test('the committed OpenAPI file is that of the code (npm run openapi -w @torpor
   expect(await readFile(OPENAPI_FILE, 'utf8')).toBe(await renderOpenApi());
 });
 
-test('every operation is documented with its answers and errors', async () => {
+test('every operation is documented with its responses and errors', async () => {
   const document = JSON.parse(await renderOpenApi()) as {
     paths: Record<string, Record<string, { operationId: string; responses: object }>>;
   };

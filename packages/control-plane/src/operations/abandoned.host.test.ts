@@ -130,7 +130,7 @@ const DEATHS: Readonly<Record<string, Death>> = {
   },
 };
 
-/** Time passes for the leases that have not been taken over. */
+/** Time passes for the leases that are still held by the control plane that took them first. */
 async function expireLeases(): Promise<void> {
   await fleet.database.query('update operations set expires_at = now() where begun_by = holder');
 }

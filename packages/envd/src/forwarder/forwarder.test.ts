@@ -52,16 +52,19 @@ function answers(port: number): Promise<boolean> {
 }
 
 describe('the port forwarder', () => {
-  it.each(['127.0.0.1', '::1'])('makes a server on %s reachable until it is gone', async (host) => {
-    const port = await serve(host);
-    start();
-    await expect.poll(() => answers(port), PATIENCE).toBe(true);
-    const body = 'x'.repeat(3_000_000);
-    const response = await fetch(`http://${GUEST}:${port}/`, { method: 'POST', body });
-    expect(await response.text()).toBe(body);
-    await Promise.all(servers.splice(0).map(close));
-    await expect.poll(() => answers(port), PATIENCE).toBe(false);
-  });
+  it.each(['127.0.0.1', '::1'])(
+    'makes a server on %s reachable until it has exited',
+    async (host) => {
+      const port = await serve(host);
+      start();
+      await expect.poll(() => answers(port), PATIENCE).toBe(true);
+      const body = 'x'.repeat(3_000_000);
+      const response = await fetch(`http://${GUEST}:${port}/`, { method: 'POST', body });
+      expect(await response.text()).toBe(body);
+      await Promise.all(servers.splice(0).map(close));
+      await expect.poll(() => answers(port), PATIENCE).toBe(false);
+    },
+  );
 
   it('forwards servers that start later', async () => {
     start();

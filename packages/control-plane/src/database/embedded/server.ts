@@ -72,7 +72,7 @@ export class PostgresServer {
     }
   }
 
-  /** The pid of a server that an earlier process left running here, once it answers. */
+  /** The pid of a server that an earlier process left running here, once it responds. */
   async #adopt(): Promise<number | undefined> {
     const { data, socketDirectory } = this.#layout;
     const found = await readPostmasterFile(data);
