@@ -1,14 +1,5 @@
 import { availableParallelism } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
-
-/** Before `npm install` has linked it. */
-const alias = [
-  {
-    find: /^@torpor\/testkit\/(.*)$/,
-    replacement: fileURLToPath(new URL('./packages/testkit/src/$1/index.ts', import.meta.url)),
-  },
-];
 
 const GIB = 2 ** 30;
 /** More than the guests of one test file hold at a time, with their VMMs and builds in the making. */
@@ -30,7 +21,6 @@ export default defineConfig({
   test: {
     projects: [
       {
-        resolve: { alias },
         test: {
           name: 'unit',
           include: [`${folders}/**/*.test.ts`],
@@ -42,7 +32,6 @@ export default defineConfig({
         },
       },
       {
-        resolve: { alias },
         test: {
           name: 'host',
           include: [`${folders}/**/*.host.test.ts`],
@@ -54,7 +43,6 @@ export default defineConfig({
         },
       },
       {
-        resolve: { alias },
         test: {
           name: 'vm',
           include: [`${folders}/**/*.vm.test.ts`],
