@@ -1,4 +1,5 @@
 export { Arena, bytesAt, discardPages } from './arena.ts';
+export { syncDirectory, writeFileAtomically } from './atomic-file.ts';
 export { setSystemClock } from './clock.ts';
 export { CommandError, type CommandOptions, runCommand } from './command.ts';
 export { type Credentials, withCredentials } from './credentials.ts';

@@ -1,7 +1,8 @@
 import { constants } from 'node:fs';
-import { access, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { access, mkdir, readFile, stat } from 'node:fs/promises';
 import { cpus, release } from 'node:os';
 import { join } from 'node:path';
+import { writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import { type BootTimes, raceAccelerators } from './accelerator-race.ts';
@@ -170,8 +171,6 @@ async function writeResults(
     .slice(0, MAX_REMEMBERED);
   const content = { version: RESULTS_VERSION, results: Object.fromEntries(latest) };
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  const path = join(directory, RESULTS_FILE);
-  const staged = `${path}.${process.pid}`;
-  await writeFile(staged, `${JSON.stringify(content, undefined, 2)}\n`, { mode: 0o600 });
-  await rename(staged, path);
+  const text = `${JSON.stringify(content, undefined, 2)}\n`;
+  await writeFileAtomically(join(directory, RESULTS_FILE), text);
 }

@@ -18,9 +18,9 @@
  * If a snapshot was written and then lost (a full disk, a commit that failed, an agent that was
  * killed), the next diff would silently lack what the lost one had. So the driver counts the
  * attempts on disk before each one, and writes a diff only if the base has the number of the
- * last attempt. In every other case it writes all of RAM, which takes longer and is never
- * wrong. That is why a commit that fails leaves the base as it was: the driver knows of the
- * attempt.
+ * last attempt. In every other case (the count is lost or damaged, for one) it writes all of
+ * RAM, which takes longer and is never wrong. That is why a commit that fails leaves the base
+ * as it was: the driver knows of the attempt.
  *
  * A VMM whose RAM is a file (QEMU) forgets nothing: the file can be read at any time. Where a
  * page server fills it, what was never touched is missing in it, and is as in every build of

@@ -72,6 +72,20 @@ function snapshotPaths(name: string) {
 
 const UNKNOWN: DirtyBase = { kind: 'unknown' };
 
+/** A disk of its own in place of a directory, which can be filled to the last byte. */
+async function smallDisk(directory: string) {
+  await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=96m,mode=755', 'tmpfs', directory]);
+  const filler = join(directory, 'filler');
+  const unmount = async () => {
+    await runCommand('umount', ['--lazy', directory]);
+  };
+  return {
+    fill: () => expect(writeFile(filler, Buffer.alloc(96 * 2 ** 20))).rejects.toThrow('ENOSPC'),
+    makeRoom: () => rm(filler),
+    [Symbol.asyncDispose]: unmount,
+  };
+}
+
 /** The base of a machine whose capture of this number became a build. */
 function buildOfCapture(number: number): DirtyBase {
   return committedAs('build', { number });
@@ -427,6 +441,47 @@ describe('a snapshot', () => {
       expect((await pagesIn(diff.memoryPath)).size).toBe(0);
     },
   );
+
+  test.each<[string, (path: string) => Promise<void>]>([
+    ['torn', (path) => writeFile(path, '')],
+    ['garbage', (path) => writeFile(path, '0x0')],
+    ['negative', (path) => writeFile(path, '-0')],
+    ['missing', (path) => rm(path)],
+  ])(
+    'is of all memory when the count of attempts is %s, and of changes after that',
+    async (_, damage) => {
+      const { vm } = await running({ refuses: 'PUT /snapshot/create' });
+      await vm.pause();
+      await expect(vm.capture(restoredFrom('build'), snapshotPaths('lost'))).rejects.toThrow(
+        'The fake refuses PUT /snapshot/create',
+      );
+      await damage(join(vm.description.spec.runDirectory, 'snapshot-count'));
+      const full = snapshotPaths('full');
+      const { number, ...capture } = await vm.capture(restoredFrom('build'), full);
+      expect(capture).toEqual({
+        memoryPath: full.memoryPath,
+        holes: 'zero',
+        fullBecause: 'The count of its snapshots is lost or damaged.',
+      });
+      expect(await countIn(full.memoryPath)).toBe(await counted(vm));
+      await vm.capture(buildOfCapture(number), snapshotPaths('diff'));
+      expect(await snapshotTypes()).toEqual(['Diff', 'Full', 'Diff']);
+    },
+  );
+
+  test('that cannot be counted is not asked for, and the next one is still of changes', async () => {
+    await using disk = await smallDisk(bench.directory);
+    const { vm } = await running();
+    await save(vm);
+    const diff = snapshotPaths('diff');
+    await disk.fill();
+    const taking = vm.capture(buildOfCapture(1), diff);
+    await expect(taking).rejects.toMatchObject({ code: 'ENOSPC' });
+    expect(await snapshotTypes()).toEqual(['Full']);
+    await disk.makeRoom();
+    expect(await vm.capture(buildOfCapture(1), diff)).toMatchObject({ number: 2 });
+    expect(await snapshotTypes()).toEqual(['Full', 'Diff']);
+  });
 
   test('of what was written since a boot has zeros for holes', async () => {
     const { vm } = await running();

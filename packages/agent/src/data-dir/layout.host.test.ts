@@ -1,10 +1,9 @@
-import { mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { newId } from '@torpor/protocol';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { lockDataDirectory } from './agent-lock.ts';
-import { writeFileAtomically } from './atomic-file.ts';
 import { closeLayout, openLayout } from './layout.ts';
 import { loadOrCreateKey } from './secret-key.ts';
 
@@ -84,13 +83,4 @@ test('the key is made once, is private, and is never replaced', async () => {
   expect(await loadOrCreateKey(path)).toEqual(key);
   await writeFile(path, 'short');
   await expect(loadOrCreateKey(path)).rejects.toMatchObject({ code: 'host_setup' });
-});
-
-test('a file that cannot be written as a whole is not written at all', async () => {
-  const path = join(directory, 'file');
-  await writeFileAtomically(path, 'old');
-  await mkdir(join(directory, 'target'));
-  await expect(writeFileAtomically(join(directory, 'target'), 'new')).rejects.toThrow();
-  await writeFileAtomically(path, 'new');
-  expect((await readdir(directory)).toSorted()).toEqual(['file', 'target']);
 });

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
-import { writeFileAtomically } from './atomic-file.ts';
 
 const KEY_BYTES = 32;
 

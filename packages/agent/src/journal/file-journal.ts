@@ -1,8 +1,8 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open, readFile } from 'node:fs/promises';
+import { writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
-import { writeFileAtomically } from '../data-dir/atomic-file.ts';
 import type { HostResource, JournalEntry, ResourceJournal } from './journal.ts';
 
 /*

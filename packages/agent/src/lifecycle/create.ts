@@ -1,8 +1,8 @@
 import { mkdir } from 'node:fs/promises';
 import type { Build } from '@torpor/builds';
+import { syncDirectory } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { frozenShape, holdTemplate } from '../builds/checkout.ts';
-import { syncDirectory } from '../data-dir/atomic-file.ts';
 import { DEFAULT_TEMPLATE } from '../machine/bring-up.ts';
 import { requireFreeMemory } from '../machine/free-memory.ts';
 import { PhaseTimer } from '../phase-timer.ts';

@@ -1,5 +1,5 @@
 import { rm } from 'node:fs/promises';
-import { syncDirectory } from '../data-dir/atomic-file.ts';
+import { syncDirectory } from '@torpor/linux';
 import { takeDownOwned } from '../machine/take-down.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';

@@ -1,8 +1,7 @@
 import { readFile } from 'node:fs/promises';
-import { CommandError, ipBatch, ipJson } from '@torpor/linux';
+import { CommandError, ipBatch, ipJson, writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
-import { writeFileAtomically } from '../data-dir/atomic-file.ts';
 import { entriesOf } from './entries.ts';
 import {
   formatIpv4Prefix,

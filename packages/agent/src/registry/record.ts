@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
+import { writeFileAtomically } from '@torpor/linux';
 import { SANDBOX_STATES, TorporError } from '@torpor/protocol';
 import type { DirtyBase } from '@torpor/vmm';
 import { z } from 'zod';
-import { writeFileAtomically } from '../data-dir/atomic-file.ts';
 import type { RunningMachine } from '../machine/running-machine.ts';
 import { type MachineDescription, machineDescriptionSchema } from './machine-schema.ts';
 import { upgradeRecord } from './record-upgrade.ts';

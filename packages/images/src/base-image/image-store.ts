@@ -1,5 +1,6 @@
 import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { writeFileAtomically } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import {
@@ -9,7 +10,6 @@ import {
   isKey,
   listArtifacts,
   removeArtifact,
-  writeFileAtomically,
 } from '../cache/artifact-cache.ts';
 import { type PrunedArtifact, removeArtifacts } from '../cache/prune.ts';
 import type { OnProgress } from '../progress.ts';
@@ -123,7 +123,11 @@ export class ImageStore {
       signal,
       onWait: () => report('waiting for another process that builds it'),
     });
-    await writeFileAtomically(join(directory, POINTER), JSON.stringify({ format: FORMAT, key }));
+    await writeFileAtomically(
+      join(directory, POINTER),
+      JSON.stringify({ format: FORMAT, key }),
+      0o644,
+    );
     const image = await this.#read(name, key);
     if (image === undefined)
       throw new TorporError('internal_error', `The image ${name} no longer exists.`);

@@ -6,13 +6,7 @@ import { join } from 'node:path';
 import { runCommand } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import {
-  computeKey,
-  ensureArtifact,
-  listArtifacts,
-  removeArtifact,
-  writeFileAtomically,
-} from './artifact-cache.ts';
+import { computeKey, ensureArtifact, listArtifacts, removeArtifact } from './artifact-cache.ts';
 
 let directory: string;
 
@@ -180,12 +174,4 @@ test('only keys are listed, and a removed artefact no longer exists', async () =
   await removeArtifact(directory, KEY);
   expect(await listArtifacts(directory)).toEqual([]);
   expect(await listArtifacts(join(directory, 'missing'))).toEqual([]);
-});
-
-test('a file is replaced as a whole', async () => {
-  const path = join(directory, 'pointer.json');
-  await writeFileAtomically(path, 'one');
-  await writeFileAtomically(path, 'two');
-  expect(await readFile(path, 'utf8')).toBe('two');
-  expect(await contents()).toEqual(['pointer.json']);
 });

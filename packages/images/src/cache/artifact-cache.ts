@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access, lstat, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { toImageError } from './image-error.ts';
 import { waitForLock } from './wait-for-lock.ts';
 
@@ -96,24 +96,6 @@ export async function removeArtifact(directory: string, key: string): Promise<vo
   const doomed = join(directory, `${STAGING_PREFIX}${randomBytes(8).toString('hex')}`);
   await rename(join(directory, key), doomed).catch(ignoreMissing);
   await rm(doomed, { recursive: true, force: true });
-}
-
-/**
- * Writes a small file so that readers see the old or the new contents, never a
- * part, and so that it survives a power failure.
- */
-export async function writeFileAtomically(path: string, contents: string): Promise<void> {
-  const temporary = `${path}.${randomBytes(8).toString('hex')}.tmp`;
-  try {
-    await using file = await open(temporary, 'wx', 0o644);
-    await file.writeFile(contents);
-    await file.sync();
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
-  await syncFile(dirname(path));
 }
 
 /** SHA-256 of a file's contents, in hexadecimal. For files that fit into memory. */

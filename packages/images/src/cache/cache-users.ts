@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
-import { exists, ignoreMissing, isKey, writeFileAtomically } from './artifact-cache.ts';
+import { exists, ignoreMissing, isKey } from './artifact-cache.ts';
 
 // Several data directories can share a cache, each with a server of another version.
 // So each server leaves word in the cache of what it started with, and of where its
@@ -35,7 +36,7 @@ export async function registerCacheUser(cacheDir: string, user: CacheUser): Prom
   }
   const name = createHash('sha256').update(user.dataDir).digest('hex').slice(0, 24);
   const text = JSON.stringify({ format: FORMAT, ...user });
-  await writeFileAtomically(join(directory, `${name}.json`), text);
+  await writeFileAtomically(join(directory, `${name}.json`), text, 0o644);
 }
 
 /** In no order. Throws `internal_error` for a file that is damaged: what it says is needed is not known then. */

@@ -83,7 +83,8 @@ export class FirecrackerMachine implements MicroVm {
     await checkFree(target.statePath);
     await checkFree(target.memoryPath);
     if (kind === 'Diff') await checkHoles(this.#layout, target.memoryPath);
-    const number = attempted + 1;
+    const number = numberAfter(attempted, base);
+    // Before Firecracker forgets what was written: if this fails, nothing is lost.
     await countSnapshots(this.#layout, number);
     await this.#writeSnapshot(kind, target);
     return {
@@ -95,10 +96,11 @@ export class FirecrackerMachine implements MicroVm {
   }
 
   /** Why a diff would lack something of what was written since the base; undefined if it would not. */
-  #diffObstacle(base: DirtyBase, attempted: number): string | undefined {
+  #diffObstacle(base: DirtyBase, attempted: number | undefined): string | undefined {
     const { vmmVersion, spec } = this.description;
     const since = captureOf(base);
     if (since === undefined) return 'It is not known what was written since its last build.';
+    if (attempted === undefined) return 'The count of its snapshots is lost or damaged.';
     if (since !== attempted) {
       return `Firecracker tracks what was written since snapshot ${attempted}, not ${since}.`;
     }
@@ -197,4 +199,9 @@ export class FirecrackerMachine implements MicroVm {
     await removeRoot(this.#layout);
     await this.#releaseOutside();
   }
+}
+
+/** Never the number of the base: if this attempt fails, the next one must not take it for the base. */
+function numberAfter(attempted: number | undefined, base: DirtyBase): number {
+  return (attempted ?? captureOf(base) ?? 0) + 1;
 }

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
-import { open, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { open, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { copySparse, linkOpenFile, SystemError } from '@torpor/linux';
+import { copySparse, linkOpenFile, SystemError, writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { MachineLayout } from './machine-layout.ts';
 
@@ -10,13 +10,24 @@ import type { MachineLayout } from './machine-layout.ts';
  * attempts; `dirty-base.ts` says what that is for.
  */
 
-/** How many snapshots of the machine were attempted since it was started or restored. */
-export async function attemptedSnapshots(layout: MachineLayout): Promise<number> {
-  return Number(await readFile(layout.snapshotCount, 'utf8'));
+/**
+ * How many snapshots of the machine were attempted since it was started or restored;
+ * undefined if the file that should say so is lost or damaged.
+ */
+export async function attemptedSnapshots(layout: MachineLayout): Promise<number | undefined> {
+  const text = await readFile(layout.snapshotCount, 'utf8').catch(
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return '';
+      throw error;
+    },
+  );
+  const count = /^\d+$/.test(text) ? Number(text) : undefined;
+  return Number.isSafeInteger(count) ? count : undefined;
 }
 
-export async function countSnapshots(layout: MachineLayout, count: number): Promise<void> {
-  await writeFile(layout.snapshotCount, String(count), { mode: 0o600 });
+/** Throws a file system error; then the old count is still there. */
+export function countSnapshots(layout: MachineLayout, count: number): Promise<void> {
+  return writeFileAtomically(layout.snapshotCount, String(count));
 }
 
 /** Removes what an attempt left that did not succeed. */
