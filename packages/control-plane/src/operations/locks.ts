@@ -25,6 +25,7 @@ import { TorporError } from '@torpor/protocol';
 import { type Kysely, type Selectable, sql, type Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database, OperationKind, OperationTable } from '../database/schema.ts';
+import { currentTransaction } from '../database/transactions.ts';
 import type { Actor } from '../events/outbox.ts';
 
 /** Long enough for a process or database that hangs for a while, short enough to wait for. */
@@ -174,9 +175,17 @@ export class OperationLocks {
       .execute();
   }
 
-  /** Gives the leases back as part of the transaction that completes their operation. */
-  async release(transaction: Transaction<Database>, { holder }: HeldLocks): Promise<void> {
-    await transaction.deleteFrom('operations').where('holder', '=', holder).execute();
+  /**
+   * Gives the leases back as part of the transaction that completes their operation.
+   * Returns the id of that transaction.
+   */
+  async release(transaction: Transaction<Database>, { holder }: HeldLocks): Promise<string> {
+    const { id } = await transaction
+      .deleteFrom('operations')
+      .where('holder', '=', holder)
+      .returning(currentTransaction().as('id'))
+      .executeTakeFirstOrThrow();
+    return id;
   }
 
   /** Resolves when nothing is under way in this process. */
@@ -290,6 +299,8 @@ export class OperationLocks {
             .selectFrom('operations')
             .select('resource')
             .where('holder', 'in', [...this.#held])
+            // One that was given back while this waited for a connection.
+            .where('expires_at', '>', sql<Date>`clock_timestamp()`)
             // Those that are being written just now: waiting for several in any order could deadlock.
             .forUpdate()
             .skipLocked(),

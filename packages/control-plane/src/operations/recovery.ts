@@ -43,13 +43,13 @@ export class OperationRecovery implements AsyncDisposable {
     }
   }
 
-  async #recover({ resource, intent }: AbandonedLease): Promise<void> {
+  async #recover(lease: AbandonedLease): Promise<void> {
     try {
-      await this.#parts.runner.recover(resource, intent);
+      await this.#parts.runner.recoverLease(lease);
     } catch (reason) {
       const err = TorporError.from(reason);
       this.#parts.logger.warn(
-        { err, resource },
+        { err, resource: lease.resource },
         'Could not settle an abandoned operation; will retry',
       );
     }

@@ -11,6 +11,9 @@
  *    the events of the failure in one transaction;
  * 6. `finish`: what may be lost in a crash, because a sweeper does it later.
  *
+ * 5 and 6 may remove something from the host. So 5 confirms the leases first, and 6 is done
+ * only by the process that has written the outcome.
+ *
  * A process that dies in any of these steps leaves its leases. When they expire, any
  * control plane settles what they were for ({@link OperationRunner.recover}). An operation
  * does not belong to its caller's connection: it continues when the caller hangs up.
@@ -19,9 +22,10 @@ import { TorporError } from '@torpor/protocol';
 import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database, OperationKind, OperationStatus } from '../database/schema.ts';
+import { isCommitted } from '../database/transactions.ts';
 import { appendEvents, type OutboxEvent } from '../events/outbox.ts';
 import type { Metrics } from '../observability/metrics.ts';
-import type { HeldLocks, Intent, OperationLocks } from './locks.ts';
+import type { AbandonedLease, HeldLocks, Intent, OperationLocks } from './locks.ts';
 
 type Write = Transaction<Database>;
 
@@ -145,7 +149,7 @@ export class OperationRunner {
         result = await this.#carryOut(held, operation, subject);
         return result;
       } finally {
-        await operation.finish?.(subject, result);
+        await this.#finish(held, operation, subject, result);
       }
     });
   }
@@ -160,9 +164,19 @@ export class OperationRunner {
    * under way is left alone. `intent`: what it was, if there is no lease that says so.
    * Throws `host_unavailable`, or `conflict` if the agent is still at work on it.
    */
-  async recover(resource: string, intent: Intent): Promise<void> {
+  recover(resource: string, intent: Intent): Promise<void> {
+    return this.#recoverAs(resource, intent, intent);
+  }
+
+  /** The same, and nothing if another control plane has settled it since its lease was read. */
+  recoverLease({ resource, intent }: AbandonedLease): Promise<void> {
+    return this.#recoverAs(resource, intent, undefined);
+  }
+
+  async #recoverAs(resource: string, intent: Intent, unleased: Intent | undefined): Promise<void> {
     await this.#parts.locks.tryRun(resource, intent, async (held) => {
-      const abandoned = held.leases[0]?.abandoned ?? intent;
+      const abandoned = held.leases[0]?.abandoned ?? unleased;
+      if (abandoned === undefined) return;
       await this.#recover(held, { resource, intent: abandoned, wait: false }, intent);
       held.state = 'clean';
     });
@@ -213,6 +227,8 @@ export class OperationRunner {
     error: TorporError,
   ): Promise<void> {
     try {
+      // To settle may destroy on the host what by now is another's, or has been handed out.
+      await this.#write(held, async () => undefined);
       const settlement = await operation.settle(subject, error);
       const { events } = await this.#conclude(held, operation, async (transaction) => ({
         result: undefined,
@@ -222,30 +238,66 @@ export class OperationRunner {
     } catch (reason) {
       this.#parts.logger.error(
         { resources: operation.resources, err: error, cause: TorporError.from(reason) },
-        `${KINDS[operation.kind].failed}, nor record it; the operation will be recovered`,
+        `${KINDS[operation.kind].failed}, nor record it; the operation is left to its recovery`,
       );
     }
   }
 
-  /** The last write of an operation: with its events, and the end of its leases. */
+  /** Without an outcome that was written here, what there is to finish belongs to whoever settles the operation. */
+  async #finish<Subject, Answer, Result>(
+    { state }: HeldLocks,
+    operation: Operation<Subject, Answer, Result>,
+    subject: Subject,
+    result: Result | undefined,
+  ): Promise<void> {
+    if (state !== 'released') return;
+    try {
+      await operation.finish?.(subject, result);
+    } catch (reason) {
+      const err = TorporError.from(reason);
+      const { resources, kind } = operation;
+      this.#parts.logger.warn({ resources, operation: kind, err }, 'Left something to a sweeper');
+    }
+  }
+
+  /**
+   * The last write of an operation: with its events, and the end of its leases. Whether it
+   * was committed is asked for where the connection broke before that was answered.
+   */
   async #conclude<R>(
     held: HeldLocks,
     { kind, actor }: Intent,
     write: (transaction: Write) => Promise<Completion<R>>,
   ): Promise<Completion<R>> {
     const { locks, onEvents } = this.#parts;
-    const completion = await this.#write(held, async (transaction) => {
+    let last: { readonly id: string; readonly written: Completion<R> } | undefined;
+    const conclude = this.#write(held, async (transaction) => {
       const written = await write(transaction);
       await appendEvents(
         transaction,
         written.events.map((event) => ({ kind, actor, ...event })),
       );
-      await locks.release(transaction, held);
+      last = { id: await locks.release(transaction, held), written };
       return written;
+    });
+    const completion = await conclude.catch(async (reason: unknown) => {
+      if (last !== undefined && (await this.#isCommitted(last.id))) return last.written;
+      throw reason;
     });
     held.state = 'released';
     if (completion.events.length > 0) onEvents();
     return completion;
+  }
+
+  /** False also where the database does not respond: then its row says so later. */
+  async #isCommitted(transactionId: string): Promise<boolean> {
+    try {
+      return await isCommitted(this.#parts.db, transactionId);
+    } catch (reason) {
+      const err = TorporError.from(reason);
+      this.#parts.logger.warn({ err }, 'Could not find out whether a transaction was committed');
+      return false;
+    }
   }
 
   async #recover(held: HeldLocks, abandoned: AbandonedOperation, next: Intent): Promise<void> {

@@ -35,13 +35,15 @@ export function snapshotEvent(
 }
 
 /**
- * Has the host release a template that nobody can name any more, and forgets it. A failure
- * is no error: the sweeper tries again.
+ * Has the host release a template, if it is `deleting`: nobody can name it any more, and that
+ * is final. Its row is forgotten then. If the host fails it is no error: the sweeper tries again.
  */
 export async function releaseTemplate(
   { hosts, templates, logger }: Pick<TemplateParts, 'hosts' | 'templates' | 'logger'>,
-  row: TemplateRow,
+  { id }: TemplateRow,
 ): Promise<void> {
+  const row = await templates.findDeleting(id);
+  if (row === undefined) return;
   try {
     await agentCall(() =>
       hosts

@@ -30,6 +30,15 @@ export class TemplateRepository {
       .executeTakeFirst();
   }
 
+  findDeleting(id: string): Promise<TemplateRow | undefined> {
+    return this.#db
+      .selectFrom('templates')
+      .selectAll()
+      .where('id', '=', id)
+      .where('state', '=', 'deleting')
+      .executeTakeFirst();
+  }
+
   /** Those that can be used, newest first. */
   list(teamId: string): Promise<TemplateRow[]> {
     return this.#db
@@ -108,7 +117,7 @@ export class TemplateRepository {
     await this.#db
       .deleteFrom('templates')
       .where('id', '=', id)
-      .where('state', '<>', 'ready')
+      .where('state', '=', 'deleting')
       .execute();
   }
 }

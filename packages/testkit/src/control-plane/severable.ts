@@ -11,7 +11,11 @@ import type { Transport } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 
 /** A statement or a call at which the links are cut: before it takes effect, or after, before its answer. */
-export type Step = { readonly when: 'before' | 'after' } & (
+export type Step = {
+  readonly when: 'before' | 'after';
+  /** Only the connection of the statement is cut, once; all links by default. */
+  readonly cuts?: 'connection';
+} & (
   | {
       readonly sql: RegExp;
       /** It counts only after a statement like this. */
@@ -86,9 +90,12 @@ export class SeverableLinks implements AsyncDisposable {
     client.on('close', () => server.end());
     client.on('data', (chunk: Buffer) => {
       const meets = this.#meets(chunk.toString('latin1'));
-      if (meets && this.#step?.when === 'before') return this.sever();
+      const cut = this.#step?.cuts === 'connection' ? () => client.destroy() : () => this.sever();
+      const isBefore = this.#step?.when === 'before';
+      if (meets && this.#step?.cuts === 'connection') this.#step = undefined;
+      if (meets && isBefore) return cut();
       server.write(chunk, () => {
-        if (meets) this.sever();
+        if (meets) cut();
       });
     });
   }
