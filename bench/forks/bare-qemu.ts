@@ -74,7 +74,7 @@ export class BareQemu implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#control.close();
     await this.#process.kill();
-    await this.#process.ended;
+    await this.#process.exited;
   }
 
   async #setIgnoreShared(state: boolean): Promise<void> {

@@ -107,7 +107,7 @@ export class GuestUnderTest implements AsyncDisposable {
     }
   }
 
-  /** Status of envd's answer to a GET, or 0 if there was none. */
+  /** Status of envd's response to a GET, or 0 if there was none. */
   async status(path: string): Promise<number> {
     const output = await this.curl([
       ...['-o', '/dev/null', '-w', '%{http_code}', this.url(path)],

@@ -189,7 +189,7 @@ describe('a request to a sandbox that it cannot fulfil', () => {
     expectSentence(error.message, /\/no\/such/);
   });
 
-  test('leaves it as it was: with no process, and answering', async () => {
+  test('leaves it as it was: with no process, and responding', async () => {
     const { body } = await api.send('GET', `/v1/sandboxes/${id}/processes`);
     expect(body).toEqual({ processes: [] });
     const exec = await api.send('POST', `/v1/sandboxes/${id}/exec`, { cmd: 'echo', args: ['yes'] });

@@ -39,7 +39,7 @@ export class RestClient {
     return { status: response.status, body: text === '' ? undefined : JSON.parse(text) };
   }
 
-  /** Sends what must be refused. Returns the error; throws ZodError if the answer is none. */
+  /** Sends what must be refused. Returns the error; throws ZodError if the response is none. */
   async refused(
     method: string,
     path: string,

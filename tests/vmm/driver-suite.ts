@@ -165,7 +165,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       expect(await bench.leftovers(description.spec)).toEqual([]);
     });
 
-    test('a machine outlives the process that started it, and the next one takes it over', async () => {
+    test('a machine outlives the process that started it, and the next one adopts it', async () => {
       const spec = await bench.spec(guest, GUEST_MODES.count);
       const { stdout } = await promisify(execFile)(process.execPath, [
         fileURLToPath(new URL('start-and-die.ts', import.meta.url)),

@@ -28,7 +28,7 @@ export interface HostAgentConfig {
   >;
   /** For the guests' /etc/resolv.conf; they cannot reach resolvers in private networks. */
   readonly nameservers?: readonly string[];
-  /** How long a guest may take from its start, booted or restored, to answering; two minutes if omitted. */
+  /** How long a guest may take from its start, booted or restored, to its first response; two minutes if omitted. */
   readonly guestTimeoutMs?: number;
   /** Keep the first boot of each image and shape, and restore later sandboxes from it; true if omitted. */
   readonly keepBoots?: boolean;

@@ -107,7 +107,7 @@ export interface HostContext {
   readonly nameservers: readonly string[];
   readonly logger: Logger;
   readonly now: MonotonicClock;
-  /** How long a guest may take from its start, booted or restored, to answering. */
+  /** How long a guest may take from its start, booted or restored, to its first response. */
   readonly guestTimeoutMs: number;
   /** How long each other step of a machine's start may take. */
   readonly stepTimeoutMs: number;

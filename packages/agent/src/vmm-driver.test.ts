@@ -4,7 +4,7 @@ import { HostDriver } from './vmm-driver.ts';
 
 const QEMU = { path: '/nonexistent/qemu', version: '10.0.2', machineType: 'microvm' } as const;
 
-/** Of a process that has ended, if ever it was. */
+/** Of a process that has exited, if ever it was. */
 function description(driver: MachineDescription['driver']): MachineDescription {
   const runDirectory = '/nonexistent/run';
   return {

@@ -16,7 +16,7 @@ import type { VmmChoice } from './vmm-choice.ts';
 
 /**
  * The driver of the VMM that was chosen. `cacheDir` takes what QEMU's is compiled to;
- * `startTimeoutMs` is how long a VMM may take from its start to answering.
+ * `startTimeoutMs` is how long a VMM may take from its start to its first response.
  */
 export async function openDriver(
   choice: VmmChoice,

@@ -8,7 +8,7 @@ import { expect, onTestFinished, test } from 'vitest';
 
 const TORPOR = fileURLToPath(new URL('../bin/torpor.mjs', import.meta.url));
 
-test('a command whose reader has gone ends without a word', async () => {
+test('a command whose reader has exited exits without a message', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-closed-'));
   onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
   // `read` waits until we have heard that nobody reads the pipe any more.

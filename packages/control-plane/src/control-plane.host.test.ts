@@ -104,7 +104,7 @@ test('keys are stored as hashes only', async () => {
   }
 });
 
-test('sandboxes run on at the end, unless all are to be destroyed: then the database says so', async () => {
+test('sandboxes keep running at the end, unless all are to be destroyed: then the database says so', async () => {
   const first = await start();
   const send = (at: ControlPlane, method: string, path: string, body?: object) =>
     fetch(`${at.url}/v1/sandboxes${path}`, {

@@ -33,7 +33,7 @@ export interface ControlPlaneOptions {
   readonly hostTransport: Transport;
   readonly logger: Logger;
   readonly version: string;
-  /** How long the host's agent lets a guest take from its start to answering; two minutes if omitted, as the agent has it. */
+  /** How long the host's agent lets a guest take from its start to its first response; two minutes if omitted, as the agent has it. */
   readonly guestTimeoutMs?: number;
   /** How long destroyed sandboxes stay listed; 7 days by default. */
   readonly retention?: Partial<RetentionOptions> | undefined;

@@ -94,7 +94,7 @@ describe('the routes', () => {
     expect(Math.abs(Date.now() / 1000 - (report.ts ?? 0))).toBeLessThan(60);
   });
 
-  it('answer an unknown path with 404 and a wrong method with 405', async () => {
+  it('respond to an unknown path with 404 and a wrong method with 405', async () => {
     expect((await call(open, '/freeze', { method: 'POST' })).status).toBe(404);
     expect((await call(open, '/process.Process/Nothing', list())).status).toBe(404);
     expect((await call(open, '/metrics', { method: 'POST' })).status).toBe(405);
@@ -139,7 +139,7 @@ describe('cross-origin requests', () => {
     expect(response.headers.get('access-control-allow-methods')).toContain('POST');
   });
 
-  it('may read the answer, also a refusal', async () => {
+  it('may read the response, also a refusal', async () => {
     for (const path of ['/health', '/metrics']) {
       const response = await call(guarded, path, { headers: { Origin: 'https://example.org' } });
       expect(response.headers.get('access-control-allow-origin')).toBe('*');

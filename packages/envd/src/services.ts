@@ -5,7 +5,7 @@ import { envdProcess } from '@torpor/protocol';
 import { EnvdContext } from './context.ts';
 import { handleFiles } from './files/index.ts';
 import { registerFilesystem } from './filesystem/index.ts';
-import { sendError, sendJson } from './http/answer.ts';
+import { sendError, sendJson } from './http/response.ts';
 import { rpcHandler } from './http/rpc-handler.ts';
 import { GuestSystem } from './init/guest-system.ts';
 import { InitHandler } from './init/handler.ts';

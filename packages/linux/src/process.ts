@@ -14,7 +14,7 @@ export interface ProcessIdentity {
 /** The identity of the process that has this pid now; undefined if there is none, or only a zombie. */
 export function identifyProcess(pid: number): ProcessIdentity | undefined {
   const stat = readStat(pid);
-  if (stat === undefined || stat.hasEnded) return undefined;
+  if (stat === undefined || stat.hasExited) return undefined;
   return { pid, startTimeTicks: stat.startTimeTicks };
 }
 
@@ -30,12 +30,12 @@ export function isProcessAlive(identity: ProcessIdentity): boolean {
  */
 export function exitOfZombie(identity: ProcessIdentity): ProcessExit | undefined {
   const stat = readStat(identity.pid);
-  if (!stat?.hasEnded || stat.startTimeTicks !== identity.startTimeTicks) return undefined;
+  if (!stat?.hasExited || stat.startTimeTicks !== identity.startTimeTicks) return undefined;
   return stat.exitStatus === 0 ? undefined : exitFromStatus(stat.exitStatus);
 }
 
 interface ProcessStat {
-  readonly hasEnded: boolean;
+  readonly hasExited: boolean;
   readonly startTimeTicks: string;
   /** As wait(2) gives it; 0 where it cannot be read, too. */
   readonly exitStatus: number;
@@ -54,8 +54,8 @@ function readStat(pid: number): ProcessStat | undefined {
   const [state] = fields;
   const startTimeTicks = fields[19];
   if (startTimeTicks === undefined) return undefined;
-  const hasEnded = state === 'Z' || state === 'X';
-  return { hasEnded, startTimeTicks, exitStatus: Number(fields[49]) };
+  const hasExited = state === 'Z' || state === 'X';
+  return { hasExited, startTimeTicks, exitStatus: Number(fields[49]) };
 }
 
 /**

@@ -13,7 +13,7 @@ async function reasonFor(evidence: Partial<ExitEvidence>, console = '', output =
   await writeFile(outputPath, output);
   return await reportExit({
     vmm: 'QEMU',
-    end: {},
+    exit: {},
     intended: undefined,
     shutdownReason: undefined,
     consolePath,
@@ -26,7 +26,7 @@ const PANIC =
   'booting\r\n[ 1.0] Kernel panic - not syncing: VFS: no root\r\n[ 1.1] CPU: 0 PID: 1\r\n';
 
 test('a panic that the guest printed says more than the reset that followed it', async () => {
-  const report = await reasonFor({ end: { exitCode: 0 }, shutdownReason: 'guest-reset' }, PANIC);
+  const report = await reasonFor({ exit: { exitCode: 0 }, shutdownReason: 'guest-reset' }, PANIC);
   expect(report.reason).toBe("The guest's kernel panicked: VFS: no root.");
   expect(report.consoleTail).toEqual([
     'booting',
@@ -65,37 +65,40 @@ test.each([
   ['no root disk.', 'The guest could not start: no root disk.'],
 ])('so does a boot that failed: %j', async (message, expected) => {
   const console = `torpor: [1.0] boot failed: ${message}\r\n[ 1.1] reboot: Power down\r\n`;
-  const { reason } = await reasonFor({ end: { exitCode: 0 } }, console);
+  const { reason } = await reasonFor({ exit: { exitCode: 0 } }, console);
   expect(reason).toBe(expected);
 });
 
 test('an intended end is reported as such, with its signal', async () => {
-  const report = await reasonFor({ end: { signal: 'SIGKILL' }, intended: 'It was killed.' }, PANIC);
+  const report = await reasonFor(
+    { exit: { signal: 'SIGKILL' }, intended: 'It was killed.' },
+    PANIC,
+  );
   expect(report).toMatchObject({ reason: 'It was killed.', signal: 'SIGKILL' });
 });
 
 test('a signal and a failure come with the last error of QEMU', async () => {
-  const killed = await reasonFor({ end: { signal: 'SIGKILL' } }, '', 'first\nlast\n');
+  const killed = await reasonFor({ exit: { signal: 'SIGKILL' } }, '', 'first\nlast\n');
   expect(killed.reason).toMatch(/^QEMU was terminated by SIGKILL, .*\. Its last error: last$/);
-  const failed = await reasonFor({ end: { exitCode: 1 } }, '', 'qemu: no memory\n');
+  const failed = await reasonFor({ exit: { exitCode: 1 } }, '', 'qemu: no memory\n');
   expect(failed.reason).toBe('QEMU exited with status 1. Its last error: qemu: no memory');
 });
 
 test('the reasons of a shutdown are told in sentences', async () => {
-  const end = { exitCode: 0 };
-  const { reason } = await reasonFor({ end, shutdownReason: 'guest-shutdown' });
+  const exit = { exitCode: 0 };
+  const { reason } = await reasonFor({ exit, shutdownReason: 'guest-shutdown' });
   expect(reason).toBe('The guest powered itself down.');
-  expect((await reasonFor({ end, shutdownReason: 'new-cause' })).reason).toContain('new-cause');
+  expect((await reasonFor({ exit, shutdownReason: 'new-cause' })).reason).toContain('new-cause');
 });
 
 test('a guest that powers itself down has not panicked, whatever it prints', async () => {
-  const evidence = { end: { exitCode: 0 }, shutdownReason: 'guest-shutdown' };
+  const evidence = { exit: { exitCode: 0 }, shutdownReason: 'guest-shutdown' };
   const { reason } = await reasonFor(evidence, PANIC);
   expect(reason).toBe('The guest powered itself down.');
 });
 
 test('a guest whose initramfs gave up says why', async () => {
-  const evidence = { end: { exitCode: 0 }, shutdownReason: 'guest-shutdown' };
+  const evidence = { exit: { exitCode: 0 }, shutdownReason: 'guest-shutdown' };
   const line = 'torpor: [3.25] boot failed: the base drive cannot be mounted\r\n';
   const { reason } = await reasonFor(evidence, line);
   expect(reason).toBe('The guest could not start: the base drive cannot be mounted.');
@@ -128,7 +131,7 @@ async function reasonOfFirecracker(evidence: Partial<ExitEvidence>, log: string,
 }
 
 test("a VMM's own log has its last error, and its statuses a meaning", async () => {
-  const evidence = { end: { exitCode: 148 }, statusMeanings: { 148: ': it was refused' } };
+  const evidence = { exit: { exitCode: 148 }, statusMeanings: { 148: ': it was refused' } };
   const log = 'at [sb1:main:ERROR] first\nat \0\0[sb1:fc_vcpu 0:ERROR] shutting down\n';
   const { reason } = await reasonOfFirecracker(evidence, log, 'printed\n');
   expect(reason).toBe(
@@ -137,7 +140,7 @@ test("a VMM's own log has its last error, and its statuses a meaning", async () 
 });
 
 test('a routine warning is not quoted as the reason why a VMM was killed', async () => {
-  const killed = { end: { signal: 'SIGKILL' } };
+  const killed = { exit: { signal: 'SIGKILL' } };
   const because =
     /^\w+ was terminated by SIGKILL, sent by hand or by the kernel because memory ran out\.$/;
   for (const routine of [
@@ -159,7 +162,7 @@ test('a routine warning is not quoted as the reason why a VMM was killed', async
 });
 
 test('an error is found before the routine that follows it', async () => {
-  const failed = { end: { exitCode: 1 } };
+  const failed = { exit: { exitCode: 1 } };
   const log = [
     'at [sb1:main:ERROR] RunWithApi error: no such tap',
     'at [sb1:main:WARN] something else',

@@ -1,14 +1,15 @@
+import type { ProcessExit } from '@torpor/linux';
 import { withFullStop } from '@torpor/protocol';
 import { readLastLines } from './console-log.ts';
 import type { ExitReport } from './driver.ts';
 import { vmmErrors } from './error-lines.ts';
-import type { ProcessEnd } from './vmm-process.ts';
 
 /** What is known of a VMM's exit. */
 export interface ExitEvidence {
   /** What the VMM is called in messages. */
   readonly vmm: string;
-  readonly end: ProcessEnd;
+  /** Empty where it is not known. */
+  readonly exit: ProcessExit;
   /** Set when the driver itself stopped the machine: the reason to report. */
   readonly intended: string | undefined;
   /** Why the machine was shut down, as named in QEMU's enum ShutdownCause. */
@@ -49,7 +50,7 @@ export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
   const { outputPath, logPath } = evidence;
   const lastError = (await recentErrors([outputPath, logPath])).at(-1);
   const consoleTail = lines.slice(-CONSOLE_TAIL_LINES);
-  return { reason: reasonOf(evidence, lines, lastError), ...evidence.end, consoleTail };
+  return { reason: reasonOf(evidence, lines, lastError), ...evidence.exit, consoleTail };
 }
 
 /** The last errors that a VMM printed or logged before it was ready: to follow a colon, and to end the sentence. */
@@ -67,18 +68,18 @@ async function recentErrors(paths: readonly (string | undefined)[]): Promise<str
 }
 
 function reasonOf(
-  { vmm, end, intended, shutdownReason, statusMeanings }: ExitEvidence,
+  { vmm, exit, intended, shutdownReason, statusMeanings }: ExitEvidence,
   lines: readonly string[],
   lastError: string | undefined,
 ): string {
   if (intended !== undefined) return intended;
   const quote = lastError === undefined ? '' : ` Its last error: ${lastError}`;
-  if (end.signal !== undefined) {
-    return `${vmm} was terminated by ${end.signal}${SIGNAL_HINTS[end.signal] ?? ''}.${quote}`;
+  if (exit.signal !== undefined) {
+    return `${vmm} was terminated by ${exit.signal}${SIGNAL_HINTS[exit.signal] ?? ''}.${quote}`;
   }
-  if (end.exitCode !== undefined && end.exitCode !== 0) {
-    const meaning = statusMeanings?.[end.exitCode] ?? '';
-    return `${vmm} exited with status ${end.exitCode}${meaning}.${quote}`;
+  if (exit.exitCode !== undefined && exit.exitCode !== 0) {
+    const meaning = statusMeanings?.[exit.exitCode] ?? '';
+    return `${vmm} exited with status ${exit.exitCode}${meaning}.${quote}`;
   }
   const panic = shutdownReason === 'guest-shutdown' ? undefined : panicOf(lines);
   if (panic !== undefined) return `The guest's kernel panicked: ${panic}`;
@@ -87,7 +88,7 @@ function reasonOf(
   if (shutdownReason !== undefined) {
     return SHUTDOWN_SENTENCES[shutdownReason] ?? `${vmm} exited: ${shutdownReason}.`;
   }
-  if (end.exitCode === 0) return `${vmm} exited.${quote}`;
+  if (exit.exitCode === 0) return `${vmm} exited.${quote}`;
   // One that an earlier process started leaves no status, but it would have printed that it was told to exit.
   return `${vmm} crashed, or was killed by hand or by the kernel because memory ran out; which is not known.${quote}`;
 }

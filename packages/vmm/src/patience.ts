@@ -1,5 +1,5 @@
 /**
- * How long a VMM that is alive may take to answer, or a program to tell its version. A VMM
+ * How long a VMM that is alive may take to respond, or a program to tell its version. A VMM
  * that has exited is noticed at once, so this limit only finds one that hangs: it is far above
  * what any healthy one takes on a slow or crowded machine, and interrupts no work that still makes progress.
  */

@@ -10,17 +10,12 @@ import {
   isProcessAlive,
   NETNS_DIRECTORY,
   openPidfd,
+  type ProcessExit,
   type ProcessIdentity,
   SystemError,
   signalProcess,
 } from '@torpor/linux';
 import { TorporError, withFullStop } from '@torpor/protocol';
-
-/** How a process exited; both are unset for one that is not our child and whose status the kernel does not tell. */
-export interface ProcessEnd {
-  readonly exitCode?: number;
-  readonly signal?: string;
-}
 
 export interface SpawnOptions {
   /** What the VMM is called in messages. */
@@ -59,17 +54,20 @@ const KILL_POLL_MS = 20;
  */
 export class VmmProcess {
   readonly identity: ProcessIdentity;
-  /** Resolves within {@link POLL_MS} and a little of the end, unless {@link unwatch} was called before. */
-  readonly ended: Promise<ProcessEnd>;
+  /**
+   * Resolves within {@link POLL_MS} and a little of the exit, unless {@link unwatch} was called before.
+   * Empty for one that is not our child and whose status the kernel does not tell.
+   */
+  readonly exited: Promise<ProcessExit>;
   readonly #name: string;
   readonly #boundedPaths: readonly string[];
-  readonly #end: (end: ProcessEnd) => void;
+  readonly #exited: (exit: ProcessExit) => void;
   readonly #isChild: boolean;
   /** Of one that is not our child: tells how it exited. */
   #pidfd: number | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #status: ProcessEnd | undefined;
-  /** Looks that found it gone. */
+  #status: ProcessExit | undefined;
+  /** Looks that found it exited. */
   #looks = 0;
 
   private constructor(
@@ -83,16 +81,16 @@ export class VmmProcess {
     this.#name = name;
     this.identity = identity;
     this.#boundedPaths = boundedPaths;
-    const { promise, resolve } = Promise.withResolvers<ProcessEnd>();
-    this.ended = promise;
-    this.#end = (end) => {
+    const { promise, resolve } = Promise.withResolvers<ProcessExit>();
+    this.exited = promise;
+    this.#exited = (exit) => {
       this.unwatch();
-      this.#status ??= end;
+      this.#status ??= exit;
       resolve(this.#status);
     };
     this.#lookEvery(POLL_MS);
     child?.once('exit', (code, signal) => {
-      this.#end({
+      this.#exited({
         ...(code === null ? {} : { exitCode: code }),
         ...(signal === null ? {} : { signal }),
       });
@@ -103,7 +101,7 @@ export class VmmProcess {
 
   /**
    * Starts a VMM in a session of its own, so that neither a terminal's signals
-   * nor our end reach it. Throws `host_setup` if the program cannot be run.
+   * nor our exit reach it. Throws `host_setup` if the program cannot be run.
    */
   static async spawn(options: SpawnOptions): Promise<VmmProcess> {
     await using resources = new AsyncDisposableStack();
@@ -150,7 +148,7 @@ export class VmmProcess {
   }
 
   /** Undefined while it runs. */
-  get status(): ProcessEnd | undefined {
+  get status(): ProcessExit | undefined {
     return this.#status ?? (this.#looks > 0 ? {} : undefined);
   }
 
@@ -159,8 +157,8 @@ export class VmmProcess {
     if (!this.#isChild && this.#status === undefined && !isProcessAlive(this.identity)) {
       this.#looks++;
       const exit = this.#exit();
-      if (exit !== 'pending') this.#end(exit ?? {});
-      else if (this.#looks >= MOST_LOOKS) this.#end({});
+      if (exit !== 'pending') this.#exited(exit ?? {});
+      else if (this.#looks >= MOST_LOOKS) this.#exited({});
       else if (this.#looks === 1) this.#lookEvery(LOOK_AGAIN_MS);
     }
     for (const path of this.#boundedPaths) {
@@ -174,7 +172,7 @@ export class VmmProcess {
   }
 
   /** How one that is not our child has exited; undefined where that cannot be found out. */
-  #exit(): ProcessEnd | 'pending' | undefined {
+  #exit(): ProcessExit | 'pending' | undefined {
     const early = exitOfZombie(this.identity);
     if (early !== undefined || this.#pidfd === undefined) return early;
     return exitOfPidfd(this.#pidfd);
@@ -188,7 +186,7 @@ export class VmmProcess {
     while (performance.now() < deadline) {
       // Looked for here too, because nothing else does after unwatch().
       this.check();
-      if (await this.endsWithin(KILL_POLL_MS)) return;
+      if (await this.exitsWithin(KILL_POLL_MS)) return;
     }
     throw new TorporError(
       'vmm_failed',
@@ -197,12 +195,12 @@ export class VmmProcess {
   }
 
   /** Waits for the exit, at most so long; returns whether it came. */
-  async endsWithin(timeoutMs: number): Promise<boolean> {
+  async exitsWithin(timeoutMs: number): Promise<boolean> {
     const cancel = new AbortController();
     const timeout = sleep(timeoutMs, false, { signal: cancel.signal }).catch(() => false);
-    const ended = await Promise.race([this.ended.then(() => true), timeout]);
+    const exited = await Promise.race([this.exited.then(() => true), timeout]);
     cancel.abort();
-    return ended;
+    return exited;
   }
 
   /** Stops looking; the process keeps running. */

@@ -33,7 +33,7 @@ export interface FileRequest {
   readonly user?: string | undefined;
 }
 
-/** What every call may carry: the account in the guest, and the caller's interest in the answer. */
+/** What every call may carry: the account in the guest, and the caller's interest in the response. */
 export interface CallOptions {
   readonly user?: string | undefined;
   readonly signal?: AbortSignal | undefined;

@@ -86,7 +86,7 @@ export function fromGuest(reason: unknown, call: GuestCall): TorporError {
   return guestError(code ?? 'guest_failed', reason.rawMessage, reason);
 }
 
-/** The TorporError for an HTTP answer of envd with an error status; `body` as it was received. */
+/** The TorporError for an HTTP response of envd with an error status; `body` as it was received. */
 export function fromGuestStatus(status: number, body: string, call: GuestCall): TorporError {
   const message = messageOf(body) ?? `The guest returned status ${status}.`;
   if (status === 401) return refused(new Error(message), call);

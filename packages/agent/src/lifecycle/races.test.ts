@@ -84,7 +84,7 @@ async function resuming(): Promise<{ gate: Gate; resume: Promise<unknown> }> {
   return { gate, resume };
 }
 
-test('a sandbox that is destroyed while it is paused is paused, and then gone with its build', async () => {
+test('a sandbox that is destroyed while it is paused is paused, and then removed with its build', async () => {
   await world.createSource();
   const { gate, pause } = await pausing();
   const destroyed = destroySandbox(world.registry, world.source);
@@ -468,7 +468,7 @@ test('a resumed sandbox has its address again, unless another has it meanwhile',
   expect(moved.record.slot?.index).not.toBe(record.slot?.index);
 });
 
-test('connections to a guest are reset when it has gone for good, and not by a pause', async () => {
+test('connections to a guest are reset when it no longer exists, and not by a pause', async () => {
   const { registry, host } = world;
   const { record } = await createSandbox(registry, request());
   await pauseSandbox(registry, record.id);

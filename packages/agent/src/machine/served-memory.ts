@@ -34,7 +34,7 @@ export class ServedMemory {
 
 /**
  * Adopts the memory of a VM that an earlier agent had served; the VM follows. A VM without
- * its pager may not even answer, so this comes first. Throws `vmm_failed`.
+ * its pager may not even respond, so this comes first. Throws `vmm_failed`.
  */
 export async function adoptMemory(
   host: HostContext,

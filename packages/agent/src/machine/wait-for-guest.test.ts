@@ -50,7 +50,7 @@ test('a guest that does not respond within half a second is waited for all the s
 });
 
 test('a guest that is slower than any one patience is reached with a longer one', async () => {
-  // Answers nobody who waits less than half a minute; that is said at once, to spend no time.
+  // Responds to nobody who waits less than half a minute; that is said at once, to spend no time.
   const slow = { isHealthy: async (patienceMs: number) => patienceMs > 30_000 };
   await waitForGuest({ vm, guest: slow, timeoutMs: 600_000, signal });
 });

@@ -9,7 +9,7 @@ const PROBE_TIMEOUT_MS = 500;
 /**
  * A guest on a loaded host responds to none of those in time. So when the first has gone
  * unanswered, a patient one is under way beside the others, and each of these waits longer
- * than the one before: however slow a guest is, one of them will outlast its answer.
+ * than the one before: however slow a guest is, one of them will be long enough for its response.
  */
 const PATIENT_PROBE_TIMEOUT_MS = 5_000;
 const PATIENCE_GROWTH = 2;
@@ -66,7 +66,7 @@ export function exitReason({ reason, consoleTail }: ExitReport): string {
 }
 
 interface Polling {
-  /** How long the first probe waits for an answer; each later one `growth` times as long. */
+  /** How long the first probe waits for a response; each later one `growth` times as long. */
   readonly patienceMs: number;
   readonly growth: number;
   /** As performance.now() tells it. */

@@ -163,7 +163,7 @@ test('a connection is reset when another sandbox gets the address', async () => 
   expect((await acquire('sba', slot.index)).index).not.toBe(slot.index);
 });
 
-test('a connection is reset when the guest has gone for good, and not while somebody has the slot', async () => {
+test('a connection is reset when the guest no longer exists, and not while somebody has the slot', async () => {
   const { slot, client } = await connectedGuest('sba');
   await opened.pool.resetConnections(slot.index);
   client.say('still there');

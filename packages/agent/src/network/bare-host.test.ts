@@ -82,7 +82,7 @@ describe('other firewalls', () => {
     '{"chain":{"family":"ip","table":"filter","name":"FORWARD","hook":"forward","policy":"drop"}}';
   test.each([
     ['none, and no output', '', []],
-    ['none, and an answer without a list', '{}', []],
+    ['none, and output without a list', '{}', []],
     ['none but the version', `{"nftables": [${version}]}`, []],
     ['one, after entries that we do not know', `{"nftables":[{},{"chain":{}},${drops}]}`, [NAME]],
     [

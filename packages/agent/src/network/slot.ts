@@ -42,8 +42,8 @@ export interface SlotPool {
   acquire(request: SlotRequest): Promise<NetworkSlot>;
   /**
    * Takes the slot down, after which its index may be used again. Idempotent: a
-   * slot of an earlier lease is left alone. The VMM should be gone by then; one
-   * that is not loses its network at once.
+   * slot of an earlier lease is left alone. The VMM should have exited by then; one
+   * that has not loses its network at once.
    */
   release(slot: NetworkSlot): Promise<void>;
   /**

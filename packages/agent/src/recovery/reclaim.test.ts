@@ -50,7 +50,7 @@ function endGroup(pid: number): void {
   try {
     process.kill(-pid, 'SIGKILL');
   } catch {
-    // All of it has ended.
+    // All of it has exited.
   }
 }
 
@@ -73,7 +73,7 @@ describe('an agent that starts after another was killed', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('notices the end of a VMM that it took over', async () => {
+  test('notices the exit of a VMM that it adopted', async () => {
     const { id } = await runningSandbox();
     const registry = await nextAgent();
     vms[0]?.die();
@@ -82,7 +82,7 @@ describe('an agent that starts after another was killed', () => {
       .toMatchObject({ state: 'error', reason: expect.stringMatching(/SIGKILL/) });
   });
 
-  test('gives a new sandbox neither the slot nor the user of one that it took over', async () => {
+  test('gives a new sandbox neither the slot nor the user of one that it adopted', async () => {
     const old = await runningSandbox();
     const registry = await nextAgent();
     const { record } = await createSandbox(registry, request());

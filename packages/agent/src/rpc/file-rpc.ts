@@ -58,8 +58,8 @@ export function fileRpc(registry: SandboxRegistry): Methods {
 }
 
 /**
- * The contents of the messages. Over some transports those of a client that has gone
- * away simply end: then half a file must not pass for a whole one.
+ * The contents of the messages. Over some transports those of a client that has
+ * disconnected simply end: then half a file must not pass for a whole one.
  */
 async function* chunks(
   messages: AsyncIterator<hostAgent.WriteFileStreamRequest>,

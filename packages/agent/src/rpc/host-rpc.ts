@@ -45,7 +45,7 @@ export function hostRpc(
 
     async terminate() {
       await destroyAll(registry);
-      // After the answer is on its way.
+      // After the response has been sent.
       setImmediate(onTerminate);
       return {};
     },

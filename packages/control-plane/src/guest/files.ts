@@ -81,7 +81,7 @@ export class GuestFiles {
 
   /**
    * The content of a file, read only as fast as it is taken. Resolves when the first
-   * bytes have come, so that a missing file is an error and not an empty answer.
+   * bytes have come, so that a missing file is an error and not an empty response.
    * Leaving the iteration early ends the transfer.
    */
   async read(
@@ -104,13 +104,13 @@ export class GuestFiles {
     { depth, ...location }: FileLocation & { readonly depth: number },
   ): Promise<readonly FileEntry[]> {
     const client = await this.#clientOf(principal, id);
-    const answer = await agentCall(() =>
+    const response = await agentCall(() =>
       client.listDir(
         { sandboxId: id, depth, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
-    return answer.entries.map(entryFrom);
+    return response.entries.map(entryFrom);
   }
 
   /** Throws `already_exists` for a directory that is there. */
@@ -120,19 +120,19 @@ export class GuestFiles {
     location: FileLocation,
   ): Promise<FileEntry> {
     const client = await this.#clientOf(principal, id);
-    const answer = await agentCall(() =>
+    const response = await agentCall(() =>
       client.makeDir(
         { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
-    if (answer.entry === undefined) {
+    if (response.entry === undefined) {
       throw new TorporError(
         'internal_error',
         'The host agent created a directory but did not return it.',
       );
     }
-    return entryFrom(answer.entry);
+    return entryFrom(response.entry);
   }
 
   async remove(principal: Principal, id: string, location: FileLocation): Promise<void> {

@@ -63,7 +63,7 @@ export class GuestProcesses {
     const client = await this.#clientOf(principal, id);
     this.#metrics.execs.inc({ kind: 'foreground' });
     const started = performance.now();
-    const answer = await agentCall(() =>
+    const response = await agentCall(() =>
       client.exec(
         {
           ...programMessage(program),
@@ -74,12 +74,12 @@ export class GuestProcesses {
         { signal, ...(timeoutSec === 0 ? {} : { timeoutMs: timeoutSec * 1000 + EXEC_MARGIN_MS }) },
       ),
     );
-    const { stdout, stderr, exitCode, status } = answer;
+    const { stdout, stderr, exitCode, status } = response;
     return {
       stdout,
       stderr,
-      stdoutDroppedBytes: Number(answer.stdoutDroppedBytes),
-      stderrDroppedBytes: Number(answer.stderrDroppedBytes),
+      stdoutDroppedBytes: Number(response.stdoutDroppedBytes),
+      stderrDroppedBytes: Number(response.stderrDroppedBytes),
       exitCode,
       ...(status === undefined ? {} : { status }),
       durationMs: performance.now() - started,

@@ -12,7 +12,7 @@ afterEach(async () => {
   door = undefined;
 });
 
-/** Answers with its name. */
+/** Responds with its name. */
 function entrance(name: string, serves: (destination: Destination) => boolean): Entrance {
   return {
     serves,

@@ -273,7 +273,7 @@ describe('files', () => {
     expect(createHash('sha256').update(bytes).digest('hex')).toBe(digest);
   });
 
-  test('a missing file is not_found, not an empty answer', async () => {
+  test('a missing file is not_found, not an empty response', async () => {
     for (const response of [
       await harness.request(files('?path=missing')),
       await harness.send('POST', files('/read'), { path: 'missing' }),
@@ -305,7 +305,7 @@ describe('files', () => {
     await until(() => harness.agent.files.failedWrites === before + 1);
   });
 
-  test('an answer that breaks off half-way is seen to be incomplete', async () => {
+  test('a response that breaks off half-way is seen to be incomplete', async () => {
     harness.agent.files.readError = new TorporError(
       'guest_unreachable',
       'The guest no longer exists.',

@@ -8,7 +8,7 @@ const MAX_DISCARD_MS = 10_000;
  * The chunks of a request's body. Throws when the client disconnects (`signal`), so that half
  * a body is never taken for a whole one. When the reader stops early, the rest is read and
  * thrown away, within bounds, rather than the connection cut: a client that is still
- * sending gets the answer and not a broken pipe.
+ * sending gets the response and not a broken pipe.
  */
 export async function* bodyChunks(
   request: Request,

@@ -5,7 +5,7 @@ import { basename } from 'node:path';
 import * as z from 'zod';
 import type { EnvdContext } from '../context.ts';
 import { isMissing } from '../filesystem/errors.ts';
-import { sendJson } from '../http/answer.ts';
+import { sendJson } from '../http/response.ts';
 import { readAll } from './content.ts';
 import { HttpError } from './http-error.ts';
 import { chunksOf, openBody } from './request-body.ts';

@@ -61,7 +61,7 @@ export class FilesServer implements AsyncDisposable {
   }
 }
 
-/** The body of an error answer, which repeats its status. */
+/** The body of an error response, which repeats its status. */
 export async function errorOf(response: Response): Promise<{ code: number; message: string }> {
   const body = (await response.json()) as { code: number; message: string };
   if (body.code !== response.status) {

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { EnvdContext } from '../context.ts';
-import { sendError } from '../http/answer.ts';
+import { sendError } from '../http/response.ts';
 import { handleCompose } from './compose.ts';
 import { handleDownload } from './download.ts';
 import { HttpError } from './http-error.ts';
@@ -9,9 +9,9 @@ import { handleUpload } from './upload.ts';
 export { type FileOperation, type SignedRequest, signatureOf } from './signature.ts';
 
 /**
- * Answers `/files` and `/files/compose`, wire-compatible with E2B. The former checks
+ * Serves `/files` and `/files/compose`, wire-compatible with E2B. The former checks
  * the access token or the signature itself; the latter relies on the server's check
- * of the token. Never rejects: a failure after the answer has begun cuts the connection.
+ * of the token. Never rejects: a failure after the response has begun cuts the connection.
  */
 export async function handleFiles(
   request: IncomingMessage,
@@ -25,7 +25,7 @@ export async function handleFiles(
     const { status, message } = HttpError.from(error);
     for (const name of HEADERS_OF_A_FILE) response.removeHeader(name);
     sendError(response, status, message);
-    // What is still being sent is read and dropped, so that the client gets the answer.
+    // What is still being sent is read and dropped, so that the client gets the response.
     request.unpipe();
     request.resume();
   }

@@ -10,7 +10,7 @@ const MAX_RANGES = 100;
 /**
  * What a `Range` header (RFC 9110, section 14.2) asks of a file of `size` bytes: one
  * range, `unsatisfiable` (416), or `all` for a header that is malformed, not in bytes,
- * or asks for several separate pieces, which a server may answer with the whole file.
+ * or asks for several separate pieces, to which a server may respond with the whole file.
  */
 export function parseRange(header: string, size: number): ByteRange | 'all' | 'unsatisfiable' {
   const specifiers = /^bytes=(.+)$/i.exec(header.trim())?.[1]?.split(',');

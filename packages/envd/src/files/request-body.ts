@@ -18,7 +18,7 @@ export function openBody(request: IncomingMessage): Readable {
   const gunzip = createGunzip();
   // It can fail before it is read; a later reader gets the error.
   gunzip.on('error', () => undefined);
-  // Destroying the request would cut the connection that the answer needs.
+  // Destroying the request would cut the connection that the response needs.
   request.once('close', () => {
     if (!request.complete) gunzip.destroy(new HttpError(400, 'the request was cut off'));
   });
@@ -27,7 +27,7 @@ export function openBody(request: IncomingMessage): Readable {
 
 /**
  * Reads a body without destroying it when reading ends early, so that the
- * connection can still carry the answer. Throws HttpError 400 if it is cut off.
+ * connection can still carry the response. Throws HttpError 400 if it is cut off.
  */
 export async function* chunksOf(body: Readable): AsyncGenerator<Buffer> {
   try {

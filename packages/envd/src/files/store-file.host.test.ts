@@ -54,7 +54,7 @@ describe('a full disk', () => {
 });
 
 describe('metadata', () => {
-  it('is kept with the file, told in the answer, and replaced by the next upload', async () => {
+  it('is kept with the file, told in the response, and replaced by the next upload', async () => {
     const path = join(directory, 'file');
     const first = await files.put(path, 'x', {
       'X-Metadata-Author': 'ann',

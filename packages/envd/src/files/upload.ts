@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { basename } from 'node:path';
 import type { Readable } from 'node:stream';
 import type { EnvdContext } from '../context.ts';
-import { sendJson } from '../http/answer.ts';
+import { sendJson } from '../http/response.ts';
 import type { User } from '../users.ts';
 import { HttpError } from './http-error.ts';
 import { metadataOf } from './metadata-headers.ts';

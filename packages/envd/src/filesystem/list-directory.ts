@@ -6,7 +6,7 @@ import type { UserDatabase } from '../users.ts';
 import { type EntryInfoInit, entryInfo } from './entry-info.ts';
 import { errnoName, filesystemError, isMissing } from './errors.ts';
 
-/** One answer holds them all in memory, about 1 KiB each. */
+/** One response holds them all in memory, about 1 KiB each. */
 const MAX_ENTRIES = 200_000;
 
 /** Entries that are looked at together; the thread pool works on four at a time. */

@@ -14,13 +14,13 @@ export interface RpcHandlerOptions extends ConnectRouterOptions {
   /** The most bytes that a message may have, packed or not. */
   readonly readMaxBytes: number;
   readonly routes: (router: ConnectRouter) => void;
-  /** Answers requests for paths that are no method's. */
+  /** Responds to requests for paths that are no method's. */
   readonly fallback: (request: IncomingMessage, response: ServerResponse) => void;
 }
 
 /**
  * A request handler for the methods of a router, like `connectNodeAdapter`, except
- * that a client which leaves in the middle of an answer is no failure to report:
+ * that a client which leaves in the middle of a response is no failure to report:
  * that is how every watcher and terminal ends.
  */
 export function rpcHandler(
@@ -41,7 +41,7 @@ export function rpcHandler(
     if (handler === undefined) return fallback(request, response);
     const call = universalRequestFromNodeRequest(request, response, undefined, undefined);
     handler(limitMessages(call, readMaxBytes))
-      .then((answer) => universalResponseToNodeResponse(answer, response))
+      .then((result) => universalResponseToNodeResponse(result, response))
       .catch((error: unknown) => {
         if (response.destroyed) return;
         console.error(`envd: ${handler.service.typeName}/${handler.method.name} failed:`, error);

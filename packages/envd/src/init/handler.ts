@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { isIP } from 'node:net';
 import { type InitRequest, initRequestSchema } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
-import { sendError } from '../http/answer.ts';
+import { sendError } from '../http/response.ts';
 import { type GuestSystem, InitStepError } from './guest-system.ts';
 
 const MAX_BODY_BYTES = 1024 * 1024;
@@ -22,7 +22,7 @@ export class InitHandler {
   }
 
   /**
-   * Answers `POST /init`: 204 when all steps succeeded; 400 for a body that is not
+   * Handles `POST /init`: 204 when all steps succeeded; 400 for a body that is not
    * as agreed; 401 if an access token is set and neither the body's nor the
    * `X-Access-Token` header's is the same (the header lets the host give a restored
    * guest a new token); 500 with the step that failed.

@@ -1,5 +1,5 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import type { ProcessEnd } from '../process-end.ts';
+import type { ProcessExit } from '../process-exit.ts';
 import { OutputHub } from './output-hub.ts';
 import type { OutputKind } from './output-ring.ts';
 import { signalSession } from './session-signal.ts';
@@ -37,7 +37,7 @@ export interface ChannelEvents {
   onOutput(kind: OutputKind, bytes: Uint8Array): void;
   /** All outputs are at their end: nobody holds the other side. */
   onOutputClosed(): void;
-  onExit(end: ProcessEnd): void;
+  onExit(exit: ProcessExit): void;
 }
 
 /**
@@ -54,7 +54,7 @@ export class GuestProcess {
   readonly output: OutputHub;
   readonly #channel: ProcessChannel;
   readonly #onEnd: (process: GuestProcess) => void;
-  #exit: ProcessEnd | undefined;
+  #exit: ProcessExit | undefined;
   #outputClosed = false;
   #lastOutputMs = 0;
   #inputTail: Promise<void> = Promise.resolve();
@@ -76,8 +76,8 @@ export class GuestProcess {
         this.#outputClosed = true;
         this.#finishIfOver();
       },
-      onExit: (end) => {
-        this.#exit = end;
+      onExit: (exit) => {
+        this.#exit = exit;
         this.#lastOutputMs = performance.now();
         this.#finishIfOver();
         this.#watchOrphanedOutput();
@@ -160,11 +160,11 @@ export class GuestProcess {
   }
 
   #watchOrphanedOutput(): void {
-    const end = this.#exit;
-    if (end === undefined || this.output.end !== undefined) return;
+    const exit = this.#exit;
+    if (exit === undefined || this.output.end !== undefined) return;
     const quietMs = performance.now() - this.#lastOutputMs;
     if (quietMs >= ORPHANED_OUTPUT_MS && !this.output.paused) {
-      this.#finish(end);
+      this.#finish(exit);
       return;
     }
     // The check after the timer comes behind the poll phase: what was waiting in
@@ -175,9 +175,9 @@ export class GuestProcess {
     ).unref();
   }
 
-  #finish(end: ProcessEnd): void {
+  #finish(exit: ProcessExit): void {
     if (this.output.end !== undefined) return;
-    this.output.finish(end);
+    this.output.finish(exit);
     this.#channel.release();
     this.#onEnd(this);
   }

@@ -13,7 +13,7 @@ import {
 import { TorporError } from '@torpor/protocol';
 import { errnoName } from '../filesystem/errors.ts';
 import type { DaemonProtection } from '../protection/daemon-protection.ts';
-import type { ExplainEnd } from '../protection/program-groups.ts';
+import type { ExplainExit } from '../protection/program-groups.ts';
 import type { User } from '../users.ts';
 import { isForeignElf, type LaunchRequest, launchError, programPaths } from './launch-error.ts';
 
@@ -23,13 +23,13 @@ export interface LaunchedTerminal {
   readonly pid: number;
   /** The terminal's other side, for the caller to close. */
   readonly masterFd: number;
-  readonly explainEnd: ExplainEnd;
+  readonly explainExit: ExplainExit;
 }
 
 export interface LaunchedPipes {
   readonly child: ChildProcess;
   readonly pid: number;
-  readonly explainEnd: ExplainEnd;
+  readonly explainExit: ExplainExit;
   /** Absent if the program reads /dev/null. */
   readonly stdin: Socket | undefined;
   readonly stdout: Socket;
@@ -100,7 +100,7 @@ export class Launcher {
     return {
       child,
       pid,
-      explainEnd: this.#admit(pid, request.user),
+      explainExit: this.#admit(pid, request.user),
       stdin:
         stdin === undefined
           ? undefined
@@ -125,7 +125,7 @@ export class Launcher {
         throw error;
       }
     });
-    return { ...launched, explainEnd: this.#admit(launched.pid, request.user) };
+    return { ...launched, explainExit: this.#admit(launched.pid, request.user) };
   }
 
   #launch<T>(request: LaunchRequest, fork: () => T): T {
@@ -164,7 +164,7 @@ export class Launcher {
   }
 
   /** To be called for every process that was forked in {@link asUser}; says more of its end. */
-  #admit(pid: number, user: User): ExplainEnd {
+  #admit(pid: number, user: User): ExplainExit {
     return this.#protection?.admit(pid, user.uid) ?? ((end) => end);
   }
 

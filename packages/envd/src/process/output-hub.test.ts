@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { endByStatus } from './end-status.ts';
+import { exitByStatus } from './exit-status.ts';
 import { OutputHub, type OutputSubscription } from './output-hub.ts';
 
 const KIB = 1024;
@@ -55,7 +55,7 @@ describe('OutputHub', () => {
       output.push({ kind, bytes: Buffer.from(String(index)) });
     }
     for (let index = 0; index < 5; index += 1) output.push(block(64 * KIB));
-    output.finish(endByStatus(0));
+    output.finish(exitByStatus(0));
     const events: unknown[] = [];
     for (;;) {
       const event = await follower.next(1000);
@@ -92,7 +92,7 @@ describe('OutputHub', () => {
     const { hub: output } = hub();
     using early = output.subscribe();
     output.push(block(3));
-    output.finish(endByStatus(0));
+    output.finish(exitByStatus(0));
     output.push(block(3));
     using late = output.subscribe();
     for (const follower of [early, late]) {

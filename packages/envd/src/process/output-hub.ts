@@ -1,11 +1,11 @@
 import type { ConnectError } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
-import type { ProcessEnd } from '../process-end.ts';
+import type { ProcessExit } from '../process-exit.ts';
 import { type OutputChunk, OutputRing } from './output-ring.ts';
 
 export type OutputEvent =
   | { readonly type: 'data'; readonly chunk: OutputChunk }
-  | { readonly type: 'end'; readonly end: ProcessEnd };
+  | { readonly type: 'end'; readonly end: ProcessExit };
 
 /** What a late subscriber gets first. */
 const REPLAY_BYTES = 64 * 1024;
@@ -34,14 +34,14 @@ export class OutputHub {
   readonly #setPaused: (paused: boolean) => void;
   #paused = false;
   #stallTimer: NodeJS.Timeout | undefined;
-  #end: ProcessEnd | undefined;
+  #end: ProcessExit | undefined;
 
   /** @param setPaused Stops and restarts the source of the output. */
   constructor(setPaused: (paused: boolean) => void) {
     this.#setPaused = setPaused;
   }
 
-  get end(): ProcessEnd | undefined {
+  get end(): ProcessExit | undefined {
     return this.#end;
   }
 
@@ -58,7 +58,7 @@ export class OutputHub {
     this.#balance();
   }
 
-  finish(end: ProcessEnd): void {
+  finish(end: ProcessExit): void {
     if (this.#end !== undefined) return;
     this.#end = end;
     for (const subscriber of this.#subscribers) {

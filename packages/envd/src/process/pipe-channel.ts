@@ -1,12 +1,12 @@
 import type { Socket } from 'node:net';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { endBySignal, endByStatus } from './end-status.ts';
+import { exitBySignal, exitByStatus } from './exit-status.ts';
 import type { ChannelEvents, ProcessChannel } from './guest-process.ts';
 import type { LaunchedPipes } from './launcher.ts';
 
 /** A process on three pipes. */
 export function openPipes(
-  { child, pid, explainEnd, stdin, stdout, stderr }: LaunchedPipes,
+  { child, pid, explainExit, stdin, stdout, stderr }: LaunchedPipes,
   events: ChannelEvents,
 ): ProcessChannel {
   let open = 2;
@@ -25,7 +25,7 @@ export function openPipes(
   stdin?.on('error', () => undefined);
   child.on('exit', (code, signal) => {
     stdin?.destroy();
-    events.onExit(explainEnd(signal === null ? endByStatus(code ?? 0) : endBySignal(signal)));
+    events.onExit(explainExit(signal === null ? exitByStatus(code ?? 0) : exitBySignal(signal)));
   });
   return {
     pid,

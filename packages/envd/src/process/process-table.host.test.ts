@@ -152,7 +152,7 @@ describe('the table of processes', () => {
     for (let round = 0; round < 8; round += 1) {
       await Promise.all(Array.from({ length: 32 }, () => runTrue(table, context)));
     }
-    expect(() => table.findOrEnded({ pid: first })).toThrow('not found');
+    expect(() => table.findOrExited({ pid: first })).toThrow('not found');
   });
 });
 

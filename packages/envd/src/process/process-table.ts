@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
-import type { ProcessEnd } from '../process-end.ts';
+import type { ProcessExit } from '../process-exit.ts';
 import type { User } from '../users.ts';
 import { GuestProcess, type ProcessDescription, type TerminalSize } from './guest-process.ts';
 import { unusableDirectory } from './launch-error.ts';
@@ -24,15 +24,15 @@ export interface StartOptions {
 export interface ListedProcess {
   readonly pid: number;
   readonly description: ProcessDescription;
-  readonly end?: ProcessEnd | undefined;
+  readonly end?: ProcessExit | undefined;
 }
 
 export type Selector = { readonly pid: number } | { readonly tag: string };
 
 /** How long the last output and the end of a process can still be fetched. */
-const ENDED_RETENTION_MS = 30_000;
+const EXITED_RETENTION_MS = 30_000;
 /** Bounds the memory of a guest that starts very many short processes. */
-const MAX_ENDED = 256;
+const MAX_EXITED = 256;
 /** How many detached processes that have exited are still listed. */
 const MAX_EXITED_DETACHED = 100;
 /** The one locale with UTF-8 that every C library of today has built in. */
@@ -54,7 +54,7 @@ export class ProcessTable {
   readonly #searchPath: string;
   readonly #runtimeDirectory: ((user: User) => string | undefined) | undefined;
   readonly #running = new Set<GuestProcess>();
-  readonly #ended = new Set<GuestProcess>();
+  readonly #exited = new Set<GuestProcess>();
   readonly #exitedDetached: ListedProcess[] = [];
 
   constructor({ context, launcher, searchPath, runtimeDirectory }: ProcessTableOptions) {
@@ -88,17 +88,21 @@ export class ProcessTable {
       cwd: await this.#workingDirectory(user, description.cwd),
     };
     checkArguments(request);
-    const ended = (process: GuestProcess): void => this.#retire(process);
+    const onExit = (process: GuestProcess): void => this.#retire(process);
     if (terminal === undefined) {
       const pipes = await this.#launcher.startOnPipes(request, options.stdin);
-      const process = GuestProcess.follow(description, (events) => openPipes(pipes, events), ended);
+      const process = GuestProcess.follow(
+        description,
+        (events) => openPipes(pipes, events),
+        onExit,
+      );
       this.#running.add(process);
       return process;
     }
     const process = GuestProcess.follow(
       description,
       (events) => openPty(this.#launcher, request, terminal, events),
-      ended,
+      onExit,
     );
     this.#running.add(process);
     return process;
@@ -110,10 +114,10 @@ export class ProcessTable {
   }
 
   /** A process that runs or exited at most 30 s ago. Throws ConnectError `not_found`. */
-  findOrEnded(selector: Selector): GuestProcess {
+  findOrExited(selector: Selector): GuestProcess {
     return (
       newestMatch(this.#running, selector) ??
-      newestMatch(this.#ended, selector) ??
+      newestMatch(this.#exited, selector) ??
       notFound(selector)
     );
   }
@@ -127,17 +131,17 @@ export class ProcessTable {
 
   #retire(process: GuestProcess): void {
     this.#running.delete(process);
-    if (process.description.detached) this.#rememberEnd(process);
-    this.#ended.add(process);
-    const forget = setTimeout(() => this.#ended.delete(process), ENDED_RETENTION_MS);
+    if (process.description.detached) this.#rememberExit(process);
+    this.#exited.add(process);
+    const forget = setTimeout(() => this.#exited.delete(process), EXITED_RETENTION_MS);
     forget.unref();
-    if (this.#ended.size > MAX_ENDED) {
-      const [oldest] = this.#ended;
-      if (oldest !== undefined) this.#ended.delete(oldest);
+    if (this.#exited.size > MAX_EXITED) {
+      const [oldest] = this.#exited;
+      if (oldest !== undefined) this.#exited.delete(oldest);
     }
   }
 
-  #rememberEnd({ pid, description, output }: GuestProcess): void {
+  #rememberExit({ pid, description, output }: GuestProcess): void {
     this.#exitedDetached.push({ pid, description: { ...description, envs: {} }, end: output.end });
     if (this.#exitedDetached.length > MAX_EXITED_DETACHED) this.#exitedDetached.shift();
   }

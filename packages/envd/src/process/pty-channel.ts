@@ -1,7 +1,7 @@
 import { ReadStream } from 'node:tty';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { resizeTerminal } from '@torpor/linux';
-import { endBySignal, endByStatus } from './end-status.ts';
+import { exitBySignal, exitByStatus } from './exit-status.ts';
 import type { ChannelEvents, ProcessChannel, TerminalSize } from './guest-process.ts';
 import type { Launcher, LaunchRequest } from './launcher.ts';
 import { writeTo } from './pipe-channel.ts';
@@ -16,12 +16,12 @@ export function openPty(
   size: TerminalSize,
   events: ChannelEvents,
 ): ProcessChannel {
-  const { explainEnd, pid, masterFd } = launcher.startOnTerminal(request, size, (exit) =>
+  const { explainExit, pid, masterFd } = launcher.startOnTerminal(request, size, (exit) =>
     events.onExit(
-      explainEnd(
+      explainExit(
         exit.signal === undefined
-          ? endByStatus(exit.exitCode ?? 0)
-          : endBySignal(exit.signal as NodeJS.Signals),
+          ? exitByStatus(exit.exitCode ?? 0)
+          : exitBySignal(exit.signal as NodeJS.Signals),
       ),
     ),
   );

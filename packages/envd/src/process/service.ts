@@ -3,7 +3,7 @@ import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@conn
 import { type envdProcess, TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import { keepaliveMs } from '../http/keepalive.ts';
-import type { ProcessEnd } from '../process-end.ts';
+import type { ProcessExit } from '../process-exit.ts';
 import type { GuestProcess } from './guest-process.ts';
 import type { OutputEvent, OutputSubscription } from './output-hub.ts';
 import type { ListedProcess, ProcessTable, Selector } from './process-table.ts';
@@ -31,7 +31,7 @@ export function processService(context: EnvdContext, table: ProcessTable): Proce
     },
 
     async *connect(request, call) {
-      const process = table.findOrEnded(selectorOf(request.process));
+      const process = table.findOrExited(selectorOf(request.process));
       using subscription = process.output.subscribe();
       call.signal.addEventListener('abort', () => subscription.close());
       yield* follow(process, subscription, call);
@@ -136,7 +136,7 @@ function killAtDeadline(process: GuestProcess, call: HandlerContext): void {
   });
 }
 
-/** What `Start` and `Connect` answer with. */
+/** What `Start` and `Connect` respond with. */
 type EventMessage = { event: MessageInitShape<ProcessEventSchema> };
 
 async function* follow(
@@ -173,7 +173,7 @@ function wireEvent(event: OutputEvent): MessageInitShape<ProcessEventSchema> {
   return { event: { case: 'end', value: wireEnd(event.end) } };
 }
 
-function wireEnd({ exitCode, exited, status, error }: ProcessEnd) {
+function wireEnd({ exitCode, exited, status, error }: ProcessExit) {
   return { exitCode, exited, status, ...(error === undefined ? {} : { error }) };
 }
 

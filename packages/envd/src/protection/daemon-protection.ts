@@ -1,6 +1,6 @@
 import { readdirSync, writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
-import { type ExplainEnd, ProgramGroups } from './program-groups.ts';
+import { type ExplainExit, ProgramGroups } from './program-groups.ts';
 
 /** Strong, but below the kernel's own threads. */
 const DAEMON_NICE = -15;
@@ -8,7 +8,7 @@ const DAEMON_OOM_SCORE_ADJ = -1000;
 const CHILD_OOM_SCORE_ADJ = 100;
 
 /**
- * Keeps the daemon answering while programs of the guest take all CPU, memory and
+ * Keeps the daemon responsive while programs of the guest take all CPU, memory and
  * processes: it is the last that the out-of-memory killer chooses and the first that
  * the scheduler runs, and programs have limits together ({@link ProgramGroups}).
  */
@@ -57,7 +57,7 @@ export class DaemonProtection {
    * Puts a process that was just started for an account into its programs' group.
    * Returns what explains its end, if there are groups.
    */
-  admit(pid: number, uid: number): ExplainEnd | undefined {
+  admit(pid: number, uid: number): ExplainExit | undefined {
     return this.#groups?.admit(pid, uid);
   }
 }

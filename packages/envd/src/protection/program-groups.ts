@@ -1,6 +1,6 @@
 import { accessSync, constants, mkdirSync, readFileSync, watch, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ProcessEnd } from '../process-end.ts';
+import type { ProcessExit } from '../process-exit.ts';
 
 const CGROUP_ROOT = '/sys/fs/cgroup';
 const KIB = 1024;
@@ -66,7 +66,7 @@ export function programLimits({ availableBytes, threads }: Machine): ProgramLimi
 }
 
 /** Says of a program's end what the program itself cannot know. */
-export type ExplainEnd = (end: ProcessEnd) => ProcessEnd;
+export type ExplainExit = (exit: ProcessExit) => ProcessExit;
 
 /**
  * The control groups of the guest; cgroups(7):
@@ -133,7 +133,7 @@ export class ProgramGroups {
    * Moves a process that was just started, and what it has forked meanwhile, out of envd's
    * group, and makes it one that the out-of-memory killer prefers.
    */
-  admit(pid: number, uid: number): ExplainEnd {
+  admit(pid: number, uid: number): ExplainExit {
     const group = uid === 0 ? this.#root : this.#unprivileged;
     const explain = group.explainer();
     group.take(pid);
@@ -173,7 +173,7 @@ class ProgramGroup {
   }
 
   /** To be called before the program can have met a limit. */
-  explainer(): ExplainEnd {
+  explainer(): ExplainExit {
     const startMs = performance.now();
     this.#outOfMemory.read();
     for (const counter of this.#outOfProcesses) counter.read();
@@ -184,7 +184,7 @@ class ProgramGroup {
     };
   }
 
-  #reason({ exitCode, exited }: ProcessEnd, startMs: number): string | undefined {
+  #reason({ exitCode, exited }: ProcessExit, startMs: number): string | undefined {
     const isKilled = exited ? exitCode === SHELL_KILLED : true;
     if (isKilled && this.#outOfMemory.happenedSince(startMs)) return 'out of memory';
     if (exited && this.#outOfProcesses.some((counter) => counter.happenedSince(startMs))) {

@@ -102,7 +102,7 @@ describe('ensureArtifact', () => {
     expect(await contents()).toEqual([]);
   });
 
-  test("a program that runs when the build is aborted is ended, and the reason is the signal's", async () => {
+  test("a program that runs when the build is aborted is stopped, and the reason is the signal's", async () => {
     const controller = new AbortController();
     const reason = new TorporError('timeout', 'Too slow.');
     const aborted = ensureArtifact({

@@ -39,7 +39,7 @@ export const SYSCTLS: Readonly<Record<string, string>> = {
 
 /**
  * The program with which the guest starts, run by busybox's shell. It puts the
- * root file system together (DESIGN §4) and hands over to tini, which runs envd:
+ * root file system together and executes tini, which runs envd:
  *
  * - the lower layers: the agent drive over the base image, both read-only;
  * - the upper layer: the sandbox's own disk. `noinit_itable` keeps ext4 from

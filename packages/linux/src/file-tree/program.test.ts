@@ -46,7 +46,7 @@ test('a receiver whose input stays open and silent removes what it made, and say
   expect(await readdir(root)).toEqual(['file']);
 });
 
-test('a sender whose reader has gone ends', async () => {
+test('a sender whose reader has exited exits', async () => {
   const { child } = start({ role: 'send', path: '/dev/zero', archive: false });
   const exited = once(child, 'exit');
   child.stdout.once('data', () => child.stdout.destroy());

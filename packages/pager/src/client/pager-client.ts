@@ -26,7 +26,7 @@ export interface ServeOptions {
   readonly connectTimeoutMs?: number;
 }
 
-/** A request that the pager refused, with its reason, or that it can no longer answer. */
+/** A request that the pager refused, with its reason, or that it can no longer respond to. */
 export class PagerRequestError extends Error {
   override readonly name = 'PagerRequestError';
 }

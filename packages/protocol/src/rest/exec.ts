@@ -35,7 +35,7 @@ export const execRequestSchema = z
     background: z
       .boolean()
       .default(false)
-      .meta({ description: 'Answer 202 once the process runs, and let it run.' }),
+      .meta({ description: 'Respond with 202 once the process has started, and keep it running.' }),
     tag: processTagSchema
       .optional()
       .meta({ description: 'Name of a background process; generated if omitted.' }),

@@ -58,7 +58,7 @@ const BROKEN = {
   message: expect.stringContaining('is incomplete'),
 };
 
-test('an answer that breaks off is told as that, and one that is no JSON as another thing', async () => {
+test('a response that breaks off is told as that, and one that is no JSON as another thing', async () => {
   await expect(health(await connectionTo(breakOff))).rejects.toMatchObject(BROKEN);
   const files = new Files(await connectionTo(breakOff), '/v1/sandboxes/sb0');
   await expect(files.read('/x')).rejects.toMatchObject(BROKEN);

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import type { Transport } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 
-/** A statement or a call at which the links are cut: before it takes effect, or after, before its answer. */
+/** A statement or a call at which the links are cut: before it takes effect, or after, before its response. */
 export type Step = {
   readonly when: 'before' | 'after';
   /** Only the connection of the statement is cut, once; all links by default. */

@@ -26,7 +26,7 @@ export interface FakeBehaviour {
   readonly version?: string;
   /** Calls are appended to this file, a line of JSON for each. */
   readonly transcript?: string;
-  /** Ends without an answer when it is asked this: `PUT /snapshot/create`. */
+  /** Exits without a response to this call: `PUT /snapshot/create`. */
   readonly diesAt?: string;
   /** Refuses this call the first time. */
   readonly refuses?: string;

@@ -78,7 +78,7 @@ test('it waits for a Firecracker that does not listen yet, and asks for its vers
   expect(client.version).toBe('1.16.1');
 });
 
-test('it stops waiting for one that has ended, or for too long', async () => {
+test('it stops waiting for one that has exited, or for too long', async () => {
   const ended = new TorporError('vmm_failed', 'It has ended.');
   const path = await emptyPath();
   const connecting = FirecrackerClient.connect(path, { timeoutMs: 20_000, givenUp: () => ended });

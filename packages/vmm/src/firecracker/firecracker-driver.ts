@@ -27,14 +27,14 @@ export interface FirecrackerDriverOptions {
   readonly firecracker: FirecrackerInstallation;
   /** Relative to the cgroup (v2) hierarchy: the parent of the machines' cgroups, which the jailer makes. */
   readonly cgroupParent?: string;
-  /** How long Firecracker may take from its start to answering on its API socket; its later responses may take as long, and no less than 30 s. */
+  /** How long Firecracker may take from its start to its first response on its API socket; its later responses may take as long, and no less than 30 s. */
   readonly startTimeoutMs?: number;
 }
 
 const NAME = 'Firecracker';
 const CGROUP_ROOT = '/sys/fs/cgroup';
-/** How long one that has stopped answering may take to be gone. */
-const END_AFTER_FAILURE_MS = 1_000;
+/** How long one that has stopped responding may take to exit. */
+const EXIT_AFTER_FAILURE_MS = 1_000;
 
 /** Machines in Firecracker, with its jailer where there is one. Needs root, as both of them do. */
 export class FirecrackerDriver implements VmmDriver {
@@ -158,7 +158,7 @@ export class FirecrackerDriver implements VmmDriver {
       timeoutMs: this.#startTimeoutMs,
       givenUp: () => {
         process.check();
-        return process.status === undefined ? undefined : hasEnded();
+        return process.status === undefined ? undefined : exitedEarly();
       },
     });
     undo.defer(() => control.close());
@@ -194,7 +194,7 @@ async function openConsole(layout: MachineLayout, spec: MachineSpec, undo: Async
   return { console, halted };
 }
 
-function hasEnded(): TorporError {
+function exitedEarly(): TorporError {
   return new TorporError('vmm_failed', 'Firecracker exited while it started.');
 }
 
@@ -205,7 +205,7 @@ async function explained(
   layout: MachineLayout,
 ): Promise<unknown> {
   if (error instanceof TorporError && error.cause instanceof FirecrackerFault) return error;
-  if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
+  if (!(await process.exitsWithin(process.status === undefined ? EXIT_AFTER_FAILURE_MS : 0)))
     return error;
   const errors = await startErrors([layout.output, layout.log]);
   const what = `Firecracker exited while it started: ${errors}`;

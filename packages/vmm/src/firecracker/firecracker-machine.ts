@@ -1,9 +1,10 @@
+import type { ProcessExit } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { drained, readTail } from '../console-log.ts';
 import { captureOf, type DirtyBase } from '../dirty-base.ts';
 import type { Capture, CaptureTarget, ExitReport, MachineDescription, MicroVm } from '../driver.ts';
 import { reportExit } from '../exit-report.ts';
-import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
+import type { VmmProcess } from '../vmm-process.ts';
 import type { FirecrackerClient } from './api-client.ts';
 import type { ConsolePipe } from './console-pipe.ts';
 import { INSIDE, type MachineLayout } from './machine-layout.ts';
@@ -61,7 +62,7 @@ export class FirecrackerMachine implements MicroVm {
     // An exit closes the pipe first; looking then is quicker than the next poll.
     void parts.console.finished.then(() => parts.process.check());
     void parts.halted.then(() => this.#endHalted());
-    this.exited = parts.process.ended.then((end) => this.#report(end));
+    this.exited = parts.process.exited.then((exit) => this.#report(exit));
   }
 
   async pause(): Promise<void> {
@@ -133,7 +134,7 @@ export class FirecrackerMachine implements MicroVm {
         await this.resume();
         const body = { action_type: 'SendCtrlAltDel' } as const;
         await this.#control.send({ method: 'PUT', path: '/actions', body });
-        await this.#process.endsWithin(graceMs);
+        await this.#process.exitsWithin(graceMs);
       }
     } catch {
       // A Firecracker that does not respond is killed, like one that does not exit.
@@ -166,16 +167,16 @@ export class FirecrackerMachine implements MicroVm {
   }
 
   /** Never rejects: a report without a console's tail is better than none. */
-  async #report(end: ProcessEnd): Promise<ExitReport> {
+  async #report(exit: ProcessExit): Promise<ExitReport> {
     const { spec } = this.description;
     try {
       await this.#release();
       return await reportExit({
         vmm: 'Firecracker',
         // The signal with which a VMM is killed whose guest has halted says nothing about the guest.
-        end: this.#hasHalted ? {} : end,
+        exit: this.#hasHalted ? {} : exit,
         intended: this.#intendedEnd,
-        shutdownReason: this.#shutdownReason(end),
+        shutdownReason: this.#shutdownReason(exit),
         consolePath: spec.console.path,
         outputPath: this.#layout.output,
         logPath: this.#layout.log,
@@ -183,11 +184,11 @@ export class FirecrackerMachine implements MicroVm {
       });
     } catch (error) {
       const reason = `Firecracker exited; how is not known: ${TorporError.from(error).message}`;
-      return { reason: this.#intendedEnd ?? reason, ...end, consoleTail: [] };
+      return { reason: this.#intendedEnd ?? reason, ...exit, consoleTail: [] };
     }
   }
 
-  #shutdownReason({ exitCode }: ProcessEnd): string | undefined {
+  #shutdownReason({ exitCode }: ProcessExit): string | undefined {
     if (this.#hasHalted) return 'guest-shutdown';
     return exitCode === 0 ? 'guest-reset' : undefined;
   }

@@ -28,7 +28,7 @@ export interface QemuDriverOptions {
   readonly accelerator: Accelerator;
   /** See `ensureUffdShim`; without it no page server can serve a machine's memory. */
   readonly uffdShimPath?: string;
-  /** How long QEMU may take from its start to answering on its control socket; its later responses may take as long, and no less than 30 s. */
+  /** How long QEMU may take from its start to its first response on its control socket; its later responses may take as long, and no less than 30 s. */
   readonly startTimeoutMs?: number;
 }
 
@@ -39,8 +39,8 @@ interface LaunchMemory {
   readonly environment?: Readonly<Record<string, string>>;
 }
 
-/** How long one that has stopped answering may take to be gone. */
-const END_AFTER_FAILURE_MS = 1_000;
+/** How long one that has stopped responding may take to exit. */
+const EXIT_AFTER_FAILURE_MS = 1_000;
 
 /** Machines in QEMU: `microvm` with virtio-mmio, or q35 with virtio-pci on an old QEMU. */
 export class QemuDriver implements VmmDriver {
@@ -179,7 +179,7 @@ export class QemuDriver implements VmmDriver {
       timeoutMs: this.#startTimeoutMs,
       givenUp: () => {
         process.check();
-        return process.status === undefined ? undefined : hasEnded();
+        return process.status === undefined ? undefined : exitedEarly();
       },
     });
     undo.defer(() => control.close());
@@ -215,7 +215,7 @@ async function prepareState(spec: MachineSpec, statePath: string | undefined): P
   }
 }
 
-function hasEnded(): TorporError {
+function exitedEarly(): TorporError {
   return new TorporError('vmm_failed', 'QEMU exited while it started.');
 }
 
@@ -225,7 +225,7 @@ async function explained(
   process: VmmProcess,
   outputPath: string,
 ): Promise<unknown> {
-  if (!(await process.endsWithin(process.status === undefined ? END_AFTER_FAILURE_MS : 0)))
+  if (!(await process.exitsWithin(process.status === undefined ? EXIT_AFTER_FAILURE_MS : 0)))
     return error;
   const what = `QEMU exited while it started: ${await startErrors([outputPath])}`;
   return new TorporError('vmm_failed', what, { cause: error });

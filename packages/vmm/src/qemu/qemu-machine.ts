@@ -1,10 +1,11 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
+import type { ProcessExit } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { drained, readTail } from '../console-log.ts';
 import type { DirtyBase } from '../dirty-base.ts';
 import type { Capture, CaptureTarget, ExitReport, MachineDescription, MicroVm } from '../driver.ts';
 import { reportExit } from '../exit-report.ts';
-import type { ProcessEnd, VmmProcess } from '../vmm-process.ts';
+import type { VmmProcess } from '../vmm-process.ts';
 import type { ConsoleReader } from './console-reader.ts';
 import { saveDeviceState } from './migration.ts';
 import type { QmpClient, QmpEvent } from './qmp-client.ts';
@@ -39,7 +40,7 @@ export class QemuMachine implements MicroVm {
     parts.control.onEvent((event) => this.#note(event));
     // An exit closes the connection first; looking then is quicker than the next poll.
     void parts.control.closed.then(() => parts.process.check());
-    this.exited = parts.process.ended.then((end) => this.#report(end));
+    this.exited = parts.process.exited.then((exit) => this.#report(exit));
   }
 
   async pause(): Promise<void> {
@@ -77,11 +78,11 @@ export class QemuMachine implements MicroVm {
       if (graceMs > 0) {
         await this.control.execute('cont');
         await this.control.execute('system_powerdown');
-        if (await this.#process.endsWithin(graceMs)) return;
+        if (await this.#process.exitsWithin(graceMs)) return;
       }
       // An orderly exit writes out what QEMU itself still holds of the disks.
       await this.control.execute('quit', undefined, QUIT_TIMEOUT_MS);
-      await this.#process.endsWithin(QUIT_TIMEOUT_MS);
+      await this.#process.exitsWithin(QUIT_TIMEOUT_MS);
     } catch {
       // A QEMU that does not respond is killed, like one that does not exit.
     } finally {
@@ -111,13 +112,13 @@ export class QemuMachine implements MicroVm {
   }
 
   /** Never rejects: a report without a console's tail is better than none. */
-  async #report(end: ProcessEnd): Promise<ExitReport> {
+  async #report(exit: ProcessExit): Promise<ExitReport> {
     const { spec } = this.description;
     try {
       await this.#release();
       return await reportExit({
         vmm: 'QEMU',
-        end,
+        exit,
         intended: this.#intendedEnd,
         shutdownReason: this.#shutdownReason,
         consolePath: spec.console.path,
@@ -125,7 +126,7 @@ export class QemuMachine implements MicroVm {
       });
     } catch (error) {
       const reason = `QEMU exited; how is not known: ${TorporError.from(error).message}`;
-      return { reason: this.#intendedEnd ?? reason, ...end, consoleTail: [] };
+      return { reason: this.#intendedEnd ?? reason, ...exit, consoleTail: [] };
     }
   }
 

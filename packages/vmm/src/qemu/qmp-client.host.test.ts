@@ -97,7 +97,7 @@ test('a command that waits is rejected when the connection ends', async () => {
   await expect(client.execute('stop')).rejects.toBeInstanceOf(TorporError);
 });
 
-test('a command without an answer is rejected after its time, and its late answer is ignored', async () => {
+test('a command without a response is rejected after its time, and its late response is ignored', async () => {
   let hang: (() => void) | undefined;
   const path = await peer((line, socket) => {
     if (line.includes('"slow"')) hang = () => answer(line, socket);

@@ -105,7 +105,7 @@ export class QmpClient {
 
   /**
    * Runs one command and returns its `return` value. Throws {@link QmpError}
-   * when QEMU refuses it, and `vmm_failed` when there is no answer in time or
+   * when QEMU refuses it, and `vmm_failed` when there is no response in time or
    * the connection has ended.
    */
   execute(

@@ -41,11 +41,11 @@ export function addBuildRoutes(api: Api, builds: BuildService): void {
   });
   addEndpoint(api, COLLECT, async (c) => {
     const { removedBuildIds, freedBytes } = await builds.collect(c.get('principal'));
-    const answer: rest.CollectedBuilds = {
+    const response: rest.CollectedBuilds = {
       removed_build_ids: [...removedBuildIds],
       freed_bytes: freedBytes,
     };
-    return c.json(answer);
+    return c.json(response);
   });
 }
 

@@ -8,7 +8,7 @@ import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import type { AppEnvironment } from '../environment.ts';
 import { receiveUpload } from '../multipart.ts';
 import { bodyChunks } from '../request-body.ts';
-import { streamedAnswer } from '../streamed-answer.ts';
+import { streamedResponse } from '../streamed-response.ts';
 import { sandboxParams } from './params.ts';
 
 const TAG = 'Files';
@@ -133,7 +133,7 @@ export function addFileRoutes(api: Api, files: GuestFiles, logger: Logger): void
 function addContentRoutes(api: Api, files: GuestFiles, logger: Logger): void {
   const download = async (c: Context<AppEnvironment>, id: string, location: FileLocation) => {
     const content = await files.read(c.get('principal'), id, location, c.req.raw.signal);
-    return streamedAnswer(c, content, logger);
+    return streamedResponse(c, content, logger);
   };
   addEndpoint(api, DOWNLOAD, (c, { params, query }) => download(c, params.id, query));
   addEndpoint(api, UPLOAD, async (c, { params, query }) => {

@@ -18,7 +18,7 @@ export function decodeCursor(token: string): Cursor {
     const createdAt = new Date(time);
     if (isId('sandbox', id) && !Number.isNaN(createdAt.getTime())) return { createdAt, id };
   } catch {
-    // Falls through to the one answer.
+    // Falls through to the one error.
   }
   throw new TorporError('invalid_request', 'next_token is not one that this API has given out.');
 }

@@ -62,13 +62,13 @@ export function addProcessRoutes(api: Api, processes: GuestProcesses): void {
     const { cmd } = body;
     if (body.background) {
       const started = await processes.startBackground(principal, id, body, body.tag);
-      const answer: rest.BackgroundExec = {
+      const response: rest.BackgroundExec = {
         sandbox_id: id,
         cmd,
         pid: started.pid,
         tag: started.tag,
       };
-      return c.json(answer, 202);
+      return c.json(response, 202);
     }
     const options = {
       timeoutSec: body.timeout_sec,

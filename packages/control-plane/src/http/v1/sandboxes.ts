@@ -27,7 +27,7 @@ const CREATE = defineEndpoint({
   operationId: 'createSandbox',
   summary: 'Create a sandbox',
   description:
-    'Answers when the sandbox is running. It is created also if the client disconnects before.',
+    'Responds when the sandbox is running. It is created also if the client disconnects before.',
   tag: TAG,
   body: rest.createSandboxSchema,
   responses: { 201: { description: 'The sandbox is running.', content: SANDBOX } },

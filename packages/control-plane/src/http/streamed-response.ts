@@ -4,12 +4,12 @@ import type { Logger } from 'pino';
 import type { AppEnvironment } from './environment.ts';
 
 /**
- * An answer of bytes that are still coming. It is read only as fast as the client
+ * A response of bytes that are still coming. It is read only as fast as the client
  * takes it. If the source fails half-way, the connection is cut, because the status
- * has been sent already: the client sees that the answer is not complete. The source is
- * left when the answer is over, also where nobody reads its body: that of a HEAD request.
+ * has been sent already: the client sees that the response is not complete. The source is
+ * left when the response is over, also where nobody reads its body: that of a HEAD request.
  */
-export function streamedAnswer(
+export function streamedResponse(
   c: Context<AppEnvironment>,
   content: AsyncIterable<Uint8Array>,
   logger: Logger,

@@ -1,7 +1,7 @@
 import { signalStatus } from '@torpor/protocol';
-import type { ProcessEnd } from '../process-end.ts';
+import type { ProcessExit } from '../process-exit.ts';
 
-export function endByStatus(exitCode: number): ProcessEnd {
+export function exitByStatus(exitCode: number): ProcessExit {
   const status = `exit status ${exitCode}`;
   return {
     exitCode,
@@ -11,7 +11,7 @@ export function endByStatus(exitCode: number): ProcessEnd {
   };
 }
 
-export function endBySignal(signal: NodeJS.Signals): ProcessEnd {
+export function exitBySignal(signal: NodeJS.Signals): ProcessExit {
   const status = signalStatus(signal);
   return { exitCode: -1, exited: false, status, error: status };
 }

@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http';
 
-/** Answers with a JSON body. */
+/** Responds with a JSON body. */
 export function sendJson(response: ServerResponse, status: number, body: unknown): void {
   const text = JSON.stringify(body);
   response
@@ -12,7 +12,7 @@ export function sendJson(response: ServerResponse, status: number, body: unknown
     .end(text);
 }
 
-/** Answers with an error in the form of E2B's envd. */
+/** Responds with an error in the form of E2B's envd. */
 export function sendError(response: ServerResponse, status: number, message: string): void {
   sendJson(response, status, { code: status, message });
 }
