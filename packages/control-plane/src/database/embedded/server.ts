@@ -44,7 +44,11 @@ export class PostgresServer {
   async start(): Promise<void> {
     this.#pid = (await this.#adopt()) ?? (await this.#launch());
     const pidFile = join(this.#layout.root, '..', 'run', 'api.json');
-    const owner = await takeOwnerLock(this.connection, pidFile);
+    const owner = await takeOwnerLock(this.connection, pidFile).catch((error: unknown) => {
+      // Another process has made the server that we launched its own, and serves from it.
+      if (TorporError.from(error).code === 'conflict') this.#startedHere = false;
+      throw error;
+    });
     owner.on('end', () => {
       if (!this.#closing.signal.aborted) this.#recovery = this.#recover();
     });
