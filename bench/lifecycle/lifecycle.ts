@@ -1,7 +1,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Sandbox } from '@torpor/sdk';
-import type { Benchmark, Cost } from '../harness/benchmark.ts';
+import type { Benchmark, BenchmarkContext, Cost } from '../harness/benchmark.ts';
 import { interleave } from '../harness/interleave.ts';
 import type { Measurements } from '../harness/measurements.ts';
 import type { Platform } from '../support/platform.ts';
@@ -90,77 +90,86 @@ export const lifecycle: Benchmark = {
   ],
   async run(context) {
     const platform = await context.shared.platform();
-    const rounds = context.quick ? 1 : 7;
-    await using stack = new AsyncDisposableStack();
-    for (const ram of RAM_SIZES_MIB) {
-      context.progress(`pauses with ${ram} MiB of RAM`);
-      await using sandbox = await platform.create({ memoryMiB: ram });
-      await settle(sandbox);
-      for (let round = 0; round < (context.quick ? 1 : 3); round++) {
-        await sandbox.exec('true');
-        await sandbox.pause();
-        const idle = await storedMiB(platform, sandbox);
-        await sandbox.resume();
-        await sandbox.exec('sh', ['-c', DIRTY_SCRIPT, 'sh', String(round)]);
-        const start = performance.now();
-        const { timings } = await sandbox.pause();
-        context.record(`pause-${ram}`, round, performance.now() - start);
-        context.record(`dirtied-${ram}`, round, DIRTY_MIB);
-        context.record(`idle-${ram}`, round, idle);
-        const stored = await storedMiB(platform, sandbox);
-        context.record(`stored-${ram}`, round, stored - idle);
-        for (const { phase, milliseconds } of timings ?? []) {
-          if (ram === RAM_SIZES_MIB[0]) context.record(`pause:${phase}`, round, milliseconds);
-        }
-        await sandbox.resume();
-      }
-    }
-    const generations = context.quick ? QUICK_LAST_GENERATION : LAST_GENERATION;
-    context.progress(`${generations} generations`);
-    const source = await platform.create();
-    stack.defer(() => source.destroy());
-    await settle(source);
-    await source.pause();
-    const first = await asTemplate(platform, source, 'generation-1');
-    for (let generation = 2; generation <= generations; generation++) {
-      await source.resume();
-      await source.exec('sh', ['-c', 'head -c 1M /dev/urandom > /dev/shm/generation']);
-      await source.pause();
-    }
-    const last = await asTemplate(platform, source, `generation-${generations}`);
-
-    context.progress('recording the working sets');
-    for (const template of [first, last]) {
-      await using sandbox = await platform.create({ template: template.name });
-      await sandbox.exec('true');
-      await template.workingSet.recorded();
-    }
-    let round = context.quick ? 0 : -1;
-    const fromTemplate = async ({ name, workingSet }: Template, prefetch: boolean) => {
-      await workingSet.use(prefetch);
-      const create = () => platform.create({ template: name });
-      return untilFirstExec(create, (timings, firstExecMs) => {
-        if (!prefetch || round < 0) return;
-        const suffix = name === first.name ? '' : '-10';
-        for (const [phase, ms] of timings) context.record(`phase${suffix}:${phase}`, round, ms);
-        context.record(`first-exec${suffix}`, round, firstExecMs);
-      });
-    };
-    await interleave(
-      context,
-      rounds,
-      {
-        cold: () => untilFirstExec(() => platform.createCold()),
-        template: () => fromTemplate(first, true),
-        'template-faults': () => fromTemplate(first, false),
-        'generation-10': () => fromTemplate(last, true),
-      },
-      () => {
-        round++;
-      },
-    );
+    await measurePauses(context, platform);
+    await measureCreates(context, platform);
   },
 };
+
+/** What a pause stores and how long it takes, after the guest wrote to its memory and after it did not. */
+async function measurePauses(context: BenchmarkContext, platform: Platform): Promise<void> {
+  for (const ram of RAM_SIZES_MIB) {
+    context.progress(`pauses with ${ram} MiB of RAM`);
+    await using sandbox = await platform.create({ memoryMiB: ram });
+    await settle(sandbox);
+    for (let round = 0; round < (context.quick ? 1 : 3); round++) {
+      await sandbox.exec('true');
+      await sandbox.pause();
+      const idle = await storedMiB(platform, sandbox);
+      await sandbox.resume();
+      await sandbox.exec('sh', ['-c', DIRTY_SCRIPT, 'sh', String(round)]);
+      const start = performance.now();
+      const { timings } = await sandbox.pause();
+      context.record(`pause-${ram}`, round, performance.now() - start);
+      context.record(`dirtied-${ram}`, round, DIRTY_MIB);
+      context.record(`idle-${ram}`, round, idle);
+      const stored = await storedMiB(platform, sandbox);
+      context.record(`stored-${ram}`, round, stored - idle);
+      for (const { phase, milliseconds } of timings ?? []) {
+        if (ram === RAM_SIZES_MIB[0]) context.record(`pause:${phase}`, round, milliseconds);
+      }
+      await sandbox.resume();
+    }
+  }
+}
+
+/** Creates by a cold boot and from templates of the first and the last generation, by turns. */
+async function measureCreates(context: BenchmarkContext, platform: Platform): Promise<void> {
+  await using stack = new AsyncDisposableStack();
+  const generations = context.quick ? QUICK_LAST_GENERATION : LAST_GENERATION;
+  context.progress(`${generations} generations`);
+  const source = await platform.create();
+  stack.defer(() => source.destroy());
+  await settle(source);
+  await source.pause();
+  const first = await asTemplate(platform, source, 'generation-1');
+  for (let generation = 2; generation <= generations; generation++) {
+    await source.resume();
+    await source.exec('sh', ['-c', 'head -c 1M /dev/urandom > /dev/shm/generation']);
+    await source.pause();
+  }
+  const last = await asTemplate(platform, source, `generation-${generations}`);
+
+  context.progress('recording the working sets');
+  for (const template of [first, last]) {
+    await using sandbox = await platform.create({ template: template.name });
+    await sandbox.exec('true');
+    await template.workingSet.recorded();
+  }
+  let round = context.quick ? 0 : -1;
+  const fromTemplate = async ({ name, workingSet }: Template, prefetch: boolean) => {
+    await workingSet.use(prefetch);
+    const create = () => platform.create({ template: name });
+    return untilFirstExec(create, (timings, firstExecMs) => {
+      if (!prefetch || round < 0) return;
+      const suffix = name === first.name ? '' : '-10';
+      for (const [phase, ms] of timings) context.record(`phase${suffix}:${phase}`, round, ms);
+      context.record(`first-exec${suffix}`, round, firstExecMs);
+    });
+  };
+  await interleave(
+    context,
+    context.quick ? 1 : 7,
+    {
+      cold: () => untilFirstExec(() => platform.createCold()),
+      template: () => fromTemplate(first, true),
+      'template-faults': () => fromTemplate(first, false),
+      'generation-10': () => fromTemplate(last, true),
+    },
+    () => {
+      round++;
+    },
+  );
+}
 
 interface Template {
   readonly name: string;

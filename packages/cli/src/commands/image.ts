@@ -16,7 +16,13 @@ interface BuildOptions extends CommonOptions {
 
 export function registerImage(cli: CliContext): void {
   const image = cli.group('image', 'manage the images of this machine that sandboxes start from');
+  registerList(cli, image);
+  registerBuild(cli, image);
+  registerRemove(cli, image);
+  registerPrune(cli, image);
+}
 
+function registerList(cli: CliContext, image: Command): void {
   cli
     .command('ls', 'list the images', image)
     .alias('list')
@@ -33,7 +39,9 @@ export function registerImage(cli: CliContext): void {
         await line(cli.io.stdout, table(['NAME', 'VERSION', 'SIZE', 'AGE'], rows));
       }),
     );
+}
 
+function registerBuild(cli: CliContext, image: Command): void {
   cli
     .command('build [name]', 'build an image (default: base)', image)
     .option('--refresh', "rebuild it from today's packages")
@@ -57,7 +65,9 @@ export function registerImage(cli: CliContext): void {
         }
       }),
     );
+}
 
+function registerRemove(cli: CliContext, image: Command): void {
   cli.command('rm <names...>', 'remove images that no sandbox uses', image).action(
     cli.action(async (names: string[], options: CommonOptions, _command: Command) => {
       const store = await openStore(cli, options);
@@ -68,7 +78,9 @@ export function registerImage(cli: CliContext): void {
       if (options.json) await json(cli.io, { removed: names });
     }),
   );
+}
 
+function registerPrune(cli: CliContext, image: Command): void {
   cli
     .command(
       'prune',

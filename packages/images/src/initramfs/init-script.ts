@@ -52,6 +52,11 @@ export const SYSCTLS: Readonly<Record<string, string>> = {
  * all devices and links, and one mount mounts all that the mount table names.
  */
 export function initScript(moduleFiles: readonly string[]): string {
+  return [prologue(), drives(moduleFiles), rootFileSystem(), system()].join('\n');
+}
+
+/** Mounts what the script itself reads, and defines how it reports. */
+function prologue(): string {
   return `#!/bin/sh
 mount -t devtmpfs -o mode=0755,nosuid devtmpfs /dev
 exec </dev/console >/dev/console 2>&1
@@ -70,8 +75,12 @@ fail() {
 	while :; do sleep 3600; done
 }
 say "init"
+`;
+}
 
-insmod_all() {
+/** Waits for the drives, whose drivers are modules. */
+function drives(moduleFiles: readonly string[]): string {
+  return `insmod_all() {
 	for module; do
 		insmod "/modules/$module" || fail "the kernel module $module cannot be loaded"
 	done
@@ -91,8 +100,12 @@ wait_for ${GUEST_DRIVES.base.device} base
 wait_for ${GUEST_DRIVES.agent.device} agent
 wait_for ${GUEST_DRIVES.upper.device} upper
 say "drives"
+`;
+}
 
-mount -t ext4 -o ro ${GUEST_DRIVES.base.device} /layers/base || fail "the base drive cannot be mounted"
+/** Mounts the layers and the kernel's file systems at /root. */
+function rootFileSystem(): string {
+  return `mount -t ext4 -o ro ${GUEST_DRIVES.base.device} /layers/base || fail "the base drive cannot be mounted"
 mount -t ext4 -o ro ${GUEST_DRIVES.agent.device} /layers/agent || fail "the agent drive cannot be mounted"
 mount -t ext4 -o noatime,noinit_itable ${GUEST_DRIVES.upper.device} /layers/upper || fail "the upper drive cannot be mounted"
 [ -d /layers/upper/work ] || mkdir -p /layers/upper/root ${STORE_DIRECTORIES.join(' ')} /layers/upper/work || fail "the upper drive cannot be written"
@@ -119,8 +132,12 @@ mkdir $cgroups/torpor && echo 0 >$cgroups/torpor/cgroup.procs || fail "the group
 # Below /usr/lib on the agent drive; /lib is a directory of its own in older images.
 [ -e /root/lib/modules ] || [ -h /root/lib ] || { mkdir -p /root/lib && ln -s ../usr/lib/modules /root/lib/modules; }
 say "root"
+`;
+}
 
-sysctl() {
+/** Sets kernel parameters, limits and the network, and becomes tini. */
+function system(): string {
+  return `sysctl() {
 	echo "$2" >"/root/proc/sys/$1" || say "the kernel parameter $1 cannot be set"
 }
 ${Object.entries(SYSCTLS)
