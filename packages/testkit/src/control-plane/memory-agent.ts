@@ -7,7 +7,12 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import { type ConnectRouter, createRouterTransport, type Transport } from '@connectrpc/connect';
+import {
+  type ConnectRouter,
+  createRouterTransport,
+  type ServiceImpl,
+  type Transport,
+} from '@connectrpc/connect';
 import { hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
 import { Feed } from './feed.ts';
 import { type BuildOwner, MemoryBuilds } from './memory-builds.ts';
@@ -15,6 +20,7 @@ import { MemoryFiles } from './memory-files.ts';
 import { MemoryPrograms } from './memory-programs.ts';
 
 type Info = hostAgent.SandboxInfo;
+type Methods = ServiceImpl<typeof hostAgent.HostAgentService>;
 
 export class MemoryAgent implements AsyncDisposable {
   /** Names of the calls that came in, in order. */
@@ -143,6 +149,14 @@ export class MemoryAgent implements AsyncDisposable {
       ...this.builds.methods(this.#owner()),
       ...this.programs.methods(this.#owner()),
       ...this.files.methods(this.#owner()),
+      ...this.#lifecycleMethods(),
+      ...this.#sandboxMethods(),
+      ...this.#hostMethods(),
+    });
+  }
+
+  #lifecycleMethods(): Pick<Methods, 'createSandbox' | 'destroySandbox'> {
+    return {
       createSandbox: async (request) => {
         this.#enter('createSandbox');
         this.requests.push(request);
@@ -176,10 +190,30 @@ export class MemoryAgent implements AsyncDisposable {
           return {};
         });
       },
+    };
+  }
+
+  #sandboxMethods(): Pick<Methods, 'getSandbox' | 'pingSandbox' | 'readConsole'> {
+    return {
       getSandbox: ({ sandboxId }) => {
         this.#enter('getSandbox');
         return { sandbox: this.#require(sandboxId) };
       },
+      pingSandbox: ({ sandboxId }) => {
+        this.#enter('pingSandbox');
+        this.#require(sandboxId);
+        return {};
+      },
+      readConsole: ({ sandboxId, maxBytes }) => {
+        this.#enter('readConsole');
+        this.#require(sandboxId);
+        return { content: Buffer.from('Linux version 6.12\nready\n').subarray(-(maxBytes ?? 0)) };
+      },
+    };
+  }
+
+  #hostMethods(): Pick<Methods, 'listSandboxes' | 'watchSandboxes' | 'describeHost'> {
+    return {
       listSandboxes: () => {
         this.#enter('listSandboxes');
         return { sandboxes: [...this.sandboxes.values()] };
@@ -204,16 +238,6 @@ export class MemoryAgent implements AsyncDisposable {
           this.#watchers.delete(feed);
         }
       }.bind(this),
-      pingSandbox: ({ sandboxId }) => {
-        this.#enter('pingSandbox');
-        this.#require(sandboxId);
-        return {};
-      },
-      readConsole: ({ sandboxId, maxBytes }) => {
-        this.#enter('readConsole');
-        this.#require(sandboxId);
-        return { content: Buffer.from('Linux version 6.12\nready\n').subarray(-(maxBytes ?? 0)) };
-      },
       describeHost: () => {
         this.#enter('describeHost');
         return {
@@ -225,6 +249,6 @@ export class MemoryAgent implements AsyncDisposable {
           images: [{ name: 'python' }, { name: 'base' }],
         };
       },
-    });
+    };
   }
 }

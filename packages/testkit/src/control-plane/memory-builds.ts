@@ -99,6 +99,16 @@ export class MemoryBuilds {
 
   methods(owner: BuildOwner): Methods {
     return {
+      ...this.#sandboxMethods(owner),
+      ...this.#snapshotMethods(owner),
+      ...this.#storeMethods(owner),
+    };
+  }
+
+  #sandboxMethods(
+    owner: BuildOwner,
+  ): Pick<Methods, 'pauseSandbox' | 'resumeSandbox' | 'forkSandbox'> {
+    return {
       pauseSandbox: ({ sandboxId }) => {
         owner.enter('pauseSandbox');
         return this.queue(sandboxId, async () => {
@@ -138,6 +148,11 @@ export class MemoryBuilds {
         });
         return { children, timings: [phase('children', 5)] };
       },
+    };
+  }
+
+  #snapshotMethods(owner: BuildOwner): Pick<Methods, 'createSnapshot' | 'deleteSnapshot'> {
+    return {
       createSnapshot: ({ sandboxId, templateId }) => {
         owner.enter('createSnapshot');
         return this.queue(sandboxId, async () => {
@@ -159,6 +174,11 @@ export class MemoryBuilds {
         this.templates.delete(templateId);
         return {};
       },
+    };
+  }
+
+  #storeMethods(owner: BuildOwner): Pick<Methods, 'verifyBuilds' | 'collectBuilds'> {
+    return {
       verifyBuilds: async function* (this: MemoryBuilds) {
         owner.enter('verifyBuilds');
         for (const buildId of this.ids) {

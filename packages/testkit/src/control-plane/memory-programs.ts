@@ -79,6 +79,14 @@ export class MemoryPrograms {
 
   methods(owner: GuestOwner): Methods {
     return {
+      ...this.#startMethods(owner),
+      ...this.#processMethods(owner),
+      ...this.#ptyMethods(owner),
+    };
+  }
+
+  #startMethods(owner: GuestOwner): Pick<Methods, 'exec' | 'execStream' | 'startBackground'> {
+    return {
       exec: async (request, { signal }) => {
         owner.enter('exec');
         const { child } = await this.#spawn(owner, request);
@@ -117,6 +125,16 @@ export class MemoryPrograms {
         child.stderr?.resume();
         return { pid: child.pid ?? 0, tag: request.tag ?? '' };
       },
+    };
+  }
+
+  #processMethods(
+    owner: GuestOwner,
+  ): Pick<
+    Methods,
+    'listProcesses' | 'killProcess' | 'connectProcess' | 'sendProcessInput' | 'streamProcessInput'
+  > {
+    return {
       listProcesses: ({ sandboxId }) => {
         owner.enter('listProcesses');
         owner.require(sandboxId);
@@ -160,7 +178,13 @@ export class MemoryPrograms {
         }
         return {};
       },
+    };
+  }
 
+  #ptyMethods(
+    owner: GuestOwner,
+  ): Pick<Methods, 'ptyAttach' | 'ptySendInput' | 'ptyResize' | 'ptyKill'> {
+    return {
       ptyAttach: async function* (
         this: MemoryPrograms,
         request: hostAgent.PtyAttachRequest,
