@@ -40,7 +40,8 @@ export class HostWatch implements AsyncDisposable {
   /** The stream is open and has told all that the agent knew. */
   #watching = false;
   #lastHeard = Date.now();
-  #markedMissing = false;
+  /** What was last heard before its sandboxes were marked; undefined if they have not been. */
+  #markedAfter: number | undefined;
   readonly #tasks: Promise<unknown>;
 
   constructor(parts: Parts, timing: Partial<WatchTiming> = {}) {
@@ -104,7 +105,7 @@ export class HostWatch implements AsyncDisposable {
 
   #heard(): void {
     this.#lastHeard = Date.now();
-    this.#markedMissing = false;
+    this.#markedAfter = undefined;
   }
 
   async #listForever(): Promise<void> {
@@ -127,10 +128,14 @@ export class HostWatch implements AsyncDisposable {
 
   async #noticeSilence(): Promise<void> {
     while (await this.#pause(this.#timing.missingAfterMs / 5)) {
-      if (this.#watching || this.#markedMissing) continue;
-      if (Date.now() - this.#lastHeard < this.#timing.missingAfterMs) continue;
-      this.#markedMissing = true;
-      await this.#attempt(this.#parts.reconciler.markAllMissing());
+      const lastHeard = this.#lastHeard;
+      if (this.#watching || this.#markedAfter === lastHeard) continue;
+      if (Date.now() - lastHeard < this.#timing.missingAfterMs) continue;
+      await this.#attempt(
+        this.#parts.reconciler.markAllMissing().then(() => {
+          this.#markedAfter = lastHeard;
+        }),
+      );
     }
   }
 
