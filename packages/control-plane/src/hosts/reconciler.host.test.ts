@@ -111,6 +111,24 @@ test('a destroyed sandbox that the host still has is destroyed again', async () 
   expect((await harness.get(id)).status).toBe('stopped');
 });
 
+test('a destroy that takes long does not keep other reports waiting', async () => {
+  const destroyed = await harness.create({ memory_mb: 128 });
+  const other = await harness.create({ memory_mb: 128 });
+  await harness.request(`/v1/sandboxes/${destroyed.id}`, { method: 'DELETE' });
+  const gate = Promise.withResolvers<void>();
+  harness.agent.destroyGate = gate.promise;
+  const destroys = harness.agent.count('destroySandbox');
+  harness.agent.addSandbox(destroyed.id, await teamId());
+  await until(() => harness.agent.count('destroySandbox') > destroys);
+  harness.agent.report(destroyed.id, 'running');
+  harness.agent.report(other.id, 'error', 'marker');
+  await becomes(other.id, 'error');
+  expect(harness.agent.count('destroySandbox')).toBe(destroys + 1);
+  harness.agent.destroyGate = Promise.resolve();
+  gate.resolve();
+  await until(() => !harness.agent.sandboxes.has(destroyed.id));
+});
+
 test('a late report does not bring back what has ended, nor undo what runs', async () => {
   const { id } = await harness.create({ memory_mb: 128 });
   const info = harness.agent.sandboxes.get(id);

@@ -61,6 +61,8 @@ export class Reconciler {
   /** The last reports of sandboxes that an operation of this process has. */
   readonly #deferred = new Map<string, hostAgent.SandboxInfo>();
   #lastDeferred: Promise<void> = Promise.resolve();
+  /** Sandboxes that the host is destroying at our request. */
+  readonly #destroying = new Set<string>();
 
   constructor(parts: ReconcilerParts) {
     this.#parts = parts;
@@ -158,7 +160,7 @@ export class Reconciler {
   }
 
   /** Its user was told that it no longer exists. */
-  async #destroyAgain(row: SandboxRow, info: hostAgent.SandboxInfo): Promise<void> {
+  #destroyAgain(row: SandboxRow, info: hostAgent.SandboxInfo): void {
     const { state } = reportOf(info);
     if (state === 'stopped' || state === 'destroying' || row.ended_at === null) return;
     if (Date.now() - row.ended_at.getTime() < this.#destroyGraceMs) return;
@@ -166,7 +168,16 @@ export class Reconciler {
       { sandbox: row.id },
       'Host still has a destroyed sandbox; destroying it again',
     );
-    await this.#parts.destroyAgain(row);
+    this.#destroy(row);
+  }
+
+  /** By the way: it may take minutes, and must not keep other reports waiting. */
+  #destroy(row: SandboxRow): void {
+    if (this.#destroying.has(row.id)) return;
+    this.#destroying.add(row.id);
+    void this.#attempt(this.#parts.destroyAgain(row)).finally(() =>
+      this.#destroying.delete(row.id),
+    );
   }
 
   /** One sandbox's trouble must not keep the others from being reconciled. */
