@@ -14,7 +14,7 @@ import { Reconciler } from './hosts/reconciler.ts';
 import { HostWatch, type WatchTiming } from './hosts/watch.ts';
 import { FrontDoor } from './http/front-door.ts';
 import { OperationRecovery } from './operations/recovery.ts';
-import { destroyAgainOperation } from './sandboxes/destroy.ts';
+import { destroyAgainOperation, destroyOperation } from './sandboxes/destroy.ts';
 import { Retention, type RetentionOptions } from './sandboxes/retention.ts';
 import type { SandboxService } from './sandboxes/service.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
@@ -172,7 +172,12 @@ async function startWork(
       rows,
       locks,
       logger,
-      destroyAgain: (row) => runner.run(destroyAgainOperation(parts, row, SYSTEM)),
+      destroyAgain: (row) =>
+        runner.run(
+          row.state === 'stopped'
+            ? destroyAgainOperation(parts, row, SYSTEM)
+            : destroyOperation(parts, { id: row.id, teamId: row.team_id, actor: SYSTEM }),
+        ),
       destroyGraceMs: timing?.destroyGraceMs,
     });
     resources.use(new HostWatch({ host, reconciler, logger }, timing));

@@ -15,6 +15,8 @@
  *   restored from an old copy): it is adopted, because it may hold somebody's work;
  * - the agent has one whose row is `stopped`: its user destroyed it, so that is done
  *   again, after a grace;
+ * - the agent has one whose create failed: its user was told so, and it is destroyed, not
+ *   brought to life. Its row is `destroying` until the host has done that;
  * - the agent does not respond: its sandboxes are `missing` until it does.
  */
 import { type hostAgent, TorporError } from '@torpor/protocol';
@@ -24,6 +26,7 @@ import type { OperationLocks } from '../operations/locks.ts';
 import type { HostConnection } from './connection.ts';
 import {
   isRecorded,
+  isStillborn,
   reportOf,
   type SandboxReport,
   SILENT_REASON,
@@ -50,7 +53,7 @@ export interface ReconcilerParts {
   readonly rows: ReconciledRows;
   readonly locks: OperationLocks;
   readonly logger: Logger;
-  /** Has the host destroy what it still has of a sandbox that is stopped. */
+  /** Has the host destroy what it still has of a sandbox that is stopped, or whose create failed. */
   readonly destroyAgain: (row: SandboxRow) => Promise<void>;
   readonly destroyGraceMs?: number | undefined;
 }
@@ -111,6 +114,7 @@ export class Reconciler {
     const row = await rows.findById(id);
     if (row === undefined) return this.#adopt(info);
     if (row.state === 'stopped') return this.#destroyAgain(row, info);
+    if (row.state === 'destroying' && isStillborn(row)) return this.#destroyStillborn(row, info);
     if (isRecorded(row, reportOf(info))) return;
     // The report may be late: an operation that has completed since has written newer facts.
     const present = await host.fetchSandboxInfo(id);
@@ -127,7 +131,7 @@ export class Reconciler {
   async markAllMissing(): Promise<void> {
     const { rows, host, logger } = this.#parts;
     for (const row of await rows.listLiving(host.id)) {
-      if (row.state === 'error' || row.state === 'missing') continue;
+      if (row.state === 'error' || row.state === 'missing' || isStillborn(row)) continue;
       await rows.markMissing(row, SILENT_REASON);
     }
     logger.error({ host: host.id }, 'Host agent does not respond; its sandboxes are missing');
@@ -169,6 +173,14 @@ export class Reconciler {
       'Host still has a destroyed sandbox; destroying it again',
     );
     this.#destroy(row);
+  }
+
+  /** Left of a create that failed, and could not be removed then. */
+  async #destroyStillborn(row: SandboxRow, info: hostAgent.SandboxInfo): Promise<void> {
+    const { state } = reportOf(info);
+    if (state === 'destroying') return;
+    if (state !== 'stopped') return this.#destroy(row);
+    await this.#settleUnknown(row);
   }
 
   /** By the way: it may take minutes, and must not keep other reports waiting. */

@@ -16,6 +16,14 @@ export interface SandboxReport
   readonly ended_at?: Date;
 }
 
+/**
+ * Whether a create of it has failed. Its user was told so: it must not come to life, and
+ * what the host has of it is to be destroyed.
+ */
+export function isStillborn({ state, started_at }: SandboxRow): boolean {
+  return started_at === null && (state === 'error' || state === 'destroying');
+}
+
 /** Throws `internal_error` for a state that does not exist. */
 export function reportOf(info: hostAgent.SandboxInfo): SandboxReport {
   return {
@@ -38,6 +46,9 @@ export function settledReport(
   if (info === undefined) return settledUnknown(row.state);
   const report = { ...reportOf(info), timeout_sec: info.timeoutSec };
   if (report.state === 'stopped') return { ...report, ended_at: new Date() };
+  if (isStillborn(row) && report.state !== 'error') {
+    return { state: 'destroying', reason: row.reason, build_id: row.build_id };
+  }
   if (report.state !== 'running' || row.started_at !== null) return report;
   return { ...report, started_at: new Date(), versions: JSON.stringify(info.metadata) };
 }

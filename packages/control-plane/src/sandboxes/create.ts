@@ -1,12 +1,11 @@
 import { type hostAgent, newId, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import type { NewSandboxRow, SandboxRow, TemplateRow } from '../database/schema.ts';
-import { publicMessage } from '../errors/public-error.ts';
-import { agentCall, type HostConnection } from '../hosts/connection.ts';
+import { agentCall } from '../hosts/connection.ts';
 import { type Place, reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Operation } from '../operations/runner.ts';
-import { DESTROY_TIMEOUT_MS } from './destroy.ts';
+import { discard } from './discard.ts';
 import type { Shape } from './limits.ts';
 import {
   type OperatedSandbox,
@@ -29,8 +28,8 @@ export interface NewSandbox extends Shape {
 }
 
 /**
- * Boots or restores a sandbox. If the agent fails, the row stays, in state `error` with
- * the reason.
+ * Boots or restores a sandbox. If the agent fails, the row stays with the reason, in state
+ * `error`, or `destroying` for as long as the host may still have something of it.
  */
 export function createOperation(
   { logger }: Pick<SandboxParts, 'logger'>,
@@ -82,11 +81,9 @@ export function createOperation(
       };
     },
     settle: async (row, error) => {
-      await discard(host, id, logger);
+      const record = await discard({ logger, host }, id, error);
       return async (transaction) => {
-        await new SandboxRepository(transaction).transition(id, 'creating', 'error', {
-          reason: publicMessage(error),
-        });
+        await record(transaction);
         return [sandboxEvent(row, 'error', metadata)];
       };
     },
@@ -96,21 +93,6 @@ export function createOperation(
         cause: error,
       }),
   };
-}
-
-/** After a failed create: a half-made sandbox must not go on to use the host. */
-async function discard(
-  host: HostConnection,
-  id: string,
-  logger: SandboxParts['logger'],
-): Promise<void> {
-  try {
-    await host.client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS });
-  } catch (reason) {
-    const error = TorporError.from(reason);
-    if (error.code === 'not_found') return;
-    logger.warn({ sandbox: id, err: error }, 'Could not remove what a failed create left');
-  }
 }
 
 function agentRequest(row: SandboxRow, { snapshot, envs }: NewSandbox) {

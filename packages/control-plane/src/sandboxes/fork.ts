@@ -11,7 +11,8 @@ import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
 import type { Completion, LockedWrite, Operation, ResourceEvent } from '../operations/runner.ts';
 import { notInState } from './access.ts';
 import { claim } from './claim.ts';
-import { observe, requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
+import { discard } from './discard.ts';
+import { requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
 import { SandboxRepository } from './repository.ts';
 
 export interface ForkRequest {
@@ -106,10 +107,11 @@ function forkOperation(
       );
     },
     complete: recordChildren,
-    settle: async ({ rows }, error) => {
-      const reason = publicMessage(error);
+    settle: async ({ source, rows }, error) => {
+      const host = parts.hosts.connection(source.host_id);
+      const { logger } = parts;
       const records = await Promise.all(
-        rows.map((row) => observe(parts, row.id, { state: 'error', reason })),
+        rows.map((row) => discard({ host, logger }, row.id, error)),
       );
       return async (transaction) => {
         for (const record of records) await record(transaction);

@@ -5,7 +5,13 @@ import type { Principal } from '../auth/api-keys.ts';
 import type { Database, SandboxRow, TemplateRow } from '../database/schema.ts';
 import { apiKeyActor } from '../events/outbox.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
-import { reportOf, type SandboxReport, SILENT_REASON, settledReport } from '../hosts/report.ts';
+import {
+  isStillborn,
+  reportOf,
+  type SandboxReport,
+  SILENT_REASON,
+  settledReport,
+} from '../hosts/report.ts';
 import type { PhaseTiming } from '../hosts/timings.ts';
 import type { OperationRunner, ResourceEvent } from '../operations/runner.ts';
 import { SandboxRepository } from './repository.ts';
@@ -69,11 +75,17 @@ export async function observe(
       { sandbox: id, err: TorporError.from(reason) },
       "Could not refresh the sandbox's state; the reconciler will retry",
     );
-    report = fallback ?? { state: 'missing', reason: SILENT_REASON };
+    report = fallback ?? silentReport(row);
   }
   return async (transaction) => {
     await new SandboxRepository(transaction).recordAsHolder(row, report);
   };
+}
+
+/** While its host does not respond. */
+function silentReport(row: SandboxRow): SandboxReport {
+  if (isStillborn(row)) return { state: row.state, reason: row.reason };
+  return { state: 'missing', reason: SILENT_REASON };
 }
 
 /** What the agent's answer to an operation says of the sandbox. Throws `internal_error`. */

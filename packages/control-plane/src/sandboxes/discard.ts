@@ -1,0 +1,42 @@
+import { TorporError } from '@torpor/protocol';
+import type { Transaction } from 'kysely';
+import type { Logger } from 'pino';
+import type { Database } from '../database/schema.ts';
+import { publicMessage } from '../errors/public-error.ts';
+import type { HostConnection } from '../hosts/connection.ts';
+import { DESTROY_TIMEOUT_MS } from './destroy.ts';
+import { SandboxRepository } from './repository.ts';
+
+interface Parts {
+  readonly host: HostConnection;
+  readonly logger: Logger;
+}
+
+/**
+ * After a failed create: a half-made sandbox must not go on to use the host. The function
+ * that is returned writes what came of it: `error`, or `destroying` if the host did not
+ * confirm, which the reconciler then sees to.
+ */
+export async function discard(
+  parts: Parts,
+  id: string,
+  error: TorporError,
+): Promise<(transaction: Transaction<Database>) => Promise<void>> {
+  const to = (await isRemoved(parts, id)) ? 'error' : 'destroying';
+  return async (transaction) => {
+    const reason = publicMessage(error);
+    await new SandboxRepository(transaction).transition(id, 'creating', to, { reason });
+  };
+}
+
+async function isRemoved({ host, logger }: Parts, id: string): Promise<boolean> {
+  try {
+    await host.client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS });
+    return true;
+  } catch (reason) {
+    const error = TorporError.from(reason);
+    if (error.code === 'not_found') return true;
+    logger.warn({ sandbox: id, err: error }, 'Could not remove what a failed create left');
+    return false;
+  }
+}
