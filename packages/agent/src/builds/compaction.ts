@@ -3,9 +3,9 @@ import type { HostContext } from '../host-context.ts';
 
 /**
  * Compacts the chain of a paused sandbox's build if it names too many builds, or mostly dead
- * blocks: only the next resume waits for this. The sandbox's reference names the compacted
- * build once `adopt` has resolved for it; if anything fails, it names the old one. Does not
- * throw.
+ * blocks. The caller holds the sandbox's lock: the pause, and a resume after it, wait for this.
+ * The sandbox's reference names the compacted build once `adopt` has resolved for it; if
+ * anything fails, it names the old one. Does not throw.
  */
 export async function compactIfDue(
   host: HostContext,
