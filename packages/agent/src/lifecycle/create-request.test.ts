@@ -27,7 +27,14 @@ describe('a request to create a sandbox', () => {
     });
   });
 
+  test('that names no user has none, so that the image decides', () => {
+    const { defaultUser: _user, ...anonymous } = request;
+    expect(checkedSpec(request, limits)).toHaveProperty('defaultUser', 'user');
+    expect(checkedSpec(anonymous, limits)).not.toHaveProperty('defaultUser');
+  });
+
   test.each<[string, Partial<CreateRequest>]>([
+    ['an empty user name', { defaultUser: '' }],
     ['no vCPU', { vcpus: 0 }],
     ['half a vCPU', { vcpus: 0.5 }],
     ['negative memory', { memoryMiB: -1 }],

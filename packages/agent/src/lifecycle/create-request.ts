@@ -60,7 +60,7 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
     timeoutSec: request.timeoutSec,
     teamId: request.teamId,
     templateId,
-    defaultUser: defaultUser ?? '',
+    ...(defaultUser === undefined ? {} : { defaultUser }),
     allowInternet: request.allowInternet,
     autoPause: request.autoPause,
     hostname,

@@ -41,7 +41,7 @@ export async function bringUp(request: BringUpRequest): Promise<RunningMachine> 
 /** Restores the kept boot of the image in this shape, or boots it and keeps that. */
 async function bootOrRestoreKept(request: BringUpRequest): Promise<RunningMachine> {
   const { host, spec, boots } = request;
-  const image = await host.images.resolve(spec.templateId || DEFAULT_TEMPLATE);
+  const image = await host.images.resolve(spec.templateId);
   if (!host.snapshots.keepBoots) return boot(request, image);
   const name = bootName(host, image, spec);
   const restoreKept = async () => {

@@ -18,10 +18,10 @@ export interface GuestSpec {
   readonly vcpus: number;
   readonly memoryMiB: number;
   readonly diskSizeMiB: number;
-  /** Name of the image; empty means the default. */
+  /** Name of the image, or id of the snapshot. */
   readonly templateId: string;
-  /** Empty means the image's. */
-  readonly defaultUser: string;
+  /** The image's if omitted. */
+  readonly defaultUser?: string | undefined;
   readonly allowInternet: boolean;
   readonly hostname: string;
 }

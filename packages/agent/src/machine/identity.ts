@@ -25,7 +25,7 @@ export async function initGuest(
   identity: GuestIdentity,
 ): Promise<void> {
   const { environment, previousSandboxId } = identity;
-  const defaultUser = spec.defaultUser || identity.defaultUser;
+  const defaultUser = spec.defaultUser ?? identity.defaultUser;
   await guest.init(
     {
       accessToken: host.secrets.accessToken(id),

@@ -6,6 +6,8 @@ import { z } from 'zod';
  *
  * Version 1 kept what RAM is compared with as two fields, each of which could be missing, and
  * did not say what RAM began as: that followed from whether a page server served it.
+ *
+ * A spec without a default user had an empty one, also in early records of version 2.
  */
 
 const version1Schema = z.looseObject({
@@ -22,8 +24,21 @@ const version1Schema = z.looseObject({
 
 type Version1Memory = NonNullable<z.infer<typeof version1Schema>['memory']>;
 
+const emptyUserSchema = z.looseObject({ spec: z.looseObject({ defaultUser: z.literal('') }) });
+
 /** What is read from a record's file, as the present version would have written it; other values as they are. */
 export function upgradeRecord(value: unknown): unknown {
+  return upgradeVersion1(withoutEmptyUser(value));
+}
+
+function withoutEmptyUser(value: unknown): unknown {
+  const old = emptyUserSchema.safeParse(value);
+  if (!old.success) return value;
+  const { defaultUser: _empty, ...spec } = old.data.spec;
+  return { ...old.data, spec };
+}
+
+function upgradeVersion1(value: unknown): unknown {
   const old = version1Schema.safeParse(value);
   if (!old.success) return value;
   const { machine, memory, ...rest } = old.data;

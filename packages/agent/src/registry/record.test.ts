@@ -53,8 +53,9 @@ const VERSION_1 = {
   metadata: { envd_version: '0.6.4', vmm: 'firecracker' },
 };
 
-/** Records had no labels before the control plane gave them to the agent. */
-const SPEC = { ...VERSION_1.spec, labels: {} };
+const { defaultUser: _empty, ...named } = VERSION_1.spec;
+/** Records had no labels before the control plane gave them to the agent, and an empty user for none. */
+const SPEC = { ...named, labels: {} };
 
 const BUILD = '0199a0de-0000-7000-8000-000000000001';
 
@@ -119,7 +120,7 @@ test('a record without labels is read, and one with labels keeps them', async ()
   const { machine: _machine, memory: _memory, slot: _slot, ...rest } = VERSION_1;
   const without = { ...rest, formatVersion: 2, state: 'paused', buildId: BUILD };
   expect(await readRecord(await recordFile(without))).toEqual({ ...without, spec: SPEC });
-  const spec = { ...SPEC, labels: { project: 'demo' } };
+  const spec = { ...SPEC, defaultUser: 'user', labels: { project: 'demo' } };
   const path = await recordFile({ ...without, spec });
   const record = await readRecord(path);
   expect(record?.spec).toEqual(spec);

@@ -30,7 +30,8 @@ const recordSchema = z.strictObject({
     timeoutSec: z.int(),
     teamId: z.string(),
     templateId: z.string(),
-    defaultUser: z.string(),
+    /** The image's if omitted. */
+    defaultUser: z.string().optional(),
     allowInternet: z.boolean(),
     /** At the end of its time to live the sandbox is paused, not destroyed. */
     autoPause: z.boolean(),

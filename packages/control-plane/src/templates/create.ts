@@ -117,9 +117,9 @@ async function publish(
   requireRow(source.id, sandbox);
   const { row, replaced } = await new TemplateRepository(transaction).publish(pending.id, {
     build_id: facts.build_id ?? null,
-    vcpus: answer.vcpus || source.vcpus,
-    memory_mb: answer.memoryMb || source.memory_mb,
-    disk_size_mb: answer.sandbox?.diskSizeMb || source.disk_size_mb,
+    vcpus: answer.vcpus ?? source.vcpus,
+    memory_mb: answer.memoryMb ?? source.memory_mb,
+    disk_size_mb: answer.sandbox?.diskSizeMb ?? source.disk_size_mb,
     size_bytes: Number(answer.sizeBytes),
   });
   const event = {
