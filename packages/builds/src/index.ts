@@ -35,5 +35,6 @@ export type {
   WorkingSets,
 } from './store/build-store.ts';
 export { LocalBuildStore, type LocalStoreOptions } from './store/local-store.ts';
+export { manifestTexts } from './store/manifest-texts.ts';
 export type { SparseFiles } from './store/sparse-files.ts';
 export { newBuildId } from './uuid.ts';

@@ -46,12 +46,20 @@ export function instanceTag(realDataDir: string): string {
   return createHash('sha256').update(realDataDir).digest('hex').slice(0, 6);
 }
 
+export function sandboxesIn(dataDir: string): string {
+  return join(dataDir, 'sandboxes');
+}
+
+export function recordFileIn(dataDir: string, id: string): string {
+  return join(sandboxesIn(dataDir), id, 'sandbox.json');
+}
+
 /** Creates the directories of a data directory that are missing, and sets their modes. */
 export async function openLayout(dataDir: string): Promise<DataLayout> {
   await mkdir(dataDir, { recursive: true });
   const root = await realpath(dataDir);
   const instance = instanceTag(root);
-  const sandboxesRoot = join(root, 'sandboxes');
+  const sandboxesRoot = sandboxesIn(root);
   const memoryRoot = join('/dev/shm', `torpor-${instance}`);
   const localRun = join(root, 'run');
   const fits = Buffer.byteLength(localRun) + 1 + ID_BYTES <= MAX_RUN_DIRECTORY_BYTES;
@@ -72,7 +80,7 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
     pagerSocket: join(runRoot, 'pager.sock'),
     pagerLog: join(root, 'journal', 'pager.log'),
     sandboxDirectory: (id) => join(sandboxesRoot, id),
-    recordFile: (id) => join(sandboxesRoot, id, 'sandbox.json'),
+    recordFile: (id) => recordFileIn(root, id),
     upperDisk: (id) => join(sandboxesRoot, id, 'upper.ext4'),
     consoleLog: (id) => join(sandboxesRoot, id, 'console.log'),
     runDirectory: (id) => join(runRoot, id),

@@ -1,6 +1,8 @@
 import { join } from 'node:path';
 import type { BuildFileName } from '../manifest/manifest.ts';
 
+/** Where a local store's directory has its builds. */
+export const BUILDS_DIRECTORY = 'builds';
 const STAGING = '.staging-';
 const TRASH = '.trash-';
 

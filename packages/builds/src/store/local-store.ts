@@ -9,7 +9,7 @@ import { needsCompaction } from './compact.ts';
 import { syncPath } from './durable.ts';
 import { FileReferences } from './file-references.ts';
 import { FileWorkingSets } from './file-working-sets.ts';
-import { StoreLayout } from './layout.ts';
+import { BUILDS_DIRECTORY, StoreLayout } from './layout.ts';
 import { Leases } from './leases.ts';
 import { checkContent, readBuild, storedBlocks } from './read-build.ts';
 import type { SparseFiles } from './sparse-files.ts';
@@ -51,7 +51,7 @@ export class LocalBuildStore implements BuildStore {
 
   /** Opens a store, making it if need be, and removes what a crash left half-made. */
   static async open(options: LocalStoreOptions): Promise<LocalBuildStore> {
-    const layout = new StoreLayout(join(options.directory, 'builds'));
+    const layout = new StoreLayout(join(options.directory, BUILDS_DIRECTORY));
     await mkdir(layout.root, { recursive: true, mode: 0o700 });
     for (const name of await readdir(layout.root)) {
       if (layout.isLeftover(name)) {

@@ -1,5 +1,5 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { recordTexts } from '@torpor/agent';
 import { listCacheUsers } from '@torpor/images';
 
 /** An artefact of the cache lies in a directory that is named after its key. */
@@ -21,27 +21,17 @@ export async function keysInUse(cacheDir: string, dataDir: string): Promise<Set<
     dataDirs.add(user.dataDir);
     for (const key of user.keys) keys.add(key);
   }
-  const programs = (await list('/proc')).filter((name) => /^\d+$/.test(name));
-  for (const pid of programs) await addKeysIn(`/proc/${pid}/cmdline`, keys);
-  // A sandbox that is being paused has its build before it loses its machine: builds come last.
-  for (const kind of ['sandboxes', 'builds']) {
-    const file = kind === 'sandboxes' ? 'sandbox.json' : 'manifest.json';
-    for (const root of dataDirs) {
-      for (const name of await list(join(root, kind))) {
-        await addKeysIn(join(root, kind, name, file), keys);
-      }
-    }
+  const addKeysIn = (text: string) => {
+    for (const key of text.match(KEY) ?? []) keys.add(key);
+  };
+  const programs = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
+  for (const pid of programs) {
+    addKeysIn((await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(ignoreMissing)) ?? '');
+  }
+  for (const root of dataDirs) {
+    for await (const text of recordTexts(root)) addKeysIn(text);
   }
   return keys;
-}
-
-async function list(directory: string): Promise<string[]> {
-  return (await readdir(directory).catch(ignoreMissing)) ?? [];
-}
-
-async function addKeysIn(path: string, keys: Set<string>): Promise<void> {
-  const text = await readFile(path, 'utf8').catch(ignoreMissing);
-  for (const key of text?.match(KEY) ?? []) keys.add(key);
 }
 
 /** Undefined for what is not there, or not any more: a process may end meanwhile. */
