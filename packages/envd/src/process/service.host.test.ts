@@ -1,120 +1,38 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { type Client, Code, ConnectError, createClient } from '@connectrpc/connect';
-import { createConnectTransport, createGrpcWebTransport } from '@connectrpc/connect-node';
+import { Code, createClient } from '@connectrpc/connect';
+import { createGrpcWebTransport } from '@connectrpc/connect-node';
 import { envdProcess, TorporError, USER_HEADER } from '@torpor/protocol';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { type Envd, startEnvd } from '../index.ts';
-
-type ProcessClient = Client<typeof envdProcess.Process>;
-type StartInit = MessageInitShape<typeof envdProcess.StartRequestSchema>;
-
-interface StartMore {
-  readonly stdin?: boolean;
-  readonly tag?: string;
-  readonly pty?: MessageInitShape<typeof envdProcess.PTYSchema>;
-}
-
-interface Outcome {
-  stdout: string;
-  stderr: string;
-  pty: string;
-  keepalives: number;
-  pid: number;
-  end: envdProcess.ProcessEvent_EndEvent | undefined;
-}
-
-/** Follows a stream to its end, or until `stop` holds. */
-async function collect(
-  stream: AsyncIterable<{ event?: envdProcess.ProcessEvent | undefined }>,
-  stop: (soFar: Outcome) => boolean = () => false,
-): Promise<Outcome> {
-  const outcome: Outcome = {
-    stdout: '',
-    stderr: '',
-    pty: '',
-    keepalives: 0,
-    pid: 0,
-    end: undefined,
-  };
-  for await (const { event } of stream) {
-    switch (event?.event.case) {
-      case 'start':
-        outcome.pid = event.event.value.pid;
-        break;
-      case 'data': {
-        const { output } = event.event.value;
-        if (output.case !== undefined) {
-          outcome[output.case] += Buffer.from(output.value).toString('latin1');
-        }
-        break;
-      }
-      case 'keepalive':
-        outcome.keepalives += 1;
-        break;
-      case 'end':
-        outcome.end = event.event.value;
-        break;
-    }
-    if (stop(outcome)) break;
-  }
-  return outcome;
-}
-
-const shell = (script: string, more: StartMore = {}): StartInit => ({
-  process: { cmd: '/bin/sh', args: ['-c', script] },
-  stdin: false,
-  ...more,
-});
-
-const byPid = (pid: number) => ({ process: { selector: { case: 'pid', value: pid } } }) as const;
-const byTag = (tag: string) => ({ process: { selector: { case: 'tag', value: tag } } }) as const;
-const stdin = (text: string) => ({ input: { case: 'stdin', value: Buffer.from(text) } }) as const;
-
-async function failureOf(promise: Promise<unknown>): Promise<ConnectError> {
-  return ConnectError.from(
-    await promise.then(
-      () => new Error('it did not fail'),
-      (error: unknown) => error,
-    ),
-  );
-}
+import {
+  byPid,
+  byTag,
+  collect,
+  failureOf,
+  type ProcessClient,
+  shell,
+  stdin,
+  TestDaemon,
+} from './test-daemon.ts';
 
 const isRoot = process.getuid?.() === 0;
 
-let envd: Envd;
+let daemon: TestDaemon;
 let client: ProcessClient;
 
 beforeAll(async () => {
-  envd = await startEnvd({ port: 0 });
+  daemon = await TestDaemon.start();
 });
 
 afterAll(async () => {
-  await envd.close();
+  await daemon[Symbol.asyncDispose]();
 });
 
-const clientWith = (useBinaryFormat: boolean): ProcessClient =>
-  createClient(
-    envdProcess.Process,
-    createConnectTransport({
-      baseUrl: `http://127.0.0.1:${envd.port}`,
-      httpVersion: '1.1',
-      useBinaryFormat,
-    }),
-  );
-
 beforeEach(() => {
-  client = clientWith(true);
+  client = daemon.client();
 });
 
 afterEach(async () => {
-  const { processes } = await client.list({});
-  await Promise.all(
-    processes.map(({ pid }) =>
-      client
-        .sendSignal({ ...byPid(pid), signal: envdProcess.Signal.SIGKILL })
-        .catch(() => undefined),
-    ),
-  );
+  await daemon.killAll();
 });
 
 describe.each([
@@ -122,7 +40,7 @@ describe.each([
   ['JSON', false],
 ])('the Process service over Connect with the %s codec', (_name, useBinaryFormat) => {
   beforeEach(() => {
-    client = clientWith(useBinaryFormat);
+    client = daemon.client(useBinaryFormat);
   });
 
   it('sends start, data and end', async () => {
@@ -172,7 +90,7 @@ describe.each([
 it('also speaks gRPC-web', async () => {
   const grpc = createClient(
     envdProcess.Process,
-    createGrpcWebTransport({ baseUrl: `http://127.0.0.1:${envd.port}`, httpVersion: '1.1' }),
+    createGrpcWebTransport({ baseUrl: daemon.baseUrl, httpVersion: '1.1' }),
   );
   expect((await collect(grpc.start(shell('echo hello')))).stdout).toBe('hello\n');
 });
@@ -348,130 +266,6 @@ describe('selecting', () => {
   });
 });
 
-describe('following', () => {
-  it('gives every follower everything, also when one leaves', async () => {
-    const script =
-      'read go; i=0; while [ $i -lt 3000 ]; do echo "line $i of the output"; i=$((i+1)); done';
-    const first = client
-      .start(shell(script, { stdin: true, tag: 'shared' }))
-      [Symbol.asyncIterator]();
-    await first.next();
-    const leaver = client.connect(byTag('shared'))[Symbol.asyncIterator]();
-    await leaver.next();
-    const second = collect(client.connect(byTag('shared')));
-    const all = collect({ [Symbol.asyncIterator]: () => first });
-    await client.sendInput({ ...byTag('shared'), input: stdin('go\n') });
-    await leaver.next();
-    await leaver.return?.();
-    const expected = Array.from({ length: 3000 }, (_, i) => `line ${i} of the output\n`).join('');
-    expect((await all).stdout).toBe(expected);
-    expect((await second).stdout).toBe(expected);
-  });
-
-  it('repeats no more than the last 64 KiB to a late follower', async () => {
-    const started = client.start(
-      shell('head -c 300000 /dev/zero | tr "\\0" x; printf last; echo ready >&2; sleep 600', {
-        tag: 'late',
-      }),
-    );
-    await collect(started, ({ stderr }) => stderr.includes('ready'));
-    const { stdout } = await collect(client.connect(byTag('late')), ({ stderr }) =>
-      stderr.includes('ready'),
-    );
-    expect(stdout.length).toBeLessThanOrEqual(64 * 1024);
-    expect(stdout.length).toBeGreaterThan(60 * 1024);
-    expect(stdout.endsWith('xlast')).toBe(true);
-  });
-
-  it('lets a process that nobody follows write on', async () => {
-    const started = client.start(
-      shell('read go; head -c 5000000 /dev/zero; echo done', { stdin: true, tag: 'alone' }),
-    );
-    const { pid } = await collect(started, () => true);
-    await client.sendInput({ ...byTag('alone'), input: stdin('go\n') });
-    const outcome = await collect(client.connect(byPid(pid)));
-    expect(outcome.end?.exitCode).toBe(0);
-    expect(outcome.stdout.endsWith('done\n')).toBe(true);
-  });
-
-  it('sends keepalives at the interval that the client asks for', async () => {
-    const stream = client.start(shell('sleep 600'), {
-      headers: { 'Keepalive-Ping-Interval': '1' },
-    });
-    const outcome = await collect(stream, ({ keepalives }) => keepalives === 2);
-    expect(outcome.keepalives).toBe(2);
-  });
-
-  it('kills the process when the deadline of its start passes, not when the client leaves', async () => {
-    const deadline = failureOf(
-      collect(client.start(shell('sleep 600', { tag: 'late' }), { timeoutMs: 700 })),
-    );
-    expect((await deadline).code).toBe(Code.DeadlineExceeded);
-    await expect.poll(async () => (await client.list({})).processes).toEqual([]);
-
-    const left = new AbortController();
-    const stream = client
-      .start(shell('sleep 600', { tag: 'left' }), {
-        timeoutMs: 60_000,
-        signal: left.signal,
-      })
-      [Symbol.asyncIterator]();
-    await stream.next();
-    left.abort();
-    await failureOf(stream.next());
-    const again = collect(client.connect(byTag('left')), () => true);
-    expect((await again).pid).toBeGreaterThan(0);
-  });
-
-  it('does not kill the process when the deadline of a Connect passes', async () => {
-    await collect(client.start(shell('sleep 600', { tag: 'kept' })), () => true);
-    const error = await failureOf(collect(client.connect(byTag('kept'), { timeoutMs: 300 })));
-    expect(error.code).toBe(Code.DeadlineExceeded);
-    expect((await client.list({})).processes).toHaveLength(1);
-  });
-});
-
-describe('input', () => {
-  it('waits until the program takes it, and reports a closed one', async () => {
-    const size = 1_000_000;
-    const started = client
-      .start(shell(`head -c 1 > /dev/null; echo started; wc -c`, { stdin: true, tag: 'reader' }))
-      [Symbol.asyncIterator]();
-    await started.next();
-    await client.sendInput({ ...byTag('reader'), input: stdin('x'.repeat(size)) });
-    await client.closeStdin(byTag('reader'));
-    const error = await failureOf(client.sendInput({ ...byTag('reader'), input: stdin('more') }));
-    expect([Code.FailedPrecondition, Code.NotFound]).toContain(error.code);
-    const { stdout } = await collect({ [Symbol.asyncIterator]: () => started });
-    expect(stdout).toContain('started');
-  });
-
-  it('gives up with the client when the program does not read', async () => {
-    const started = client
-      .start(shell('sleep 600', { stdin: true, tag: 'deaf' }))
-      [Symbol.asyncIterator]();
-    await started.next();
-    const big = { ...byTag('deaf'), input: stdin('x'.repeat(4_000_000)) };
-    const error = await failureOf(client.sendInput(big, { timeoutMs: 500 }));
-    expect(error.code).toBe(Code.DeadlineExceeded);
-  });
-
-  it('is refused where the kind does not fit', async () => {
-    await collect(client.start(shell('sleep 600', { stdin: true, tag: 'pipes' })), () => true);
-    const toPipes = client.sendInput({
-      ...byTag('pipes'),
-      input: { input: { case: 'pty', value: Buffer.from('x') } },
-    });
-    expect((await failureOf(toPipes)).code).toBe(Code.FailedPrecondition);
-    await collect(client.start(shell('sleep 600', { pty: {}, tag: 'terminal' })), () => true);
-    const toTerminal = client.sendInput({ ...byTag('terminal'), input: stdin('x') });
-    expect((await failureOf(toTerminal)).code).toBe(Code.FailedPrecondition);
-    expect((await failureOf(client.closeStdin(byTag('terminal')))).code).toBe(
-      Code.FailedPrecondition,
-    );
-  });
-});
-
 describe('terminals', () => {
   it('are the controlling terminal of a session of their own', async () => {
     const { pty, end } = await collect(
@@ -492,19 +286,5 @@ describe('terminals', () => {
     );
     expect(pty).toContain('TERM=vt100');
     expect(pty).toContain('MARK=here');
-  });
-});
-
-describe('memory and order', () => {
-  it('keeps the order of input that is sent by several calls', async () => {
-    const started = client
-      .start(shell('cat', { stdin: true, tag: 'order' }))
-      [Symbol.asyncIterator]();
-    await started.next();
-    const parts = Array.from({ length: 50 }, (_, index) => `${index} `);
-    for (const part of parts) await client.sendInput({ ...byTag('order'), input: stdin(part) });
-    await client.closeStdin(byTag('order'));
-    const { stdout } = await collect({ [Symbol.asyncIterator]: () => started });
-    expect(stdout).toBe(parts.join(''));
   });
 });
