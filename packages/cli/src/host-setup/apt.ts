@@ -1,5 +1,5 @@
-import { readFile, rename, writeFile } from 'node:fs/promises';
-import { runCommand } from '@torpor/linux';
+import { readFile } from 'node:fs/promises';
+import { runCommand, writeFileAtomically } from '@torpor/linux';
 import { findProgram } from './checks.ts';
 
 /** Our own apt source; its name says whose it is. */
@@ -59,9 +59,8 @@ export async function ensureBackports(report: AptReport): Promise<string | undef
 
   const archive = archives.find(({ release }) => release === RELEASE_WITH_BACKPORTS);
   report.step(`adding the apt source ${BACKPORTS_SOURCE}`);
-  const staging = `${BACKPORTS_SOURCE}.new`;
-  await writeFile(
-    staging,
+  await writeFileAtomically(
+    BACKPORTS_SOURCE,
     [
       '# Written by Torpor: QEMU 10 for Debian 12.',
       'Types: deb',
@@ -71,8 +70,8 @@ export async function ensureBackports(report: AptReport): Promise<string | undef
       'Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg',
       '',
     ].join('\n'),
+    0o644,
   );
-  await rename(staging, BACKPORTS_SOURCE);
   await updateLists(report);
   return suite;
 }

@@ -1,6 +1,6 @@
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { CommandError, type KernelModules } from '@torpor/linux';
+import { CommandError, type KernelModules, writeFileAtomically } from '@torpor/linux';
 import type { Requirement } from './requirement.ts';
 
 /** Read at every boot: modules-load.d(5). */
@@ -49,6 +49,5 @@ async function loadAtBoot(names: readonly string[], { file, step }: ModuleLoadin
   if (missing.length === 0) return;
   step(`${missing.join(', ')}: loaded at every boot from now on, by ${file}`);
   await mkdir(dirname(file), { recursive: true });
-  await writeFile(`${file}.new`, [...lines, ...missing, ''].join('\n'));
-  await rename(`${file}.new`, file);
+  await writeFileAtomically(file, [...lines, ...missing, ''].join('\n'), 0o644);
 }
