@@ -22,7 +22,7 @@ export const EXIT = {
   unauthorized: 4,
   /** The state of the thing, or another of its name, stands against it. */
   conflict: 5,
-  /** No response from the API, or none of its hosts has capacity. */
+  /** No response from the API or its database, or none of its hosts has capacity. */
   unavailable: 6,
   timeout: 7,
   /** This machine lacks something; see `torpor doctor`. */
@@ -49,6 +49,7 @@ const EXIT_OF_ERROR: Partial<Record<ErrorCode, number>> = {
   name_reserved: EXIT.conflict,
   no_hosts_available: EXIT.unavailable,
   host_unavailable: EXIT.unavailable,
+  database_unavailable: EXIT.unavailable,
   timeout: EXIT.timeout,
   host_setup: EXIT.hostSetup,
 };

@@ -87,6 +87,11 @@ export const ERRORS = {
     connect: 'Unavailable',
     remedy: 'Start the host agent again; its sandboxes keep running until then.',
   },
+  database_unavailable: {
+    http: 503,
+    connect: 'Unavailable',
+    remedy: 'Try again in a few seconds. If it stays away, the log of the server says why.',
+  },
   guest_unreachable: {
     http: 502,
     connect: 'Unavailable',

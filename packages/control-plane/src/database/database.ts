@@ -1,8 +1,9 @@
 import { TorporError } from '@torpor/protocol';
-import { Kysely, PostgresDialect } from 'kysely';
+import { Kysely } from 'kysely';
 import { Migrator } from 'kysely/migration';
 import pg from 'pg';
 import type { Logger } from 'pino';
+import { ReportingDialect } from './dialect.ts';
 import { MIGRATIONS } from './migrations/index.ts';
 import type { Database } from './schema.ts';
 
@@ -33,7 +34,7 @@ export async function openDatabase(
     client.on('error', (error) => logger.warn({ err: error }, 'Lost a database connection')),
   );
   pool.on('error', () => undefined);
-  const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) });
+  const db = new Kysely<Database>({ dialect: new ReportingDialect({ pool }) });
   try {
     await migrate(db);
     return db;
@@ -53,11 +54,17 @@ async function migrate(db: Kysely<Database>): Promise<void> {
   const { error, results } = await migrator.migrateToLatest();
   if (error === undefined) return;
   const failed = results?.find((result) => result.status === 'Error')?.migrationName;
-  const reason = error instanceof Error ? error.message : String(error);
+  const reason = rootMessage(error);
   const step = failed === undefined ? '' : ` (step ${failed})`;
   throw new TorporError('host_setup', `The database cannot be prepared${step}: ${reason}`, {
     remedy:
       'Check that DATABASE_URL names a database that can be reached and lets Torpor create tables, and that no newer version of Torpor has used it.',
     cause: error,
   });
+}
+
+/** What the server or the connection said, where that was converted. */
+function rootMessage(error: unknown): string {
+  if (error instanceof TorporError && error.cause !== undefined) return rootMessage(error.cause);
+  return error instanceof Error ? error.message : String(error);
 }

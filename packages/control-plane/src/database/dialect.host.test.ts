@@ -1,0 +1,54 @@
+import type { rest } from '@torpor/protocol';
+import { Fleet } from '@torpor/testkit/control-plane';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+let fleet: Fleet;
+
+beforeAll(async () => {
+  fleet = await Fleet.open();
+});
+afterAll(() => fleet[Symbol.asyncDispose]());
+
+async function expectUnavailable(answer: Response): Promise<void> {
+  const { error } = (await answer.json()) as rest.ErrorBody;
+  expect(answer.status).toBe(503);
+  expect(error).toEqual({
+    code: 'database_unavailable',
+    message: 'The database does not respond at present.',
+    remedy: 'Try again in a few seconds. If it stays away, the log of the server says why.',
+  });
+}
+
+/** The statement that lists the sandboxes of a team. */
+const LIST = {
+  sql: /from "sandboxes" where "team_id" = \$1 and "state" in/,
+  when: 'before',
+} as const;
+
+test('a connection that breaks is no defect of Torpor, and is replaced', async () => {
+  await using member = await fleet.joinSeverable();
+  member.links.arm({ ...LIST, cuts: 'connection' });
+  await expectUnavailable(await member.call('GET', '/sandboxes'));
+  expect((await member.call('GET', '/sandboxes')).status).toBe(200);
+});
+
+test('nor is a database that cannot be reached', async () => {
+  await using member = await fleet.joinSeverable();
+  member.links.arm(LIST);
+  await expectUnavailable(await member.call('GET', '/sandboxes'));
+  await expectUnavailable(await member.call('GET', '/sandboxes'));
+  expect(fleet.log()).toContain('Connection terminated unexpectedly');
+});
+
+test('nor is a server that ends its connections', async () => {
+  const member = await fleet.join();
+  await fleet.database.query(`
+    create function shut_down() returns trigger language plpgsql as
+      $$ begin raise exception 'terminating' using errcode = '57P01'; end $$`);
+  await fleet.database.query(
+    'create trigger shut_down before insert on operations execute function shut_down()',
+  );
+  await expectUnavailable(await member.call('POST', '/sandboxes', { memory_mb: 128 }));
+  await fleet.database.query('drop trigger shut_down on operations');
+  expect((await member.create()).status).toBe('running');
+});

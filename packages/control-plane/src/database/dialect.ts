@@ -1,0 +1,70 @@
+import { TorporError } from '@torpor/protocol';
+import {
+  type CompiledQuery,
+  type DatabaseConnection,
+  PostgresDialect,
+  type PostgresDialectConfig,
+  PostgresDriver,
+} from 'kysely';
+import pg from 'pg';
+
+/** Of SQLSTATE: shut down, crashed, starting up, no connection left. Class 08 is that of connections. */
+const UNAVAILABLE = /^(57P0[123]|53300|08...)$/;
+
+/** Of system calls on the socket, where no server has answered. */
+const BROKEN = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT']);
+
+/** What pg says without a code when a connection ends, or had ended before the query. */
+const ENDED = /^(Connection terminated|Client (has encountered a connection error|was closed))/;
+
+/** PostgreSQL whose absence is the error `database_unavailable`, in all that runs on it. */
+export class ReportingDialect extends PostgresDialect {
+  readonly #config: PostgresDialectConfig;
+
+  constructor(config: PostgresDialectConfig) {
+    super(config);
+    this.#config = config;
+  }
+
+  override createDriver(): PostgresDriver {
+    return new ReportingDriver(this.#config);
+  }
+}
+
+class ReportingDriver extends PostgresDriver {
+  readonly #reporting = new WeakSet<DatabaseConnection>();
+
+  override async acquireConnection(
+    ...options: Parameters<PostgresDriver['acquireConnection']>
+  ): Promise<DatabaseConnection> {
+    const connection = await reporting(super.acquireConnection(...options));
+    if (!this.#reporting.has(connection)) {
+      this.#reporting.add(connection);
+      // Everything runs through it, the begin and end of a transaction too.
+      const execute = connection.executeQuery.bind(connection);
+      connection.executeQuery = <R>(query: CompiledQuery) => reporting(execute<R>(query));
+    }
+    return connection;
+  }
+}
+
+async function reporting<T>(query: Promise<T>): Promise<T> {
+  try {
+    return await query;
+  } catch (reason) {
+    if (!isUnavailable(reason)) throw reason;
+    throw new TorporError('database_unavailable', 'The database does not respond at present.', {
+      cause: reason,
+    });
+  }
+}
+
+function isUnavailable(reason: unknown): boolean {
+  if (!(reason instanceof Error)) return false;
+  const code = 'code' in reason ? String(reason.code) : '';
+  if (reason instanceof pg.DatabaseError) return UNAVAILABLE.test(code);
+  return BROKEN.has(code) || ENDED.test(reason.message) || reason.message === ACQUIRE_TIMEOUT;
+}
+
+/** Of pg's pool, if no connection becomes free or is made in time. */
+const ACQUIRE_TIMEOUT = 'timeout exceeded when trying to connect';
