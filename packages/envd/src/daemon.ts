@@ -15,7 +15,7 @@ const USAGE = `envd: the daemon in the guest
 `;
 
 /**
- * Runs the daemon that the arguments describe until a signal ends it, and resolves
+ * Runs the daemon that the arguments describe until a signal stops it, and resolves
  * as soon as it listens; undefined if only help was asked for. Throws the system
  * error if it cannot listen, and a TypeError for arguments that it does not know.
  */

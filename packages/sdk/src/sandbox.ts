@@ -222,7 +222,7 @@ export class Sandbox implements AsyncDisposable {
     return { pid, tag };
   }
 
-  /** Starts a program with its output, and if asked its input, attached. Ends it when the session is disposed. */
+  /** Starts a program with its output, and if asked its input, attached. Kills it when the session is disposed. */
   execStream(
     cmd: string,
     args: readonly string[] = [],

@@ -8,7 +8,7 @@ import { parseWith } from '../validation/parse-with.ts';
 /** Frames, and their bytes, that wait to be handled; beyond either the socket is not read. */
 const MAX_WAITING_FRAMES = 64;
 const MAX_WAITING_BYTES = 2 * 1024 * 1024;
-/** How long a client may take to answer the closing handshake. */
+/** How long a client may take to respond to the closing handshake. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
@@ -31,7 +31,7 @@ export class FrameSocket {
     const closed = new AbortController();
     this.closed = closed.signal;
     socket.on('message', (data, isBinary) => {
-      // Read on, for the answer to our close, but not heaped up.
+      // Keeps reading, for the response to our close, and drops what comes.
       if (this.#closing) return;
       if (isBinary && !this.acceptsBinary) {
         void this.fail(new TorporError('invalid_request', 'Frames must be JSON text.'));
@@ -124,20 +124,20 @@ export class FrameSocket {
 
   /** Calls `beat` at an interval, and ends a connection whose other side responds to no ping between two of them. */
   keepAlive(intervalMs: number, beat: () => void = () => undefined): void {
-    let answered = true;
-    const setAnswered = () => {
-      answered = true;
+    let responded = true;
+    const setResponded = () => {
+      responded = true;
     };
-    this.#socket.on('pong', setAnswered);
-    // An answer comes behind the input that was sent before it.
-    this.#socket.on('message', setAnswered);
+    this.#socket.on('pong', setResponded);
+    // A pong comes behind the input that was sent before it.
+    this.#socket.on('message', setResponded);
     const timer = setInterval(() => {
-      if (!answered) {
+      if (!responded) {
         this.#socket.terminate();
         return;
       }
-      // While the socket is not read, no answer is seen.
-      answered = this.#socket.isPaused;
+      // While the socket is not read, no pong is seen.
+      responded = this.#socket.isPaused;
       this.#socket.ping();
       beat();
     }, intervalMs);

@@ -29,7 +29,7 @@ export interface ListedProcess {
 
 export type Selector = { readonly pid: number } | { readonly tag: string };
 
-/** How long the last output and the end of a process can still be fetched. */
+/** How long the last output and the exit of a process can still be fetched. */
 const EXITED_RETENTION_MS = 30_000;
 /** Bounds the memory of a guest that starts very many short processes. */
 const MAX_EXITED = 256;

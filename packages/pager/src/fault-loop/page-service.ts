@@ -13,7 +13,7 @@ export type ServiceResult = 'serving' | 'userfaultfd-gone' | 'materialised';
 
 /**
  * Serves the pages of one VMM through its userfaultfd, which it owns. Every method
- * returns at once, and answering a fault allocates nothing.
+ * returns at once, and serving a fault allocates nothing.
  */
 export class PageService implements Disposable {
   readonly uffd: number;

@@ -86,7 +86,7 @@ export class Plan {
     return this.#dead;
   }
 
-  /** What was under way at the kernel when the agent was killed has ended. */
+  /** What was under way at the kernel when the agent was killed is over. */
   get isStill(): boolean {
     return this.#underWay === 0;
   }

@@ -25,12 +25,12 @@ export type Outcome =
 
 export interface ProbeRequest {
   readonly targets: readonly ProbeTarget[];
-  /** How long to wait for an answer: short where none is expected, since it is waited in full. */
+  /** How long to wait for a response: short where none is expected, since it is waited in full. */
   readonly patienceMs: number;
   readonly sourceAddress?: string;
   /** Run as this user. */
   readonly uid?: number;
-  /** Send this in a UDP datagram to each target, instead of an HTTP request; no answer is awaited. */
+  /** Send this in a UDP datagram to each target, instead of an HTTP request; no response is awaited. */
   readonly datagram?: string;
 }
 
@@ -164,7 +164,7 @@ export class Listener implements AsyncDisposable {
       const found = this.events.find(fits);
       if (found !== undefined) return found;
       if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
-        throw new Error('The listener has ended.');
+        throw new Error('The listener has exited.');
       }
       await new Promise<void>((resolve) => {
         const watcher = () => {
