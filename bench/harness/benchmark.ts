@@ -18,6 +18,8 @@ export interface Comparison {
   readonly to: string;
   /** What the ratio is wanted to be. */
   readonly aim?: { readonly atMost: number } | { readonly atLeast: number };
+  /** Measured only where the benchmark is told of something to compare with. */
+  readonly isOptional?: boolean;
 }
 
 /** A part of what an operation costs, and how it is known. */
