@@ -9,7 +9,7 @@ import {
   shell,
   stdin,
   TestDaemon,
-} from './test-daemon.ts';
+} from '../test-daemon.ts';
 
 let daemon: TestDaemon;
 let client: ProcessClient;

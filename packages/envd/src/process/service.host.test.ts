@@ -12,7 +12,7 @@ import {
   shell,
   stdin,
   TestDaemon,
-} from './test-daemon.ts';
+} from '../test-daemon.ts';
 
 const isRoot = process.getuid?.() === 0;
 

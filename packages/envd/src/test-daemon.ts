@@ -2,7 +2,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, ConnectError, createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { envdProcess } from '@torpor/protocol';
-import { type Envd, startEnvd } from '../index.ts';
+import { type Envd, startEnvd } from './index.ts';
 
 export type ProcessClient = Client<typeof envdProcess.Process>;
 export type StartInit = MessageInitShape<typeof envdProcess.StartRequestSchema>;
