@@ -96,6 +96,12 @@ export type OperationKind =
   | 'sandbox.pause'
   | 'sandbox.resume'
   | 'sandbox.fork'
+  /** Its VMM ended, or the host has it no more. */
+  | 'sandbox.fail'
+  /** Its host does not respond. */
+  | 'sandbox.lose'
+  /** The host that did not respond has it still. */
+  | 'sandbox.find'
   | 'snapshot.create'
   | 'snapshot.delete';
 

@@ -3,7 +3,7 @@
  * exists exactly if its change does, whatever dies when. Everything that tells of
  * changes (the audit log; later webhooks, streams, usage) is fed from here.
  */
-import type { Kysely, Selectable, Transaction } from 'kysely';
+import type { Kysely, Selectable } from 'kysely';
 import type {
   ActorType,
   Database,
@@ -40,7 +40,7 @@ export type DeliverableEvent = Selectable<OutboxTable>;
 
 /** Appends events in the transaction of the change that they tell of. */
 export async function appendEvents(
-  transaction: Transaction<Database>,
+  transaction: Kysely<Database>,
   events: readonly OutboxEvent[],
 ): Promise<void> {
   if (events.length === 0) return;

@@ -16,3 +16,41 @@ test('sandboxes of a host that is away are missing, also if the database failed 
   await until(async () => (await member.get(id)).status === 'running');
   expect((await member.get(id)).reason).toBeUndefined();
 });
+
+test('what the host does by itself is in the audit log', async () => {
+  await using fleet = await Fleet.open();
+  const member = await fleet.join({ reconcilerTiming: { missingAfterMs: 100, reconnectMs: 20 } });
+  const becomes = (id: string, state: string) =>
+    until(async () => (await member.get(id)).status === state);
+  const paused = await member.create({ auto_pause: true, timeout_sec: 60 });
+  const dead = await member.create();
+  const ended = await member.create();
+  await fleet.agent.autoPause(paused.id);
+  fleet.agent.report(dead.id, 'error', 'The VMM was killed by signal 9.');
+  fleet.agent.report(ended.id, 'stopped');
+  await becomes(paused.id, 'paused');
+  await becomes(dead.id, 'error');
+  await becomes(ended.id, 'stopped');
+  fleet.agent.goAway();
+  await becomes(paused.id, 'missing');
+  fleet.agent.comeBack();
+  await becomes(paused.id, 'paused');
+  await until(async () => (await fleet.count('outbox where delivered_at is null')) === 0);
+  const entries = async (id: string) => {
+    const { rows } = await fleet.database.query(
+      `select action, a.status, a.metadata->>'reason' as reason from audit_logs a join outbox o on o.id = a.outbox_id
+       where resource_id = $1 and a.actor_type = 'system' order by o.id`,
+      [id],
+    );
+    return rows;
+  };
+  expect(await entries(paused.id)).toMatchObject([
+    { action: 'pause', status: 'success' },
+    { action: 'lose', status: 'error' },
+    { action: 'find', status: 'success' },
+  ]);
+  expect(await entries(dead.id)).toEqual([
+    { action: 'fail', status: 'error', reason: 'The VMM was killed by signal 9.' },
+  ]);
+  expect(await entries(ended.id)).toEqual([{ action: 'destroy', status: 'success', reason: null }]);
+});

@@ -105,6 +105,21 @@ const KINDS: Readonly<Record<OperationKind, KindOfOperation>> = {
     succeeded: 'Sandbox forked',
     failed: 'Could not fork the sandbox',
   },
+  'sandbox.fail': {
+    metric: undefined,
+    succeeded: 'Sandbox failed',
+    failed: 'Sandbox failed',
+  },
+  'sandbox.lose': {
+    metric: undefined,
+    succeeded: 'Sandbox is missing',
+    failed: 'Sandbox is missing',
+  },
+  'sandbox.find': {
+    metric: undefined,
+    succeeded: 'Sandbox is back',
+    failed: 'Sandbox is not back',
+  },
   'snapshot.create': {
     metric: 'snapshot',
     succeeded: 'Snapshot created',

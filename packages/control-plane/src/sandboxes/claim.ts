@@ -73,8 +73,7 @@ async function settledRow(
     if (waitedMs > host.guestStartTimeoutMs()) throw stillMoving(row, waitedMs);
     const report = settledReport(row, await host.fetchSandboxInfo(id));
     if (isRecorded(row, report)) await delay(POLL_MS);
-    else
-      await write((transaction) => new SandboxRepository(transaction).recordAsHolder(row, report));
+    else await write((transaction) => new SandboxRepository(transaction).recordChange(row, report));
   }
 }
 

@@ -18,7 +18,8 @@
  *   ({@link SandboxRepository.markMissing}). It holds no lock. So its statement writes
  *   nothing if the row has been written since it was read (`revision`), or if there is a
  *   lease on the sandbox, of whatever process: then the row belongs to that operation, or
- *   to its recovery.
+ *   to its recovery. A report need not follow the table either; a change of the state that
+ *   it writes has an event of its own (sandboxes/report-events.ts).
  * - **A request that uses a sandbox** notes that ({@link SandboxRepository.touch}), and
  *   nothing else.
  *
@@ -30,6 +31,7 @@ import { type Kysely, sql } from 'kysely';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
 import { appendEvents, SYSTEM } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
+import { reportEvents } from './report-events.ts';
 
 /** The last sandbox of a page, in the order of the list: newest first. */
 export interface Cursor {
@@ -96,8 +98,25 @@ export class SandboxRepository {
     return this.#record(row, report).returningAll().executeTakeFirst();
   }
 
-  /** The same for the reconciler: it writes nothing either while an operation has the sandbox. */
-  async recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean> {
+  /** The same with an event of the change, for one that has not settled an operation. */
+  async recordChange(row: SandboxRow, report: SandboxReport): Promise<void> {
+    if ((await this.recordAsHolder(row, report)) === undefined) return;
+    await appendEvents(this.#db, reportEvents(row, report));
+  }
+
+  /**
+   * The same for the reconciler: it writes nothing either while an operation has the sandbox.
+   * Returns whether it was written.
+   */
+  recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean> {
+    return this.#db.transaction().execute(async (transaction) => {
+      const isWritten = await new SandboxRepository(transaction).#recordUnheld(row, report);
+      if (isWritten) await appendEvents(transaction, reportEvents(row, report));
+      return isWritten;
+    });
+  }
+
+  async #recordUnheld(row: SandboxRow, report: SandboxReport): Promise<boolean> {
     const { numUpdatedRows } = await this.#record(row, report)
       .where(({ not, exists, selectFrom }) =>
         not(
