@@ -19,7 +19,10 @@ export const SANDBOX_STATES = [
 
 export type SandboxState = (typeof SANDBOX_STATES)[number];
 
-/** The states in which an operation holds the sandbox's lock; its end leaves them. */
+/**
+ * The states on the way to another. An operation of the control plane, or the host by itself,
+ * is at work on the sandbox, or the host still owes the end of a sandbox whose create failed.
+ */
 const TRANSITIONAL_STATES: ReadonlySet<SandboxState> = new Set([
   'creating',
   'pausing',
@@ -28,13 +31,13 @@ const TRANSITIONAL_STATES: ReadonlySet<SandboxState> = new Set([
   'destroying',
 ]);
 
-/** Whether an operation is under way in this state. `missing` is none: it lasts until the host responds. */
+/** Whether the sandbox is on its way to another state. `missing` is none: it lasts until the host responds. */
 export function isTransitional(state: SandboxState): boolean {
   return TRANSITIONAL_STATES.has(state);
 }
 
 /**
- * Every transition that is allowed. `stopped` is terminal. From `error` a
+ * Every transition that an operation may make. `stopped` is terminal. From `error` a
  * sandbox can be destroyed, or resumed where it still has a build.
  */
 const TRANSITIONS: Record<SandboxState, readonly SandboxState[]> = {
@@ -60,8 +63,9 @@ export function canTransition(from: SandboxState, to: SandboxState): boolean {
 }
 
 /**
- * Throws `invalid_state` unless the transition is allowed. Every change of a
- * sandbox's state passes through here.
+ * Throws `invalid_state` unless the transition is allowed. What an operation does to a
+ * sandbox's state passes through here; what its host reports does not, because only
+ * the host knows what happened.
  */
 export function assertTransition(id: string, from: SandboxState, to: SandboxState): void {
   if (!canTransition(from, to)) {
