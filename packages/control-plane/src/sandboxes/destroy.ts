@@ -2,6 +2,7 @@ import { assertTransition, TorporError } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
 import type { Actor } from '../events/outbox.ts';
 import { agentCall } from '../hosts/connection.ts';
+import { isStillborn } from '../hosts/report.ts';
 import type { Operation } from '../operations/runner.ts';
 import { claim } from './claim.ts';
 import { observe, requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
@@ -53,7 +54,7 @@ export function destroyOperation(
       return async (transaction) => {
         await record(transaction);
         // What a failed create left is tried again until it works; nobody asked for that.
-        return actor.type === 'system' ? [] : [sandboxEvent(row, 'error')];
+        return isStillborn(row) && actor.type === 'system' ? [] : [sandboxEvent(row, 'error')];
       };
     },
   };
