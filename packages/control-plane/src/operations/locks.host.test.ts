@@ -1,11 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { Fleet, recordingLogger } from '@torpor/testkit/control-plane';
+import { Fleet, recordingLogger, until } from '@torpor/testkit/control-plane';
 import type { Kysely } from 'kysely';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openDatabase } from '../database/database.ts';
 import type { Database } from '../database/schema.ts';
 import { SYSTEM } from '../events/outbox.ts';
+import { Metrics } from '../observability/metrics.ts';
+import { SandboxRepository } from '../sandboxes/repository.ts';
 import { OperationLocks } from './locks.ts';
+import { OperationRunner } from './runner.ts';
 
 const INTENT = { kind: 'sandbox.pause', teamId: 'tm', actor: SYSTEM } as const;
 
@@ -13,11 +16,15 @@ let fleet: Fleet;
 const databases: Kysely<Database>[] = [];
 let processes: readonly [OperationLocks, OperationLocks];
 
-async function openLocks(): Promise<OperationLocks> {
+async function open() {
   const { logger } = recordingLogger();
   const db = await openDatabase(fleet.connection, logger);
   databases.push(db);
-  return new OperationLocks({ db, logger });
+  return { db, logger };
+}
+
+async function openLocks(leaseMs?: number): Promise<OperationLocks> {
+  return new OperationLocks({ ...(await open()), leaseMs });
 }
 
 beforeAll(async () => {
@@ -72,4 +79,47 @@ test('what is held is not to be had by the way', async () => {
     expect(await second.tryRun('a', INTENT, async () => 'there')).toBeUndefined();
   });
   expect(await second.tryRun('a', INTENT, async () => 'there')).toBe('there');
+});
+
+test('a lease that has expired is not revived by the renewal of others', async () => {
+  const locks = await openLocks(1_500);
+  const expiries = async () => {
+    const { rows } = await fleet.database.query(
+      'select resource, expires_at from operations order by resource',
+    );
+    return rows.map(({ expires_at }) => Number(expires_at));
+  };
+  await locks.run(['given-back'], INTENT, () =>
+    locks.run(['held'], INTENT, async () => {
+      await fleet.database.query(
+        `update operations set expires_at = now() where resource = 'given-back'`,
+      );
+      const before = await expiries();
+      await until(async () => Number((await expiries())[1]) > Number(before[1]));
+      expect((await expiries())[0]).toBe(before[0]);
+    }),
+  );
+});
+
+test('an abandoned operation is settled as what it is, and not again once another has settled it', async () => {
+  const { db, logger } = await open();
+  const locks = new OperationLocks({ db, logger });
+  const metrics = new Metrics(new SandboxRepository(db));
+  const runner = new OperationRunner({ db, locks, metrics, logger, onEvents: () => undefined });
+  const settled: string[] = [];
+  runner.registerRecovery('abandoned', async ({ intent }) => {
+    settled.push(intent.kind);
+    return async () => [];
+  });
+  await locks.run(['abandoned'], INTENT, async (held) => {
+    held.state = 'unfinished';
+  });
+  const [lease] = await locks.abandoned();
+  if (lease === undefined) throw new Error('no lease');
+  // What each has read before it came to its turn.
+  await Promise.all([runner.recoverLease(lease), runner.recoverLease(lease)]);
+  await runner.recoverLease(lease);
+  expect(settled).toEqual(['sandbox.pause']);
+  expect(await fleet.count('operations')).toBe(0);
+  await metrics.close();
 });
