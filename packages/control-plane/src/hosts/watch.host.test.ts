@@ -7,10 +7,14 @@ test('sandboxes of a host that is away are missing, also if the database failed 
     reconcilerTiming: { missingAfterMs: 100, reconnectMs: 20, listIntervalMs: 60_000 },
   });
   const { id } = await member.create();
-  await fleet.database.query('alter table sandboxes rename to unavailable');
+  await fleet.database.query(`
+    create function refuse() returns trigger language plpgsql as
+      $$ begin raise exception 'not at present'; end $$;
+    create trigger refuse before update on sandboxes for each row
+      when (new.state = 'missing') execute function refuse()`);
   fleet.agent.goAway();
-  await until(() => fleet.log().includes('A step of reconciling failed'));
-  await fleet.database.query('alter table unavailable rename to sandboxes');
+  await until(() => fleet.log().includes('not at present'));
+  await fleet.database.query('drop trigger refuse on sandboxes');
   await until(async () => (await member.get(id)).status === 'missing');
   fleet.agent.comeBack();
   await until(async () => (await member.get(id)).status === 'running');
