@@ -30,9 +30,12 @@ export function startForwarder(options: ForwarderOptions): Forwarder {
   const tables = options.tables ?? PROC_TABLES;
   const forwarded = new Map<number, Server>();
   let lastTables = '';
+  let closed = false;
 
   const scan = async (): Promise<void> => {
     const texts = await Promise.all(tables.map((path) => readFile(path, 'latin1').catch(() => '')));
+    // What is opened after a close, nobody would close.
+    if (closed) return;
     const listening = texts.flatMap((text) => parseListening(text));
     const summary = listening
       .map(({ address, port }) => `${address}:${port}`)
@@ -58,7 +61,6 @@ export function startForwarder(options: ForwarderOptions): Forwarder {
     }
   };
 
-  let closed = false;
   let timer: NodeJS.Timeout;
   const loop = (): void => {
     timer = setTimeout(() => {
