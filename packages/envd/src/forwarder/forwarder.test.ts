@@ -1,5 +1,9 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, open, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type Forwarder, startForwarder } from './forwarder.ts';
 import { parseListening } from './proc-net-tcp.ts';
@@ -70,6 +74,25 @@ describe('the port forwarder', () => {
     start();
     const port = await serve('127.0.0.1');
     await expect.poll(() => answers(port), PATIENCE).toBe(true);
+  });
+
+  it('opens nothing after it was closed, also if it was reading the tables', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-forwarder-'));
+    const table = join(directory, 'tcp');
+    execFileSync('mkfifo', [table]);
+    const port = await serve('127.0.0.1');
+    const reading = startForwarder({ address: GUEST, exclude: [], intervalMs: 1, tables: [table] });
+    // Resolves once the forwarder has opened it to read.
+    const writer = await open(table, 'w');
+    reading.close();
+    const hex = port.toString(16).toUpperCase().padStart(4, '0');
+    await writer.writeFile(`\n   0: 0100007F:${hex} 00000000:0000 0A 0:0 0:0 0 0 0 1\n`);
+    await writer.close();
+    await rm(directory, { recursive: true });
+    start([port]);
+    const marker = await serve('127.0.0.1');
+    await expect.poll(() => answers(marker), PATIENCE).toBe(true);
+    expect(await answers(port)).toBe(false);
   });
 
   it('leaves excluded ports alone, and those that are served on every address', async () => {
