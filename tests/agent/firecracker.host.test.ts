@@ -90,7 +90,7 @@ test('forks go on from where their source was, and so does the source', async ()
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Diff', 'Diff']);
 });
 
-test('the next agent goes on with diffs where the last one stopped in order', async () => {
+test('the next agent continues with diffs after an orderly stop of the last one', async () => {
   const fc = await open();
   const booted = await fc.create();
   const restored = await fc.create();

@@ -284,7 +284,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   });
 
   test.concurrent.each(['SIGTERM', 'SIGHUP', 'SIGINT'] as const)(
-    'shell: %s hangs its terminal up, which ends what runs on it',
+    'shell: %s hangs its terminal up, which terminates the programs on it',
     async (signal) => {
       const scene = await openScene();
       using terminal = scene.run(node, `shell -u root ${id}`);

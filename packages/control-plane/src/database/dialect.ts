@@ -17,7 +17,7 @@ const BROKEN = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMED
 /** What pg says without a code when a connection ends, or had ended before the query. */
 const ENDED = /^(Connection terminated|Client (has encountered a connection error|was closed))/;
 
-/** PostgreSQL whose absence is the error `database_unavailable`, in all that runs on it. */
+/** A PostgreSQL dialect whose queries throw `database_unavailable` while the server does not respond. */
 export class ReportingDialect extends PostgresDialect {
   readonly #config: PostgresDialectConfig;
 

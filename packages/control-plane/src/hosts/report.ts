@@ -10,7 +10,7 @@ export const SILENT_REASON = 'The host agent does not respond; the sandbox may s
 export interface SandboxReport
   extends Pick<SandboxRow, 'state' | 'reason'>,
     Partial<Pick<SandboxRow, 'host_ip' | 'build_id' | 'timeout_sec'>> {
-  /** Versions of what it runs on, as JSON; of one that came up. */
+  /** Versions of kernel, VMM and daemon, as JSON; set once the sandbox has started. */
   readonly versions?: string;
   readonly started_at?: Date;
   readonly ended_at?: Date;

@@ -258,7 +258,7 @@ export class OperationRunner {
     }
   }
 
-  /** Without an outcome that was written here, what there is to finish belongs to whoever settles the operation. */
+  /** Without an outcome that was written here, finishing is left to the control plane that settles the operation. */
   async #finish<Subject, Answer, Result>(
     { state }: HeldLocks,
     operation: Operation<Subject, Answer, Result>,
