@@ -67,6 +67,7 @@ test.each([['--version'], ['--help'], ['exec', '--help'], ['cp', '--help']])(
       'commander',
       'control-plane',
       'protocol',
+      'sdk',
     ]);
   },
 );

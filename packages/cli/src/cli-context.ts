@@ -1,5 +1,5 @@
-import { TorporError } from '@torpor/protocol/basics';
 import type { Sandbox, Torpor } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import type { Command, CommandOptions } from 'commander';
 import { findSandbox } from './client/find-sandbox.ts';
 import { type CommonOptions, connect, readConfig } from './client/settings.ts';

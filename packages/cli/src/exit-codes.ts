@@ -1,11 +1,11 @@
+import type { ExitStatus } from '@torpor/sdk';
 import {
   type ErrorCode,
   type SignalName,
   signalNumber,
   signalOfStatus,
   type TorporError,
-} from '@torpor/protocol/basics';
-import type { ExitStatus } from '@torpor/sdk';
+} from '@torpor/sdk/basics';
 
 /**
  * What the exit status of `torpor` means. `exec`, `run` and `shell` exit with the

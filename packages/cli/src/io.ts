@@ -1,6 +1,6 @@
 import type { Readable, Writable } from 'node:stream';
 import { getSystemErrorMessage } from 'node:util';
-import { TorporError } from '@torpor/protocol/basics';
+import { TorporError } from '@torpor/sdk/basics';
 import { onTerminationSignal, type TerminationSignal } from './termination-signals.ts';
 
 export interface OutputStream extends Writable {

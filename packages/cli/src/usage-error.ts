@@ -1,4 +1,4 @@
-import { TorporError, withFullStop } from '@torpor/protocol/basics';
+import { TorporError, withFullStop } from '@torpor/sdk/basics';
 import type { CommanderError } from 'commander';
 
 /** The error of a command line that commander does not accept, with a sentence of its message. */

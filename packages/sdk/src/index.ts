@@ -1,4 +1,5 @@
 export { type ErrorCode, TorporError } from '@torpor/protocol/basics';
+export { MAX_EXEC_OUTPUT_BYTES } from '@torpor/protocol/rest';
 export { Builds } from './builds.ts';
 export { type FileOptions, Files } from './files.ts';
 export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
@@ -14,6 +15,7 @@ export {
   type PtyOptions,
   type ResumeOptions,
   Sandbox,
+  type SandboxInfo,
 } from './sandbox.ts';
 export { type CreateSandboxOptions, type ListSandboxesOptions, Sandboxes } from './sandboxes.ts';
 export { type CreateSnapshotOptions, type ListSnapshotsOptions, Snapshots } from './snapshots.ts';

@@ -85,6 +85,9 @@ export interface Forked {
   readonly timings: rest.ForkResult['timings'];
 }
 
+/** The properties of a sandbox, as the API returns them. */
+export type SandboxInfo = rest.Sandbox;
+
 /** One sandbox. `await using` destroys it at the end of the block. */
 export class Sandbox implements AsyncDisposable {
   readonly id: string;
@@ -92,9 +95,9 @@ export class Sandbox implements AsyncDisposable {
   readonly processes: Processes;
   readonly #connection: Connection;
   readonly #path: string;
-  #info: rest.Sandbox;
+  #info: SandboxInfo;
 
-  constructor(connection: Connection, info: rest.Sandbox) {
+  constructor(connection: Connection, info: SandboxInfo) {
     this.id = info.id;
     this.#connection = connection;
     this.#info = info;
@@ -104,11 +107,11 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /** What the API last said of it; {@link refresh} asks again. */
-  get info(): rest.Sandbox {
+  get info(): SandboxInfo {
     return this.#info;
   }
 
-  async refresh(signal?: AbortSignal): Promise<rest.Sandbox> {
+  async refresh(signal?: AbortSignal): Promise<SandboxInfo> {
     this.#info = await this.#connection.json('GET', this.#path, rest.sandboxSchema, { signal });
     return this.#info;
   }
@@ -117,7 +120,7 @@ export class Sandbox implements AsyncDisposable {
    * Keeps memory and disk and frees everything else, until {@link resume}. The result has
    * the phases' `timings`, unless it was paused already.
    */
-  async pause(options: PauseOptions = {}): Promise<rest.Sandbox> {
+  async pause(options: PauseOptions = {}): Promise<SandboxInfo> {
     return this.#enter('paused', options.strict === true, options.signal, () =>
       this.#connection.json('POST', `${this.#path}/pause`, rest.sandboxSchema, {
         signal: options.signal,
@@ -129,7 +132,7 @@ export class Sandbox implements AsyncDisposable {
    * Continues it where it was paused. One that is running already is left as it is; but a
    * new idle timeout that it does not have is then an error (`invalid_state`).
    */
-  async resume(options: ResumeOptions = {}): Promise<rest.Sandbox> {
+  async resume(options: ResumeOptions = {}): Promise<SandboxInfo> {
     const timeoutSec = seconds(options.idleTimeoutMs);
     const body: z.input<typeof rest.resumeSandboxSchema> = { timeout_sec: timeoutSec };
     const strict =
@@ -295,11 +298,11 @@ export class Sandbox implements AsyncDisposable {
 
   /** Has the API bring it into a state. It refuses where the sandbox is in it already; unless `strict`, that is a success. */
   async #enter(
-    status: rest.Sandbox['status'],
+    status: SandboxInfo['status'],
     strict: boolean,
     signal: AbortSignal | undefined,
-    act: () => Promise<rest.Sandbox>,
-  ): Promise<rest.Sandbox> {
+    act: () => Promise<SandboxInfo>,
+  ): Promise<SandboxInfo> {
     try {
       this.#info = await act();
     } catch (error) {

@@ -1,5 +1,5 @@
-import { isId, TorporError } from '@torpor/protocol/basics';
 import type { Sandbox, Torpor } from '@torpor/sdk';
+import { isId, TorporError } from '@torpor/sdk/basics';
 
 /** What every id begins with. */
 const ID_TYPE = 'sb';

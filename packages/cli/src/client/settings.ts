@@ -1,8 +1,8 @@
 import { access, constants, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Config, type LoadedConfig, loadConfig, SETTINGS } from '@torpor/control-plane/config';
-import { TorporError } from '@torpor/protocol/basics';
 import type { Torpor } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import type { Io } from '../io.ts';
 
 /** Options that every command has. */

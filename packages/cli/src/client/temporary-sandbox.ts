@@ -1,5 +1,5 @@
-import { TorporError } from '@torpor/protocol/basics';
 import type { CreateSandboxOptions, Sandbox, Torpor } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import type { Io } from '../io.ts';
 import { printStatus } from '../output/progress.ts';

@@ -1,5 +1,5 @@
 import type { Config } from '@torpor/control-plane/config';
-import { TorporError } from '@torpor/protocol/basics';
+import { TorporError } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, findEndpoint, readConfig } from '../client/settings.ts';

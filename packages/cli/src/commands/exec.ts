@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol/basics';
+import { TorporError } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import { assignment } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
-import { TorporError, withFullStop } from '@torpor/protocol/basics';
+import { TorporError, withFullStop } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';

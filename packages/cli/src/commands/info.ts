@@ -1,4 +1,4 @@
-import type * as rest from '@torpor/protocol/rest';
+import type { SandboxInfo } from '@torpor/sdk';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -20,7 +20,7 @@ export function registerInfo(cli: CliContext): void {
 }
 
 /** What there is to know, under the names of the options that set it and of the columns of `ls`. */
-function properties(info: rest.Sandbox): Record<string, string | undefined> {
+function properties(info: SandboxInfo): Record<string, string | undefined> {
   return {
     id: info.id,
     state: info.status,

@@ -1,4 +1,4 @@
-import { SIGNAL_NAMES, signalNumber, TorporError } from '@torpor/protocol/basics';
+import { SIGNAL_NAMES, signalNumber, TorporError } from '@torpor/sdk/basics';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';

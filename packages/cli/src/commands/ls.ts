@@ -1,5 +1,5 @@
-import { isSandboxState, SANDBOX_STATES, type SandboxState } from '@torpor/protocol/basics';
-import type * as rest from '@torpor/protocol/rest';
+import type { SandboxInfo } from '@torpor/sdk';
+import { isSandboxState, SANDBOX_STATES, type SandboxState } from '@torpor/sdk/basics';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { assignment, integer } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
@@ -37,7 +37,7 @@ export function registerLs(cli: CliContext): void {
     .action(
       cli.action(async (options: LsOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
-          const sandboxes: rest.Sandbox[] = [];
+          const sandboxes: SandboxInfo[] = [];
           const listed = torpor.sandboxes.list({
             states: options.state ?? (options.all ? SANDBOX_STATES : undefined),
             template: options.template,

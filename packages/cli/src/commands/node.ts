@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol/basics';
+import { TorporError } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, findEndpoint, readConfig } from '../client/settings.ts';

@@ -1,5 +1,5 @@
-import { TorporError } from '@torpor/protocol/basics';
 import type { Sandbox } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import { type Command, Option } from 'commander';
 import { duration } from '../arguments.ts';
 import type { CommonOptions } from '../client/settings.ts';

@@ -1,5 +1,5 @@
-import { TorporError } from '@torpor/protocol/basics';
 import type { Torpor } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { findSandbox } from '../client/find-sandbox.ts';

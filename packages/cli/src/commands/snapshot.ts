@@ -1,4 +1,4 @@
-import { TEMPLATE_TYPES, type TemplateType, TorporError } from '@torpor/protocol/basics';
+import { TEMPLATE_TYPES, type TemplateType, TorporError } from '@torpor/sdk/basics';
 import { type Command, Option } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { findSandbox } from '../client/find-sandbox.ts';

@@ -1,5 +1,5 @@
 import { CommandError, type KernelModules } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol/basics';
+import { TorporError } from '@torpor/sdk/basics';
 import { type AptReport, ensureBackports, hasApt, installPackages, updateLists } from './apt.ts';
 import { HOST_KERNEL } from './kernel-features.ts';
 import { loadModules, MODULES_FILE } from './module-loading.ts';

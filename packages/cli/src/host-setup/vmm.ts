@@ -1,7 +1,7 @@
 import { chooseVmm, type VmmChoice } from '@torpor/agent';
 import type { Config } from '@torpor/control-plane/config';
 import { findGuestKernel, kernelArguments } from '@torpor/images';
-import { TorporError } from '@torpor/protocol/basics';
+import { TorporError } from '@torpor/sdk/basics';
 import { findFirecracker } from '@torpor/vmm';
 import { findProgram, isAccessible } from './checks.ts';
 import type { Fact } from './requirement.ts';

@@ -1,4 +1,4 @@
-import type { TorporError } from '@torpor/protocol/basics';
+import type { TorporError } from '@torpor/sdk/basics';
 
 /** Options of the SDK, and what the user of a command wrote for them. */
 const OPTION_NAMES: Readonly<Record<string, string>> = {

@@ -1,4 +1,4 @@
-import type { TorporError } from '@torpor/protocol/basics';
+import type { TorporError } from '@torpor/sdk/basics';
 import { type Io, line } from '../io.ts';
 import { commandLineMessage } from './option-names.ts';
 

@@ -1,7 +1,7 @@
-import type * as rest from '@torpor/protocol/rest';
+import type { SandboxInfo } from '@torpor/sdk';
 import { type Io, line } from '../io.ts';
 
-type Timings = NonNullable<rest.Sandbox['timings']>;
+type Timings = NonNullable<SandboxInfo['timings']>;
 
 /** `memory 41 ms · total 87 ms` */
 export function formatTimings(timings: Timings): string {

@@ -1,5 +1,5 @@
-import { TorporError } from '@torpor/protocol/basics';
 import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import { EXIT, exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, ReaderGone } from '../io.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';

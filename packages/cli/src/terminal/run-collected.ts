@@ -1,6 +1,5 @@
-import { TorporError } from '@torpor/protocol/basics';
-import * as rest from '@torpor/protocol/rest';
-import type { ExecSession, Sandbox } from '@torpor/sdk';
+import { type ExecSession, MAX_EXEC_OUTPUT_BYTES, type Sandbox } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import { exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, json } from '../io.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
@@ -59,7 +58,7 @@ class BoundedOutput {
   #bytes = 0;
 
   add(data: Uint8Array): void {
-    const room = Math.max(0, rest.MAX_EXEC_OUTPUT_BYTES - this.#bytes);
+    const room = Math.max(0, MAX_EXEC_OUTPUT_BYTES - this.#bytes);
     if (room > 0) this.#chunks.push(data.subarray(0, room));
     this.#bytes += data.length;
   }
@@ -69,6 +68,6 @@ class BoundedOutput {
   }
 
   get truncated(): boolean {
-    return this.#bytes > rest.MAX_EXEC_OUTPUT_BYTES;
+    return this.#bytes > MAX_EXEC_OUTPUT_BYTES;
   }
 }

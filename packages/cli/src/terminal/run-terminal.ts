@@ -1,8 +1,8 @@
 import { spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
-import { TorporError } from '@torpor/protocol/basics';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import { EXIT, exitCodeOfProgram } from '../exit-codes.ts';
 import { type Io, ReaderGone } from '../io.ts';
 import { printStatus } from '../output/progress.ts';

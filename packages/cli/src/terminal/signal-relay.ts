@@ -1,5 +1,5 @@
-import { TorporError } from '@torpor/protocol/basics';
 import type { Sandbox } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import { exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, type OutputStream, TerminalClosed, write } from '../io.ts';
 import type { TerminationSignal } from '../termination-signals.ts';

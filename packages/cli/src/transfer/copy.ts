@@ -14,8 +14,8 @@ import {
   unpackTree,
   wholeRecords,
 } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol/basics';
 import type { ExecSession, Sandbox } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
 import { startFileTreeProgram } from './guest-program.ts';
 
 /** One side of a copy. */

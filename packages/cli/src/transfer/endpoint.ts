@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol/basics';
+import { TorporError } from '@torpor/sdk/basics';
 
 /** One side of a copy: a path here, or one in a sandbox. */
 export type Endpoint =

@@ -1,0 +1,16 @@
+// What programs around the client need without it: it loads in a fraction of the time of the whole package.
+export {
+  type ErrorCode,
+  isId,
+  isSandboxState,
+  SANDBOX_STATES,
+  type SandboxState,
+  SIGNAL_NAMES,
+  type SignalName,
+  signalNumber,
+  signalOfStatus,
+  TEMPLATE_TYPES,
+  type TemplateType,
+  TorporError,
+  withFullStop,
+} from '@torpor/protocol/basics';
