@@ -1,13 +1,8 @@
 // What tests need of a machine beyond the npm packages: programs, kernel features, guest artefacts.
 
+import { setUpHost } from '@torpor/agent/host-setup';
 import type { Io } from '@torpor/cli';
-import {
-  openImageStore,
-  prepareGuest,
-  printStatus,
-  setUpHost,
-  setupReport,
-} from '@torpor/cli/testing';
+import { openImageStore, prepareGuest, printStatus, setupReport } from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
 import { kernelArguments } from '@torpor/images';
 import { findQemu, probeAccelerator } from '@torpor/vmm';

@@ -1,6 +1,6 @@
 import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { REQUIREMENTS } from '@torpor/cli/testing';
+import { REQUIREMENTS } from '@torpor/agent/host-setup';
 import {
   buildSources,
   computeKey,

@@ -2,12 +2,12 @@
 // machine that has KVM. Exit status 0 if every step passed.
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setUpHost } from '@torpor/agent/host-setup';
 import {
   BASE_IMAGE,
   openImageStore,
   prepareGuest,
   processIo,
-  setUpHost,
   setupReport,
 } from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';

@@ -6,19 +6,23 @@ import type { BaseImages, SandboxLimits } from './host-context.ts';
 import type { SlotPoolOptions } from './network/index.ts';
 import type { VmmPrograms, VmmSetting } from './vmm-choice.ts';
 
-export interface HostAgentConfig {
+/** Where a host keeps what it has, and what runs its sandboxes. */
+export interface HostSettings {
   /** Everything of this host: sandboxes, journal, keys. One agent at a time uses it. */
   readonly dataDir: string;
   /** Kernels and images, which several data directories may share. */
   readonly cacheDir: string;
-  /** Where root file systems come from; if omitted, the image store in the cache directory, whose image `base` is built at the first start. */
-  readonly images?: BaseImages;
   /** `auto` if omitted: see `chooseVmm`. */
   readonly vmm?: VmmSetting | undefined;
   /** Where the VMMs are, if not on the `PATH`. */
   readonly programs?: VmmPrograms | undefined;
   /** If omitted, found by a probe boot, once. */
   readonly forcedAccelerator?: Accelerator | undefined;
+}
+
+export interface HostAgentConfig extends HostSettings {
+  /** Where root file systems come from; if omitted, the image store in the cache directory, whose image `base` is built at the first start. */
+  readonly images?: BaseImages;
   readonly logger: Logger;
   /** What one sandbox may ask for; by default all that the machine has. */
   readonly limits?: Partial<SandboxLimits>;

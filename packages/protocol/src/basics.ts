@@ -7,6 +7,7 @@ export {
   TorporError,
   type TorporErrorOptions,
 } from './errors.ts';
+export { formatBytes } from './format-bytes.ts';
 export {
   canonicalApiKey,
   ID_PREFIXES,

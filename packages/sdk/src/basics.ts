@@ -1,6 +1,7 @@
 // What programs around the client need without it: it loads in a fraction of the time of the whole package.
 export {
   type ErrorCode,
+  formatBytes,
   isId,
   isSandboxState,
   SANDBOX_STATES,

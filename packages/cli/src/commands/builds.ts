@@ -1,10 +1,10 @@
+import { formatBytes } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { EXIT } from '../exit-codes.ts';
 import { json, line } from '../io.ts';
 import { table } from '../output/table.ts';
-import { formatBytes } from '../output/units.ts';
 
 export function registerBuilds(cli: CliContext): void {
   const builds = cli.group(

@@ -1,12 +1,13 @@
+import type { Fact } from '@torpor/agent/host-setup';
 import type { Config } from '@torpor/control-plane/config';
 import { TorporError } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, findEndpoint, readConfig } from '../client/settings.ts';
 import { EXIT } from '../exit-codes.ts';
-import type { Fact } from '../host-setup/requirement.ts';
 import { type Io, json, line } from '../io.ts';
 import { printStatus } from '../output/progress.ts';
+import { hostSettings } from '../platform/host-settings.ts';
 import { VERSION } from '../version.ts';
 
 interface DoctorOptions extends CommonOptions {
@@ -28,11 +29,12 @@ export function registerDoctor(cli: CliContext): void {
       cli.action(async (options: DoctorOptions, _command: Command) => {
         // Loaded here, because it brings in the host's side, which most commands do without.
         const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
-          '../host-setup/index.ts'
+          '@torpor/agent/host-setup'
         );
         const config = await readConfig(cli.io, options);
-        const { dataDir } = config;
-        const checked = await checkRequirements(requirementsFor(config));
+        const settings = hostSettings(config);
+        const { dataDir } = settings;
+        const checked = await checkRequirements(requirementsFor(settings));
         const facts: Fact[] = [
           ...checked.map(({ requirement, result }) => ({
             id: requirement.id,
@@ -40,7 +42,7 @@ export function registerDoctor(cli: CliContext): void {
             remedy: requirementRemedy(requirement.remedy, requirement.packages),
           })),
           ...(await collectFacts(dataDir)),
-          ...(await vmmFacts(config, {
+          ...(await vmmFacts(settings, {
             probe: options.probe,
             onProbe: () => printStatus(cli.io, 'booting a guest under KVM and in emulation'),
           })),

@@ -1,10 +1,11 @@
 import type { Image } from '@torpor/images';
+import { formatBytes } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { table } from '../output/table.ts';
-import { formatAge, formatBytes } from '../output/units.ts';
+import { formatAge } from '../output/units.ts';
 
 interface PruneOptions extends CommonOptions {
   readonly dryRun?: boolean;

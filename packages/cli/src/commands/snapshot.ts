@@ -1,4 +1,4 @@
-import { TEMPLATE_TYPES, type TemplateType, TorporError } from '@torpor/sdk/basics';
+import { formatBytes, TEMPLATE_TYPES, type TemplateType, TorporError } from '@torpor/sdk/basics';
 import { type Command, Option } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { findSandbox } from '../client/find-sandbox.ts';
@@ -6,7 +6,7 @@ import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { table } from '../output/table.ts';
 import { reportTimings } from '../output/timings.ts';
-import { formatAge, formatBytes } from '../output/units.ts';
+import { formatAge } from '../output/units.ts';
 
 interface SnapshotOptions extends CommonOptions {
   readonly name?: string;

@@ -5,6 +5,8 @@ import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { type Io, json, line } from '../io.ts';
 import { printStatus } from '../output/progress.ts';
+import { setupReport } from '../output/setup-report.ts';
+import { hostSettings } from '../platform/host-settings.ts';
 import type { Platform } from '../platform/platform.ts';
 import { StopRequest } from '../platform/stop-request.ts';
 import { VERSION } from '../version.ts';
@@ -78,10 +80,8 @@ async function start(
   stop: StopRequest,
 ): Promise<Platform> {
   // Loaded here: most commands do without the server's side.
-  const { assertHostReady, requirementsFor, setupReport, setUpHost } = await import(
-    '../host-setup/index.ts'
-  );
-  const requirements = requirementsFor(config);
+  const { assertHostReady, requirementsFor, setUpHost } = await import('@torpor/agent/host-setup');
+  const requirements = requirementsFor(hostSettings(config));
   if (options.setup) await setUpHost({ report: setupReport(io), requirements });
   else await assertHostReady(requirements);
 

@@ -1,5 +1,5 @@
+import { formatBytes } from '@torpor/sdk/basics';
 import { type Io, line } from '../io.ts';
-import { formatBytes } from './units.ts';
 
 const REDRAW_INTERVAL_MS = 100;
 

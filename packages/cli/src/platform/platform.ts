@@ -5,6 +5,7 @@ import type { Config } from '@torpor/control-plane/config';
 import type { ImageStore, Progress } from '@torpor/images';
 import type { AcceleratorChoice } from '@torpor/vmm';
 import type { Logger } from 'pino';
+import { hostSettings } from './host-settings.ts';
 
 export interface PlatformOptions {
   readonly config: Config;
@@ -35,14 +36,10 @@ export class Platform {
   static async start(options: PlatformOptions): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
     const { config, logger } = options;
-    const { dataDir, guestTimeoutMs, accelerator } = config;
+    const { dataDir, guestTimeoutMs } = config;
     const agent = await HostAgent.open({
-      dataDir,
-      cacheDir: config.cacheDir,
+      ...hostSettings(config),
       images: new StoredImages(options.images),
-      vmm: config.vmm,
-      programs: config,
-      forcedAccelerator: accelerator === 'auto' ? undefined : accelerator,
       guestTimeoutMs,
       logger: logger.child({ part: 'agent' }),
       onProgress: options.onProgress,

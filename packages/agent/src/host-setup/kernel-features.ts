@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
-import { sampleRules } from '@torpor/agent';
 import { type CommandOptions, KernelModules, runCommand } from '@torpor/linux';
+import { sampleRules } from '../network/index.ts';
 import { findProgram } from './checks.ts';
 import type { CheckResult, Requirement } from './requirement.ts';
 

@@ -1,8 +1,8 @@
-import { chooseVmm, type VmmChoice } from '@torpor/agent';
-import type { Config } from '@torpor/control-plane/config';
 import { findGuestKernel, kernelArguments } from '@torpor/images';
-import { TorporError } from '@torpor/sdk/basics';
+import { TorporError } from '@torpor/protocol';
 import { findFirecracker } from '@torpor/vmm';
+import type { HostSettings } from '../config.ts';
+import { chooseVmm, type VmmChoice } from '../vmm-choice.ts';
 import { findProgram, isAccessible } from './checks.ts';
 import type { Fact } from './requirement.ts';
 
@@ -14,20 +14,23 @@ export interface VmmFactsOptions {
 }
 
 /** Firecracker, which accelerator sandboxes get and which VMM runs them, and why. */
-export async function vmmFacts(config: Config, options: VmmFactsOptions = {}): Promise<Fact[]> {
-  return [await firecrackerFact(config), ...(await choiceFacts(config, options))];
+export async function vmmFacts(
+  settings: HostSettings,
+  options: VmmFactsOptions = {},
+): Promise<Fact[]> {
+  return [await firecrackerFact(settings), ...(await choiceFacts(settings, options))];
 }
 
 /** Firecracker and its jailer can be had beside QEMU; no host must have them. */
-async function firecrackerFact(config: Config): Promise<Fact> {
+async function firecrackerFact({ programs }: HostSettings): Promise<Fact> {
   const id = 'firecracker';
-  const firecracker = config.firecracker ?? (await findProgram('firecracker'));
+  const firecracker = programs?.firecracker ?? (await findProgram('firecracker'));
   if (firecracker === undefined) {
     const detail = 'none, and none is needed: QEMU serves';
     return { id, result: { state: 'absent', detail }, remedy: '' };
   }
   try {
-    const found = await findFirecracker({ firecracker, jailer: config.jailer });
+    const found = await findFirecracker({ firecracker, jailer: programs?.jailer });
     const jailer = found.jailerPath ?? 'no jailer: it runs without a chroot';
     const detail = `${found.path} ${found.version}, ${jailer}`;
     return { id, result: { state: 'found', detail }, remedy: '' };
@@ -39,25 +42,28 @@ async function firecrackerFact(config: Config): Promise<Fact> {
 
 /** Boots a probe where KVM may work and no earlier result is known, or where `probe` asks for it. */
 async function choiceFacts(
-  config: Config,
+  { dataDir, cacheDir, vmm, programs, forcedAccelerator }: HostSettings,
   { probe = false, onProbe }: VmmFactsOptions,
 ): Promise<Fact[]> {
   try {
-    const { accelerator, dataDir, cacheDir } = config;
     const kernel = await findGuestKernel(cacheDir);
-    if (kernel === undefined && accelerator === 'auto' && (await isAccessible('/dev/kvm'))) {
+    if (
+      kernel === undefined &&
+      forcedAccelerator === undefined &&
+      (await isAccessible('/dev/kvm'))
+    ) {
       return [
         fact('accelerator', 'found', '/dev/kvm is tried at the first start'),
         fact('vmm', 'found', 'chosen at the first start, when /dev/kvm has been tried'),
       ];
     }
     const choice = await chooseVmm({
-      setting: config.vmm,
-      programs: config,
+      setting: vmm,
+      programs,
       kernelPath: kernel?.qemuPath ?? '',
       kernelArguments: kernelArguments(),
       stateDirectory: dataDir,
-      forcedAccelerator: accelerator === 'auto' ? undefined : accelerator,
+      forcedAccelerator,
       refresh: probe,
       ...(onProbe === undefined ? {} : { onProbe }),
     });

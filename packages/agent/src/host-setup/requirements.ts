@@ -1,4 +1,4 @@
-import type { Config } from '@torpor/control-plane/config';
+import type { HostSettings } from '../config.ts';
 import { every, files, programs, qemu, staticBusybox, superUser } from './checks.ts';
 import { kernelFeatures, kmod } from './kernel-features.ts';
 import type { Requirement } from './requirement.ts';
@@ -9,15 +9,15 @@ import type { Requirement } from './requirement.ts';
  * does without KVM.
  */
 export function requirementsFor({
-  accelerator,
+  forcedAccelerator,
   vmm,
-  qemu: qemuPath,
-}: Pick<Config, 'accelerator' | 'vmm' | 'qemu'>): readonly Requirement[] {
+  programs: { qemu: qemuPath } = {},
+}: Pick<HostSettings, 'forcedAccelerator' | 'vmm' | 'programs'>): readonly Requirement[] {
   const unneeded = new Set<string>();
-  if (accelerator === 'tcg') unneeded.add('kvm');
+  if (forcedAccelerator === 'tcg') unneeded.add('kvm');
   if (vmm === 'firecracker') {
     unneeded.add('gcc');
-    if (accelerator === 'kvm') unneeded.add('qemu');
+    if (forcedAccelerator === 'kvm') unneeded.add('qemu');
   }
   return REQUIREMENTS.filter(({ id }) => !unneeded.has(id)).map((requirement) =>
     requirement.id === 'qemu' ? { ...requirement, check: () => qemu(qemuPath) } : requirement,

@@ -1,10 +1,10 @@
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type Config, loadConfig } from '@torpor/control-plane/config';
 import { KERNEL_RECIPE } from '@torpor/images/testing';
 import { kvmObstacle } from '@torpor/vmm';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { HostSettings } from '../config.ts';
 import type { Fact, Requirement } from './requirement.ts';
 import { REQUIREMENTS, requirementsFor } from './requirements.ts';
 import { vmmFacts } from './vmm.ts';
@@ -24,12 +24,12 @@ async function program(name: string, message: string): Promise<string> {
   return path;
 }
 
-async function configWith(env: Record<string, string>): Promise<Config> {
-  return (await loadConfig({ env: { TORPOR_DATA_DIR: directory, ...env } })).config;
+function withDirectory(settings: Partial<HostSettings>): HostSettings {
+  return { dataDir: directory, cacheDir: directory, ...settings };
 }
 
-async function factsWith(env: Record<string, string>): Promise<Record<string, Fact>> {
-  const facts = await vmmFacts(await configWith(env));
+async function factsWith(settings: Partial<HostSettings>): Promise<Record<string, Fact>> {
+  const facts = await vmmFacts(withDirectory(settings));
   return Object.fromEntries(facts.map((fact) => [fact.id, fact]));
 }
 
@@ -37,7 +37,7 @@ describe('doctor', () => {
   test('finds Firecracker and its jailer', async () => {
     const firecracker = await program('firecracker', 'Firecracker v1.16.1');
     const jailer = await program('jailer', 'Jailer v1.16.1');
-    const facts = await factsWith({ TORPOR_FIRECRACKER: firecracker, TORPOR_ACCELERATOR: 'tcg' });
+    const facts = await factsWith({ programs: { firecracker }, forcedAccelerator: 'tcg' });
     expect(facts.firecracker?.result).toEqual({
       state: 'found',
       detail: `${firecracker} 1.16.1, ${jailer}`,
@@ -46,7 +46,7 @@ describe('doctor', () => {
 
   test('says what is wrong with a Firecracker, which need not stop anything', async () => {
     const firecracker = await program('firecracker', 'Firecracker v1.2.0');
-    const facts = await factsWith({ TORPOR_FIRECRACKER: firecracker, TORPOR_ACCELERATOR: 'tcg' });
+    const facts = await factsWith({ programs: { firecracker }, forcedAccelerator: 'tcg' });
     expect(facts.firecracker).toMatchObject({
       result: { state: 'degraded', detail: expect.stringContaining('too old') },
       remedy: expect.stringContaining('TORPOR_FIRECRACKER'),
@@ -56,9 +56,9 @@ describe('doctor', () => {
   test('says which VMM is chosen and why', async () => {
     const qemu = await program('qemu', 'QEMU emulator version 10.0.2');
     const { accelerator, vmm } = await factsWith({
-      TORPOR_VMM: 'qemu',
-      TORPOR_QEMU: qemu,
-      TORPOR_ACCELERATOR: 'tcg',
+      vmm: 'qemu',
+      programs: { qemu },
+      forcedAccelerator: 'tcg',
     });
     expect(vmm?.result).toEqual({
       state: 'found',
@@ -71,8 +71,11 @@ describe('doctor', () => {
   });
 
   test('says why the VMM that is forced cannot be had, and what to do', async () => {
-    const env = { TORPOR_VMM: 'firecracker', TORPOR_FIRECRACKER: '/nonexistent/firecracker' };
-    const { vmm } = await factsWith({ ...env, TORPOR_ACCELERATOR: 'tcg' });
+    const { vmm } = await factsWith({
+      vmm: 'firecracker',
+      programs: { firecracker: '/nonexistent/firecracker' },
+      forcedAccelerator: 'tcg',
+    });
     expect(vmm).toMatchObject({
       result: { state: 'missing', detail: expect.stringContaining('/nonexistent/firecracker') },
       remedy: expect.stringContaining('TORPOR_FIRECRACKER'),
@@ -98,13 +101,13 @@ describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
     await cacheKernel();
     // It tells its version and does nothing else, as one that KVM refuses.
     const qemu = await program('qemu', 'QEMU emulator version 10.0.2');
-    const config = await configWith({ TORPOR_QEMU: qemu, TORPOR_VMM: 'qemu' });
+    const settings = withDirectory({ programs: { qemu }, vmm: 'qemu' });
     let probes = 0;
     const onProbe = () => {
       probes += 1;
     };
     const look = async (probe: boolean) => {
-      const facts = await vmmFacts(config, { probe, onProbe });
+      const facts = await vmmFacts(settings, { probe, onProbe });
       return facts.find(({ id }) => id === 'accelerator')?.result;
     };
     const first = await look(false);
@@ -121,26 +124,26 @@ describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
 
 describe('what a host must have', () => {
   const idsOf = (requirements: readonly Requirement[]) => requirements.map(({ id }) => id);
-  const ids = async (env: Record<string, string>) => idsOf(requirementsFor(await configWith(env)));
+  const ids = (settings: Partial<HostSettings>) => idsOf(requirementsFor(settings));
 
-  test('is all of the table unless Firecracker is forced', async () => {
+  test('is all of the table unless Firecracker is forced', () => {
     const all = idsOf(REQUIREMENTS);
-    expect(await ids({})).toEqual(all);
-    expect(await ids({ TORPOR_VMM: 'auto', TORPOR_ACCELERATOR: 'kvm' })).toEqual(all);
+    expect(ids({})).toEqual(all);
+    expect(ids({ vmm: 'auto', forcedAccelerator: 'kvm' })).toEqual(all);
   });
 
-  test('is less for Firecracker, and no QEMU where KVM is forced too', async () => {
-    const firecracker = await ids({ TORPOR_VMM: 'firecracker' });
+  test('is less for Firecracker, and no QEMU where KVM is forced too', () => {
+    const firecracker = ids({ vmm: 'firecracker' });
     expect(firecracker).toContain('qemu');
     expect(firecracker).not.toContain('gcc');
-    const both = await ids({ TORPOR_VMM: 'firecracker', TORPOR_ACCELERATOR: 'kvm' });
+    const both = ids({ vmm: 'firecracker', forcedAccelerator: 'kvm' });
     expect(both).not.toContain('qemu');
     expect(both).toContain('nftables');
   });
 
   test('is the QEMU of the setting', async () => {
     const path = await program('qemu', 'QEMU emulator version 10.0.2');
-    const requirements = requirementsFor(await configWith({ TORPOR_QEMU: path }));
+    const requirements = requirementsFor({ programs: { qemu: path } });
     const qemu = requirements.find(({ id }) => id === 'qemu');
     expect(await qemu?.check()).toEqual({ state: 'found', detail: `${path} 10.0.2` });
   });

@@ -20,7 +20,7 @@ const APT_TIMEOUT_MS = 30 * 60_000;
 /** A Debian release that has a suite of backports with what we want newer. */
 const RELEASE_WITH_BACKPORTS = 'bookworm';
 
-export interface AptReport {
+export interface SetupReport {
   /** One line about what is being done. */
   readonly step: (line: string) => void;
   /** One line that apt printed. */
@@ -31,7 +31,7 @@ export async function hasApt(): Promise<boolean> {
   return (await findProgram('apt-get')) !== undefined;
 }
 
-export async function updateLists(report: AptReport): Promise<void> {
+export async function updateLists(report: SetupReport): Promise<void> {
   report.step('apt-get update');
   await apt(['update'], report);
 }
@@ -39,7 +39,7 @@ export async function updateLists(report: AptReport): Promise<void> {
 /** Installs packages from the distribution's own suites, or from one that is named. */
 export async function installPackages(
   packages: readonly string[],
-  report: AptReport,
+  report: SetupReport,
   suite?: string,
 ): Promise<void> {
   const target = suite === undefined ? [] : ['-t', suite];
@@ -51,7 +51,7 @@ export async function installPackages(
  * The name of the suite of backports, after adding a source for it if apt knows
  * none; undefined where this release needs or has none.
  */
-export async function ensureBackports(report: AptReport): Promise<string | undefined> {
+export async function ensureBackports(report: SetupReport): Promise<string | undefined> {
   if ((await releaseCodename()) !== RELEASE_WITH_BACKPORTS) return undefined;
   const suite = `${RELEASE_WITH_BACKPORTS}-backports`;
   const archives = await knownArchives();
@@ -95,7 +95,7 @@ async function knownArchives(): Promise<{ uri: string; release: string }[]> {
   });
 }
 
-async function apt(args: readonly string[], report: AptReport): Promise<void> {
+async function apt(args: readonly string[], report: SetupReport): Promise<void> {
   await runCommand('apt-get', [...APT_OPTIONS, ...args], {
     timeoutMs: APT_TIMEOUT_MS,
     env: { ...definedEnvironment(), DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C.UTF-8' },

@@ -1,13 +1,13 @@
 import { CommandError, type KernelModules } from '@torpor/linux';
-import { TorporError } from '@torpor/sdk/basics';
-import { type AptReport, ensureBackports, hasApt, installPackages, updateLists } from './apt.ts';
+import { TorporError } from '@torpor/protocol';
+import { ensureBackports, hasApt, installPackages, type SetupReport, updateLists } from './apt.ts';
 import { HOST_KERNEL } from './kernel-features.ts';
 import { loadModules, MODULES_FILE } from './module-loading.ts';
 import { type CheckedRequirement, checkRequirements, type Requirement } from './requirement.ts';
 import { REQUIREMENTS } from './requirements.ts';
 
 export interface SetupOptions {
-  readonly report: AptReport;
+  readonly report: SetupReport;
   /** The default is the table of this package; tests bring their own. */
   readonly requirements?: readonly Requirement[];
   /** Where kernel modules come from, and which file has them loaded at boot: tests bring their own. */
@@ -71,7 +71,7 @@ async function canInstall(missing: readonly CheckedRequirement[]): Promise<boole
   return false;
 }
 
-async function install(wanted: readonly CheckedRequirement[], report: AptReport): Promise<void> {
+async function install(wanted: readonly CheckedRequirement[], report: SetupReport): Promise<void> {
   const missing = wanted.filter(isMissing);
   try {
     await updateLists(report);
@@ -91,7 +91,7 @@ async function install(wanted: readonly CheckedRequirement[], report: AptReport)
 }
 
 /** QEMU of the backports where there are any; without it the release's own will do. */
-async function installNewQemu(report: AptReport): Promise<boolean> {
+async function installNewQemu(report: SetupReport): Promise<boolean> {
   try {
     const suite = await ensureBackports(report);
     if (suite === undefined) return false;
