@@ -35,15 +35,15 @@ export interface ContextOptions {
   readonly operatorTeamId: string;
   readonly logger: Logger;
   readonly version: string;
-  /** How long an operation of a control plane that died keeps its locks. */
+  /** How long an operation keeps its locks after its control plane has died. */
   readonly leaseMs?: number | undefined;
 }
 
 export type Context = ReturnType<typeof createContext>;
 
 /**
- * Puts the control plane together, in this one place for the server and for the writer of the
- * OpenAPI file. Nothing is started, called or queried by it; `metrics` is to be closed.
+ * Composes the control plane, for the server and for the writer of the OpenAPI file. It starts,
+ * calls and queries nothing; the caller must close `metrics`.
  */
 export function createContext(options: ContextOptions) {
   const { db, logger, version } = options;
@@ -85,7 +85,7 @@ export function createContext(options: ContextOptions) {
   };
 }
 
-/** The API: HTTP and WebSockets, under every host name and path that nothing else serves. */
+/** The API: HTTP and WebSockets, on every host name and path that nothing else serves. */
 export function apiEntrance(app: Api, streams: StreamServer): Entrance {
   return {
     serves: () => true,

@@ -104,7 +104,7 @@ test('keys are stored as hashes only', async () => {
   }
 });
 
-test('sandboxes keep running at the end, unless all are to be destroyed: then the database says so', async () => {
+test('sandboxes keep running after a stop, unless all are to be destroyed: then their rows are stopped', async () => {
   const first = await start();
   const send = (at: ControlPlane, method: string, path: string, body?: object) =>
     fetch(`${at.url}/v1/sandboxes${path}`, {
@@ -130,14 +130,14 @@ test('sandboxes keep running at the end, unless all are to be destroyed: then th
   expect(await Promise.all(ids.map((id) => stateOf(third, id)))).toEqual(ids.map(() => 'stopped'));
 });
 
-test('a sandbox that cannot be destroyed at the end is told of, and everything else is closed', async () => {
+test('a sandbox that cannot be destroyed at the stop is reported, and everything else is closed', async () => {
   const controlPlane = await start();
   await fetch(`${controlPlane.url}/v1/sandboxes`, {
     method: 'POST',
     headers: { 'x-api-key': controlPlane.apiKey, 'content-type': 'application/json' },
     body: '{}',
   });
-  site.agent.destroyError = new TorporError('vmm_failed', 'It does not end.');
+  site.agent.destroyError = new TorporError('vmm_failed', 'It does not exit.');
   await expect(controlPlane.close({ destroyAll: true })).rejects.toMatchObject({
     code: 'vmm_failed',
   });
@@ -205,7 +205,7 @@ test('kill -9 in the middle of a create and a destroy: the next start puts both 
   child.kill('SIGKILL');
   await once(child, 'close');
 
-  // What the host has after the crash: the guest that runs, and none that was half made.
+  // What the host has after the crash: the running guest, and none that was only half created.
   const { team_id } = JSON.parse(await readFile(credentials(), 'utf8'));
   site.agent.addSandbox(running ?? '', team_id);
   const controlPlane = await start();

@@ -21,7 +21,7 @@ import { ensureLocalCredentials } from './teams/first-team.ts';
 import { TemplateSweeper } from './templates/sweeper.ts';
 
 export interface ControlPlaneOptions {
-  /** Created if missing. Others may traverse it (0711), because the database runs as an account of its own. */
+  /** Created if it does not exist. Others may traverse it (0711), because the database runs under its own account. */
   readonly dataDir: string;
   /** A PostgreSQL to use instead of the embedded one. */
   readonly databaseUrl?: string | undefined;
@@ -33,18 +33,18 @@ export interface ControlPlaneOptions {
   readonly hostTransport: Transport;
   readonly logger: Logger;
   readonly version: string;
-  /** How long the host's agent lets a guest take from its start to its first response; two minutes if omitted, as the agent has it. */
+  /** How long the host's agent waits for the first response of a guest that it started; two minutes if omitted, the agent's default. */
   readonly guestTimeoutMs?: number;
   /** How long destroyed sandboxes stay listed; 7 days by default. */
   readonly retention?: Partial<RetentionOptions> | undefined;
   /** How quickly the host's state is followed; for tests. */
   readonly reconcilerTiming?: Partial<ReconcilerTiming>;
-  /** How long an operation of a control plane that died keeps its locks; for tests. */
+  /** How long an operation keeps its locks after its control plane has died; for tests. */
   readonly leaseMs?: number | undefined;
 }
 
 export interface ReconcilerTiming extends WatchTiming {
-  /** How long after its end a destroyed sandbox may still be on the host. */
+  /** How long a destroyed sandbox may still be on the host. */
   readonly destroyGraceMs: number;
   /** How often to look for operations that a dead control plane left. */
   readonly recoveryIntervalMs: number;
@@ -62,9 +62,9 @@ export class ControlPlane implements AsyncDisposable {
   /** The key in `<dataDir>/credentials.json`. */
   readonly apiKey: string;
   readonly #sandboxes: SandboxService;
-  /** What takes requests. */
+  /** The part that accepts requests. */
   readonly #front: AsyncDisposableStack;
-  /** All, with the front. */
+  /** Everything, `#front` included. */
   readonly #resources: AsyncDisposableStack;
 
   private constructor(
@@ -106,14 +106,14 @@ export class ControlPlane implements AsyncDisposable {
     await startWork(context, options, resources);
     const front = resources.use(new AsyncDisposableStack());
     const url = await serve(context, options, front);
-    logger.info({ url }, 'API is listening');
+    logger.info({ url }, 'API server started');
     return new ControlPlane({ url, apiKey }, context.sandboxes, front, resources.move());
   }
 
   /**
-   * Stops serving, waits for operations that are under way, and stops the embedded
-   * database. Sandboxes keep running, unless all are to be destroyed; throws for one that
-   * cannot be, when all else is done.
+   * Stops serving, waits for operations in progress, and stops the embedded
+   * database. Sandboxes keep running, unless all are to be destroyed. If one cannot be,
+   * throws after everything else is closed.
    */
   async close(options: { readonly destroyAll?: boolean } = {}): Promise<void> {
     try {
@@ -129,7 +129,7 @@ export class ControlPlane implements AsyncDisposable {
   }
 }
 
-/** The database of the options, or the embedded one, which is started; its schema is that of this version. */
+/** Connects to the database of the options, or starts the embedded one; migrates its schema. */
 async function connectDatabase(
   options: ControlPlaneOptions,
   resources: AsyncDisposableStack,
@@ -147,7 +147,7 @@ async function databaseConnection(options: ControlPlaneOptions, resources: Async
   return database.connection;
 }
 
-/** Starts what runs beside the requests. */
+/** Starts the background work. */
 async function startWork(
   { parts, metrics, locks, delivery }: Context,
   { databaseUrl, reconcilerTiming: timing, retention }: ControlPlaneOptions,
@@ -155,12 +155,12 @@ async function startWork(
 ): Promise<void> {
   const { hosts, runner, sandboxes: rows, logger } = parts;
   resources.defer(() => metrics.close());
-  // Nobody else has the embedded database: what holds a lock in it has died.
+  // No other process uses the embedded database: every holder of a lock in it has died.
   if (databaseUrl === undefined) await locks.expireAll();
   delivery.start();
   resources.use(delivery);
   resources.defer(() =>
-    // What takes longer is settled by the recovery of the next start.
+    // An operation that takes longer is settled by the recovery after the next start.
     Promise.race([locks.idle(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
   );
   resources.use(

@@ -1,5 +1,5 @@
 /*
- * What `@torpor/testkit` needs of the inside of this package.
+ * Internals of this package that `@torpor/testkit` uses.
  * Production code may not import it (tests/architecture).
  */
 export { startEmbeddedPostgres } from './database/embedded/embedded-postgres.ts';

@@ -67,7 +67,7 @@ function fileText({ path, state }: LoadedConfig['file']): string {
   switch (state) {
     case 'read':
       return `Configuration file: ${path}`;
-    case 'absent':
+    case 'missing':
       return `Configuration file: none (it would be ${path})`;
     case 'unreadable':
       return `Configuration file: ${path}, which you may not read`;

@@ -3,7 +3,7 @@ import { canonicalApiKey, newApiKey, newId, TorporError } from '@torpor/protocol
 import type { Kysely, Transaction } from 'kysely';
 import type { Database } from '../database/schema.ts';
 
-/** Who makes a request: the key, and the team to which everything it can see belongs. */
+/** Who makes a request: the key, and the team that owns everything the key can see. */
 export interface Principal {
   readonly teamId: string;
   readonly apiKeyId: string;
@@ -15,8 +15,8 @@ const SHOWN_PREFIX_LENGTH = 10;
 
 /**
  * Keys are stored as their SHA-256 only. A key has 160 random bits, so a plain hash
- * is enough, and to look one up by its hash takes a time that tells nothing about
- * the keys that exist.
+ * is enough, and the time that a lookup by hash takes reveals nothing about the keys that
+ * exist.
  */
 export class ApiKeyStore {
   readonly #db: Kysely<Database>;
@@ -53,7 +53,7 @@ export class ApiKeyStore {
   }
 }
 
-/** Makes a key for a team and returns it: the only time that it can be seen. */
+/** Creates a key for a team and returns it. It cannot be retrieved later. */
 export async function createApiKey(
   transaction: Transaction<Database>,
   teamId: string,

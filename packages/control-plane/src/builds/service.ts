@@ -9,11 +9,11 @@ const COLLECT_TIMEOUT_MS = 10 * 60_000;
 
 export interface BuildReport {
   readonly buildId: string;
-  /** What its files occupy. */
+  /** The disk space that its files use. */
   readonly sizeBytes: number;
   /** What is wrong with it. */
   readonly fault?: string;
-  /** What keeps it: `sandbox ID` or `template ID`. */
+  /** What refers to it: `sandbox ID` or `template ID`. */
   readonly references: readonly string[];
 }
 
@@ -22,7 +22,7 @@ export interface CollectedBuilds {
   readonly freedBytes: number;
 }
 
-/** The builds of the hosts. They belong to no team, so only the operator of the hosts may look at them. */
+/** The builds of the hosts. They belong to no team, so only the operator of the hosts may see them. */
 export class BuildService {
   readonly #hosts: HostRegistry;
   readonly #operatorTeamId: string;

@@ -27,7 +27,7 @@ async function entry(key: SettingKey, sources: Partial<ConfigSources> = {}) {
   return entries.find(({ name }) => name === SETTINGS[key].name);
 }
 
-/** A value for every setting, as it is written, and what it is then. */
+/** A value for every setting: as it is written, and as it is parsed. */
 const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> = {
   cacheDir: ['/cache', '/cache'],
   host: ['0.0.0.0', '0.0.0.0'],
@@ -59,7 +59,7 @@ describe('where a value comes from', () => {
     },
   );
 
-  test('the command line outweighs the environment, that the file, that the default', async () => {
+  test('the command line overrides the environment, which overrides the file, which overrides the default', async () => {
     const origin = async (sources: Partial<ConfigSources> = {}) => {
       const { value, origin } = (await entry('port', sources)) ?? {};
       return [value, origin];
@@ -74,7 +74,7 @@ describe('where a value comes from', () => {
     expect(await origin({ env: { TORPOR_PORT: '' } })).toEqual([7071, { kind: 'file', path }]);
   });
 
-  test('what is not set has its default, the cache that of the data directory', async () => {
+  test('a setting that is not set has its default; that of the cache is in the data directory', async () => {
     const { config } = await load();
     expect(config).toMatchObject({
       dataDir,
@@ -92,7 +92,7 @@ describe('where a value comes from', () => {
     expect((await loadConfig({ env: {} })).config.dataDir).toBe('/var/lib/torpor');
   });
 
-  test('relative paths start from the file, or from where the command runs', async () => {
+  test('relative paths are relative to the file, or to the working directory of the command', async () => {
     await file('cache_dir = "cache"\nqemu = "bin/qemu"\nfirecracker = "firecracker"');
     const { config } = await load({ env: { TORPOR_JAILER: './jailer' } });
     expect(config).toMatchObject({
@@ -118,7 +118,7 @@ describe('the file', () => {
   test('of the data directory need not exist, a named one must', async () => {
     expect((await load()).file).toMatchObject({
       path: join(dataDir, 'torpor.toml'),
-      state: 'absent',
+      state: 'missing',
     });
     await expect(load({ configFile: join(dataDir, 'none.toml') })).rejects.toMatchObject({
       code: 'invalid_request',
@@ -169,7 +169,7 @@ test.each([
   });
 });
 
-describe('what is secret', () => {
+describe('a secret', () => {
   const secret = 's3cret';
 
   test.each([
@@ -184,7 +184,7 @@ describe('what is secret', () => {
     expect(JSON.stringify(entries)).not.toContain(secret);
   });
 
-  test('is not in what is said of a value that is refused', async () => {
+  test('is not in the error about a value that is refused', async () => {
     await file(`api_key = ["${secret}"]`);
     const error = await load().catch((reason: Error) => reason);
     expect(String(error)).toContain('api_key');

@@ -13,17 +13,17 @@ export type SettingOrigin =
   | { readonly kind: 'file'; readonly path: string }
   | { readonly kind: 'default' };
 
-/** A setting as it is shown to people and programs; never with what is secret in it. */
+/** A setting as it is shown to people and programs, without secrets. */
 export interface ConfigEntry {
   readonly name: string;
   readonly variable: string;
   readonly flag?: string;
   readonly meaning: string;
-  /** Undefined if it is not set, or nothing of it may be shown. */
+  /** Undefined if it is not set, or if all of it is secret. */
   readonly value: string | number | boolean | undefined;
   readonly secret: boolean;
   readonly origin: SettingOrigin;
-  /** What applies if it is not set and has no value then. */
+  /** What applies if it is not set and has no default value. */
   readonly unset?: string;
 }
 
@@ -35,7 +35,7 @@ export interface LoadedConfig {
 }
 
 export interface ConfigSources {
-  /** Of the command line, by the key of the setting: as text, or parsed. What is undefined was not given. */
+  /** From the command line, by the key of the setting: as text, or parsed. Undefined if not given. */
   readonly flags?: Readonly<Partial<Record<SettingKey, string | number | undefined>>>;
   /** What `--config` names. */
   readonly configFile?: string | undefined;
@@ -46,8 +46,8 @@ const CONFIG_VARIABLE = 'TORPOR_CONFIG';
 
 /**
  * Reads every setting once: from the command line, else the environment, else the
- * configuration file, else its default. A variable that is empty counts as not set. Throws
- * `invalid_request`, which names the origin of what is wrong and what to write instead.
+ * configuration file, else its default. An empty variable counts as not set. Throws
+ * `invalid_request`, which names the origin of the wrong value and says what to write instead.
  */
 export async function loadConfig(sources: ConfigSources): Promise<LoadedConfig> {
   const named = namedFile(sources);
@@ -77,7 +77,7 @@ function settingKeys(): SettingKey[] {
   return Object.keys(SETTINGS) as SettingKey[];
 }
 
-/** The table's entry, whatever the type of its value. */
+/** An entry of the table, with a value of any type. */
 type AnySetting = Setting<SettingValue> & { readonly defaultValue?: SettingValue };
 
 const TABLE: Readonly<Record<SettingKey, AnySetting>> = SETTINGS;
@@ -101,7 +101,7 @@ function resolveSetting(sources: ConfigSources, file: ConfigFile, key: SettingKe
   return { value: setting.defaultValue, origin: { kind: 'default' } };
 }
 
-/** What the command line or the environment says. */
+/** The value from the command line or the environment. */
 function given({ flags = {}, env }: ConfigSources, key: SettingKey): Resolved | undefined {
   const setting = TABLE[key];
   const flag = flags[key];

@@ -9,13 +9,13 @@ const FILE_NAME = 'torpor.toml';
 /** The configuration file, if there is one. */
 export interface ConfigFile {
   readonly path: string;
-  /** `unreadable`: in the data directory, and not for this user, who then is not the one who runs the server. */
-  readonly state: 'read' | 'absent' | 'unreadable';
+  /** `unreadable`: in the data directory, but this user may not read it, and so does not run the server. */
+  readonly state: 'read' | 'missing' | 'unreadable';
   /** Values by the name of the setting, as text. */
   readonly values: ReadonlyMap<string, string>;
 }
 
-/** A file that the caller names, and by what: `--config` for example. */
+/** A file that the caller names, and where it was named: `--config`, for example. */
 export interface NamedFile {
   readonly path: string;
   readonly origin: string;
@@ -23,8 +23,8 @@ export interface NamedFile {
 
 /**
  * Reads `torpor.toml`. Throws `invalid_request` for a named file that does not exist or may not
- * be read, for what is not TOML, for a name that is no setting, and for a value that is neither
- * a string, a number nor a truth value.
+ * be read, for invalid TOML, for a name that is not a setting, and for a value that is not a
+ * string, a number or a boolean.
  */
 export async function readConfigFile(
   dataDir: string,
@@ -51,14 +51,14 @@ export async function readConfigFile(
   return { path, state: 'read', values: new Map(values) };
 }
 
-/** The directory that relative paths of a file start from. */
+/** The directory that relative paths in a file are relative to. */
 export function directoryOf(file: ConfigFile): string {
   return dirname(file.path);
 }
 
-function stateOf(reason: unknown): 'absent' | 'unreadable' | undefined {
+function stateOf(reason: unknown): 'missing' | 'unreadable' | undefined {
   const code = reason instanceof Error && 'code' in reason ? reason.code : undefined;
-  if (code === 'ENOENT' || code === 'ENOTDIR') return 'absent';
+  if (code === 'ENOENT' || code === 'ENOTDIR') return 'missing';
   return code === 'EACCES' ? 'unreadable' : undefined;
 }
 
@@ -72,7 +72,7 @@ async function parseToml(path: string, text: string): Promise<Record<string, unk
     const line = reason instanceof Error && 'line' in reason ? `, line ${reason.line}` : '';
     const what = `${path}${line}: ${problem.replace(/^Invalid TOML document: /, '')}`;
     throw new TorporError('invalid_request', `The configuration file is not valid TOML: ${what}.`, {
-      // Without the cause, which quotes the line: it may hold a secret.
+      // Without the cause, which quotes the line: it may contain a secret.
       remedy: 'Write one setting per line, as in: port = 7070',
     });
   }

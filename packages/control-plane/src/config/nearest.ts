@@ -1,7 +1,7 @@
-/** Beyond so many edits a name is another one, and not a mistyped one. */
+/** With more edits than this, a name is a different one, not a mistyped one. */
 const MAX_EDITS = 3;
 
-/** The candidate that takes the fewest edits to become from `text`; undefined if none is near. */
+/** The candidate that takes the fewest edits to become from `text`; undefined if none is close. */
 export function nearest(text: string, candidates: readonly string[]): string | undefined {
   const limit = Math.min(MAX_EDITS, Math.floor(text.length / 2));
   const [best] = candidates
@@ -11,7 +11,7 @@ export function nearest(text: string, candidates: readonly string[]): string | u
   return best?.candidate;
 }
 
-/** Levenshtein's distance, with a swap of neighbours as one edit. */
+/** Levenshtein distance, with a swap of neighbouring characters as one edit. */
 function editDistance(a: string, b: string): number {
   const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, column) => column)];
   const at = (row: number, column: number) => rows[row]?.[column] ?? Number.POSITIVE_INFINITY;

@@ -21,15 +21,15 @@ export interface Setting<T> {
   readonly flag?: string;
   readonly meaning: string;
   readonly parse: Parser<T>;
-  /** The value as it would be written; for what is shown. Undefined hides all of it. */
+  /** The value as it would be written, for display. Undefined hides all of it. */
   show(value: T): string | number | boolean | undefined;
-  /** Whether the value has a part that is never shown. */
+  /** Whether a part of the value is never shown. */
   readonly secret?: true;
-  /** What applies if it is not set, where no value can say that. */
+  /** Describes what applies if it is not set, where there is no default value. */
   readonly unset?: string;
 }
 
-/** A setting with a value of its own if it is not set. */
+/** A setting with a default value. */
 interface SettingWithDefault<T> extends Setting<T> {
   readonly defaultValue: T;
 }
@@ -48,7 +48,7 @@ function withDefault<T extends string | number | boolean>(
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
-/** Where root's programs keep what they must not lose; hier(7). */
+/** For persistent state of system programs; hier(7). */
 const DEFAULT_DATA_DIR = '/var/lib/torpor';
 const MAX_PORT = 65_535;
 
@@ -191,7 +191,7 @@ type ValueOf<S> =
 /** The values of all settings. Times are in milliseconds. */
 export type SettingValues = { readonly [K in SettingKey]: ValueOf<(typeof SETTINGS)[K]> };
 
-/** The URL of a database without its password; undefined where the password cannot be told from the rest. */
+/** The URL of a database without its password; undefined if the password cannot be told from the rest. */
 function withoutPassword(text: string): string | undefined {
   if (!URL.canParse(text)) return undefined;
   const url = new URL(text);

@@ -1,11 +1,11 @@
 import { resolve } from 'node:path';
 
-/** What a setting or an option cannot be. The message says what it must be, as a sentence. */
+/** An invalid value of a setting or an option. The message is a sentence that says what it must be. */
 export class InvalidValueError extends Error {
   override readonly name = 'InvalidValueError';
 }
 
-/** Reads a value as it is written. `directory` is what a relative path starts from. Throws {@link InvalidValueError}. */
+/** Reads a value as it is written. Relative paths are relative to `directory`. Throws {@link InvalidValueError}. */
 export type Parser<T> = (text: string, directory: string) => T;
 
 /** A whole number between two bounds. */

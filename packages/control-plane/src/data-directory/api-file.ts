@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { writePrivateFile } from './private-file.ts';
 
-/** Where the API of a data directory is served now; the command line finds it here. */
+/** Where the API of a data directory is served; the command line finds it here. */
 export const apiFileSchema = z.strictObject({ url: z.string(), pid: z.int() });
 
 export type ApiFile = z.infer<typeof apiFileSchema>;
@@ -12,7 +12,7 @@ function apiFilePath(dataDir: string): string {
   return join(dataDir, 'run', 'api.json');
 }
 
-/** Says that this process serves the API at `url`. */
+/** Records that this process serves the API at `url`. */
 export async function publishApiFile(dataDir: string, url: string): Promise<void> {
   const path = apiFilePath(dataDir);
   await mkdir(dirname(path), { recursive: true, mode: 0o711 });
@@ -20,7 +20,7 @@ export async function publishApiFile(dataDir: string, url: string): Promise<void
   await writePrivateFile(path, `${JSON.stringify(content)}\n`);
 }
 
-/** Takes back what {@link publishApiFile} said, unless another process has published its own since. */
+/** Removes the file of {@link publishApiFile}, unless another process has published its own since. */
 export async function withdrawApiFile(dataDir: string): Promise<void> {
   const path = apiFilePath(dataDir);
   const content = await readFile(path, 'utf8').catch(() => '{}');

@@ -3,8 +3,8 @@ import { open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
- * Replaces a file by one with mode 0600, as a whole: a reader, also after a power
- * cut, finds the old content or the new one.
+ * Replaces a file atomically by one with mode 0600: a reader finds the old content or the
+ * new one, also after a power failure.
  */
 export async function writePrivateFile(path: string, content: string): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;

@@ -28,8 +28,8 @@ export async function openDatabase(
     statement_timeout: STATEMENT_TIMEOUT_MS,
     application_name: 'torpor-control-plane',
   });
-  // One that breaks is replaced, and what was under way on it fails. The pool tells of idle
-  // connections only; the others tell by themselves, and end the process if nobody listens.
+  // A broken connection is replaced, and the query on it fails. The pool reports errors of idle
+  // connections only; the others emit them, which would crash the process without a listener.
   pool.on('connect', (client) =>
     client.on('error', (error) => logger.warn({ err: error }, 'Lost a database connection')),
   );
@@ -63,7 +63,7 @@ async function migrate(db: Kysely<Database>): Promise<void> {
   });
 }
 
-/** What the server or the connection said, where that was converted. */
+/** The message of the server or the connection, if the error was converted. */
 function rootMessage(error: unknown): string {
   if (error instanceof TorporError && error.cause !== undefined) return rootMessage(error.cause);
   return error instanceof Error ? error.message : String(error);

@@ -9,9 +9,9 @@ beforeAll(async () => {
 });
 afterAll(() => fleet[Symbol.asyncDispose]());
 
-async function expectUnavailable(answer: Response): Promise<void> {
-  const { error } = (await answer.json()) as rest.ErrorBody;
-  expect(answer.status).toBe(503);
+async function expectUnavailable(response: Response): Promise<void> {
+  const { error } = (await response.json()) as rest.ErrorBody;
+  expect(response.status).toBe(503);
   expect(error).toEqual({
     code: 'database_unavailable',
     message: 'The database does not respond at present.',
@@ -25,14 +25,14 @@ const LIST = {
   when: 'before',
 } as const;
 
-test('a connection that breaks is no defect of Torpor, and is replaced', async () => {
+test('a broken connection is database_unavailable, and is replaced', async () => {
   await using member = await fleet.joinSeverable();
   member.links.arm({ ...LIST, cuts: 'connection' });
   await expectUnavailable(await member.call('GET', '/sandboxes'));
   expect((await member.call('GET', '/sandboxes')).status).toBe(200);
 });
 
-test('nor is a database that cannot be reached', async () => {
+test('so is a database that cannot be reached', async () => {
   await using member = await fleet.joinSeverable();
   member.links.arm(LIST);
   await expectUnavailable(await member.call('GET', '/sandboxes'));
@@ -40,7 +40,7 @@ test('nor is a database that cannot be reached', async () => {
   expect(fleet.log()).toContain('Connection terminated unexpectedly');
 });
 
-test('nor is a server that ends its connections', async () => {
+test('so is a server that closes its connections', async () => {
   const member = await fleet.join();
   await fleet.database.query(`
     create function shut_down() returns trigger language plpgsql as

@@ -8,14 +8,14 @@ import {
 } from 'kysely';
 import pg from 'pg';
 
-/** Of SQLSTATE: shut down, crashed, starting up, no connection left. Class 08 is that of connections. */
+/** SQLSTATE: shut down, crashed, starting up, no connection left. Class 08: connection exceptions. */
 const UNAVAILABLE = /^(57P0[123]|53300|08...)$/;
 
-/** Of system calls on the socket, where no server has answered. */
+/** Errors of system calls on the socket, if no server has responded. */
 const BROKEN = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT']);
 
-/** What pg says without a code when a connection ends, or had ended before the query. */
-const ENDED = /^(Connection terminated|Client (has encountered a connection error|was closed))/;
+/** Messages of pg, without a code, for a connection that is closed during or before the query. */
+const CLOSED = /^(Connection terminated|Client (has encountered a connection error|was closed))/;
 
 /** A PostgreSQL dialect whose queries throw `database_unavailable` while the server does not respond. */
 export class ReportingDialect extends PostgresDialect {
@@ -63,7 +63,7 @@ function isUnavailable(reason: unknown): boolean {
   if (!(reason instanceof Error)) return false;
   const code = 'code' in reason ? String(reason.code) : '';
   if (reason instanceof pg.DatabaseError) return UNAVAILABLE.test(code);
-  return BROKEN.has(code) || ENDED.test(reason.message) || reason.message === ACQUIRE_TIMEOUT;
+  return BROKEN.has(code) || CLOSED.test(reason.message) || reason.message === ACQUIRE_TIMEOUT;
 }
 
 /** Of pg's pool, if no connection becomes free or is made in time. */

@@ -42,7 +42,7 @@ export interface SandboxTable {
   memory_mb: number;
   disk_size_mb: number | null;
   timeout_sec: number;
-  /** At the end of its time to live it is paused, not destroyed. */
+  /** When its time to live expires, it is paused rather than destroyed. */
   auto_pause: Generated<boolean>;
   allow_internet: boolean;
   /** The last build that was made of it. */
@@ -55,13 +55,13 @@ export interface SandboxTable {
   last_active_at: Date | null;
   updated_at: DefaultedTime;
   ended_at: Date | null;
-  /** Grows with every write of the state, so that a writer can tell that the row is still the one it read. */
+  /** Incremented by every write of the state, so that a writer can tell whether the row has changed since it read it. */
   revision: Generated<number>;
 }
 
 /**
- * `pending`: the host is making it; `deleting`: the host may still keep it. Both are
- * remembered, so that after a crash the host releases what nobody can name.
+ * `pending`: the host is creating it; `deleting`: the host may still keep it. Both have
+ * rows, so that after a crash the host releases builds that no name refers to.
  */
 export type TemplateState = 'pending' | 'ready' | 'deleting';
 
@@ -82,7 +82,7 @@ export interface TemplateTable {
   vcpus: number;
   memory_mb: number;
   disk_size_mb: number | null;
-  /** A bigint, which the driver hands over as a string. */
+  /** A bigint, which the driver returns as a string. */
   size_bytes: ColumnType<string, number, number>;
   metadata: StringMap;
   created_at: DefaultedTime;
@@ -96,11 +96,11 @@ export type OperationKind =
   | 'sandbox.pause'
   | 'sandbox.resume'
   | 'sandbox.fork'
-  /** Its VMM ended, or the host has it no more. */
+  /** Its VMM exited, or the host no longer has it. */
   | 'sandbox.fail'
   /** Its host does not respond. */
   | 'sandbox.lose'
-  /** The host that did not respond has it still. */
+  /** Its host responds again, and still has it. */
   | 'sandbox.find'
   | 'snapshot.create'
   | 'snapshot.delete';
@@ -115,7 +115,7 @@ export interface OperationTable {
   resource: string;
   /** One acquisition of one control plane. */
   holder: string;
-  /** The holder whose operation the other columns describe: not `holder` if that took over an abandoned one. */
+  /** The holder whose operation the other columns describe: differs from `holder` after a takeover. */
   begun_by: string;
   kind: OperationKind;
   team_id: string | null;
@@ -124,9 +124,9 @@ export interface OperationTable {
   expires_at: Date;
 }
 
-/** What operations did, written in the transaction that did it. Everything that tells of it reads this. */
+/** What operations did, written in the same transaction. Audit and notifications are fed from it. */
 export interface OutboxTable {
-  /** A bigint, which the driver hands over as a string. */
+  /** A bigint, which the driver returns as a string. */
   id: GeneratedAlways<string>;
   kind: OperationKind;
   /** The id of the sandbox, or the name of the snapshot. */
@@ -137,7 +137,7 @@ export interface OutboxTable {
   status: OperationStatus;
   metadata: StringMap;
   created_at: Generated<Date>;
-  /** When every consumer had it. */
+  /** When every consumer had received it. */
   delivered_at: Date | null;
 }
 

@@ -1,19 +1,19 @@
-/** How the outcome of a transaction is known whose connection broke in its commit. */
+/** Finds out the outcome of a transaction whose connection broke during the commit. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { Database } from './schema.ts';
 
 const POLL_MS = 50;
-/** For the server to notice that the other side has gone. */
+/** For the server to notice that the client has disconnected. */
 const LONGEST_WAIT_MS = 10_000;
 
-/** The id of the transaction in which it is selected. */
+/** An expression for the id of the current transaction. */
 export function currentTransaction(): RawBuilder<string> {
   return sql<string>`pg_current_xact_id()::text`;
 }
 
-/** Waits for one that the server is still at work on. */
+/** Waits if the server is still executing it. */
 export async function isCommitted(db: Kysely<Database>, transactionId: string): Promise<boolean> {
   const begun = Date.now();
   for (;;) {

@@ -1,6 +1,6 @@
 import type { rest, TorporError } from '@torpor/protocol';
 
-/** The sentence of an error for users. Of what is a defect of ours they learn only that it happened. */
+/** The message of an error for users. An internal error reveals no details. */
 export function publicMessage(error: TorporError): string {
   return error.code === 'internal_error' ? 'Torpor met an internal error.' : error.message;
 }

@@ -67,7 +67,7 @@ test('an event becomes an entry of the audit log, with the time at which it happ
   });
 });
 
-test('what a transaction that is rolled back wrote is never told', async () => {
+test('the events of a transaction that is rolled back are never delivered', async () => {
   const id = resource();
   await expect(
     db.transaction().execute(async (transaction) => {
@@ -79,7 +79,7 @@ test('what a transaction that is rolled back wrote is never told', async () => {
   expect(await fleet.count(`outbox where resource = '${id}'`)).toBe(0);
 });
 
-test('a consumer that fails gets its events again, and the others tell nothing twice', async () => {
+test('a consumer that fails gets its events again, and the others record nothing twice', async () => {
   const id = resource();
   let failures = 1;
   await using delivery = deliver(recordInAuditLog, async () => {
@@ -103,7 +103,7 @@ test('an event that is delivered twice has one entry', async () => {
   expect(await audited(id)).toBe(1);
 });
 
-test('several deliver at once, and each event once', async () => {
+test('several control planes deliver concurrently, and each event once', async () => {
   const ids = Array.from({ length: 500 }, resource);
   const delivered: string[] = [];
   const collect: EventConsumer = async (_, events) => {

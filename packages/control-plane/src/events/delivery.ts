@@ -22,8 +22,8 @@ interface Parts {
 }
 
 /**
- * Delivers the events of the outbox, oldest first. Several control planes may do so at
- * once: each takes rows that no other has locked. The mark and what the consumers write
+ * Delivers the events of the outbox, oldest first. Several control planes may do so
+ * concurrently: each takes rows that no other has locked. The mark and what the consumers write
  * are one transaction, so a crash leaves an event either delivered to all or to none.
  */
 export class OutboxDelivery implements AsyncDisposable {
@@ -41,7 +41,7 @@ export class OutboxDelivery implements AsyncDisposable {
     this.#rounds = this.#deliverForever();
   }
 
-  /** There are new events. */
+  /** Called when there are new events. */
   wake(): void {
     this.#woken = true;
     this.#wake();
@@ -66,7 +66,7 @@ export class OutboxDelivery implements AsyncDisposable {
       }
       await this.#idle();
     }
-    // Whatever the last operations left; the rest is for the next control plane.
+    // The events of the last operations; any others are left to the next control plane.
     await this.#deliverBatch().catch(() => undefined);
   }
 
@@ -96,7 +96,7 @@ export class OutboxDelivery implements AsyncDisposable {
     });
   }
 
-  /** Until there are new events, or it is time to look for those of others. */
+  /** Waits until there are new events, or until the next poll for those of other control planes. */
   async #idle(): Promise<void> {
     if (this.#woken) return;
     const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,7 +1,7 @@
 /**
- * The outbox: what operations did, written in the transaction that did it. So an event
- * exists exactly if its change does, whatever dies when. Everything that tells of
- * changes (the audit log; later webhooks, streams, usage) is fed from here.
+ * The outbox: what operations did, written in the same transaction. So an event exists if
+ * and only if its change does, whenever a process dies. Everything that reports changes (the
+ * audit log; later webhooks, streams, usage) is fed from here.
  */
 import type { Kysely, Selectable } from 'kysely';
 import type {
@@ -38,7 +38,7 @@ export interface OutboxEvent {
 
 export type DeliverableEvent = Selectable<OutboxTable>;
 
-/** Appends events in the transaction of the change that they tell of. */
+/** Appends events in the transaction of the change that they describe. */
 export async function appendEvents(
   transaction: Kysely<Database>,
   events: readonly OutboxEvent[],
@@ -61,7 +61,7 @@ export async function appendEvents(
     .execute();
 }
 
-/** Removes events that were delivered longer ago; returns how many. */
+/** Removes events that were delivered more than `keepMs` ago; returns how many. */
 export async function removeDelivered(db: Kysely<Database>, keepMs: number): Promise<number> {
   const { numDeletedRows } = await db
     .deleteFrom('outbox')

@@ -16,7 +16,7 @@ export interface FileLocation {
 
 const ENTRY_TYPES = ['file', 'directory', 'symlink', 'other'] as const;
 
-/** A file or directory as the guest has it. */
+/** A file or directory in the guest. */
 export interface FileEntry {
   readonly name: string;
   readonly path: string;
@@ -32,7 +32,7 @@ export interface FileEntry {
   readonly symlinkTarget?: string;
 }
 
-/** Files in sandboxes. Contents are streamed, and wait for the slower side. */
+/** Files in sandboxes. Contents are streamed with back-pressure. */
 export class GuestFiles {
   readonly #sandboxes: SandboxService;
   readonly #hosts: HostRegistry;
@@ -42,16 +42,16 @@ export class GuestFiles {
     this.#hosts = hosts;
   }
 
-  /** Throws what a transfer would meet, before its content is read. */
+  /** Throws what a transfer would throw, before its content is read. */
   async requireRunning(principal: Principal, id: string): Promise<void> {
     await this.#sandboxes.requireRunning(principal, id);
   }
 
   /**
    * Writes a file from `content`, which is read only as fast as the guest takes it.
-   * `content` must throw if it breaks off: only that tells the agent that the file is
-   * not complete, because the messages of a cancelled call just end. So `signal`
-   * cancels the call only after a grace, for a guest that takes nothing any more.
+   * `content` must throw if it is incomplete: only that tells the agent so, because a
+   * cancelled call looks like the end of the stream. So `signal` cancels the call only
+   * after a grace period, for a guest that no longer reads.
    */
   async write(
     principal: Principal,
@@ -81,8 +81,8 @@ export class GuestFiles {
 
   /**
    * The content of a file, read only as fast as it is taken. Resolves when the first
-   * bytes have come, so that a missing file is an error and not an empty response.
-   * Leaving the iteration early ends the transfer.
+   * bytes have arrived, so that a missing file is an error and not an empty response.
+   * Leaving the iteration early stops the transfer.
    */
   async read(
     principal: Principal,
@@ -113,7 +113,7 @@ export class GuestFiles {
     return response.entries.map(entryFrom);
   }
 
-  /** Throws `already_exists` for a directory that is there. */
+  /** Throws `already_exists` if the directory exists. */
   async makeDirectory(
     principal: Principal,
     id: string,
@@ -151,7 +151,7 @@ export class GuestFiles {
   }
 }
 
-/** The fields that all messages to the agent have which name a file. */
+/** The fields that all messages to the agent about a file share. */
 function fileMessage({ path, user }: FileLocation) {
   return { path, ...(user === undefined ? {} : { user }) };
 }
@@ -185,7 +185,7 @@ class DelayedCancellation implements Disposable {
   }
 }
 
-/** The chunks of a file. Not a generator: the `finally` of one that was never begun does not run. */
+/** The chunks of a file. Not a generator: if it is never started, its `finally` does not run. */
 function contentOf(
   first: IteratorResult<hostAgent.ReadFileStreamResponse>,
   messages: AsyncIterator<hostAgent.ReadFileStreamResponse>,

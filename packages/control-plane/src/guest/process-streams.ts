@@ -12,7 +12,7 @@ export interface TerminalSize {
   readonly rows: number;
 }
 
-/** The programs and terminals of one sandbox, for a stream that has been admitted to it. Throws what the agent says. */
+/** The programs and terminals of one sandbox, for a stream that has been admitted. Throws the agent's errors. */
 export class ProcessStreams {
   readonly #sandboxId: string;
   readonly #client: HostClient;
@@ -35,7 +35,7 @@ export class ProcessStreams {
     return this.#client.execStream(message, { signal });
   }
 
-  /** Follows the events of a process that runs. */
+  /** Follows the events of a running process. */
   connect(
     selector: ProcessSelector,
     signal: AbortSignal,
@@ -56,7 +56,7 @@ export class ProcessStreams {
     await agentCall(() => this.#client.sendProcessInput(message, CALL_OPTIONS));
   }
 
-  /** Input as fast as the process takes it. `close` is the last piece, and closes its standard input. */
+  /** Sends input as fast as the process reads it. `close` is the last piece, and closes its standard input. */
   async streamInput(
     selector: ProcessSelector,
     pieces: AsyncIterable<Uint8Array | 'close'>,
@@ -69,7 +69,7 @@ export class ProcessStreams {
     );
   }
 
-  /** Starts a program on a new terminal, which has a tag of its own. */
+  /** Starts a program on a new terminal with its own tag. */
   startTerminal(
     program: Program,
     { cols, rows }: TerminalSize,
@@ -81,7 +81,7 @@ export class ProcessStreams {
     return this.#client.ptyAttach(message, { signal });
   }
 
-  /** Follows a terminal that there is. */
+  /** Follows an existing terminal. */
   connectTerminal(tag: string, signal: AbortSignal): AsyncIterable<hostAgent.PtyAttachResponse> {
     return this.#client.ptyAttach({ sandboxId: this.#sandboxId, tag }, { signal });
   }

@@ -9,13 +9,13 @@ import { ProcessStreams } from './process-streams.ts';
 import { type ProcessSelector, type Program, programMessage } from './program.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 30_000;
-/** Beyond the program's own time: for the way there and back. */
+/** Added to the program's own timeout, for the round trip. */
 const EXEC_MARGIN_MS = 30_000;
 
 export interface ExecOptions {
-  /** After which the program is killed; 0 means no limit. */
+  /** The program is killed after it; 0 means no limit. */
   readonly timeoutSec: number;
-  /** What is kept of each of the two streams; what is beyond is dropped and counted. */
+  /** Limit for each of the two streams; what exceeds it is dropped and counted. */
   readonly maxOutputBytes: number;
 }
 
@@ -36,11 +36,11 @@ export interface ProcessEntry {
   readonly tag?: string;
   readonly cmd: string;
   readonly args: readonly string[];
-  /** Once it has exited. `status` is what the exit code does not say. */
+  /** Set once it has exited. `status`: what the exit code does not say. */
   readonly end?: { readonly exitCode: number; readonly status?: string };
 }
 
-/** Programs in sandboxes. Every method throws what {@link SandboxService.requireRunning} throws, and what the agent says. */
+/** Programs in sandboxes. Every method throws what {@link SandboxService.requireRunning} throws, and the agent's errors. */
 export class GuestProcesses {
   readonly #sandboxes: SandboxService;
   readonly #hosts: HostRegistry;
@@ -52,7 +52,7 @@ export class GuestProcesses {
     this.#metrics = metrics;
   }
 
-  /** Runs a program until it exits. It is killed when `signal` aborts, since its caller no longer waits. */
+  /** Runs a program until it exits. It is killed when `signal` aborts, because its caller no longer waits. */
   async exec(
     principal: Principal,
     id: string,
@@ -86,7 +86,7 @@ export class GuestProcesses {
     };
   }
 
-  /** Starts a program that keeps running by itself. Without a tag it gets one. */
+  /** Starts a program that keeps running in the background. A tag is generated if omitted. */
   async startBackground(
     principal: Principal,
     id: string,
@@ -103,7 +103,7 @@ export class GuestProcesses {
     );
   }
 
-  /** `includeExited`: also the last background programs that have exited. */
+  /** `includeExited`: also the background programs that exited last. */
   async list(
     principal: Principal,
     id: string,

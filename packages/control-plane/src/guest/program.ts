@@ -1,4 +1,4 @@
-/** A program to run in a sandbox. What is omitted is as the sandbox has it by default. */
+/** A program to run in a sandbox. Omitted fields have the sandbox's defaults. */
 export interface Program {
   readonly cmd: string;
   readonly args: readonly string[];
@@ -13,7 +13,7 @@ export type ProcessSelector =
   | { readonly case: 'pid'; readonly value: number }
   | { readonly case: 'tag'; readonly value: string };
 
-/** The fields that all messages to the agent have which start a program. */
+/** The fields that all messages to the agent that start a program share. */
 export function programMessage({ cmd, args, envs, cwd, user }: Program) {
   return {
     cmd,

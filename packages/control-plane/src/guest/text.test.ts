@@ -17,7 +17,7 @@ function join(chunks: readonly Uint8Array[]): { bytes: Buffer; texts: number; bi
 }
 
 describe('TextPieces', () => {
-  test('loses no byte, whatever they are and however they are cut', () => {
+  test('loses no byte, for any content and any cuts', () => {
     fc.assert(
       fc.property(fc.array(fc.uint8Array({ maxLength: 12 })), (chunks) => {
         expect(join(chunks).bytes).toEqual(Buffer.concat(chunks));
@@ -25,7 +25,7 @@ describe('TextPieces', () => {
     );
   });
 
-  test('text stays text when chunks cut its characters', () => {
+  test('text remains text when chunks cut its characters', () => {
     fc.assert(
       fc.property(
         fc.string({ unit: 'binary', minLength: 1, maxLength: 20 }),
@@ -43,7 +43,7 @@ describe('TextPieces', () => {
     );
   });
 
-  test('what is not UTF-8 comes as base64', () => {
+  test('output that is not UTF-8 becomes base64', () => {
     expect(new TextPieces().push(Buffer.from([0xff, 0x41]))).toEqual({
       data: '/0E=',
       encoding: 'base64',

@@ -18,14 +18,14 @@ export interface Piece {
 }
 
 /**
- * Turns the chunks of one output stream into pieces of text. A character that is cut
- * in two by the chunks is put together again; what is not UTF-8 becomes base64, so
- * that no byte is lost.
+ * Turns the chunks of one output stream into pieces of text. A character that is split
+ * between chunks is put together again; bytes that are not UTF-8 become base64, so that
+ * none is lost.
  */
 export class TextPieces {
   #carry: Uint8Array = new Uint8Array();
 
-  /** At most one piece; none while only part of a character has come. */
+  /** At most one piece; none while only part of a character has arrived. */
   push(chunk: Uint8Array): Piece | undefined {
     const bytes = this.#carry.length === 0 ? chunk : Buffer.concat([this.#carry, chunk]);
     const complete = completeUtf8Length(bytes);
@@ -33,7 +33,7 @@ export class TextPieces {
     return encode(bytes.subarray(0, complete));
   }
 
-  /** What is left at the end of the stream. */
+  /** The rest, at the end of the stream. */
   flush(): Piece | undefined {
     const rest = this.#carry;
     this.#carry = new Uint8Array();

@@ -3,7 +3,7 @@ import { createStreamingClient, hostAgent, TorporError } from '@torpor/protocol'
 
 export type HostClient = Client<typeof hostAgent.HostAgentService>;
 
-/** What a create request is checked against. */
+/** The facts of a host that create requests are checked against. */
 export interface HostDescription {
   readonly memoryMb: number;
   readonly maxVcpus: number;
@@ -14,30 +14,30 @@ export interface HostDescription {
   readonly images: readonly HostImage[];
 }
 
-/** An image of a host: every team may start sandboxes from it. */
+/** An image of a host. Every team may create sandboxes from it. */
 export interface HostImage {
   readonly name: string;
   readonly sizeBytes: number;
   readonly createdAt: Date;
 }
 
-/** How long an agent may take for something that needs no guest. */
+/** Timeout of calls to an agent that involve no guest. */
 const HOST_CALL_TIMEOUT_MS = 15_000;
 
-/** For what is not a wait for the guest itself: the queue before it, images, disks. */
+/** Added for everything but the waits for the guest itself: the queue, images, disks. */
 const GUEST_START_SLACK_MS = 10 * 60_000;
-/** Another's boot of the same shape, the VMM, the guest, what it does before it is kept, its identity. */
+/** The boot of another sandbox of the same shape, the VMM, the guest, its work before it is kept, its identity. */
 const WAITS_PER_GUEST_START = 5;
-/** Far below 2^31 ms, which is the longest that a timer takes. */
+/** Far below 2^31 ms, the limit of timers. */
 const LONGEST_CALL_MS = 24 * 3_600_000;
 
-/** A machine with a host agent, and the way to it. */
+/** A host, and the connection to its agent. */
 export class HostConnection {
   readonly id: string;
   readonly client: HostClient;
   readonly #guestTimeoutMs: number;
 
-  /** `guestTimeoutMs`: how long its agent lets a guest take from its start to answering. */
+  /** `guestTimeoutMs`: how long the agent waits for the first response of a guest that it started. */
   constructor(id: string, transport: Transport, guestTimeoutMs: number) {
     this.id = id;
     this.client = createStreamingClient(hostAgent.HostAgentService, transport);
@@ -45,21 +45,21 @@ export class HostConnection {
   }
 
   /**
-   * How long a call may take that starts so many guests. For what never ends: a guest that
-   * takes too long is the agent's to give up, with the reason.
+   * Timeout of a call that starts this many guests. It is only for an agent that hangs: the
+   * agent itself gives up a guest that takes too long, with the reason.
    */
   guestStartTimeoutMs(guests = 1): number {
     const waitsMs = guests * WAITS_PER_GUEST_START * this.#guestTimeoutMs;
     return Math.min(GUEST_START_SLACK_MS + waitsMs, LONGEST_CALL_MS);
   }
 
-  /** What the agent knows of a sandbox now; undefined if nothing. Throws `host_unavailable`. */
+  /** What the agent reports about a sandbox; undefined if it does not know it. Throws `host_unavailable`. */
   async fetchSandboxInfo(id: string): Promise<hostAgent.SandboxInfo | undefined> {
     try {
-      const answer = await agentCall(() =>
+      const response = await agentCall(() =>
         this.client.getSandbox({ sandboxId: id }, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
       );
-      return answer.sandbox;
+      return response.sandbox;
     } catch (reason) {
       const error = TorporError.from(reason);
       if (error.code === 'not_found') return undefined;
@@ -67,12 +67,12 @@ export class HostConnection {
     }
   }
 
-  /** Asks the agent each time, because images come and go. */
+  /** Asks the agent each time, because images are added and removed. */
   async describe(): Promise<HostDescription> {
-    const answer = await agentCall(() =>
+    const response = await agentCall(() =>
       this.client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
     );
-    const images = answer.images
+    const images = response.images
       .map(({ name, sizeBytes, createdAtUnix }) => ({
         name,
         sizeBytes: Number(sizeBytes),
@@ -80,16 +80,16 @@ export class HostConnection {
       }))
       .sort((a, b) => a.name.localeCompare(b.name));
     return {
-      memoryMb: Number(answer.memoryMb),
-      maxVcpus: answer.maxVcpus,
-      maxMemoryMb: Number(answer.maxMemoryMb),
+      memoryMb: Number(response.memoryMb),
+      maxVcpus: response.maxVcpus,
+      maxMemoryMb: Number(response.maxMemoryMb),
       templates: images.map(({ name }) => name),
       images,
     };
   }
 }
 
-/** Runs a call to an agent; what it throws is a TorporError. One that we cancelled ourselves is a `conflict`. */
+/** Runs a call to an agent. Throws a TorporError; for a call that we cancelled, it is `conflict`. */
 export async function agentCall<T>(call: () => Promise<T>): Promise<T> {
   try {
     return await call();
@@ -107,7 +107,7 @@ export async function agentCall<T>(call: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Whether our own deadline for the call has passed; an agent's answer says in its detail what was late. */
+/** Whether our own deadline for the call has passed; an agent's own timeout has a detail. */
 function isLate(error: unknown): boolean {
   return (
     error instanceof ConnectError &&

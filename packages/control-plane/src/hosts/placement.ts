@@ -1,7 +1,7 @@
 /**
- * Which host gets a sandbox, and the promise of its memory there. Promises are rows:
- * a sandbox counts from the transaction that makes it `creating` or `resuming` until it
- * is paused, has failed or was destroyed.
+ * Which host gets a sandbox, and the reservation of its memory there. Reservations are rows:
+ * a sandbox counts from the transaction that makes it `creating` or `resuming` until it is
+ * paused, has failed or is destroyed.
  */
 import { type SandboxState, TorporError } from '@torpor/protocol';
 import { sql, type Transaction } from 'kysely';
@@ -9,7 +9,7 @@ import type { Database } from '../database/schema.ts';
 import type { HostConnection, HostDescription } from './connection.ts';
 import type { HostRegistry } from './registry.ts';
 
-/** States in which a sandbox holds, or is about to hold, its memory on the host. */
+/** States in which a sandbox uses, or is about to use, memory on its host. */
 const STATES_WITH_MEMORY: readonly SandboxState[] = [
   'creating',
   'running',
@@ -32,7 +32,7 @@ export class Placement {
     this.#hosts = hosts;
   }
 
-  /** The host for a new sandbox: `hostId` if it must be that one. Throws `no_hosts_available`, `host_unavailable`. */
+  /** The host for a new sandbox: `hostId` if given. Throws `no_hosts_available`, `host_unavailable`. */
   async choose(hostId?: string): Promise<Place> {
     const [first] = this.#hosts.all();
     const host = hostId === undefined ? first : this.#hosts.connection(hostId);
@@ -49,9 +49,9 @@ export interface MemoryRequest {
 }
 
 /**
- * Promises memory to a row that the transaction writes. Throws `no_hosts_available`. Holds
- * the host's lock until the end of the transaction, so that concurrent reservations cannot
- * promise the same memory twice.
+ * Reserves memory for a row that the transaction writes. Throws `no_hosts_available`. Holds
+ * the host's lock until the end of the transaction, so that concurrent transactions cannot
+ * reserve the same memory twice.
  */
 export async function reserveMemory(
   transaction: Transaction<Database>,
@@ -62,7 +62,7 @@ export async function reserveMemory(
   if (request.memoryMb > freeMb) throw noMemory(request, freeMb);
 }
 
-/** Memory of a host that is not promised, in MB; it stays so until the end of the transaction. */
+/** Memory of a host that is not reserved, in MB. No other transaction can reserve it until the end of this one. */
 export async function lockFreeMemory(
   transaction: Transaction<Database>,
   hostId: string,
@@ -80,7 +80,7 @@ export async function lockFreeMemory(
   return hostMemoryMb - Number(total);
 }
 
-/** Why a sandbox cannot be placed on a host with so much memory that is not promised. */
+/** The error if a sandbox cannot be placed on a host with `freeMb` of memory that is not reserved. */
 export function noMemory({ memoryMb, hostMemoryMb }: MemoryRequest, freeMb: number): TorporError {
   return new TorporError(
     'no_hosts_available',

@@ -29,33 +29,33 @@ async function teamId(): Promise<string> {
   return (JSON.parse(text) as { team_id: string }).team_id;
 }
 
-test('the death of a VMM shows as error with its reason, and touches no other sandbox', async () => {
+test('a VMM that died is shown as error with its reason, and affects no other sandbox', async () => {
   const dead = await harness.create({ memory_mb: 128 });
   const other = await harness.create({ memory_mb: 128 });
   harness.agent.report(dead.id, 'error', 'The VMM was killed by signal 9.');
   await becomes(dead.id, 'error');
   expect((await harness.get(dead.id)).reason).toBe('The VMM was killed by signal 9.');
   expect((await harness.get(other.id)).status).toBe('running');
-  const answer = await harness.send('POST', `/v1/sandboxes/${dead.id}/exec`, { cmd: 'true' });
-  expect(answer.status).toBe(409);
-  expect(await answer.text()).toContain('killed by signal 9');
+  const response = await harness.send('POST', `/v1/sandboxes/${dead.id}/exec`, { cmd: 'true' });
+  expect(response.status).toBe(409);
+  expect(await response.text()).toContain('killed by signal 9');
 });
 
-test('an end that the agent decided on, for lack of activity, is recorded', async () => {
+test('a sandbox that the agent destroyed for lack of activity is recorded', async () => {
   const { id } = await harness.create({ memory_mb: 128, timeout_sec: 1 });
   harness.agent.report(id, 'stopped');
   await becomes(id, 'stopped');
   expect((await harness.get(id)).ended_at).toBeDefined();
 });
 
-test('sandboxes are missing while the agent is away, and come back with it', async () => {
+test('sandboxes are missing while the agent is unreachable, and are found again with it', async () => {
   const kept = await harness.create({ memory_mb: 128 });
   const lost = await harness.create({ memory_mb: 128 });
   harness.agent.goAway();
   await becomes(kept.id, 'missing');
   await becomes(lost.id, 'missing');
-  const answer = await harness.send('POST', `/v1/sandboxes/${kept.id}/exec`, { cmd: 'true' });
-  expect(answer.status).toBe(503);
+  const response = await harness.send('POST', `/v1/sandboxes/${kept.id}/exec`, { cmd: 'true' });
+  expect(response.status).toBe(503);
   expect((await harness.send('POST', '/v1/sandboxes', {})).status).toBe(503);
   harness.agent.sandboxes.delete(lost.id);
   harness.agent.comeBack();
@@ -65,7 +65,7 @@ test('sandboxes are missing while the agent is away, and come back with it', asy
   expect((await harness.get(lost.id)).reason).toContain('does not have this sandbox');
 });
 
-test('a change that the stream did not tell is found by the list', async () => {
+test('a change that the stream did not report is found by the list', async () => {
   const { id } = await harness.create({ memory_mb: 128 });
   const info = harness.agent.sandboxes.get(id);
   Object.assign(info ?? {}, { status: 'error', reason: 'silent death' });
@@ -111,7 +111,7 @@ test('a destroyed sandbox that the host still has is destroyed again', async () 
   expect((await harness.get(id)).status).toBe('stopped');
 });
 
-test('a destroy that takes long does not keep other reports waiting', async () => {
+test('a slow destroy does not delay other reports', async () => {
   const destroyed = await harness.create({ memory_mb: 128 });
   const other = await harness.create({ memory_mb: 128 });
   await harness.request(`/v1/sandboxes/${destroyed.id}`, { method: 'DELETE' });
@@ -120,7 +120,7 @@ test('a destroy that takes long does not keep other reports waiting', async () =
   const destroys = harness.agent.count('destroySandbox');
   harness.agent.addSandbox(destroyed.id, await teamId());
   await until(() => harness.agent.count('destroySandbox') > destroys);
-  // The list has found it, and is to find this too.
+  // The list has found the first, and must find this one too.
   Object.assign(harness.agent.sandboxes.get(other.id) ?? {}, { status: 'error', reason: 'marker' });
   await becomes(other.id, 'error');
   expect(harness.agent.count('destroySandbox')).toBe(destroys + 1);
@@ -129,7 +129,7 @@ test('a destroy that takes long does not keep other reports waiting', async () =
   await until(() => !harness.agent.sandboxes.has(destroyed.id));
 });
 
-test('a late report does not bring back what has ended, nor undo what runs', async () => {
+test('a late report neither revives a destroyed sandbox nor changes a running one', async () => {
   const { id } = await harness.create({ memory_mb: 128 });
   const info = harness.agent.sandboxes.get(id);
   harness.agent.report(id, 'creating');

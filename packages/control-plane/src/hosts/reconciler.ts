@@ -1,22 +1,22 @@
 /**
- * Keeps the rows of a host's sandboxes true. The agent is the authority on what a
- * sandbox is doing, the database on which sandboxes there ought to be. Every step is
+ * Keeps the rows of a host's sandboxes up to date. The agent is the authority on what a
+ * sandbox is doing, the database on which sandboxes should exist. Every step is
  * idempotent: it may run again after a crash at any point, and in several control planes
- * at once. A row that an operation has, of whatever control plane, is left alone: the
+ * at once. A row that an operation of any control plane has locked is left alone: the
  * operation writes what the agent says, and if it was abandoned, its recovery does.
  *
  * What is found and what is done:
- * - row and agent agree on the id: the agent's state, reason and build are copied, as they
- *   are when it is asked again: a report may be late;
+ * - both the row and the agent have the sandbox: the agent's state, reason and build are
+ *   copied, from a second query, because a report may be late;
  * - the agent does not know a row that is `creating`: the create was interrupted, `error`;
  * - … `destroying`: it no longer exists, `stopped`;
  * - … any other: `error` with the reason; never deleted;
- * - the agent has a sandbox of a team of ours without a row (a database that was
- *   restored from an old copy): it is adopted, because it may hold somebody's work;
- * - the agent has one whose row is `stopped`: its user destroyed it, so that is done
- *   again, after a grace;
- * - the agent has one whose create failed: its user was told so, and it is destroyed, not
- *   brought to life. Its row is `destroying` until the host has done that;
+ * - the agent has a sandbox of an existing team without a row (a database that was
+ *   restored from an old copy): it is adopted, because it may contain a user's work;
+ * - the agent has one whose row is `stopped`: it was destroyed, so it is destroyed again,
+ *   after a grace period;
+ * - the agent has one whose create failed: that was reported to its user, so it is
+ *   destroyed. Its row is `destroying` until the host has done that;
  * - the agent does not respond: its sandboxes are `missing` until it does.
  */
 import { type hostAgent, TorporError } from '@torpor/protocol';
@@ -25,8 +25,8 @@ import type { NewSandboxRow, SandboxRow } from '../database/schema.ts';
 import type { OperationLocks } from '../operations/locks.ts';
 import type { HostConnection } from './connection.ts';
 import {
+  hasFailedToStart,
   isRecorded,
-  isStillborn,
   reportOf,
   type SandboxReport,
   SILENT_REASON,
@@ -34,15 +34,15 @@ import {
   settledUnknown,
 } from './report.ts';
 
-/** How long after its end a destroyed sandbox may still be on the host. */
+/** How long a destroyed sandbox may still be on the host. */
 const DEFAULT_DESTROY_GRACE_MS = 60_000;
 
-/** How rows are read and written here (sandboxes/repository.ts). */
+/** The access to rows (sandboxes/repository.ts). */
 export interface ReconciledRows {
   findById(id: string): Promise<SandboxRow | undefined>;
   listLiving(hostId: string): Promise<SandboxRow[]>;
   teamExists(teamId: string): Promise<boolean>;
-  /** Nothing is written, and false returned, if an operation has the row or it was written since it was read. */
+  /** Writes nothing and returns false if an operation has locked the row, or it was written since it was read. */
   recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean>;
   markMissing(row: SandboxRow, reason: string): Promise<boolean>;
   adopt(row: NewSandboxRow): Promise<boolean>;
@@ -53,7 +53,7 @@ export interface ReconcilerParts {
   readonly rows: ReconciledRows;
   readonly locks: OperationLocks;
   readonly logger: Logger;
-  /** Has the host destroy what it still has of a sandbox that is stopped, or whose create failed. */
+  /** Makes the host destroy what it still has of a sandbox that is stopped, or whose create failed. */
   readonly destroyAgain: (row: SandboxRow) => Promise<void>;
   readonly destroyGraceMs?: number | undefined;
 }
@@ -61,7 +61,7 @@ export interface ReconcilerParts {
 export class Reconciler {
   readonly #parts: ReconcilerParts;
   readonly #destroyGraceMs: number;
-  /** The last reports of sandboxes that an operation of this process has. */
+  /** The last reports of sandboxes that an operation of this process has locked. */
   readonly #deferred = new Map<string, hostAgent.SandboxInfo>();
   #lastDeferred: Promise<void> = Promise.resolve();
   /** Sandboxes that the host is destroying at our request. */
@@ -78,20 +78,20 @@ export class Reconciler {
     });
   }
 
-  /** Resolves when no report is being recorded after its operation. */
+  /** Resolves when no deferred report is being recorded. */
   settled(): Promise<void> {
     return this.#lastDeferred;
   }
 
-  /** The rows that the host ought to know, to be read before it is asked what it knows. */
+  /** The rows that the host should know. Must be read before the host is asked for its list. */
   expected(): Promise<readonly SandboxRow[]> {
     return this.#parts.rows.listLiving(this.#parts.host.id);
   }
 
   /**
-   * Compares everything that the agent knows with the rows that were `expected`, and puts
-   * the rows right. About one that has been written since, its answer says nothing: that
-   * row has another revision, so nothing is written.
+   * Compares everything that the agent knows with the rows that were `expected`, and
+   * corrects the rows. A row that has been written since has another revision: for it the
+   * agent's list is out of date, and nothing is written.
    */
   async reconcile(
     expected: readonly SandboxRow[],
@@ -114,11 +114,12 @@ export class Reconciler {
     const row = await rows.findById(id);
     if (row === undefined) return this.#adopt(info);
     if (row.state === 'stopped') return this.#destroyAgain(row, info);
-    if (row.state === 'destroying' && isStillborn(row)) return this.#destroyStillborn(row, info);
+    if (row.state === 'destroying' && hasFailedToStart(row))
+      return this.#destroyFailedCreate(row, info);
     if (isRecorded(row, reportOf(info))) return;
     // The report may be late: an operation that has completed since has written newer facts.
     const present = await host.fetchSandboxInfo(id);
-    // Of a sandbox that the agent has forgotten since, only what was final counts.
+    // If the agent no longer knows the sandbox, only a final state counts.
     if (present === undefined && info.status !== 'stopped' && info.status !== 'error') return;
     const report = settledReport(row, present ?? info);
     if (isRecorded(row, report)) return;
@@ -131,10 +132,13 @@ export class Reconciler {
   async markAllMissing(): Promise<void> {
     const { rows, host, logger } = this.#parts;
     for (const row of await rows.listLiving(host.id)) {
-      if (row.state === 'error' || row.state === 'missing' || isStillborn(row)) continue;
+      if (row.state === 'error' || row.state === 'missing' || hasFailedToStart(row)) continue;
       await rows.markMissing(row, SILENT_REASON);
     }
-    logger.error({ host: host.id }, 'Host agent does not respond; its sandboxes are missing');
+    logger.error(
+      { host: host.id },
+      'Host agent did not respond; its sandboxes were marked as missing',
+    );
   }
 
   /** A row whose sandbox the agent does not have. */
@@ -144,7 +148,7 @@ export class Reconciler {
     if (!(await this.#parts.rows.recordReport(row, report))) return;
     this.#parts.logger.warn(
       { sandbox: row.id, was: row.state, is: report.state },
-      'Host does not have this sandbox',
+      'Sandbox not found on its host',
     );
   }
 
@@ -155,7 +159,7 @@ export class Reconciler {
     if (!(await rows.teamExists(info.teamId))) {
       logger.warn(
         { sandbox: info.sandboxId, team: info.teamId },
-        'Host has a sandbox of an unknown team; not adopted',
+        'Sandbox of an unknown team found on the host; not adopted',
       );
       return;
     }
@@ -163,27 +167,27 @@ export class Reconciler {
     logger.warn({ sandbox: info.sandboxId }, 'Unknown sandbox adopted');
   }
 
-  /** Its user was told that it no longer exists. */
+  /** For a sandbox that was reported to its user as destroyed. */
   #destroyAgain(row: SandboxRow, info: hostAgent.SandboxInfo): void {
     const { state } = reportOf(info);
     if (state === 'stopped' || state === 'destroying' || row.ended_at === null) return;
     if (Date.now() - row.ended_at.getTime() < this.#destroyGraceMs) return;
     this.#parts.logger.warn(
       { sandbox: row.id },
-      'Host still has a destroyed sandbox; destroying it again',
+      'Destroyed sandbox found on the host; destroying it again',
     );
     this.#destroy(row);
   }
 
-  /** Left of a create that failed, and could not be removed then. */
-  async #destroyStillborn(row: SandboxRow, info: hostAgent.SandboxInfo): Promise<void> {
+  /** For the leftovers of a failed create that could not be removed then. */
+  async #destroyFailedCreate(row: SandboxRow, info: hostAgent.SandboxInfo): Promise<void> {
     const { state } = reportOf(info);
     if (state === 'destroying') return;
     if (state !== 'stopped') return this.#destroy(row);
     await this.#settleUnknown(row);
   }
 
-  /** By the way: it may take minutes, and must not keep other reports waiting. */
+  /** In the background: it may take minutes, and must not delay other reports. */
   #destroy(row: SandboxRow): void {
     if (this.#destroying.has(row.id)) return;
     this.#destroying.add(row.id);
@@ -192,13 +196,13 @@ export class Reconciler {
     );
   }
 
-  /** One sandbox's trouble must not keep the others from being reconciled. */
+  /** An error with one sandbox must not prevent the others from being reconciled. */
   async #attempt(step: Promise<void>): Promise<void> {
     try {
       await step;
     } catch (reason) {
       const err = TorporError.from(reason);
-      this.#parts.logger.error({ err }, 'A step of reconciling failed; will retry');
+      this.#parts.logger.error({ err }, 'Reconciliation step failed; will retry');
     }
   }
 }

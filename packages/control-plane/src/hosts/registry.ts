@@ -6,7 +6,7 @@ export interface HostSettings {
   readonly id: string;
   /** To the HostAgentService of the machine. */
   readonly transport: Transport;
-  /** How long its agent lets a guest take from its start to answering. */
+  /** How long the agent waits for the first response of a guest that it started. */
   readonly guestTimeoutMs: number;
 }
 

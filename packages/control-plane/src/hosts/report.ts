@@ -1,4 +1,4 @@
-/** What an agent reports of a sandbox, in the columns of its row. */
+/** What an agent reports about a sandbox, as the columns of its row. */
 import { type hostAgent, isSandboxState, type SandboxState, TorporError } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
 
@@ -6,7 +6,7 @@ export const LOST_REASON = 'The host does not have this sandbox any more.';
 export const INTERRUPTED_REASON = 'The create was interrupted before the host had the sandbox.';
 export const SILENT_REASON = 'The host agent does not respond; the sandbox may still be running.';
 
-/** The columns that the agent decides on. */
+/** The columns that are copied from the agent. */
 export interface SandboxReport
   extends Pick<SandboxRow, 'state' | 'reason'>,
     Partial<Pick<SandboxRow, 'host_ip' | 'build_id' | 'timeout_sec'>> {
@@ -17,10 +17,10 @@ export interface SandboxReport
 }
 
 /**
- * Whether a create of it has failed. Its user was told so: it must not come to life, and
- * what the host has of it is to be destroyed.
+ * Whether its create has failed. That was reported to its user: it must not start running
+ * later, and what the host has of it must be destroyed.
  */
-export function isStillborn({ state, started_at }: SandboxRow): boolean {
+export function hasFailedToStart({ state, started_at }: SandboxRow): boolean {
   return started_at === null && (state === 'error' || state === 'destroying');
 }
 
@@ -35,9 +35,8 @@ export function reportOf(info: hostAgent.SandboxInfo): SandboxReport {
 }
 
 /**
- * What a row is to say by the agent's report, with what an operation would have written
- * whose process did not live to see its end. `info` is undefined where the agent does not
- * know the sandbox.
+ * The row's new content by the agent's report, with what the abandoned operation would have
+ * written. `info` is undefined if the agent does not know the sandbox.
  */
 export function settledReport(
   row: SandboxRow,
@@ -46,14 +45,14 @@ export function settledReport(
   if (info === undefined) return settledUnknown(row.state);
   const report = { ...reportOf(info), timeout_sec: info.timeoutSec };
   if (report.state === 'stopped') return { ...report, ended_at: new Date() };
-  if (isStillborn(row) && report.state !== 'error') {
+  if (hasFailedToStart(row) && report.state !== 'error') {
     return { state: 'destroying', reason: row.reason, build_id: row.build_id };
   }
   if (report.state !== 'running' || row.started_at !== null) return report;
   return { ...report, started_at: new Date(), versions: JSON.stringify(info.metadata) };
 }
 
-/** Whether the row says already what the report says. */
+/** Whether the row already has the content of the report. */
 export function isRecorded(row: SandboxRow, report: SandboxReport): boolean {
   return (
     row.state === report.state &&
@@ -62,7 +61,7 @@ export function isRecorded(row: SandboxRow, report: SandboxReport): boolean {
   );
 }
 
-/** What a row is to say whose sandbox the agent does not know. */
+/** The row's new content if the agent does not know the sandbox. */
 export function settledUnknown(state: SandboxState): SandboxReport {
   switch (state) {
     case 'creating':

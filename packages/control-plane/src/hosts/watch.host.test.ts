@@ -1,7 +1,7 @@
 import { Fleet, until } from '@torpor/testkit/control-plane';
 import { expect, test } from 'vitest';
 
-test('sandboxes of a host that is away are missing, also if the database failed at first', async () => {
+test('sandboxes of an unreachable host are missing, even if the database failed at first', async () => {
   await using fleet = await Fleet.open();
   const member = await fleet.join({
     reconcilerTiming: { missingAfterMs: 100, reconnectMs: 20, listIntervalMs: 60_000 },
@@ -21,20 +21,20 @@ test('sandboxes of a host that is away are missing, also if the database failed 
   expect((await member.get(id)).reason).toBeUndefined();
 });
 
-test('what the host does by itself is in the audit log', async () => {
+test('changes that the host makes by itself are in the audit log', async () => {
   await using fleet = await Fleet.open();
   const member = await fleet.join({ reconcilerTiming: { missingAfterMs: 100, reconnectMs: 20 } });
   const becomes = (id: string, state: string) =>
     until(async () => (await member.get(id)).status === state);
   const paused = await member.create({ auto_pause: true, timeout_sec: 60 });
   const dead = await member.create();
-  const ended = await member.create();
+  const stopped = await member.create();
   await fleet.agent.autoPause(paused.id);
   fleet.agent.report(dead.id, 'error', 'The VMM was killed by signal 9.');
-  fleet.agent.report(ended.id, 'stopped');
+  fleet.agent.report(stopped.id, 'stopped');
   await becomes(paused.id, 'paused');
   await becomes(dead.id, 'error');
-  await becomes(ended.id, 'stopped');
+  await becomes(stopped.id, 'stopped');
   fleet.agent.goAway();
   await becomes(paused.id, 'missing');
   fleet.agent.comeBack();
@@ -56,5 +56,7 @@ test('what the host does by itself is in the audit log', async () => {
   expect(await entries(dead.id)).toEqual([
     { action: 'fail', status: 'error', reason: 'The VMM was killed by signal 9.' },
   ]);
-  expect(await entries(ended.id)).toEqual([{ action: 'destroy', status: 'success', reason: null }]);
+  expect(await entries(stopped.id)).toEqual([
+    { action: 'destroy', status: 'success', reason: null },
+  ]);
 });

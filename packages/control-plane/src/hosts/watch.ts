@@ -5,7 +5,7 @@ import type { HostConnection } from './connection.ts';
 import type { Reconciler } from './reconciler.ts';
 
 export interface WatchTiming {
-  /** A stream without a message for so long is dead; the agent sends a keep-alive every 15 s. */
+  /** A stream without a message for this long is considered dead; the agent sends a keep-alive every 15 s. */
   readonly silenceMs: number;
   /** How long the agent may be unreachable before its sandboxes are `missing`. */
   readonly missingAfterMs: number;
@@ -29,18 +29,18 @@ interface Parts {
 }
 
 /**
- * Follows one host. The agent's watch stream begins with all that it knows and then tells
- * every change, so a VMM's death is in the database as soon as the agent sees it. A list
- * from time to time catches what a stream could lose.
+ * Follows one host. The agent's watch stream begins with everything that it knows and then
+ * reports every change, so that an exited VMM is in the database as soon as the agent
+ * notices it. A periodic list finds what a stream could lose.
  */
 export class HostWatch implements AsyncDisposable {
   readonly #parts: Parts;
   readonly #timing: WatchTiming;
   readonly #stopping = new AbortController();
-  /** The stream is open and has told all that the agent knew. */
+  /** The stream is open and has sent its initial list. */
   #watching = false;
   #lastHeard = Date.now();
-  /** What was last heard before its sandboxes were marked; undefined if they have not been. */
+  /** `#lastHeard` when its sandboxes were marked as missing; undefined if they have not been. */
   #markedAfter: number | undefined;
   readonly #tasks: Promise<unknown>;
 
@@ -139,13 +139,13 @@ export class HostWatch implements AsyncDisposable {
     }
   }
 
-  /** Waits, and says whether to go on. */
+  /** Waits, and returns whether to continue. */
   async #pause(ms: number): Promise<boolean> {
     await delay(ms, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
     return !this.#stopping.signal.aborted;
   }
 
-  /** A moment without database or agent must not end the watch. */
+  /** A temporary failure of the database or the agent must not stop the watch. */
   async #attempt(step: Promise<void>): Promise<void> {
     try {
       await step;
@@ -153,7 +153,7 @@ export class HostWatch implements AsyncDisposable {
       if (this.#stopping.signal.aborted) return;
       const { host, logger } = this.#parts;
       const err = TorporError.from(reason);
-      logger.error({ host: host.id, err }, 'A step of reconciling failed; will retry');
+      logger.error({ host: host.id, err }, 'Reconciliation step failed; will retry');
     }
   }
 }

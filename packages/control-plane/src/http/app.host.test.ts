@@ -42,7 +42,7 @@ describe('keys', () => {
     expect(harness.agent.count('createSandbox') + harness.agent.count('describeHost')).toBe(calls);
   });
 
-  test('the same key is good with the prefix of E2B', async () => {
+  test('the same key is accepted with the prefix of E2B', async () => {
     const key = harness.controlPlane.apiKey.replace(/^tpr_/, 'e2b_');
     const response = await fetch(`${harness.controlPlane.url}/v1/sandboxes`, {
       headers: { 'x-api-key': key },
@@ -69,7 +69,7 @@ describe('malformed requests', () => {
     );
   });
 
-  test('a body over the limit is refused while it comes, without a length', async () => {
+  test('a body over the limit without a length is refused while it is received', async () => {
     const { url, apiKey } = harness.controlPlane;
     const request = httpRequest(`${url}/v1/sandboxes`, {
       method: 'POST',
@@ -94,7 +94,7 @@ describe('malformed requests', () => {
   });
 });
 
-test('an unknown path is 404, a wrong method 405 with those that are possible', async () => {
+test('an unknown path is 404, a wrong method 405 with the allowed ones', async () => {
   await expectError(await harness.request('/v1/nothing'), 404, 'not_found');
   await expectError(await harness.request('/nothing'), 404, 'not_found');
   const response = await harness.request('/v1/sandboxes', { method: 'PATCH' });
@@ -102,7 +102,7 @@ test('an unknown path is 404, a wrong method 405 with those that are possible', 
   await expectError(response, 405, 'method_not_allowed');
 });
 
-test('what fails inside is logged, and not shown to the client', async () => {
+test('an internal error is logged, and not shown to the client', async () => {
   harness.agent.createError = new TorporError('internal_error', 'assertion at secret-place failed');
   const response = await harness.send('POST', '/v1/sandboxes', { metadata: { inner: 'yes' } });
   harness.agent.createError = undefined;

@@ -39,7 +39,7 @@ export interface AppParts {
   readonly metrics: Metrics;
 }
 
-/** The HTTP application. It knows nothing of ports: tests call `app.request()`. */
+/** The HTTP application. It opens no port: tests call `app.request()`. */
 export function createApp(parts: AppParts): Api {
   const app: Api = new OpenAPIHono<AppEnvironment>();
   app.onError((error, c) => errorResponse(c, error));

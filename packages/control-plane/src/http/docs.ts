@@ -47,7 +47,7 @@ const START = `SwaggerUIBundle({
 });
 `;
 
-/** The interactive page of the API, made of the files of the npm package `swagger-ui-dist`. */
+/** The interactive page of the API, from the files of the npm package `swagger-ui-dist`. */
 export function addDocsRoutes(api: Api): void {
   const directory = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
   const headers = {

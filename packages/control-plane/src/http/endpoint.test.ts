@@ -29,7 +29,7 @@ function application() {
   return { api, handled };
 }
 
-test('a handler gets path, query and body as their schemas parse them', async () => {
+test('a handler gets path, query and body as parsed by their schemas', async () => {
   const { api, handled } = application();
   const response = await api.request('/things/12/parts/a%2Fb?all=true', { method: 'POST' });
   expect(response.status).toBe(204);

@@ -11,7 +11,7 @@ export type Api = OpenAPIHono<AppEnvironment>;
 
 type Method = 'get' | 'post' | 'put' | 'delete';
 
-/** One operation of the API: what is documented is what is checked. */
+/** One operation of the API. The same schemas document and check it. */
 export interface Endpoint<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> {
   readonly method: Method;
   /** In the notation of OpenAPI: `/v1/sandboxes/{id}`. */
@@ -48,7 +48,7 @@ type EndpointHandler<P extends z.ZodObject, Q extends z.ZodObject, B extends z.Z
   input: EndpointInput<P, Q, B>,
 ) => Response | Promise<Response>;
 
-/** Describes an operation apart from its handler; checks nothing at run time. */
+/** Describes an operation separately from its handler; checks nothing at run time. */
 export function defineEndpoint<
   P extends z.ZodObject = z.ZodObject,
   Q extends z.ZodObject = z.ZodObject,
@@ -59,8 +59,8 @@ export function defineEndpoint<
 
 /**
  * Adds an operation to the application and to its OpenAPI description. The handler runs only
- * for a request whose path, query and body fit their schemas; others get `invalid_request`.
- * Throws where the path and the schema of its parameters do not name the same ones.
+ * for requests whose path, query and body match their schemas; others get `invalid_request`.
+ * Throws if the path and the schema of its parameters do not name the same ones.
  */
 export function addEndpoint<
   P extends z.ZodObject = z.ZodObject,

@@ -4,7 +4,7 @@ import { HTTPException } from 'hono/http-exception';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { errorBody } from '../errors/public-error.ts';
 
-/** The HTTP response to anything that was thrown. */
+/** The HTTP response for anything that was thrown. */
 export function errorResponse(c: Context, reason: unknown): Response {
   const error =
     reason instanceof HTTPException ? fromHttpException(reason) : TorporError.from(reason);

@@ -34,7 +34,7 @@ async function open(...entrances: Entrance[]): Promise<URL> {
   return new URL(door.url);
 }
 
-async function answer(url: URL, host: string, path: string, headers = {}) {
+async function send(url: URL, host: string, path: string, headers = {}) {
   const request = httpRequest({ port: url.port, path, headers: { host, ...headers } });
   request.on('upgrade', (response: IncomingMessage) => request.emit('response', response));
   request.end();
@@ -54,20 +54,20 @@ const REQUESTS: readonly [string, string, string][] = [
 
 test.each(REQUESTS)('host %s, path %s: %s gets the request', async (host, path, name) => {
   const url = await open(PORT_OF_GUEST, OTHER_DIALECT, API);
-  expect(await text(await answer(url, host, path))).toBe(name);
+  expect(await text(await send(url, host, path))).toBe(name);
 });
 
 test.each(REQUESTS)('host %s, path %s: %s gets the upgrade', async (host, path, name) => {
   const url = await open(PORT_OF_GUEST, OTHER_DIALECT, API);
   const headers = { connection: 'Upgrade', upgrade: 'websocket' };
-  const { statusCode, headers: answered } = await answer(url, host, path, headers);
-  expect([statusCode, answered.upgrade]).toEqual([101, name]);
+  const { statusCode, headers: received } = await send(url, host, path, headers);
+  expect([statusCode, received.upgrade]).toEqual([101, name]);
 });
 
 test('what no entrance serves is not_found, for a request and for an upgrade', async () => {
   const url = await open(PORT_OF_GUEST);
   for (const headers of [{}, { connection: 'Upgrade', upgrade: 'websocket' }]) {
-    const response = await answer(url, 'localhost', '/', headers);
+    const response = await send(url, 'localhost', '/', headers);
     expect(response.statusCode).toBe(404);
     expect(JSON.parse(await text(response))).toMatchObject({ error: { code: 'not_found' } });
   }

@@ -5,9 +5,9 @@ import { TorporError } from '@torpor/protocol';
 import { errorBody } from '../errors/public-error.ts';
 import { refuseUpgrade } from '../errors/refuse-upgrade.ts';
 
-/** Where a request wants to go: all that is known of it before anything of it is handled. */
+/** The destination of a request, which decides who handles it. */
 export interface Destination {
-  /** Of the Host header, in lower case, without the port; empty if there is none. */
+  /** From the Host header, in lower case, without the port; empty if there is none. */
   readonly hostname: string;
   /** Without the query, as it was sent. */
   readonly path: string;
@@ -28,8 +28,8 @@ export interface Address {
 }
 
 /**
- * The one listener of the control plane. It decides by host name and path which entrance gets
- * a request or an upgrade: the first that serves its destination.
+ * The only listener of the control plane. A request or an upgrade goes to the first entrance
+ * that serves its host name and path.
  */
 export class FrontDoor {
   /** Base URL of what is served. */
@@ -58,14 +58,14 @@ export class FrontDoor {
       if (entrance === undefined) refuseUpgrade(socket, nothingHere());
       else entrance.upgrade(request, socket, head);
     });
-    // A whole upload may take as long as it takes; the head of a request may not.
+    // An upload has no time limit; the header of a request has one.
     server.requestTimeout = 0;
     server.headersTimeout = 30_000;
     server.keepAliveTimeout = 75_000;
     return new FrontDoor(server, await listen(server, { host, port }));
   }
 
-  /** Takes no new connections, lets requests that are under way finish for `graceMs`, then ends them. */
+  /** Accepts no new connections, waits up to `graceMs` for requests in flight, then closes their connections. */
   async close(graceMs: number): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeIdleConnections();
@@ -75,7 +75,7 @@ export class FrontDoor {
   }
 }
 
-/** RFC 9112, section 3.2: a target in absolute form outweighs the Host header. */
+/** RFC 9112, section 3.2: a target in absolute form overrides the Host header. */
 export function destinationOf({ url = '/', headers }: IncomingMessage): Destination {
   if (!url.startsWith('/') && URL.canParse(url)) {
     const { hostname, pathname } = new URL(url);

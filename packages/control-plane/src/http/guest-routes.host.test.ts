@@ -29,7 +29,7 @@ async function codeOf(response: Response): Promise<string> {
 }
 
 describe('exec', () => {
-  test('runs a program with arguments and environment, and gives all that it printed', async () => {
+  test('runs a program with arguments and environment, and returns all its output', async () => {
     const result = await exec({
       cmd: 'sh',
       args: ['-c', 'echo "$GREETING"; echo problem >&2; exit 3'],
@@ -46,13 +46,13 @@ describe('exec', () => {
     });
   });
 
-  test('gives bytes that are not text as base64', async () => {
+  test('returns bytes that are not text as base64', async () => {
     const result = await exec({ cmd: 'printf', args: ['\\377\\376'] });
     expect(result.encoding).toBe('base64');
     expect(Buffer.from(result.stdout, 'base64')).toEqual(Buffer.from([0xff, 0xfe]));
   });
 
-  test('says how much it dropped of too much output, and cuts no character', async () => {
+  test('says how much of too much output it dropped, and cuts no character', async () => {
     const characters = rest.MAX_EXEC_OUTPUT_BYTES / 2 + 10;
     const result = await exec({
       cmd: process.execPath,
@@ -172,7 +172,7 @@ describe('files', () => {
     expect(response.status).toBe(204);
   });
 
-  test('raw bodies go in and come out unchanged', async () => {
+  test('raw bodies are written and read unchanged', async () => {
     expect(await onDisk('raw.bin')).toBe(digest);
     const response = await harness.request(files('?path=raw.bin'));
     expect(response.headers.get('content-type')).toBe('application/octet-stream');
@@ -208,7 +208,7 @@ describe('files', () => {
   });
 
   test.each(['100%22.txt', 'a%0Ab', 'quo"te', 'back\\slash', 'end\\', '日本語 🎉', "it's;a=b"])(
-    'the path of a form is the path of the file, whatever its name: %s',
+    'the path of a form is the path of the file, for any name: %s',
     async (path) => {
       const body = new FormData();
       body.append('path', path);
@@ -258,7 +258,7 @@ describe('files', () => {
     expect(harness.agent.count('writeFileStream')).toBe(calls);
   });
 
-  test('refuses a form that is torn', async () => {
+  test('refuses a truncated form', async () => {
     const response = await harness.request(files('/write'), {
       method: 'POST',
       headers: { 'content-type': 'multipart/form-data; boundary=xyz' },
@@ -305,7 +305,7 @@ describe('files', () => {
     await until(() => harness.agent.files.failedWrites === before + 1);
   });
 
-  test('a response that breaks off half-way is seen to be incomplete', async () => {
+  test('a response that fails half-way is recognisably incomplete', async () => {
     harness.agent.files.readError = new TorporError(
       'guest_unreachable',
       'The guest no longer exists.',
@@ -314,7 +314,7 @@ describe('files', () => {
     expect(response.status).toBe(200);
     await expect(response.arrayBuffer()).rejects.toThrow();
     harness.agent.files.readError = undefined;
-    expect(harness.log()).toContain('Response failed before its end');
+    expect(harness.log()).toContain('Response failed before it was complete');
   });
 
   test('directories are made, listed and removed', async () => {

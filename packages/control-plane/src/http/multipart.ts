@@ -18,10 +18,10 @@ const MAX_FIELD_BYTES = 8 * 1024;
 const MAX_FIELDS = 8;
 
 /**
- * Reads a `multipart/form-data` request with one file and hands the file to
- * `receive` as a stream: the request is read only as fast as the stream is taken.
+ * Reads a `multipart/form-data` request with one file and passes the file to
+ * `receive` as a stream: the request is read only as fast as the stream is.
  * Returns what `receive` returns. Throws `invalid_request` for another kind of body,
- * for a form without a file named `file`, and for a torn one.
+ * for a form without a file named `file`, and for a truncated one.
  */
 export async function receiveUpload<T>(
   request: Request,
@@ -59,7 +59,7 @@ async function parse<T>(
     fields.set(name, value);
   });
   form.on('file', (name: string, stream: BusboyFileStream) => {
-    // Given up already; the parser still reads to the end of what it has.
+    // Already given up; the parser still reads what it has buffered.
     if (form.destroyed) return void stream.resume();
     if (name !== 'file' || received !== undefined) {
       stream.resume();
@@ -68,7 +68,7 @@ async function parse<T>(
       );
       return;
     }
-    // It is destroyed if the form is torn; its reader gets the error.
+    // It is destroyed if the form is truncated; its reader gets the error.
     stream.on('error', () => undefined);
     file = stream;
     received = receive({ fields, content: stream });
@@ -80,8 +80,8 @@ async function parse<T>(
   try {
     await pipeline(body, form);
   } catch (error) {
-    // The reader of the file must not wait for its end. Its own failure, if it has
-    // failed, is why the form was given up.
+    // The reader of the file must not wait for more. If the reader has failed, that is why the
+    // form was given up.
     file?.destroy(TorporError.from(error));
     await received;
     if (error instanceof TorporError) throw error;

@@ -4,7 +4,7 @@ import type { Api } from './endpoint.ts';
 import type { AppEnvironment } from './environment.ts';
 import { errorResponse } from './error-response.ts';
 
-/** Handles what no route matches: returns `method_not_allowed` where the path exists, else `not_found`. Made when all routes are there. */
+/** Handles requests that match no route: `method_not_allowed` if the path exists, else `not_found`. Create it after all routes. */
 export function notFound(app: Api): NotFoundHandler<AppEnvironment> {
   const allowedMethods = methodIndex(app);
   return (c) => {
@@ -22,7 +22,7 @@ export function notFound(app: Api): NotFoundHandler<AppEnvironment> {
   };
 }
 
-/** The methods that exist for a path which was asked for with another one. */
+/** Returns the methods that exist for a path. */
 function methodIndex(app: Api): (path: string) => readonly string[] {
   const routes = app.routes
     .filter((route) => route.method !== 'ALL')

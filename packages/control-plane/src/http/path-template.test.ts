@@ -20,7 +20,7 @@ test.each<[string, Record<string, string> | undefined]>([
   expect(pathMatcher(PROCESS)(path)).toEqual(params);
 });
 
-test('what is no parameter is taken literally', () => {
+test('everything but parameters is taken literally', () => {
   const match = pathMatcher('/files/{name}.tar.gz');
   expect(match('/files/a.tar.gz')).toEqual({ name: 'a' });
   expect(match('/files/a-tar-gz')).toBeUndefined();

@@ -12,7 +12,7 @@ export function routePattern(template: string): string {
   return template.replaceAll(PARAMETER, ':$1');
 }
 
-/** Reads the parameters out of a path, decoded; undefined for a path of another form. */
+/** Extracts the parameters from a path, decoded; undefined for a path that does not match. */
 export function pathMatcher(
   template: string,
 ): (path: string) => Readonly<Record<string, string>> | undefined {
@@ -29,7 +29,7 @@ export function pathMatcher(
   };
 }
 
-/** Throws where a template and the schema of its parameters do not name the same ones: a defect of ours. */
+/** Throws if a template and the schema of its parameters do not name the same ones, which is a bug. */
 export function assertParams(template: string, schema: z.ZodObject | undefined): void {
   const named = [...template.matchAll(PARAMETER)].map(([, name]) => name ?? '').sort();
   const described = Object.keys(schema?.shape ?? {}).sort();
@@ -43,7 +43,7 @@ function escapeRegExp(text: string): string {
   return text.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&');
 }
 
-/** What is not percent-encoded correctly stays as it is, as in Hono. */
+/** Invalid percent-encoding is left as it is, as in Hono. */
 function decode(text: string): string {
   try {
     return decodeURIComponent(text);

@@ -1,14 +1,14 @@
 import { TorporError } from '@torpor/protocol';
 
-/** What is read and thrown away of a body that nobody wants, in bytes and in time. */
+/** Limits, in bytes and time, for reading and discarding the rest of a body. */
 const MAX_DISCARDED_BYTES = 64 * 1024 * 1024;
 const MAX_DISCARD_MS = 10_000;
 
 /**
- * The chunks of a request's body. Throws when the client disconnects (`signal`), so that half
- * a body is never taken for a whole one. When the reader stops early, the rest is read and
- * thrown away, within bounds, rather than the connection cut: a client that is still
- * sending gets the response and not a broken pipe.
+ * The chunks of a request's body. Throws when the client disconnects (`signal`), so that a
+ * partial body is never taken for a complete one. When the reader stops early, the rest is
+ * read and discarded, within limits, rather than the connection closed: a client that is
+ * still sending gets the response and not a broken pipe.
  */
 export async function* bodyChunks(
   request: Request,
@@ -16,22 +16,22 @@ export async function* bodyChunks(
 ): AsyncGenerator<Uint8Array, void, void> {
   if (request.body === null) return;
   const reader = request.body.getReader();
-  // Ends a read that is under way; the body itself does not always tell.
+  // Makes a pending read fail; the body itself does not always do so.
   const hangUp = () => reader.releaseLock();
   signal.addEventListener('abort', hangUp);
-  let ended = false;
+  let complete = false;
   try {
     for (;;) {
       const { done, value } = await readOrHangUp(reader, signal);
       if (done) {
-        ended = true;
+        complete = true;
         return;
       }
       yield value;
     }
   } finally {
     signal.removeEventListener('abort', hangUp);
-    if (!ended && !signal.aborted) void discard(reader);
+    if (!complete && !signal.aborted) void discard(reader);
   }
 }
 
@@ -58,6 +58,6 @@ async function discard(reader: ReadableStreamDefaultReader<Uint8Array>): Promise
     }
     await reader.cancel();
   } catch {
-    // The client has disconnected; there is no more to read.
+    // The client has disconnected.
   }
 }

@@ -1,7 +1,7 @@
 import { rest, TorporError } from '@torpor/protocol';
 import { bodyChunks } from './request-body.ts';
 
-/** For a body of at most 1 MiB; a connection that sends less is not waited for. */
+/** Timeout for receiving a body of at most 1 MiB. */
 const JSON_BODY_TIMEOUT_MS = 30_000;
 
 /** A query string as an object: a parameter that is given several times becomes an array. */
@@ -16,8 +16,8 @@ export function queryObject(queries: Record<string, string[]>): Record<string, u
 
 /**
  * Reads a JSON body of at most {@link rest.MAX_JSON_BODY_BYTES}; no body counts as
- * `{}`. Throws `too_large` as soon as the limit is passed, `invalid_request` for what
- * is not JSON in UTF-8.
+ * `{}`. Throws `too_large` as soon as the limit is exceeded, `invalid_request` for
+ * anything but JSON in UTF-8.
  */
 export async function readJson(request: Request): Promise<unknown> {
   const bytes = await readLimited(request);

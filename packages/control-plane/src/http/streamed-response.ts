@@ -4,10 +4,10 @@ import type { Logger } from 'pino';
 import type { AppEnvironment } from './environment.ts';
 
 /**
- * A response of bytes that are still coming. It is read only as fast as the client
- * takes it. If the source fails half-way, the connection is cut, because the status
- * has been sent already: the client sees that the response is not complete. The source is
- * left when the response is over, also where nobody reads its body: that of a HEAD request.
+ * A response with a streamed body. The source is read only as fast as the client reads. If
+ * it fails half-way, the connection is cut, because the status has already been sent: the
+ * client sees that the response is not complete. The source is released after the response,
+ * even if its body is not read, as for a HEAD request.
  */
 export function streamedResponse(
   c: Context<AppEnvironment>,
@@ -29,7 +29,10 @@ export function streamedResponse(
           const error = TorporError.from(reason);
           const { outgoing } = c.env;
           if (!c.req.raw.signal.aborted) {
-            logger.warn({ route: c.get('route'), err: error }, 'Response failed before its end');
+            logger.warn(
+              { route: c.get('route'), err: error },
+              'Response failed before it was complete',
+            );
           }
           if (outgoing === undefined) controller.error(error);
           else outgoing.destroy();

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { Metrics } from '../observability/metrics.ts';
 import { type Api, addEndpoint } from './endpoint.ts';
 
-/** `/health` and `/metrics`: open to everyone who reaches the port, so they tell nothing about users. */
+/** `/health` and `/metrics`: they need no key, so they reveal nothing about users. */
 export function addSystemRoutes(
   api: Api,
   parts: { readonly version: string; readonly metrics: Metrics },

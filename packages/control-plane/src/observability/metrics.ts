@@ -3,12 +3,12 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 const HTTP_BUCKETS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const CREATE_BUCKETS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128];
 
-/** What counts sandboxes for the gauge. */
+/** Counts sandboxes for the gauge. */
 export interface SandboxCounts {
   countByState(): Promise<ReadonlyMap<string, number>>;
 }
 
-/** What `/metrics` shows, in a registry of its own: several control planes can live in one process. */
+/** The metrics of `/metrics`, in their own registry: several control planes can run in one process. */
 export class Metrics {
   readonly #registry = new Registry();
 
@@ -57,7 +57,7 @@ export class Metrics {
     collectDefaultMetrics({ register: this.#registry });
   }
 
-  /** Starts to measure an operation; the returned function ends it. Not measured if undefined. */
+  /** Starts to measure an operation; the returned function stops. Undefined is not measured. */
   startOperation(operation: string | undefined): (outcome: string) => void {
     if (operation === undefined) return () => undefined;
     if (operation === 'create') {

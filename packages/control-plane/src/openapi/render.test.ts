@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { OPENAPI_FILE, renderOpenApi } from './render.ts';
 
-test('the committed OpenAPI file is that of the code (npm run openapi -w @torpor/control-plane)', async () => {
+test('the committed OpenAPI file matches the code (npm run openapi -w @torpor/control-plane)', async () => {
   expect(await readFile(OPENAPI_FILE, 'utf8')).toBe(await renderOpenApi());
 });
 

@@ -9,7 +9,7 @@ import { openApiDocument } from '../http/openapi.ts';
 /** Where the description of the API is kept under version control. */
 export const OPENAPI_FILE = new URL('../../../protocol/openapi/torpor.v1.json', import.meta.url);
 
-/** The OpenAPI description as it should be in {@link OPENAPI_FILE}. The application is put together, but connected to nothing. */
+/** The OpenAPI description as it should be in {@link OPENAPI_FILE}. The application is composed, but connected to nothing. */
 export async function renderOpenApi(): Promise<string> {
   const manifest = await readFile(new URL('../../package.json', import.meta.url), 'utf8');
   const { version } = JSON.parse(manifest) as { version: string };

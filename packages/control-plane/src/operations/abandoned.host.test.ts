@@ -1,6 +1,6 @@
 /**
- * A control plane dies in a step of an operation: its links to database and agent are cut
- * there. Another on the same database finishes the operation or rolls it back.
+ * A control plane dies in a step of an operation: its connections to database and agent are
+ * cut there. Another on the same database finishes the operation or rolls it back.
  */
 import { Fleet, type Member, type Step, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -19,14 +19,14 @@ beforeAll(async () => {
 afterAll(() => fleet[Symbol.asyncDispose]());
 
 interface Target {
-  /** Of the sandbox that the operation is on; undefined if it makes one. */
+  /** The id of the operation's sandbox; undefined if it creates one. */
   readonly id?: string;
   readonly name?: string;
 }
 
 interface Subject {
   readonly kind: string;
-  /** The call of the agent. */
+  /** The call to the agent. */
   readonly call?: string;
   prepare(): Promise<Target>;
   act(on: Member, target: Target): Promise<Response>;
@@ -91,7 +91,7 @@ const OPERATIONS: Readonly<Record<string, Subject>> = {
   },
 };
 
-/** What there is to tell of the operation: nothing was begun, its control plane had completed it, or another settled it. */
+/** What is recorded of the operation: it had not begun, its control plane completed it, or another settled it. */
 type Known = 'nothing' | 'completed' | 'settled';
 
 interface Death {
@@ -130,12 +130,12 @@ const DEATHS: Readonly<Record<string, Death>> = {
   },
 };
 
-/** Time passes for the leases that are still held by the control plane that took them first. */
+/** Expires the leases that are still held by the control plane that took them first. */
 async function expireLeases(): Promise<void> {
   await fleet.database.query('update operations set expires_at = now() where begun_by = holder');
 }
 
-/** Nothing is under way, and rows and agent agree. */
+/** Whether nothing is in progress, and rows and agent agree. */
 async function isSettled(): Promise<boolean> {
   if ((await fleet.count('operations')) > 0) return false;
   if ((await fleet.count(`templates where state <> 'ready'`)) > 0) return false;
@@ -161,7 +161,7 @@ describe.each(Object.entries(OPERATIONS))('%s', (_, subject) => {
     const before = await fleet.count('outbox');
     await using victim = await fleet.joinSeverable({ leaseMs: LEASE_MS });
     victim.links.arm(step(subject) as Step);
-    const answer = subject.act(victim, target).catch(() => undefined);
+    const response = subject.act(victim, target).catch(() => undefined);
     await victim.links.severed;
     await until(async () => {
       await expireLeases();
@@ -172,7 +172,7 @@ describe.each(Object.entries(OPERATIONS))('%s', (_, subject) => {
     const events = (await fleet.events()).slice(before);
     const own = events.filter(({ kind }) => kind === subject.kind);
     const begun = known === 'completed' || (known === 'settled' && subject.call !== undefined);
-    // Each resource has one event, and it says what became of it.
+    // Each resource has one event, with the outcome.
     const resources = new Set(own.map(({ resource }) => resource));
     expect(own.length).toBe(resources.size);
     expect(resources.size).toBe(!begun ? 0 : subject.kind === 'sandbox.fork' ? 2 : 1);
@@ -183,11 +183,11 @@ describe.each(Object.entries(OPERATIONS))('%s', (_, subject) => {
     await until(async () => (await fleet.count('outbox where delivered_at is null')) === 0);
     expect(await fleet.count('audit_logs')).toBe(await fleet.count('outbox'));
 
-    // What was left can be used.
+    // The sandbox can still be used.
     if (target.id !== undefined && (await survivor.get(target.id)).status !== 'stopped') {
       const removed = await survivor.call('DELETE', `/sandboxes/${target.id}`);
       expect(removed.status).toBe(204);
     }
-    await answer;
+    await response;
   });
 });

@@ -1,6 +1,7 @@
 /**
- * A control plane that cannot know how an operation ended, or that another has ended it:
- * its connection broke in a commit, or it hung. It must not undo what has been handed out.
+ * A control plane that cannot know the outcome of an operation, or that another has settled
+ * it: its connection broke in a commit, or it hung. It must not undo a result that clients
+ * have received.
  */
 import type { rest } from '@torpor/protocol';
 import { Fleet, type Member, type Step, until } from '@torpor/testkit/control-plane';
@@ -15,10 +16,10 @@ beforeAll(async () => {
 });
 afterAll(() => fleet[Symbol.asyncDispose]());
 
-/** The last commit of an operation reaches the database; its answer does not come back. */
+/** The last commit of an operation reaches the database; the response is lost. */
 const LAST_COMMIT = { sql: /commit/, when: 'after', following: /insert into "outbox"/ } as const;
 
-/** One whose link to the agent stays when that to the database is cut. */
+/** A control plane whose connection to the agent stays when that to the database is cut. */
 const join = () => fleet.joinSeverable({ hostTransport: fleet.agent.transport, leaseMs: 60_000 });
 
 async function cutIn(step: Step, act: (on: Member) => Promise<Response>): Promise<Response> {
@@ -27,7 +28,7 @@ async function cutIn(step: Step, act: (on: Member) => Promise<Response>): Promis
   return await act(member);
 }
 
-test('a commit whose answer is lost has succeeded, if the database says so', async () => {
+test('a commit whose response is lost has succeeded, if the database says so', async () => {
   const step = { ...LAST_COMMIT, cuts: 'connection' } as const;
   const created = await cutIn(step, ({ call }) => call('POST', '/sandboxes', { memory_mb: 128 }));
   expect(created.status).toBe(201);
@@ -45,11 +46,11 @@ test('a commit whose answer is lost has succeeded, if the database says so', asy
 test('a snapshot stays that was published by a commit in doubt', async () => {
   const { id } = await other.create();
   const releases = fleet.agent.count('deleteSnapshot');
-  const answer = await cutIn(LAST_COMMIT, ({ call }) =>
+  const response = await cutIn(LAST_COMMIT, ({ call }) =>
     call('POST', '/snapshots', { sandbox_id: id, name: 'published' }),
   );
-  expect(answer.ok).toBe(false);
-  // The server carries the commit out, though nobody waits for it.
+  expect(response.ok).toBe(false);
+  // The server executes the commit, although no client waits for it.
   await until(
     async () => (await fleet.count(`templates where name = 'published' and state = 'ready'`)) === 1,
   );
@@ -59,10 +60,10 @@ test('a snapshot stays that was published by a commit in doubt', async () => {
 
 test('a sandbox stays that was created by a commit in doubt', async () => {
   const destroys = fleet.agent.count('destroySandbox');
-  const answer = await cutIn(LAST_COMMIT, ({ call }) =>
+  const response = await cutIn(LAST_COMMIT, ({ call }) =>
     call('POST', '/sandboxes', { memory_mb: 128 }),
   );
-  expect(answer.ok).toBe(false);
+  expect(response.ok).toBe(false);
   expect(fleet.agent.count('destroySandbox')).toBe(destroys);
   const running = [...fleet.agent.sandboxes.values()].filter(({ status }) => status === 'running');
   await until(
@@ -70,7 +71,7 @@ test('a sandbox stays that was created by a commit in doubt', async () => {
   );
 });
 
-test('a create that hung does not destroy what another control plane has handed out', async () => {
+test('a create that hung does not destroy a sandbox that another control plane has returned', async () => {
   const transport = fleet.agent.transport;
   const gate = Promise.withResolvers<void>();
   await using hung = await fleet.joinSeverable({
@@ -78,9 +79,9 @@ test('a create that hung does not destroy what another control plane has handed 
     hostTransport: {
       ...transport,
       unary: async (method, ...call) => {
-        const answer = await transport.unary(method, ...call);
+        const response = await transport.unary(method, ...call);
         if (method.localName === 'createSandbox') await gate.promise;
-        return answer;
+        return response;
       },
     },
   });
@@ -91,7 +92,7 @@ test('a create that hung does not destroy what another control plane has handed 
   const id = String(rows[0].id);
   await until(() => fleet.agent.sandboxes.get(id)?.status === 'running');
   await fleet.database.query('update operations set expires_at = now() where resource = $1', [id]);
-  // What uses it settles it first.
+  // The next operation on it settles it first.
   expect((await other.call('POST', `/sandboxes/${id}/pause`)).status).toBe(200);
   gate.resolve();
   expect((await created).status).toBe(409);

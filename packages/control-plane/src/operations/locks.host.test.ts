@@ -36,7 +36,7 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-test('in one process the first to ask is the first to have the lock', async () => {
+test('within one process locks are granted in order of request', async () => {
   const [locks] = processes;
   const order: number[] = [];
   const asked = Array.from({ length: 20 }, (_, index) =>
@@ -53,7 +53,7 @@ test('in one process the first to ask is the first to have the lock', async () =
   expect(await fleet.count('operations')).toBe(0);
 });
 
-test('over processes one has a resource, and those that want several do not wait for each other', async () => {
+test('across processes a resource has one holder, and requests for several do not deadlock', async () => {
   const holders = new Map<string, number>();
   let most = 0;
   const asked = Array.from({ length: 60 }, (_, index) => {
@@ -72,7 +72,7 @@ test('over processes one has a resource, and those that want several do not wait
   expect(await fleet.count('operations')).toBe(0);
 });
 
-test('what is held is not to be had by the way', async () => {
+test('tryRun does not get a lock that is held', async () => {
   const [first, second] = processes;
   await first.run(['a'], INTENT, async () => {
     expect(await first.tryRun('a', INTENT, async () => 'here')).toBeUndefined();
@@ -116,7 +116,7 @@ test('an abandoned operation is settled as what it is, and not again once anothe
   });
   const [lease] = await locks.abandoned();
   if (lease === undefined) throw new Error('no lease');
-  // What each has read before it came to its turn.
+  // As if each had read the lease before either was run.
   await Promise.all([runner.recoverLease(lease), runner.recoverLease(lease)]);
   await runner.recoverLease(lease);
   expect(settled).toEqual(['sandbox.pause']);

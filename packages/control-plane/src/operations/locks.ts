@@ -1,23 +1,23 @@
 /**
- * One operation at a time per sandbox and per name of a snapshot, over all control
+ * One operation at a time per sandbox and per name of a snapshot, across all control
  * planes that share a database.
  *
  * Within one process the order is first come, first served. Between processes the right
  * to change a resource is a lease: a row of the table `operations` with its holder, what
- * it is doing for whom, and an expiry, which its process moves on while the operation
- * runs. Times are those of the database's clock. (Why a lease and no advisory lock:
+ * it is doing for whom, and an expiry, which its process extends while the operation
+ * runs. Times are from the database's clock. (Why leases rather than advisory locks:
  * docs/decisions.md.)
  *
- * What follows from that:
+ * Consequences:
  * - A process that died, or hung for longer than a lease lasts, loses its leases. The
- *   operation that takes one over learns what the other was (`abandoned`), and settles what
- *   it left before anything else.
+ *   operation that takes one over learns which operation was `abandoned`, and settles it
+ *   before anything else.
  * - A process that only hung may still believe that it holds a lease. So every write of
  *   an operation confirms its leases in the transaction of the write ({@link confirm}):
  *   after a takeover it fails.
- * - The last write of an operation gives its leases back in the same transaction
- *   ({@link release}). A lease that is still there therefore says that the operation has
- *   not been completed.
+ * - The last write of an operation releases its leases in the same transaction
+ *   ({@link release}). So a lease that still exists means that the operation has not
+ *   completed.
  */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -28,7 +28,7 @@ import type { Database, OperationKind, OperationTable } from '../database/schema
 import { currentTransaction } from '../database/transactions.ts';
 import type { Actor } from '../events/outbox.ts';
 
-/** Long enough for a process or database that hangs for a while, short enough to wait for. */
+/** Long enough to survive a stalled process or database, short enough to wait for. */
 export const DEFAULT_LEASE_MS = 30_000;
 
 const RETRY_MS = 50;
@@ -44,7 +44,7 @@ export interface Intent {
 /** The right to change one resource. */
 export interface Lease {
   readonly resource: string;
-  /** An operation that stopped without completing. It must be settled first. */
+  /** An operation that stopped without completing and must be settled first. */
   readonly abandoned: Intent | undefined;
 }
 
@@ -59,7 +59,7 @@ export interface HeldLocks {
   readonly holder: string;
   readonly leases: readonly Lease[];
   /**
-   * `unfinished`: something was begun whose outcome has not been written; left like that,
+   * `unfinished`: an operation has begun and its outcome has not been written; if it stays so,
    * the leases are abandoned. `released`: by the transaction that completed the operation.
    */
   state: 'clean' | 'unfinished' | 'released';
@@ -75,11 +75,11 @@ export class OperationLocks {
   readonly #db: Kysely<Database>;
   readonly #logger: Logger;
   readonly leaseMs: number;
-  /** The process, in the holders of its leases. */
+  /** Identifies the process in the holders of its leases. */
   readonly #process = `${process.pid}-${randomBytes(6).toString('hex')}`;
   #count = 0;
-  /** Per resource the end of the last operation that was asked for here. */
-  readonly #turns = new Map<string, Promise<unknown>>();
+  /** Per resource: resolves when the last operation queued in this process is done. */
+  readonly #queues = new Map<string, Promise<unknown>>();
   readonly #held = new Set<string>();
   #renewal: NodeJS.Timeout | undefined;
   readonly #releaseListeners = new Set<(resource: string) => void>();
@@ -90,45 +90,44 @@ export class OperationLocks {
     this.leaseMs = leaseMs;
   }
 
-  /** Called when no operation of this process is under way or waiting on a resource any more. */
+  /** `listener` is called when this process no longer has a running or waiting operation on a resource. */
   onReleased(listener: (resource: string) => void): void {
     this.#releaseListeners.add(listener);
   }
 
-  /** Whether an operation of this process is under way, or waits, on the resource. */
+  /** Whether this process has a running or waiting operation on the resource. */
   isBusyHere(resource: string): boolean {
-    return this.#turns.has(resource);
+    return this.#queues.has(resource);
   }
 
   /**
-   * Runs `operation` while it holds a lease of each resource; those of this process that
-   * were asked for before come first. All leases are taken at once or none, so that two
-   * operations cannot wait for each other.
+   * Runs `operation` with a lease of each resource, after earlier operations of this process.
+   * All leases are taken at once or none, so that two operations cannot deadlock.
    */
   run<T>(
     resources: readonly string[],
     intent: Intent,
     operation: (held: HeldLocks) => Promise<T>,
   ): Promise<T> {
-    return this.#inTurn(resources, async () =>
+    return this.#enqueue(resources, async () =>
       this.#holding(await this.#acquire(resources, intent), operation),
     );
   }
 
-  /** The same if no operation is under way on the resource anywhere; undefined otherwise. */
+  /** Like {@link run}, but returns undefined if any process has an operation on the resource. */
   async tryRun<T>(
     resource: string,
     intent: Intent,
     operation: (held: HeldLocks) => Promise<T>,
   ): Promise<T | undefined> {
-    if (this.#turns.has(resource)) return undefined;
-    return this.#inTurn([resource], async () => {
+    if (this.#queues.has(resource)) return undefined;
+    return this.#enqueue([resource], async () => {
       const held = await this.#tryAcquire([resource], intent);
       return held === undefined ? undefined : this.#holding(held, operation);
     });
   }
 
-  /** The resources whose operations have stopped without completing. */
+  /** The leases of operations that stopped without completing. */
   async abandoned(): Promise<AbandonedLease[]> {
     const rows = await this.#db
       .selectFrom('operations')
@@ -138,12 +137,12 @@ export class OperationLocks {
     return rows.map((row) => ({ resource: row.resource, intent: intentOf(row) }));
   }
 
-  /** For a process that is known to be the only one on its database: what has a lease now was abandoned. */
+  /** For the only process on a database: every existing lease was abandoned. */
   async expireAll(): Promise<void> {
     await this.#db.updateTable('operations').set({ expires_at: sql`clock_timestamp()` }).execute();
   }
 
-  /** Throws `conflict` unless all leases are still held. They are, until the transaction ends. */
+  /** Throws `conflict` unless all leases are still held. They then stay held until the end of the transaction. */
   async confirm(transaction: Transaction<Database>, held: HeldLocks): Promise<void> {
     const rows = await transaction
       .selectFrom('operations')
@@ -160,7 +159,7 @@ export class OperationLocks {
     );
   }
 
-  /** From here on a lease stands for its own operation: what was abandoned has been settled. */
+  /** Makes the lease describe its own operation, after the abandoned one has been settled. */
   async takeOver(
     transaction: Transaction<Database>,
     { holder }: HeldLocks,
@@ -176,7 +175,7 @@ export class OperationLocks {
   }
 
   /**
-   * Gives the leases back as part of the transaction that completes their operation.
+   * Releases the leases in the transaction that completes their operation.
    * Returns the id of that transaction.
    */
   async release(transaction: Transaction<Database>, { holder }: HeldLocks): Promise<string> {
@@ -188,24 +187,24 @@ export class OperationLocks {
     return id;
   }
 
-  /** Resolves when nothing is under way in this process. */
+  /** Resolves when this process has no operations. */
   async idle(): Promise<void> {
-    while (this.#turns.size > 0) await Promise.all(this.#turns.values());
+    while (this.#queues.size > 0) await Promise.all(this.#queues.values());
   }
 
-  /** Runs `operation` after those that came before on any of the resources. */
-  #inTurn<T>(resources: readonly string[], operation: () => Promise<T>): Promise<T> {
-    const before = resources.map((resource) => this.#turns.get(resource));
+  /** Runs `operation` after the earlier ones on any of the resources. */
+  #enqueue<T>(resources: readonly string[], operation: () => Promise<T>): Promise<T> {
+    const before = resources.map((resource) => this.#queues.get(resource));
     const result = Promise.all(before).then(operation);
     const end = result.then(
       () => undefined,
       () => undefined,
     );
-    for (const resource of resources) this.#turns.set(resource, end);
+    for (const resource of resources) this.#queues.set(resource, end);
     void end.then(() => {
       for (const resource of resources) {
-        if (this.#turns.get(resource) !== end) continue;
-        this.#turns.delete(resource);
+        if (this.#queues.get(resource) !== end) continue;
+        this.#queues.delete(resource);
         for (const listener of this.#releaseListeners) listener(resource);
       }
     });
@@ -216,7 +215,7 @@ export class OperationLocks {
     for (let waitMs = RETRY_MS; ; waitMs = Math.min(waitMs * 1.5, LONGEST_RETRY_MS)) {
       const held = await this.#tryAcquire(resources, intent);
       if (held !== undefined) return held;
-      // Not all at the same moment.
+      // Jitter.
       await delay(waitMs * (0.5 + Math.random()));
     }
   }
@@ -227,7 +226,7 @@ export class OperationLocks {
     const rows = await this.#db
       .insertInto('operations')
       .values(
-        // In order, so that two that want the same ones do not wait for each other's rows.
+        // In order, so that two statements do not deadlock on the rows.
         resources.toSorted().map((resource) => ({
           resource,
           holder,
@@ -299,9 +298,9 @@ export class OperationLocks {
             .selectFrom('operations')
             .select('resource')
             .where('holder', 'in', [...this.#held])
-            // One that was given back while this waited for a connection.
+            // Not those that were released while this waited for a connection.
             .where('expires_at', '>', sql<Date>`clock_timestamp()`)
-            // Those that are being written just now: waiting for several in any order could deadlock.
+            // Skips rows that are being written: waiting for several in any order could deadlock.
             .forUpdate()
             .skipLocked(),
         )

@@ -1,4 +1,4 @@
-/** Two control planes on one database, with one agent, whose operations meet. */
+/** Concurrent operations of two control planes on one database, with one agent. */
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
@@ -7,9 +7,9 @@ import { Fleet, type Member, type RecordedEvent, until } from '@torpor/testkit/c
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-/** Of those that keep running: longer than a busy machine stalls. */
+/** For control planes that keep running: longer than a busy machine stalls. */
 const LEASE_MS = 20_000;
-/** Of the one that dies. */
+/** For the one that dies. */
 const SHORT_LEASE_MS = 1_000;
 const HOST_MEMORY_MB = 1024;
 const MEMORY_MB = 128;
@@ -33,9 +33,9 @@ function slow(transport: Transport): Transport {
   return {
     unary: async (...call) => {
       await pause();
-      const answer = await transport.unary(...call);
+      const response = await transport.unary(...call);
       await pause();
-      return answer;
+      return response;
     },
     stream: (...call) => transport.stream(...call),
   };
@@ -44,12 +44,12 @@ function slow(transport: Transport): Transport {
 interface Action {
   readonly member: number;
   readonly verb: string;
-  /** One of the sandboxes that there are at first, and of the names. */
+  /** Index of one of the initial sandboxes, and of the names. */
   readonly target: number;
   readonly afterMs: number;
 }
 
-/** What is asked of so many control planes. */
+/** The requests to `size` control planes. */
 function schedules(size: number): fc.Arbitrary<Action[]> {
   const action = fc.record({
     member: fc.integer({ min: 0, max: size - 1 }),
@@ -91,18 +91,18 @@ async function act({ verb, target, afterMs }: Action, { call }: Member, ids: rea
   }
 }
 
-/** How many actions of each kind an answer says were done. Of the others it says why they were not possible. */
+/** How many actions of each kind succeeded by their responses. The others must have been refused with a reason. */
 async function successes(
   actions: readonly Action[],
-  answers: readonly (Response | undefined)[],
+  responses: readonly (Response | undefined)[],
 ): Promise<(verb: string) => number> {
   const done: string[] = [];
-  for (const [index, answer] of answers.entries()) {
+  for (const [index, response] of responses.entries()) {
     const { verb } = actions[index] as Action;
-    if (answer?.ok === true) done.push(verb);
-    // The state in which it came, no such name, or no memory left.
-    else if (answer !== undefined) {
-      expect([404, 409, 503], `${verb}: ${await answer.text()}`).toContain(answer.status);
+    if (response?.ok === true) done.push(verb);
+    // The state, no such name, or no memory left.
+    else if (response !== undefined) {
+      expect([404, 409, 503], `${verb}: ${await response.text()}`).toContain(response.status);
     }
   }
   return (verb) => done.filter((one) => one === verb).length;
@@ -115,28 +115,28 @@ async function removeAll(): Promise<void> {
   await Promise.all([0, 1].map((n) => call('DELETE', `/snapshots/name-${n}`)));
 }
 
-/** What a sandbox may do in a state, and the state after that. */
+/** The possible events in a state, and the next state. */
 const MACHINE: Readonly<Record<string, Readonly<Record<string, string>>>> = {
-  'sandbox.create': { absent: 'running' },
-  'sandbox.fork': { absent: 'running' },
+  'sandbox.create': { none: 'running' },
+  'sandbox.fork': { none: 'running' },
   'sandbox.pause': { running: 'paused' },
   'sandbox.resume': { paused: 'running' },
   'snapshot.create': { running: 'paused', paused: 'paused' },
-  'sandbox.destroy': { running: 'absent', paused: 'absent' },
+  'sandbox.destroy': { running: 'none', paused: 'none' },
 };
 
-/** The states that sandboxes come to by these events. Throws for one that is not possible in its order. */
+/** The states of sandboxes after these events. Throws for an event that is not possible in its order. */
 function replay(events: readonly RecordedEvent[]): Map<string, string> {
   const states = new Map<string, string>();
   for (const { kind, resource, status, metadata } of events) {
-    // What a dead control plane had begun may have been rolled back.
+    // An operation of the dead control plane may have been rolled back.
     if (kind === 'snapshot.delete' || (status === 'error' && metadata.recovered === 'true')) {
       continue;
     }
     // Its source is not locked, and may be destroyed before the agent copies it.
     if (kind === 'sandbox.fork' && metadata.code === 'not_found') continue;
     const id = kind === 'snapshot.create' ? (metadata.sandbox ?? '') : resource;
-    const before = states.get(id) ?? 'absent';
+    const before = states.get(id) ?? 'none';
     const after = MACHINE[kind]?.[before];
     if (status !== 'success' || after === undefined) {
       throw new Error(`${kind} ${status} of ${id}, which was ${before}`);
@@ -154,7 +154,7 @@ async function isQuiet(): Promise<boolean> {
   );
 }
 
-/** Rows, names and the audit log are as the agent has it. */
+/** Rows, names and the audit log agree with the agent. */
 async function expectAgreement(): Promise<void> {
   const { rows } = await fleet.database.query(
     `select id, state from sandboxes where state not in ('stopped', 'error') order by id`,
@@ -168,19 +168,19 @@ async function expectAgreement(): Promise<void> {
   expect(await fleet.count('audit_logs')).toBe(await fleet.count('outbox'));
 }
 
-test('whatever is asked of both at once happens in some order, once, and is recorded', async () => {
+test('concurrent requests to both take effect in some order, once, and are recorded', async () => {
   await fc.assert(
     fc.asyncProperty(schedules(2), async (actions) => {
       const begun = await fleet.count('outbox');
       const ids = await Promise.all(members.map(async ({ create }) => (await create()).id));
-      const answers = await Promise.all(
+      const responses = await Promise.all(
         actions.map((one) => act(one, members[one.member as 0 | 1], ids)),
       );
-      const done = await successes(actions, answers);
+      const done = await successes(actions, responses);
       await until(isQuiet);
       const events = (await fleet.events()).slice(begun);
       for (const [id, state] of replay(events)) {
-        const expected = state === 'absent' ? undefined : state;
+        const expected = state === 'none' ? undefined : state;
         expect(fleet.agent.sandboxes.get(id)?.status, id).toBe(expected);
         expect((await members[0].get(id)).status, id).toBe(expected ?? 'stopped');
       }
@@ -197,7 +197,7 @@ test('whatever is asked of both at once happens in some order, once, and is reco
   );
 });
 
-test('a control plane that dies among all this leaves nothing half done', async () => {
+test('a control plane that dies during concurrent requests leaves nothing half done', async () => {
   const cut = fc.integer({ min: 5, max: 150 });
   await fc.assert(
     fc.asyncProperty(schedules(3), cut, async (actions, cutAfterMs) => {
@@ -210,9 +210,9 @@ test('a control plane that dies among all this leaves nothing half done', async 
       const all = [...members, doomed];
       const asked = actions.map((one) => {
         const member = all[one.member] as Member;
-        const answer = act(one, member, ids);
-        // Of the one that died, nobody knows what it would have answered.
-        return member === doomed ? answer.then(() => undefined).catch(() => undefined) : answer;
+        const response = act(one, member, ids);
+        // The response of the one that died is unknown.
+        return member === doomed ? response.then(() => undefined).catch(() => undefined) : response;
       });
       await delay(cutAfterMs);
       doomed.links.sever();
@@ -222,7 +222,7 @@ test('a control plane that dies among all this leaves nothing half done', async 
       const states = replay(events);
       await until(async () =>
         [...states].every(
-          ([id, state]) => (fleet.agent.sandboxes.get(id)?.status ?? 'absent') === state,
+          ([id, state]) => (fleet.agent.sandboxes.get(id)?.status ?? 'none') === state,
         ),
       );
       await expectAgreement();
@@ -235,26 +235,26 @@ test('a control plane that dies among all this leaves nothing half done', async 
   );
 });
 
-test('both together do not promise more memory than there is', async () => {
+test('both together do not reserve more memory than there is', async () => {
   const room = HOST_MEMORY_MB / 256;
-  const answers = await Promise.all(
+  const responses = await Promise.all(
     Array.from({ length: room * 2 }, (_, index) =>
       members[(index % 2) as 0 | 1].call('POST', '/sandboxes', { memory_mb: 256 }),
     ),
   );
-  const statuses = answers.map(({ status }) => status);
+  const statuses = responses.map(({ status }) => status);
   expect(statuses.filter((status) => status === 201)).toHaveLength(room);
   expect(statuses.filter((status) => status === 503)).toHaveLength(room);
   await removeAll();
 });
 
-test('of two pauses, one at each, exactly one acts', async () => {
+test('of two pauses, one at each, exactly one succeeds', async () => {
   const { id } = await members[0].create();
   const calls = fleet.agent.count('pauseSandbox');
-  const answers = await Promise.all(
+  const responses = await Promise.all(
     members.map(({ call }) => call('POST', `/sandboxes/${id}/pause`)),
   );
-  expect(answers.map(({ status }) => status).toSorted()).toEqual([200, 409]);
+  expect(responses.map(({ status }) => status).toSorted()).toEqual([200, 409]);
   expect(fleet.agent.count('pauseSandbox')).toBe(calls + 1);
   await removeAll();
 });
@@ -284,15 +284,15 @@ test('an operation keeps its lock for longer than a lease, and the other waits f
   ]);
 });
 
-test('the reconciler of one leaves a row alone that an operation of the other has', async () => {
+test('the reconciler of one does not touch a row that an operation of the other has locked', async () => {
   const gate = Promise.withResolvers<void>();
   const held: Transport = {
     ...fleet.agent.transport,
     unary: async (method, ...call) => {
-      const answer = await fleet.agent.transport.unary(method, ...call);
-      // The agent has acted; its answer is on the way.
+      const response = await fleet.agent.transport.unary(method, ...call);
+      // The agent has acted; its response is in flight.
       if (method.localName === 'pauseSandbox') await gate.promise;
-      return answer;
+      return response;
     },
   };
   await using other = await fleet.joinSeverable({ leaseMs: LEASE_MS }, held);
@@ -320,16 +320,16 @@ test('a control plane that only hung writes nothing once another has taken its l
   await using hung = await fleet.joinSeverable({ leaseMs: 60_000 });
   const paused = hung.call('POST', `/sandboxes/${id}/pause`);
   await until(async () => (await members[1].get(id)).status === 'pausing');
-  // As if it had not come to renew its lease.
+  // As if it had not renewed its lease.
   await fleet.database.query(`update operations set expires_at = now() where resource = $1`, [id]);
   const destroyed = members[1].call('DELETE', `/sandboxes/${id}`);
   await until(async () => (await fleet.count('operations where begun_by <> holder')) === 1);
   fleet.agent.builds.commitGate = Promise.resolve();
   gate.resolve();
   expect((await destroyed).status).toBe(204);
-  const answer = await paused;
-  expect(answer.status).toBe(409);
-  expect(((await answer.json()) as rest.ErrorBody).error.code).toBe('conflict');
+  const response = await paused;
+  expect(response.status).toBe(409);
+  expect(((await response.json()) as rest.ErrorBody).error.code).toBe('conflict');
   expect((await fleet.events(id)).slice(1)).toMatchObject([
     { kind: 'sandbox.pause', status: 'success', metadata: { recovered: 'true' } },
     { kind: 'sandbox.destroy', status: 'success' },

@@ -8,11 +8,11 @@ interface Parts {
   readonly locks: OperationLocks;
   readonly runner: OperationRunner;
   readonly logger: Logger;
-  /** How often to look; three times per lease if omitted. */
+  /** How often to check; three times per lease if omitted. */
   readonly intervalMs?: number | undefined;
 }
 
-/** Settles, from time to time, what control planes that died left of their operations. */
+/** Periodically settles the abandoned operations of control planes that died. */
 export class OperationRecovery implements AsyncDisposable {
   readonly #parts: Parts;
   readonly #stopping = new AbortController();

@@ -1,22 +1,22 @@
 /**
  * The one way to change a sandbox or a snapshot, for one resource or many:
  *
- * 1. take the locks of all resources; what an abandoned operation left of one is settled;
- * 2. `begin`: check, and write the transitional states in one transaction. What is
- *    refused here has changed nothing and is no event;
+ * 1. take the locks of all resources, and settle abandoned operations on them;
+ * 2. `begin`: check, and write the transitional states in one transaction. An
+ *    operation that is refused here has changed nothing and has no event;
  * 3. `perform`: call the host agent;
- * 4. `complete`: in one transaction write what the agent says, the events of it in the
- *    outbox, and give the locks back;
- * 5. or, if 3 or 4 failed, `settle`: ask the agent how far it came, and write that with
- *    the events of the failure in one transaction;
- * 6. `finish`: what may be lost in a crash, because a sweeper does it later.
+ * 4. `complete`: in one transaction write what the agent returned and the events for the
+ *    outbox, and release the locks;
+ * 5. or, if 3 or 4 failed, `settle`: ask the agent how far it got, and write that with the
+ *    events of the failure in one transaction;
+ * 6. `finish`: work that a crash may prevent, because a sweeper does it later.
  *
  * 5 and 6 may remove something from the host. So 5 confirms the leases first, and 6 is done
  * only by the process that has written the outcome.
  *
  * A process that dies in any of these steps leaves its leases. When they expire, any
- * control plane settles what they were for ({@link OperationRunner.recover}). An operation
- * does not belong to its caller's connection: it continues when the caller hangs up.
+ * control plane settles their operations ({@link OperationRunner.recover}). An operation
+ * does not depend on its caller's connection: it continues when the caller disconnects.
  */
 import { TorporError } from '@torpor/protocol';
 import type { Kysely, Transaction } from 'kysely';
@@ -42,33 +42,37 @@ export interface Completion<R> {
 /** Runs a transaction in which the locks are confirmed first. */
 export type LockedWrite = <T>(write: (transaction: Write) => Promise<T>) => Promise<T>;
 
-/** What an abandoned operation left: writes it, and returns the events of it. */
+/** Writes the outcome of an operation that did not complete, and returns its events. */
 export type Settlement = (transaction: Write) => Promise<readonly ResourceEvent[]>;
 
 export interface AbandonedOperation {
   readonly resource: string;
   readonly intent: Intent;
-  /** Whether to wait for an agent that is still at work on it; `conflict` is thrown otherwise. */
+  /** Whether to wait if the agent is still working on it; `conflict` is thrown otherwise. */
   readonly wait: boolean;
 }
 
-/** Looks at what an operation left of a resource, outside of a transaction, and returns what is to be written. */
+/** Finds out, outside of a transaction, how far an abandoned operation got, and returns what to write. */
 export type Recovery = (abandoned: AbandonedOperation) => Promise<Settlement>;
 
-export interface Operation<Subject, Answer, Result> extends Intent {
-  /** What is locked. */
+export interface Operation<Subject, AgentResponse, Result> extends Intent {
+  /** The resources to lock. */
   readonly resources: readonly string[];
   begin(write: LockedWrite): Promise<Subject>;
-  perform(subject: Subject): Promise<Answer>;
-  complete(transaction: Write, subject: Subject, answer: Answer): Promise<Completion<Result>>;
+  perform(subject: Subject): Promise<AgentResponse>;
+  complete(
+    transaction: Write,
+    subject: Subject,
+    response: AgentResponse,
+  ): Promise<Completion<Result>>;
   settle(subject: Subject, error: TorporError): Promise<Settlement>;
   finish?(subject: Subject, result: Result | undefined): Promise<void>;
-  /** The error for the caller, where another than that of the step. */
+  /** The error for the caller, if it is not that of the step. */
   explain?(subject: Subject, error: TorporError): TorporError;
 }
 
 interface KindOfOperation {
-  /** Label of the metric; undefined for what is not measured. */
+  /** Label of the metric; undefined if not measured. */
   readonly metric: string | undefined;
   readonly succeeded: string;
   readonly failed: string;
@@ -112,13 +116,13 @@ const KINDS: Readonly<Record<OperationKind, KindOfOperation>> = {
   },
   'sandbox.lose': {
     metric: undefined,
-    succeeded: 'Sandbox is missing',
-    failed: 'Sandbox is missing',
+    succeeded: 'Sandbox marked as missing',
+    failed: 'Could not mark the sandbox as missing',
   },
   'sandbox.find': {
     metric: undefined,
-    succeeded: 'Sandbox is back',
-    failed: 'Sandbox is not back',
+    succeeded: 'Sandbox found again',
+    failed: 'Could not mark the sandbox as found',
   },
   'snapshot.create': {
     metric: 'snapshot',
@@ -137,7 +141,7 @@ export interface RunnerParts {
   readonly locks: OperationLocks;
   readonly metrics: Metrics;
   readonly logger: Logger;
-  /** Called after a transaction with events. */
+  /** Called after a transaction that wrote events. */
   readonly onEvents: () => void;
 }
 
@@ -149,13 +153,15 @@ export class OperationRunner {
     this.#parts = parts;
   }
 
-  /** How to settle what an abandoned operation left of the resources with this prefix. */
+  /** Registers how to settle abandoned operations on resources with this prefix. */
   registerRecovery(prefix: string, recovery: Recovery): void {
     this.#recoveries.push({ prefix, recovery });
   }
 
-  /** Throws what `begin` throws, before anything has changed, or what the failure of a later step was. */
-  run<Subject, Answer, Result>(operation: Operation<Subject, Answer, Result>): Promise<Result> {
+  /** Throws what `begin` throws, before anything has changed, or the error of a later step. */
+  run<Subject, AgentResponse, Result>(
+    operation: Operation<Subject, AgentResponse, Result>,
+  ): Promise<Result> {
     return this.#locked(operation.resources, operation, async (held) => {
       const subject = await operation.begin((write) => this.#write(held, write));
       held.state = 'unfinished';
@@ -169,21 +175,25 @@ export class OperationRunner {
     });
   }
 
-  /** Runs `look` while nothing else changes the resource. What it writes is no operation of its own. */
-  look<T>(resource: string, intent: Intent, look: (write: LockedWrite) => Promise<T>): Promise<T> {
-    return this.#locked([resource], intent, (held) => look((write) => this.#write(held, write)));
+  /** Runs `action` while nothing else changes the resource. What it writes has no events. */
+  withLock<T>(
+    resource: string,
+    intent: Intent,
+    action: (write: LockedWrite) => Promise<T>,
+  ): Promise<T> {
+    return this.#locked([resource], intent, (held) => action((write) => this.#write(held, write)));
   }
 
   /**
-   * Settles what an operation left of a resource, as far as it was abandoned: one that is
-   * under way is left alone. `intent`: what it was, if there is no lease that says so.
-   * Throws `host_unavailable`, or `conflict` if the agent is still at work on it.
+   * Settles an operation on a resource if it was abandoned; one in progress is left alone.
+   * `intent` describes it if there is no lease that does. Throws `host_unavailable`, or
+   * `conflict` if the agent is still working on it.
    */
   recover(resource: string, intent: Intent): Promise<void> {
     return this.#recoverAs(resource, intent, intent);
   }
 
-  /** The same, and nothing if another control plane has settled it since its lease was read. */
+  /** Like {@link recover}, but does nothing if another control plane has settled it since its lease was read. */
   recoverLease({ resource, intent }: AbandonedLease): Promise<void> {
     return this.#recoverAs(resource, intent, undefined);
   }
@@ -197,7 +207,7 @@ export class OperationRunner {
     });
   }
 
-  /** Takes the locks, and settles what was abandoned. */
+  /** Takes the locks, and settles abandoned operations. */
   #locked<T>(
     resources: readonly string[],
     intent: Intent,
@@ -213,16 +223,16 @@ export class OperationRunner {
     });
   }
 
-  async #carryOut<Subject, Answer, Result>(
+  async #carryOut<Subject, AgentResponse, Result>(
     held: HeldLocks,
-    operation: Operation<Subject, Answer, Result>,
+    operation: Operation<Subject, AgentResponse, Result>,
     subject: Subject,
   ): Promise<Result> {
     const finished = this.#parts.metrics.startOperation(KINDS[operation.kind].metric);
     try {
-      const answer = await operation.perform(subject);
+      const response = await operation.perform(subject);
       const { result, events } = await this.#conclude(held, operation, (transaction) =>
-        operation.complete(transaction, subject, answer),
+        operation.complete(transaction, subject, response),
       );
       finished('success');
       this.#log(operation, events);
@@ -235,14 +245,14 @@ export class OperationRunner {
     }
   }
 
-  async #settle<Subject, Answer, Result>(
+  async #settle<Subject, AgentResponse, Result>(
     held: HeldLocks,
-    operation: Operation<Subject, Answer, Result>,
+    operation: Operation<Subject, AgentResponse, Result>,
     subject: Subject,
     error: TorporError,
   ): Promise<void> {
     try {
-      // To settle may destroy on the host what by now is another's, or has been handed out.
+      // Settling may destroy something on the host, which another operation may use by now.
       await this.#write(held, async () => undefined);
       const settlement = await operation.settle(subject, error);
       const { events } = await this.#conclude(held, operation, async (transaction) => ({
@@ -258,10 +268,10 @@ export class OperationRunner {
     }
   }
 
-  /** Without an outcome that was written here, finishing is left to the control plane that settles the operation. */
-  async #finish<Subject, Answer, Result>(
+  /** If the outcome was not written here, the control plane that settles the operation does this. */
+  async #finish<Subject, AgentResponse, Result>(
     { state }: HeldLocks,
-    operation: Operation<Subject, Answer, Result>,
+    operation: Operation<Subject, AgentResponse, Result>,
     subject: Subject,
     result: Result | undefined,
   ): Promise<void> {
@@ -271,13 +281,16 @@ export class OperationRunner {
     } catch (reason) {
       const err = TorporError.from(reason);
       const { resources, kind } = operation;
-      this.#parts.logger.warn({ resources, operation: kind, err }, 'Left something to a sweeper');
+      this.#parts.logger.warn(
+        { resources, operation: kind, err },
+        'Could not finish an operation; a sweeper will retry',
+      );
     }
   }
 
   /**
-   * The last write of an operation: with its events, and the end of its leases. Whether it
-   * was committed is asked for where the connection broke before that was answered.
+   * The last write of an operation, with its events; it also releases the leases. If the
+   * connection broke before the commit was confirmed, the database is asked for the outcome.
    */
   async #conclude<R>(
     held: HeldLocks,
@@ -304,7 +317,7 @@ export class OperationRunner {
     return completion;
   }
 
-  /** False also where the database does not respond: then its row says so later. */
+  /** False also if the database does not respond: then recovery finds the outcome later. */
   async #isCommitted(transactionId: string): Promise<boolean> {
     try {
       return await isCommitted(this.#parts.db, transactionId);

@@ -17,8 +17,8 @@ export async function findOwn(
 }
 
 /**
- * Why something cannot be done with a sandbox that ought to be, for example, "running".
- * `remedies` are those of the operation for a state, over the general ones.
+ * The error if a sandbox is not in a state that an operation requires, for example "running".
+ * `remedies` override the general remedy of a state.
  */
 export function notInState(
   row: SandboxRow,
@@ -45,7 +45,7 @@ export function notInState(
   );
 }
 
-/** Undefined where it takes care of itself. */
+/** Undefined if nothing needs to be done. */
 function generalRemedy({ id, state, build_id }: SandboxRow): string | undefined {
   if (state === 'paused') return `Resume it with \`torpor resume ${id}\`.`;
   if (state !== 'error') return undefined;

@@ -1,8 +1,8 @@
 /**
- * How an operation that holds a sandbox's lock comes to a row that it may move. Nothing of
- * ours is under way on the sandbox then, but its agent may be at work on it by itself (a
- * pause at the end of its time to live), or still finish what an earlier control plane
- * began. That is waited for.
+ * How an operation that holds a sandbox's lock gets a row whose state it may change. No other
+ * operation of a control plane is in progress then, but the agent may be working on the
+ * sandbox by itself (a pause when its time to live expires), or still finish an operation of
+ * an earlier control plane. That is waited for.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { isTransitional, type SandboxState, TorporError } from '@torpor/protocol';
@@ -26,7 +26,7 @@ export interface Claim {
   readonly id: string;
   /** Throws why the operation is not possible. */
   readonly check: (row: SandboxRow) => void;
-  /** Moves the row; undefined if it has changed since it was checked. */
+  /** Changes the row's state; undefined if the row has changed since it was checked. */
   readonly move: (
     transaction: Transaction<Database>,
     row: SandboxRow,
@@ -34,8 +34,8 @@ export interface Claim {
 }
 
 /**
- * Checks a sandbox that nothing else moves, and moves it. Throws what `check` and `move`
- * throw, `not_found`, `conflict` if the agent is at work on it for too long, and
+ * Checks a sandbox that nothing else changes, and changes its state. Throws what `check` and
+ * `move` throw, `not_found`, `conflict` if the agent works on it for too long, and
  * `host_unavailable`.
  */
 export async function claim(
@@ -51,12 +51,12 @@ export async function claim(
   }
 }
 
-/** The plain move from the state that the row is in. */
+/** A transition from the row's current state. */
 export function moveTo(to: SandboxState): Claim['move'] {
   return (transaction, row) => new SandboxRepository(transaction).transition(row.id, row.state, to);
 }
 
-/** A sandbox of the team that is in no transitional state but `creating` or `destroying`. */
+/** A sandbox of the team; its state is not transitional, except for `creating` and `destroying`. */
 async function settledRow(
   { db, hosts }: ClaimParts,
   write: LockedWrite,
@@ -88,7 +88,7 @@ export function stillMoving(row: SandboxRow, waitedMs: number): TorporError {
   );
 }
 
-/** One that is `creating` or `destroying` can be destroyed, and nothing else. */
+/** A sandbox that is `creating` or `destroying` can only be destroyed. */
 function isMoving(state: SandboxState): boolean {
   return isTransitional(state) && state !== 'creating' && state !== 'destroying';
 }

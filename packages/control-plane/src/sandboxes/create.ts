@@ -18,7 +18,7 @@ import { SandboxRepository } from './repository.ts';
 
 export interface NewSandbox extends Shape {
   readonly template: string;
-  /** Where it is restored from; undefined for one that boots an image. */
+  /** The snapshot to restore; undefined if an image is booted. */
   readonly snapshot: TemplateRow | undefined;
   readonly timeoutSec: number;
   readonly autoPause: boolean;
@@ -29,7 +29,7 @@ export interface NewSandbox extends Shape {
 
 /**
  * Boots or restores a sandbox. If the agent fails, the row stays with the reason, in state
- * `error`, or `destroying` for as long as the host may still have something of it.
+ * `error`, or `destroying` for as long as the host may still have parts of it.
  */
 export function createOperation(
   { logger }: Pick<SandboxParts, 'logger'>,
@@ -59,7 +59,7 @@ export function createOperation(
           timeoutMs: host.guestStartTimeoutMs(),
         }),
       ),
-    complete: async (transaction, row, answer) => {
+    complete: async (transaction, row, response) => {
       const now = new Date();
       const running = await new SandboxRepository(transaction).transition(
         id,
@@ -67,16 +67,16 @@ export function createOperation(
         'running',
         {
           reason: null,
-          host_ip: answer.hostIp ?? null,
-          disk_size_mb: answer.sandbox?.diskSizeMb ?? row.disk_size_mb,
-          build_id: answer.sandbox?.buildId ?? null,
-          versions: JSON.stringify(answer.metadata),
+          host_ip: response.hostIp ?? null,
+          disk_size_mb: response.sandbox?.diskSizeMb ?? row.disk_size_mb,
+          build_id: response.sandbox?.buildId ?? null,
+          versions: JSON.stringify(response.metadata),
           started_at: now,
           last_active_at: now,
         },
       );
       return {
-        result: { row: requireRow(id, running), timings: phaseTimings(answer.timings) },
+        result: { row: requireRow(id, running), timings: phaseTimings(response.timings) },
         events: [sandboxEvent(row, 'success', metadata)],
       };
     },

@@ -2,7 +2,7 @@ import { assertTransition, TorporError } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
 import type { Actor } from '../events/outbox.ts';
 import { agentCall } from '../hosts/connection.ts';
-import { isStillborn } from '../hosts/report.ts';
+import { hasFailedToStart } from '../hosts/report.ts';
 import type { Operation } from '../operations/runner.ts';
 import { claim } from './claim.ts';
 import { observe, requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
@@ -10,7 +10,7 @@ import { SandboxRepository } from './repository.ts';
 
 export const DESTROY_TIMEOUT_MS = 2 * 60_000;
 
-/** Ends a sandbox and removes what it has on its host. One that is stopped is left as it is. */
+/** Destroys a sandbox and everything that it has on its host. Does nothing if it is already stopped. */
 export function destroyOperation(
   parts: SandboxParts,
   { id, teamId, actor }: { readonly id: string; readonly teamId: string; readonly actor: Actor },
@@ -53,14 +53,14 @@ export function destroyOperation(
       const record = await observe(parts, id);
       return async (transaction) => {
         await record(transaction);
-        // What a failed create left is tried again until it works; nobody asked for that.
-        return isStillborn(row) && actor.type === 'system' ? [] : [sandboxEvent(row, 'error')];
+        // Cleaning up after a failed create is retried until it succeeds; no user asked for it.
+        return hasFailedToStart(row) && actor.type === 'system' ? [] : [sandboxEvent(row, 'error')];
       };
     },
   };
 }
 
-/** Destroys what the host still has of a sandbox that was destroyed: its user was told so. */
+/** Destroys what the host still has of a sandbox that was reported as destroyed. */
 export function destroyAgainOperation(
   { hosts }: Pick<SandboxParts, 'hosts'>,
   row: SandboxRow,

@@ -7,16 +7,16 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 let fleet: Fleet;
 let member: Member;
 
-/** The agent acts on these calls, and its answer is lost. */
+/** The agent executes these calls, and its response is lost. */
 const lost = new Set<string>();
 
 function losing(transport: Transport): Transport {
   return {
     ...transport,
     unary: async (method, ...call) => {
-      const answer = await transport.unary(method, ...call);
-      if (!lost.has(method.localName)) return answer;
-      throw new TorporError('timeout', 'The answer was lost.').toConnectError();
+      const response = await transport.unary(method, ...call);
+      if (!lost.has(method.localName)) return response;
+      throw new TorporError('timeout', 'The response was lost.').toConnectError();
     },
   };
 }
@@ -32,12 +32,12 @@ afterAll(() => fleet[Symbol.asyncDispose]());
 
 const idIn = (text: string) => /sb[a-z0-9]{20}/.exec(text)?.[0] ?? '';
 
-/** The host does not remove the sandbox at first, is away for a while, and then removes it. */
-async function expectOwedDestroy(id: string): Promise<void> {
+/** The host does not remove the sandbox at first, is unreachable for a while, and then removes it. */
+async function expectPendingDestroy(id: string): Promise<void> {
   const { agent } = fleet;
   expect(await member.get(id)).toMatchObject({
     status: 'destroying',
-    reason: 'The answer was lost.',
+    reason: 'The response was lost.',
   });
   const lists = agent.count('listSandboxes');
   await until(() => agent.count('listSandboxes') > lists + 3);
@@ -55,14 +55,14 @@ async function expectOwedDestroy(id: string): Promise<void> {
   expect(agent.sandboxes.has(id)).toBe(false);
 }
 
-test('a sandbox whose create failed does not come to life', async () => {
+test('a sandbox whose create failed is destroyed later', async () => {
   lost.add('createSandbox');
   fleet.agent.destroyError = new TorporError('vmm_failed', 'It does not die.');
-  const answer = await member.call('POST', '/sandboxes', { memory_mb: 128 });
+  const response = await member.call('POST', '/sandboxes', { memory_mb: 128 });
   lost.clear();
-  expect(answer.status).toBe(504);
-  const id = idIn(await answer.text());
-  await expectOwedDestroy(id);
+  expect(response.status).toBe(504);
+  const id = idIn(await response.text());
+  await expectPendingDestroy(id);
   expect((await fleet.events(id)).map(({ kind, status }) => `${kind} ${status}`)).toEqual([
     'sandbox.create error',
     'sandbox.destroy error',
@@ -70,14 +70,14 @@ test('a sandbox whose create failed does not come to life', async () => {
   ]);
 });
 
-test('nor do the copies of a fork that failed, also those that the host makes later', async () => {
+test('so are the copies of a fork that failed, also those that the host completes later', async () => {
   const source = await member.create();
   lost.add('forkSandbox');
   fleet.agent.destroyError = new TorporError('vmm_failed', 'It does not die.');
-  const answer = await member.call('POST', `/sandboxes/${source.id}/fork`, { count: 1 });
+  const response = await member.call('POST', `/sandboxes/${source.id}/fork`, { count: 1 });
   lost.clear();
-  const id = idIn(await answer.text());
-  await expectOwedDestroy(id);
+  const id = idIn(await response.text());
+  await expectPendingDestroy(id);
 
   fleet.agent.createError = new TorporError('vmm_failed', 'QEMU exited.');
   const failed = idIn(await (await member.call('POST', '/sandboxes', { memory_mb: 128 })).text());

@@ -13,9 +13,9 @@ interface Parts {
 }
 
 /**
- * After a failed create: a half-made sandbox must not go on to use the host. The function
- * that is returned writes what came of it: `error`, or `destroying` if the host did not
- * confirm, which the reconciler then sees to.
+ * After a failed create: a partly created sandbox must not keep using the host. The returned
+ * function writes the outcome: `error`, or `destroying` if the host did not confirm; then
+ * the reconciler retries.
  */
 export async function discard(
   parts: Parts,

@@ -21,7 +21,7 @@ export interface ForkRequest {
   readonly timeoutSec?: number | undefined;
 }
 
-/** One for each copy that was asked for: its row, or why there is none. */
+/** One for each requested copy: its row, or why there is none. */
 export type ForkedChild =
   | { readonly row: SandboxRow; readonly error?: never }
   | { readonly row?: never; readonly error: TorporError };
@@ -31,7 +31,7 @@ export interface Fork {
   readonly timings: readonly PhaseTiming[];
 }
 
-/** The rows of the copies, all made in one transaction, and why there are no more of them. */
+/** The rows of the copies, all inserted in one transaction, and why there are no more of them. */
 interface Reservation {
   readonly source: SandboxRow;
   readonly rows: readonly SandboxRow[];
@@ -39,12 +39,12 @@ interface Reservation {
   readonly timeoutSec: number;
 }
 
-type Answer = Pick<hostAgent.ForkSandboxResponse, 'children' | 'timings'>;
+type AgentResponse = Pick<hostAgent.ForkSandboxResponse, 'children' | 'timings'>;
 
 /**
- * Copies of a running or paused sandbox, which stays as it was. Resolves with a result
- * per copy: one that fails does not keep the others from being made. Throws `not_found`
- * and `invalid_state`; nothing has been made then.
+ * Copies of a running or paused sandbox, which does not change. Resolves with a result
+ * per copy: one that fails does not affect the others. Throws `not_found` and
+ * `invalid_state`; no copy exists then.
  */
 export async function fork(
   parts: SandboxParts,
@@ -73,7 +73,7 @@ function forkOperation(
   id: string,
   request: ForkRequest,
   onReserved: (reservation: Reservation) => void,
-): Operation<Reservation, Answer, Fork> {
+): Operation<Reservation, AgentResponse, Fork> {
   const childIds = Array.from({ length: request.count }, () => newId('sandbox'));
   const intent = {
     kind: 'sandbox.fork',
@@ -82,10 +82,10 @@ function forkOperation(
   } as const;
   return {
     ...intent,
-    // The source is not locked: the agent puts what is asked of it in order.
+    // The source is not locked: the agent serialises operations on it.
     resources: childIds,
     begin: async (write) => {
-      const source = await parts.runner.look(id, intent, (writeSource) =>
+      const source = await parts.runner.withLock(id, intent, (writeSource) =>
         requireForkable(parts, principal, id, writeSource),
       );
       const { memoryMb } = await parts.hosts.connection(source.host_id).describe();
@@ -137,7 +137,7 @@ function requireForkable(
   });
 }
 
-/** As many rows as the host has memory for. */
+/** Inserts as many rows as the host has memory for. */
 async function reserve(
   transaction: Transaction<Database>,
   wanted: {
@@ -162,10 +162,10 @@ async function reserve(
 async function recordChildren(
   transaction: Transaction<Database>,
   { source, rows, refused }: Reservation,
-  answer: Answer,
+  response: AgentResponse,
 ): Promise<Completion<Fork>> {
   const sandboxes = new SandboxRepository(transaction);
-  const results = new Map(answer.children.map((child) => [child.sandboxId, child]));
+  const results = new Map(response.children.map((child) => [child.sandboxId, child]));
   const children: ForkedChild[] = [];
   const events: ResourceEvent[] = [];
   for (const row of rows) {
@@ -189,10 +189,10 @@ async function recordChildren(
     events.push(sandboxEvent(row, 'success', { source: source.id }));
   }
   children.push(...refused.map((error) => ({ error })));
-  return { result: { children, timings: phaseTimings(answer.timings) }, events };
+  return { result: { children, timings: phaseTimings(response.timings) }, events };
 }
 
-/** The copy that the agent has made, or why it has not. */
+/** The copy that the agent created, or its error. */
 function childOutcome(
   result: hostAgent.ForkResult | undefined,
 ): hostAgent.SandboxInfo | TorporError {

@@ -50,7 +50,7 @@ function holdCommits(): () => void {
 }
 
 describe('pause and resume', () => {
-  test('answer with the sandbox and the phases', async () => {
+  test('return the sandbox and the phases', async () => {
     const { id } = await create({ timeout_sec: 60 });
     const paused = await sandboxOf(await act(id, 'pause'));
     expect(paused).toMatchObject({ id, status: 'paused' });
@@ -65,7 +65,7 @@ describe('pause and resume', () => {
     );
   });
 
-  test('resume gives a new idle timeout where asked', async () => {
+  test('resume sets a new idle timeout if one is given', async () => {
     const { id } = await create({ timeout_sec: 60 });
     await act(id, 'pause');
     expect(await sandboxOf(await act(id, 'resume', { timeout_sec: 7 }))).toMatchObject({
@@ -76,7 +76,7 @@ describe('pause and resume', () => {
     expect(await codeOf(await act(id, 'resume', { timeout_sec: -1 }))).toBe('invalid_request');
   });
 
-  test('what is not running cannot be paused, what is not paused not resumed', async () => {
+  test('only a running sandbox can be paused, only a paused one resumed', async () => {
     const { id } = await create();
     const resumed = await act(id, 'resume');
     expect(resumed.status).toBe(409);
@@ -95,25 +95,25 @@ describe('pause and resume', () => {
     expect((await act('sbnosuchsandbox0000000', verb)).status).toBe(404);
     const { id } = await create();
     await destroy(id);
-    const answer = await act(id, verb);
-    expect(answer.status).toBe(409);
-    expect(await answer.text()).toContain('has been destroyed');
+    const response = await act(id, verb);
+    expect(response.status).toBe(409);
+    expect(await response.text()).toContain('has been destroyed');
   });
 
   test.each([
     ['pause', 'pauseSandbox'],
     ['resume', 'resumeSandbox'],
-  ])('of two %ss at once exactly one acts', async (verb, call) => {
+  ])('of two concurrent %ss exactly one succeeds', async (verb, call) => {
     const { id } = await create();
     if (verb === 'resume') await act(id, 'pause');
     const calls = harness.agent.count(call);
-    const answers = await Promise.all([act(id, verb), act(id, verb)]);
-    expect(answers.map(({ status }) => status).toSorted()).toEqual([200, 409]);
+    const responses = await Promise.all([act(id, verb), act(id, verb)]);
+    expect(responses.map(({ status }) => status).toSorted()).toEqual([200, 409]);
     expect(harness.agent.count(call)).toBe(calls + 1);
     expect((await harness.get(id)).status).toBe(verb === 'pause' ? 'paused' : 'running');
   });
 
-  test('a pause and a destroy at once: the sandbox is destroyed, and stays so', async () => {
+  test('a concurrent pause and destroy: the sandbox is destroyed, and stays so', async () => {
     const { id } = await create();
     const release = holdCommits();
     const pausing = act(id, 'pause');
@@ -127,7 +127,7 @@ describe('pause and resume', () => {
     expect((await act(id, 'resume')).status).toBe(409);
   });
 
-  test('a destroy and a resume at once: the destroyed sandbox does not come back', async () => {
+  test('a concurrent destroy and resume: the sandbox is destroyed, and stays so', async () => {
     const { id } = await create();
     await act(id, 'pause');
     const [destroyed, resumed] = await Promise.all([destroy(id), act(id, 'resume')]);
@@ -137,7 +137,7 @@ describe('pause and resume', () => {
     expect(harness.agent.sandboxes.has(id)).toBe(false);
   });
 
-  test('a pause goes on when the client hangs up', async () => {
+  test('a pause continues when the client disconnects', async () => {
     const { id } = await create();
     const release = holdCommits();
     const abort = new AbortController();
@@ -170,7 +170,7 @@ describe('pause and resume', () => {
     await sandboxOf(await act(id, 'resume'));
   });
 
-  test('a paused sandbox holds no memory, and gets it back only if there is some', async () => {
+  test('a paused sandbox has no memory reserved, and is resumed only if there is enough', async () => {
     const first = await create({ memory_mb: 2048 });
     await act(first.id, 'pause');
     const others = [await create({ memory_mb: 2048 }), await create({ memory_mb: 2048 })];
@@ -200,8 +200,8 @@ describe('pause and resume', () => {
   });
 });
 
-describe('what the host does by itself', () => {
-  test('auto_pause is passed on, and a pause at the end of the time to live is seen', async () => {
+describe('a change that the host makes by itself', () => {
+  test('auto_pause is passed on, and a pause when the time to live expires is noticed', async () => {
     const { id, auto_pause } = await create({ auto_pause: true, timeout_sec: 1 });
     expect(auto_pause).toBe(true);
     expect(harness.agent.requests.at(-1)).toMatchObject({ autoPause: true, timeoutSec: 1 });
@@ -226,7 +226,7 @@ describe('what the host does by itself', () => {
     expect((await harness.get(id)).status).toBe('stopped');
   });
 
-  test('a paused sandbox stays paused over the absence of the agent', async () => {
+  test('a paused sandbox is still paused when the agent comes back', async () => {
     const { id } = await create();
     const { build_id } = await sandboxOf(await act(id, 'pause'));
     harness.agent.goAway();
@@ -238,7 +238,7 @@ describe('what the host does by itself', () => {
   });
 
   test.each<SandboxState>(['running', 'pausing', 'snapshotting'])(
-    'a report that comes late, of a state that is over (%s), does not undo a pause',
+    'a late report of an earlier state (%s) does not undo a pause',
     async (late) => {
       const { id } = await create();
       const marker = await create();
@@ -257,7 +257,7 @@ describe('what the host does by itself', () => {
     },
   );
 
-  test('reports of an operation under way do not get into its way', async () => {
+  test('reports during an operation do not interfere with it', async () => {
     const { id } = await create();
     for (let round = 0; round < 10; round++) {
       await sandboxOf(await act(id, 'pause'));
@@ -293,7 +293,7 @@ describe('fork', () => {
     await until(async () => (await harness.get(source.id)).status === 'running');
   });
 
-  test('of a paused sandbox, with a timeout of its own', async () => {
+  test('of a paused sandbox, with another timeout', async () => {
     const { id } = await create();
     await act(id, 'pause');
     const { children } = await fork(id, { timeout_sec: 5 });
@@ -303,7 +303,7 @@ describe('fork', () => {
     expect((await harness.get(id)).status).toBe('paused');
   });
 
-  test('tells for each copy whether it is there', async () => {
+  test('reports for each copy whether it was created', async () => {
     const { id } = await create();
     harness.agent.builds.failingChildren = 1;
     const { children } = await fork(id, { count: 2 });
@@ -317,7 +317,7 @@ describe('fork', () => {
     });
   });
 
-  test('does not promise more memory than there is', async () => {
+  test('does not reserve more memory than there is', async () => {
     const { id } = await create({ memory_mb: 1024 });
     const { children } = await fork(id, { count: 5 });
     const outcomes = children.map(({ sandbox, error }) => sandbox?.status ?? error?.code);

@@ -5,13 +5,13 @@ import type { OperatedSandbox, SandboxParts } from './parts.ts';
 import { pauseOperation, resumeOperation } from './pause.ts';
 
 export interface ResumeRequest {
-  /** A new idle timeout; the one that it had if omitted. */
+  /** A new idle timeout; unchanged if omitted. */
   readonly timeoutSec?: number | undefined;
 }
 
 /**
- * Pauses, resumes and forks sandboxes. Of operations on one sandbox that are asked for at
- * once, each sees what the one before has left.
+ * Pauses, resumes and forks sandboxes. Concurrent operations on one sandbox run one after
+ * the other.
  */
 export class SandboxLifecycle {
   readonly #parts: SandboxParts;
@@ -21,8 +21,8 @@ export class SandboxLifecycle {
   }
 
   /**
-   * Frees everything that a running sandbox uses but disk space. Throws `not_found`,
-   * `invalid_state` for one that does not run, or what the agent says; it keeps running then.
+   * Frees everything that a running sandbox uses except disk space. Throws `not_found`,
+   * `invalid_state` if it is not running, or the agent's error; it keeps running then.
    */
   async pause(principal: Principal, id: string): Promise<OperatedSandbox> {
     await findOwn(this.#parts.sandboxes, principal, id);
@@ -31,8 +31,8 @@ export class SandboxLifecycle {
 
   /**
    * Resumes a paused sandbox, or one in state `error` from its last build. Throws
-   * `not_found`, `invalid_state`, `no_hosts_available`, or what the agent says; it is
-   * paused as before then.
+   * `not_found`, `invalid_state`, `no_hosts_available`, or the agent's error; it is
+   * still paused then.
    */
   async resume(
     principal: Principal,
@@ -44,9 +44,9 @@ export class SandboxLifecycle {
   }
 
   /**
-   * Copies of a running or paused sandbox, which stays as it was. Resolves with a
-   * result per copy: one that fails does not keep the others from being made. Throws
-   * `not_found` and `invalid_state`; nothing has been made then.
+   * Copies of a running or paused sandbox, which does not change. Resolves with a
+   * result per copy: one that fails does not affect the others. Throws `not_found` and
+   * `invalid_state`; no copy exists then.
    */
   async fork(principal: Principal, id: string, request: ForkRequest): Promise<Fork> {
     await findOwn(this.#parts.sandboxes, principal, id);

@@ -5,7 +5,7 @@ import type { HostDescription } from '../hosts/connection.ts';
 /** Below this the guest's kernel, Node.js and envd do not start. */
 export const MIN_MEMORY_MB = 128;
 
-/** The size that is asked for; undefined where the template, the host or a default decides. */
+/** The requested size; undefined where the template, the host or a default decides. */
 export interface RequestedShape {
   readonly vcpus?: number | undefined;
   readonly memoryMb?: number | undefined;
@@ -24,9 +24,8 @@ export interface Shape {
 const FIELDS = { vcpus: 'vcpus', memoryMb: 'memory_mb', diskSizeMb: 'disk_size_mb' } as const;
 
 /**
- * The size of a new sandbox: as the request asks, or of a snapshot as that is. A frozen
- * memory cannot change its size, nor a frozen machine its processors: throws
- * `invalid_request` where other values than those of the snapshot are asked for.
+ * The size of a new sandbox: as requested, or that of its snapshot. The memory and processors
+ * of a snapshot cannot change: throws `invalid_request` if the request has other values.
  */
 export function shapeOf(request: RequestedShape, snapshot: TemplateRow | undefined): Shape {
   if (snapshot === undefined) {

@@ -6,7 +6,7 @@ import type { Database, SandboxRow, TemplateRow } from '../database/schema.ts';
 import { apiKeyActor } from '../events/outbox.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
 import {
-  isStillborn,
+  hasFailedToStart,
   reportOf,
   type SandboxReport,
   SILENT_REASON,
@@ -16,12 +16,12 @@ import type { PhaseTiming } from '../hosts/timings.ts';
 import type { OperationRunner, ResourceEvent } from '../operations/runner.ts';
 import { SandboxRepository } from './repository.ts';
 
-/** Finds the snapshots that sandboxes can be made from. */
+/** Finds the snapshots that sandboxes can be created from. */
 export interface SnapshotLookup {
   find(teamId: string, name: string): Promise<TemplateRow | undefined>;
 }
 
-/** What the operations on sandboxes need. */
+/** The dependencies of the operations on sandboxes. */
 export interface SandboxParts {
   readonly db: Kysely<Database>;
   readonly sandboxes: SandboxRepository;
@@ -30,13 +30,13 @@ export interface SandboxParts {
   readonly logger: Logger;
 }
 
-/** A sandbox after an operation, and how long the phases of that took. */
+/** A sandbox after an operation, and how long the operation's phases took. */
 export interface OperatedSandbox {
   readonly row: SandboxRow;
   readonly timings: readonly PhaseTiming[];
 }
 
-/** What an operation on one sandbox has in its description. */
+/** The fields of an operation that are the same for all on one sandbox. */
 export function onSandbox(principal: Principal, id: string) {
   return { resources: [id], teamId: principal.teamId, actor: apiKeyActor(principal) };
 }
@@ -49,16 +49,16 @@ export function sandboxEvent(
   return { resource: row.id, teamId: row.team_id, status, metadata };
 }
 
-/** The row after a write that must have met it. Throws `conflict`. */
+/** The row after a write that must have changed it. Throws `conflict` if it did not. */
 export function requireRow(id: string, row: SandboxRow | undefined): SandboxRow {
   if (row !== undefined) return row;
   throw new TorporError('conflict', `Sandbox ${id} was changed by another operation.`);
 }
 
 /**
- * After a failed operation: what the agent says of the sandbox now, to be written by the
- * function that is returned. One whose host does not respond is `missing`; `fallback` is for
- * one that the agent does not know, or does not respond about, if it was only being made.
+ * After a failed operation: asks the agent for the sandbox's state, which the returned function
+ * writes. If the host does not respond, it is `missing`; `fallback` applies if the agent does
+ * not know it, or does not respond and it was only being created.
  */
 export async function observe(
   { db, hosts, logger }: Pick<SandboxParts, 'db' | 'hosts' | 'logger'>,
@@ -82,13 +82,13 @@ export async function observe(
   };
 }
 
-/** While its host does not respond. */
+/** The report if the host does not respond. */
 function silentReport(row: SandboxRow): SandboxReport {
-  if (isStillborn(row)) return { state: row.state, reason: row.reason };
+  if (hasFailedToStart(row)) return { state: row.state, reason: row.reason };
   return { state: 'missing', reason: SILENT_REASON };
 }
 
-/** What the agent's answer to an operation says of the sandbox. Throws `internal_error`. */
+/** The sandbox in the agent's response to an operation. Throws `internal_error`. */
 export function requireReport({
   sandbox,
 }: {

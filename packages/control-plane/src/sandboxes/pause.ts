@@ -27,10 +27,10 @@ const KEEPS_TIMEOUT = {
   running: 'It gets another idle timeout when it is resumed: pause it first.',
 };
 
-type Answer = Pick<hostAgent.PauseSandboxResponse, 'sandbox' | 'timings'>;
-type OperationOnOne = Operation<SandboxRow, Answer, OperatedSandbox>;
+type AgentResponse = Pick<hostAgent.PauseSandboxResponse, 'sandbox' | 'timings'>;
+type OperationOnOne = Operation<SandboxRow, AgentResponse, OperatedSandbox>;
 
-/** Frees everything that a running sandbox uses but disk space. After a failure it keeps running. */
+/** Frees everything that a running sandbox uses except disk space. If that fails, it keeps running. */
 export function pauseOperation(
   parts: SandboxParts,
   principal: Principal,
@@ -60,7 +60,7 @@ export function pauseOperation(
 
 /**
  * Resumes a paused sandbox, or one in state `error` from its last build, with a new
- * idle timeout where one is given. After a failure it is paused as before.
+ * idle timeout if one is given. If that fails, it is still paused.
  */
 export function resumeOperation(
   parts: SandboxParts,
@@ -110,15 +110,15 @@ function requireResumable(row: SandboxRow, remedies: { running: string }): void 
   if (!canRunFromBuild && row.state !== 'paused') throw notInState(row, 'paused', remedies);
 }
 
-/** What both do with the agent's answer, or its failure. */
+/** The steps that both share: with the agent's response, or its error. */
 function outcomeOf(
   parts: SandboxParts,
   id: string,
   changes: TransitionChanges,
 ): Pick<OperationOnOne, 'complete' | 'settle'> {
   return {
-    complete: async (transaction, before, answer) => {
-      const report = requireReport(answer);
+    complete: async (transaction, before, response) => {
+      const report = requireReport(response);
       const row = await new SandboxRepository(transaction).transition(
         id,
         before.state,
@@ -130,7 +130,7 @@ function outcomeOf(
         },
       );
       return {
-        result: { row: requireRow(id, row), timings: phaseTimings(answer.timings) },
+        result: { row: requireRow(id, row), timings: phaseTimings(response.timings) },
         events: [sandboxEvent(before, 'success')],
       };
     },

@@ -11,7 +11,7 @@ import { SandboxRepository } from './repository.ts';
 
 const POLL_MS = 100;
 
-/** The states in which an operation has done what it was asked for. */
+/** The states in which an operation has succeeded. */
 const DONE: Partial<Record<OperationKind, readonly SandboxState[]>> = {
   'sandbox.create': ['running'],
   'sandbox.fork': ['running'],
@@ -26,13 +26,13 @@ interface Parts {
 }
 
 /**
- * What an operation left of a sandbox when its control plane died: the row gets what the
- * agent says, which has finished the operation, rolled it back, or never heard of it.
+ * Settles an operation on a sandbox whose control plane died: the row gets the state from the
+ * agent, which has finished the operation, rolled it back, or never received it.
  */
 export function sandboxRecovery({ db, hosts }: Parts): Recovery {
   return async ({ resource: id, intent, wait }: AbandonedOperation) => {
     const row = await new SandboxRepository(db).findById(id);
-    // In another state it died before it had written anything.
+    // In any other state, the control plane died before it had written anything.
     if (row === undefined || !isTransitional(row.state)) return async () => [];
     const info = await settledInfo(hosts.connection(row.host_id), row, wait);
     const report = settledReport(row, info);
@@ -46,7 +46,7 @@ export function sandboxRecovery({ db, hosts }: Parts): Recovery {
   };
 }
 
-/** What the agent says once it is not at work on the sandbox. Throws `conflict` instead of waiting, if not to `wait`. */
+/** The agent's report once it is not working on the sandbox. Throws `conflict` rather than wait, unless `wait` is set. */
 export async function settledInfo(
   host: HostConnection,
   row: SandboxRow,

@@ -4,9 +4,9 @@ import { type OutboxEvent, SYSTEM } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
 
 /**
- * What the audit log says of a change that no operation asked for: the agent paused or ended
- * a sandbox by itself, its VMM died, its host came or went. Nothing of what changes no
- * state, nor of states that are on the way to another.
+ * The events of a change that no operation requested: the agent paused or destroyed a sandbox
+ * by itself, its VMM died, its host became unreachable or reachable. There are none if the
+ * state does not change, or for transitional states.
  */
 export function reportEvents(row: SandboxRow, { state, reason }: SandboxReport): OutboxEvent[] {
   const change = row.state === state ? undefined : changeOf(row.state, state);
@@ -38,7 +38,7 @@ function changeOf(from: SandboxState, to: SandboxState): Change | undefined {
 
 function arrivalAt(to: 'paused' | 'running', from: SandboxState): Change | undefined {
   if (from === 'missing' || from === 'error') return { kind: 'sandbox.find', status: 'success' };
-  // While it is copied, which is the fork's event.
+  // It was being copied: the fork has its own event.
   if (from === 'snapshotting') return undefined;
   if (to === 'paused') return { kind: 'sandbox.pause', status: 'success' };
   if (from === 'pausing') return { kind: 'sandbox.pause', status: 'error' };

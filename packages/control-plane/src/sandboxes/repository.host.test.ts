@@ -51,32 +51,32 @@ beforeEach(async () => {
   row = (await sandboxes.findById(id)) as SandboxRow;
 });
 
-test('a new sandbox is creating, whatever its row says', () => {
+test('a new sandbox is creating, for any given row', () => {
   expect(row).toMatchObject({ state: 'creating', revision: 0 });
 });
 
-test('a state changes along the table only', async () => {
+test('a state changes only as the table allows', async () => {
   expect(() => sandboxes.transition(row.id, 'creating', 'paused')).toThrow('cannot become paused');
   expect(await current()).toEqual(row);
   const running = await sandboxes.transition(row.id, 'creating', 'running', { vcpus: 2 });
   expect(running).toMatchObject({ state: 'running', vcpus: 2, revision: 1 });
 });
 
-test('a transition from a state that the row is not in any more changes nothing', async () => {
+test('a transition from a state that the row is no longer in changes nothing', async () => {
   await sandboxes.transition(row.id, 'creating', 'error');
   expect(await sandboxes.transition(row.id, 'creating', 'running')).toBeUndefined();
   expect((await current())?.state).toBe('error');
 });
 
-test('a report about a row that has been written since is not recorded', async () => {
+test('a report about a row that was written after it was read is not recorded', async () => {
   await sandboxes.transition(row.id, 'creating', 'running');
   expect(await sandboxes.recordReport(row, LOST)).toBe(false);
   expect(await sandboxes.recordAsHolder(row, LOST)).toBeUndefined();
-  expect(await sandboxes.markMissing(row, 'No answer.')).toBe(false);
+  expect(await sandboxes.markMissing(row, 'No response.')).toBe(false);
   expect((await current())?.state).toBe('running');
 });
 
-test('a row that an operation has is recorded by its holder only, also when that has died', async () => {
+test('reports about a row that an operation has locked are recorded by its holder only, even if it died', async () => {
   const locks = new OperationLocks({ db, logger });
   const intent = { kind: 'sandbox.create', teamId, actor: SYSTEM } as const;
   await locks.run([row.id], intent, async () => {
@@ -89,20 +89,22 @@ test('a row that an operation has is recorded by its holder only, also when that
   expect(await sandboxes.recordReport(after, { state: 'running', reason: null })).toBe(true);
 });
 
-test('a stopped sandbox does not come back', async () => {
+test('a stopped sandbox stays stopped', async () => {
   const destroying = await sandboxes.transition(row.id, 'creating', 'destroying');
   const stopped = await sandboxes.transition(row.id, 'destroying', 'stopped');
   expect(stopped).toMatchObject({ state: 'stopped', revision: 2 });
   const last = stopped as SandboxRow;
   expect(await sandboxes.recordReport(last, { state: 'running', reason: null })).toBe(false);
   expect(await sandboxes.recordAsHolder(last, { state: 'running', reason: null })).toBeUndefined();
-  await expect(sandboxes.markMissing(last, 'No answer.')).rejects.toThrow('cannot become missing');
+  await expect(sandboxes.markMissing(last, 'No response.')).rejects.toThrow(
+    'cannot become missing',
+  );
   expect(await sandboxes.adopt(newRow(row.id, 'running'))).toBe(false);
   expect(destroying?.state).toBe('destroying');
   expect(await current()).toEqual(stopped);
 });
 
-test('a sandbox is adopted once, with an event of it', async () => {
+test('a sandbox is adopted once, with an event', async () => {
   const id = newId('sandbox');
   const adopted = await Promise.all([1, 2, 3].map(() => sandboxes.adopt(newRow(id, 'paused'))));
   expect(adopted.filter(Boolean)).toHaveLength(1);

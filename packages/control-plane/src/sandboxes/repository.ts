@@ -1,29 +1,29 @@
 /**
  * The rows of the table `sandboxes`, and the rules by which they are written.
  *
- * The agent of a sandbox's host decides on what the sandbox does, the database on which
- * sandboxes there are. Who may write a row, and when:
+ * The agent of a sandbox's host decides what the sandbox does, the database which sandboxes
+ * exist. Who may write a row, and when:
  *
- * - **An operation** (operations/runner.ts) that holds the sandbox's lock. It makes the row
- *   ({@link SandboxRepository.insert}), and moves it by {@link SandboxRepository.transition}:
- *   only along the table of `@torpor/protocol`, and only if the row is still in the state
- *   that the operation has seen. Every such write is in a transaction that has confirmed
- *   the lock.
+ * - **An operation** (operations/runner.ts) that holds the sandbox's lock. It creates the row
+ *   ({@link SandboxRepository.insert}), and changes its state by
+ *   {@link SandboxRepository.transition}: only as the table of `@torpor/protocol` allows, and
+ *   only if the row is still in the state that the operation has read. Every such write is in
+ *   a transaction that has confirmed the lock.
  * - **An operation that failed, or one that settles an abandoned one**, copies what the
  *   agent reports ({@link SandboxRepository.recordAsHolder}): only the agent knows how far
- *   it came, so the report need not follow the table. It holds the lock too.
+ *   it got, so the report need not follow the table. It holds the lock too.
  * - **The reconciler** (hosts/reconciler.ts) copies what the agent reports by itself
- *   ({@link SandboxRepository.recordReport}), adopts what the database does not know
- *   ({@link SandboxRepository.adopt}), and marks what cannot be asked about
+ *   ({@link SandboxRepository.recordReport}), adopts sandboxes without a row
+ *   ({@link SandboxRepository.adopt}), and marks those of an unreachable host
  *   ({@link SandboxRepository.markMissing}). It holds no lock. So its statement writes
- *   nothing if the row has been written since it was read (`revision`), or if there is a
- *   lease on the sandbox, of whatever process: then the row belongs to that operation, or
- *   to its recovery. A report need not follow the table either; a change of the state that
- *   it writes has an event of its own (sandboxes/report-events.ts).
- * - **A request that uses a sandbox** notes that ({@link SandboxRepository.touch}), and
- *   nothing else.
+ *   nothing if the row has been written since it was read (`revision`), or if any process has
+ *   a lease on the sandbox: then the row belongs to that operation, or to its recovery. These
+ *   reports need not follow the table either; a change of state that they cause has its own
+ *   event (sandboxes/report-events.ts).
+ * - **A request that uses a sandbox** only updates the time of its last use
+ *   ({@link SandboxRepository.touch}).
  *
- * A row that is `stopped` is never written again: what was destroyed does not come back.
+ * A row that is `stopped` is never written again: a destroyed sandbox stays destroyed.
  * {@link SandboxRepository.removeStopped} removes it after a while.
  */
 import { assertTransition, type SandboxState } from '@torpor/protocol';
@@ -33,7 +33,7 @@ import { appendEvents, SYSTEM } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
 import { reportEvents } from './report-events.ts';
 
-/** The last sandbox of a page, in the order of the list: newest first. */
+/** The last sandbox of a page; the list is newest first. */
 export interface Cursor {
   readonly createdAt: Date;
   readonly id: string;
@@ -48,7 +48,7 @@ export interface SandboxFilter {
   readonly limit: number;
 }
 
-/** What an operation may change together with the state. */
+/** The columns that an operation may change together with the state. */
 export type TransitionChanges = Omit<SandboxChanges, 'id' | 'state' | 'revision' | 'updated_at'>;
 
 export class SandboxRepository {
@@ -58,7 +58,7 @@ export class SandboxRepository {
     this.#db = db;
   }
 
-  /** New sandboxes, which are `creating`. */
+  /** Inserts new sandboxes, in state `creating`. */
   async insert(rows: readonly NewSandboxRow[]): Promise<SandboxRow[]> {
     const inserted = await this.#db
       .insertInto('sandboxes')
@@ -70,9 +70,9 @@ export class SandboxRepository {
   }
 
   /**
-   * Moves a sandbox from one state to another, with what else changes then. Returns the
-   * row as it is now, or undefined if it is not in the state `from` any more. Throws
-   * `invalid_state` for a transition that the table does not have.
+   * Changes a sandbox's state, and other columns with it. Returns the new row, or undefined if
+   * it is no longer in the state `from`. Throws `invalid_state` for a transition that the
+   * table does not allow.
    */
   transition(
     id: string,
@@ -91,22 +91,22 @@ export class SandboxRepository {
   }
 
   /**
-   * Makes a row say what its agent reports, for an operation that holds the lock. Returns
-   * the row as it is now, or undefined if it has been written since it was read.
+   * Copies the agent's report into a row, for an operation that holds the lock. Returns the
+   * new row, or undefined if it has been written since it was read.
    */
   recordAsHolder(row: SandboxRow, report: SandboxReport): Promise<SandboxRow | undefined> {
     return this.#record(row, report).returningAll().executeTakeFirst();
   }
 
-  /** The same with an event of the change, for one that has not settled an operation. */
+  /** Like {@link recordAsHolder}, with an event for the change, if it does not settle an operation. */
   async recordChange(row: SandboxRow, report: SandboxReport): Promise<void> {
     if ((await this.recordAsHolder(row, report)) === undefined) return;
     await appendEvents(this.#db, reportEvents(row, report));
   }
 
   /**
-   * The same for the reconciler: it writes nothing either while an operation has the sandbox.
-   * Returns whether it was written.
+   * Copies the agent's report for the reconciler: writes nothing while an operation has locked
+   * the sandbox. Returns whether it was written.
    */
   recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean> {
     return this.#db.transaction().execute(async (transaction) => {
@@ -131,13 +131,13 @@ export class SandboxRepository {
     return numUpdatedRows === 1n;
   }
 
-  /** The host of a sandbox does not respond. */
+  /** Marks a sandbox whose host does not respond. */
   async markMissing(row: SandboxRow, reason: string): Promise<boolean> {
     assertTransition(row.id, row.state, 'missing');
     return this.recordReport(row, { state: 'missing', reason });
   }
 
-  /** Takes a sandbox over that the host has and the database does not know. Returns whether there was no row. */
+  /** Adopts a sandbox that the host has and the database does not know. Returns false if it has a row. */
   adopt(row: NewSandboxRow): Promise<boolean> {
     return this.#db.transaction().execute(async (transaction) => {
       const { numInsertedOrUpdatedRows } = await transaction
@@ -201,7 +201,7 @@ export class SandboxRepository {
     return query.orderBy('created_at', 'desc').orderBy('id', 'desc').limit(filter.limit).execute();
   }
 
-  /** All of a host that are not stopped, of every team. */
+  /** All sandboxes of a host that are not stopped, of every team. */
   listLiving(hostId: string): Promise<SandboxRow[]> {
     return this.#db
       .selectFrom('sandboxes')
@@ -211,7 +211,7 @@ export class SandboxRepository {
       .execute();
   }
 
-  /** Removes the rows of sandboxes that were destroyed longer ago; returns how many. */
+  /** Removes the rows of sandboxes that were destroyed more than `keepMs` ago; returns how many. */
   async removeStopped(keepMs: number): Promise<number> {
     const { numDeletedRows } = await this.#db
       .deleteFrom('sandboxes')
@@ -231,7 +231,7 @@ export class SandboxRepository {
     return new Map(rows.map((row) => [row.state, Number(row.count)]));
   }
 
-  /** Notes that a running sandbox is in use. */
+  /** Updates the time of a running sandbox's last use. */
   async touch(id: string): Promise<void> {
     await this.#db
       .updateTable('sandboxes')
@@ -251,7 +251,7 @@ export class SandboxRepository {
   }
 }
 
-/** What every write of a state writes. */
+/** The columns of every write of a state. */
 function written(state: SandboxState) {
   return { state, updated_at: new Date(), revision: sql<number>`sandboxes.revision + 1` };
 }

@@ -7,7 +7,7 @@ async function statesOf(harness: Awaited<ReturnType<typeof startHarness>>): Prom
   return sandboxes.map(({ status }) => status).toSorted();
 }
 
-test('rows of destroyed sandboxes are removed after their time, others stay', async () => {
+test('rows of destroyed sandboxes are removed after the retention period, others stay', async () => {
   await using harness = await startHarness({ retention: { keepStoppedMs: 0, intervalMs: 20 } });
   await harness.create();
   const { id } = await harness.create();

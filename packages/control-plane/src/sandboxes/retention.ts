@@ -19,7 +19,7 @@ export const DEFAULT_RETENTION: RetentionOptions = {
   intervalMs: 60 * 60_000,
 };
 
-/** Events that every consumer had are kept for looking at them. */
+/** Delivered events are kept for inspection. */
 const KEEP_EVENTS_MS = 7 * DAY_MS;
 
 interface Parts {

@@ -73,7 +73,7 @@ describe('create', () => {
     [{ template: '../etc' }, 400, 'invalid_request', 'template'],
     [{ timeout_sec: -1 }, 400, 'invalid_request', 'timeout_sec'],
     [[], 400, 'invalid_request', 'object'],
-  ])('refuses %j before anything is made', async (body, status, code, message) => {
+  ])('refuses %j before anything is created', async (body, status, code, message) => {
     const before = harness.agent.count('createSandbox');
     const rows = await listAll();
     const error = await errorOf(await harness.send('POST', '/v1/sandboxes', body));
@@ -99,7 +99,7 @@ describe('create', () => {
     expect((await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' })).status).toBe(204);
   });
 
-  test('finishes when the client hangs up', async () => {
+  test('completes when the client disconnects', async () => {
     const gate = Promise.withResolvers<void>();
     harness.agent.createGate = gate.promise;
     const before = harness.agent.count('createSandbox');
@@ -120,14 +120,14 @@ describe('create', () => {
     });
   });
 
-  test('does not promise the same memory twice', async () => {
+  test('does not reserve the same memory twice', async () => {
     await destroyAll();
-    const answers = await Promise.all(
+    const responses = await Promise.all(
       Array.from({ length: 5 }, () =>
         harness.send('POST', '/v1/sandboxes', { memory_mb: 2048 }).then(errorOrStatus),
       ),
     );
-    expect(answers.toSorted()).toEqual([
+    expect(responses.toSorted()).toEqual([
       201,
       201,
       'no_hosts_available',
@@ -156,14 +156,14 @@ describe('list', () => {
 
   test('filters by state, template and metadata', async () => {
     await destroyAll();
-    const gone = await harness.create({ memory_mb: 128 });
-    await harness.request(`/v1/sandboxes/${gone.id}`, { method: 'DELETE' });
+    const destroyed = await harness.create({ memory_mb: 128 });
+    await harness.request(`/v1/sandboxes/${destroyed.id}`, { method: 'DELETE' });
     const red = await harness.create({ memory_mb: 128, metadata: { colour: 'red', size: 'l' } });
     const python = await harness.create({ memory_mb: 128, template: 'python' });
     const ids = async (query: string) =>
       (await list(query)).sandboxes.map((sandbox) => sandbox.id).toSorted();
     expect(await ids('')).toEqual([red.id, python.id].toSorted());
-    expect(await ids('state=stopped,error')).toContain(gone.id);
+    expect(await ids('state=stopped,error')).toContain(destroyed.id);
     expect(await ids('template=python')).toEqual([python.id]);
     expect(await ids('metadata=colour%3Dred&metadata=size%3Dl')).toEqual([red.id]);
     expect(await ids('metadata=colour%3Dblue')).toEqual([]);
@@ -202,14 +202,14 @@ describe('destroy', () => {
   test('keeps the sandbox if the agent fails, and says so', async () => {
     const { id } = await harness.create({ memory_mb: 128 });
     harness.agent.destroyError = new TorporError('vmm_failed', 'It does not die.');
-    const answer = await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' });
+    const response = await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' });
     harness.agent.destroyError = undefined;
-    expect(await errorOf(answer)).toMatchObject({ status: 502, code: 'vmm_failed' });
+    expect(await errorOf(response)).toMatchObject({ status: 502, code: 'vmm_failed' });
     expect((await harness.get(id)).status).toBe('running');
     expect((await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' })).status).toBe(204);
   });
 
-  test('ends a sandbox whose host has lost it', async () => {
+  test('succeeds for a sandbox that its host does not have', async () => {
     const { id } = await harness.create({ memory_mb: 128 });
     harness.agent.sandboxes.delete(id);
     expect((await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' })).status).toBe(204);

@@ -1,6 +1,6 @@
 /**
  * Creates, finds and destroys sandboxes. An operation that changes something does not
- * belong to the client's connection: it completes also when the client hangs up
+ * depend on the client's connection: it completes even if the client disconnects
  * (operations/runner.ts).
  */
 import type { Principal } from '../auth/api-keys.ts';
@@ -18,7 +18,7 @@ import type { Cursor, SandboxFilter } from './repository.ts';
 const AGENT_CALL_TIMEOUT_MS = 15_000;
 const ACTIVITY_RESOLUTION_MS = 5_000;
 
-/** What a new sandbox is to be. */
+/** The properties of a new sandbox. */
 export interface SandboxRequest
   extends RequestedShape,
     Omit<NewSandbox, keyof Shape | 'snapshot'> {}
@@ -27,7 +27,7 @@ export type ListRequest = Omit<SandboxFilter, 'teamId'>;
 
 export interface SandboxPage {
   readonly rows: readonly SandboxRow[];
-  /** Where the next page begins; undefined on the last. */
+  /** The start of the next page; undefined on the last. */
   readonly next: Cursor | undefined;
 }
 
@@ -44,7 +44,7 @@ export class SandboxService {
   }
 
   /**
-   * Boots a sandbox and resolves when it runs. Throws before anything is made:
+   * Boots a sandbox and resolves when it runs. Throws before anything is created:
    * `invalid_request`, `capacity_exceeded`, `not_found` (the template),
    * `no_hosts_available`. If the agent fails, the row stays, in state `error` with
    * the reason.
@@ -67,7 +67,7 @@ export class SandboxService {
 
   /** A page of the team's sandboxes, newest first. */
   async list({ teamId }: Principal, request: ListRequest): Promise<SandboxPage> {
-    // One more than asked for tells whether there is another page.
+    // One more than requested shows whether there is another page.
     const filter = { ...request, teamId, limit: request.limit + 1 };
     const found = await this.#parts.sandboxes.list(filter);
     const rows = found.slice(0, request.limit);
@@ -76,7 +76,7 @@ export class SandboxService {
     return { rows, next: isLast ? undefined : { createdAt: last.created_at, id: last.id } };
   }
 
-  /** Ends a sandbox and removes what it has on its host. A stopped one is left as it is. Throws `not_found`, `invalid_state`, or what the agent says. */
+  /** Destroys a sandbox and everything that it has on its host. Does nothing if it is already stopped. Throws `not_found`, `invalid_state`, or the agent's error. */
   async destroy(principal: Principal, id: string): Promise<void> {
     const { sandboxes, runner } = this.#parts;
     await findOwn(sandboxes, principal, id);
@@ -97,7 +97,7 @@ export class SandboxService {
     if (failed !== undefined) throw failed.reason;
   }
 
-  /** Counts as activity: the idle timeout starts again. */
+  /** Counts as activity: restarts the idle timeout. */
   async ping(principal: Principal, id: string): Promise<void> {
     const { hosts, sandboxes } = this.#parts;
     const { client } = hosts.connection((await this.requireRunning(principal, id)).host_id);
@@ -107,22 +107,21 @@ export class SandboxService {
     await sandboxes.touch(id);
   }
 
-  /** The last bytes of the serial console, also of a sandbox whose VMM has died. */
+  /** The last bytes of the serial console, even if the sandbox's VMM has died. */
   async console(principal: Principal, id: string, maxBytes: number): Promise<Uint8Array> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);
     if (row.state === 'stopped') throw notInState(row, 'there');
     const { client } = this.#parts.hosts.connection(row.host_id);
-    const answer = await agentCall(() =>
+    const response = await agentCall(() =>
       client.readConsole({ sandboxId: id, maxBytes }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
-    return answer.content;
+    return response.content;
   }
 
   /**
-   * The sandbox, which runs and is in use now. Throws `not_found`, `invalid_state`
-   * with the reason, or `host_unavailable`: at once, so that no call waits for a
-   * sandbox that no longer exists. One that is being committed may keep running; the agent
-   * knows, and waits for it.
+   * A sandbox that must be running; counts as its use. Throws `not_found`, `invalid_state`
+   * with the reason, or `host_unavailable`: at once, so that no call waits for a sandbox that
+   * no longer exists. One that is being committed may keep running; the agent waits for it.
    */
   async requireRunning(principal: Principal, id: string): Promise<SandboxRow> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);

@@ -5,10 +5,10 @@ import { forwardProcessEvents } from './output.ts';
 import type { Session } from './session.ts';
 import type { FrameSocket } from './socket.ts';
 
-/** How long a program whose client has disconnected may take to start; after that it is not killed. */
+/** How long to wait for the start of a program whose client has disconnected, to kill it. */
 const START_PATIENCE_MS = 10_000;
 
-/** What the guest says of input for a program that has closed it, or has exited. */
+/** Errors of the guest for input to a program that has closed it, or has exited. */
 const INPUT_CLOSED: ReadonlySet<string> = new Set(['invalid_request', 'not_found']);
 
 type StartFrame = Extract<rest.ExecClientFrame, { type: 'start' }>;
@@ -32,7 +32,7 @@ class ExecStream {
   readonly #start: StartFrame;
   readonly #abort = new AbortController();
   readonly #pid = Promise.withResolvers<number>();
-  /** Whether a frame of the client was at fault, and not the program that did not take it. */
+  /** Whether a frame of the client was invalid, as opposed to a program that did not accept it. */
   #refused = false;
 
   constructor(socket: FrameSocket, processes: ProcessStreams, start: StartFrame) {
@@ -41,7 +41,7 @@ class ExecStream {
     this.#start = start;
   }
 
-  /** Ends with the first of: the program's exit, the client's disconnect, an error of either. */
+  /** Resolves at the program's exit or the client's disconnect; throws an error of either. */
   async run(): Promise<void> {
     const output = this.#forwardOutput();
     const input = this.#forwardInput();
@@ -78,13 +78,13 @@ class ExecStream {
         const pieces = untilClosed(first, next);
         await this.#processes.streamInput(selector, pieces, this.#abort.signal);
       } catch (reason) {
-        // As in a pipeline, a program that reads no more is judged by its status alone.
+        // As in a pipeline, it is not an error if a program stops reading its input.
         if (this.#refused || !INPUT_CLOSED.has(TorporError.from(reason).code)) throw reason;
       }
     }
   }
 
-  /** What the client sends next for the program; undefined once it has disconnected. A `stop` in between is obeyed. */
+  /** What the client sends next for the program; undefined once it has disconnected. Handles a `stop` in between. */
   async #nextInput(): Promise<Input | undefined> {
     try {
       for (;;) {
@@ -117,7 +117,7 @@ class ExecStream {
     });
   }
 
-  /** Kills the program, then ends its streams: an aborted one would not tell the pid any more. */
+  /** Kills the program, then aborts its streams: an aborted stream would no longer report the pid. */
   async #abandon(output: Promise<void>): Promise<void> {
     await Promise.race([
       this.#kill(),

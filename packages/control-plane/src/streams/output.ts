@@ -4,7 +4,7 @@ import type { FrameSocket } from './socket.ts';
 
 /**
  * Sends the events of a process to a client, as fast as the client takes them.
- * Resolves after the exit; throws `guest_unreachable` if the stream ends without one.
+ * Resolves after the exit; throws `guest_unreachable` at the end of the stream if there was none.
  */
 export async function forwardProcessEvents(
   socket: FrameSocket,

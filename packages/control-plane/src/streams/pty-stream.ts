@@ -61,7 +61,7 @@ async function forwardOutput(
   }
 }
 
-/** One frame after the other, in order; none is dropped. */
+/** Forwards one frame after the other, in order; none is dropped. */
 async function forwardInput({ socket, processes }: Session, ready: Promise<string>): Promise<void> {
   for (;;) {
     const frame = await socket.receive(rest.ptyClientFrameSchema);

@@ -16,15 +16,15 @@ export interface StreamParts {
   readonly router: StreamRouter;
 }
 
-/** The largest frame that is read, to be refused with an error; a larger one closes the socket with 1009. */
+/** A frame up to this size is read, and refused with an error if it is too large; a larger one closes the socket with 1009. */
 const MAX_READ_BYTES = 4 * rest.MAX_CLIENT_FRAME_BYTES;
 
-/** How long clients that do not read may keep the server from stopping. */
+/** How long clients that do not read may delay the server's stop. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
 interface Admission {
   readonly stream: RequestedStream;
-  /** Undefined where the key comes in the first frame. */
+  /** Undefined if the key is in the first frame. */
   readonly principal: Principal | undefined;
 }
 
@@ -74,7 +74,7 @@ export class StreamServer {
     this.#sockets.close();
   }
 
-  /** Finds the stream that is asked for, and checks the key if it is in the header. */
+  /** Finds the requested stream, and checks the key if it is in the header. */
   async #admit(request: IncomingMessage): Promise<Admission> {
     const [path = ''] = (request.url ?? '/').split('?', 1);
     const stream = this.#parts.router(path);
@@ -101,14 +101,14 @@ export class StreamServer {
     } catch (reason) {
       const error = TorporError.from(reason);
       if (!socket.closed.aborted && error.httpStatus >= 500) {
-        logger.error({ sandbox: sandboxId, err: error }, 'A stream failed');
+        logger.error({ sandbox: sandboxId, err: error }, 'Stream failed');
       }
       await socket.fail(error);
     }
   }
 }
 
-/** The principal of the first frame's token; undefined if the client disconnected. */
+/** The principal of the token in the first frame; undefined if the client disconnected. */
 async function authenticateByFrame(
   socket: FrameSocket,
   apiKeys: ApiKeyStore,

@@ -7,11 +7,11 @@ export interface Session {
   readonly processes: ProcessStreams;
 }
 
-/** What a path asks for: which sandbox, and what to do on the socket. */
+/** The stream at a path: which sandbox, and what to do on the socket. */
 export interface RequestedStream {
   readonly sandboxId: string;
   readonly serve: (session: Session) => Promise<void>;
 }
 
-/** The stream at a path; undefined where there is none. Throws `invalid_request`. */
+/** The stream at a path; undefined if there is none. Throws `invalid_request`. */
 export type StreamRouter = (path: string) => RequestedStream | undefined;

@@ -36,7 +36,7 @@ test('a client that does not read makes the sender wait', async () => {
   const sending = (async () => {
     for (; sent < frames; sent++) await socket.send(frame);
   })();
-  // The kernel's buffers are full once a frame stays in ours.
+  // Once a frame stays in our buffer, the kernel's are full.
   await until(() => raw.bufferedAmount > 0 && sent > 0);
   const stuckAt = sent;
   expect(stuckAt).toBeLessThan(frames);
@@ -48,14 +48,14 @@ test('a client that does not read makes the sender wait', async () => {
   await until(() => received === frames);
 });
 
-test('input that comes faster than it is handled waits, in order, and none is lost', async () => {
+test('input that arrives faster than it is handled is queued in order, and none is lost', async () => {
   const frames = 1000;
   for (let n = 0; n < frames; n++) client.send(JSON.stringify({ n }));
   await until(() => raw.isPaused);
   for (let n = 0; n < frames; n++) expect(await socket.receive(schema)).toEqual({ n });
 });
 
-test('large input is held back by its size, and its client is not given up meanwhile', async () => {
+test('large input is limited by its size, and its client is not disconnected meanwhile', async () => {
   socket.acceptsBinary = true;
   socket.keepAlive(100);
   let pings = 0;
@@ -72,7 +72,7 @@ test('large input is held back by its size, and its client is not given up meanw
   expect(socket.closed.aborted).toBe(false);
 });
 
-test('frames that came before the close are still given out, then undefined', async () => {
+test('frames that arrived before the close are still returned, then undefined', async () => {
   client.send('{"n":1}');
   client.close();
   await once(raw, 'close');

@@ -5,18 +5,19 @@ import type { z } from 'zod';
 import { errorBody } from '../errors/public-error.ts';
 import { parseWith } from '../validation/parse-with.ts';
 
-/** Frames, and their bytes, that wait to be handled; beyond either the socket is not read. */
+/** Limits of queued frames, and of their bytes; above either, the socket is not read. */
 const MAX_WAITING_FRAMES = 64;
 const MAX_WAITING_BYTES = 2 * 1024 * 1024;
 /** How long a client may take to respond to the closing handshake. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
- * A WebSocket of JSON frames, and where asked for binary ones, with back-pressure both ways: `send` resolves when the
- * frame has left this process, and input is read only as fast as it is handled.
+ * A WebSocket of JSON frames, and of binary ones if enabled, with back-pressure both ways:
+ * `send` resolves when the frame has left this process, and input is read only as fast as it
+ * is handled.
  */
 export class FrameSocket {
-  /** Aborts when the socket is closed, from whichever side. */
+  /** Aborts when the socket is closed, from either side. */
   readonly closed: AbortSignal;
   readonly #socket: WebSocket;
   readonly #waiting: (string | Buffer)[] = [];
@@ -31,7 +32,7 @@ export class FrameSocket {
     const closed = new AbortController();
     this.closed = closed.signal;
     socket.on('message', (data, isBinary) => {
-      // Keeps reading, for the response to our close, and drops what comes.
+      // Keeps reading, for the response to our close, and drops what arrives.
       if (this.#closing) return;
       if (isBinary && !this.acceptsBinary) {
         void this.fail(new TorporError('invalid_request', 'Frames must be JSON text.'));
@@ -46,7 +47,7 @@ export class FrameSocket {
       if (this.#waits(1)) socket.pause();
       this.#wake();
     });
-    // A protocol error closes the socket too; what the client sent is at fault.
+    // A protocol error closes the socket too; it is the client's fault.
     socket.on('error', () => undefined);
     socket.on('close', () => {
       closed.abort(new TorporError('conflict', 'The client disconnected.'));
@@ -66,7 +67,7 @@ export class FrameSocket {
     });
   }
 
-  /** The same as a binary frame: a byte, and the bytes. */
+  /** Like {@link send}, for a binary frame: `kind` as a byte, and the bytes. */
   sendBytes(kind: number, bytes: Uint8Array): Promise<void> {
     return this.#send(Buffer.concat([Buffer.of(kind), bytes]));
   }
@@ -78,7 +79,7 @@ export class FrameSocket {
     throw new TorporError('invalid_request', 'A binary frame was received where none is expected.');
   }
 
-  /** The same where it may be a binary one. */
+  /** Like {@link receive}, but the frame may be binary. */
   async receiveAny<S extends z.ZodType>(schema: S): Promise<z.output<S> | Buffer | undefined> {
     while (this.#waiting.length === 0) {
       if (this.closed.aborted) return undefined;
@@ -92,7 +93,7 @@ export class FrameSocket {
     return typeof frame === 'string' ? parseWith(schema, parseJson(frame), 'frame') : frame;
   }
 
-  /** Whether this part of what may wait does so. */
+  /** Whether the queue is filled to this part of its limits. */
   #waits(part: number): boolean {
     return (
       this.#waiting.length >= part * MAX_WAITING_FRAMES ||
@@ -110,33 +111,33 @@ export class FrameSocket {
     await this.close(error.httpStatus < 500 ? 1008 : 1011);
   }
 
-  /** Closes the socket after all that was sent; ends the connection if the client does not respond. */
+  /** Closes the socket after everything was sent; terminates the connection if the client does not respond. */
   async close(code = 1000): Promise<void> {
     if (this.#socket.readyState === this.#socket.CLOSED) return;
-    const gone = once(this.#socket, 'close');
+    const closed = once(this.#socket, 'close');
     this.#closing = true;
     this.#socket.resume();
     this.#socket.close(code);
     const force = setTimeout(() => this.#socket.terminate(), CLOSE_TIMEOUT_MS);
-    await gone;
+    await closed;
     clearTimeout(force);
   }
 
-  /** Calls `beat` at an interval, and ends a connection whose other side responds to no ping between two of them. */
+  /** Calls `beat` at an interval, and terminates the connection if the client responds to no ping between two beats. */
   keepAlive(intervalMs: number, beat: () => void = () => undefined): void {
     let responded = true;
     const setResponded = () => {
       responded = true;
     };
     this.#socket.on('pong', setResponded);
-    // A pong comes behind the input that was sent before it.
+    // A pong arrives after the input that was sent before it.
     this.#socket.on('message', setResponded);
     const timer = setInterval(() => {
       if (!responded) {
         this.#socket.terminate();
         return;
       }
-      // While the socket is not read, no pong is seen.
+      // While the socket is not read, no pong is received.
       responded = this.#socket.isPaused;
       this.#socket.ping();
       beat();

@@ -17,11 +17,11 @@ afterAll(async () => {
 
 type Frame = Record<string, unknown> & { type: string };
 
-/** A client that keeps every frame that came. */
+/** A client that keeps every frame it received. */
 class Client implements AsyncDisposable {
   readonly frames: Frame[] = [];
   closeCode: number | undefined;
-  /** The status of an HTTP answer instead of an upgrade. */
+  /** The status of an HTTP response instead of an upgrade. */
   refusedWith: number | undefined;
   readonly socket: WebSocket;
 
@@ -87,7 +87,7 @@ const connect = (stream: string, headers?: Record<string, string>, sandbox = id)
 const base64 = (text: string) => Buffer.from(text).toString('base64');
 
 describe('exec/stream', () => {
-  test('start, output of both kinds, exit; every frame is of the schema', async () => {
+  test('start, output of both kinds, exit; every frame matches the schema', async () => {
     await using client = connect('exec/stream');
     await client.send({
       type: 'start',
@@ -111,7 +111,7 @@ describe('exec/stream', () => {
     expect([...client.output('stdout')]).toEqual([...Array(256).keys()]);
   });
 
-  test('stdin comes in order and complete, sent before the program runs too', async () => {
+  test('stdin arrives in order and complete, even if sent before the program runs', async () => {
     await using client = connect('exec/stream');
     const lines = Array.from({ length: 500 }, (_, n) => `line ${n}\n`);
     await client.send(
@@ -131,7 +131,7 @@ describe('exec/stream', () => {
     expect(await client.first('exit')).toMatchObject({ error: 'signal: SIGKILL' });
   });
 
-  test('hanging up kills the program', async () => {
+  test('a disconnect kills the program', async () => {
     await using client = connect('exec/stream');
     await client.send({ type: 'start', cmd: 'sleep', args: ['600'] });
     const { pid } = await client.first('start');
@@ -140,7 +140,7 @@ describe('exec/stream', () => {
     await until(() => !harness.agent.programs.pids.includes(Number(pid)));
   });
 
-  test('hanging up kills a program that does not read its input', async () => {
+  test('a disconnect kills a program that does not read its input', async () => {
     await using client = connect('exec/stream');
     const piece = base64('x'.repeat(100_000));
     await client.send(
@@ -169,7 +169,7 @@ describe('exec/stream', () => {
     ['an unknown field', [{ type: 'start', cmd: 'true', shell: true }], 'invalid_request'],
     ['another first frame', [{ type: 'stop' }], 'invalid_request'],
     [
-      'stdin that was not asked for',
+      'stdin that was not requested',
       [
         { type: 'start', cmd: 'sleep', args: ['600'] },
         { type: 'stdin', data: '' },
@@ -213,7 +213,7 @@ describe('pty', () => {
     for (const frame of client.frames) rest.ptyServerFrameSchema.parse(frame);
   });
 
-  test('goes on when its client hangs up, and is found again by its tag', async () => {
+  test('keeps running when its client disconnects, and is found again by its tag', async () => {
     let tag: unknown;
     {
       await using client = connect('pty');
@@ -234,7 +234,7 @@ describe('pty', () => {
   });
 });
 
-test('a process is attached to by its tag, takes input, and goes on without us', async () => {
+test('a process is attached to by its tag, reads input, and keeps running without the client', async () => {
   await harness.send('POST', `/v1/sandboxes/${id}/exec`, {
     cmd: 'cat',
     background: true,
@@ -261,7 +261,7 @@ describe('admission', () => {
     expect(await client.first('exit')).toEqual({ type: 'exit', exit_code: 0 });
   });
 
-  test('a wrong token, or another first frame, is refused and nothing started', async () => {
+  test('a wrong token, or another first frame, is refused, and nothing is started', async () => {
     const calls = harness.agent.count('execStream');
     for (const frame of [
       { type: 'auth', token: `tpr_${'0'.repeat(40)}` },
@@ -294,7 +294,7 @@ describe('admission', () => {
     });
   });
 
-  test('silence is not waited for', async () => {
+  test('a client that sends no token is disconnected', async () => {
     await using client = connect('exec/stream', {});
     expect(await client.first('error')).toMatchObject({ code: 'unauthorized', fatal: true });
   });
@@ -302,9 +302,9 @@ describe('admission', () => {
   test('an unknown sandbox, and one that does not run', async () => {
     await using unknown = connect('exec/stream', undefined, 'sbunknown');
     expect(await unknown.first('error')).toMatchObject({ code: 'not_found', fatal: true });
-    const gone = await harness.create({ memory_mb: 128 });
-    await harness.request(`/v1/sandboxes/${gone.id}`, { method: 'DELETE' });
-    await using stopped = connect('pty', undefined, gone.id);
+    const destroyed = await harness.create({ memory_mb: 128 });
+    await harness.request(`/v1/sandboxes/${destroyed.id}`, { method: 'DELETE' });
+    await using stopped = connect('pty', undefined, destroyed.id);
     expect(await stopped.first('error')).toMatchObject({ code: 'invalid_state', fatal: true });
   });
 });

@@ -21,9 +21,9 @@ const credentialsSchema = z.strictObject({ api_key: z.string(), team_id: z.strin
 const FIRST_TEAM_LOCK = '128077194588019';
 
 /**
- * The API key in `<dataDir>/credentials.json`. At the first start the team and the
- * key are made. A new key is made if the file is lost or belongs to another
- * database: who can write the data directory may use the API.
+ * The API key in `<dataDir>/credentials.json`. The first start creates the
+ * team and the key. A new key is created if the file is lost or belongs to another
+ * database: any user who can write the data directory may use the API.
  */
 export async function ensureLocalCredentials(
   db: Kysely<Database>,
@@ -47,7 +47,7 @@ export async function ensureLocalCredentials(
       await transaction.insertInto('teams').values({ id: teamId, name: 'Default' }).execute();
     }
     const apiKey = await createApiKey(transaction, teamId, 'local');
-    // Before the commit: a key that nobody has would be of no use.
+    // Before the commit: a key that was not written could not be used.
     await writePrivateFile(
       path,
       `${JSON.stringify({ api_key: apiKey, team_id: teamId }, null, 2)}\n`,

@@ -28,21 +28,21 @@ export interface NewSnapshot {
   readonly overwrite: boolean;
 }
 
-/** The source, and the row that gets the name when the host has the build. */
+/** The source, and the row that gets the name once the host has the build. */
 interface Subject {
   readonly source: SandboxRow;
   readonly pending: TemplateRow;
 }
 
 interface Made extends OperatedSnapshot {
-  /** What had the name before. */
+  /** The previous snapshot of the name. */
   readonly replaced: TemplateRow | undefined;
 }
 
-type Answer = hostAgent.CreateSnapshotResponse;
-type SnapshotOperation = Operation<Subject, Answer, Made>;
+type AgentResponse = hostAgent.CreateSnapshotResponse;
+type SnapshotOperation = Operation<Subject, AgentResponse, Made>;
 
-/** Keeps the present state of a running or paused sandbox under a name; the sandbox is paused afterwards. */
+/** Stores the current state of a running or paused sandbox under a name; the sandbox is paused afterwards. */
 export function createSnapshotOperation(
   parts: TemplateParts,
   principal: Principal,
@@ -86,7 +86,7 @@ export function createSnapshotOperation(
             { timeoutMs: SNAPSHOT_TIMEOUT_MS },
           ),
       ),
-    complete: (transaction, subject, answer) => publish(transaction, subject, answer),
+    complete: (transaction, subject, response) => publish(transaction, subject, response),
     settle: async ({ pending }) => {
       const record = await observe(parts, sandboxId);
       return async (transaction) => {
@@ -105,9 +105,9 @@ export function createSnapshotOperation(
 async function publish(
   transaction: Transaction<Database>,
   { source, pending }: Subject,
-  answer: Answer,
+  response: AgentResponse,
 ): Promise<Completion<Made>> {
-  const { state, ...facts } = requireReport(answer);
+  const { state, ...facts } = requireReport(response);
   const sandbox = await new SandboxRepository(transaction).transition(
     source.id,
     'snapshotting',
@@ -117,10 +117,10 @@ async function publish(
   requireRow(source.id, sandbox);
   const { row, replaced } = await new TemplateRepository(transaction).publish(pending.id, {
     build_id: facts.build_id ?? null,
-    vcpus: answer.vcpus ?? source.vcpus,
-    memory_mb: answer.memoryMb ?? source.memory_mb,
-    disk_size_mb: answer.sandbox?.diskSizeMb ?? source.disk_size_mb,
-    size_bytes: Number(answer.sizeBytes),
+    vcpus: response.vcpus ?? source.vcpus,
+    memory_mb: response.memoryMb ?? source.memory_mb,
+    disk_size_mb: response.sandbox?.diskSizeMb ?? source.disk_size_mb,
+    size_bytes: Number(response.sizeBytes),
   });
   const event = {
     teamId: row.team_id,
@@ -128,7 +128,7 @@ async function publish(
     metadata: { sandbox: source.id },
   };
   return {
-    result: { row, timings: phaseTimings(answer.timings), replaced },
+    result: { row, timings: phaseTimings(response.timings), replaced },
     events: [snapshotEvent(event, 'success')],
   };
 }

@@ -7,8 +7,8 @@ import { nameResource, releaseTemplate, snapshotEvent, type TemplateParts } from
 import { TemplateRepository } from './repository.ts';
 
 /**
- * Takes a name away at once, also if the host does not respond: that it still keeps the
- * build is the sweeper's matter.
+ * Deletes a name at once, even if the host does not respond: then the sweeper makes it
+ * release the build later.
  */
 export function deleteSnapshotOperation(
   parts: TemplateParts,

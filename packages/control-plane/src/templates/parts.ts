@@ -8,21 +8,21 @@ import type { TemplateRepository } from './repository.ts';
 
 const DELETE_TIMEOUT_MS = 60_000;
 
-/** What the operations on snapshots need. */
+/** The dependencies of the operations on snapshots. */
 export interface TemplateParts extends SandboxParts {
   readonly templates: TemplateRepository;
 }
 
-/** A snapshot after an operation, and how long the phases of that took. */
+/** A snapshot after an operation, and how long the operation's phases took. */
 export interface OperatedSnapshot {
   readonly row: TemplateRow;
   readonly timings: readonly PhaseTiming[];
 }
 
-/** What the locks of names begin with; sandboxes are locked by their ids. */
+/** Prefix of the resources of names; sandboxes are locked by their ids. */
 export const NAME_PREFIX = 'name:';
 
-/** What is locked while a name is given or taken away. */
+/** The resource that is locked while a name is assigned or deleted. */
 export function nameResource(teamId: string, name: string): string {
   return `${NAME_PREFIX}${teamId}/${name}`;
 }
@@ -35,8 +35,8 @@ export function snapshotEvent(
 }
 
 /**
- * Has the host release a template, if it is `deleting`: nobody can name it any more, and that
- * is final. Its row is forgotten then. If the host fails it is no error: the sweeper tries again.
+ * Makes the host release a template that is `deleting`, which is final, and removes its row.
+ * A failure of the host is not an error: the sweeper retries.
  */
 export async function releaseTemplate(
   { hosts, templates, logger }: Pick<TemplateParts, 'hosts' | 'templates' | 'logger'>,

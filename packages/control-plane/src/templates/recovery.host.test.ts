@@ -62,7 +62,7 @@ async function unsettled(): Promise<string[]> {
   return rows.map(({ id }) => String(id));
 }
 
-test('what a crash left of snapshots is removed, from the rows and from the host', async () => {
+test('leftovers of snapshots after a crash are removed, from the rows and from the host', async () => {
   const { templates } = site.agent.builds;
   const first = await start();
   const { id } = await create(client(first));
@@ -72,7 +72,8 @@ test('what a crash left of snapshots is removed, from the rows and from the host
   const [keptId] = templates.keys();
   await first.close();
 
-  // One was being overwritten when its control plane died, one made; the host is not done with the last.
+  // When its control plane died, one was being overwritten and one created. The host still
+  // works on the last.
   await leave('deleting', 'kept', id);
   await leave('pending', 'kept', id);
   const unfinished = await leave('pending', 'other', busy.id);
@@ -89,7 +90,7 @@ test('what a crash left of snapshots is removed, from the rows and from the host
   expect((await create(client(second), { template: 'kept' })).status).toBe('running');
 });
 
-test('a sandbox that was being paused, resumed or copied is what the host says', async () => {
+test('a sandbox that was being paused, resumed or copied gets the state from the host', async () => {
   const first = await start();
   const ids = await Promise.all([1, 2, 3].map(async () => (await create(client(first))).id));
   const [pausing = '', resuming = '', snapshotting = ''] = ids;
@@ -108,8 +109,8 @@ test('a sandbox that was being paused, resumed or copied is what the host says',
   const states = async () =>
     Promise.all(
       ids.map(async (id) => {
-        const answer = await client(second)('GET', `/v1/sandboxes/${id}`);
-        return ((await answer.json()) as rest.Sandbox).status;
+        const response = await client(second)('GET', `/v1/sandboxes/${id}`);
+        return ((await response.json()) as rest.Sandbox).status;
       }),
     );
   await until(async () => (await states()).join() === 'running,paused,paused');

@@ -3,14 +3,14 @@ import type { Database, NewTemplateRow, TemplateRow } from '../database/schema.t
 
 export interface PublishedTemplate {
   readonly row: TemplateRow;
-  /** What had the name before; its state is `deleting` now. */
+  /** The previous snapshot of the name; its state is `deleting` now. */
   readonly replaced: TemplateRow | undefined;
 }
 
 /**
  * The rows of the table `templates`. An operation that holds the lock of a name inserts,
- * publishes and marks its rows; one that is `deleting` may be released by any
- * control plane, and its row is removed then.
+ * publishes and marks its rows. Any control plane may release one that is `deleting`,
+ * and then removes its row.
  */
 export class TemplateRepository {
   readonly #db: Kysely<Database>;
@@ -19,7 +19,7 @@ export class TemplateRepository {
     this.#db = db;
   }
 
-  /** One that can be used. */
+  /** Finds a template that can be used. */
   find(teamId: string, name: string): Promise<TemplateRow | undefined> {
     return this.#db
       .selectFrom('templates')
@@ -39,7 +39,7 @@ export class TemplateRepository {
       .executeTakeFirst();
   }
 
-  /** Those that can be used, newest first. */
+  /** The templates that can be used, newest first. */
   list(teamId: string): Promise<TemplateRow[]> {
     return this.#db
       .selectFrom('templates')
@@ -55,7 +55,7 @@ export class TemplateRepository {
     return this.#db.insertInto('templates').values(row).returningAll().executeTakeFirstOrThrow();
   }
 
-  /** Gives a pending template its name, and takes it from the one that had it; within a transaction. */
+  /** Assigns the name to a pending template, and takes it from the previous one; within a transaction. */
   async publish(
     id: string,
     facts: Pick<TemplateRow, 'build_id' | 'vcpus' | 'memory_mb' | 'disk_size_mb'> & {
@@ -82,7 +82,7 @@ export class TemplateRepository {
     return { row, replaced };
   }
 
-  /** From here on nobody can name it. */
+  /** From here on its name no longer refers to it. */
   async markDeleting(id: string): Promise<void> {
     await this.#db
       .updateTable('templates')
@@ -91,7 +91,7 @@ export class TemplateRepository {
       .execute();
   }
 
-  /** Those of a name that are being made. */
+  /** The templates of a name that are being created. */
   listPending(teamId: string, name: string): Promise<TemplateRow[]> {
     return this.#db
       .selectFrom('templates')
@@ -102,7 +102,7 @@ export class TemplateRepository {
       .execute();
   }
 
-  /** Those of a host that are being made or removed. */
+  /** The templates of a host that are being created or removed. */
   unsettled(hostId: string): Promise<TemplateRow[]> {
     return this.#db
       .selectFrom('templates')
@@ -112,7 +112,7 @@ export class TemplateRepository {
       .execute();
   }
 
-  /** Forgets one that the host has released. */
+  /** Removes the row of a template that the host has released. */
   async remove(id: string): Promise<void> {
     await this.#db
       .deleteFrom('templates')

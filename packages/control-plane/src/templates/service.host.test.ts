@@ -42,10 +42,10 @@ async function errorOf(response: Response): Promise<{ status: number; code: stri
 }
 
 describe('create', () => {
-  test('returns what was kept, and leaves the source paused', async () => {
+  test('returns the snapshot, and leaves the source paused', async () => {
     const { id } = await create({ vcpus: 2 });
-    const answer = await made(await snapshot({ sandbox_id: id, name: 'warm' }));
-    expect(answer).toMatchObject({
+    const response = await made(await snapshot({ sandbox_id: id, name: 'warm' }));
+    expect(response).toMatchObject({
       name: 'warm',
       type: 'snapshot',
       vcpus: 2,
@@ -54,14 +54,14 @@ describe('create', () => {
       platform: false,
       metadata: { vmm: 'memory', envd_version: '0' },
     });
-    expect(answer.timings?.map(({ phase }) => phase)).toEqual(['memory', 'total']);
+    expect(response.timings?.map(({ phase }) => phase)).toEqual(['memory', 'total']);
     expect((await harness.get(id)).status).toBe('paused');
-    const { timings: _, ...stored } = answer;
+    const { timings: _, ...stored } = response;
     expect(await (await harness.request('/v1/snapshots/warm')).json()).toEqual(stored);
     expect(await list('?type=snapshot')).toEqual([stored]);
   });
 
-  test('makes a name where none is given, also from a paused sandbox', async () => {
+  test('generates a name if none is given, also from a paused sandbox', async () => {
     const { id } = await create();
     await harness.request(`/v1/sandboxes/${id}/pause`, { method: 'POST' });
     const { name } = await made(await snapshot({ sandbox_id: id }));
@@ -85,7 +85,7 @@ describe('create', () => {
     expect((await harness.get(id)).status).toBe('running');
   });
 
-  test('needs a sandbox that is there and runs or is paused', async () => {
+  test('needs an existing sandbox that is running or paused', async () => {
     expect(await errorOf(await snapshot({}))).toEqual({ status: 400, code: 'invalid_request' });
     expect(await errorOf(await snapshot({ sandbox_id: 'sbnosuchsandbox0000000' }))).toEqual({
       status: 404,
@@ -100,7 +100,7 @@ describe('create', () => {
     });
   });
 
-  test('a name that is taken is refused, unless it is to be overwritten', async () => {
+  test('a name that is in use is refused, unless it is to be overwritten', async () => {
     const first = await create();
     const second = await create({ memory_mb: 256 });
     await made(await snapshot({ sandbox_id: first.id, name: 'warm' }));
@@ -108,32 +108,32 @@ describe('create', () => {
     const refused = await snapshot({ sandbox_id: second.id, name: 'warm' });
     expect(await errorOf(refused)).toEqual({ status: 409, code: 'already_exists' });
     expect((await harness.get(second.id)).status).toBe('running');
-    const answer = await made(
+    const response = await made(
       await snapshot({ sandbox_id: second.id, name: 'warm' }, '?overwrite=true'),
     );
-    expect(answer.memory_mb).toBe(256);
+    expect(response.memory_mb).toBe(256);
     expect((await list('?type=snapshot')).map(({ memory_mb }) => memory_mb)).toEqual([256]);
     expect(harness.agent.builds.templates.size).toBe(1);
     expect(harness.agent.builds.templates.has(old ?? '')).toBe(false);
   });
 
-  test('of two snapshots of one name at once one gets it, and the other source keeps running', async () => {
+  test('of two concurrent snapshots with one name, one gets it, and the other source keeps running', async () => {
     const sources = [await create(), await create()];
-    const answers = await Promise.all(
+    const responses = await Promise.all(
       sources.map(({ id }) => snapshot({ sandbox_id: id, name: 'warm' })),
     );
-    expect(answers.map(({ status }) => status).toSorted()).toEqual([201, 409]);
+    expect(responses.map(({ status }) => status).toSorted()).toEqual([201, 409]);
     const states = await Promise.all(sources.map(async ({ id }) => (await harness.get(id)).status));
     expect(states.toSorted()).toEqual(['paused', 'running']);
     expect(harness.agent.builds.templates.size).toBe(1);
   });
 
-  test('overwrites at once leave one, and no reference without a name', async () => {
+  test('concurrent overwrites leave one snapshot, and no reference without a name', async () => {
     const sources = [await create(), await create(), await create()];
-    const answers = await Promise.all(
+    const responses = await Promise.all(
       sources.map(({ id }) => snapshot({ sandbox_id: id, name: 'warm' }, '?overwrite=true')),
     );
-    expect(answers.map(({ status }) => status)).toEqual([201, 201, 201]);
+    expect(responses.map(({ status }) => status)).toEqual([201, 201, 201]);
     expect(harness.agent.builds.templates.size).toBe(1);
     expect((await harness.create({ template: 'warm' })).status).toBe('running');
   });
@@ -153,7 +153,7 @@ describe('create', () => {
     await made(await snapshot({ sandbox_id: id, name: 'other' }));
   });
 
-  test('is finished when the client hangs up; a pause meanwhile finds it paused', async () => {
+  test('completes when the client disconnects; a pause meanwhile finds the sandbox paused', async () => {
     const { id } = await create();
     const gate = Promise.withResolvers<void>();
     harness.agent.builds.commitGate = gate.promise;
@@ -197,9 +197,9 @@ describe('create a sandbox from one', () => {
       const { id } = await create({ vcpus: 2, memory_mb: 256 });
       await made(await snapshot({ sandbox_id: id, name: 'warm' }));
       const calls = harness.agent.requests.length;
-      const answer = await harness.send('POST', '/v1/sandboxes', { template: 'warm', ...shape });
-      expect(answer.status).toBe(400);
-      const { error } = (await answer.json()) as rest.ErrorBody;
+      const response = await harness.send('POST', '/v1/sandboxes', { template: 'warm', ...shape });
+      expect(response.status).toBe(400);
+      const { error } = (await response.json()) as rest.ErrorBody;
       expect(error.code).toBe('invalid_request');
       expect(error.message).toMatch(
         /(vcpus is 2|memory_mb is 256 MiB|disk_size_mb is 1024 MiB) in the snapshot warm and cannot be changed/,
@@ -227,7 +227,7 @@ describe('list and delete', () => {
     });
   });
 
-  test('what is not there', async () => {
+  test('snapshots that do not exist', async () => {
     expect(await errorOf(await harness.request('/v1/snapshots/nope'))).toEqual({
       status: 404,
       code: 'not_found',
@@ -236,12 +236,12 @@ describe('list and delete', () => {
     expect(await errorOf(await remove('%2e%2e%2fetc'))).toEqual({ status: 404, code: 'not_found' });
   });
 
-  test('a deleted name is free, and what was made from it goes on', async () => {
+  test('a deleted name is free, and sandboxes that were created from it keep running', async () => {
     const { id } = await create();
     await made(await snapshot({ sandbox_id: id, name: 'warm' }));
     const child = await harness.create({ template: 'warm' });
-    const answers = await Promise.all([remove('warm'), remove('warm')]);
-    expect(answers.map(({ status }) => status).toSorted()).toEqual([204, 404]);
+    const responses = await Promise.all([remove('warm'), remove('warm')]);
+    expect(responses.map(({ status }) => status).toSorted()).toEqual([204, 404]);
     expect(harness.agent.builds.templates.size).toBe(0);
     expect((await harness.get(child.id)).status).toBe('running');
     expect((await harness.send('POST', '/v1/sandboxes', { template: 'warm' })).status).toBe(404);
@@ -251,7 +251,7 @@ describe('list and delete', () => {
     const { builds } = harness.agent;
     const { id } = await create();
     await made(await snapshot({ sandbox_id: id, name: 'warm' }));
-    builds.deleteError = new TorporError('host_unavailable', 'The agent is away.');
+    builds.deleteError = new TorporError('host_unavailable', 'The agent is unreachable.');
     expect((await remove('warm')).status).toBe(204);
     expect(await list('?type=snapshot')).toEqual([]);
     expect(builds.templates.size).toBe(1);
@@ -291,7 +291,7 @@ describe('builds', () => {
     expect((await verify()).builds).toEqual([]);
   });
 
-  test('must be asked to be verified', async () => {
+  test('are verified only if requested', async () => {
     expect(await errorOf(await harness.request('/v1/builds'))).toEqual({
       status: 400,
       code: 'invalid_request',

@@ -1,14 +1,14 @@
 /**
  * Snapshots: names for builds. A name is a row here and a reference on the host; they
- * must not drift apart when something dies between the two.
+ * must stay consistent when a process dies between the two writes.
  *
  * - The row is written first, as `pending`, with the id under which the host will keep
  *   the build. Only when the host has the build does the row get its name (`ready`);
- *   in the same transaction what had the name before becomes `deleting`.
+ *   in the same transaction the previous snapshot of the name becomes `deleting`.
  * - A `ready` row therefore always has its build; an overwritten one loses it only
- *   after its successor is there.
- * - The host is told to release what is `deleting`, and then the row goes. A crash
- *   leaves rows that are `pending` or `deleting`, which nobody can name; the
+ *   after its successor exists.
+ * - The host is told to release what is `deleting`, and then the row is removed. A crash
+ *   leaves rows that are `pending` or `deleting`, which no name refers to; the
  *   {@link TemplateSweeper} finishes them.
  */
 import { randomBytes } from 'node:crypto';
@@ -28,13 +28,13 @@ export interface TemplateServiceParts extends TemplateParts {
 
 export interface SnapshotRequest {
   readonly sandboxId: string;
-  /** Made up if omitted. */
+  /** Generated if omitted. */
   readonly name?: string | undefined;
   /** Whether the name may be taken from a snapshot that has it. */
   readonly overwrite: boolean;
 }
 
-/** What sandboxes can be created from: a snapshot of the team, or an image of the platform. */
+/** A template of sandboxes: a snapshot of the team, or an image of the platform. */
 export type Template =
   | { readonly snapshot: TemplateRow; readonly image?: never }
   | { readonly image: HostImage; readonly snapshot?: never };
@@ -47,9 +47,9 @@ export class TemplateService {
   }
 
   /**
-   * Keeps the present state of a running or paused sandbox under a name; the sandbox is
+   * Stores the current state of a running or paused sandbox under a name; the sandbox is
    * paused afterwards. Throws `not_found`, `name_reserved`, `already_exists`,
-   * `invalid_state`, or what the agent says; the name is then as it was.
+   * `invalid_state`, or the agent's error; the name is unchanged then.
    */
   async create(principal: Principal, request: SnapshotRequest): Promise<OperatedSnapshot> {
     const { sandboxes, runner } = this.#parts;
@@ -80,9 +80,9 @@ export class TemplateService {
   }
 
   /**
-   * Takes the name away at once, also if the host does not respond: it releases the build
-   * later. Sandboxes made from it are not touched. Throws `not_found`, and `forbidden` for
-   * an image of the platform.
+   * Deletes the name at once, even if the host does not respond: it releases the build later.
+   * Sandboxes that were created from it are not affected. Throws `not_found`, and `forbidden`
+   * for an image of the platform.
    */
   async delete(principal: Principal, name: string): Promise<void> {
     if ((await this.#find(principal, name)) === undefined && (await this.#isImage(name))) {

@@ -7,9 +7,9 @@ import { nameResource, releaseTemplate, type TemplateParts } from './parts.ts';
 const DEFAULT_INTERVAL_MS = 30_000;
 
 /**
- * Finishes from time to time what a crash, or a host that did not respond, left of
- * templates: those that are pending, though no operation is at work on their name, and
- * those that the host still keeps, though nobody can name them.
+ * Periodically cleans up templates after a crash, or after a host did not respond: those that
+ * are pending although no operation has locked their name, and those that are deleted but
+ * still kept by the host.
  */
 export class TemplateSweeper implements AsyncDisposable {
   readonly #parts: TemplateParts;

@@ -1,10 +1,10 @@
 import { type FieldIssue, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
 
-/** At most so many faults of a value are listed. */
+/** At most this many faults of a value are listed. */
 const MAX_LISTED_ISSUES = 5;
 
-/** Checks `value` against `schema`. Throws `invalid_request` with a sentence that names every field at fault. */
+/** Checks `value` against `schema`. Throws `invalid_request` with a sentence that names every invalid field. */
 export function parseWith<S extends z.ZodType>(
   schema: S,
   value: unknown,
@@ -32,7 +32,7 @@ function fieldIssue(issue: z.core.$ZodIssue): FieldIssue {
   return { field: path.join('.').slice(0, 200), problem: problemOf(issue) };
 }
 
-/** What is wrong with a field, as a phrase that follows its name. Zod's own are about types. */
+/** What is wrong with a field, as a phrase that follows its name; Zod's own messages are about types. */
 function problemOf(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
     case 'too_big':

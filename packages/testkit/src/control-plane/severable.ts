@@ -119,9 +119,9 @@ export class SeverableLinks implements AsyncDisposable {
       unary: async (method, signal, ...rest) => {
         reach(method.localName, 'before');
         // The agent carries a call out that it has been sent, also if the client hangs up.
-        const answer = await transport.unary(method, signal, ...rest);
+        const response = await transport.unary(method, signal, ...rest);
         reach(method.localName, 'after');
-        return answer;
+        return response;
       },
       stream: (method, signal, ...rest) => transport.stream(method, either(signal), ...rest),
     };

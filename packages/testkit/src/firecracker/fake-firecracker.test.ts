@@ -36,12 +36,12 @@ function start(behaviour: FakeBehaviour = {}, ...more: string[]): Promise<number
   return new Promise((resolve) => started.once('exit', resolve));
 }
 
-interface Answer {
+interface ApiResponse {
   readonly status: number;
   readonly fault?: string;
 }
 
-function ask(method: string, path: string, body: object): Promise<Answer> {
+function ask(method: string, path: string, body: object): Promise<ApiResponse> {
   return new Promise((resolve, reject) => {
     const socketPath = join(directory, 'api.sock');
     const sent = request({ socketPath, method, path }, async (response) => {

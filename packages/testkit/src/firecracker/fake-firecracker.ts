@@ -313,20 +313,20 @@ function serve(request: IncomingMessage, response: ServerResponse, vmm: FakeFire
   const chunks: Buffer[] = [];
   request.on('data', (chunk: Buffer) => chunks.push(chunk));
   request.on('end', () => {
-    const answer = (status: number, body?: object) => {
+    const respond = (status: number, body?: object) => {
       response.statusCode = status;
       if (body === undefined) return response.end();
       response.setHeader('content-type', 'application/json');
       return response.end(JSON.stringify(body));
     };
     const text = Buffer.concat(chunks).toString();
-    if (text.length > MAX_BODY_BYTES) return answer(413, { error: 'Payload too large' });
+    if (text.length > MAX_BODY_BYTES) return respond(413, { error: 'Payload too large' });
     try {
       const body = vmm.handle(request.method ?? '', request.url ?? '', text);
-      return body === undefined ? answer(204) : answer(200, body);
+      return body === undefined ? respond(204) : respond(200, body);
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
-      return answer(400, { fault_message: error.message });
+      return respond(400, { fault_message: error.message });
     }
   });
 }

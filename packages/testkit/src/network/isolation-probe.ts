@@ -19,7 +19,7 @@ export interface ProbeTarget {
 }
 
 export type Outcome =
-  | { readonly reached: true; readonly answer: { readonly local: string; readonly peer: string } }
+  | { readonly reached: true; readonly response: { readonly local: string; readonly peer: string } }
   /** An errno's name, or `silence`. */
   | { readonly reached: false; readonly code: string };
 

@@ -24,7 +24,7 @@ function visit(target: ProbeTarget): Promise<Outcome> {
         response.on('data', (chunk: string) => {
           body += chunk;
         });
-        response.on('end', () => resolve({ reached: true, answer: JSON.parse(body) }));
+        response.on('end', () => resolve({ reached: true, response: JSON.parse(body) }));
       },
     );
     const patience = setTimeout(() => {

@@ -1,4 +1,4 @@
-/** An operating-system account that programs of the database run under. */
+/** The operating-system account that the database's programs run under. */
 export interface Account {
   readonly name: string;
   readonly uid: number;

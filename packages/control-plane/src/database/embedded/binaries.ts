@@ -54,7 +54,7 @@ function binariesIn(native: string): PostgresBinaries {
 
 function locatePackage(): string {
   try {
-    // The package exports only its entry file, which lies one level below its root.
+    // The package exports only its entry file, which is one level below its root.
     return dirname(dirname(createRequire(import.meta.url).resolve(PACKAGE)));
   } catch (error) {
     throw new TorporError(
@@ -98,7 +98,7 @@ async function copyNative(packageDirectory: string, copyRoot: string): Promise<s
     });
     await rename(staging, destination);
   } catch (error) {
-    // Another start has published the same version: that one is as good.
+    // Another start has published the same version, which is identical.
     if (!isErrno(error, 'ENOTEMPTY') && !isErrno(error, 'EEXIST')) throw error;
   } finally {
     await rm(staging, { recursive: true, force: true });

@@ -13,8 +13,8 @@ export const ROLE = 'torpor';
 const STAGING_PREFIX = 'data.staging-';
 
 /**
- * Creates the database cluster unless there is one. Of several starts at once, each
- * makes one of its own, and the first to be complete is everybody's.
+ * Creates the database cluster if there is none. Concurrent starts each make one; all use
+ * the one that is complete first.
  */
 export async function createCluster(
   layout: DatabaseLayout,
@@ -54,7 +54,7 @@ export async function createCluster(
   await syncDirectory(layout.root);
 }
 
-/** What processes left that were killed while they made the database. */
+/** Removes the leftovers of processes that were killed while they created the database. */
 async function removeStaleStagings(root: string): Promise<void> {
   for (const name of await readdir(root)) {
     if (!name.startsWith(STAGING_PREFIX)) continue;

@@ -25,7 +25,7 @@ export async function databaseAccount(): Promise<Account | undefined> {
     '/usr/sbin/nologin',
     DATABASE_ACCOUNT,
   ]);
-  // Another process may have made it meanwhile; what counts is that it exists.
+  // Another process may have created it meanwhile, so only its existence is checked.
   const account = await findAccount(DATABASE_ACCOUNT);
   if (account !== undefined) return account;
   throw new TorporError(

@@ -82,7 +82,7 @@ async function highest(server: EmbeddedPostgres): Promise<{ max: number; count: 
   return row ?? { max: 0, count: 0 };
 }
 
-test('the server outlives a killed owner, and the next one goes on with it', async () => {
+test('the server outlives a killed owner, and the next owner adopts it', async () => {
   const acknowledged = await writeAndKill();
   const left = await readPostmasterFile(data());
   expect(await isPostmasterOf(left?.pid ?? 0, data())).toBe(true);
@@ -110,7 +110,7 @@ test('a server that hangs and is killed while a start waits for it is replaced a
   const left = (await readPostmasterFile(data()))?.pid ?? 0;
   process.kill(left, 'SIGSTOP');
   const starting = start();
-  // Its listening socket, and the connection of the start, which waits for an answer.
+  // The listening socket, and the connection of the start, which waits for a response.
   await until(async () => (await socketsAt(join(dataDir, 'db', 's', '.s.PGSQL.5432'))) > 1);
   process.kill(left, 'SIGKILL');
   const server = await starting;
@@ -118,7 +118,7 @@ test('a server that hangs and is killed while a start waits for it is replaced a
   expect((await highest(server)).max).toBeGreaterThanOrEqual(20);
 });
 
-test('a server that dies under its owner comes back', async () => {
+test('a server that exits while it is owned is restarted', async () => {
   const server = await start();
   await query(server, 'create table kept as select 1 as one');
   const first = server.pid() ?? 0;
@@ -170,7 +170,7 @@ test('stops with its owner, and listens on a private Unix socket only', async ()
   expect(await readPostmasterFile(data())).toBeUndefined();
 });
 
-test('a data directory may have characters in its path that mean something to a shell', async () => {
+test('the path of a data directory may contain characters that are special to a shell', async () => {
   await chmod(dataDir, 0o711);
   const odd = join(dataDir, `it's "a" $(touch owned) \`b\``);
   const server = await startEmbeddedPostgres({ dataDir: odd, logger });

@@ -1,13 +1,13 @@
 /**
  * The private PostgreSQL of a data directory.
  *
- * It runs detached, so that `kill -9` of our process does not end it; the next
+ * It runs detached, so that it survives `kill -9` of our process; the next
  * start finds it by postmaster.pid and adopts it. It listens on a Unix socket
- * in a private directory only, and lets in one operating-system user (peer
+ * in a private directory only, and accepts one operating-system user (peer
  * authentication): there is no password that could leak. A session lock in the
- * database itself makes sure that one process at a time calls it its own; the
+ * database itself ensures that it has one owner at a time; the
  * server drops the lock with the connection, so a killed owner leaves none behind.
- * `fsync` and `synchronous_commit` are on: what was acknowledged survives a power cut.
+ * `fsync` and `synchronous_commit` are on: what was acknowledged survives a power failure.
  */
 import type pg from 'pg';
 import type { Logger } from 'pino';
@@ -19,7 +19,7 @@ import { PostgresServer } from './server.ts';
 
 export interface EmbeddedPostgres {
   readonly connection: pg.ClientConfig;
-  /** Of the postmaster that serves now. */
+  /** The pid of the current postmaster. */
   pid(): number | undefined;
   /** Stops the server (fast shutdown). */
   close(): Promise<void>;

@@ -10,7 +10,7 @@ import { readPostmasterFile } from './postmaster.ts';
 import { databaseEnvironment } from './run-program.ts';
 
 const MAX_LOG_BYTES = 4 * 1024 * 1024;
-/** Lines of the server's log that every start and end has. What is wrong can be of level LOG, too. */
+/** Lines that the server logs at every start and shutdown. Errors can have the level LOG, too. */
 const ROUTINE_LINE =
   /\bLOG: +(?:starting |listening |database system |shutting down|checkpoint |received |redo )/;
 
@@ -53,7 +53,7 @@ export interface LaunchedPostmaster {
   readonly pid: number | undefined;
   /** How it exited, or why it could not be started; undefined while it runs. */
   exitStatus(): string | undefined;
-  /** What the server has written to its log since this launch, without what every start writes. */
+  /** What the server has logged since this launch, without the routine lines. */
   complaints(): Promise<string>;
 }
 
@@ -89,7 +89,7 @@ export async function launchPostmaster(options: LaunchOptions): Promise<Launched
   };
 }
 
-/** One operating-system user, ours, may connect as our role. */
+/** Only our operating-system user may connect, as our role. */
 async function writeAccessRules(
   { data }: DatabaseLayout,
   account: Account | undefined,
@@ -107,10 +107,10 @@ async function writeAccessRules(
 
 /**
  * A killed server leaves its socket and a lock file with its pid, which PostgreSQL
- * takes for a running server's if the pid is in use again, or still a zombie's.
+ * takes for a running server's if the pid has been reused, or is still a zombie's.
  */
 async function removeStaleSocket({ data, socketDirectory }: DatabaseLayout): Promise<void> {
-  // Another start may have launched a server since we looked: then the socket is that one's.
+  // Another start may have launched a server since we looked: then the socket belongs to it.
   if ((await readPostmasterFile(data)) !== undefined) return;
   for (const name of [`.s.PGSQL.${PORT}`, `.s.PGSQL.${PORT}.lock`]) {
     await rm(join(socketDirectory, name), { force: true });

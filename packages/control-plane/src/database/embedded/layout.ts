@@ -6,12 +6,12 @@ import type { Account } from './account.ts';
 import { isErrno } from './errno.ts';
 import { runProgram } from './run-program.ts';
 
-/** PostgreSQL names its socket by a port, also where it listens on none. */
+/** PostgreSQL names its socket after a port, even if it listens on none. */
 export const PORT = 5432;
 /** sun_path of sockaddr_un(7) without its final NUL. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
-/** Where the parts of a data directory's database are. */
+/** The paths of a data directory's database. */
 export interface DatabaseLayout {
   readonly root: string;
   readonly data: string;
@@ -19,7 +19,7 @@ export interface DatabaseLayout {
   readonly logFile: string;
 }
 
-/** Makes what does not exist yet, and lets the account traverse the data directory. Throws `host_setup`. */
+/** Creates the missing directories, and lets the account traverse the data directory. Throws `host_setup`. */
 export async function openDatabaseLayout(
   dataDir: string,
   account: Account | undefined,
@@ -40,7 +40,7 @@ export async function openDatabaseLayout(
   return { root, data: join(root, 'data'), socketDirectory, logFile: join(root, 'postgresql.log') };
 }
 
-/** Makes a directory with this mode and owner; adopts one that is ours or the owner's. Throws `host_setup`. */
+/** Creates a directory with this mode and owner; accepts one that is ours or the owner's. Throws `host_setup`. */
 export async function makeDirectory(
   path: string,
   mode: number,

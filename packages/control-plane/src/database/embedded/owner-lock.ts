@@ -3,13 +3,13 @@ import { TorporError } from '@torpor/protocol';
 import pg from 'pg';
 
 const TIMEOUT_MS = 5_000;
-/** Any number that nothing else locks: "torpor" in ASCII. */
+/** An arbitrary number that nothing else locks: "torpor" in ASCII. */
 const LOCK = '128077194588018';
 
 /**
- * Takes the session lock that one owner of the database at a time can have; the returned
- * connection holds it. The server drops a killed owner's lock as soon as it notices the end
- * of its connection. Throws `conflict`; `pidFile` says where the other owner's pid is.
+ * Takes the session lock that only one owner of the database can hold; the returned
+ * connection holds it. The server releases a killed owner's lock as soon as it notices that
+ * the connection is closed. Throws `conflict`; `pidFile` says where the other owner's pid is.
  */
 export async function takeOwnerLock(
   connection: pg.ClientConfig,

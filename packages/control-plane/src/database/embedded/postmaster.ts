@@ -21,9 +21,8 @@ export async function readPostmasterFile(
 }
 
 /**
- * Whether `pid` is a postmaster at work in this data directory, and not some
- * process that got the pid of a dead one: PostgreSQL makes the data directory its
- * working directory.
+ * Whether `pid` is the postmaster of this data directory, and not another process that
+ * reuses the pid: the data directory is PostgreSQL's working directory.
  */
 export async function isPostmasterOf(pid: number, dataDirectory: string): Promise<boolean> {
   try {
@@ -44,8 +43,8 @@ const IMMEDIATE_SHUTDOWN_MS = 10_000;
 
 /**
  * Stops a postmaster: fast shutdown (SIGINT), after 15 s immediate shutdown
- * (SIGQUIT), after 10 s more SIGKILL. The write-ahead log keeps all that was
- * committed in every case. Resolves when the process has exited.
+ * (SIGQUIT), after 10 s more SIGKILL. The write-ahead log preserves all
+ * commits in every case. Resolves when the process has exited.
  */
 export async function stopPostmaster(pid: number, dataDirectory: string): Promise<void> {
   for (const [signal, patienceMs] of [

@@ -12,7 +12,7 @@ export interface ProgramResult {
   readonly spawnError: NodeJS.ErrnoException | undefined;
 }
 
-/** Runs a short program, as another account if one is given. Never throws; the result says what happened. */
+/** Runs a short program, under another account if one is given. Never throws; the result says what happened. */
 export function runProgram(
   program: string,
   args: readonly string[],
@@ -62,7 +62,7 @@ export async function requireProgram(
   });
 }
 
-/** What PostgreSQL's programs see of our environment: nothing that could redirect or reveal anything. */
+/** The part of our environment that PostgreSQL's programs get: nothing that redirects them, and no secrets. */
 export function databaseEnvironment(): Record<string, string> {
   return {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',

@@ -13,7 +13,7 @@ import { isPostmasterOf, readPostmasterFile, stopPostmaster } from './postmaster
 const DATABASE = 'postgres';
 const START_TIMEOUT_MS = 120_000;
 
-/** The server of a data directory, owned by this process and brought back whenever it exits. */
+/** The server of a data directory, owned by this process and restarted whenever it exits. */
 export class PostgresServer {
   readonly connection: pg.ClientConfig;
   readonly #options: LaunchOptions;
@@ -45,7 +45,7 @@ export class PostgresServer {
     this.#pid = (await this.#adopt()) ?? (await this.#launch());
     const pidFile = join(this.#layout.root, '..', 'run', 'api.json');
     const owner = await takeOwnerLock(this.connection, pidFile).catch((error: unknown) => {
-      // Another process has made the server that we launched its own, and serves from it.
+      // Another process has taken ownership of the server that we launched, and uses it.
       if (TorporError.from(error).code === 'conflict') this.#startedHere = false;
       throw error;
     });
@@ -88,13 +88,13 @@ export class PostgresServer {
     }
     if (found.socketDirectory === socketDirectory || found.socketDirectory === '') {
       try {
-        await this.#waitUntilItAnswers(async () =>
+        await this.#waitUntilItResponds(async () =>
           (await isPostmasterOf(pid, data)) ? undefined : 'it exited',
         );
         this.#logger.info({ pid }, 'Database server adopted');
         return pid;
       } catch (error) {
-        this.#logger.warn({ pid, err: error }, 'Running database server does not respond');
+        this.#logger.warn({ pid, err: error }, 'Running database server did not respond');
       }
     }
     await stopPostmaster(pid, data);
@@ -103,8 +103,8 @@ export class PostgresServer {
   }
 
   /**
-   * Removes what a server that was killed has left. Its pid may be another process's by
-   * now, or a zombie's, which PostgreSQL would take for a running server.
+   * Removes the pid file of a killed server. Its pid may have been reused since, or be a
+   * zombie's, which PostgreSQL would take for a running server.
    */
   async #removePidFile(pid: number): Promise<void> {
     const { data } = this.#layout;
@@ -119,9 +119,9 @@ export class PostgresServer {
       this.#pid = pid;
       this.#startedHere = true;
     }
-    await this.#waitUntilItAnswers(async () => {
+    await this.#waitUntilItResponds(async () => {
       const status = launched.exitStatus();
-      // A start that lost the race to launch the server meets the winner's.
+      // If another start won the race to launch the server, its server responds.
       return status === undefined || (await this.#isServed()) ? undefined : status;
     }, launched);
     const running = await readPostmasterFile(this.#layout.data);
@@ -138,7 +138,7 @@ export class PostgresServer {
   }
 
   /** `exitStatus` says how the server that is waited for exited, if it has. Throws `host_setup`. */
-  async #waitUntilItAnswers(
+  async #waitUntilItResponds(
     exitStatus: () => Promise<string | undefined>,
     launched?: LaunchedPostmaster,
   ): Promise<void> {
@@ -189,7 +189,7 @@ export class PostgresServer {
     );
   }
 
-  /** The owner's connection is lost: the server crashed or restarts. Brings it back, however often that takes. */
+  /** The owner's connection is lost: the server crashed or restarts. Retries until it runs again. */
   async #recover(): Promise<void> {
     this.#logger.error('Database server exited; starting it again');
     for (let attempt = 1; !this.#closing.signal.aborted; attempt++) {
@@ -198,7 +198,10 @@ export class PostgresServer {
         this.#logger.info({ pid: this.#pid }, 'Database server restarted');
         return;
       } catch (error) {
-        this.#logger.error({ err: error, attempt }, 'Database server not restarted');
+        this.#logger.error(
+          { err: error, attempt },
+          'Could not restart the database server; will retry',
+        );
         await delay(Math.min(attempt, 10) * 500, undefined, {
           signal: this.#closing.signal,
         }).catch(() => undefined);

@@ -39,7 +39,7 @@ export const teamsAndSandboxes: Migration = {
       .addColumn('host_ip', 'text')
       .addColumn('metadata', 'jsonb', (column) => column.notNull().defaultTo(sql`'{}'::jsonb`))
       .addColumn('versions', 'jsonb', (column) => column.notNull().defaultTo(sql`'{}'::jsonb`))
-      // Milliseconds, as the API shows them: a cursor made of this time finds its row again.
+      // Milliseconds, as in the API: a cursor made from this time finds its row again.
       .addColumn('created_at', sql`timestamptz(3)`, (column) =>
         column.notNull().defaultTo(sql`now()`),
       )

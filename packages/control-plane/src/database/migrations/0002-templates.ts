@@ -28,7 +28,7 @@ export const templates: Migration = {
         column.notNull().defaultTo(sql`now()`),
       )
       .execute();
-    // A name is taken by what can be used. What is being made or removed is only remembered.
+    // Only a template that can be used takes its name, not one that is being created or removed.
     await sql`create unique index templates_team_name on templates (team_id, name) where state = 'ready'`.execute(
       db,
     );

@@ -20,7 +20,7 @@ export function observe({
     metrics.httpDuration.observe({ method: c.req.method, route, status }, seconds);
     const entry = { method: c.req.method, route, status, ms: Math.round(seconds * 1000) };
     if (status < 500) {
-      logger.debug(entry, 'Request');
+      logger.debug(entry, 'Request handled');
     } else {
       logger.error({ ...entry, err: c.error }, 'Request failed');
     }

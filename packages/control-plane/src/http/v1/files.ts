@@ -143,7 +143,7 @@ function addContentRoutes(api: Api, files: GuestFiles, logger: Logger): void {
   });
   for (const endpoint of UPLOAD_FORMS) {
     addEndpoint(api, endpoint, async (c, { params, query }) => {
-      // Before the body is read, which may be long.
+      // Before the body is read, which may be large.
       await files.requireRunning(c.get('principal'), params.id);
       await receiveUpload(c.req.raw, async ({ fields, content }) => {
         const location = parseWith(

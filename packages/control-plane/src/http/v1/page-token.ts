@@ -4,12 +4,12 @@ import type { Cursor } from '../../sandboxes/repository.ts';
 
 const cursorSchema = z.tuple([z.number(), z.string()]);
 
-/** The place in a list, as a token that clients hand back. */
+/** The position in a list, as a token that clients send back. */
 export function encodeCursor(cursor: Cursor): string {
   return Buffer.from(JSON.stringify([cursor.createdAt.getTime(), cursor.id])).toString('base64url');
 }
 
-/** Throws `invalid_request` for what {@link encodeCursor} did not make. */
+/** Throws `invalid_request` for a token that {@link encodeCursor} did not create. */
 export function decodeCursor(token: string): Cursor {
   try {
     const [time, id] = cursorSchema.parse(

@@ -1,10 +1,10 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
 
-/** Any string: one that no sandbox has is `not_found`, whatever its form. */
+/** Any string: an id that no sandbox has is `not_found`, even if malformed. */
 export const sandboxParams = z.object({ id: rest.sandboxIdSchema });
 
-/** A process of a sandbox, handed over as what the selector means. */
+/** A process of a sandbox, with its selector parsed. */
 export const processParams = sandboxParams.extend({
   selector: z
     .string()

@@ -3,7 +3,7 @@ import type { rest } from '@torpor/protocol';
 import type { ExecOutcome, ProcessEntry } from '../../guest/processes.ts';
 import { completeUtf8Length } from '../../guest/text.ts';
 
-/** What a foreground exec of `cmd` gave: text, or base64 of both streams if either is not UTF-8. */
+/** The result of a foreground exec of `cmd`: text, or base64 of both streams if either is not UTF-8. */
 export function presentExec(sandboxId: string, cmd: string, outcome: ExecOutcome): rest.ExecResult {
   const stdout = trimCut(outcome.stdout, outcome.stdoutDroppedBytes);
   const stderr = trimCut(outcome.stderr, outcome.stderrDroppedBytes);
@@ -23,7 +23,7 @@ export function presentExec(sandboxId: string, cmd: string, outcome: ExecOutcome
   };
 }
 
-/** Output that was cut may end inside a character; that half counts as dropped, or the rest would not be text any more. */
+/** Truncated output may end inside a character; that part counts as dropped, or the rest would no longer be text. */
 function trimCut(bytes: Uint8Array, dropped: number): { bytes: Uint8Array; dropped: number } {
   if (dropped === 0) return { bytes, dropped };
   const length = completeUtf8Length(bytes);

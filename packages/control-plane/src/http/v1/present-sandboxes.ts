@@ -36,7 +36,7 @@ export function presentSandbox(
   };
 }
 
-/** A sandbox with the phases of the operation that the response is to. */
+/** A sandbox with the phases of the operation that was requested. */
 export function presentOperated({ row, timings }: OperatedSandbox): rest.Sandbox {
   return presentSandbox(row, timings);
 }

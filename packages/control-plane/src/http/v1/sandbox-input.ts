@@ -1,4 +1,4 @@
-/** What requests of this dialect say of sandboxes, in the terms of the services. */
+/** Converts the input of this dialect's requests about sandboxes to the services' types. */
 import {
   isSandboxState,
   type rest,

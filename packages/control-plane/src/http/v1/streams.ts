@@ -13,7 +13,7 @@ const FRAMES =
   'Frames are JSON text. Without the header X-API-Key the first frame must be ' +
   '`{"type":"auth","token":"tpr_…"}`, within 5 s. Errors are `{"type":"error","data","code","fatal"}`. ';
 
-/** A WebSocket of the API: how it is documented, and how a path asks for it. */
+/** A WebSocket of the API: its documentation, and its path. */
 interface Stream {
   readonly addTo: (api: Api) => void;
   readonly route: StreamRouter;
@@ -106,12 +106,12 @@ const PROCESS = defineStream(
 
 const STREAMS: readonly Stream[] = [EXEC, PTY, PROCESS];
 
-/** Documents the WebSockets, and tells a plain request for one what it is. */
+/** Documents the WebSockets, and refuses plain requests for them with an explanation. */
 export function addStreamRoutes(api: Api): void {
   for (const stream of STREAMS) stream.addTo(api);
 }
 
-/** The WebSocket that a path asks for. */
+/** The WebSocket at a path. */
 export const routeStream: StreamRouter = (path) => {
   for (const { route } of STREAMS) {
     const stream = route(path);
