@@ -1,10 +1,11 @@
 // What tests need of a machine beyond the npm packages: programs, kernel features, guest artefacts.
 
+import { prepareGuest } from '@torpor/agent/guest-artifacts';
 import { setUpHost } from '@torpor/agent/host-setup';
 import type { Io } from '@torpor/cli';
-import { openImageStore, prepareGuest, printStatus, setupReport } from '@torpor/cli/testing';
+import { printStatus, progressStatus, setupReport } from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
-import { kernelArguments } from '@torpor/images';
+import { ImageStore, kernelArguments } from '@torpor/images';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
 
 /**
@@ -15,7 +16,10 @@ export async function prepareHost(io: Io): Promise<Record<string, string>> {
   await setUpHost({ report: setupReport(io) });
   const { config } = await loadConfig({ env: process.env });
   const { cacheDir } = config;
-  const artifacts = await prepareGuest(io, cacheDir, openImageStore(cacheDir, cacheDir));
+  const artifacts = await prepareGuest(new ImageStore({ cacheDir }), {
+    cacheDir,
+    onProgress: progressStatus(io),
+  });
   // Once for all tests: each has a data directory of its own, and would probe again.
   const { accelerator, reason } = await probeAccelerator({
     qemu: await findQemu(config.qemu),

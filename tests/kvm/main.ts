@@ -2,15 +2,11 @@
 // machine that has KVM. Exit status 0 if every step passed.
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { prepareGuest } from '@torpor/agent/guest-artifacts';
 import { setUpHost } from '@torpor/agent/host-setup';
-import {
-  BASE_IMAGE,
-  openImageStore,
-  prepareGuest,
-  processIo,
-  setupReport,
-} from '@torpor/cli/testing';
+import { processIo, progressStatus, setupReport } from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
+import { BASE_IMAGE, ImageStore } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
 import { type FirecrackerInstallation, findFirecracker, findQemu } from '@torpor/vmm';
 import { consolePath, runEmulatedMachine } from './emulated-machine.ts';
@@ -49,8 +45,8 @@ async function run(options: KvmTestOptions): Promise<number> {
   await setUpHost({ report: setupReport(io) });
   const firecracker = await suppliedFirecracker(options);
   const { cacheDir } = (await loadConfig({ env: process.env })).config;
-  const store = openImageStore(cacheDir, cacheDir);
-  const artifacts = await prepareGuest(io, cacheDir, store);
+  const store = new ImageStore({ cacheDir });
+  const artifacts = await prepareGuest(store, { cacheDir, onProgress: progressStatus(io) });
   const image = await store.resolve(BASE_IMAGE);
   if (image === undefined) throw new Error(`the cache has no image ${BASE_IMAGE}`);
   say('Debian for the emulated machine (made once, in some five minutes)');

@@ -2,7 +2,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import type { OnProgress } from '@torpor/images';
 import type { Accelerator } from '@torpor/vmm';
 import type { Logger } from 'pino';
-import type { BaseImages, SandboxLimits } from './host-context.ts';
+import type { SandboxLimits } from './host-context.ts';
 import type { SlotPoolOptions } from './network/index.ts';
 import type { VmmPrograms, VmmSetting } from './vmm-choice.ts';
 
@@ -21,8 +21,6 @@ export interface HostSettings {
 }
 
 export interface HostAgentConfig extends HostSettings {
-  /** Where root file systems come from; if omitted, the image store in the cache directory, whose image `base` is built at the first start. */
-  readonly images?: BaseImages;
   readonly logger: Logger;
   /** What one sandbox may ask for; by default all that the machine has. */
   readonly limits?: Partial<SandboxLimits>;

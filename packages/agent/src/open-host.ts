@@ -1,7 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { LocalBuildStore } from '@torpor/builds';
-import { createUpperDisk, ensureGuestArtifacts, ImageStore, kernelArguments } from '@torpor/images';
+import {
+  createUpperDisk,
+  type GuestArtifacts,
+  kernelArguments,
+  keysOf,
+  registerCacheUser,
+} from '@torpor/images';
 import { copySparse, dataExtents } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import type { AcceleratorChoice } from '@torpor/vmm';
@@ -16,12 +22,13 @@ import { lockDataDirectory } from './data-dir/agent-lock.ts';
 import { closeLayout, type DataLayout, openLayout } from './data-dir/layout.ts';
 import { loadOrCreateKey } from './data-dir/secret-key.ts';
 import { GuestSecrets } from './guest/access-token.ts';
+import { openImageStore } from './guest-artifacts/image-cache.ts';
+import { prepareGuest } from './guest-artifacts/prepare-guest.ts';
+import { StoredImages } from './guest-artifacts/stored-images.ts';
 import type { BaseImages, HostContext } from './host-context.ts';
 import { FileJournal } from './journal/file-journal.ts';
-import { DEFAULT_TEMPLATE } from './machine/bring-up.ts';
 import { PageServer } from './machine/page-server.ts';
 import { openSlotPool } from './network/index.ts';
-import { StoredImages } from './stored-images.ts';
 import { chooseVmm, type VmmChoice } from './vmm-choice.ts';
 import { openDriver } from './vmm-driver.ts';
 
@@ -45,11 +52,7 @@ export async function openHost(
   stack.defer(() => closeLayout(layout));
   const secrets = new GuestSecrets(await loadOrCreateKey(layout.guestKeyFile));
   const journal = stack.use(await FileJournal.open(layout.journalFile));
-  const artifacts = await ensureGuestArtifacts({
-    cacheDir: config.cacheDir,
-    ...(config.onProgress === undefined ? {} : { onProgress: config.onProgress }),
-  });
-  const images = config.images ?? (await openImages(config));
+  const { artifacts, images } = await openGuestArtifacts(config, layout);
   const vmm = await findVmm(config, layout, artifacts.kernel.qemuPath);
   const slots = await openSlotPool({
     ...config.network,
@@ -120,10 +123,17 @@ async function openSnapshots(
   };
 }
 
-async function openImages({ cacheDir, onProgress }: HostAgentConfig): Promise<BaseImages> {
-  const store = new ImageStore({ cacheDir });
-  await store.build(DEFAULT_TEMPLATE, onProgress === undefined ? {} : { onProgress });
-  return new StoredImages(store);
+async function openGuestArtifacts(
+  { cacheDir, onProgress }: HostAgentConfig,
+  { dataDir }: DataLayout,
+): Promise<{ readonly artifacts: GuestArtifacts; readonly images: BaseImages }> {
+  const store = openImageStore(cacheDir, dataDir);
+  const artifacts = await prepareGuest(store, {
+    cacheDir,
+    ...(onProgress === undefined ? {} : { onProgress }),
+  });
+  await registerCacheUser(cacheDir, { dataDir, keys: keysOf(artifacts) });
+  return { artifacts, images: new StoredImages(store) };
 }
 
 async function ownVersion(): Promise<string> {

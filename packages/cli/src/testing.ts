@@ -5,9 +5,7 @@
  */
 export { line, processIo } from './io.ts';
 export { optionName } from './output/option-names.ts';
-export { printStatus } from './output/progress.ts';
+export { printStatus, progressStatus } from './output/progress.ts';
 export { setupReport } from './output/setup-report.ts';
-export { openImageStore } from './platform/images.ts';
 export { terminateWithNpm } from './platform/npm-parent.ts';
-export { BASE_IMAGE, prepareGuest } from './platform/prepare-guest.ts';
 export { StopRequest } from './platform/stop-request.ts';

@@ -9,6 +9,7 @@ export {
   keysOf,
 } from './artifacts.ts';
 export {
+  BASE_IMAGE,
   type Image,
   type ImageBuildOptions,
   ImageStore,

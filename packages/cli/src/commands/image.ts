@@ -1,9 +1,10 @@
-import type { Image } from '@torpor/images';
+import type { Image } from '@torpor/agent/guest-artifacts';
 import { formatBytes } from '@torpor/sdk/basics';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { json, line } from '../io.ts';
+import { progressStatus } from '../output/progress.ts';
 import { table } from '../output/table.ts';
 import { formatAge } from '../output/units.ts';
 
@@ -48,7 +49,6 @@ function registerBuild(cli: CliContext, image: Command): void {
     .option('--refresh', "rebuild it from today's packages")
     .action(
       cli.action(async (name = 'base', options: BuildOptions, _command: Command) => {
-        const { progressStatus } = await import('../platform/prepare-guest.ts');
         const interrupted = new AbortController();
         const unsubscribe = cli.io.onSignal(() => interrupted.abort());
         try {
@@ -98,7 +98,7 @@ whose server uses the cache.`,
     )
     .action(
       cli.action(async (options: PruneOptions, _command: Command) => {
-        const { pruneCache } = await import('../platform/images.ts');
+        const { pruneCache } = await import('@torpor/agent/guest-artifacts');
         const { cacheDir, dataDir } = await readConfig(cli.io, options);
         const dryRun = options.dryRun === true;
         const pruned = await pruneCache(cacheDir, dataDir, { dryRun });
@@ -116,7 +116,7 @@ whose server uses the cache.`,
 
 async function openStore({ io }: CliContext, options: CommonOptions) {
   // Loaded here: most commands do without the host's side.
-  const { openImageStore } = await import('../platform/images.ts');
+  const { openImageStore } = await import('@torpor/agent/guest-artifacts');
   const { cacheDir, dataDir } = await readConfig(io, options);
   return openImageStore(cacheDir, dataDir);
 }

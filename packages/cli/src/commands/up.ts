@@ -4,7 +4,7 @@ import { optionOf } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { type Io, json, line } from '../io.ts';
-import { printStatus } from '../output/progress.ts';
+import { printStatus, progressStatus } from '../output/progress.ts';
 import { setupReport } from '../output/setup-report.ts';
 import { hostSettings } from '../platform/host-settings.ts';
 import type { Platform } from '../platform/platform.ts';
@@ -85,18 +85,10 @@ async function start(
   if (options.setup) await setUpHost({ report: setupReport(io), requirements });
   else await assertHostReady(requirements);
 
-  const { keysOf, registerCacheUser } = await import('@torpor/images');
   const { createLogger } = await import('../platform/logger.ts');
-  const { prepareGuest, progressStatus } = await import('../platform/prepare-guest.ts');
-  const { openImageStore } = await import('../platform/images.ts');
   const { Platform } = await import('../platform/platform.ts');
-  const { dataDir, cacheDir } = config;
-  const images = openImageStore(cacheDir, dataDir);
-  const artifacts = await prepareGuest(io, cacheDir, images);
-  await registerCacheUser(cacheDir, { dataDir, keys: keysOf(artifacts) });
   return Platform.start({
     config,
-    images,
     version: VERSION,
     logger: createLogger(io, { asJson: options.json === true, level: config.logLevel }),
     onProgress: progressStatus(io),

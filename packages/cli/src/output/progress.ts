@@ -1,3 +1,4 @@
+import type { Progress } from '@torpor/agent';
 import { formatBytes } from '@torpor/sdk/basics';
 import { type Io, line } from '../io.ts';
 
@@ -57,4 +58,9 @@ export class TransferProgress implements Disposable {
 /** Prints what is happening on standard error, for people who wait. */
 export function printStatus(io: Io, text: string): void {
   void line(io.stderr, `torpor: ${text}`).catch(() => undefined);
+}
+
+/** Prints what is being made or downloaded. */
+export function progressStatus(io: Io): (progress: Progress) => void {
+  return ({ artifact, message }) => printStatus(io, `${artifact}: ${message}`);
 }

@@ -1,16 +1,12 @@
 import { createRouterTransport } from '@connectrpc/connect';
-import { HostAgent, StoredImages } from '@torpor/agent';
+import { type AcceleratorChoice, HostAgent, type Progress } from '@torpor/agent';
 import { ControlPlane } from '@torpor/control-plane';
 import type { Config } from '@torpor/control-plane/config';
-import type { ImageStore, Progress } from '@torpor/images';
-import type { AcceleratorChoice } from '@torpor/vmm';
 import type { Logger } from 'pino';
 import { hostSettings } from './host-settings.ts';
 
 export interface PlatformOptions {
   readonly config: Config;
-  /** Where root file systems come from. */
-  readonly images: ImageStore;
   readonly version: string;
   readonly logger: Logger;
   readonly onProgress: (progress: Progress) => void;
@@ -39,7 +35,6 @@ export class Platform {
     const { dataDir, guestTimeoutMs } = config;
     const agent = await HostAgent.open({
       ...hostSettings(config),
-      images: new StoredImages(options.images),
       guestTimeoutMs,
       logger: logger.child({ part: 'agent' }),
       onProgress: options.onProgress,

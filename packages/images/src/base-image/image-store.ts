@@ -22,7 +22,8 @@ import { baseImageInputs, buildDebianBase } from './debian-base.ts';
 
 const FORMAT = 1;
 const POINTER = 'current.json';
-const BUILT_IN = 'base';
+/** The image that this package can build. */
+export const BASE_IMAGE = 'base';
 
 const pointerSchema = z.strictObject({ format: z.literal(FORMAT), key: z.string().refine(isKey) });
 const manifestSchema = z.strictObject({
@@ -94,10 +95,10 @@ export class ImageStore {
    * build, `disk_full`, `host_setup`, or the signal's reason.
    */
   async build(name: string, options: ImageBuildOptions = {}): Promise<Image> {
-    if (name !== BUILT_IN) {
+    if (name !== BASE_IMAGE) {
       throw new TorporError(
         'not_found',
-        `There is no recipe for an image named ${JSON.stringify(name)}; the built-in one is "${BUILT_IN}".`,
+        `There is no recipe for an image named ${JSON.stringify(name)}; the built-in one is "${BASE_IMAGE}".`,
       );
     }
     const { signal, onProgress } = options;

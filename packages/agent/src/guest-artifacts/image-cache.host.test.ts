@@ -3,10 +3,9 @@ import { once } from 'node:events';
 import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { loadConfig } from '@torpor/control-plane/config';
 import { currentKeys, findGuestKernel, registerCacheUser } from '@torpor/images';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { openImageStore, pruneCache } from './images.ts';
+import { openImageStore, pruneCache } from './image-cache.ts';
 
 /*
  * What a build, a sandbox, a program or another server refers to is never removed. Each
@@ -53,8 +52,7 @@ async function imageVersion(name: string): Promise<string> {
 
 /** The kernel that guests boot, without its large files: keys need its manifest and modules only. Returns its key. */
 async function guestKernel(): Promise<string> {
-  const { config } = await loadConfig({ env: process.env });
-  const source = await findGuestKernel(config.cacheDir);
+  const source = await findGuestKernel(process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor');
   if (source === undefined) throw new Error('There is no guest kernel: `npm test` makes it.');
   const key = keyOf(source.vmlinuxPath);
   await cp(dirname(source.vmlinuxPath), join(cacheDir, 'kernels', key), {

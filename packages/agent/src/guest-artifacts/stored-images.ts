@@ -1,6 +1,6 @@
 import type { ImageStore } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
-import type { BaseImage, BaseImages, ImageSummary } from './host-context.ts';
+import type { BaseImage, BaseImages, ImageSummary } from '../host-context.ts';
 
 /** The images in the cache directory. */
 export class StoredImages implements BaseImages {

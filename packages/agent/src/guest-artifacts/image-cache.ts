@@ -1,5 +1,5 @@
 import { currentKeys, ImageStore, type PrunedArtifact, pruneGuestArtifacts } from '@torpor/images';
-import { keysInUse } from './artifacts-in-use.ts';
+import { keysInUse } from './keys-in-use.ts';
 
 /** The images of a cache, guarded against removal while a sandbox or a build uses them. */
 export function openImageStore(cacheDir: string, dataDir: string): ImageStore {
