@@ -16,6 +16,8 @@ export {
   newApiKey,
   newId,
 } from './ids.ts';
+export { REMEDIES, type RemedyName } from './remedies.ts';
+export { SANDBOX_DEFAULTS } from './sandbox-defaults.ts';
 export {
   assertTransition,
   canTransition,

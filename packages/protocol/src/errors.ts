@@ -1,4 +1,5 @@
 import type { Code, ConnectError } from '@connectrpc/connect';
+import { REMEDIES } from './remedies.ts';
 
 interface ErrorEntry {
   /** Status of the HTTP response. */
@@ -28,8 +29,7 @@ export const ERRORS = {
   invalid_state: {
     http: 409,
     connect: 'FailedPrecondition',
-    remedy:
-      'Look at the sandbox with `torpor info`, and retry when its state allows the operation.',
+    remedy: REMEDIES.retryInOtherState,
   },
   conflict: { http: 409, connect: 'Aborted', remedy: '' },
   already_exists: {
@@ -46,7 +46,7 @@ export const ERRORS = {
   capacity_exceeded: {
     http: 400,
     connect: 'InvalidArgument',
-    remedy: 'Ask for less; `torpor doctor` shows what this machine has.',
+    remedy: 'Ask for less; `torpor doctor` on the host shows what that machine has.',
   },
   no_hosts_available: {
     http: 503,
@@ -69,8 +69,7 @@ export const ERRORS = {
     http: 503,
     // Not ResourceExhausted, which E2B's clients call a rate limit.
     connect: 'FailedPrecondition',
-    remedy:
-      'Kill programs in the sandbox, for example as root with `torpor exec --user root <id> -- pkill -KILL -u user`, or create one with more memory.',
+    remedy: REMEDIES.killPrograms,
   },
   sandbox_disk_full: {
     http: 507,
@@ -80,7 +79,7 @@ export const ERRORS = {
   guest_failed: {
     http: 502,
     connect: 'Unknown',
-    remedy: "Read the console with `torpor logs`: it has the messages of the sandbox's kernel.",
+    remedy: REMEDIES.readConsole,
   },
   host_unavailable: {
     http: 503,
@@ -95,7 +94,7 @@ export const ERRORS = {
   guest_unreachable: {
     http: 502,
     connect: 'Unavailable',
-    remedy: 'Read the console with `torpor logs`; destroy the sandbox if it does not recover.',
+    remedy: REMEDIES.readConsoleOrDestroy,
   },
   init_failed: {
     http: 502,
@@ -106,18 +105,17 @@ export const ERRORS = {
   vmm_failed: {
     http: 502,
     connect: 'Internal',
-    remedy: 'Read the console with `torpor logs`; `torpor doctor` checks this machine.',
+    remedy: REMEDIES.readConsoleOrCheckHost,
   },
   host_setup: {
     http: 500,
     connect: 'FailedPrecondition',
-    remedy: 'Run `torpor doctor`: it names what is missing and how to get it.',
+    remedy: 'Run `torpor doctor` on the host: it names what is missing and how to get it.',
   },
   build_invalid: {
     http: 500,
     connect: 'DataLoss',
-    remedy:
-      'Run `torpor builds verify`: it names every damaged build. Sandboxes and snapshots that need one cannot be resumed; delete them.',
+    remedy: REMEDIES.verifyBuilds,
   },
   not_implemented: { http: 501, connect: 'Unimplemented', remedy: '' },
   internal_error: {

@@ -1,5 +1,5 @@
 import { rm } from 'node:fs/promises';
-import { TorporError } from '@torpor/protocol';
+import { REMEDIES, TorporError } from '@torpor/protocol';
 import { compactIfDue } from '../builds/compaction.ts';
 import { PhaseTimer } from '../phase-timer.ts';
 import { NO_MACHINE } from '../registry/record.ts';
@@ -52,7 +52,7 @@ export async function pauseRunning(
   const { build } = await commitSandbox(registry, sandbox, machine, how);
   machine.guest.close(
     new TorporError('invalid_state', `Sandbox ${id} has been paused.`, {
-      remedy: 'Resume it with `torpor resume`.',
+      remedy: REMEDIES.resume,
     }),
   );
   try {

@@ -1,5 +1,6 @@
 import type { TorporError } from '@torpor/sdk/basics';
 import { type Io, line } from '../io.ts';
+import { commandLineRemedy } from './command-line-remedy.ts';
 import { commandLineMessage } from './option-names.ts';
 
 export interface ReportOptions {
@@ -16,14 +17,15 @@ export async function reportError(
   { asJson, debug = false }: ReportOptions,
 ): Promise<void> {
   const message = commandLineMessage(error);
+  const remedy = commandLineRemedy(error);
   if (asJson) {
-    const { code, remedy } = error;
+    const { code } = error;
     const body = { error: { code, message, ...(remedy === '' ? {} : { remedy }) } };
     // Standard output may be what failed.
     await line(io.stdout, JSON.stringify(body)).catch(() => undefined);
   }
   await line(io.stderr, `torpor: ${message}`);
-  if (error.remedy !== '') await line(io.stderr, `  → ${error.remedy}`);
+  if (remedy !== '') await line(io.stderr, `  → ${remedy}`);
   if (error.code === 'internal_error' && debug) {
     await line(io.stderr, String(error.cause instanceof Error ? error.cause.stack : error.stack));
   }

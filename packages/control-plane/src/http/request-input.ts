@@ -1,4 +1,4 @@
-import { rest, TorporError } from '@torpor/protocol';
+import { REMEDIES, rest, TorporError } from '@torpor/protocol';
 import { bodyChunks } from './request-body.ts';
 
 /** Timeout for receiving a body of at most 1 MiB. */
@@ -35,7 +35,7 @@ async function readLimited(request: Request): Promise<Buffer> {
   const limit = rest.MAX_JSON_BODY_BYTES;
   const tooLarge = () =>
     new TorporError('too_large', `The body is larger than ${limit} bytes.`, {
-      remedy: 'Send large content as a file: PUT /v1/sandboxes/{id}/files?path=….',
+      remedy: REMEDIES.sendAsFile,
     });
   if (Number(request.headers.get('content-length') ?? 0) > limit) throw tooLarge();
   const late = AbortSignal.timeout(JSON_BODY_TIMEOUT_MS);

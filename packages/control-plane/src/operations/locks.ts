@@ -21,7 +21,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { TorporError } from '@torpor/protocol';
+import { REMEDIES, TorporError } from '@torpor/protocol';
 import { type Kysely, type Selectable, sql, type Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database, OperationKind, OperationTable } from '../database/schema.ts';
@@ -155,7 +155,7 @@ export class OperationLocks {
     throw new TorporError(
       'conflict',
       'Another control plane has finished this operation, because this one did not renew its lease in time.',
-      { remedy: 'Look at the sandbox with `torpor info`, and try again.' },
+      { remedy: REMEDIES.lookAndRetry },
     );
   }
 

@@ -1,4 +1,4 @@
-import { isId, type SandboxState, TorporError } from '@torpor/protocol';
+import { isId, REMEDIES, type SandboxState, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import type { SandboxRepository } from './repository.ts';
@@ -12,7 +12,7 @@ export async function findOwn(
   const row = isId('sandbox', id) ? await sandboxes.find(principal.teamId, id) : undefined;
   if (row !== undefined) return row;
   throw new TorporError('not_found', `There is no sandbox ${JSON.stringify(id.slice(0, 64))}.`, {
-    remedy: '`torpor ls` lists the sandboxes.',
+    remedy: REMEDIES.listSandboxes,
   });
 }
 
@@ -27,7 +27,7 @@ export function notInState(
 ): TorporError {
   if (row.state === 'stopped') {
     return new TorporError('invalid_state', `Sandbox ${row.id} has been destroyed.`, {
-      remedy: 'Create a new one with `torpor create`.',
+      remedy: REMEDIES.createSandbox,
     });
   }
   const why = row.reason === null ? '' : `: ${row.reason}`;
@@ -46,10 +46,8 @@ export function notInState(
 }
 
 /** Undefined if nothing needs to be done. */
-function generalRemedy({ id, state, build_id }: SandboxRow): string | undefined {
-  if (state === 'paused') return `Resume it with \`torpor resume ${id}\`.`;
+function generalRemedy({ state, build_id }: SandboxRow): string | undefined {
+  if (state === 'paused') return REMEDIES.resume;
   if (state !== 'error') return undefined;
-  return build_id === null
-    ? `Read its console with \`torpor logs ${id}\`, and destroy it with \`torpor rm ${id}\`.`
-    : `Resume it from its last build with \`torpor resume ${id}\`.`;
+  return build_id === null ? REMEDIES.readConsoleThenDestroy : REMEDIES.resumeFromBuild;
 }

@@ -39,6 +39,10 @@ async function codeOf(response: Response): Promise<string> {
   return ((await response.json()) as rest.ErrorBody).error.code;
 }
 
+async function remedyOf(response: Response): Promise<string | undefined> {
+  return ((await response.json()) as rest.ErrorBody).error.remedy;
+}
+
 /** Holds every commit until the returned function is called. */
 function holdCommits(): () => void {
   const gate = Promise.withResolvers<void>();
@@ -89,6 +93,26 @@ describe('pause and resume', () => {
     expect(harness.agent.count('pauseSandbox')).toBe(calls);
     const exec = await harness.send('POST', `/v1/sandboxes/${id}/exec`, { cmd: 'true' });
     expect(exec.status).toBe(409);
+  });
+
+  test('what a refusal tells the user to do is true for every client', async () => {
+    const run = (id: string) => harness.send('POST', `/v1/sandboxes/${id}/exec`, { cmd: 'true' });
+    const { id } = await create();
+    await act(id, 'pause');
+    expect(await remedyOf(await run(id))).toBe('Resume it.');
+    await act(id, 'resume');
+    harness.agent.report(id, 'error', 'The page server exited.');
+    await until(async () => (await harness.get(id)).status === 'error');
+    expect(await remedyOf(await run(id))).toBe('Resume it from its last build.');
+    const neverPaused = await create();
+    harness.agent.report(neverPaused.id, 'error', 'The VMM was killed by signal 9.');
+    await until(async () => (await harness.get(neverPaused.id)).status === 'error');
+    expect(await remedyOf(await run(neverPaused.id))).toBe('Read its console, and destroy it.');
+    await destroy(id);
+    expect(await remedyOf(await run(id))).toBe('Create a new one.');
+    expect(await remedyOf(await run('sbnosuchsandbox0000000'))).toBe(
+      'List the sandboxes to see which there are.',
+    );
   });
 
   test.each(['pause', 'resume', 'fork'])('%s: unknown and destroyed sandboxes', async (verb) => {

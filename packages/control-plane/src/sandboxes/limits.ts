@@ -1,6 +1,7 @@
-import { rest, TorporError } from '@torpor/protocol';
+import { REMEDIES, SANDBOX_DEFAULTS, TorporError } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
 import type { HostDescription } from '../hosts/connection.ts';
+import { invalidFields } from '../validation/parse-with.ts';
 
 /** Below this the guest's kernel, Node.js and envd do not start. */
 export const MIN_MEMORY_MB = 128;
@@ -20,9 +21,6 @@ export interface Shape {
   readonly diskSizeMb: number | null;
 }
 
-/** The names of the fields in messages. */
-const FIELDS = { vcpus: 'vcpus', memoryMb: 'memory_mb', diskSizeMb: 'disk_size_mb' } as const;
-
 /**
  * The size of a new sandbox: as requested, or that of its snapshot. The memory and processors
  * of a snapshot cannot change: throws `invalid_request` if the request has other values.
@@ -30,8 +28,8 @@ const FIELDS = { vcpus: 'vcpus', memoryMb: 'memory_mb', diskSizeMb: 'disk_size_m
 export function shapeOf(request: RequestedShape, snapshot: TemplateRow | undefined): Shape {
   if (snapshot === undefined) {
     return {
-      vcpus: request.vcpus ?? rest.SANDBOX_DEFAULTS.vcpus,
-      memoryMb: request.memoryMb ?? rest.SANDBOX_DEFAULTS.memoryMb,
+      vcpus: request.vcpus ?? SANDBOX_DEFAULTS.vcpus,
+      memoryMb: request.memoryMb ?? SANDBOX_DEFAULTS.memoryMb,
       diskSizeMb: request.diskSizeMb ?? null,
     };
   }
@@ -43,7 +41,7 @@ export function shapeOf(request: RequestedShape, snapshot: TemplateRow | undefin
     if (asked === undefined || value === null || asked === value) continue;
     const unit = key === 'vcpus' ? '' : ' MiB';
     const problem = `is ${value}${unit} in the snapshot ${name} and cannot be changed to ${asked}${unit}`;
-    throw invalidField(FIELDS[key], problem, 'Leave it out.');
+    throw invalidField(key, problem, 'Leave it out.');
   }
   return fixed;
 }
@@ -51,11 +49,11 @@ export function shapeOf(request: RequestedShape, snapshot: TemplateRow | undefin
 /** Checks a size against what the host has. Throws `invalid_request` or `capacity_exceeded`. */
 export function checkShape({ vcpus, memoryMb }: Shape, host: HostDescription): void {
   if (vcpus < 1 || vcpus > host.maxVcpus) {
-    throw invalidField(FIELDS.vcpus, `must be 1 to ${host.maxVcpus} on this host`);
+    throw invalidField('vcpus', `must be 1 to ${host.maxVcpus} on this host`);
   }
   if (memoryMb < MIN_MEMORY_MB) {
     throw invalidField(
-      FIELDS.memoryMb,
+      'memoryMb',
       `must be ${MIN_MEMORY_MB} to ${host.maxMemoryMb} MiB on this host`,
     );
   }
@@ -74,17 +72,11 @@ export function requireImage(name: string, host: HostDescription): void {
   throw new TorporError(
     'not_found',
     `There is no template ${JSON.stringify(name)}. Images on this host: ${known}.`,
-    {
-      remedy:
-        '`torpor templates` lists the snapshots and images; `torpor snapshot` and `torpor image build` make more.',
-    },
+    { remedy: REMEDIES.listOrMakeTemplates },
   );
 }
 
-function invalidField(field: string, problem: string, remedy = ''): TorporError {
-  const issues = [{ field, problem }];
-  return new TorporError('invalid_request', `Invalid request: ${field} ${problem}.`, {
-    issues,
-    remedy,
-  });
+/** A field by the name that it has here; a dialect says its own. */
+function invalidField(field: keyof RequestedShape, problem: string, remedy = ''): TorporError {
+  return invalidFields('request', [{ field, problem }], remedy);
 }

@@ -1,4 +1,4 @@
-import { canTransition, type hostAgent, newId, TorporError } from '@torpor/protocol';
+import { canTransition, type hostAgent, newId, REMEDIES, TorporError } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/api-keys.ts';
 import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
@@ -136,7 +136,7 @@ async function publish(
 async function requireFree(parts: TemplateParts, teamId: string, name: string): Promise<void> {
   if ((await parts.templates.find(teamId, name)) === undefined) return;
   throw new TorporError('already_exists', `There is a snapshot ${name} already.`, {
-    remedy: 'Choose another name, or replace it with ?overwrite=true (--overwrite).',
+    remedy: REMEDIES.replaceSnapshot,
   });
 }
 

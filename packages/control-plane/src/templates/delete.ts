@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { REMEDIES, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/api-keys.ts';
 import type { TemplateRow } from '../database/schema.ts';
 import { apiKeyActor } from '../events/outbox.ts';
@@ -43,6 +43,6 @@ export function unknownName(name: string): TorporError {
   return new TorporError(
     'not_found',
     `There is no snapshot ${JSON.stringify(name.slice(0, 128))}.`,
-    { remedy: '`torpor templates` lists the snapshots and images.' },
+    { remedy: REMEDIES.listTemplates },
   );
 }

@@ -41,6 +41,10 @@ async function errorOf(response: Response): Promise<{ status: number; code: stri
   return { status: response.status, code: ((await response.json()) as rest.ErrorBody).error.code };
 }
 
+async function remedyOf(response: Response): Promise<string | undefined> {
+  return ((await response.json()) as rest.ErrorBody).error.remedy;
+}
+
 describe('create', () => {
   test('returns the snapshot, and leaves the source paused', async () => {
     const { id } = await create({ vcpus: 2 });
@@ -106,6 +110,9 @@ describe('create', () => {
     await made(await snapshot({ sandbox_id: first.id, name: 'warm' }));
     const [old] = harness.agent.builds.templates.keys();
     const refused = await snapshot({ sandbox_id: second.id, name: 'warm' });
+    expect(await remedyOf(refused.clone())).toBe(
+      'Choose another name, or set overwrite to replace that snapshot.',
+    );
     expect(await errorOf(refused)).toEqual({ status: 409, code: 'already_exists' });
     expect((await harness.get(second.id)).status).toBe('running');
     const response = await made(
@@ -201,6 +208,7 @@ describe('create a sandbox from one', () => {
       expect(response.status).toBe(400);
       const { error } = (await response.json()) as rest.ErrorBody;
       expect(error.code).toBe('invalid_request');
+      expect(error.issues?.map(({ field }) => field)).toEqual(Object.keys(shape));
       expect(error.message).toMatch(
         /(vcpus is 2|memory_mb is 256 MiB|disk_size_mb is 1024 MiB) in the snapshot warm and cannot be changed/,
       );
@@ -228,10 +236,11 @@ describe('list and delete', () => {
   });
 
   test('snapshots that do not exist', async () => {
-    expect(await errorOf(await harness.request('/v1/snapshots/nope'))).toEqual({
-      status: 404,
-      code: 'not_found',
-    });
+    const unknown = await harness.request('/v1/snapshots/nope');
+    expect(await remedyOf(unknown.clone())).toBe(
+      'List the snapshots and images to see which there are.',
+    );
+    expect(await errorOf(unknown)).toEqual({ status: 404, code: 'not_found' });
     expect(await errorOf(await remove('nope'))).toEqual({ status: 404, code: 'not_found' });
     expect(await errorOf(await remove('%2e%2e%2fetc'))).toEqual({ status: 404, code: 'not_found' });
   });

@@ -12,11 +12,20 @@ export function parseWith<S extends z.ZodType>(
 ): z.output<S> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const issues = result.error.issues.slice(0, MAX_LISTED_ISSUES).map(fieldIssue);
+  throw invalidFields(where, result.error.issues.slice(0, MAX_LISTED_ISSUES).map(fieldIssue));
+}
+
+/** `invalid_request` with a sentence that names every field at fault. */
+export function invalidFields(
+  where: string,
+  issues: readonly FieldIssue[],
+  remedy = '',
+): TorporError {
   const faults = issues.map(({ field, problem }) =>
     field === '' ? problem : `${field} ${problem}`,
   );
-  throw new TorporError('invalid_request', `Invalid ${where}: ${faults.join('; ')}.`, { issues });
+  const message = `Invalid ${where}: ${faults.join('; ')}.`;
+  return new TorporError('invalid_request', message, { issues, remedy });
 }
 
 function fieldIssue(issue: z.core.$ZodIssue): FieldIssue {

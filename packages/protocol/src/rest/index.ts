@@ -49,7 +49,6 @@ export {
   createSandboxSchema,
   type ListSandboxesQuery,
   listSandboxesQuerySchema,
-  SANDBOX_DEFAULTS,
   type Sandbox,
   type SandboxList,
   sandboxIdSchema,

@@ -1,14 +1,7 @@
 import { z } from 'zod';
+import { SANDBOX_DEFAULTS } from '../sandbox-defaults.ts';
 import { SANDBOX_STATES } from '../sandbox-state.ts';
 import { environmentSchema } from './common.ts';
-
-/** What a create request gets where it does not say. */
-export const SANDBOX_DEFAULTS = {
-  template: 'base',
-  vcpus: 1,
-  memoryMb: 512,
-  timeoutSec: 0,
-} as const;
 
 export const sandboxIdSchema = z.string().meta({ example: 'sb4k2v9q0c7m1x8z5t3a6w' });
 

@@ -7,6 +7,7 @@ import {
   TorporError,
 } from '@torpor/protocol';
 import type { ListRequest, SandboxRequest } from '../../sandboxes/service.ts';
+import { invalidFields } from '../../validation/parse-with.ts';
 import { decodeCursor } from './page-token.ts';
 
 export function sandboxRequest(body: rest.CreateSandbox): SandboxRequest {
@@ -21,6 +22,26 @@ export function sandboxRequest(body: rest.CreateSandbox): SandboxRequest {
     envs: body.envs ?? {},
     metadata: body.metadata ?? {},
   };
+}
+
+/** Fields of a {@link SandboxRequest} that a service may refuse, by their names in the body. */
+const BODY_NAMES: ReadonlyMap<string, string> = new Map([
+  ['memoryMb', 'memory_mb'],
+  ['diskSizeMb', 'disk_size_mb'],
+]);
+
+/** The same promise; a refusal of fields names them as the body does. */
+export async function withBodyNames<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (!(error instanceof TorporError) || error.issues.length === 0) throw error;
+    const issues = error.issues.map(({ field, problem }) => ({
+      field: BODY_NAMES.get(field) ?? field,
+      problem,
+    }));
+    throw invalidFields('request', issues, error.remedy);
+  }
 }
 
 /** Throws `invalid_request`. */

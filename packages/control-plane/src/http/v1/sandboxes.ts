@@ -4,7 +4,7 @@ import type { SandboxService } from '../../sandboxes/service.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import { sandboxParams } from './params.ts';
 import { presentOperated, presentPage, presentSandbox } from './present-sandboxes.ts';
-import { listRequest, sandboxRequest } from './sandbox-input.ts';
+import { listRequest, sandboxRequest, withBodyNames } from './sandbox-input.ts';
 
 const TAG = 'Sandboxes';
 const SANDBOX = { 'application/json': rest.sandboxSchema };
@@ -93,7 +93,8 @@ const READ_CONSOLE = defineEndpoint({
 
 export function addSandboxRoutes(api: Api, sandboxes: SandboxService): void {
   addEndpoint(api, CREATE, async (c, { body }) => {
-    const created = await sandboxes.create(c.get('principal'), sandboxRequest(body));
+    const request = sandboxRequest(body);
+    const created = await withBodyNames(sandboxes.create(c.get('principal'), request));
     return c.json(presentOperated(created), 201);
   });
   addEndpoint(api, LIST, async (c, { query }) =>

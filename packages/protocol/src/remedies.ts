@@ -1,0 +1,29 @@
+/**
+ * What a reader can do about an error with the API, in words that are true for every client. A
+ * client that calls an operation by a name of its own says that in place of the sentence, which it
+ * finds by comparing with these. Tools of the host's operator (`torpor doctor`) are named as they are.
+ */
+export const REMEDIES = {
+  listSandboxes: 'List the sandboxes to see which there are.',
+  createSandbox: 'Create a new one.',
+  resume: 'Resume it.',
+  resumeFromBuild: 'Resume it from its last build.',
+  readConsole: "Read the console of the sandbox: it has the messages of the sandbox's kernel.",
+  readConsoleThenDestroy: 'Read its console, and destroy it.',
+  readConsoleOrDestroy: 'Read the console of the sandbox; destroy it if it does not recover.',
+  readConsoleOrCheckHost:
+    'Read the console of the sandbox; `torpor doctor` on the host checks that machine.',
+  retryInOtherState: 'Look at the state of the sandbox, and retry when it allows the operation.',
+  lookAndRetry: 'Look at the state of the sandbox, and try again.',
+  killPrograms:
+    'Kill programs in the sandbox, for example with `pkill -KILL -u user` as root, or create one with more memory.',
+  sendAsFile: 'Write large content to a file of the sandbox.',
+  listTemplates: 'List the snapshots and images to see which there are.',
+  listOrMakeTemplates:
+    'List the snapshots and images to see which there are. A snapshot of a sandbox makes one more, and so does `torpor image build` on the host.',
+  replaceSnapshot: 'Choose another name, or set overwrite to replace that snapshot.',
+  verifyBuilds:
+    'Verify the builds of the host: the report names every damaged one. Sandboxes and snapshots that need one cannot be resumed; delete them.',
+} as const;
+
+export type RemedyName = keyof typeof REMEDIES;
