@@ -4,6 +4,8 @@ export {
   formatBytes,
   isId,
   isSandboxState,
+  REMEDIES,
+  type RemedyName,
   SANDBOX_STATES,
   type SandboxState,
   SIGNAL_NAMES,

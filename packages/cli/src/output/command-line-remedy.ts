@@ -1,4 +1,4 @@
-import { isId, REMEDIES, type RemedyName, type TorporError } from '@torpor/protocol/basics';
+import { isId, REMEDIES, type RemedyName, type TorporError } from '@torpor/sdk/basics';
 
 /** The remedies of the API as commands. `id` is the sandbox that the error is about. */
 const COMMANDS: Readonly<Record<RemedyName, (id: string) => string>> = {
