@@ -6,25 +6,6 @@ export { type Credentials, withCredentials } from './credentials.ts';
 export { addEntropy } from './entropy.ts';
 export { FileMapping } from './file-mapping.ts';
 export { type FileSystemType, fileSystemType } from './file-system-type.ts';
-export { type Omission, TreeError, type TreeErrorCode } from './file-tree/errors.ts';
-export { type PackOptions, packTree } from './file-tree/pack.ts';
-export { FILE_TREE_PROGRAM, type FileTreeRequest } from './file-tree/program-request.ts';
-export {
-  encodeRecord,
-  RECORD as TREE_RECORD,
-  readRecords,
-  recordsIn,
-  type TreeRecord,
-  wholeRecords,
-} from './file-tree/records.ts';
-export {
-  failureOf,
-  omissionOf,
-  type Received,
-  receivedOf,
-  type UnpackOptions,
-  unpackTree,
-} from './file-tree/unpack.ts';
 export { type FileLock, tryLockFile } from './flock.ts';
 export { setHostname } from './hostname.ts';
 export { IN, Inotify, type InotifyEvent } from './inotify.ts';
@@ -32,6 +13,9 @@ export { checkedInterfaceName, type IpBatchOptions, ipBatch, ipJson } from './ip
 export { KernelModules, type KernelModulesOptions } from './kernel-modules.ts';
 export { SystemError } from './libc.ts';
 export { linkOpenFile, O_TMPFILE } from './link-open-file.ts';
+export { linkXattr, linkXattrNames, setLinkXattr } from './link-xattr.ts';
+export { makeNode } from './mknod.ts';
+export { setModificationTime } from './modification-time.ts';
 export { mountMemoryFile } from './mount.ts';
 export {
   checkedNamespaceName,
@@ -45,7 +29,7 @@ export {
 export { checkedNftName, nftApply, nftInetTable, nftList } from './nft.ts';
 export { lowerOpenFilesLimit } from './open-files-limit.ts';
 export { exitOfPidfd, killPidfd, openPidfd, type ProcessExit } from './pidfd.ts';
-export { createPipe, type Pipe } from './pipe.ts';
+export { createPipe, type Pipe, widenPipe } from './pipe.ts';
 export { closeFd, notifyFd, POLL, PollSet, WakeUp } from './poll.ts';
 export { reserveBlocks } from './preallocate.ts';
 export {

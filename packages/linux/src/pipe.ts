@@ -1,6 +1,7 @@
 import { checked, libc } from './libc.ts';
 
 const pipe2 = libc.func('int pipe2(_Out_ int *fds, int flags)');
+const fcntl = libc.func('int fcntl(int fd, int command, int argument)');
 
 export interface Pipe {
   readonly readFd: number;
@@ -19,4 +20,13 @@ export function createPipe(): Pipe {
   checked('pipe2', pipe2(fds, O_CLOEXEC));
   const [readFd = -1, writeFd = -1] = fds;
   return { readFd, writeFd };
+}
+
+const F_SETPIPE_SZ = 1031;
+/** What any user may have; /proc/sys/fs/pipe-max-size. */
+const PIPE_BYTES = 1024 * 1024;
+
+/** Lets a pipe hold more, so that its two ends need not take turns so often. What is no pipe stays as it is. */
+export function widenPipe(fd: number): void {
+  fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES);
 }

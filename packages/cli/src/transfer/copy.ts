@@ -13,7 +13,7 @@ import {
   TreeError,
   unpackTree,
   wholeRecords,
-} from '@torpor/linux';
+} from '@torpor/agent/file-tree';
 import type { ExecSession, Sandbox } from '@torpor/sdk';
 import { TorporError } from '@torpor/sdk/basics';
 import { startFileTreeProgram } from './guest-program.ts';
@@ -41,7 +41,7 @@ const MAX_MESSAGE_BYTES = 4096;
 
 /**
  * Copies a file, or a directory with all that is in it. Both sides run the same code (`file-tree`
- * in `@torpor/linux`), one here and one in the sandbox, or one in either sandbox. Throws
+ * of the agent), one here and one in the sandbox, or one in either sandbox. Throws
  * TorporError, or the reason of the signal; then nothing new is left at the destination.
  */
 export async function copyTree(from: Side, to: Side, options: CopyOptions): Promise<Received> {

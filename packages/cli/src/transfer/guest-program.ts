@@ -1,35 +1,5 @@
-import { FILE_TREE_PROGRAM, type FileTreeRequest } from '@torpor/linux';
+import { type FileTreeRequest, guestProgram } from '@torpor/agent/file-tree';
 import type { ExecSession, Sandbox } from '@torpor/sdk';
-
-/**
- * Runs in the Node of the agent drive: takes the program from its standard input (its length
- * in four bytes, then the program), and gives it what follows. So the program is always of
- * our own version, whatever the sandbox was started with.
- */
-const LOADER = `
-(async () => {
-  const input = process.stdin[Symbol.asyncIterator]();
-  let head = Buffer.alloc(0);
-  while (head.length < 4 || head.length < 4 + head.readUInt32BE(0)) {
-    const { done, value } = await input.next();
-    if (done) return;
-    head = Buffer.concat([head, value]);
-  }
-  const end = 4 + head.readUInt32BE(0);
-  const load = require('node:vm').runInThisContext(head.latin1Slice(4, end), 'torpor-cp.js');
-  const module = { exports: {} };
-  // The compiled packages are beside envd.
-  const drive = require('node:path').join(process.execPath, '../../envd/');
-  load(module.exports, require('node:module').createRequire(drive), module);
-  await module.exports.main(process.argv[1], (async function* () {
-    if (head.length > end) yield head.subarray(end);
-    yield* { [Symbol.asyncIterator]: () => input };
-  })());
-})().then(() => process.exit(0), (error) => {
-  console.error(error);
-  process.exit(1);
-});
-`;
 
 /** Starts the far side of a copy as a user of the sandbox. Its standard input is the program's from then on. */
 export async function startFileTreeProgram(
@@ -37,18 +7,17 @@ export async function startFileTreeProgram(
   request: FileTreeRequest,
   user: string | undefined,
 ): Promise<ExecSession> {
-  const { AGENT_DIRECTORY, bundleScript } = await import('@torpor/images');
-  const program = await bundleScript(FILE_TREE_PROGRAM);
-  const session = await sandbox.execStream(
-    `${AGENT_DIRECTORY}/bin/node`,
-    ['-e', LOADER, JSON.stringify(request)],
-    // What the sandbox's own programs want of Node is not meant for this one.
-    { stdin: true, binary: true, user, envs: { NODE_OPTIONS: '' } },
-  );
+  const { command, args, input } = await guestProgram(request);
+  // What the sandbox's own programs want of Node is not meant for this one.
+  const envs = { NODE_OPTIONS: '' };
+  const session = await sandbox.execStream(command, args, {
+    stdin: true,
+    binary: true,
+    user,
+    envs,
+  });
   try {
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(program.length);
-    await session.write(Buffer.concat([length, program]));
+    await session.write(input);
     return session;
   } catch (error) {
     await session[Symbol.asyncDispose]();

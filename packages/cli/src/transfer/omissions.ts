@@ -1,4 +1,4 @@
-import type { Omission } from '@torpor/linux';
+import type { Omission } from '@torpor/agent/file-tree';
 import { type Io, line } from '../io.ts';
 
 /** More are counted and not named: a sandbox could produce them without end. */

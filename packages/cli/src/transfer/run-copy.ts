@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import type { Received } from '@torpor/linux';
+import type { Received } from '@torpor/agent/file-tree';
 import type { Torpor } from '@torpor/sdk';
 import { TorporError } from '@torpor/sdk/basics';
 import type { CliContext } from '../cli-context.ts';

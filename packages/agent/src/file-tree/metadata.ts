@@ -8,9 +8,9 @@ import {
   lchownSync,
   openSync,
 } from 'node:fs';
+import { setLinkXattr, setModificationTime } from '@torpor/linux';
 import { isFatal, reasonOf } from './errors.ts';
 import type { Entry } from './records.ts';
-import { setLinkXattr, setModificationTime } from './system-calls.ts';
 
 export interface Xattr {
   readonly name: string;

@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { homedir } from 'node:os';
+import { widenPipe } from '@torpor/linux';
 import { TreeError, treeError } from './errors.ts';
 import { packTree } from './pack.ts';
 import type { FileTreeRequest } from './program-request.ts';
 import { encodeJson, encodeRecord, RECORD } from './records.ts';
-import { widenPipe } from './system-calls.ts';
 import { unpackTree } from './unpack.ts';
 
 /*

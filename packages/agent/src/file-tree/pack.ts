@@ -11,7 +11,7 @@ import {
   statSync,
 } from 'node:fs';
 import { basename } from 'node:path';
-import { dataExtents } from '../sparse.ts';
+import { dataExtents, linkXattr, linkXattrNames } from '@torpor/linux';
 import { errnoOf, reasonOf, TreeError, treeError } from './errors.ts';
 import {
   DATA_AT,
@@ -27,7 +27,6 @@ import {
   RECORD,
 } from './records.ts';
 import { readSpecialFile } from './special-file.ts';
-import { linkXattr, linkXattrNames } from './system-calls.ts';
 
 export interface PackOptions {
   /** Also send device nodes, ACLs, capabilities and whatever other extended attributes there are. */

@@ -8,6 +8,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { makeNode } from '@torpor/linux';
 import {
   errnoOf,
   isFatal,
@@ -34,7 +35,6 @@ import {
 } from './records.ts';
 import { openSpecialFile, type Sink } from './special-file.ts';
 import { Staging } from './staging.ts';
-import { makeNode } from './system-calls.ts';
 import { findTarget, type Target } from './target.ts';
 
 export interface UnpackOptions extends MetadataOptions {
