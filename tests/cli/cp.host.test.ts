@@ -265,7 +265,7 @@ describe('the destination', () => {
   });
 
   test.each([
-    ['a file, for a directory', 'dir', 'old', 5, 'old is there, and is not a directory'],
+    ['a file, for a directory', 'dir', 'old', 5, 'old exists and is not a directory'],
     ['a directory of the name of the file', 'file', 'blocked', 5, 'file is a directory'],
     ['in a directory that is missing', 'file', 'no/such/name', 3, 'There is no directory no/such'],
     ['a missing directory with a slash', 'file', 'name/', 3, 'There is no directory name/'],
@@ -292,8 +292,8 @@ describe('the destination', () => {
     expect(result.exitCode).toBe(1);
     expect(JSON.parse(result.stdout)).toMatchObject({
       omitted: [
-        { path: 'member', reason: 'there is a directory of that name' },
-        { path: 'other', reason: 'there is a file of that name' },
+        { path: 'member', reason: 'a directory with that name exists' },
+        { path: 'other', reason: 'a file with that name exists' },
       ],
     });
     expect(await text('into/dir/sub/added')).toBe('new');
@@ -335,7 +335,7 @@ describe('what cannot be copied as it is', () => {
     expect(result).toMatchObject({
       exitCode: 1,
       stderr:
-        'torpor: not copied: log: it changed while it was copied\n' +
+        'torpor: not copied: log: it changed during the copy\n' +
         'torpor: not copied: socket\\x1b[2J: it is a socket\n',
     });
     expect(await readdir(join(there, 'tree'))).toEqual(['log', 'other']);
@@ -401,7 +401,7 @@ describe('a copy that is broken off', () => {
       const { exitCode, stderr } = await running;
       expect({ exitCode, stderr }).toEqual({
         exitCode: signal === 'SIGINT' ? 130 : 143,
-        stderr: 'torpor: The copy was interrupted; nothing of it is left.\n',
+        stderr: 'torpor: The copy was interrupted; nothing of it remains.\n',
       });
       expect(await readdir(there)).toEqual(['target']);
       expect(await readFile(join(there, 'target'), 'utf8')).toBe('old');

@@ -49,7 +49,7 @@ describe('the beginning of an id', () => {
     for (const short of ['s', 'sb']) {
       expect(await torpor('info', short)).toMatchObject({
         exitCode: 2,
-        stderr: expect.stringContaining(`Every id begins with ${short}.`),
+        stderr: expect.stringContaining(`Every sandbox id begins with ${short}.`),
       });
     }
     const unknown = await torpor('info', 'sb00');
@@ -161,7 +161,13 @@ describe('forward', () => {
   });
 
   test.each([
-    ['a port that is taken', 'PORT:80', [], 5, 'Choose another local port, such as :80 for any.'],
+    [
+      'a port that is taken',
+      'PORT:80',
+      [],
+      5,
+      'Choose another local port, or write :80 for any free one.',
+    ],
     ['no address of this machine', ':80', ['--address', '192.0.2.1'], 2, 'with --address.'],
   ])('at %s says what to change', async (_what, template, options, status, remedy) => {
     harness.agent.hostIp = '127.0.0.2';
@@ -196,7 +202,9 @@ test('a key that may not be read is told from one that is missing', async () => 
     env: { PATH: process.env.PATH, TORPOR_DATA_DIR: harness.dataDir },
   });
   expect(child.status).toBe(4);
-  expect(String(child.stderr)).toContain(`you may not read the one in ${harness.dataDir}`);
+  expect(String(child.stderr)).toContain(
+    `you are not allowed to read the one in ${harness.dataDir}`,
+  );
   const missing = await cli(['ls'], { env: { TORPOR_DATA_DIR: '/nonexistent' } });
   expect(missing.stderr).toContain('/nonexistent has none');
 });

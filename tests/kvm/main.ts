@@ -95,7 +95,7 @@ async function boot(
   const { directory, productDiskPath, hostImage, stop } = parts;
   const minutes = options.timeoutMinutes;
   const timer = setTimeout(
-    () => stop.abort(new Error(`it was not finished after ${minutes} minutes`)),
+    () => stop.abort(new Error(`it had not finished after ${minutes} minutes`)),
     minutes * 60_000,
   );
   say('booting the emulated machine; what follows comes from it');

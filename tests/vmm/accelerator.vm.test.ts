@@ -77,7 +77,7 @@ describe('a probe boot', () => {
     const limits = { ...LIMITS, totalMs: 200 };
     expect(await boot({ limits })).toEqual({
       kind: 'timed-out',
-      reason: 'it was not finished after 0.2 s',
+      reason: 'it had not finished after 0.2 s',
     });
   });
 
@@ -170,7 +170,7 @@ test('a setting decides without a probe', async () => {
   const choice = await probeAccelerator({ ...options, stateDirectory, forced: 'tcg' });
   expect(choice).toEqual({
     accelerator: 'tcg',
-    reason: 'tcg is forced by a setting.',
+    reason: 'Forced by the setting accelerator = tcg.',
     probedAt: null,
     probedAgainAt: null,
     bootMs: null,

@@ -57,7 +57,7 @@ describe('by itself', () => {
         accelerator: 'kvm',
         machine: 'firecracker',
       },
-      reason: '/opt/firecracker is there, and KVM works.',
+      reason: 'Firecracker is installed (/opt/firecracker), and KVM works.',
     });
   });
 
@@ -71,7 +71,7 @@ describe('by itself', () => {
         accelerator: 'tcg',
         machine: 'microvm,pic=off',
       },
-      reason: expect.stringContaining('Firecracker needs a KVM that works'),
+      reason: expect.stringContaining('Firecracker needs a working KVM'),
     });
   });
 
@@ -104,7 +104,7 @@ describe('QEMU, forced', () => {
     const { choice, asked } = choose({ setting: 'qemu' }, {});
     expect(await choice).toMatchObject({
       platform: { vmm: 'qemu', accelerator: 'kvm' },
-      reason: 'QEMU is forced by a setting.',
+      reason: 'Forced by the setting vmm = qemu.',
     });
     expect(asked).not.toContain('firecracker');
   });
@@ -120,7 +120,7 @@ describe('Firecracker, forced', () => {
     const { choice } = choose({ setting: 'firecracker' }, {});
     expect(await choice).toMatchObject({
       platform: { vmm: 'firecracker' },
-      reason: 'Firecracker is forced by a setting.',
+      reason: 'Forced by the setting vmm = firecracker.',
     });
   });
 
@@ -145,7 +145,7 @@ describe('Firecracker, forced', () => {
     const { choice } = choose({ setting: 'firecracker', forcedAccelerator: 'tcg' }, {});
     await expect(choice).rejects.toMatchObject({
       code: 'host_setup',
-      message: expect.stringContaining('tcg is forced'),
+      message: expect.stringContaining('accelerator = tcg'),
       remedy: expect.stringContaining('TORPOR_ACCELERATOR'),
     });
   });

@@ -80,7 +80,7 @@ export async function chooseVmm(
   host: HostProbes = HOST,
 ): Promise<VmmChoice> {
   const { setting = 'auto' } = options;
-  if (setting === 'qemu') return chooseQemu(options, host, 'QEMU is forced by a setting.');
+  if (setting === 'qemu') return chooseQemu(options, host, 'Forced by the setting vmm = qemu.');
   if (setting === 'firecracker') return forceFirecracker(options, host);
   let firecracker: FirecrackerInstallation;
   try {
@@ -92,10 +92,10 @@ export async function chooseVmm(
   }
   const accelerator = await chooseAccelerator(options, host);
   if (accelerator.accelerator === 'kvm') {
-    const reason = `${firecracker.path} is there, and KVM works.`;
+    const reason = `Firecracker is installed (${firecracker.path}), and KVM works.`;
     return chosen(options, { kind: 'firecracker', firecracker }, accelerator, reason);
   }
-  const reason = `Firecracker needs a KVM that works. ${accelerator.reason}`;
+  const reason = `Firecracker needs a working KVM. ${accelerator.reason}`;
   const qemu = await host.findQemu(options.programs?.qemu);
   return chosen(options, { kind: 'qemu', qemu }, accelerator, reason);
 }
@@ -104,13 +104,13 @@ async function forceFirecracker(options: VmmChoiceOptions, host: HostProbes): Pr
   const firecracker = await host.findFirecracker(options.programs);
   const accelerator = await chooseAccelerator(options, host);
   if (accelerator.accelerator !== 'kvm') {
-    const what = `Firecracker is forced by a setting, but it needs a KVM that works. ${accelerator.reason}`;
+    const what = `Firecracker is forced by the setting vmm, but it needs a working KVM. ${accelerator.reason}`;
     const remedy = accelerator.forced
       ? 'Unset TORPOR_ACCELERATOR, or set TORPOR_VMM to qemu.'
-      : 'Give this machine KVM, or set TORPOR_VMM to qemu.';
+      : 'Make KVM available on this machine, or set TORPOR_VMM to qemu.';
     throw new TorporError('host_setup', what, { remedy });
   }
-  const reason = 'Firecracker is forced by a setting.';
+  const reason = 'Forced by the setting vmm = firecracker.';
   return chosen(options, { kind: 'firecracker', firecracker }, accelerator, reason);
 }
 
@@ -132,17 +132,21 @@ async function chooseAccelerator(
   const { forcedAccelerator: forced } = options;
   const obstacle = await host.kvmObstacle();
   if (forced === 'kvm' && obstacle !== undefined) {
-    throw new TorporError('host_setup', `KVM is forced by a setting, but ${obstacle}.`, {
-      remedy: 'Give this machine KVM, or unset TORPOR_ACCELERATOR.',
-    });
+    throw new TorporError(
+      'host_setup',
+      `KVM is forced by the setting accelerator, but ${obstacle}.`,
+      {
+        remedy: 'Make KVM available on this machine, or unset TORPOR_ACCELERATOR.',
+      },
+    );
   }
   if (forced !== undefined) return forcedChoice(forced);
   if (obstacle !== undefined) return emulationBecause(obstacle);
   const qemu = await host.findQemu(options.programs?.qemu).catch((error: unknown) => {
     const { message, remedy } = TorporError.from(error);
-    const what = `Whether KVM works is found out with QEMU. ${message}`;
+    const what = `Finding out whether KVM works needs QEMU. ${message}`;
     throw new TorporError('host_setup', what, {
-      remedy: `${remedy} Where KVM is known to work, TORPOR_ACCELERATOR=kvm does without.`,
+      remedy: `${remedy} If you know that KVM works, set TORPOR_ACCELERATOR=kvm instead.`,
       cause: error,
     });
   });

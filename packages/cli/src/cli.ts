@@ -12,8 +12,8 @@ Settings: TORPOR_DATA_DIR, TORPOR_PORT, TORPOR_API_URL, TORPOR_API_KEY and more;
 lists them. Unless an API URL and key are set, those of the local server are read from its data
 directory.
 
-Wherever a command takes an id, its first characters are enough, as long as no other sandbox's
-id begins with them.
+Wherever a command takes the id of a sandbox, its first characters are enough if no other id
+begins with them.
 
 Exit status:
   0      success

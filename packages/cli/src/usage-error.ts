@@ -8,10 +8,11 @@ export function usageError({ code, message }: CommanderError): TorporError {
     .replace(/\n\(Did you mean (.*)\?\)$/s, '. Did you mean $1?');
   const sentence =
     code === 'commander.help'
-      ? 'No known command is given.'
+      ? 'No command is given.'
       : withFullStop(`${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}`);
   return new TorporError('invalid_request', sentence, {
-    remedy: 'Add --help to a command to see its arguments and options.',
+    remedy:
+      'Options go after the command. Add --help to a command to see its arguments and options.',
   });
 }
 

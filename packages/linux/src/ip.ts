@@ -7,7 +7,7 @@ import { objectsIn, parseToolJson, type ToolObject } from './tool-json.ts';
  */
 export function checkedInterfaceName(name: string): string {
   if (!/^[A-Za-z0-9_][A-Za-z0-9_-]{0,14}$/.test(name)) {
-    throw new RangeError(`${JSON.stringify(name)} is no name of a network interface.`);
+    throw new RangeError(`${JSON.stringify(name)} is not the name of a network interface.`);
   }
   return name;
 }

@@ -17,7 +17,7 @@ export interface NamespaceOptions {
  */
 export function checkedNamespaceName(name: string): string {
   if (!/^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/.test(name)) {
-    throw new RangeError(`${JSON.stringify(name)} is no name of a network namespace.`);
+    throw new RangeError(`${JSON.stringify(name)} is not the name of a network namespace.`);
   }
   return name;
 }
@@ -54,7 +54,7 @@ export async function listNamespaces(): Promise<string[]> {
 /** A network setting below /proc/sys/net, such as `ipv4/ip_forward`. */
 function sysctlPath(key: string): string {
   if (!/^[a-z0-9_]+(?:\/[A-Za-z0-9_-]+)+$/.test(key)) {
-    throw new RangeError(`${JSON.stringify(key)} is no network sysctl.`);
+    throw new RangeError(`${JSON.stringify(key)} is not a network sysctl.`);
   }
   return `/proc/sys/net/${key}`;
 }

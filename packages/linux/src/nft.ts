@@ -8,7 +8,7 @@ import { objectsIn, parseToolJson, type ToolObject } from './tool-json.ts';
  */
 export function checkedNftName(name: string): string {
   if (!/^[a-z][a-z0-9_]{0,63}$/.test(name)) {
-    throw new RangeError(`${JSON.stringify(name)} is no name for nftables.`);
+    throw new RangeError(`${JSON.stringify(name)} is not a name for nftables.`);
   }
   return name;
 }

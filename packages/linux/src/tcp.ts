@@ -12,7 +12,7 @@ export async function resetTcpConnections(
   options: NamespaceOptions = {},
 ): Promise<void> {
   if (!isIPv4(address)) {
-    throw new RangeError(`${JSON.stringify(address)} is no IPv4 address.`);
+    throw new RangeError(`${JSON.stringify(address)} is not an IPv4 address.`);
   }
   await runInNamespace(options.namespace, 'ss', [
     ...['--kill', '--tcp', '--no-header'],

@@ -89,7 +89,7 @@ export const ERRORS = {
   database_unavailable: {
     http: 503,
     connect: 'Unavailable',
-    remedy: 'Try again in a few seconds. If it stays away, the log of the server says why.',
+    remedy: 'Try again in a few seconds. If the error persists, read the log of the server.',
   },
   guest_unreachable: {
     http: 502,
@@ -121,7 +121,7 @@ export const ERRORS = {
   internal_error: {
     http: 500,
     connect: 'Internal',
-    remedy: 'This is a defect of Torpor; the log has the details.',
+    remedy: 'This is a bug in Torpor; the log of the server has the details.',
   },
 } as const satisfies Record<string, ErrorEntry>;
 
@@ -239,7 +239,7 @@ const HOST_FAULTS: Readonly<Record<string, HostFault>> = {
   EROFS: {
     code: 'host_setup',
     what: 'A file system is read-only',
-    remedy: 'Look at `dmesg` for why, and mount it writable again.',
+    remedy: '`dmesg` says why; mount it read-write again.',
   },
 };
 

@@ -32,7 +32,7 @@ describe('the faster accelerator is chosen, and the other stopped', () => {
   test('KVM that is first', async () => {
     expect(await race({ kvm: QUICK, tcg: 'never' })).toEqual({
       accelerator: 'kvm',
-      reason: 'A probe boot took 0.6 s under KVM, and in emulation it was not finished by then.',
+      reason: 'A probe boot took 0.6 s under KVM; in emulation it had not finished by then.',
       bootMs: { kvm: 640, tcg: null },
       isConclusive: true,
       stopped: ['tcg'],
@@ -43,7 +43,7 @@ describe('the faster accelerator is chosen, and the other stopped', () => {
     expect(await race({ kvm: 'never', tcg: SLOW })).toEqual({
       accelerator: 'tcg',
       reason:
-        'A probe boot took 4.2 s in emulation, and under KVM, which opens, it was not finished by then.',
+        'A probe boot took 4.2 s in emulation; under KVM, which can be opened, it had not finished by then.',
       bootMs: { kvm: null, tcg: 4_200 },
       isConclusive: true,
       stopped: ['kvm'],
@@ -65,17 +65,18 @@ describe('a KVM that fails is not used', () => {
   test('its death is a verdict', async () => {
     expect(await race({ kvm: DIED, tcg: 'never' })).toMatchObject({
       accelerator: 'tcg',
-      reason: 'KVM opens, but a probe boot under it failed after 0.9 s: The guest rebooted.',
+      reason:
+        'KVM can be opened, but a probe boot under it failed after 0.9 s: The guest rebooted.',
       isConclusive: true,
       stopped: ['tcg'],
     });
   });
 
   test.each([
-    [REFUSED, 'KVM opens, but no machine starts under it: Device or resource busy.'],
+    [REFUSED, 'KVM can be opened, but no machine starts under it: Device or resource busy.'],
     [
       SILENT,
-      'KVM opens, but a probe boot under it was given up: it printed nothing at all for 30.0 s.',
+      'KVM can be opened, but a probe boot under it was stopped: it printed nothing at all for 30.0 s.',
     ],
   ])('but $kind says nothing of the next time', async (kvm, reason) => {
     expect(await race({ kvm, tcg: 'never' })).toMatchObject({

@@ -42,7 +42,7 @@ export async function raceAccelerators(boot: Boot): Promise<RaceVerdict> {
 function emulationWon(bootMs: number): RaceVerdict {
   return {
     accelerator: 'tcg',
-    reason: `A probe boot took ${seconds(bootMs)} in emulation, and under KVM, which opens, it was not finished by then.`,
+    reason: `A probe boot took ${seconds(bootMs)} in emulation; under KVM, which can be opened, it had not finished by then.`,
     bootMs: { kvm: null, tcg: bootMs },
     isConclusive: true,
   };
@@ -52,14 +52,14 @@ function kvmDecides(outcome: ProbeOutcome): RaceVerdict {
   if (outcome.kind === 'booted') {
     return {
       accelerator: 'kvm',
-      reason: `A probe boot took ${seconds(outcome.bootMs)} under KVM, and in emulation it was not finished by then.`,
+      reason: `A probe boot took ${seconds(outcome.bootMs)} under KVM; in emulation it had not finished by then.`,
       bootMs: { kvm: outcome.bootMs, tcg: null },
       isConclusive: true,
     };
   }
   return {
     accelerator: 'tcg',
-    reason: `KVM opens, but ${failureOf(outcome)}`,
+    reason: `KVM can be opened, but ${failureOf(outcome)}`,
     bootMs: { kvm: null, tcg: null },
     isConclusive: outcome.kind === 'died',
   };
@@ -72,7 +72,7 @@ function failureOf(outcome: Exclude<ProbeOutcome, { kind: 'booted' }>): string {
     case 'died':
       return `a probe boot under it failed after ${seconds(outcome.afterMs)}: ${outcome.reason}`;
     case 'timed-out':
-      return `a probe boot under it was given up: ${outcome.reason}.`;
+      return `a probe boot under it was stopped: ${outcome.reason}.`;
     case 'stopped':
       return 'a probe boot under it was stopped.';
   }

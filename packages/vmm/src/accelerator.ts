@@ -73,7 +73,10 @@ type ProbeResult = z.infer<typeof resultSchema>;
 export async function probeAccelerator(options: ProbeOptions): Promise<AcceleratorChoice> {
   const obstacle = await kvmObstacle();
   if (options.forced === 'kvm' && obstacle !== undefined) {
-    throw new TorporError('host_setup', `KVM is forced by a setting, but ${obstacle}.`);
+    throw new TorporError(
+      'host_setup',
+      `KVM is forced by the setting accelerator, but ${obstacle}.`,
+    );
   }
   if (options.forced !== undefined) return forcedChoice(options.forced);
   if (obstacle !== undefined) return emulationBecause(obstacle);
@@ -91,7 +94,7 @@ export async function probeAccelerator(options: ProbeOptions): Promise<Accelerat
 export function forcedChoice(accelerator: Accelerator): AcceleratorChoice {
   return {
     accelerator,
-    reason: `${accelerator} is forced by a setting.`,
+    reason: `Forced by the setting accelerator = ${accelerator}.`,
     ...UNPROBED,
     forced: true,
   };
@@ -112,7 +115,9 @@ export async function kvmObstacle(): Promise<string | undefined> {
     return undefined;
   } catch (error) {
     const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT';
-    return isMissing ? `there is no ${KVM_DEVICE}` : `${KVM_DEVICE} may not be opened by this user`;
+    return isMissing
+      ? `there is no ${KVM_DEVICE}`
+      : `this user is not allowed to open ${KVM_DEVICE}`;
   }
 }
 

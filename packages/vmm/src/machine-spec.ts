@@ -29,7 +29,10 @@ export function checkMachineSpec(spec: MachineSpec): void {
       /^[A-Za-z0-9_][A-Za-z0-9_-]{0,14}$/.test(tapDevice),
       `"${tapDevice}" is not an interface's name`,
     );
-    check(/^(?:[0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(macAddress), `"${macAddress}" is no MAC address`);
+    check(
+      /^(?:[0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(macAddress),
+      `"${macAddress}" is not a MAC address`,
+    );
   }
   if (spec.user !== undefined) {
     checkRange('user.uid', spec.user.uid, 0, 2 ** 32 - 2);

@@ -58,15 +58,26 @@ describe('a saved state', () => {
   test.each([
     [qemu, firecracker, /QEMU 10\.0\.2.*Firecracker 1\.16\.1/, /TORPOR_VMM=qemu/],
     [firecracker, qemu, /Firecracker 1\.16\.1.*QEMU 10\.0\.2/, /TORPOR_VMM=firecracker/],
-    [qemu, { ...qemu, vmmVersion: '11.0.0' }, /QEMU 11\.0\.0 does not read/, /TORPOR_QEMU/],
-    [qemu, { ...qemu, machine: 'q35' }, /does not read/, /TORPOR_QEMU/],
+    [qemu, { ...qemu, vmmVersion: '11.0.0' }, /QEMU 11\.0\.0 cannot read/, /TORPOR_QEMU/],
+    [
+      qemu,
+      { ...qemu, machine: 'q35' },
+      /machine type .*uses q35/,
+      /version of Torpor that made it/,
+    ],
     [
       firecracker,
       { ...firecracker, vmmVersion: '1.17.0-dev' },
-      /Firecracker 1\.16\.1, whose states Firecracker 1\.17\.0-dev does not read/,
+      /Firecracker 1\.16\.1, whose saved states Firecracker 1\.17\.0-dev cannot read/,
       /TORPOR_FIRECRACKER to a Firecracker 1\.16\.1/,
     ],
     [qemu, { ...qemu, accelerator: 'kvm' }, /under tcg.*uses kvm/, /TORPOR_ACCELERATOR=tcg/],
+    [
+      { ...qemu, machine: 'microvm,pic=off' },
+      { ...qemu, machine: 'microvm', accelerator: 'kvm' },
+      /under tcg.*uses kvm/,
+      /TORPOR_ACCELERATOR=tcg/,
+    ],
     [
       firecracker,
       { ...firecracker, cpuModel: 'Another' },

@@ -79,30 +79,30 @@ export function restoreObstacle(saved: VmmPlatform, own: VmmPlatform): RestoreOb
     ({ vmm, vmmVersion }) => `${VMMS[vmm].name} ${vmmVersion}`,
   );
   if (saved.vmm !== own.vmm) {
-    const what = `was made with ${theirs}, where this host runs ${ours}`;
+    const what = `was made with ${theirs}, but this host runs ${ours}`;
     return { what, remedy: `Start Torpor with TORPOR_VMM=${saved.vmm} to use it.` };
   }
-  if (!readsStatesOf(saved, own)) {
-    const what = `was made with ${theirs}, whose states ${ours} does not read`;
+  const { stateFormat } = VMMS[own.vmm];
+  if (stateFormat(saved.vmmVersion) !== stateFormat(own.vmmVersion)) {
+    const what = `was made with ${theirs}, whose saved states ${ours} cannot read`;
     const variable = `TORPOR_${saved.vmm.toUpperCase()}`;
     return { what, remedy: `Set ${variable} to a ${theirs}, or delete what was made from it.` };
   }
   if (saved.accelerator !== own.accelerator) {
-    const what = `was made under ${saved.accelerator}, where this host uses ${own.accelerator}`;
+    const what = `was made under ${saved.accelerator}, but this host uses ${own.accelerator}`;
     return { what, remedy: `Start Torpor with TORPOR_ACCELERATOR=${saved.accelerator} to use it.` };
   }
+  // The machine type depends on the accelerator, too.
+  if (saved.machine !== own.machine) {
+    const what = `was made with the machine type ${saved.machine}, but this version of Torpor uses ${own.machine}`;
+    const remedy = 'Use the version of Torpor that made it, or delete what was made from it.';
+    return { what, remedy };
+  }
   if (saved.cpuModel !== own.cpuModel) {
-    const what = `was made on the processor ${saved.cpuModel}, where this host has ${own.cpuModel}`;
+    const what = `was made on the processor ${saved.cpuModel}, but this host has ${own.cpuModel}`;
     return { what, remedy: 'Restore it on such a machine, or delete what was made from it.' };
   }
   return undefined;
-}
-
-function readsStatesOf(saved: VmmPlatform, own: VmmPlatform): boolean {
-  const { stateFormat } = VMMS[own.vmm];
-  return (
-    saved.machine === own.machine && stateFormat(saved.vmmVersion) === stateFormat(own.vmmVersion)
-  );
 }
 
 function hostProcessor(): string {

@@ -132,7 +132,7 @@ async function watchBoot(
       return { kind: 'timed-out', reason: what };
     }
     if (elapsedMs > totalMs) {
-      return { kind: 'timed-out', reason: `it was not finished after ${seconds(totalMs)}` };
+      return { kind: 'timed-out', reason: `it had not finished after ${seconds(totalMs)}` };
     }
     await sleep(POLL_MS);
   }

@@ -167,7 +167,7 @@ class Packer {
     } catch (error) {
       if (errnoOf(error) === undefined) throw error;
       const gone = errnoOf(error) === 'ENOENT';
-      this.#omit(path, gone ? 'it was removed while the copy ran' : reasonOf(error));
+      this.#omit(path, gone ? 'it was removed during the copy' : reasonOf(error));
     }
     yield* this.#full();
     return undefined;
@@ -233,7 +233,7 @@ class Packer {
   ): Generator<Buffer, void> {
     try {
       const stats = fstatSync(fd, { bigint: true });
-      if (!stats.isFile()) return this.#omit(path, 'it was replaced while the copy ran');
+      if (!stats.isFile()) return this.#omit(path, 'it was replaced during the copy');
       const link = this.#numberOf(found);
       this.#add(encodeEntry({ ...entryOf('file', parent, name, stats), link }));
       this.#addXattrs(path);
@@ -241,7 +241,7 @@ class Packer {
       this.#add(encodeEndOfFile(size));
       const now = fstatSync(fd, { bigint: true });
       if (now.size !== stats.size || now.mtimeNs !== stats.mtimeNs) {
-        this.#omit(path, 'it changed while it was copied');
+        this.#omit(path, 'it changed during the copy');
       }
     } finally {
       closeSync(fd);

@@ -68,14 +68,14 @@ class Placement {
     const there = statusOf(target);
     const directory = from.children.get(name.toString('latin1'));
     if (directory === undefined) {
-      if (there?.isDirectory()) this.#omit(shown, 'there is a directory of that name');
+      if (there?.isDirectory()) this.#omit(shown, 'a directory with that name exists');
       else renameSync(source, target);
     } else if (there === undefined) {
       this.finishBelow(directory, source);
       renameSync(source, target);
       this.finish(directory, target);
     } else if (there.isDirectory()) this.merge(directory, target);
-    else this.#omit(shown, 'there is a file of that name');
+    else this.#omit(shown, 'a file with that name exists');
   }
 
   /** Gives the directories below one, which is at `path` now, what their entries say. */

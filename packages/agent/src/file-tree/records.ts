@@ -219,7 +219,7 @@ export function decodeJson(body: Buffer): Readonly<Record<string, unknown>> {
 }
 
 export function malformed(what: string): TreeError {
-  return new TreeError('internal_error', `The files did not arrive as they should: ${what}.`);
+  return new TreeError('internal_error', `The received files are malformed: ${what}.`);
 }
 
 /** The records in a stream of chunks, which may be cut anywhere. Throws for one that is cut off at its end. */

@@ -37,10 +37,10 @@ function existing(path: Buffer, isDirectory: boolean): Target {
   const found = statusOf(path);
   if (found === undefined) return absent(path, MAX_LINKS);
   if (found.isDirectory() && !isDirectory) {
-    throw new TreeError('conflict', `${path} is a directory, and what is copied is none.`);
+    throw new TreeError('conflict', `${path} is a directory, but the source is not.`);
   }
   if (!found.isDirectory() && isDirectory) {
-    throw new TreeError('conflict', `${path} is there, and is not a directory.`);
+    throw new TreeError('conflict', `${path} exists and is not a directory.`);
   }
   // What a link of /proc points to, a pipe for example, need not have a path.
   if (!found.isDirectory() && !found.isFile()) return { path, parent: path, found: 'special' };

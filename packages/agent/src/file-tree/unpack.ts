@@ -84,7 +84,7 @@ export async function unpackTree(
 }
 
 function cutOff(): TreeError {
-  return new TreeError('internal_error', 'The copy was broken off before its end.');
+  return new TreeError('internal_error', 'The copy stopped before it was complete.');
 }
 
 const CODES: Record<TreeErrorCode, true> = {
@@ -291,7 +291,7 @@ class StagedTree {
     } else if (path !== undefined) {
       const made = this.#attempt(shown, () => this.#make(path, shown, entry));
       if (made && entry.kind !== 'link' && entry.link !== 0) this.#links.set(entry.link, path);
-      if (isRoot && !made) throw new TreeError('internal_error', 'The file could not be made.');
+      if (isRoot && !made) throw new TreeError('internal_error', 'The file could not be created.');
     }
   }
 
@@ -315,7 +315,8 @@ class StagedTree {
     }
     if (entry.kind === 'link') {
       const first = this.#links.get(entry.link);
-      if (first === undefined) this.#omit(shown, 'the file that it is a name of was left out');
+      if (first === undefined)
+        this.#omit(shown, 'the file that it is a hard link to was not copied');
       else linkSync(first, path);
       return first !== undefined;
     }

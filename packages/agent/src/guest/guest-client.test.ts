@@ -104,7 +104,7 @@ describe('a guest that cannot be reached', () => {
     const guest = await hanging();
     await expect(guest.init({}, { timeoutMs: 50 })).rejects.toMatchObject({
       code: 'guest_unreachable',
-      message: 'The guest of sandbox sb1 did not take on its identity within 0.05 s.',
+      message: 'The guest of sandbox sb1 did not complete its initialisation within 0.05 s.',
       remedy: expect.stringContaining('--guest-timeout'),
     });
   });

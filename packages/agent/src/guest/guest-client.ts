@@ -137,7 +137,7 @@ export class GuestClient {
     const body = JSON.stringify(initRequestSchema.parse(request));
     const late = new AbortController();
     const timer = setTimeout(() => {
-      const what = `The guest of sandbox ${this.sandboxId} did not take on its identity within ${timeoutMs / 1000} s.`;
+      const what = `The guest of sandbox ${this.sandboxId} did not complete its initialisation within ${timeoutMs / 1000} s.`;
       late.abort(new TorporError('guest_unreachable', what, { remedy: GUEST_TIMEOUT_REMEDY }));
     }, timeoutMs);
     try {

@@ -161,7 +161,7 @@ describe('limits', () => {
     const vast = { cmd: 'true', args: ['x'.repeat(65 * 2 ** 20)], envs: {} };
     expect(await failureOf(exec(guest, vast, limits))).toMatchObject({
       code: 'too_large',
-      message: expect.stringContaining('A message may have 67108864 bytes at most'),
+      message: expect.stringContaining('A message may have at most 67108864 bytes'),
     });
     const { pid } = await startBackground(guest, { cmd: 'sleep', args: ['60'], envs: {} });
     const data = Buffer.alloc(65 * 2 ** 20);

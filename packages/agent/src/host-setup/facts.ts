@@ -46,7 +46,7 @@ async function memory(): Promise<Fact> {
       state: available < LOW_MEMORY_BYTES ? 'degraded' : 'found',
       detail: `${formatBytes(available)} available of ${formatBytes(totalmem())}`,
     },
-    remedy: 'Free memory: a sandbox needs what it is given, and a little more.',
+    remedy: 'Free some memory: a sandbox needs the memory that it is given, and a little more.',
   };
 }
 
@@ -97,7 +97,7 @@ async function forwarding(modules: KernelModules): Promise<Fact> {
   const remedy =
     'Allow forwarding for the interfaces tp*: the other firewall drops what Torpor allows.';
   if ((await findProgram('nft')) === undefined || process.getuid?.() !== 0) {
-    const result = { state: 'degraded', detail: 'not looked at: it needs nft and root' } as const;
+    const result = { state: 'degraded', detail: 'not checked: this needs nft and root' } as const;
     return { id: 'forwarding', result, remedy: '' };
   }
   if ((await modules.unloaded(['nf_tables'])).length > 0) {

@@ -146,7 +146,7 @@ describe('a host without module files, such as a container', () => {
     await mkdir(join(root, 'sys/module/tun'), { recursive: true });
     expect(await checked()).toEqual({
       tun: 'found: /dev/net/tun',
-      veth: 'found: a veth pair can be made',
+      veth: 'found: a veth pair can be created',
       nf_tables: 'found: the rules of the firewall can be applied',
       kvm: 'absent: the processor has no vmx and no svm; sandboxes are emulated',
     });

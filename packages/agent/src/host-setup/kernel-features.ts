@@ -103,7 +103,7 @@ function tun({ openDevice }: HostKernel): Feature {
         : { state: 'missing', detail: error };
     },
     remedy:
-      'Load the kernel module with `torpor setup` or `modprobe tun`; in a container, pass the device /dev/net/tun in.',
+      'Load the kernel module with `torpor setup` or `modprobe tun`; in a container, pass the device /dev/net/tun through.',
   };
 }
 
@@ -113,7 +113,7 @@ function veth(): Feature {
     purpose: 'the link between host and sandbox',
     modules: async () => ['veth'],
     use: () =>
-      inOwnNamespace('a veth pair can be made', 'ip', [
+      inOwnNamespace('a veth pair can be created', 'ip', [
         ...['link', 'add', 'name', 'torpor0', 'type', 'veth', 'peer', 'name', 'torpor1'],
       ]),
     remedy:
@@ -148,7 +148,7 @@ function kvm({ cpuInfo, openDevice }: HostKernel): Feature {
         : { state: 'degraded', detail: `the processor has ${flag}, but ${error}` };
     },
     remedy:
-      'Load the kernel module with `torpor setup` or `modprobe kvm_intel` (kvm_amd); enable virtualisation in the firmware; in a container, pass the device /dev/kvm in.',
+      'Load the kernel module with `torpor setup` or `modprobe kvm_intel` (kvm_amd); enable virtualisation in the firmware; in a container, pass the device /dev/kvm through.',
   };
 }
 

@@ -99,7 +99,7 @@ async function installNewQemu(report: SetupReport): Promise<boolean> {
     return true;
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
-    report.step(`no newer QEMU could be had from the backports: ${error.message}`);
+    report.step(`could not get a newer QEMU from the backports: ${error.message}`);
     return false;
   }
 }

@@ -62,11 +62,11 @@ describe('doctor', () => {
     });
     expect(vmm?.result).toEqual({
       state: 'found',
-      detail: 'qemu 10.0.2: QEMU is forced by a setting.',
+      detail: 'qemu 10.0.2: Forced by the setting vmm = qemu.',
     });
     expect(accelerator?.result).toEqual({
       state: 'found',
-      detail: 'tcg: tcg is forced by a setting.',
+      detail: 'tcg: Forced by the setting accelerator = tcg.',
     });
   });
 
@@ -113,7 +113,9 @@ describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
     const first = await look(false);
     expect(first).toEqual({
       state: 'degraded',
-      detail: expect.stringMatching(/^tcg: KVM opens, but no machine starts under it: .*--probe/),
+      detail: expect.stringMatching(
+        /^tcg: KVM can be opened, but no machine starts under it: .*--probe/,
+      ),
     });
     expect(await look(false)).toEqual(first);
     expect(probes).toBe(1);

@@ -26,7 +26,7 @@ async function firecrackerFact({ programs }: HostSettings): Promise<Fact> {
   const id = 'firecracker';
   const firecracker = programs?.firecracker ?? (await findProgram('firecracker'));
   if (firecracker === undefined) {
-    const detail = 'none, and none is needed: QEMU serves';
+    const detail = 'not installed, and not needed: QEMU is used';
     return { id, result: { state: 'absent', detail }, remedy: '' };
   }
   try {
@@ -53,8 +53,8 @@ async function choiceFacts(
       (await isAccessible('/dev/kvm'))
     ) {
       return [
-        fact('accelerator', 'found', '/dev/kvm is tried at the first start'),
-        fact('vmm', 'found', 'chosen at the first start, when /dev/kvm has been tried'),
+        fact('accelerator', 'found', 'not known yet: the first start tries /dev/kvm'),
+        fact('vmm', 'found', 'not chosen yet: the first start tries /dev/kvm'),
       ];
     }
     const choice = await chooseVmm({
@@ -81,7 +81,7 @@ function factsOf({ accelerator, platform, reason }: VmmChoice): Fact[] {
       'accelerator',
       isFast ? 'found' : 'degraded',
       `${accelerator.accelerator}: ${accelerator.reason}`,
-      'Sandboxes run in pure emulation, which is several times slower; give this machine KVM, if it can have it.',
+      'Sandboxes run in pure emulation, which is several times slower; make KVM available on this machine if you can.',
     ),
     fact('vmm', 'found', `${platform.vmm} ${platform.vmmVersion}: ${reason}`),
   ];

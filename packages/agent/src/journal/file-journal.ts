@@ -211,7 +211,7 @@ async function readJournal(path: string): Promise<Map<string, JournalEntry>> {
 function checkHeader(path: string, line: string): void {
   const header = headerSchema.safeParse(parseJson(line));
   if (header.success && header.data.version === VERSION) return;
-  const found = header.success ? `version ${header.data.version}` : 'no journal of Torpor';
+  const found = header.success ? `version ${header.data.version}` : 'not a journal of Torpor';
   throw new TorporError(
     'host_setup',
     `The file ${path} is ${found}; this host agent reads version ${VERSION}.`,

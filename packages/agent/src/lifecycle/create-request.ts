@@ -37,21 +37,23 @@ const MAX_ENVIRONMENT_BYTES = 512 * 1024;
 export function checkedSpec(request: CreateRequest, limits: SandboxLimits): SandboxSpec {
   const { id, templateId = DEFAULT_TEMPLATE, defaultUser, hostname = id } = request;
   const { diskSizeMiB = DEFAULT_DISK_MIB } = request;
-  require(isId('sandbox', id), `${JSON.stringify(id)} is no sandbox id`);
+  require(isId('sandbox', id), `${JSON.stringify(id)} is not a sandbox id`);
   requireWhole('the number of vCPUs', request.vcpus, 1);
   requireWhole('the memory in MiB', request.memoryMiB, MIN_MEMORY_MIB);
   requireWhole('the size of the disk in MiB', diskSizeMiB, MIN_DISK_MIB);
   requireWhole('the idle timeout in seconds', request.timeoutSec, 0);
   require(request.timeoutSec <=
-    MAX_TIMEOUT_SEC, `the idle timeout is ${request.timeoutSec} s; the most is ${MAX_TIMEOUT_SEC} s, and 0 means no limit`);
+    MAX_TIMEOUT_SEC, `the idle timeout is ${request.timeoutSec} s; the maximum is ${MAX_TIMEOUT_SEC} s, and 0 means no limit`);
   requireCapacity('vCPUs', request.vcpus, limits.maxVcpus);
   requireCapacity('MiB of memory', request.memoryMiB, limits.maxMemoryMiB);
   requireCapacity('MiB of disk', diskSizeMiB, limits.maxDiskMiB);
   require(defaultUser === undefined ||
-    /^[a-z_][a-z0-9_-]{0,31}$/.test(defaultUser), `${JSON.stringify(defaultUser)} is no user name`);
+    /^[a-z_][a-z0-9_-]{0,31}$/.test(
+      defaultUser,
+    ), `${JSON.stringify(defaultUser)} is not a user name`);
   require(/^[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$/.test(
     hostname,
-  ), `${JSON.stringify(hostname)} is no host name`);
+  ), `${JSON.stringify(hostname)} is not a host name`);
   checkEnvironment({ ...request.defaultEnv, ...request.envs });
   return {
     vcpus: request.vcpus,
@@ -77,7 +79,7 @@ function checkEnvironment(envs: Readonly<Record<string, string>>): void {
     size += name.length + value.length;
   }
   require(size <=
-    MAX_ENVIRONMENT_BYTES, `the environment has ${size} characters; the most is ${MAX_ENVIRONMENT_BYTES}`);
+    MAX_ENVIRONMENT_BYTES, `the environment has ${size} characters; the maximum is ${MAX_ENVIRONMENT_BYTES}`);
 }
 
 function requireWhole(name: string, value: number, least: number): void {
@@ -89,7 +91,7 @@ function requireCapacity(what: string, asked: number, available: number): void {
   if (asked <= available) return;
   throw new TorporError(
     'capacity_exceeded',
-    `The sandbox asks for ${asked} ${what}; this host gives at most ${available} ${what}.`,
+    `The sandbox requests ${asked} ${what}; this host allows at most ${available} ${what}.`,
   );
 }
 

@@ -17,7 +17,7 @@ export async function requireFreeMemory(
   if (available !== undefined && available < memoryMiB) {
     throw new TorporError(
       'no_hosts_available',
-      `The sandbox asks for ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
+      `The sandbox requests ${memoryMiB} MiB of memory; this host has ${available} MiB left.`,
     );
   }
   const { memoryFile } = host.driver.capabilities;
@@ -30,7 +30,7 @@ async function requireRoom(directory: string, memoryMiB: number): Promise<void> 
   if (room >= memoryMiB) return;
   throw new TorporError(
     'no_hosts_available',
-    `The sandbox asks for ${memoryMiB} MiB of memory; the file system of ${directory} has ${room} MiB left.`,
+    `The sandbox requests ${memoryMiB} MiB of memory; the file system of ${directory} has ${room} MiB left.`,
     { remedy: 'Destroy or pause sandboxes that are not needed, or make the tmpfs larger.' },
   );
 }

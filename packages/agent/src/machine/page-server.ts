@@ -175,5 +175,7 @@ function isAbsent(error: unknown): boolean {
 
 function failure(error: unknown): TorporError {
   const message = error instanceof Error ? error.message : String(error);
-  return new TorporError('vmm_failed', `The page server refused: ${message}`, { cause: error });
+  return new TorporError('vmm_failed', `The page server refused the request: ${message}`, {
+    cause: error,
+  });
 }

@@ -27,7 +27,10 @@ export class VmmUsers {
       this.#taken.add(uid);
       return uid;
     }
-    throw new TorporError('no_hosts_available', `This host runs ${IDS} sandboxes already.`);
+    throw new TorporError(
+      'no_hosts_available',
+      `This host already runs ${IDS} sandboxes, the maximum.`,
+    );
   }
 
   reserve(uid: number): void {

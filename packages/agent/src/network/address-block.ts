@@ -87,7 +87,10 @@ export async function claimAddressBlock(options: AddressBlockOptions): Promise<I
   throw new TorporError(
     'host_setup',
     `No /${length} of the address range ${formatIpv4Prefix(options.addressRange)} is free on this machine.`,
-    { remedy: 'Configure another address range for the sandboxes.' },
+    {
+      remedy:
+        'Remove routes and interface addresses within that range that are not needed; `ip route` and `ip address` list them.',
+    },
   );
 }
 

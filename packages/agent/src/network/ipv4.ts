@@ -18,7 +18,7 @@ export function prefixSize(prefix: Ipv4Prefix): number {
 export function parseIpv4Prefix(text: string): Ipv4Prefix {
   const [address = '', length = '32', ...rest] = text.split('/');
   if (!isIPv4(address) || !/^\d{1,2}$/.test(length) || Number(length) > 32 || rest.length > 0) {
-    throw new RangeError(`${JSON.stringify(text)} is no IPv4 prefix.`);
+    throw new RangeError(`${JSON.stringify(text)} is not an IPv4 prefix.`);
   }
   const number = address.split('.').reduce((sum, octet) => sum * 256 + Number(octet), 0);
   const size = 2 ** (32 - Number(length));

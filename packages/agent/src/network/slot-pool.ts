@@ -64,7 +64,7 @@ export async function openSlotPool(options: SlotPoolOptions): Promise<SlotPool> 
   const { hostNamespace, logger, journal } = options;
   const maxSlots = options.maxSlots ?? 1000;
   if (!Number.isInteger(maxSlots) || maxSlots < 1 || maxSlots > MAX_SLOTS) {
-    throw new RangeError(`maxSlots is ${maxSlots}; it must be within 1 and ${MAX_SLOTS}.`);
+    throw new RangeError(`maxSlots is ${maxSlots}; it must be from 1 to ${MAX_SLOTS}.`);
   }
   const addressRange = parseIpv4Prefix(options.addressRange ?? '10.201.0.0/16');
   const deniedRanges = (options.deniedRanges ?? []).map(parseIpv4Prefix);

@@ -57,7 +57,7 @@ describe('the memory header', () => {
     ['another version', (b) => set(b, 0, 2n), /format version 2/],
     ['another block size', (b) => set(b, 8, 0n), /block size 0/],
     ['no RAM', (b) => set(b, 16, 0n), /RAM size 0/],
-    ['RAM of no whole blocks', (b) => set(b, 16, 4097n), /no multiple/],
+    ['RAM of no whole blocks', (b) => set(b, 16, 4097n), /not a multiple/],
     ['RAM beyond what is addressable', (b) => set(b, 16, 1n << 60n), /out of range/],
     ['a nil build id', (b) => Buffer.from(b.fill(0, 32, 48)), /build id is nil/],
     ['a missing last record', (b) => b.subarray(0, b.length - 40), /ends at/],
@@ -69,7 +69,7 @@ describe('the memory header', () => {
       (b) => set(b, 64 + 3 * 40 + 8, 3n * 4096n),
       /beyond the end of RAM/,
     ],
-    ['an unaligned storage offset', (b) => set(b, 64 + 32, 1n), /no multiple/],
+    ['an unaligned storage offset', (b) => set(b, 64 + 32, 1n), /not a multiple/],
   ];
 
   function set(bytes: Buffer, at: number, value: bigint): Buffer {

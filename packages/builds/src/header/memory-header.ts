@@ -91,11 +91,11 @@ class HeaderReader {
     if (length < METADATA_BYTES) this.#fail(`${length} bytes are too few for a memory header`);
     const version = this.#bytes.readBigUInt64LE(0);
     if (version !== BigInt(HEADER_VERSION)) {
-      this.#fail(`format version ${version}, where this program reads version ${HEADER_VERSION}`);
+      this.#fail(`format version ${version} instead of ${HEADER_VERSION}`);
     }
     const blockSize = this.#bytes.readBigUInt64LE(8);
     if (blockSize !== BigInt(BLOCK_SIZE)) {
-      this.#fail(`block size ${blockSize}, where this program reads ${BLOCK_SIZE}`);
+      this.#fail(`block size ${blockSize} instead of ${BLOCK_SIZE}`);
     }
     const blockCount = this.#blocks(16, 'RAM size');
     if (blockCount === 0) this.#fail('RAM size 0');
@@ -178,7 +178,8 @@ class HeaderReader {
     const value = this.#bytes.readBigUInt64LE(at);
     if (value > BigInt(MAX_MEMORY_BYTES)) this.#fail(`${what} ${value} is out of range`);
     const blocks = Number(value) / BLOCK_SIZE;
-    if (!Number.isInteger(blocks)) this.#fail(`${what} ${value} is no multiple of ${BLOCK_SIZE}`);
+    if (!Number.isInteger(blocks))
+      this.#fail(`${what} ${value} is not a multiple of ${BLOCK_SIZE}`);
     return blocks;
   }
 

@@ -88,13 +88,13 @@ function parseJson(text: string, path: string): unknown {
   try {
     value = JSON.parse(text);
   } catch {
-    throw new BuildFormatError(path, 'no JSON: torn, or not a manifest');
+    throw new BuildFormatError(path, 'not JSON: torn, or not a manifest');
   }
   const version = versionOf(value);
   if (version !== undefined && version !== MANIFEST_VERSION) {
     throw new BuildFormatError(
       path,
-      `format version ${version}, where this program reads version ${MANIFEST_VERSION}`,
+      `format version ${version} instead of ${MANIFEST_VERSION}`,
       'Use the version of Torpor that made the build, or make it again with this one.',
     );
   }

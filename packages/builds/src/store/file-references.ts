@@ -7,7 +7,7 @@ import type { Reference, ReferenceKind, References } from './build-store.ts';
 import { REPLACEMENT_SUFFIX, replaceFile, syncPath } from './durable.ts';
 
 const FILE_PATTERN = /^(sandbox|template)~([A-Za-z0-9._-]{1,128})\.json$/;
-const contents = z.strictObject({ buildId: z.string().refine(isUuid, 'no build id') });
+const contents = z.strictObject({ buildId: z.string().refine(isUuid, 'not a build id') });
 
 /** References as files, one each. */
 export class FileReferences implements References {

@@ -36,7 +36,7 @@ export async function checkContent(
   await using handle = await open(path);
   const actual = await checksumOf(file.name, handle, file.size, files);
   if (actual !== file.crc32) {
-    throw new BuildFormatError(path, `damaged: CRC-32 ${actual}, where it was ${file.crc32}`);
+    throw new BuildFormatError(path, `damaged: CRC-32 ${actual} instead of ${file.crc32}`);
   }
 }
 
@@ -63,7 +63,7 @@ async function checkSize(path: string, file: ManifestFile): Promise<void> {
   const found = await stat(path).catch(() => undefined);
   if (found === undefined) throw new BuildFormatError(path, 'missing');
   if (found.size !== file.size) {
-    throw new BuildFormatError(path, `torn: ${found.size} bytes, where it had ${file.size}`);
+    throw new BuildFormatError(path, `torn: ${found.size} bytes instead of ${file.size}`);
   }
 }
 
@@ -77,12 +77,12 @@ async function readHeader(layout: StoreLayout, manifest: Manifest): Promise<Memo
     throw new BuildFormatError(path, `belongs to build ${header.buildId}`);
   }
   if (header.mapping.blockCount * BLOCK_SIZE !== manifest.memoryMiB * 2 ** 20) {
-    throw new BuildFormatError(path, 'maps another size of RAM than the manifest says');
+    throw new BuildFormatError(path, 'maps a different size of RAM than the manifest');
   }
   const recorded = manifest.files.find((file) => file.name === BUILD_FILES.header);
   const actual = formatChecksum(crc32(bytes));
   if (recorded !== undefined && recorded.crc32 !== actual) {
-    throw new BuildFormatError(path, `damaged: CRC-32 ${actual}, where it was ${recorded.crc32}`);
+    throw new BuildFormatError(path, `damaged: CRC-32 ${actual} instead of ${recorded.crc32}`);
   }
   return header;
 }

@@ -11,13 +11,13 @@ const MAX_LISTED = 5;
  */
 export async function findSandbox(torpor: Torpor, reference: string): Promise<Sandbox> {
   if (reference === '') {
-    throw new TorporError('invalid_request', 'The id of a sandbox is empty.', {
+    throw new TorporError('invalid_request', 'The sandbox id is empty.', {
       remedy:
-        '`torpor ls` lists the sandboxes. A shell variable that was to hold the id may be unset.',
+        '`torpor ls` lists the sandboxes. The shell variable that should hold the id may be unset.',
     });
   }
   if (ID_TYPE.startsWith(reference)) {
-    throw new TorporError('invalid_request', `Every id begins with ${reference}.`, {
+    throw new TorporError('invalid_request', `Every sandbox id begins with ${reference}.`, {
       remedy: 'Give more characters of the id; `torpor ls` lists the sandboxes.',
     });
   }

@@ -76,7 +76,7 @@ async function keyFileState(dataDir: string): Promise<string> {
     return `the one in ${dataDir} is damaged`;
   } catch (error) {
     const denied = error instanceof Error && 'code' in error && error.code === 'EACCES';
-    return denied ? `you may not read the one in ${dataDir}` : `${dataDir} has none`;
+    return denied ? `you are not allowed to read the one in ${dataDir}` : `${dataDir} has none`;
   }
 }
 

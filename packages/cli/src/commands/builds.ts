@@ -13,7 +13,11 @@ export function registerBuilds(cli: CliContext): void {
   );
 
   cli
-    .command('verify', 'read back every build; the exit status is 1 if one is damaged', builds)
+    .command(
+      'verify',
+      'read every build back and check it; the exit status is 1 if one is damaged',
+      builds,
+    )
     .action(
       cli.action(async (options: CommonOptions, _command: Command) => {
         return cli.withTorpor(options, async (torpor) => {
@@ -35,7 +39,7 @@ export function registerBuilds(cli: CliContext): void {
       }),
     );
 
-  cli.command('gc', 'remove builds that nothing needs', builds).action(
+  cli.command('gc', 'remove builds that no sandbox or snapshot needs', builds).action(
     cli.action(async (options: CommonOptions, _command: Command) => {
       await cli.withTorpor(options, async (torpor) => {
         const collected = await torpor.builds.collect();

@@ -7,7 +7,7 @@ import { table } from '../output/table.ts';
 
 export function registerConfig(cli: CliContext): void {
   cli
-    .command('config', 'list every setting with its value and where that comes from')
+    .command('config', 'list every setting with its value and where it comes from')
     .addHelpText(
       'after',
       `
@@ -70,6 +70,6 @@ function fileText({ path, state }: LoadedConfig['file']): string {
     case 'missing':
       return `Configuration file: none (it would be ${path})`;
     case 'unreadable':
-      return `Configuration file: ${path}, which you may not read`;
+      return `Configuration file: ${path}, which you are not allowed to read`;
   }
 }

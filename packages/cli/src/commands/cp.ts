@@ -4,26 +4,27 @@ import { parseTransfer } from '../transfer/endpoint.ts';
 import type { CpOptions } from '../transfer/run-copy.ts';
 
 const HELP = `
-One side, or both, is ID:PATH, a path in a sandbox; a relative or empty path starts in the home
-directory of the user there. As with cp and scp, a destination that is a directory receives the
-copy in it; any other is the name of the copy, and its directory must exist. SOURCE/. means the
-contents of SOURCE. A symbolic link that is given as source or destination is followed. A FIFO or
-a device that is given as source is read to its end; as destination, it is written to.
+SOURCE, DESTINATION or both are ID:PATH, a path in a sandbox; a relative or empty path there starts
+in the home directory of the user. As with cp and scp, if DESTINATION is a directory, the copy is
+put into it; otherwise DESTINATION is the name of the copy, and its parent directory must exist.
+SOURCE/. means the contents of SOURCE. If SOURCE or DESTINATION is a symbolic link, it is followed.
+A FIFO or device is read to its end as SOURCE, and written to as DESTINATION.
 
 Files, directories, symbolic links, FIFOs and hard links among them are copied, with their
 contents, holes, permissions, modification times to the nanosecond and user.* attributes. The
-copy belongs to the user who makes it: on this machine you, in a sandbox --user. Set-user-ID and
+copy belongs to the user who makes it: you on this machine, --user in a sandbox. Set-user-ID and
 set-group-ID bits of files from a sandbox are dropped. --archive keeps those as well, and, as
 root, owners (by number), devices, ACLs and capabilities. Sockets are never copied.
 
-The copy is made beside the destination and moved into place when it is complete; after an error
-or an interrupt, nothing of it remains. An existing directory receives the files and keeps its
-permissions; an existing file is replaced. What could not be copied, or changed while it was being
-copied, is named on standard error, and the exit status is 1.
+The copy is made beside DESTINATION and moved into place when it is complete; after an error or an
+interrupt, nothing of it remains. Files are added to an existing directory, which keeps its
+permissions; an existing file is replaced. Files that could not be copied, or that changed while they
+were being copied, are named on standard error, and the exit status is 1.
 
-Examples: torpor cp ./src sb…:           into the home directory of the sandbox
-          torpor cp sb…:/var/log/. logs  the contents of /var/log, into the directory logs
-          torpor cp -u root ca.pem sb…:/etc/ssl/certs/`;
+Examples:
+  torpor cp ./src sb4k:           # into the home directory of the sandbox
+  torpor cp sb4k:/var/log/. logs  # the contents of /var/log, into the directory logs
+  torpor cp -u root ca.pem sb4k:/etc/ssl/certs/`;
 
 export function registerCp(cli: CliContext): void {
   cli

@@ -28,13 +28,16 @@ const MAX_VCPUS = 1024;
 
 export function addCreateOptions(command: Command): Command {
   return command
-    .option('-t, --template <name>', 'image or snapshot to start from (default: base)')
+    .option(
+      '-t, --template <name>',
+      'template to start from, an image or a snapshot (default: base)',
+    )
     .option('--vcpus <n>', 'virtual CPUs (default: 1)', integer(1, MAX_VCPUS))
     .option('-m, --memory <size>', 'memory, such as 512m or 2g (default: 512m)', mebibytes)
-    .option('--disk <size>', 'size of the writable disk, such as 10g', mebibytes)
+    .option('--disk <size>', 'size of the writable disk, such as 10g (default: 5g)', mebibytes)
     .option(
       '--idle-timeout <time>',
-      'destroy it after this time without activity, such as 10m',
+      'destroy it after this time without activity, such as 10m (default: never)',
       duration,
     )
     .option('--auto-pause', 'pause it after the idle timeout instead of destroying it')
@@ -44,7 +47,7 @@ export function addCreateOptions(command: Command): Command {
       'environment variable of its processes; may be repeated',
       assignment,
     )
-    .option('--no-internet', 'no access to the internet');
+    .option('--no-internet', 'block access to the internet');
 }
 
 /** Those of them that a command line has. */

@@ -63,7 +63,7 @@ export function registerDoctor(cli: CliContext): void {
             cli.io.stdout,
             healthy
               ? `Torpor ${VERSION} can run here. Data directory: ${dataDir}`
-              : `Torpor ${VERSION} cannot run here yet: see what is marked ${MARKS.missing}.`,
+              : `Torpor ${VERSION} cannot run here yet: see the lines marked ${MARKS.missing}.`,
           );
         }
         return healthy ? EXIT.ok : EXIT.hostSetup;
@@ -94,7 +94,10 @@ async function serverFact(config: Config): Promise<Fact> {
     const { Torpor } = await import('@torpor/sdk');
     await using torpor = new Torpor({ apiUrl });
     const { version } = await torpor.health(AbortSignal.timeout(HEALTH_TIMEOUT_MS));
-    const result = { state: 'found', detail: `version ${version} serves at ${apiUrl}` } as const;
+    const result = {
+      state: 'found',
+      detail: `version ${version}, listening on ${apiUrl}`,
+    } as const;
     return { id: 'server', result, remedy: '' };
   } catch (reason) {
     const error = TorporError.from(reason);

@@ -49,7 +49,7 @@ Examples:
         async (id: string, command: string[], options: ExecOptions, _command: Command) => {
           const { env: envs, cwd, user, detach, tag } = options;
           if (tag !== undefined && !detach) {
-            throw new TorporError('invalid_request', '--tag names a program of --detach.');
+            throw new TorporError('invalid_request', '--tag can only be used with --detach.');
           }
           return cli.withSandbox(options, id, async (sandbox) => {
             if (!detach) return runProgram(cli.io, sandbox, command, options, envs);

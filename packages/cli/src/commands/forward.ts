@@ -22,13 +22,14 @@ const MAX_PORT = 65_535;
 
 export function registerForward(cli: CliContext): void {
   cli
-    .command('forward <id> <ports...>', 'reach ports of a sandbox at ports of this machine')
+    .command('forward <id> <ports...>', 'forward ports of this machine to ports of a sandbox')
     .option('--address <address>', 'address of this machine to listen on', '127.0.0.1')
     .addHelpText(
       'after',
       `
-A port is PORT, LOCAL:PORT, or :PORT for any free local port. Works on the machine that runs
-the sandbox, until interrupted, also for programs that listen on localhost only.
+A port is PORT, LOCAL:PORT, or :PORT for any free local port. The command must run on the machine
+that runs the sandbox, and forwards until it is interrupted. It also reaches programs that listen
+on localhost only.
 
 Examples:
   torpor forward sb4k 8000
@@ -103,7 +104,7 @@ function cannotListen(cause: unknown, { local, remote }: Forwarding): TorporErro
     `Cannot listen on port ${local}: ${reason}`,
     {
       remedy: isPort
-        ? `Choose another local port, such as :${remote} for any.`
+        ? `Choose another local port, or write :${remote} for any free one.`
         : 'Give an address of this machine with --address.',
       cause,
     },

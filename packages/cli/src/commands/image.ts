@@ -17,7 +17,7 @@ interface BuildOptions extends CommonOptions {
 }
 
 export function registerImage(cli: CliContext): void {
-  const image = cli.group('image', 'manage the images of this machine that sandboxes start from');
+  const image = cli.group('image', 'manage the images that sandboxes on this machine start from');
   registerList(cli, image);
   registerBuild(cli, image);
   registerRemove(cli, image);
@@ -46,7 +46,7 @@ function registerList(cli: CliContext, image: Command): void {
 function registerBuild(cli: CliContext, image: Command): void {
   cli
     .command('build [name]', 'build an image (default: base)', image)
-    .option('--refresh', "rebuild it from today's packages")
+    .option('--refresh', 'rebuild it with the newest packages')
     .action(
       cli.action(async (name = 'base', options: BuildOptions, _command: Command) => {
         const interrupted = new AbortController();
@@ -85,16 +85,16 @@ function registerPrune(cli: CliContext, image: Command): void {
   cli
     .command(
       'prune',
-      'remove what earlier versions left in the cache and nothing needs any more',
+      'remove files of earlier versions that are no longer needed from the cache',
       image,
     )
     .option('--dry-run', 'only print what would be removed')
     .addHelpText(
       'after',
       `
-This means old kernels, initramfs, agent drives and versions of images. What a sandbox or a
-build was made with is kept as long as that sandbox or build exists, in every data directory
-whose server uses the cache.`,
+These are old kernels, initramfs files, agent drives and versions of images. What a sandbox or
+build was made with is kept as long as that sandbox or build exists, in any data directory whose
+server uses the cache.`,
     )
     .action(
       cli.action(async (options: PruneOptions, _command: Command) => {

@@ -23,7 +23,7 @@ export function registerLogs(cli: CliContext): void {
     .addOption(
       new Option(
         '-f, --follow',
-        'keep printing what is added, until the sandbox is destroyed or fails',
+        'keep printing new output until the sandbox is destroyed or fails',
       ).conflicts('json'),
     )
     .option('--bytes <n>', 'only the last <n> bytes', integer(1, MAX_BYTES))

@@ -26,7 +26,7 @@ export function registerLs(cli: CliContext): void {
     .addOption(
       new Option(
         '-a, --all',
-        'include destroyed sandboxes of the last days (TORPOR_KEEP_STOPPED)',
+        'include destroyed sandboxes, which are listed for 7 days (TORPOR_KEEP_STOPPED)',
       ).conflicts('state'),
     )
     .option('-n, --limit <n>', 'only the newest <n>', integer(1, MAX_LIMIT))

@@ -12,9 +12,9 @@ export function registerNode(cli: CliContext): void {
     .addHelpText(
       'after',
       `
-Runs Torpor's own Node.js, which needs no build step for TypeScript, in place of this process.
-The program finds @torpor/sdk wherever its file is, and the address and key of the API in its
-environment. All arguments are those of node(1).
+Replaces this process with Torpor's own Node.js, which runs TypeScript without a build step. The
+program can import @torpor/sdk wherever its file is, and has the address and key of the API in
+its environment. All arguments are passed to node(1).
 
 Examples:
   torpor node examples/first-sandbox.ts
@@ -26,7 +26,10 @@ Examples:
         const resolver = new URL('../node/resolve-sdk.mjs', import.meta.url).href;
         const env = { ...cli.io.env, ...endpointVariables(endpoint) };
         if (process.execve === undefined) {
-          throw new TorporError('host_setup', 'This Node.js cannot replace a process.');
+          throw new TorporError(
+            'host_setup',
+            'This version of Node.js cannot replace its own process.',
+          );
         }
         process.execve(process.execPath, [process.execPath, '--import', resolver, ...args], env);
       }),

@@ -45,7 +45,7 @@ export function registerPause(cli: CliContext): void {
 
 export function registerResume(cli: CliContext): void {
   cli
-    .command('resume <id>', 'resume a paused sandbox where it was paused')
+    .command('resume <id>', 'resume a paused sandbox from where it was paused')
     .option(IDLE_TIMEOUT, 'new idle timeout (default: unchanged)', duration)
     .option('--strict', 'fail if it is running already')
     .option(...TIMINGS)

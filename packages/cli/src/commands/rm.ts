@@ -68,7 +68,7 @@ async function remove(
       try {
         const sandbox = await findSandbox(torpor, id);
         if (sandbox.info.status === 'stopped') {
-          throw new TorporError('not_found', `Sandbox ${id} was destroyed already.`);
+          throw new TorporError('not_found', `Sandbox ${id} has already been destroyed.`);
         }
         await sandbox.destroy();
         results.push({ id: sandbox.id });

@@ -29,12 +29,12 @@ export function registerUp(cli: CliContext): void {
     )
     .option(
       '--host <address>',
-      `address to serve on (TORPOR_HOST, default ${SETTINGS.host.defaultValue})`,
+      `address to listen on (TORPOR_HOST, default ${SETTINGS.host.defaultValue})`,
     )
-    .option('--setup', 'install what this machine lacks first')
+    .option('--setup', 'first install what this machine lacks')
     .option(
       '--guest-timeout <time>',
-      'how long a guest may take to respond when it boots or resumes (TORPOR_GUEST_TIMEOUT, else 2m)',
+      'how long a guest may take to respond when it boots or resumes (TORPOR_GUEST_TIMEOUT, default 2m)',
       optionOf(SETTINGS.guestTimeoutMs.parse),
     )
     .option('--destroy-all', 'destroy all sandboxes when it stops, instead of leaving them running')
@@ -44,10 +44,9 @@ export function registerUp(cli: CliContext): void {
 With --json it prints one line on standard output when it is ready:
   {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
 The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM stop it; sandboxes keep
-running and are adopted by the next start. Every setting can also be in the environment or in
-torpor.toml; \`torpor config\` lists them with their values. On a slow or loaded host,
---guest-timeout (TORPOR_GUEST_TIMEOUT), a time such as 5m, gives guests longer to start; everything
-that waits for them waits as long.`,
+running and are adopted by the next start. Every setting can also be given in the environment or
+in torpor.toml; \`torpor config\` lists all settings with their values. On a slow or loaded host,
+give guests longer to start with --guest-timeout (TORPOR_GUEST_TIMEOUT) and a time such as 5m.`,
     )
     .action(
       cli.action(async (options: UpOptions, _command: Command) => {

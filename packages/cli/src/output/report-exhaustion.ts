@@ -5,7 +5,7 @@ import { printStatus } from './progress.ts';
 const REMEDIES: Readonly<Record<string, string>> = {
   memory: 'Kill other programs in the sandbox, or create one with more memory.',
   processes:
-    "Kill other programs; as root, all of those of unprivileged users: torpor exec -u root <id> -- sh -c 'echo 1 > /sys/fs/cgroup/programs/unprivileged/cgroup.kill'",
+    "Kill other programs. This kills all programs of unprivileged users: torpor exec -u root <id> -- sh -c 'echo 1 > /sys/fs/cgroup/programs/unprivileged/cgroup.kill'",
 };
 
 /** Reports that a program failed because the sandbox ran out of something; the program itself could not. */

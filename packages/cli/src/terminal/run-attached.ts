@@ -24,7 +24,7 @@ export async function runAttached(
   [cmd, ...args]: readonly string[],
   { stdin, ...options }: AttachedOptions,
 ): Promise<number> {
-  if (cmd === undefined) throw new TorporError('invalid_request', 'Say which program to run.');
+  if (cmd === undefined) throw new TorporError('invalid_request', 'No program to run is given.');
   using signals = new SignalRelay(io, sandbox);
   const abandoned = signals.abandoned.then(() => undefined);
   const opening = sandbox.execStream(cmd, args, { ...options, stdin, binary: true });

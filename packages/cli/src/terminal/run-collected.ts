@@ -16,7 +16,7 @@ export async function runCollected(
   [cmd, ...args]: readonly string[],
   { stdin, ...options }: AttachedOptions,
 ): Promise<number> {
-  if (cmd === undefined) throw new TorporError('invalid_request', 'Say which program to run.');
+  if (cmd === undefined) throw new TorporError('invalid_request', 'No program to run is given.');
   const { promise: interrupted, resolve } = Promise.withResolvers<TerminationSignal>();
   const unsubscribe = io.onSignal(resolve);
   const opening = sandbox.execStream(cmd, args, { ...options, stdin, binary: true });

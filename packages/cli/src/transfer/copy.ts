@@ -60,7 +60,7 @@ export async function copyTree(from: Side, to: Side, options: CopyOptions): Prom
       : await receivedBy(to.sandbox, to.path, chunks, keepSetId, options);
   } finally {
     // The source may be waiting for what never comes.
-    over.abort(new TorporError('conflict', 'The copy is over.'));
+    over.abort(new TorporError('conflict', 'The copy has ended.'));
   }
 }
 
@@ -266,6 +266,6 @@ function errorThere(error: unknown): unknown {
 }
 
 function remedyOf({ code }: TreeError, place: string): string {
-  if (code === 'disk_full') return `Free space in ${place}; nothing of the copy was left there.`;
+  if (code === 'disk_full') return `Free space in ${place}; nothing of the copy remains there.`;
   return code === 'internal_error' ? 'Copy it again.' : '';
 }

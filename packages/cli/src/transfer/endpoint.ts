@@ -36,10 +36,10 @@ export function parseTransfer(source: string, destination: string): Transfer {
   if ([from, to].some(({ kind, path }) => kind === 'local' && path === '-')) {
     throw new TorporError(
       'invalid_request',
-      'cp makes and reads no archives, so "-" means nothing.',
+      'cp neither writes nor reads archives, so "-" has no meaning.',
       {
         remedy:
-          'For the content of one file name /dev/stdin or /dev/stdout, for a file of that name ./-',
+          'For standard input or output, give /dev/stdin or /dev/stdout; for a file named -, give ./-.',
       },
     );
   }

@@ -39,7 +39,7 @@ export async function runCopy(
   const unsubscribe = io.onSignal((signal) => {
     signalled ??= signal;
     interrupt.abort(
-      new TorporError('conflict', 'The copy was interrupted; nothing of it is left.'),
+      new TorporError('conflict', 'The copy was interrupted; nothing of it remains.'),
     );
   });
   try {
@@ -88,7 +88,10 @@ async function sideOf(torpor: Torpor, endpoint: Endpoint): Promise<Side> {
 async function assertCanBeReadAgain(from: Side): Promise<void> {
   const found = from.kind === 'local' ? await stat(from.path).catch(() => undefined) : undefined;
   if (found === undefined || found.isFile() || found.isDirectory()) return;
-  throw new TorporError('invalid_request', `--verify compares files; ${from.path} is none.`);
+  throw new TorporError(
+    'invalid_request',
+    `--verify compares files only; ${from.path} is not a file.`,
+  );
 }
 
 /** Shows the progress in a line on a terminal. */

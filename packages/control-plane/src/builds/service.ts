@@ -71,7 +71,7 @@ export class BuildService {
 
   #requireOperator(principal: Principal): void {
     if (principal.teamId === this.#operatorTeamId) return;
-    throw new TorporError('forbidden', 'The builds of the host are for its operator only.', {
+    throw new TorporError('forbidden', 'Only the operator of the host can use its builds.', {
       remedy: 'Use the key in `credentials.json` of the data directory.',
     });
   }

@@ -38,7 +38,7 @@ export async function readConfigFile(
     const state = stateOf(reason);
     if (named === undefined && state !== undefined) return { path, state, values: new Map() };
     throw new TorporError('invalid_request', `The configuration file ${path} cannot be read.`, {
-      remedy: `It is named by ${named?.origin ?? 'the data directory'}: see that it exists, and that you may read it.`,
+      remedy: `It is named by ${named?.origin ?? 'the data directory'}: check that it exists and that you are allowed to read it.`,
       cause: reason,
     });
   }

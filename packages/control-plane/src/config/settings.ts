@@ -76,7 +76,7 @@ export const SETTINGS = {
     name: 'host',
     variable: 'TORPOR_HOST',
     flag: '--host',
-    meaning: 'address that the API is served on',
+    meaning: 'address that the API listens on',
     parse: anyText,
     defaultValue: '127.0.0.1',
   }),

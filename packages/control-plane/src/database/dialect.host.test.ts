@@ -14,8 +14,8 @@ async function expectUnavailable(response: Response): Promise<void> {
   expect(response.status).toBe(503);
   expect(error).toEqual({
     code: 'database_unavailable',
-    message: 'The database does not respond at present.',
-    remedy: 'Try again in a few seconds. If it stays away, the log of the server says why.',
+    message: 'The database is not responding.',
+    remedy: 'Try again in a few seconds. If the error persists, read the log of the server.',
   });
 }
 

@@ -53,7 +53,7 @@ async function reporting<T>(query: Promise<T>): Promise<T> {
     return await query;
   } catch (reason) {
     if (!isUnavailable(reason)) throw reason;
-    throw new TorporError('database_unavailable', 'The database does not respond at present.', {
+    throw new TorporError('database_unavailable', 'The database is not responding.', {
       cause: reason,
     });
   }

@@ -22,7 +22,7 @@ export async function isCommitted(db: Kysely<Database>, transactionId: string): 
     const status = rows[0]?.status;
     if (status !== 'in progress') return status === 'committed';
     if (Date.now() - begun > LONGEST_WAIT_MS) {
-      throw new TorporError('timeout', 'The database is still at work on the transaction.');
+      throw new TorporError('timeout', 'The database is still working on the transaction.');
     }
     await delay(POLL_MS);
   }

@@ -2,7 +2,7 @@ import type { rest, TorporError } from '@torpor/protocol';
 
 /** The message of an error for users. An internal error reveals no details. */
 export function publicMessage(error: TorporError): string {
-  return error.code === 'internal_error' ? 'Torpor met an internal error.' : error.message;
+  return error.code === 'internal_error' ? 'An internal error occurred.' : error.message;
 }
 
 /** The JSON body of an error. */

@@ -84,6 +84,6 @@ export async function lockFreeMemory(
 export function noMemory({ memoryMb, hostMemoryMb }: MemoryRequest, freeMb: number): TorporError {
   return new TorporError(
     'no_hosts_available',
-    `No host has ${memoryMb} MB of memory free for the sandbox: ${Math.max(freeMb, 0)} of ${hostMemoryMb} MB are not promised to others.`,
+    `No host has ${memoryMb} MiB of memory free for the sandbox: ${Math.max(freeMb, 0)} of ${hostMemoryMb} MiB are not reserved for other sandboxes.`,
   );
 }

@@ -106,7 +106,7 @@ test('an internal error is logged, and not shown to the client', async () => {
   harness.agent.createError = new TorporError('internal_error', 'assertion at secret-place failed');
   const response = await harness.send('POST', '/v1/sandboxes', { metadata: { inner: 'yes' } });
   harness.agent.createError = undefined;
-  expect(await expectError(response, 500, 'internal_error')).toBe('Torpor met an internal error.');
+  expect(await expectError(response, 500, 'internal_error')).toBe('An internal error occurred.');
   const rows = await harness.request('/v1/sandboxes?metadata=inner%3Dyes');
   expect(await rows.text()).not.toContain('secret-place');
   expect(harness.log()).toContain('secret-place');

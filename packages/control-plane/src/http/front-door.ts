@@ -120,7 +120,7 @@ function listenError(error: unknown, { host, port }: Address): TorporError {
     });
   }
   return new TorporError('host_setup', `The API cannot listen on ${host}:${port}: ${error}`, {
-    remedy: 'Check the address and the rights of this user.',
+    remedy: 'Check the address and the permissions of this user.',
     cause: error,
   });
 }

@@ -11,13 +11,13 @@ export function notFound(app: Api): NotFoundHandler<AppEnvironment> {
     const { path, method } = c.req;
     const allowed = allowedMethods(path);
     if (allowed.length === 0) {
-      const error = new TorporError('not_found', `There is no ${path} in this API.`, {
+      const error = new TorporError('not_found', `This API has no endpoint ${path}.`, {
         remedy: '/docs lists the endpoints.',
       });
       return errorResponse(c, error);
     }
     c.header('Allow', allowed.join(', '));
-    const what = `${method} is not possible on ${path}, only ${allowed.join(', ')}.`;
+    const what = `${path} does not support ${method}, only ${allowed.join(', ')}.`;
     return errorResponse(c, new TorporError('method_not_allowed', what));
   };
 }

@@ -8,7 +8,7 @@ export function openApiDocument(api: Api, version: string) {
       title: 'Torpor',
       version,
       description:
-        'Sandboxes that are microVMs. Errors are `{"error":{"code","message","remedy"?}}`; the codes are stable.',
+        'Sandboxes that are microVMs. Errors have the form `{"error":{"code","message","remedy"?}}`; the codes are stable.',
       license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
     },
     servers: [{ url: '/' }],
@@ -16,7 +16,7 @@ export function openApiDocument(api: Api, version: string) {
       { name: 'Sandboxes', description: 'Create, find, pause, copy and destroy microVMs.' },
       {
         name: 'Snapshots',
-        description: 'Names for the state of a sandbox, to create sandboxes from.',
+        description: 'Saved states of sandboxes, and images: what sandboxes are created from.',
       },
       { name: 'Processes', description: 'Run programs in a sandbox.' },
       { name: 'Files', description: 'Read and write the files of a sandbox.' },

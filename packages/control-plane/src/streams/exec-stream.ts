@@ -101,7 +101,7 @@ class ExecStream {
 
   #inputOf(frame: Buffer | Exclude<rest.ExecClientFrame, { type: 'stop' }>): Input {
     if (!Buffer.isBuffer(frame) && frame.type === 'start') {
-      throw new TorporError('invalid_request', 'The program has been started already.');
+      throw new TorporError('invalid_request', 'The program has already been started.');
     }
     if (!this.#start.stdin) {
       throw new TorporError('invalid_request', 'The program was started without stdin.');

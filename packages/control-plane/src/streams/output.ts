@@ -40,6 +40,9 @@ export async function forwardProcessEvents(
     }
   }
   if (!socket.closed.aborted) {
-    throw new TorporError('guest_unreachable', 'The stream of the process ended without its exit.');
+    throw new TorporError(
+      'guest_unreachable',
+      'The stream of the process ended before the process exited.',
+    );
   }
 }

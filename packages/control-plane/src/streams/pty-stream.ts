@@ -57,7 +57,10 @@ async function forwardOutput(
     }
   }
   if (!socket.closed.aborted) {
-    throw new TorporError('guest_unreachable', 'The stream of the PTY ended without its exit.');
+    throw new TorporError(
+      'guest_unreachable',
+      'The stream of the terminal ended before its program exited.',
+    );
   }
 }
 
@@ -78,7 +81,7 @@ async function forwardInput({ socket, processes }: Session, ready: Promise<strin
         await processes.killTerminal(tag);
         break;
       default:
-        throw new TorporError('invalid_request', 'This PTY has been started already.');
+        throw new TorporError('invalid_request', 'This terminal has already been started.');
     }
   }
 }

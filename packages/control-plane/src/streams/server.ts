@@ -79,7 +79,7 @@ export class StreamServer {
     const [path = ''] = (request.url ?? '/').split('?', 1);
     const stream = this.#parts.router(path);
     if (stream === undefined) {
-      throw new TorporError('not_found', 'There is no such WebSocket in this API.', {
+      throw new TorporError('not_found', 'This API has no such WebSocket endpoint.', {
         remedy: '/docs lists the endpoints.',
       });
     }

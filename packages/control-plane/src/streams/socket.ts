@@ -154,7 +154,7 @@ function sizeOf(data: RawData): number {
 function frameTooLarge(bytes: number): TorporError {
   return new TorporError(
     'too_large',
-    `A frame may have ${rest.MAX_CLIENT_FRAME_BYTES} bytes at most, and this one has ${bytes}.`,
+    `A frame may have at most ${rest.MAX_CLIENT_FRAME_BYTES} bytes; this one has ${bytes}.`,
     { remedy: 'Send input in several frames, and long arguments as a file of the sandbox.' },
   );
 }

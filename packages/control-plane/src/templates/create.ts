@@ -135,7 +135,7 @@ async function publish(
 
 async function requireFree(parts: TemplateParts, teamId: string, name: string): Promise<void> {
   if ((await parts.templates.find(teamId, name)) === undefined) return;
-  throw new TorporError('already_exists', `There is a snapshot ${name} already.`, {
+  throw new TorporError('already_exists', `There is already a snapshot ${name}.`, {
     remedy: REMEDIES.replaceSnapshot,
   });
 }

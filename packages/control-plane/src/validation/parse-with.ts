@@ -60,7 +60,7 @@ function problemOf(issue: z.core.$ZodIssue): string {
     case 'invalid_format':
       return /^must /.test(issue.message) ? issue.message : `must be in the format ${issue.format}`;
     case 'invalid_union':
-      return 'has none of the possible forms';
+      return 'does not have any of the allowed forms';
     case 'invalid_key':
       return 'has a name that is not allowed';
     default:

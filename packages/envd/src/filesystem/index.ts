@@ -81,7 +81,7 @@ async function makeDirectory(path: string, user: User): Promise<void> {
     const made = await ensureDirectories(path, user);
     if (made.at(-1) === path) return;
   } catch (error) {
-    throw filesystemError(`cannot make the directory ${path}`, error);
+    throw filesystemError(`cannot create the directory ${path}`, error);
   }
   throw new ConnectError(`directory already exists: ${path}`, Code.AlreadyExists);
 }

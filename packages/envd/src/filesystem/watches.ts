@@ -135,7 +135,7 @@ async function assertNotOnNetwork(path: string): Promise<void> {
   const type = await fileSystemType(path).catch(() => undefined);
   if (type?.kind !== 'network') return;
   throw new ConnectError(
-    `cannot watch path on network filesystem (${type.name}): ${path}; changes made elsewhere go unnoticed, set allow_network_mounts to watch it nevertheless`,
+    `cannot watch path on network filesystem (${type.name}): ${path}; changes made elsewhere go unnoticed; set allow_network_mounts to watch it anyway`,
     Code.InvalidArgument,
   );
 }

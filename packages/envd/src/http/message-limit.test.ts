@@ -77,7 +77,7 @@ describe.each([
     // resource_exhausted is a rate limit to E2B's clients.
     expect(error).toMatchObject({
       code: Code.InvalidArgument,
-      rawMessage: expect.stringMatching(/^a message may have 1000 bytes at most.*several pieces/),
+      rawMessage: expect.stringMatching(/^a message may have at most 1000 bytes.*several pieces/),
     });
     expect(TorporError.from(error).code).toBe('too_large');
   });

@@ -88,7 +88,7 @@ function messageTooLarge(bytes: number | undefined, maxBytes: number): ConnectEr
   const size = bytes === undefined ? 'more than that' : `${bytes} bytes`;
   return new TorporError(
     'too_large',
-    `a message may have ${maxBytes} bytes at most, and this one has ${size}: ` +
+    `a message may have at most ${maxBytes} bytes; this one has ${size}: ` +
       'send input in several pieces, and long content as a file',
   ).toConnectError();
 }

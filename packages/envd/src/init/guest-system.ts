@@ -87,7 +87,7 @@ export class GuestSystem {
 
   #setClock(timestamp: string): void {
     const timeMs = Date.parse(timestamp);
-    if (Number.isNaN(timeMs)) throw new Error(`'${timestamp}' is not a time in RFC 3339`);
+    if (Number.isNaN(timeMs)) throw new Error(`'${timestamp}' is not an RFC 3339 time`);
     if (Math.abs(timeMs - Date.now()) > CLOCK_TOLERANCE_MS) this.#kernel.setClock(timeMs);
   }
 

@@ -155,7 +155,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
       'a working directory that may not be entered',
       () => ({ cmd: 'true', cwd: `${directory}/locked`, user: 'alice' }),
       'invalid_request',
-      /^cwd '.*\/locked' may not be entered by this user/,
+      /^cwd '.*\/locked' is not accessible to this user/,
     ],
   ])('says why: %s', async (_cause, request, code, message) => {
     const error = await failureOf(start(channel, request()));
@@ -172,7 +172,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
     );
     expect(error).toMatchObject({
       code: 'sandbox_exhausted',
-      message: expect.stringContaining('as many processes as it may have'),
+      message: expect.stringContaining('reached its limit of processes'),
     });
   });
 

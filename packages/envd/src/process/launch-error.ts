@@ -58,15 +58,15 @@ export function launchError(request: LaunchRequest, cause: unknown): TorporError
   return directoryError(request, cause) ?? programError(request, errno, cause);
 }
 
-const END_PROGRAMS = 'End programs in the sandbox, or create one with more memory.';
-const CLOSE_FILES = 'End programs in the sandbox that hold many files open.';
+const END_PROGRAMS = 'Kill programs in the sandbox, or create one with more memory.';
+const CLOSE_FILES = 'Kill programs in the sandbox that hold many files open.';
 
 const EXHAUSTED: Readonly<Record<string, readonly [what: string, remedy: string]>> = {
-  EAGAIN: ['the sandbox has as many processes as it may have', END_PROGRAMS],
+  EAGAIN: ['the sandbox has reached its limit of processes', END_PROGRAMS],
   ENOMEM: ['the sandbox has no memory left', END_PROGRAMS],
   EMFILE: ['too many programs and files are in use through the API', CLOSE_FILES],
-  ENFILE: ['the sandbox has as many open files as it may have', CLOSE_FILES],
-  ENOSPC: ['the sandbox has as many terminals as it may have', 'Close terminals in the sandbox.'],
+  ENFILE: ['the sandbox has reached its limit of open files', CLOSE_FILES],
+  ENOSPC: ['the sandbox has reached its limit of terminals', 'Close terminals in the sandbox.'],
 };
 
 function tooLong({ program, args, env }: LaunchRequest, cause: unknown): TorporError {
@@ -105,8 +105,7 @@ function directoryError({ cwd }: LaunchRequest, cause: unknown): TorporError | u
     accessSync(cwd, constants.X_OK);
     return undefined;
   } catch (error) {
-    const why =
-      errnoName(error) === 'EACCES' ? 'may not be entered by this user' : 'does not exist';
+    const why = errnoName(error) === 'EACCES' ? 'is not accessible to this user' : 'does not exist';
     return unusableDirectory(cwd, why, cause);
   }
 }
@@ -152,7 +151,7 @@ function programError(request: LaunchRequest, errno: string, cause: unknown): To
     case 'ETXTBSY':
       return because('it is open for writing; close it, and try again');
     case 'ELOOP':
-      return because('its interpreters lead in a circle');
+      return because('its interpreters form a loop');
     default:
       return errno === '' ? TorporError.from(cause) : because(`execve failed with ${errno}`);
   }
@@ -162,13 +161,13 @@ function notFound({ program }: LaunchRequest, errno: string, cause: unknown): To
   if (errno === 'EACCES') {
     return new TorporError(
       'program_not_executable',
-      `The program '${program}' cannot be executed: a directory on its path may not be entered by this user.`,
+      `The program '${program}' cannot be executed: a directory on its path is not accessible to this user.`,
       { cause },
     );
   }
   const message = program.includes('/')
     ? `The program '${program}' does not exist in the sandbox${WHY_NOT_FOUND[errno] ?? ''}.`
-    : `The program '${program}' is in none of the directories of PATH in the sandbox.`;
+    : `The program '${program}' is not in the PATH of the sandbox.`;
   return new TorporError('program_not_found', message, { cause });
 }
 

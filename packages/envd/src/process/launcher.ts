@@ -186,7 +186,7 @@ function isOwnIdentity(user: User): boolean {
 function refuseForeignElf({ program, cwd }: LaunchRequest): void {
   // What is on the PATH belongs to the image; looking at it would cost every start.
   if (!program.includes('/') || !isForeignElf(resolve(cwd, program))) return;
-  throw Object.assign(new Error(`${program} is of another processor`), { code: 'ENOEXEC' });
+  throw Object.assign(new Error(`${program} is for another processor`), { code: 'ENOEXEC' });
 }
 
 /** What execvp(3) does, which Node uses for pipes: it searches, and runs a script without `#!` with the shell. */

@@ -101,7 +101,7 @@ export class OutputHub {
           each.fail(
             new TorporError(
               'conflict',
-              'the output was not read for too long while others follow the process; connect again',
+              'the output was not read for too long while other clients follow the process; connect again',
             ).toConnectError(),
           );
         }

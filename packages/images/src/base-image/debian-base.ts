@@ -208,7 +208,7 @@ async function installNode(root: string, build: BaseImageBuild): Promise<void> {
   });
   const archive = (await readdir(download)).find((name) => name.endsWith('.tgz'));
   if (archive === undefined) {
-    throw new TorporError('internal_error', 'npm did not deliver its own package.');
+    throw new TorporError('internal_error', '`npm pack` did not produce the package of npm.');
   }
   await runCommand('tar', ['--no-same-owner', '-xzf', archive], { cwd: download });
   const home = join(root, 'usr/local/lib/node_modules/npm');

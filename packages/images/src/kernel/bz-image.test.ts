@@ -91,13 +91,13 @@ describe('extractVmlinux', () => {
   test.each([
     ['something else', Buffer.alloc(4096), 'not a Linux bzImage'],
     ['an empty file', Buffer.alloc(0), 'not a Linux bzImage'],
-    ['an unknown packing', makeBzImage(Buffer.alloc(64, 0x55)), 'not known'],
+    ['an unknown packing', makeBzImage(Buffer.alloc(64, 0x55)), 'unknown'],
     [
       'a payload that is no ELF file',
       makeBzImage(withSize(zstdCompressSync(Buffer.alloc(100)), Buffer.alloc(100))),
       'not an ELF file',
     ],
-    ['a truncated image', makeBzImage(KERNEL).subarray(0, 1600), 'cut short'],
+    ['a truncated image', makeBzImage(KERNEL).subarray(0, 1600), 'truncated'],
   ])('%s is refused', (_what, image, message) => {
     expect(() => extractVmlinux(image)).toThrow(message);
   });

@@ -44,7 +44,7 @@ function readPayload(bzImage: Buffer): Payload {
   const setupSectors = bzImage.readUInt8(0x1f1) || 4;
   const start = (setupSectors + 1) * 512 + bzImage.readUInt32LE(0x248);
   const payload = bzImage.subarray(start, start + bzImage.readUInt32LE(0x24c));
-  if (payload.length < 8) throw new Error('the kernel image is cut short');
+  if (payload.length < 8) throw new Error('the kernel image is truncated');
   return {
     packed: payload.subarray(0, -4),
     unpackedSize: payload.readUInt32LE(payload.length - 4),
@@ -62,7 +62,7 @@ function decompress({ packed, unpackedSize }: Payload): Buffer {
     return gunzipSync(Buffer.concat([packed, size]), limit);
   }
   if (magic === 0x02214c18) return decompressLz4Legacy(packed.subarray(4), unpackedSize);
-  throw new Error(`the kernel is packed in a way that is not known (magic ${magic.toString(16)})`);
+  throw new Error(`the compression of the kernel is unknown (magic ${magic.toString(16)})`);
 }
 
 /** LZ4's legacy frame: blocks of up to 8 MiB, each behind its packed size (doc/lz4_Frame_format.md). */
@@ -74,7 +74,7 @@ function decompressLz4Legacy(packed: Buffer, unpackedSize: number): Buffer {
     written = decompressLz4Block(packed.subarray(at + 4, at + 4 + size), output, written);
     at += 4 + size;
   }
-  if (written !== unpackedSize) throw new Error('the lz4 payload of the kernel is cut short');
+  if (written !== unpackedSize) throw new Error('the lz4 payload of the kernel is truncated');
   return output;
 }
 

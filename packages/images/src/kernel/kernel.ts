@@ -151,7 +151,7 @@ async function findPackage(): Promise<Package> {
   }
   throw new TorporError(
     'host_setup',
-    `apt knows no guest kernel: none of ${META_PACKAGES.join(', ')} can be installed.`,
+    `apt has no guest kernel: none of the packages ${META_PACKAGES.join(', ')} can be installed.`,
     { remedy: 'Run `apt-get update`; the machine must be amd64 with Debian as an apt source.' },
   );
 }

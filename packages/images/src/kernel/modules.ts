@@ -19,7 +19,7 @@ export function readModuleInfo(module: Buffer): KernelModule {
   const field = (key: string) =>
     fields.find((line) => line.startsWith(`${key}=`))?.slice(key.length + 1);
   const name = field('name');
-  if (name === undefined) throw new Error('the kernel module does not say its name');
+  if (name === undefined) throw new Error('the kernel module does not have a name');
   const dependencies = (field('depends') ?? '').split(',').filter((entry) => entry !== '');
   return { name, dependencies: dependencies.map(moduleName) };
 }

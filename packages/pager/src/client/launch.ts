@@ -47,12 +47,12 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
     env: { ...process.env, ...(cache === undefined ? {} : { NODE_COMPILE_CACHE: dirname(cache) }) },
   });
   const { stdout } = child;
-  if (stdout === null) throw new Error('The pager was started without a standard output.');
+  if (stdout === null) throw new Error('The page server was started without a standard output.');
   closeSync(log);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   child.once('error', reject);
   child.once('exit', (code) => {
-    reject(new Error(`The pager exited at once, with status ${code}; see ${logPath}.`));
+    reject(new Error(`The page server exited at once, with status ${code}; see ${logPath}.`));
   });
   stdout.once('data', () => resolve());
   try {

@@ -47,7 +47,7 @@ export class PagerClient {
     socket.on('error', () => socket.destroy());
     socket.on('close', () => {
       for (const { reject } of this.#pending.values()) {
-        reject(new PagerRequestError('The pager has exited.'));
+        reject(new PagerRequestError('The page server has exited.'));
       }
       this.#pending.clear();
       closed.resolve();
@@ -66,7 +66,9 @@ export class PagerClient {
     const hello = helloSchema.parse(await client.#request({ op: 'hello' }));
     if (hello.protocolVersion !== PAGER_PROTOCOL_VERSION) {
       client.close();
-      throw new PagerRequestError(`The pager speaks version ${hello.protocolVersion}.`);
+      throw new PagerRequestError(
+        `The page server speaks version ${hello.protocolVersion} of the protocol.`,
+      );
     }
     return { client, hello };
   }
@@ -109,7 +111,7 @@ export class PagerClient {
   #request(body: object): Promise<unknown> {
     const id = this.#nextId++;
     const pending = Promise.withResolvers<unknown>();
-    if (this.#socket.destroyed) throw new PagerRequestError('The pager has exited.');
+    if (this.#socket.destroyed) throw new PagerRequestError('The page server has exited.');
     this.#pending.set(id, pending);
     this.#socket.write(`${JSON.stringify({ id, ...body })}\n`);
     return pending.promise;

@@ -7,11 +7,14 @@ export const verifyBuildsQuerySchema = z.strictObject({
 export const buildReportSchema = z
   .strictObject({
     build_id: z.string(),
-    size_bytes: z.int().meta({ description: 'What its files occupy.' }),
-    fault: z.string().optional().meta({ description: 'What is wrong with it.' }),
+    size_bytes: z.int().meta({ description: 'Space that its files take on the host.' }),
+    fault: z
+      .string()
+      .optional()
+      .meta({ description: 'What is wrong with it; not set if it is intact.' }),
     references: z
       .array(z.string())
-      .meta({ description: 'What keeps it: `sandbox ID` or `template ID`.' }),
+      .meta({ description: 'What needs it: `sandbox ID` or `template ID`.' }),
   })
   .meta({ id: 'BuildReport' });
 

@@ -16,7 +16,7 @@ export const errorBodySchema = z
   .strictObject({
     error: z.strictObject({
       code: z.string().meta({
-        description: 'A stable name of the error table.',
+        description: 'A stable name from the table of errors.',
         example: 'invalid_state',
       }),
       message: z.string().meta({ description: 'One sentence: what happened.' }),

@@ -77,10 +77,9 @@ export const sandboxSchema = z
   .strictObject({
     id: sandboxIdSchema,
     status: z.enum(SANDBOX_STATES),
-    reason: z
-      .string()
-      .optional()
-      .meta({ description: 'Why it is in this state, where that needs saying.' }),
+    reason: z.string().optional().meta({
+      description: 'Why it is in this state; set in states such as `error` and `missing`.',
+    }),
     template: templateNameSchema,
     vcpus: z.int(),
     memory_mb: z.int(),
@@ -89,10 +88,12 @@ export const sandboxSchema = z
     auto_pause: z.boolean(),
     allow_internet: z.boolean(),
     build_id: z.string().optional().meta({
-      description:
-        'The last build that was made of it: it is paused in it, or can be resumed from it.',
+      description: 'The build that holds its last saved state, from which it is or can be resumed.',
     }),
-    host_ip: z.string().optional().meta({ description: 'Its address on its host.' }),
+    host_ip: z
+      .string()
+      .optional()
+      .meta({ description: 'Its IP address, which only root on its host can reach.' }),
     created_at: z.iso.datetime(),
     started_at: z.iso.datetime().optional(),
     last_active_at: z.iso.datetime().optional(),
@@ -116,7 +117,7 @@ export const listSandboxesQuerySchema = z.strictObject({
   limit: z.coerce.number().int().min(1).max(1000).default(100),
   next_token: z.string().max(512).optional(),
   state: z.string().optional().meta({
-    description: 'Comma-separated states. Without it: all but the stopped ones.',
+    description: 'Comma-separated states; all but `stopped` if omitted.',
     example: 'running,paused',
   }),
   template: templateNameSchema.optional(),

@@ -17,7 +17,7 @@ export type ResumeSandbox = z.infer<typeof resumeSandboxSchema>;
 
 export const forkSandboxSchema = z
   .strictObject({
-    count: z.int().min(1).max(MAX_FORK_COUNT).default(1).meta({ description: 'How many copies.' }),
+    count: z.int().min(1).max(MAX_FORK_COUNT).default(1).meta({ description: 'Number of copies.' }),
     timeout_sec: timeoutSecSchema
       .optional()
       .meta({ description: "Idle timeout of the copies in seconds; the source's if omitted." }),
@@ -35,7 +35,7 @@ export const forkResultSchema = z
           error: z.strictObject({ code: z.string(), message: z.string() }).optional(),
         }),
       )
-      .meta({ description: 'One for each copy: the sandbox, or why there is none.' }),
+      .meta({ description: 'One result for each copy: the sandbox, or the error.' }),
     timings: z.array(phaseTimingSchema),
   })
   .meta({ id: 'ForkResult' });
@@ -82,13 +82,15 @@ export const snapshotSchema = z
     type: z.enum(TEMPLATE_TYPES),
     vcpus: z.int().optional().meta({ description: 'Fixed for every sandbox made from it.' }),
     memory_mb: z.int().optional().meta({ description: 'Fixed for every sandbox made from it.' }),
-    size_bytes: z.int().meta({ description: 'What it occupies on its host.' }),
+    size_bytes: z.int().meta({ description: 'Space that it takes on its host.' }),
     created_at: z.iso.datetime(),
-    platform: z.boolean().meta({ description: 'Belongs to the platform, not to the team.' }),
+    platform: z
+      .boolean()
+      .meta({ description: 'Whether it is an image of the platform, not a snapshot of the team.' }),
     metadata: z
       .record(z.string(), z.string())
       .optional()
-      .meta({ description: 'Versions of what it was made with.' }),
+      .meta({ description: 'Versions of the software that it was made with.' }),
     timings: z
       .array(phaseTimingSchema)
       .optional()

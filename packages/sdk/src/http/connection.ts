@@ -208,7 +208,7 @@ function decode<T>(schema: z.ZodType<T>, body: unknown): T {
     'The response of the API does not have the documented form.',
     {
       cause: result.error,
-      remedy: 'Use a client of the version of the server.',
+      remedy: 'Use a client of the same version as the server.',
     },
   );
 }

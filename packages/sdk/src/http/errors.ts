@@ -33,7 +33,8 @@ export function connectionError(apiUrl: URL, reason: unknown): TorporError {
   const message = reason instanceof Error ? reason.message || reason.name : String(reason);
   return new TorporError('host_unavailable', `No response from ${apiUrl.origin}: ${message}`, {
     cause: reason,
-    remedy: 'Start Torpor with `npm start` or `torpor up`, or set TORPOR_API_URL to where it runs.',
+    remedy:
+      'Start Torpor with `npm start` or `torpor up`, or set TORPOR_API_URL to the address of a running server.',
   });
 }
 
@@ -42,7 +43,7 @@ export function incompleteResponse(apiUrl: URL, reason: unknown): TorporError {
   return new TorporError('host_unavailable', `The response of ${apiUrl.origin} is incomplete.`, {
     cause: reason,
     remedy:
-      'Try again. If it was a file, it may have been cut short while it was read; the log of the server says why.',
+      'Try again. If it was a file, it may have been truncated while it was read; the log of the server says why.',
   });
 }
 

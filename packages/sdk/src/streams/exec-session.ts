@@ -56,7 +56,7 @@ export class ExecSession implements AsyncDisposable {
       if (first.type === 'start') return new ExecSession(socket, first.pid, binary);
       throw new TorporError(
         'internal_error',
-        'The stream did not begin with the start of the process.',
+        'The server did not confirm the start of the process.',
       );
     } catch (error) {
       await socket[Symbol.asyncDispose]();

@@ -59,9 +59,13 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
       this.#end();
     });
     socket.on('error', (error) => {
-      this.#failure ??= new TorporError('host_unavailable', `The stream broke: ${error.message}`, {
-        cause: error,
-      });
+      this.#failure ??= new TorporError(
+        'host_unavailable',
+        `The stream was interrupted: ${error.message}`,
+        {
+          cause: error,
+        },
+      );
       this.#end();
     });
   }
@@ -185,7 +189,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     } catch (error) {
       this.#failure ??= new TorporError('internal_error', 'The server sent an unknown frame.', {
         cause: error,
-        remedy: 'Use a client of the version of the server.',
+        remedy: 'Use a client of the same version as the server.',
       });
       this.#socket.terminate();
       return;
@@ -226,13 +230,13 @@ function isError(frame: ServerFrame): frame is ErrorFrame {
 
 function closedError(cause?: Error): TorporError {
   return new TorporError('host_unavailable', 'The server closed the stream without a reason.', {
-    remedy: 'See whether `torpor up` still runs, and what it logs.',
+    remedy: 'Check whether the server is still running, and what it logs.',
     ...(cause === undefined ? {} : { cause }),
   });
 }
 
 function frameTooLarge(): TorporError {
-  return new TorporError('too_large', 'The server does not read a frame of this size.', {
+  return new TorporError('too_large', 'The server does not accept a frame of this size.', {
     remedy: 'Write long arguments and variables to a file of the sandbox.',
   });
 }

@@ -50,7 +50,7 @@ export class PtySession implements AsyncDisposable {
       if (frame.type === 'started') return new PtySession(socket, frame.pid, frame.tag);
       throw new TorporError(
         'internal_error',
-        'The stream did not begin with the start of the terminal.',
+        'The server did not confirm the start of the terminal.',
       );
     } catch (error) {
       await socket[Symbol.asyncDispose]();

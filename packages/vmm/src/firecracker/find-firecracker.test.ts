@@ -40,13 +40,15 @@ test('a jailer of another version is refused', async () => {
   await program('jailer', 'Jailer v1.13.0');
   await expect(findFirecracker({ firecracker })).rejects.toMatchObject({
     code: 'host_setup',
-    message: expect.stringMatching(/jailer is of version 1\.13\.0, Firecracker of 1\.16\.1/),
+    message: expect.stringMatching(
+      /jailer is version 1\.13\.0, but Firecracker is version 1\.16\.1/,
+    ),
   });
 });
 
 test.each([
   ['too old', 'Firecracker v1.7.0', /1\.7\.0, which is too old/],
-  ['something else', 'QEMU emulator version 10.0.2', /does not tell its version/],
+  ['something else', 'QEMU emulator version 10.0.2', /does not report its version/],
 ])('one that is %s is refused', async (_, output, words) => {
   const firecracker = await program('firecracker', output);
   await expect(findFirecracker({ firecracker })).rejects.toMatchObject({

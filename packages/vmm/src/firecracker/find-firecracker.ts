@@ -48,7 +48,9 @@ export async function findFirecracker({
   if (jailerPath === undefined) return { path, version };
   const jailerVersion = await readVersion(jailerPath, 'Jailer');
   if (jailerVersion !== version) {
-    throw setupError(`${jailerPath} is of version ${jailerVersion}, Firecracker of ${version}.`);
+    throw setupError(
+      `${jailerPath} is version ${jailerVersion}, but Firecracker is version ${version}.`,
+    );
   }
   return { path, version, jailerPath };
 }
@@ -84,7 +86,7 @@ async function readVersion(program: string, name: 'Firecracker' | 'Jailer'): Pro
   }
   const version = new RegExp(`^${name} v?(\\d+\\.\\d+\\.\\d+\\S*)`, 'i').exec(output)?.[1];
   if (version === undefined) {
-    throw setupError(`${program} is not ${name}: it does not tell its version.`);
+    throw setupError(`${program} is not ${name}: it does not report its version.`);
   }
   return version;
 }

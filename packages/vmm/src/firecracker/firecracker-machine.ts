@@ -34,9 +34,9 @@ export interface FirecrackerMachineParts {
 /** Of `FcExitCode`, src/vmm/src/lib.rs of Firecracker: what it makes of deadly signals. */
 const STATUS_MEANINGS: Readonly<Record<number, string>> = {
   148: ': it made a system call that its filter forbids',
-  149: ': memory of its guest could not be had',
+  149: ': it could not access memory of its guest',
   150: ': it crashed',
-  151: ': it wrote more to a file than it may',
+  151: ': it exceeded its limit of file size',
   157: ': it crashed',
 };
 
@@ -183,7 +183,7 @@ export class FirecrackerMachine implements MicroVm {
         statusMeanings: STATUS_MEANINGS,
       });
     } catch (error) {
-      const reason = `Firecracker exited; how is not known: ${TorporError.from(error).message}`;
+      const reason = `Firecracker exited; it is not known how: ${TorporError.from(error).message}`;
       return { reason: this.#intendedEnd ?? reason, ...exit, consoleTail: [] };
     }
   }

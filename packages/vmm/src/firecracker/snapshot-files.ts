@@ -87,7 +87,7 @@ async function move(from: string, to: string): Promise<void> {
   await using file = await open(from, flags);
   const status = await file.stat();
   if (!status.isFile() || status.nlink !== 1) {
-    throw new TorporError('vmm_failed', 'Firecracker wrote a snapshot that is no plain file.');
+    throw new TorporError('vmm_failed', 'Firecracker wrote a snapshot that is not a regular file.');
   }
   await file.chown(process.getuid?.() ?? 0, process.getgid?.() ?? 0);
   await file.chmod(0o600);

@@ -80,7 +80,7 @@ async function readVersion(program: string): Promise<string> {
   }
   const version = /QEMU emulator version (\d+\.\d+\.\d+)/.exec(output)?.[1];
   if (version === undefined) {
-    throw new TorporError('host_setup', `${program} is not QEMU: it does not tell its version.`, {
+    throw new TorporError('host_setup', `${program} is not QEMU: it does not report its version.`, {
       remedy: REMEDY,
     });
   }

@@ -125,7 +125,7 @@ export class QemuMachine implements MicroVm {
         outputPath: runFiles(spec.runDirectory).output,
       });
     } catch (error) {
-      const reason = `QEMU exited; how is not known: ${TorporError.from(error).message}`;
+      const reason = `QEMU exited; it is not known how: ${TorporError.from(error).message}`;
       return { reason: this.#intendedEnd ?? reason, ...exit, consoleTail: [] };
     }
   }

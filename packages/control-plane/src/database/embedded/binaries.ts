@@ -75,10 +75,14 @@ async function restoreSymlinks(packageDirectory: string): Promise<void> {
       await symlink(relative(dirname(link.target), link.source), path);
     } catch (error) {
       if (!isErrno(error, 'EEXIST')) {
-        throw new TorporError('host_setup', `A link of ${PACKAGE} cannot be made at ${path}.`, {
-          remedy: `Run \`npm rebuild ${PACKAGE}\` as the owner of node_modules.`,
-          cause: error,
-        });
+        throw new TorporError(
+          'host_setup',
+          `The symbolic link ${path} of the npm package ${PACKAGE} could not be created.`,
+          {
+            remedy: `Run \`npm rebuild ${PACKAGE}\` as the owner of node_modules.`,
+            cause: error,
+          },
+        );
       }
     }
   }

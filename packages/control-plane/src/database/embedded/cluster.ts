@@ -42,7 +42,7 @@ export async function createCluster(
       `Creating the database in ${layout.data}`,
       {
         account,
-        remedy: 'Look at the message; a full disk or missing rights are the usual causes.',
+        remedy: 'Read the message; the usual causes are a full disk and missing permissions.',
       },
     );
     await rename(staging, layout.data);

@@ -30,9 +30,9 @@ export async function databaseAccount(): Promise<Account | undefined> {
   if (account !== undefined) return account;
   throw new TorporError(
     'host_setup',
-    `The account ${DATABASE_ACCOUNT} for the database could not be made: ${result.spawnError?.message ?? result.output}`,
+    `The account ${DATABASE_ACCOUNT} for the database could not be created: ${result.spawnError?.message ?? result.output}`,
     {
-      remedy: `Make it with \`useradd --system ${DATABASE_ACCOUNT}\`, or set DATABASE_URL to a PostgreSQL of your own.`,
+      remedy: `Create it with \`useradd --system ${DATABASE_ACCOUNT}\`, or set DATABASE_URL to a PostgreSQL of your own.`,
     },
   );
 }

@@ -53,9 +53,13 @@ export async function makeDirectory(
     const found = await lstat(path);
     const trusted = [process.getuid?.(), owner?.uid];
     if (!found.isDirectory() || !trusted.includes(found.uid)) {
-      throw new TorporError('host_setup', `${path} exists and is not ours.`, {
-        remedy: `Look at ${path} and remove it.`,
-      });
+      throw new TorporError(
+        'host_setup',
+        `${path} exists, but is not a directory that this Torpor created.`,
+        {
+          remedy: `Find out what ${path} is, and remove it.`,
+        },
+      );
     }
   }
   await chmod(path, mode);

@@ -65,6 +65,6 @@ export async function stopPostmaster(pid: number, dataDirectory: string): Promis
     }
   }
   throw new TorporError('host_setup', `The database server (pid ${pid}) cannot be stopped.`, {
-    remedy: `Look why process ${pid} hangs; its data directory is ${dataDirectory}.`,
+    remedy: `Find out why process ${pid} hangs; its data directory is ${dataDirectory}.`,
   });
 }

@@ -181,7 +181,7 @@ export class PostgresServer {
     const complaints = (await launched?.complaints()) ?? '';
     return new TorporError(
       'host_setup',
-      `The embedded PostgreSQL does not start (${what}): ${complaints}`,
+      `The embedded PostgreSQL did not start (${what}): ${complaints}`,
       {
         remedy: `Read ${this.#layout.logFile}, or set DATABASE_URL to a PostgreSQL of your own.`,
         cause,

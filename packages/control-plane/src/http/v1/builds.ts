@@ -8,7 +8,7 @@ const VERIFY = defineEndpoint({
   method: 'get',
   path: '/v1/builds',
   operationId: 'verifyBuilds',
-  summary: 'Read back every build of the host, and report what is wrong with it',
+  summary: 'Read every build of the host back, and report which are damaged',
   tag: TAG,
   query: rest.verifyBuildsQuerySchema,
   responses: {
@@ -23,7 +23,7 @@ const COLLECT = defineEndpoint({
   method: 'post',
   path: '/v1/builds/collect',
   operationId: 'collectBuilds',
-  summary: 'Remove the builds that nothing reaches',
+  summary: 'Remove the builds that no sandbox or snapshot needs',
   tag: TAG,
   responses: {
     200: {

@@ -83,7 +83,10 @@ const LIST = defineEndpoint({
   params: sandboxParams,
   body: rest.listDirRequestSchema,
   responses: {
-    200: { description: 'Its entries.', content: { 'application/json': rest.fileListSchema } },
+    200: {
+      description: 'The entries of the directory.',
+      content: { 'application/json': rest.fileListSchema },
+    },
   },
 });
 
@@ -111,7 +114,7 @@ const REMOVE = defineEndpoint({
   tag: TAG,
   params: sandboxParams,
   body: rest.pathRequestSchema,
-  responses: { 204: { description: 'It is removed.' } },
+  responses: { 204: { description: 'The file or directory is removed.' } },
 });
 
 export function addFileRoutes(api: Api, files: GuestFiles, logger: Logger): void {

@@ -6,7 +6,7 @@ import { presentFork, presentOperated } from './present-sandboxes.ts';
 
 const TAG = 'Sandboxes';
 const SANDBOX = { 'application/json': rest.sandboxSchema };
-const IS_COMPLETED = 'It is completed also if the client disconnects.';
+const IS_COMPLETED = 'The operation completes even if the client disconnects.';
 
 const PAUSE = defineEndpoint({
   method: 'post',

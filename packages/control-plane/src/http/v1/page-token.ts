@@ -20,5 +20,5 @@ export function decodeCursor(token: string): Cursor {
   } catch {
     // Falls through to the one error.
   }
-  throw new TorporError('invalid_request', 'next_token is not one that this API has given out.');
+  throw new TorporError('invalid_request', 'next_token was not returned by this API.');
 }

@@ -12,8 +12,8 @@ const EXEC = defineEndpoint({
   operationId: 'exec',
   summary: 'Run a program',
   description:
-    'In the foreground, it returns when the program has exited; it is killed if the client disconnects. ' +
-    `Of each stream the first ${rest.MAX_EXEC_OUTPUT_BYTES} bytes are kept; \`truncated\` says if there was more.`,
+    'In the foreground, the response follows the exit of the program, which is killed if the client disconnects. ' +
+    `The first ${rest.MAX_EXEC_OUTPUT_BYTES} bytes of each stream are kept; \`truncated\` says whether there was more.`,
   tag: TAG,
   params: sandboxParams,
   body: rest.execRequestSchema,
@@ -23,7 +23,7 @@ const EXEC = defineEndpoint({
       content: { 'application/json': rest.execResultSchema },
     },
     202: {
-      description: 'The program runs in the background.',
+      description: 'The program is running in the background.',
       content: { 'application/json': rest.backgroundExecSchema },
     },
   },

@@ -62,7 +62,7 @@ function parseStates(list: string | undefined): readonly SandboxState[] {
     if (isSandboxState(state)) return state;
     throw new TorporError(
       'invalid_request',
-      `state: ${JSON.stringify(state.slice(0, 64))} is none of ${SANDBOX_STATES.join(', ')}.`,
+      `state: ${JSON.stringify(state.slice(0, 64))} is not one of ${SANDBOX_STATES.join(', ')}.`,
     );
   });
 }

@@ -18,7 +18,9 @@ const consoleQuerySchema = z.strictObject({
     .min(1)
     .max(MAX_CONSOLE_BYTES)
     .default(DEFAULT_CONSOLE_BYTES)
-    .meta({ description: 'The last so many bytes.' }),
+    .meta({
+      description: 'How many bytes to return, counted from the end. All that is kept if omitted.',
+    }),
 });
 
 const CREATE = defineEndpoint({
@@ -27,7 +29,7 @@ const CREATE = defineEndpoint({
   operationId: 'createSandbox',
   summary: 'Create a sandbox',
   description:
-    'Responds when the sandbox is running. It is created also if the client disconnects before.',
+    'Responds when the sandbox is running. It is created even if the client disconnects first.',
   tag: TAG,
   body: rest.createSandboxSchema,
   responses: { 201: { description: 'The sandbox is running.', content: SANDBOX } },
@@ -65,17 +67,17 @@ const DESTROY = defineEndpoint({
   summary: 'Destroy a sandbox',
   tag: TAG,
   params: sandboxParams,
-  responses: { 204: { description: 'The sandbox is destroyed; also if it was before.' } },
+  responses: { 204: { description: 'The sandbox is destroyed, or already was.' } },
 });
 
 const PING = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/ping',
   operationId: 'pingSandbox',
-  summary: 'Count as activity: the idle timeout starts again',
+  summary: 'Report activity, which restarts the idle timeout',
   tag: TAG,
   params: sandboxParams,
-  responses: { 204: { description: 'It counts as activity.' } },
+  responses: { 204: { description: 'The idle timeout has restarted.' } },
 });
 
 const READ_CONSOLE = defineEndpoint({
@@ -87,7 +89,7 @@ const READ_CONSOLE = defineEndpoint({
   params: sandboxParams,
   query: consoleQuerySchema,
   responses: {
-    200: { description: 'The end of the log.', content: { 'text/plain': z.string() } },
+    200: { description: 'The end of the console log.', content: { 'text/plain': z.string() } },
   },
 });
 

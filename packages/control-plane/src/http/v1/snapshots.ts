@@ -13,7 +13,7 @@ const CREATE = defineEndpoint({
   operationId: 'createSnapshot',
   summary: 'Save the current state of a sandbox under a name, to create sandboxes from',
   description:
-    'The sandbox must be running or paused, and is paused afterwards. It is completed also if the client disconnects.',
+    'The sandbox must be running or paused, and is paused afterwards. The operation completes even if the client disconnects.',
   tag: TAG,
   query: rest.createSnapshotQuerySchema,
   body: rest.createSnapshotSchema,
@@ -24,7 +24,7 @@ const LIST = defineEndpoint({
   method: 'get',
   path: '/v1/snapshots',
   operationId: 'listSnapshots',
-  summary: 'List what sandboxes can be created from: snapshots of the team, images of the platform',
+  summary: 'List the templates: the snapshots of the team and the images of the platform',
   tag: TAG,
   query: rest.listSnapshotsQuerySchema,
   responses: {
@@ -52,7 +52,7 @@ const DELETE = defineEndpoint({
   summary: 'Delete a snapshot; sandboxes created from it are not affected',
   tag: TAG,
   params: snapshotParams,
-  responses: { 204: { description: 'The name is free.' } },
+  responses: { 204: { description: 'The snapshot is deleted.' } },
 });
 
 export function addSnapshotRoutes(api: Api, templates: TemplateService): void {
