@@ -34,6 +34,16 @@ export function registerLs(cli: CliContext): void {
     .option('-s, --state <states>', 'only those in these states, separated by commas', states)
     .option('-t, --template <name>', 'only those made from this template')
     .option('-l, --label <name=value>', 'only those with this label; may be repeated', assignment)
+    .addHelpText(
+      'after',
+      `
+Destroyed sandboxes are in the state stopped. The states are
+${SANDBOX_STATES.join(', ')}.
+
+Examples:
+  torpor ls --state running,paused
+  torpor ls -q --label job=42`,
+    )
     .action(
       cli.action(async (options: LsOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {

@@ -23,7 +23,10 @@ export function addProgramOptions(command: Command): Command {
     .option('-C, --cwd <path>', 'working directory (default: the home directory of the user)')
     .option('-u, --user <user[:group]>', 'user to run it as, by name or number (default: user)')
     .addOption(
-      new Option('--timeout <time>', 'kill it after this time, rounded up to whole seconds')
+      new Option(
+        '--timeout <time>',
+        'kill it after this time, rounded up to whole seconds (default: no limit)',
+      )
         .argParser(duration)
         .conflicts(['detach', 'tty']),
     )

@@ -98,7 +98,7 @@ describe.runIf(isRoot)('a process of another account', () => {
     expect((await endOf(await start('pwd'))).output).toBe(`${directory}\n`);
     await expect(start('pwd', { cwd: join(directory, 'private') })).rejects.toMatchObject({
       code: 'invalid_request',
-      message: expect.stringContaining('may not be entered'),
+      message: expect.stringContaining('is not accessible'),
     });
   });
 });
