@@ -62,7 +62,7 @@ test('sandboxes are missing while the agent is unreachable, and are found again 
   await becomes(kept.id, 'running');
   expect((await harness.get(kept.id)).reason).toBeUndefined();
   await becomes(lost.id, 'error');
-  expect((await harness.get(lost.id)).reason).toContain('does not have this sandbox');
+  expect((await harness.get(lost.id)).reason).toContain('no longer has this sandbox');
 });
 
 test('a change that the stream did not report is found by the list', async () => {
