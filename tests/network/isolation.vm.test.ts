@@ -23,7 +23,7 @@ import { GuestInVm } from './guest-in-vm.ts';
  * them up. One guest was booted and has internet, the other was restored and has none.
  */
 
-/** Where an answer is expected it comes at once; the machine may be slow. */
+/** Where an response is expected it comes at once; the machine may be slow. */
 const PATIENT_MS = 120_000;
 /** Where none is expected, this is waited in full. */
 const IMPATIENT_MS = 3_000;
@@ -159,7 +159,7 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
     expect(internet).toEqual(
       INTERNET.map(({ address }) =>
         which === 'online'
-          ? { reached: true, answer: { local: address, peer: probe.hostInternetAddress } }
+          ? { reached: true, response: { local: address, peer: probe.hostInternetAddress } }
           : { reached: false, code: 'EHOSTUNREACH' },
       ),
     );

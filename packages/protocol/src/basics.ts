@@ -1,4 +1,4 @@
-// What needs no schemas and no library: it loads in a fraction of the time of the whole package.
+// The part without schemas and libraries: it loads in a fraction of the time of the whole package.
 export {
   ERRORS,
   type ErrorCode,

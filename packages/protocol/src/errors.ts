@@ -6,14 +6,14 @@ interface ErrorEntry {
   readonly http: number;
   /** Code of the RPC between control plane and host agent. */
   readonly connect: keyof typeof Code;
-  /** What the reader can do about it; empty if the message says it all. */
+  /** What the reader can do about it; empty if the message is sufficient. */
   readonly remedy: string;
 }
 
 /**
- * Every error that a user can meet. The HTTP responses, the RPCs between our
- * processes, the SDK's classes and the CLI's output all come from this table,
- * so that a code means the same everywhere and can be relied on.
+ * Every error that a user can get. The HTTP responses, the RPCs between our
+ * processes, the SDK's classes and the CLI's output all use this table, so that
+ * a code is stable and means the same everywhere.
  */
 export const ERRORS = {
   invalid_request: { http: 400, connect: 'InvalidArgument', remedy: '' },
@@ -67,7 +67,7 @@ export const ERRORS = {
   program_not_executable: { http: 400, connect: 'InvalidArgument', remedy: '' },
   sandbox_exhausted: {
     http: 503,
-    // Not ResourceExhausted, which E2B's clients call a rate limit.
+    // Not ResourceExhausted, which E2B's clients report as a rate limit.
     connect: 'FailedPrecondition',
     remedy: REMEDIES.killPrograms,
   },
@@ -131,16 +131,16 @@ export function isErrorCode(value: string): value is ErrorCode {
   return Object.hasOwn(ERRORS, value);
 }
 
-/** A field of a request that was refused. */
+/** An invalid field of a request. */
 export interface FieldIssue {
-  /** Its path: `memory_mb`, `args.3`, `envs.PATH`. */
+  /** The path of the field: `memory_mb`, `args.3`, `envs.PATH`. */
   readonly field: string;
-  /** What is wrong, to follow the name of the field: `must be at least 128`. */
+  /** What is wrong, as a phrase that follows the name of the field: `must be at least 128`. */
   readonly problem: string;
 }
 
 export interface TorporErrorOptions {
-  /** Replaces the remedy of the table where this place knows a better one. */
+  /** Replaces the remedy of the table with a more specific one. */
   readonly remedy?: string;
   readonly cause?: unknown;
   /** The fields that an `invalid_request` is about; the message names them too. */
@@ -171,11 +171,11 @@ export class TorporError extends Error {
   /**
    * The TorporError for anything that was thrown:
    * - a TorporError is returned as it is;
-   * - a ConnectError with our detail becomes the error that the other side had;
-   * - another ConnectError becomes the entry that its code stands for;
-   * - ENOSPC and EDQUOT become `disk_full`: those of this machine, not of a sandbox;
+   * - a ConnectError with our detail becomes the error of the other side;
+   * - another ConnectError becomes the entry for its code;
+   * - ENOSPC and EDQUOT become `disk_full`: this machine's disk, not a sandbox's;
    * - EMFILE, ENFILE and EROFS become `host_setup`;
-   * - all else becomes `internal_error`, with the reason as its cause.
+   * - everything else becomes `internal_error`, with the reason as its cause.
    */
   static from(reason: unknown): TorporError {
     if (reason instanceof TorporError) return reason;
@@ -193,25 +193,25 @@ export class TorporError extends Error {
     return new TorporError('internal_error', message, { cause: reason });
   }
 
-  /** The form in which this error crosses the RPC between our processes. */
+  /** Encodes this error for RPCs between our processes. */
   toConnectError(): ConnectError {
     if (rpcErrors === undefined) throw new Error('A client of the REST API makes no RPC errors.');
     return rpcErrors.encode(this);
   }
 }
 
-/** How errors cross the RPC between our processes. */
+/** The encoding of errors in RPCs between our processes. */
 interface RpcErrors {
   encode(error: TorporError): ConnectError;
-  /** Undefined for what is not an error of an RPC. */
+  /** Undefined for anything but an error of an RPC. */
   decode(reason: unknown): TorporError | undefined;
 }
 
 let rpcErrors: RpcErrors | undefined;
 
 /**
- * Called by rpc-errors.ts when it is loaded. It is a file of its own because the RPC library
- * takes longer to load than the whole command line, and clients of the REST API do without.
+ * Called by rpc-errors.ts when it is loaded. That is a separate file because the RPC library
+ * takes longer to load than the whole CLI, and clients of the REST API do not need it.
  */
 export function installRpcErrors(installed: RpcErrors): void {
   rpcErrors = installed;
@@ -230,7 +230,7 @@ const NO_DESCRIPTORS: HostFault = {
   remedy: 'Raise the limit of open files (`ulimit -n`, LimitNOFILE= of systemd, fs.file-max).',
 };
 
-/** Errors of system calls that are the machine's condition and no defect. */
+/** Errors of system calls that are caused by the state of the machine, not by a bug. */
 const HOST_FAULTS: Readonly<Record<string, HostFault>> = {
   ENOSPC: DISK_FULL,
   EDQUOT: DISK_FULL,

@@ -1,9 +1,9 @@
 import * as z from 'zod';
 
 /**
- * What every guest has in common. The addresses are the same in all of them,
- * each in a network namespace of its own, so that frozen memory stays valid in
- * whichever slot it is restored.
+ * The constants of every guest. The addresses are the same in all of them,
+ * each in its own network namespace, so that frozen memory stays valid in any
+ * slot.
  */
 export const GUEST = {
   address: '169.254.0.21',
@@ -11,14 +11,14 @@ export const GUEST = {
   prefixLength: 30,
   macAddress: '02:fc:00:00:00:05',
   interfaceName: 'eth0',
-  /** The port of envd. Fixed by E2B's SDKs. */
+  /** The port of envd, as E2B's SDKs expect it. */
   envdPort: 49983,
   defaultUser: 'user',
 } as const;
 
 /**
  * Header of calls to envd: a user of the guest, as in `guestUserSchema`. E2B's own ways to
- * name one (Basic authorization, the parameter `username`) take accounts only.
+ * name one (Basic authorization, the parameter `username`) accept only accounts.
  */
 export const USER_HEADER = 'torpor-user';
 
@@ -36,8 +36,8 @@ export const GUEST_DRIVES = {
 } as const;
 
 /**
- * Body of envd's `POST /init`: what makes a booted or restored guest *this*
- * sandbox. The first seven fields are E2B's; the rest are Torpor's.
+ * Body of envd's `POST /init`: what gives a booted or restored guest the
+ * identity of *this* sandbox. The first seven fields are E2B's; the rest are Torpor's.
  */
 export const initRequestSchema = z.strictObject({
   accessToken: z.string().optional(),

@@ -17,7 +17,7 @@ describe('ids', () => {
     'sb-12345678901234567890',
     'sbABCDEFGHIJKLMNOPQRST',
     'xx12345678901234567890',
-  ])('%j is no sandbox id', (value) => expect(isId('sandbox', value)).toBe(false));
+  ])('%j is not a sandbox id', (value) => expect(isId('sandbox', value)).toBe(false));
 });
 
 describe('API keys', () => {
@@ -28,7 +28,7 @@ describe('API keys', () => {
   });
 
   test.each(['', 'tpr_', 'tpr_xyz', `tpr_${'A'.repeat(40)}`, `wrn_${'0'.repeat(40)}`])(
-    '%j is no API key',
+    '%j is not an API key',
     (value) => expect(canonicalApiKey(value)).toBeUndefined(),
   );
 });

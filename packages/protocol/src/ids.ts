@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 
-/** The kinds of thing that carry an id, with the prefix that tells them apart. */
+/** The kinds of ids, with their prefixes. */
 export const ID_PREFIXES = {
   sandbox: 'sb',
   team: 'tm',
@@ -34,7 +34,7 @@ export function newId(kind: IdKind): string {
   return id;
 }
 
-/** Whether `value` has the form of an id of this kind. It says nothing of existence. */
+/** Whether `value` has the form of an id of this kind; it may not exist. */
 export function isId(kind: IdKind, value: string): boolean {
   const prefix = ID_PREFIXES[kind];
   return value.startsWith(prefix) && /^[a-z0-9]{20}$/.test(value.slice(prefix.length));
@@ -48,8 +48,8 @@ export function newApiKey(): string {
 }
 
 /**
- * The canonical `tpr_` form of an API key, or undefined for what is none. The
- * prefix `e2b_` is accepted too, because older E2B SDKs insist on it.
+ * The canonical `tpr_` form of an API key, or undefined for anything else. The
+ * prefix `e2b_` is accepted too, because older E2B SDKs require it.
  */
 export function canonicalApiKey(key: string): string | undefined {
   const match = API_KEY_PATTERN.exec(key);

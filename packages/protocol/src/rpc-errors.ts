@@ -13,7 +13,7 @@ const FROM_CONNECT_CODE: Partial<Record<Code, ErrorCode>> = {
   [Code.FailedPrecondition]: 'invalid_state',
   [Code.Aborted]: 'conflict',
   [Code.DeadlineExceeded]: 'timeout',
-  // Errors of ours carry their own code; the library's limits on messages do not.
+  // Our errors carry their own code; the library's limits on messages do not.
   [Code.ResourceExhausted]: 'too_large',
   [Code.Canceled]: 'conflict',
   [Code.Unavailable]: 'host_unavailable',

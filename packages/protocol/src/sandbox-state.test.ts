@@ -6,7 +6,7 @@ import {
   SANDBOX_STATES,
 } from './sandbox-state.ts';
 
-test('an operation is under way in the transitional states, and in no other', () => {
+test('an operation is in progress in the transitional states, and in no other', () => {
   expect(SANDBOX_STATES.filter(isTransitional)).toEqual([
     'creating',
     'pausing',
@@ -16,7 +16,7 @@ test('an operation is under way in the transitional states, and in no other', ()
   ]);
 });
 
-test('every state but the last can be left, and a stopped sandbox does not come back', () => {
+test('every state except stopped has a transition, and a stopped sandbox has none', () => {
   for (const from of SANDBOX_STATES) {
     const next = SANDBOX_STATES.filter((to) => canTransition(from, to));
     expect(next.length > 0, from).toBe(from !== 'stopped');
@@ -24,7 +24,7 @@ test('every state but the last can be left, and a stopped sandbox does not come 
   }
 });
 
-test('a transition that is not in the table is refused with the states', () => {
+test('a transition that is not in the table is refused, with the states in the message', () => {
   expect(() => assertTransition('sb1', 'paused', 'running')).toThrow(
     'Sandbox sb1 is paused; it cannot become running.',
   );

@@ -1,8 +1,8 @@
 import { TorporError } from './errors.ts';
 
 /**
- * The states of a sandbox. `missing` is known to the control plane only: the host
- * that ran the sandbox does not respond.
+ * The states of a sandbox. Only the control plane has `missing`: the host of the
+ * sandbox does not respond.
  */
 export const SANDBOX_STATES = [
   'creating',
@@ -20,8 +20,8 @@ export const SANDBOX_STATES = [
 export type SandboxState = (typeof SANDBOX_STATES)[number];
 
 /**
- * The states on the way to another. An operation of the control plane, or the host by itself,
- * is at work on the sandbox, or the host still owes the end of a sandbox whose create failed.
+ * The states in which an operation of the control plane, or the host by itself, is changing the
+ * sandbox, or the host must still destroy one whose create failed.
  */
 const TRANSITIONAL_STATES: ReadonlySet<SandboxState> = new Set([
   'creating',
@@ -31,14 +31,14 @@ const TRANSITIONAL_STATES: ReadonlySet<SandboxState> = new Set([
   'destroying',
 ]);
 
-/** Whether the sandbox is on its way to another state. `missing` is none: it lasts until the host responds. */
+/** Whether the sandbox is changing to another state. `missing` is not transitional: it lasts until the host responds. */
 export function isTransitional(state: SandboxState): boolean {
   return TRANSITIONAL_STATES.has(state);
 }
 
 /**
  * Every transition that an operation may make. `stopped` is terminal. From `error` a
- * sandbox can be destroyed, or resumed where it still has a build.
+ * sandbox can be destroyed, or resumed if it still has a build.
  */
 const TRANSITIONS: Record<SandboxState, readonly SandboxState[]> = {
   creating: ['running', 'error', 'destroying', 'missing'],
@@ -57,15 +57,15 @@ export function isSandboxState(value: string): value is SandboxState {
   return (SANDBOX_STATES as readonly string[]).includes(value);
 }
 
-/** Whether a sandbox may go from one state to the other. */
+/** Whether a sandbox may change from one state to the other. */
 export function canTransition(from: SandboxState, to: SandboxState): boolean {
   return TRANSITIONS[from].includes(to);
 }
 
 /**
- * Throws `invalid_state` unless the transition is allowed. What an operation does to a
- * sandbox's state passes through here; what its host reports does not, because only
- * the host knows what happened.
+ * Throws `invalid_state` unless the transition is allowed. Operations check
+ * their changes of a sandbox's state here; the reports of its host are not checked, because
+ * only the host knows what happened.
  */
 export function assertTransition(id: string, from: SandboxState, to: SandboxState): void {
   if (!canTransition(from, to)) {

@@ -7,6 +7,6 @@ test.each([
   ['it failed!', 'it failed!'],
   ['did it fail?\n', 'did it fail?'],
   ['it failed\n', 'it failed.'],
-])('%j ends a sentence as %j', (message, expected) => {
+])('%j becomes %j', (message, expected) => {
   expect(withFullStop(message)).toBe(expected);
 });

@@ -34,11 +34,11 @@ test.each([
   ['RTMAX-31'],
   ['1.5'],
   ['toString'],
-])('"%s" is none', (text) => {
+])('"%s" is not a signal', (text) => {
   expect(signalNumber(text)).toBeUndefined();
 });
 
-test('a status names the signal that it was made of', () => {
+test('signalOfStatus reverses signalStatus', () => {
   expect(signalStatus('SIGKILL')).toBe('signal: killed');
   for (const name of SIGNAL_NAMES) {
     expect(signalOfStatus(signalStatus(name))).toBe(signalNumber(name));

@@ -1,4 +1,4 @@
-/** The standard signals of Linux on x86-64, signal(7), whatever machine the client runs on. */
+/** The standard signals of Linux on x86-64, signal(7), independent of the client's machine. */
 const SIGNAL_NUMBERS = {
   SIGHUP: 1,
   SIGINT: 2,
@@ -44,7 +44,7 @@ const LAST_SIGNAL = 64;
 
 /**
  * The number of a signal as kill(1) takes it: `SIGINT`, `INT` in any case, `2`, `RTMIN+3`,
- * `RTMAX-1`. Undefined for what is no signal.
+ * `RTMAX-1`. Undefined for anything else.
  */
 export function signalNumber(text: string): number | undefined {
   if (/^\d{1,3}$/.test(text)) return inRange(Number(text), 1);
@@ -62,7 +62,7 @@ export function signalNumber(text: string): number | undefined {
   return Object.hasOwn(known, name) ? known[name] : undefined;
 }
 
-/** What Go's syscall.Signal calls them: the wire of E2B's envd says `signal: killed`. */
+/** Their names in Go's syscall.Signal: E2B's envd reports `signal: killed`. */
 const STATUS_NAMES: Readonly<Record<SignalName, string>> = {
   SIGHUP: 'hangup',
   SIGINT: 'interrupt',
@@ -103,7 +103,7 @@ export function signalStatus(name: string): string {
   return `signal: ${names[name] ?? name.toLowerCase()}`;
 }
 
-/** The signal that a status names: as Go does, or as `signal: SIGKILL`. */
+/** The number of the signal in a status: with Go's name, or as `signal: SIGKILL`. */
 export function signalOfStatus(status: string): number | undefined {
   const word = /^signal: ([^\n:]+?)(?: \(core dumped\))?(?:: out of memory)?$/.exec(status)?.[1];
   if (word === undefined) return undefined;

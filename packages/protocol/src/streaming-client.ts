@@ -5,10 +5,10 @@ import { TorporError } from './errors.ts';
 type StreamingCall = (input: unknown, options?: CallOptions) => AsyncIterable<unknown>;
 
 /**
- * A client whose server streams are cancelled when their reader leaves: by `break`, by
- * `return` at the last event, or by an exception. The iterators of `createClient` have no
- * `return`, so there a reader that leaves without aborting a signal stays, for the server,
- * one that is endlessly slow.
+ * A client whose server streams are cancelled when the reader leaves the iteration: by `break`,
+ * by `return` at the last event, or by an exception. The iterators of `createClient` have no
+ * `return`, so to the server, a reader that leaves without aborting a signal looks like one
+ * that is endlessly slow.
  */
 export function createStreamingClient<S extends DescService>(
   service: S,
@@ -37,7 +37,7 @@ function cancelledOnReturn(call: StreamingCall): StreamingCall {
         next: () => messages.next(),
         async return() {
           left.abort(new TorporError('conflict', 'The reader of the stream has left.'));
-          // Takes the rejection of a call that nobody has waited for yet.
+          // Handles the rejection of a call that has not been awaited yet.
           await messages.next().catch(() => undefined);
           return { done: true, value: undefined };
         },
@@ -47,8 +47,8 @@ function cancelledOnReturn(call: StreamingCall): StreamingCall {
 }
 
 /**
- * A call that streams messages to the server. What the messages themselves throw is thrown
- * as it is, whatever the transport makes of it.
+ * A call that streams messages to the server. An error of the messages' iterator is thrown
+ * unchanged, although the transport converts it.
  */
 export async function sendStream<M, R>(
   messages: AsyncIterable<M>,

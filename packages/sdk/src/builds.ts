@@ -1,7 +1,7 @@
 import * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
 
-/** What paused sandboxes and snapshots are made of. For the operator of the host. */
+/** The builds behind paused sandboxes and snapshots. For the operator of the host. */
 export class Builds {
   readonly #connection: Connection;
 
@@ -9,7 +9,7 @@ export class Builds {
     this.#connection = connection;
   }
 
-  /** Reads every build back. One that is damaged has a `fault`. */
+  /** Reads every build back. A damaged one has a `fault`. */
   async verify(signal?: AbortSignal): Promise<rest.BuildReport[]> {
     const { builds } = await this.#connection.json(
       'GET',

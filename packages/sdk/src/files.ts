@@ -4,12 +4,12 @@ import type { Connection } from './http/connection.ts';
 import { incompleteResponse } from './http/errors.ts';
 
 export interface FileOptions {
-  /** The user as whom it is done, or `user:group`, by name or number; the default is `user`. */
+  /** The user for the operation, or `user:group`, by name or number; the default is `user`. */
   readonly user?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The files of a sandbox. A relative path starts at the user's home directory. */
+/** The files of a sandbox. Relative paths are relative to the user's home directory. */
 export class Files {
   readonly #connection: Connection;
   readonly #path: string;
@@ -19,7 +19,7 @@ export class Files {
     this.#path = `${sandboxPath}/files`;
   }
 
-  /** A whole file in memory. For what may be large, {@link readStream}. */
+  /** Reads a whole file into memory. For large files, use {@link readStream}. */
   async read(path: string, options: FileOptions = {}): Promise<Buffer> {
     const content = await this.readStream(path, options);
     try {
@@ -35,7 +35,7 @@ export class Files {
     return (await this.read(path, options)).toString();
   }
 
-  /** A file as a stream: what is not read is not sent. An error in mid-file destroys the stream. */
+  /** Reads a file as a stream, with back-pressure. An error in mid-file destroys the stream. */
   readStream(path: string, options: FileOptions = {}): Promise<Readable> {
     return this.#connection.stream('GET', this.#path, {
       query: { path, user: options.user },
@@ -43,7 +43,7 @@ export class Files {
     });
   }
 
-  /** Writes a whole file, making missing directories; a stream is sent as fast as it is taken. */
+  /** Writes a whole file, and creates missing directories. A stream is sent with back-pressure. */
   async write(
     path: string,
     content: string | Uint8Array | Readable,
@@ -70,7 +70,7 @@ export class Files {
     return entries;
   }
 
-  /** Makes a directory and those above it. Throws `already_exists`. */
+  /** Creates a directory and its parents. Throws `already_exists`. */
   async makeDir(path: string, options: FileOptions = {}): Promise<rest.FileEntry> {
     const { entry } = await this.#connection.json(
       'POST',
@@ -81,7 +81,7 @@ export class Files {
     return entry;
   }
 
-  /** Removes a file, or a directory with all that is in it. */
+  /** Removes a file, or a directory with its content. */
   async remove(path: string, options: FileOptions = {}): Promise<void> {
     await this.#connection.empty('POST', `${this.#path}/remove`, {
       json: { path, user: options.user },

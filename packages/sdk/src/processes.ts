@@ -15,7 +15,7 @@ export class Processes {
     this.#path = `${sandboxPath}/processes`;
   }
 
-  /** Those that run. `all`: also background programs that have exited; they have an `exit_code`. */
+  /** The running processes. `all`: also background programs that have exited; they have an `exit_code`. */
   async list(
     options: { readonly all?: boolean | undefined; readonly signal?: AbortSignal } = {},
   ): Promise<ProcessInfo[]> {

@@ -11,7 +11,7 @@ import { PtySession, type TerminalSize } from './streams/pty-session.ts';
 import { seconds } from './units.ts';
 
 export interface CommandOptions {
-  /** Over the sandbox's own environment. */
+  /** Added to the sandbox's own environment. */
   readonly envs?: Record<string, string> | undefined;
   /** The default is the home directory of the user. */
   readonly cwd?: string | undefined;
@@ -21,18 +21,18 @@ export interface CommandOptions {
 }
 
 export interface ExecOptions extends CommandOptions {
-  /** Until the process is killed, in whole seconds; 0 is no limit. The default is 30 000. */
+  /** Time until the process is killed, in whole seconds; 0 is no limit. The default is 30 000. */
   readonly timeoutMs?: number | undefined;
 }
 
 export interface ExecResult {
   readonly stdout: string;
   readonly stderr: string;
-  /** The same, for output that is not UTF-8. */
+  /** The output as bytes, for output that is not UTF-8. */
   readonly stdoutBytes: Buffer;
   readonly stderrBytes: Buffer;
   readonly exitCode: number;
-  /** How it was terminated, if by a signal: `signal: killed`. */
+  /** The signal, if one terminated it: `signal: killed`. */
   readonly status?: string;
   readonly durationMs: number;
   /** Whether output beyond the limit (4 MiB per stream) was dropped. */
@@ -40,13 +40,13 @@ export interface ExecResult {
 }
 
 export interface ExecStreamOptions extends CommandOptions {
-  /** Until the process is killed, in whole seconds; 0, the default, is no limit. */
+  /** Time until the process is killed, in whole seconds; 0, the default, is no limit. */
   readonly timeoutMs?: number | undefined;
   /** Keep standard input open for `write`. The default is false: it is empty. */
   readonly stdin?: boolean | undefined;
   /** A name to find the process by. */
   readonly tag?: string | undefined;
-  /** Send input and output as bytes instead of text: cheaper for much of it. The default is false. */
+  /** Send input and output as bytes instead of text: more efficient for large amounts. The default is false. */
   readonly binary?: boolean | undefined;
 }
 
@@ -59,26 +59,26 @@ export interface PtyOptions extends CommandOptions {
 }
 
 export interface PauseOptions {
-  /** Fail with `invalid_state` if it is paused already. The default is false. */
+  /** Fail with `invalid_state` if it is already paused. The default is false. */
   readonly strict?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 export interface ResumeOptions {
-  /** A new idle timeout instead of the one that it had; one that runs already does not get it. */
+  /** A new idle timeout, which replaces the previous one; it cannot be set if the sandbox is already running. */
   readonly idleTimeoutMs?: number | undefined;
-  /** Fail with `invalid_state` if it runs already. The default is false. */
+  /** Fail with `invalid_state` if it is already running. The default is false. */
   readonly strict?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 export interface ForkOptions {
-  /** Of the copies; the source's by default. In whole seconds, 0 is never. */
+  /** Idle timeout of the copies; the source's by default. In whole seconds; 0 is never. */
   readonly idleTimeoutMs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The copies that were made, and why others were not. */
+/** The copies that were created, and the errors of the others. */
 export interface Forked {
   readonly sandboxes: readonly Sandbox[];
   readonly errors: readonly TorporError[];
@@ -106,7 +106,7 @@ export class Sandbox implements AsyncDisposable {
     this.processes = new Processes(connection, this.#path);
   }
 
-  /** What the API last said of it; {@link refresh} asks again. */
+  /** The last known state; {@link refresh} fetches it again. */
   get info(): SandboxInfo {
     return this.#info;
   }
@@ -117,8 +117,8 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /**
-   * Keeps memory and disk and frees everything else, until {@link resume}. The result has
-   * the phases' `timings`, unless it was paused already.
+   * Stores memory and disk and frees all other resources, until {@link resume}. The result has
+   * the phases' `timings`, unless it was already paused.
    */
   async pause(options: PauseOptions = {}): Promise<SandboxInfo> {
     return this.#enter('paused', options.strict === true, options.signal, () =>
@@ -129,8 +129,8 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /**
-   * Continues it where it was paused. One that is running already is left as it is; but a
-   * new idle timeout that it does not have is then an error (`invalid_state`).
+   * Resumes it where it was paused. Does nothing if it is already running; but then a new
+   * idle timeout is an error (`invalid_state`), unless it is the current one.
    */
   async resume(options: ResumeOptions = {}): Promise<SandboxInfo> {
     const timeoutSec = seconds(options.idleTimeoutMs);
@@ -149,7 +149,7 @@ export class Sandbox implements AsyncDisposable {
     );
   }
 
-  /** Makes copies of it as it is now; it keeps running itself. If one cannot be made, the others still are. */
+  /** Creates copies of its current state; it keeps running. If one fails, the others are still created. */
   async fork(count = 1, options: ForkOptions = {}): Promise<Forked> {
     const body: z.input<typeof rest.forkSandboxSchema> = {
       count,
@@ -205,7 +205,7 @@ export class Sandbox implements AsyncDisposable {
     };
   }
 
-  /** Starts a program and returns at once; the program does not depend on this client. */
+  /** Starts a program in the background and returns at once; it keeps running when this client disconnects. */
   async start(
     cmd: string,
     args: readonly string[] = [],
@@ -225,7 +225,7 @@ export class Sandbox implements AsyncDisposable {
     return { pid, tag };
   }
 
-  /** Starts a program with its output, and if asked its input, attached. Kills it when the session is disposed. */
+  /** Starts a program with its output, and optionally its input, attached. Kills it when the session is disposed. */
   execStream(
     cmd: string,
     args: readonly string[] = [],
@@ -267,14 +267,14 @@ export class Sandbox implements AsyncDisposable {
     return withSdkNames(session);
   }
 
-  /** Attaches to a terminal that an earlier client left. */
+  /** Attaches to an existing terminal. */
   connectPty(tag: string, signal?: AbortSignal): Promise<PtySession> {
     return withSdkNames(
       PtySession.open(this.#connection, `${this.#path}/pty`, { type: 'connect', tag }, signal),
     );
   }
 
-  /** The last bytes that its kernel and init printed on the serial console; all that is kept by default. */
+  /** The last bytes that its kernel and init printed on the serial console; by default, as many as are stored. */
   async console(
     options: { readonly maxBytes?: number | undefined; readonly signal?: AbortSignal } = {},
   ): Promise<Buffer> {
@@ -287,7 +287,7 @@ export class Sandbox implements AsyncDisposable {
     return Buffer.concat(await stream.toArray());
   }
 
-  /** Ends the sandbox and removes all that it wrote. */
+  /** Destroys the sandbox and everything that it wrote. */
   async destroy(signal?: AbortSignal): Promise<void> {
     await this.#connection.empty('DELETE', this.#path, { signal });
   }
@@ -296,7 +296,7 @@ export class Sandbox implements AsyncDisposable {
     await this.destroy();
   }
 
-  /** Has the API bring it into a state. It refuses where the sandbox is in it already; unless `strict`, that is a success. */
+  /** Makes the API change its state. The API refuses if it is already in that state; unless `strict`, that is a success. */
   async #enter(
     status: SandboxInfo['status'],
     strict: boolean,

@@ -6,19 +6,19 @@ import { Sandbox } from './sandbox.ts';
 import { seconds } from './units.ts';
 
 export interface CreateSandboxOptions {
-  /** An image of the platform or a snapshot, which fixes the next three. The default is `base`. */
+  /** An image of the platform or a snapshot, which determines the next three. The default is `base`. */
   readonly template?: string | undefined;
   /** The default is 1. */
   readonly vcpus?: number | undefined;
   /** The default is 512. */
   readonly memoryMiB?: number | undefined;
-  /** Size of the writable disk; it takes only what the sandbox writes. */
+  /** Size of the writable disk; it uses only the space that the sandbox writes. */
   readonly diskSizeMiB?: number | undefined;
   /** Time without activity after which it is destroyed or paused, in whole seconds; 0, the default, is never. */
   readonly idleTimeoutMs?: number | undefined;
-  /** Then it is paused instead. The default is false. */
+  /** Pause it instead of destroying it after `idleTimeoutMs`. The default is false. */
   readonly autoPause?: boolean | undefined;
-  /** Labels of your own, to find it by. */
+  /** Your own labels, to find it by. */
   readonly metadata?: Record<string, string> | undefined;
   /** Environment of every process in it. */
   readonly envs?: Record<string, string> | undefined;
@@ -31,7 +31,7 @@ export interface ListSandboxesOptions {
   /** The default is all states but `stopped`. */
   readonly states?: readonly rest.Sandbox['status'][] | undefined;
   readonly template?: string | undefined;
-  /** Labels that it must have. */
+  /** Labels that a sandbox must have. */
   readonly metadata?: Record<string, string> | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -68,7 +68,7 @@ export class Sandboxes {
     return new Sandbox(this.#connection, info);
   }
 
-  /** All sandboxes that match, over as many pages as there are. */
+  /** All sandboxes that match; fetches the pages as needed. */
   async *list(options: ListSandboxesOptions = {}): AsyncGenerator<Sandbox, void> {
     let nextToken: string | undefined;
     do {

@@ -1,5 +1,5 @@
 /*
- * What tests that span packages need of the inside of this package.
+ * Internals of this package for tests that span packages.
  * Production code may not import it (tests/architecture).
  */
 export { Connection } from './http/connection.ts';

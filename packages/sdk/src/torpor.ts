@@ -13,9 +13,8 @@ import { Snapshots } from './snapshots.ts';
  * const { stdout } = await sandbox.exec('python3', ['-c', 'print(6*7)']);
  * ```
  *
- * Every method throws a TorporError with a stable `code`, a sentence, and a
- * `remedy`; an aborted one throws the reason of the abort, and an upload whose stream
- * fails the error of the stream.
+ * Every method throws a TorporError with a stable `code`, a `message` and a `remedy`. An
+ * aborted one throws the reason of the abort, and an upload the error of its source stream.
  */
 export class Torpor implements AsyncDisposable {
   readonly sandboxes: Sandboxes;

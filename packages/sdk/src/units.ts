@@ -1,4 +1,4 @@
-/** Whole seconds, rounded up, so that no limit becomes 0, which would mean none. */
+/** Whole seconds, rounded up, so that no limit becomes 0, which means no limit. */
 export function seconds(milliseconds: number | undefined): number | undefined {
   return milliseconds === undefined ? undefined : Math.ceil(milliseconds / 1000);
 }

@@ -17,7 +17,7 @@ def report(event):
     sys.stdout.write(json.dumps(event) + "\n")
 
 
-def answer(connection, local, peer):
+def respond(connection, local, peer):
     with connection:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
@@ -39,4 +39,4 @@ while True:
     connection, (peer, _) = server.accept()
     local = connection.getsockname()[0]
     report({"event": "tcp", "local": local, "peer": peer})
-    threading.Thread(target=answer, args=(connection, local, peer), daemon=True).start()
+    threading.Thread(target=respond, args=(connection, local, peer), daemon=True).start()

@@ -20,10 +20,10 @@ def exchange(target):
         connection.settimeout(target["patienceMs"] / 1000)
         connection.connect((target["address"], target["port"]))
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        answer = b""
+        response = b""
         while chunk := connection.recv(65536):
-            answer += chunk
-    return answer.partition(b"\r\n\r\n")[2].decode()
+            response += chunk
+    return response.partition(b"\r\n\r\n")[2].decode()
 
 
 def visit(index):
@@ -36,9 +36,9 @@ def visit(index):
         outcomes[index] = {"reached": False, "code": errno.errorcode.get(error.errno, str(error))}
         return
     try:
-        outcomes[index] = {"reached": True, "answer": json.loads(body)}
+        outcomes[index] = {"reached": True, "response": json.loads(body)}
     except ValueError:
-        outcomes[index] = {"reached": True, "answer": {"local": "", "peer": body[:200]}}
+        outcomes[index] = {"reached": True, "response": {"local": "", "peer": body[:200]}}
 
 
 threads = [threading.Thread(target=visit, args=(index,)) for index in range(len(targets))]

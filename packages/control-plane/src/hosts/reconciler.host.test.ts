@@ -51,14 +51,14 @@ test('a sandbox that the agent destroyed for lack of activity is recorded', asyn
 test('sandboxes are missing while the agent is unreachable, and are found again with it', async () => {
   const kept = await harness.create({ memory_mb: 128 });
   const lost = await harness.create({ memory_mb: 128 });
-  harness.agent.goAway();
+  harness.agent.becomeUnreachable();
   await becomes(kept.id, 'missing');
   await becomes(lost.id, 'missing');
   const response = await harness.send('POST', `/v1/sandboxes/${kept.id}/exec`, { cmd: 'true' });
   expect(response.status).toBe(503);
   expect((await harness.send('POST', '/v1/sandboxes', {})).status).toBe(503);
   harness.agent.sandboxes.delete(lost.id);
-  harness.agent.comeBack();
+  harness.agent.becomeReachable();
   await becomes(kept.id, 'running');
   expect((await harness.get(kept.id)).reason).toBeUndefined();
   await becomes(lost.id, 'error');

@@ -12,11 +12,11 @@ test('sandboxes of an unreachable host are missing, even if the database failed 
       $$ begin raise exception 'not at present'; end $$;
     create trigger refuse before update on sandboxes for each row
       when (new.state = 'missing') execute function refuse()`);
-  fleet.agent.goAway();
+  fleet.agent.becomeUnreachable();
   await until(() => fleet.log().includes('not at present'));
   await fleet.database.query('drop trigger refuse on sandboxes');
   await until(async () => (await member.get(id)).status === 'missing');
-  fleet.agent.comeBack();
+  fleet.agent.becomeReachable();
   await until(async () => (await member.get(id)).status === 'running');
   expect((await member.get(id)).reason).toBeUndefined();
 });
@@ -35,9 +35,9 @@ test('changes that the host makes by itself are in the audit log', async () => {
   await becomes(paused.id, 'paused');
   await becomes(dead.id, 'error');
   await becomes(stopped.id, 'stopped');
-  fleet.agent.goAway();
+  fleet.agent.becomeUnreachable();
   await becomes(paused.id, 'missing');
-  fleet.agent.comeBack();
+  fleet.agent.becomeReachable();
   await becomes(paused.id, 'paused');
   await until(async () => (await fleet.count('outbox where delivered_at is null')) === 0);
   const entries = async (id: string) => {

@@ -46,11 +46,11 @@ async function expectPendingDestroy(id: string): Promise<void> {
   expect(removal.status).toBe(502);
   expect((await member.get(id)).status).toBe('destroying');
   const logged = fleet.log().length;
-  agent.goAway();
+  agent.becomeUnreachable();
   await until(() => fleet.log().slice(logged).includes('its sandboxes are missing'));
   expect((await member.get(id)).status).toBe('destroying');
   agent.destroyError = undefined;
-  agent.comeBack();
+  agent.becomeReachable();
   await until(async () => (await member.get(id)).status === 'stopped');
   expect(agent.sandboxes.has(id)).toBe(false);
 }

@@ -253,10 +253,10 @@ describe('a change that the host makes by itself', () => {
   test('a paused sandbox is still paused when the agent comes back', async () => {
     const { id } = await create();
     const { build_id } = await sandboxOf(await act(id, 'pause'));
-    harness.agent.goAway();
+    harness.agent.becomeUnreachable();
     await until(async () => (await harness.get(id)).status === 'missing');
     expect((await act(id, 'resume')).status).toBe(503);
-    harness.agent.comeBack();
+    harness.agent.becomeReachable();
     await until(async () => (await harness.get(id)).status === 'paused');
     expect((await harness.get(id)).build_id).toBe(build_id);
   });

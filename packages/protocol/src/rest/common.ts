@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 /**
  * Largest JSON body that the API reads, in bytes: room for the longest command line that
- * Linux takes, as JSON. Files are streamed and have no limit.
+ * Linux accepts, as JSON. Files are streamed and have no limit.
  */
 export const MAX_JSON_BODY_BYTES = 4 * 1024 * 1024;
 
@@ -34,23 +34,23 @@ const NO_NUL = /^[^\0]*$/;
 const encoder = new TextEncoder();
 const nulMessage = 'must not contain a NUL byte';
 
-/** The most that Linux takes as one argument, in bytes of UTF-8; execve(2). */
+/** Linux's limit of one argument, in bytes of UTF-8; execve(2). */
 export const MAX_ARGUMENT_BYTES = 131_071;
-/** The most that Linux takes as arguments and environment together, in bytes; execve(2). */
+/** Linux's limit of arguments and environment together, in bytes; execve(2). */
 export const MAX_ARGUMENTS_BYTES = 2 * 1024 * 1024;
-/** What each argument takes beside its bytes: its end, and a pointer to it. */
+/** The overhead of each argument: its terminating NUL, and a pointer to it. */
 const ARGUMENT_OVERHEAD_BYTES = 9;
 
 const tooLongMessage = `takes more than the ${MAX_ARGUMENT_BYTES} bytes that Linux passes to a program as one argument`;
 
-/** A string that may cross into the guest as an argument: no NUL byte. */
+/** A string that can be an argument of a program: no NUL byte. */
 export const argumentSchema = z
   .string()
   .max(MAX_ARGUMENT_BYTES, { error: tooLongMessage, abort: true })
   .regex(NO_NUL, nulMessage)
   .refine((text) => fitsUtf8(text, MAX_ARGUMENT_BYTES), tooLongMessage);
 
-/** The arguments of a program: as many as Linux takes. Longer ones belong into a file, or standard input. */
+/** The arguments of a program, up to Linux's limits. Longer input needs a file, or standard input. */
 export const argumentsSchema = z.array(argumentSchema).refine(fitsExecve, {
   message: `take more than the ${MAX_ARGUMENTS_BYTES} bytes that Linux passes to a program; use a file or the standard input`,
 });
@@ -100,7 +100,7 @@ export const guestUserSchema = z
     /^(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10})(?::(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}|\d{1,10}))?$/,
     { error: 'must be a user, or user:group, by name or number', abort: true },
   )
-  // 2 ** 32 - 1 stands for none in system calls; setresuid(2).
+  // 2 ** 32 - 1 means "unchanged" in system calls; setresuid(2).
   .refine(
     (text) => text.split(':').every((name) => !/^\d+$/.test(name) || Number(name) < 0xffff_ffff),
     `must have numbers up to ${0xffff_fffe}`,

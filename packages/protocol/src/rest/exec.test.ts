@@ -6,13 +6,13 @@ function problem(request: object): string | undefined {
   return error?.issues[0]?.message;
 }
 
-describe('arguments are limited by what execve(2) takes', () => {
+describe('arguments are limited as in execve(2)', () => {
   test.each<[string, string[]]>([
     ['many short ones', Array.from({ length: 150_000 }, (_, index) => String(index % 10))],
     ['the longest one', ['x'.repeat(131_071)]],
     ['the longest one that is not ASCII', ['é'.repeat(65_535)]],
     ['fifteen of the longest', Array.from({ length: 15 }, () => 'x'.repeat(131_071))],
-  ])('%s: taken', (_what, args) => {
+  ])('%s: accepted', (_what, args) => {
     expect(problem({ args })).toBeUndefined();
   });
 
@@ -37,7 +37,7 @@ test.each([
   'first.last',
   '4242:4343',
   'user:docker',
-])('the user %j can be named', (user) => {
+])('the user %j is accepted', (user) => {
   expect(problem({ user })).toBeUndefined();
 });
 
@@ -48,6 +48,6 @@ test.each(['', '-1', 'a b', '12345678901', '../root', ':docker', 'user:', 'a:b:c
   },
 );
 
-test.each(['4294967295', '0:4294967295', '9999999999'])('the id %j is none', (user) => {
+test.each(['4294967295', '0:4294967295', '9999999999'])('the id %j is refused', (user) => {
   expect(problem({ user })).toBe('must have numbers up to 4294967294');
 });

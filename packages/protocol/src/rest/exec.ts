@@ -9,13 +9,13 @@ import {
   processTagSchema,
 } from './common.ts';
 
-/** Seconds that a foreground exec may take where the request does not say. */
+/** Timeout of a foreground exec, in seconds, if the request has none. */
 export const DEFAULT_EXEC_TIMEOUT_SEC = 30;
 
-/** What is kept of each of the two streams of a foreground exec, in bytes. */
+/** Limit of each of the two output streams of a foreground exec, in bytes. */
 export const MAX_EXEC_OUTPUT_BYTES = 4 * 1024 * 1024;
 
-/** The program to run and its surroundings, the same in every way of running one. */
+/** The program and its environment, the same for all ways to run one. */
 export const commandShape = {
   cmd: argumentSchema.min(1).meta({ example: 'python3' }),
   args: argumentsSchema.default([]).meta({ example: ['-c', 'print(6*7)'] }),

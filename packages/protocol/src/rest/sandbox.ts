@@ -10,13 +10,13 @@ export const templateNameSchema = z
   .regex(/^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$/, 'must be the name of a template')
   .meta({ example: 'base' });
 
-/** Labels of the user's own. */
+/** The user's labels. */
 export const sandboxMetadataSchema = z
   .record(z.string().min(1).max(128), z.string().max(4096))
   .refine((labels) => Object.keys(labels).length <= 64, 'must have at most 64 entries')
   .meta({ example: { project: 'demo' } });
 
-// Limits of what has a unit name it: their messages are read where the field has another one.
+// Limits with a unit name it in their messages, which also appear for fields in other units.
 export const timeoutSecSchema = z.int().min(0).max(31_536_000, 'must be at most 31536000 s (365d)');
 
 const diskSizeSchema = z

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { TEMPLATE_TYPES } from '../template-types.ts';
 import { phaseTimingSchema, sandboxIdSchema, sandboxSchema, timeoutSecSchema } from './sandbox.ts';
 
-/** Most copies that one fork makes. */
+/** Limit of the copies of one fork. */
 export const MAX_FORK_COUNT = 100;
 
 export const resumeSandboxSchema = z
@@ -42,7 +42,7 @@ export const forkResultSchema = z
 
 export type ForkResult = z.infer<typeof forkResultSchema>;
 
-/** A name that a user may give: also good as a file name and in a URL. */
+/** A name that a user may choose: also valid as a file name and in a URL. */
 export const snapshotNameSchema = z
   .string()
   .regex(

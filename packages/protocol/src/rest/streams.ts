@@ -5,7 +5,7 @@
  * A client that cannot set the header `X-API-Key` (a browser) sends
  * `{"type":"auth","token":"tpr_…"}` as its first frame, within 5 s. A wrong key
  * in the header is refused with HTTP 401; every later error is a frame of type
- * `error`, followed by the close of the socket if it is fatal.
+ * `error`, after which the socket is closed if it is fatal.
  */
 import { z } from 'zod';
 import {
@@ -20,10 +20,10 @@ import {
 } from './common.ts';
 import { commandShape, execTimeoutSchema } from './exec.ts';
 
-/** How long the first frame of an unauthenticated WebSocket may take. */
+/** Timeout of the first frame of an unauthenticated WebSocket. */
 export const WEBSOCKET_AUTH_TIMEOUT_MS = 5_000;
 
-/** The largest frame that a client may send, in bytes: what starts a program is as long as over HTTP. */
+/** The largest frame that a client may send, in bytes: as for a request over HTTP. */
 export const MAX_CLIENT_FRAME_BYTES = MAX_JSON_BODY_BYTES;
 
 /** Interval of the `ping` frames of a PTY. */
@@ -49,8 +49,8 @@ export const execClientFrameSchema = z.discriminatedUnion('type', [
     stdin: z.boolean().default(false),
     tag: processTagSchema.optional(),
     /**
-     * Send output as binary frames, a byte of {@link OUTPUT_STREAMS} and then what was printed,
-     * and take binary frames as standard input: without the cost of text for what is none.
+     * Send output as binary frames, a byte of {@link OUTPUT_STREAMS} and then the output, and
+     * accept binary frames as standard input: without the overhead of encoding bytes as text.
      */
     binary: z.boolean().default(false),
   }),
@@ -61,7 +61,7 @@ export const execClientFrameSchema = z.discriminatedUnion('type', [
 
 export type ExecClientFrame = z.infer<typeof execClientFrameSchema>;
 
-/** What a client sends to `…/processes/{selector}/stream`: input only. Closing the socket lets the process run. */
+/** What a client sends to `…/processes/{selector}/stream`: input only. Closing the socket leaves the process running. */
 export const processClientFrameSchema = z.discriminatedUnion('type', [
   stdinFrameSchema,
   stdinCloseFrameSchema,
@@ -93,12 +93,12 @@ export const ptyClientFrameSchema = z.discriminatedUnion('type', [
 
 export type PtyClientFrame = z.infer<typeof ptyClientFrameSchema>;
 
-/** By the first byte of a binary frame of output. */
+/** The first byte of a binary frame of output. */
 export const OUTPUT_STREAMS = { stdout: 1, stderr: 2 } as const;
 
 const errorFrameSchema = z.strictObject({
   type: z.literal('error'),
-  /** The sentence. */
+  /** The error message. */
   data: z.string(),
   code: z.string(),
   remedy: z.string().optional(),
@@ -107,7 +107,7 @@ const errorFrameSchema = z.strictObject({
   fatal: z.boolean(),
 });
 
-/** Text, or base64 where `encoding` says so: output that is not UTF-8. */
+/** Text, or base64 if `encoding` is set, for output that is not UTF-8. */
 const outputFrame = <T extends 'stdout' | 'stderr'>(type: T) =>
   z.strictObject({
     type: z.literal(type),

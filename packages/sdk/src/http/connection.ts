@@ -6,7 +6,7 @@ import { connectionError, errorFromBody, incompleteResponse } from './errors.ts'
 
 export const DEFAULT_API_URL = 'http://127.0.0.1:7070';
 
-/** A create boots a machine, and an exec may run for long: silence is not failure. */
+/** No limit: a create boots a machine, and an exec may take a long time. */
 const DEFAULT_REQUEST_TIMEOUT_MS = 0;
 const CONNECT_TIMEOUT_MS = 10_000;
 const MAX_ERROR_BODY_BYTES = 64 * 1024;
@@ -31,7 +31,7 @@ export interface RequestOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The one place of the SDK that speaks HTTP. */
+/** The HTTP client of the SDK. */
 export class Connection {
   readonly apiUrl: URL;
   readonly #apiKey: string | undefined;
@@ -138,7 +138,7 @@ export class Connection {
       });
     } catch (error) {
       if (options.signal?.aborted) throw options.signal.reason;
-      // What the caller's own stream says is not about the API.
+      // The error of the caller's own stream is not about the API.
       if (source?.failure !== undefined) throw source.failure;
       throw connectionError(this.apiUrl, error);
     } finally {
@@ -149,7 +149,7 @@ export class Connection {
   }
 }
 
-/** A body whose own failure is told from that of the connection, for which undici destroys it too. */
+/** A body whose own failure can be told from that of the connection, for which undici destroys it too. */
 class WatchedSource {
   readonly content: Readable;
   readonly #source: Readable;
@@ -158,7 +158,7 @@ class WatchedSource {
   constructor(source: Readable) {
     this.#source = source;
     this.#failure = source.errored ?? undefined;
-    // It may fail before the request reads it, or after the request is over.
+    // It may fail before the request reads it, or after the request.
     source.on('error', (error) => {
       this.#failure ??= error;
     });
@@ -169,7 +169,7 @@ class WatchedSource {
     return this.#failure;
   }
 
-  /** Closes what the request, which is over, did not read. */
+  /** Destroys the source after the request, which may not have read all of it. */
   end(): void {
     this.#source.destroy();
   }
@@ -198,7 +198,7 @@ function parseApiUrl(text: string): URL {
   return url;
 }
 
-/** Decodes a response; fields that a newer server added are let through. */
+/** Decodes a response; fields that a newer server added are kept. */
 function decode<T>(schema: z.ZodType<T>, body: unknown): T {
   const result = schema.safeParse(body);
   if (result.success) return result.data;

@@ -15,9 +15,9 @@ afterEach(() => {
   server?.close();
 });
 
-/** A connection to an API that responds so. */
-async function connectionTo(answer: RequestListener): Promise<Connection> {
-  server = createServer(answer).listen(0, '127.0.0.1');
+/** A connection to an API with this listener. */
+async function connectionTo(listener: RequestListener): Promise<Connection> {
+  server = createServer(listener).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   return new Connection({ apiUrl: `http://127.0.0.1:${port}`, apiKey: 'tpr_0' });
@@ -58,7 +58,7 @@ const BROKEN = {
   message: expect.stringContaining('is incomplete'),
 };
 
-test('a response that breaks off is told as that, and one that is no JSON as another thing', async () => {
+test('an incomplete response and one that is not JSON have different errors', async () => {
   await expect(health(await connectionTo(breakOff))).rejects.toMatchObject(BROKEN);
   const files = new Files(await connectionTo(breakOff), '/v1/sandboxes/sb0');
   await expect(files.read('/x')).rejects.toMatchObject(BROKEN);
@@ -66,7 +66,7 @@ test('a response that breaks off is told as that, and one that is no JSON as ano
   await expect(health(html)).rejects.toMatchObject({ code: 'internal_error' });
 });
 
-test("an upload fails with what the caller's own stream says", async () => {
+test("an upload fails with the error of the caller's own stream", async () => {
   const connection = await connectionTo((request, response) => {
     request.resume().on('end', () => response.writeHead(204).end());
   });

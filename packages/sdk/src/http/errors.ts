@@ -15,7 +15,7 @@ export function errorFromBody(status: number, text: string): TorporError {
   );
 }
 
-/** A TorporError from the wire, also for a code that this version does not know. */
+/** A TorporError from the wire; `internal_error` for a code that this version does not know. */
 export function torporError(
   code: string,
   message: string,
@@ -56,11 +56,11 @@ const CODE_OF_STATUS: Record<number, ErrorCode> = {
   408: 'timeout',
   409: 'conflict',
   413: 'too_large',
-  // The server, or a proxy before it, could not even read the head of the request.
+  // The server, or a proxy before it, could not read the header of the request.
   414: 'too_large',
   431: 'too_large',
   501: 'not_implemented',
-  // Of a proxy: ours has a body.
+  // From a proxy: our own has a body.
   502: 'host_unavailable',
   503: 'host_unavailable',
   504: 'timeout',

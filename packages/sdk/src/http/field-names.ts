@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/protocol/basics';
 
-/** Fields of the API that have another name in the options of the SDK, where that is the same everywhere. */
+/** Fields of the API whose names in the options of the SDK differ, but are the same everywhere. */
 const SDK_NAMES: Readonly<Record<string, string>> = {
   memory_mb: 'memoryMiB',
   disk_size_mb: 'diskSizeMiB',
@@ -14,11 +14,11 @@ const SDK_NAMES: Readonly<Record<string, string>> = {
   timeout_sec: 'timeoutMs',
 };
 
-/** What `timeout_sec` is of a sandbox, not of a program. */
+/** The name of a sandbox's `timeout_sec`, which differs from that of a program. */
 export const IDLE_TIMEOUT_NAMES = { timeout_sec: 'idleTimeoutMs' } as const;
 
 /**
- * The same promise; a refusal of fields names them as the caller of the SDK wrote them, in
+ * Returns `promise`, but with an error about fields that names them as in the SDK's options, in
  * its message and in its `issues`.
  */
 export async function withSdkNames<T>(

@@ -2,27 +2,27 @@ import { TorporError } from '@torpor/protocol/basics';
 import type { FrameSocket, ServerFrame } from './frame-socket.ts';
 
 export interface ExitStatus {
-  /** What a shell would see in `$?`. */
+  /** As in a shell's `$?`. */
   readonly exitCode: number;
-  /** How it was terminated, if it did not exit by itself: `signal: killed`. */
+  /** The signal, if one terminated it: `signal: killed`. */
   readonly error?: string;
 }
 
 type WithoutEnd<Frame extends ServerFrame> = Exclude<Frame, { type: 'exit' } | { type: 'error' }>;
 
-/** Small enough that a slow program holds back little, and a frame stays far below the limit. */
+/** Small enough that little is buffered for a slow program, and far below the limit of a frame. */
 const INPUT_CHUNK_BYTES = 32 * 1024;
 
 /**
- * What the sessions with a process and with a terminal have in common once the program
- * has started: its frames, its exit, its input.
+ * The common part of sessions with a process and with a terminal, once the program has
+ * started: its frames, its exit, its input.
  */
 export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
   readonly #socket: FrameSocket<Incoming, Outgoing>;
   readonly #lostMessage: string;
   #exit: ExitStatus | undefined;
 
-  /** `lostMessage`: the message of the error if the stream ends before the program exits. */
+  /** `lostMessage`: the message of the error if the stream is closed before the program exits. */
   constructor(socket: FrameSocket<Incoming, Outgoing>, lostMessage: string) {
     this.#socket = socket;
     this.#lostMessage = lostMessage;
@@ -44,7 +44,7 @@ export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
     }
   }
 
-  /** Waits for the exit; frames that nobody iterates are dropped. */
+  /** Waits for the exit; frames without a reader are dropped. */
   async wait(): Promise<ExitStatus> {
     if (this.#exit === undefined) for await (const _ of this.frames());
     if (this.#exit === undefined) {
@@ -53,7 +53,7 @@ export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
     return this.#exit;
   }
 
-  /** Sends input in frames that `frameOf` makes of base64. Resolves when more may be given. */
+  /** Sends input in frames that `frameOf` makes of base64. Resolves when more can be written. */
   async write(data: Uint8Array | string, frameOf: (base64: string) => Outgoing): Promise<void> {
     const bytes = Buffer.from(data);
     for (let start = 0; start < bytes.length; start += INPUT_CHUNK_BYTES) {

@@ -11,12 +11,12 @@ export interface OutputChunk {
   readonly data: Buffer;
 }
 
-/** A frame as it is written: fields with a default may be left out. */
+/** A frame as it is written: fields with a default may be omitted. */
 type ClientFrame = z.input<typeof rest.execClientFrameSchema>;
 type ServerFrame = rest.ExecServerFrame | BytesFrame;
 type Socket = FrameSocket<ServerFrame, ClientFrame>;
 
-/** Of input that is sent as binary frames. */
+/** For input that is sent as binary frames. */
 const BINARY_CHUNK_BYTES = 512 * 1024;
 
 /** A process whose input and output are attached to this client. */
@@ -64,7 +64,7 @@ export class ExecSession implements AsyncDisposable {
     }
   }
 
-  /** The output until the process exits. To be iterated by one reader; a slow reader slows the process. */
+  /** The output until the process exits. For one reader; a slow reader slows the process. */
   async *output(): AsyncGenerator<OutputChunk, void> {
     for await (const frame of this.#program.frames()) {
       if (frame.type === 'start') continue;
@@ -77,14 +77,14 @@ export class ExecSession implements AsyncDisposable {
     }
   }
 
-  /** Waits until the process exits; output that nobody iterates is dropped. */
+  /** Waits until the process exits; output without a reader is dropped. */
   wait(): Promise<ExitStatus> {
     return this.#program.wait();
   }
 
   /**
-   * Writes to the process's standard input. Resolves when it may be given more. Pieces of one
-   * call may stand between those of another that has not resolved.
+   * Writes to the process's standard input. Resolves when more can be written. Pieces of
+   * calls that have not resolved may be interleaved.
    */
   async write(data: Uint8Array | string): Promise<void> {
     if (!this.#binary) {
@@ -101,7 +101,7 @@ export class ExecSession implements AsyncDisposable {
     await this.#socket.send({ type: 'stdin_close' });
   }
 
-  /** Ends the process with its whole group. */
+  /** Kills the process with its whole group. */
   async stop(): Promise<void> {
     await this.#socket.send({ type: 'stop' });
   }

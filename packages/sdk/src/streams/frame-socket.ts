@@ -13,7 +13,7 @@ const MAX_FRAME_BYTES = 16 * 1024 * 1024;
 const MESSAGE_TOO_BIG = 1009;
 const HANDSHAKE_TIMEOUT_MS = 30_000;
 
-/** Output that came as a binary frame. */
+/** Output that was received as a binary frame. */
 export interface BytesFrame {
   readonly type: 'bytes';
   readonly stream: 'stdout' | 'stderr';
@@ -23,15 +23,14 @@ export interface BytesFrame {
 export type ServerFrame = rest.ExecServerFrame | rest.PtyServerFrame | BytesFrame;
 type ErrorFrame = Extract<ServerFrame, { type: 'error' }>;
 
-/** What the server sends but for its errors, which are thrown. */
+/** The frames of the server without its errors, which are thrown. */
 export type EventFrame<Frame extends ServerFrame> = Exclude<Frame, ErrorFrame>;
 
 /**
- * JSON frames, and binary ones if they are asked for, over a WebSocket, read one at a time. A
- * reader that lags behind
- * pauses the socket, so that the other side is slowed down and nothing is lost
- * or kept without bound. An error frame of the server says why the stream ended, whatever
- * failed on this side because of that.
+ * JSON frames, and binary ones if enabled, over a WebSocket, read one at a time. If the reader
+ * is slow, the socket is paused, so that the server is slowed down, nothing is lost and the
+ * buffer is bounded. An error frame of the server takes precedence over errors that follow from
+ * it on this side.
  */
 export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDisposable {
   readonly #socket: WebSocket;
@@ -40,7 +39,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
   readonly #queue: { frame: EventFrame<Received>; bytes: number }[] = [];
   readonly #closed = Promise.withResolvers<void>();
   #queuedBytes = 0;
-  #ended = false;
+  #finished = false;
   #failure: TorporError | undefined;
   #wake: (() => void) | undefined;
 
@@ -70,7 +69,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     });
   }
 
-  /** Connects. Throws what the server says when it refuses. `decodeBytes`: what a binary frame is. */
+  /** Connects. Throws the server's error if it refuses. `decodeBytes` decodes binary frames. */
   static async open<Received extends ServerFrame, Sent>(
     connection: Connection,
     path: string,
@@ -108,7 +107,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
           reject(errorFromBody(response.statusCode ?? 500, Buffer.concat(chunks).toString()));
           socket.terminate();
         });
-        // Without effect after the end; without an end there is no response.
+        // Has no effect if the response was complete.
         response.on('close', () => {
           reject(connectionError(connection.apiUrl, new Error('the response is incomplete')));
           socket.terminate();
@@ -120,13 +119,13 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
 
   /**
    * Resolves when the frame has left this process: the sender's back-pressure. If it
-   * cannot be sent, throws what the server said before it closed the stream.
+   * cannot be sent, throws the error that the server sent before it closed the stream.
    */
   send(frame: Sent): Promise<void> {
     return this.#send(JSON.stringify(frame));
   }
 
-  /** The same of a binary frame. */
+  /** Like {@link send}, for a binary frame. */
   sendBytes(bytes: Uint8Array): Promise<void> {
     return this.#send(bytes);
   }
@@ -136,13 +135,13 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
       this.#socket.send(data, (error) => resolve(error ?? undefined));
     });
     if (failed === undefined) return;
-    // A paused socket would keep what the server said from us.
+    // While the socket is paused, the server's error would not be received.
     this.#socket.resume();
     await this.#closed.promise;
     throw this.#failure ?? closedError(failed);
   }
 
-  /** The next frame, or undefined after the last. Throws the error of the server, or why the stream broke. */
+  /** The next frame, or undefined after the last. Throws the error of the server, or of the connection. */
   async receive(): Promise<EventFrame<Received> | undefined> {
     for (;;) {
       const next = this.#queue.shift();
@@ -152,14 +151,14 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
         return next.frame;
       }
       if (this.#failure !== undefined) throw this.#failure;
-      if (this.#ended) return undefined;
+      if (this.#finished) return undefined;
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
   }
 
-  /** Sends a frame and returns the reply to it. Throws if the stream ends instead. */
+  /** Sends a frame and returns the reply to it. Throws if the stream is closed instead. */
   async request(frame: Sent | undefined): Promise<EventFrame<Received>> {
     if (frame !== undefined) await this.send(frame);
     const reply = await this.receive();
@@ -211,14 +210,14 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
   }
 
   #end(): void {
-    this.#ended = true;
+    this.#finished = true;
     this.#wake?.();
   }
 }
 
 /**
- * Whether no proxy can read what is sent and take it for requests, which is all that masks
- * are against (RFC 6455, section 10.3). A mask of zeros costs no time.
+ * Whether no proxy can mistake frames for requests, which masks protect against (RFC 6455,
+ * section 10.3). If so, a mask of zeros saves time.
  */
 function isDirect({ protocol, hostname }: URL): boolean {
   return protocol === 'wss:' || /^(?:localhost|127\.[0-9.]+|\[::1\])$/.test(hostname);

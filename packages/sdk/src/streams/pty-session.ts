@@ -10,14 +10,14 @@ export interface TerminalSize {
   readonly rows: number;
 }
 
-/** A frame as it is written: fields with a default may be left out. */
+/** A frame as it is written: fields with a default may be omitted. */
 type ClientFrame = z.input<typeof rest.ptyClientFrameSchema>;
 type Socket = FrameSocket<rest.PtyServerFrame, ClientFrame>;
 
 /** A program on a pseudo-terminal in the sandbox, attached to this client. */
 export class PtySession implements AsyncDisposable {
   readonly pid: number;
-  /** Names the terminal: {@link Sandbox.connectPty} finds it again. */
+  /** Identifies the terminal: pass it to {@link Sandbox.connectPty}. */
   readonly tag: string;
   readonly #socket: Socket;
   readonly #program: AttachedProgram<rest.PtyServerFrame, ClientFrame>;
@@ -58,19 +58,19 @@ export class PtySession implements AsyncDisposable {
     }
   }
 
-  /** What the terminal prints until its program exits. For one reader. */
+  /** The output of the terminal until its program exits. For one reader. */
   async *output(): AsyncGenerator<Buffer, void> {
     for await (const frame of this.#program.frames()) {
       if (frame.type === 'output') yield Buffer.from(frame.data, 'base64');
     }
   }
 
-  /** Waits until the program exits; output that nobody iterates is dropped. */
+  /** Waits until the program exits; output without a reader is dropped. */
   wait(): Promise<ExitStatus> {
     return this.#program.wait();
   }
 
-  /** Types into the terminal. Resolves when it may be given more. */
+  /** Writes to the terminal. Resolves when more can be written. */
   write(data: Uint8Array | string): Promise<void> {
     return this.#program.write(data, (base64) => ({ type: 'input', data: base64 }));
   }

@@ -1,4 +1,4 @@
-/** A host agent on stubs in place of machines, slots and pagers; the real daemon of the guests without a guest; real slots. */
+/** A host agent on stubs of VMMs, slots and pagers; the real envd without a guest; real slots. */
 import { fileURLToPath } from 'node:url';
 
 export { PlainEnvd } from './plain-envd.ts';
@@ -15,5 +15,5 @@ export { StubHost, StubSlots, silentLogger } from './stub-host.ts';
 export { StubVm } from './stub-vmm.ts';
 export { openTestPool, type TestPool, type TestPoolOptions, testInstance } from './test-pool.ts';
 
-/** A program to be killed, with a directory, a host's namespace and an instance as its arguments. */
+/** A program that a test kills. Its arguments are a directory, a host namespace and an instance. */
 export const CRASHING_POOL = fileURLToPath(new URL('./crashing-pool.ts', import.meta.url));

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 
 const ENVD = fileURLToPath(new URL('../../../envd/src/main.ts', import.meta.url));
 
-/** The real daemon of the guests, as a process of this host. */
+/** The real envd, as a process on this host. */
 export class PlainEnvd implements AsyncDisposable {
   readonly url: string;
   readonly #child: ChildProcess;

@@ -6,11 +6,11 @@ import { agentRoutes, destroyAll, SandboxRegistry } from '@torpor/agent/testing'
 import { PlainEnvd } from './plain-envd.ts';
 import { StubHost, silentLogger } from './stub-host.ts';
 
-/** The ways to the RPCs of an agent: `torpor up` uses the one within the process. */
+/** The transports to an agent: `torpor up` uses the in-process one. */
 export const TRANSPORTS = ['HTTP', 'the in-process transport'] as const;
 export type TransportName = (typeof TRANSPORTS)[number];
 
-/** The RPCs of an agent on a stub host, down to the real daemon, which runs as a process of this host instead of in a guest. */
+/** The RPCs of an agent on a stub host, with the real envd as a process on this host. */
 export interface RpcAgent extends AsyncDisposable {
   readonly host: StubHost;
   readonly registry: SandboxRegistry;

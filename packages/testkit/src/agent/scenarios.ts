@@ -20,14 +20,14 @@ import { Plan } from '../fault-points/index.ts';
 import { StubHost } from './stub-host.ts';
 
 /*
- * Operations of an agent over the stub host, for tests that disturb them at every
- * point, and what must be true afterwards whatever the disturbance was.
+ * Operations of an agent on the stub host, for tests that inject faults at every point, and
+ * the invariants that must hold after any fault.
  */
 
 /** Blocks of RAM that the stub guests write to. */
 const BLOCKS = [3, 700];
 const BLOCK_BYTES = 4096;
-/** More blocks than all others together, so that a build without them is mostly dead. */
+/** More blocks than all others together, so that most of a build is dead once they change. */
 const SCRATCH_START = 1000;
 const SCRATCH_BLOCKS = 64;
 export const TEMPLATE = 'template-1';
@@ -51,7 +51,7 @@ export function request(changes: Partial<CreateRequest> = {}): CreateRequest {
   };
 }
 
-/** A host, its present agent, and one sandbox whose guest has written something. */
+/** A host, its current agent, and one sandbox whose guest has written something. */
 export class World implements AsyncDisposable {
   readonly host: StubHost;
   readonly source = newId('sandbox');
@@ -59,7 +59,7 @@ export class World implements AsyncDisposable {
   plan: Plan;
   registry: SandboxRegistry;
 
-  /** On a tmpfs: nothing here depends on what survives a power loss. */
+  /** On a tmpfs: no test here needs data to survive a power failure. */
   static async open(plan = new Plan(), keepBoots = false): Promise<World> {
     const host = await StubHost.open(await mkdtemp('/dev/shm/torpor-points-'));
     return new World(host, plan, keepBoots);
@@ -72,7 +72,7 @@ export class World implements AsyncDisposable {
     this.registry = plan.run(() => new SandboxRegistry(this.#parts()));
   }
 
-  /** The next agent, after the present one was killed or closed. */
+  /** Starts the next agent, after the current one was killed or closed. */
   async nextAgent(): Promise<void> {
     await this.host.restart();
     this.plan = new Plan();
@@ -84,7 +84,7 @@ export class World implements AsyncDisposable {
     await this.write(this.source, 1);
   }
 
-  /** What the guest of a running sandbox does: it changes RAM, also to zeros, and disk. */
+  /** Changes RAM, also to zeros, and disk, as the guest of a running sandbox. */
   async write(id: string, value: number): Promise<void> {
     await using memory = await open(this.host.layout.memoryFile(id), 'r+');
     const [first = 0, second = 0] = BLOCKS;
@@ -94,14 +94,14 @@ export class World implements AsyncDisposable {
     await writeFile(this.host.layout.upperDisk(id), `disk ${value}`);
   }
 
-  /** Fills memory that {@link read} does not look at; with 0, its blocks become dead in older builds. */
+  /** Fills memory that {@link read} does not check; with 0, its blocks become dead in older builds. */
   async scratch(id: string, value: number): Promise<void> {
     await using memory = await open(this.host.layout.memoryFile(id), 'r+');
     const bytes = Buffer.alloc(SCRATCH_BLOCKS * BLOCK_BYTES, value);
     await memory.write(bytes, 0, bytes.length, SCRATCH_START * BLOCK_BYTES);
   }
 
-  /** What {@link write} wrote last; throws if RAM and disk do not agree. */
+  /** The value that {@link write} wrote last; throws if RAM and disk differ. */
   async read(id: string): Promise<number> {
     await using memory = await open(this.host.layout.memoryFile(id));
     const blocks = [];
@@ -141,7 +141,7 @@ export class World implements AsyncDisposable {
     return faults;
   }
 
-  /** Brings a sandbox that is paused, or has failed and has a build, up again. */
+  /** Resumes a sandbox that is paused, or has failed and has a build. */
   async revive(id: string): Promise<void> {
     if (this.registry.get(id).state !== 'running') await resumeSandbox(this.registry, id);
     const pid = this.registry.get(id).machine?.pid ?? -1;
@@ -149,7 +149,7 @@ export class World implements AsyncDisposable {
     if (this.host.driver.stopped.has(pid)) throw new Error(`the vCPUs of ${id} are stopped`);
   }
 
-  /** Removes everything in order; returns what is left then. */
+  /** Removes everything; returns what is left after that. */
   async clear(): Promise<string[]> {
     const { host } = this;
     await deleteSnapshot(this.registry, TEMPLATE);
@@ -159,7 +159,7 @@ export class World implements AsyncDisposable {
     }
     await collectBuilds(this.registry.host);
     await this.registry.close();
-    // What could not be removed when it failed goes with the next start.
+    // What could not be removed after a fault is removed at the next start.
     await this.nextAgent();
     await this.registry.close();
     const files = await readdir(join(host.directory, 'builds'));
@@ -168,7 +168,7 @@ export class World implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // One that was killed never ends; any other must not react to the end of its host.
+    // A killed agent never closes; any other must be closed before its host.
     if (!this.plan.isDead) await this.registry.close();
     await this.host[Symbol.asyncDispose]();
   }
@@ -184,11 +184,11 @@ export interface Scenario {
   readonly keepBoots?: boolean;
   readonly prepare: (world: World) => Promise<unknown>;
   readonly act: (world: World) => Promise<unknown>;
-  /** What the source's guest has written last; not set where the source goes. */
+  /** The value that the source's guest wrote last; undefined if the source is destroyed. */
   readonly expected?: number;
 }
 
-/** A sandbox that was restored, and has written something since. */
+/** Prepares a sandbox that was restored, and has written something since. */
 async function restoredSource(world: World): Promise<void> {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
@@ -196,7 +196,7 @@ async function restoredSource(world: World): Promise<void> {
   await world.write(world.source, 2);
 }
 
-/** One whose next build names an ancestor of which little is still used: it is due to be compacted. */
+/** Prepares one whose next build names an ancestor of which little is still used, and so needs compaction. */
 export async function sourceWithDeadAncestor(world: World): Promise<void> {
   await world.createSource();
   await world.scratch(world.source, 1);

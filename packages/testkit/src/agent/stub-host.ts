@@ -23,10 +23,10 @@ import { StubDriver, StubPages } from './stub-vmm.ts';
 export { StubDriver, StubPages, StubVm } from './stub-vmm.ts';
 
 /*
- * A host without virtual machines and namespaces, for the tests of what the agent
- * does around them: the journal, the records, the processes and the HTTP to the guest
- * are real, a VMM is a `sleep`, a slot is a number, and all guests share one server.
- * It survives the "crash" of an agent, as a real host does.
+ * A host without virtual machines and namespaces, for tests of the rest of the agent: the
+ * journal, the records, the processes and the HTTP to the guest are real, a VMM is a `sleep`,
+ * a slot is a number, and all guests share one server. It survives the "crash" of an agent, as
+ * a real host does.
  */
 
 const ARTIFACTS = ['base.ext4', 'bzImage', 'vmlinux', 'initramfs', 'agent-drive'] as const;
@@ -48,7 +48,7 @@ export class StubHost implements AsyncDisposable {
   beforeDisk: Hook = () => undefined;
   readonly #registries: { close(): Promise<void> }[] = [];
 
-  /** `directory`: the data directory; a new temporary one if it is omitted. */
+  /** `directory`: the data directory; a new temporary one if omitted. */
   static async open(dataDir?: string): Promise<StubHost> {
     const directory = dataDir ?? (await mkdtemp(join(tmpdir(), 'torpor-agent-')));
     const layout = await openLayout(directory);
@@ -74,7 +74,7 @@ export class StubHost implements AsyncDisposable {
     this.slots = new StubSlots(() => this.journal);
   }
 
-  /** What the machines of this host are made of; empty files. */
+  /** The artifacts of this host's machines: empty files. */
   artifact(name: (typeof ARTIFACTS)[number]): string {
     return join(this.directory, 'artifacts', name);
   }
@@ -128,13 +128,13 @@ export class StubHost implements AsyncDisposable {
     };
   }
 
-  /** Closes the registry before the host goes, so that it does not react to the end of everything. */
+  /** Closes the registry before the host is disposed of, so that it does not react to the exits of its machines. */
   manage<T extends { close(): Promise<void> }>(registry: T): T {
     this.#registries.push(registry);
     return registry;
   }
 
-  /** What an agent that starts again finds: the journal as it is on disk, no slot handed out. */
+  /** Prepares the start of another agent: the journal is read from disk, and no slot is in use. */
   async restart(): Promise<void> {
     await this.journal[Symbol.asyncDispose]();
     this.journal = await FileJournal.open(this.layout.journalFile);
@@ -146,7 +146,7 @@ export class StubHost implements AsyncDisposable {
     this.slots.forgetLeases();
   }
 
-  /** Everything that a sandbox could have left on this host. */
+  /** Everything that sandboxes have left on this host. */
   async leftovers(): Promise<string[]> {
     const { sandboxesRoot, runRoot, memoryRoot } = this.layout;
     const roots = [sandboxesRoot, runRoot, memoryRoot];
@@ -186,7 +186,7 @@ export function silentLogger(): Logger {
 
 export class StubSlots implements HostSlots {
   readonly leased = new Map<number, NetworkSlot>();
-  /** Slots to whose guests connections were reset. */
+  /** Slots whose connections to the guest were reset. */
   readonly resets: number[] = [];
   beforeAcquire: Hook = () => undefined;
   beforeRelease: Hook = () => undefined;
@@ -291,7 +291,7 @@ export class StubGuests {
       }
       if (request.url === '/health') response.writeHead(this.healthy ? 204 : 503).end();
       else {
-        // Programs cannot be run in a guest that is none: what Connect returns for an unknown call.
+        // No programs can run in a stub guest: respond as Connect does to an unknown call.
         response.writeHead(404, { 'content-type': 'application/json' });
         response.end('{"code":"unimplemented"}');
       }

@@ -21,8 +21,8 @@ import { point } from '../fault-points/index.ts';
 
 /*
  * VMMs that are a `sleep` each, and a pager that fills their memory files at once. The
- * memory file, the disk and the state are real files, so that builds are made of them
- * and machines come back from builds. They may also take snapshots, as Firecracker does.
+ * memory file, the disk and the state are real files, so that builds can be made from them
+ * and machines restored from builds. They can also take snapshots, as Firecracker does.
  */
 
 export class StubDriver implements VmmDriver {
@@ -89,7 +89,7 @@ export class StubDriver implements VmmDriver {
   }
 
   async #spawn(spec: MachineSpec, memoryOrigin: MemoryOrigin): Promise<StubVm> {
-    // The next agent finds a VMM that no journal names by the control socket in its arguments.
+    // The control socket in the arguments lets the next agent find a VMM without a journal entry.
     const argv0 = `socket,id=control,path=${spec.runDirectory}/qmp.sock,server=on`;
     const child = spawn('sleep', ['600'], { stdio: 'ignore', argv0 });
     this.#children.push(child);
@@ -143,7 +143,7 @@ export class StubVm implements MicroVm {
     });
   }
 
-  /** What happens to a VMM from outside. */
+  /** The VMM is killed from outside. */
   die(): void {
     signalProcess(this.description, 'SIGKILL');
   }
@@ -188,7 +188,7 @@ export class StubVm implements MicroVm {
     });
   }
 
-  /** A diff to the base if that was the last attempt, else all of RAM. */
+  /** Writes a diff to the base if that was the last attempt, else all of RAM. */
   async #writeSnapshot(base: DirtyBase, target: CaptureTarget): Promise<Capture> {
     const { statePath, memoryPath } = target;
     const { pid, spec } = this.description;
@@ -200,7 +200,7 @@ export class StubVm implements MicroVm {
       const isDiff = captureOf(base) === before.attempts;
       const blocks = await readBlocks(spec.memoryFile);
       const number = before.attempts + 1;
-      // Whatever becomes of this one: what it was to hold is not known any more.
+      // Even if this attempt fails: its changes are no longer known.
       this.#driver.snapshots.set(pid, { attempts: number, blocks });
       await this.#driver.beforeSave(this);
       await writeFile(statePath, `state of ${pid}`, { flag: 'wx' });
@@ -256,7 +256,7 @@ function changedBlocks(before: Blocks, now: Blocks): Blocks {
   return changed;
 }
 
-/** What is not among the blocks is a hole. */
+/** Writes a sparse file: everything but the blocks is a hole. */
 async function writeBlocks(path: string, mebibytes: number, blocks: Blocks): Promise<void> {
   await using file = await open(path, 'wx', 0o600);
   await file.truncate(mebibytes * 2 ** 20);
@@ -305,7 +305,7 @@ export class StubPages implements PageService {
     for (const { onFailure } of served) onFailure('The page server exited.');
   }
 
-  /** Writes the memory that a VMM sees that connects to this socket. */
+  /** Writes the memory that a VMM gets when it connects to this socket. */
   async fill(socketPath: string, memoryFile: string, memoryMiB: number): Promise<void> {
     // An earlier agent may have been killed before it released a machine with this socket.
     const served = [...this.#served.values()].findLast(

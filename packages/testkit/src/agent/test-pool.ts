@@ -13,7 +13,7 @@ export interface TestPool extends AsyncDisposable {
   readonly pool: SlotPool;
   readonly instance: string;
   readonly journal: FileJournal;
-  /** Releases the pool as it is, as `kill -9` of an agent does. Nothing may be changing. */
+  /** Abandons the pool as it is, as `kill -9` of an agent does. No operation may be in progress. */
   crash(): Promise<void>;
 }
 
@@ -28,7 +28,7 @@ export function testInstance(): string {
   return randomBytes(3).toString('hex');
 }
 
-/** Opens a pool of real slots, under a name of its own. Disposing of it removes all of it. */
+/** Opens a pool of real slots with its own instance tag. Disposing of it removes all of them. */
 export async function openTestPool(options: TestPoolOptions): Promise<TestPool> {
   await using stack = new AsyncDisposableStack();
   const instance = options.instance ?? testInstance();

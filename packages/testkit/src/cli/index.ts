@@ -12,11 +12,11 @@ export interface CliInput {
   readonly env?: Record<string, string>;
   /** Standard input; empty by default. */
   readonly stdin?: string | Buffer;
-  /** Told of what to call to send the command a signal, before it runs. */
+  /** Called before the command runs, with a function that sends it a signal. */
   readonly onStart?: (interrupt: (signal: 'SIGINT' | 'SIGTERM') => void) => void;
 }
 
-/** Runs a command line in this process, with streams that are remembered. */
+/** Runs a command line in this process, and records its output. */
 export async function cli(args: readonly string[], input: CliInput = {}): Promise<CliResult> {
   const stdout = new Memory();
   const stderr = new Memory();

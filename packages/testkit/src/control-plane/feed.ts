@@ -1,8 +1,8 @@
-/** A queue that one reader drains: a stream of the agent without virtual machines. */
+/** A queue with one reader: a stream of the memory agent. */
 export class Feed<T> {
   readonly #items: T[] = [];
   #wake: () => void = () => undefined;
-  #ended = false;
+  #closed = false;
 
   push(item: T): void {
     this.#items.push(item);
@@ -10,14 +10,14 @@ export class Feed<T> {
   }
 
   end(): void {
-    this.#ended = true;
+    this.#closed = true;
     this.#wake();
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<T> {
     for (;;) {
       while (this.#items.length > 0) yield this.#items.shift() as T;
-      if (this.#ended) return;
+      if (this.#closed) return;
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });

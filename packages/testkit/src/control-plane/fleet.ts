@@ -8,7 +8,7 @@ import { openTestSite, type TestSite } from './harness.ts';
 import type { MemoryAgent } from './memory-agent.ts';
 import { type DatabaseAddress, SeverableLinks, socketUrl } from './severable.ts';
 
-/** One control plane of several, through its API. */
+/** One of several control planes, through its API. */
 export interface Member {
   readonly controlPlane: ControlPlane;
   call(method: string, path: string, body?: object): Promise<Response>;
@@ -20,7 +20,7 @@ export interface SeverableMember extends Member {
   readonly links: SeverableLinks;
 }
 
-/** What an operation left in the outbox, oldest first. */
+/** An event that an operation wrote to the outbox. */
 export interface RecordedEvent {
   readonly kind: string;
   readonly resource: string;
@@ -65,13 +65,13 @@ export class Fleet implements AsyncDisposable {
     return this.#site.log();
   }
 
-  /** How a client of the database connects. */
+  /** How clients connect to the database. */
   get connection(): ClientConfig {
     const { directory: host, user, port } = this.#address;
     return { host, user, port, database: 'postgres' };
   }
 
-  /** Starts a control plane that stays until the fleet is disposed of. */
+  /** Starts a control plane that runs until the fleet is disposed of. */
   async join(options: Partial<ControlPlaneOptions> = {}): Promise<Member> {
     const databaseUrl = socketUrl(this.#address);
     const controlPlane = await ControlPlane.start({
@@ -83,7 +83,7 @@ export class Fleet implements AsyncDisposable {
     return member(controlPlane);
   }
 
-  /** Starts one whose links can be cut. Disposing of it does so. */
+  /** Starts a control plane whose connections can be cut. Disposing of it cuts them. */
   async joinSeverable(
     options: Partial<ControlPlaneOptions> = {},
     transport: Transport = this.agent.transport,
@@ -114,7 +114,7 @@ export class Fleet implements AsyncDisposable {
     return rows;
   }
 
-  /** How many rows match, of a table and its condition. */
+  /** Counts rows; `from` is a table, and optionally a condition. */
   async count(from: string): Promise<number> {
     const { rows } = await this.database.query(`select count(*)::integer as n from ${from}`);
     return rows[0].n;

@@ -7,12 +7,12 @@ import type { rest } from '@torpor/protocol';
 import { type Logger, pino } from 'pino';
 import { MemoryAgent } from './memory-agent.ts';
 
-/** A control plane on a port of its own, with an embedded database in a temporary directory. */
+/** A control plane on a free port, with an embedded database in a temporary directory. */
 export interface Harness extends AsyncDisposable {
   readonly controlPlane: ControlPlane;
   readonly agent: MemoryAgent;
   readonly dataDir: string;
-  /** Everything that was logged so far, as JSON lines. */
+  /** The log so far, as JSON lines. */
   log(): string;
   /** An HTTP request with the local API key. */
   request(path: string, init?: RequestInit): Promise<Response>;
@@ -22,7 +22,7 @@ export interface Harness extends AsyncDisposable {
   get(id: string): Promise<rest.Sandbox>;
 }
 
-/** What a control plane needs around it: a data directory, an agent, a logger. */
+/** The environment of a control plane: a data directory, an agent, a logger. */
 export interface TestSite extends AsyncDisposable {
   readonly dataDir: string;
   readonly agent: MemoryAgent;
@@ -95,14 +95,14 @@ export async function startHarness(options: Partial<ControlPlaneOptions> = {}): 
   };
 }
 
-/** A logger at its most talkative, and what it wrote. */
+/** A logger at the lowest level, and its output. */
 export function recordingLogger(): { logger: Logger; text: () => string } {
   let text = '';
   const logger = pino({ level: 'trace' }, { write: (line: string) => (text += line) });
   return { logger, text: () => text };
 }
 
-/** Polls until `condition` holds. Throws when it does not within `timeoutMs`. */
+/** Polls until `condition` holds. Throws if it does not within `timeoutMs`. */
 export async function until(
   condition: () => boolean | Promise<boolean>,
   timeoutMs = 15_000,

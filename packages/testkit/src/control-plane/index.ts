@@ -1,4 +1,4 @@
-/** A control plane on an agent without virtual machines. */
+/** A control plane with an agent without virtual machines. */
 import { fileURLToPath } from 'node:url';
 
 export { Fleet, type Member, type RecordedEvent, type SeverableMember } from './fleet.ts';
@@ -14,7 +14,7 @@ export { MemoryAgent } from './memory-agent.ts';
 export { BUILD_SIZE_BYTES } from './memory-builds.ts';
 export { SeverableLinks, type Step } from './severable.ts';
 
-/** Programs to be run with a data directory as their argument, and killed. */
+/** Programs that a test kills. Their argument is a data directory. */
 export const EMBEDDED_OWNER = fileURLToPath(new URL('./embedded-owner.ts', import.meta.url));
 export const INTERRUPTED_CONTROL_PLANE = fileURLToPath(
   new URL('./interrupted-control-plane.ts', import.meta.url),

@@ -1,5 +1,5 @@
 /**
- * A program for tests: a control plane that stays in the middle of a create and of a
+ * A program for tests: a control plane that blocks in the middle of a create and of a
  * destroy, so that it can be killed there. Prints one line of JSON with the ids.
  */
 

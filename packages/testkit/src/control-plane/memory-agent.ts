@@ -1,7 +1,7 @@
 /**
  * A host agent without virtual machines, for tests of the control plane: sandboxes
- * are records in memory, their programs are processes of this machine, their files
- * lie in a temporary directory. It returns the errors of the real one.
+ * are records in memory, their programs are processes on this machine, their files
+ * are in a temporary directory. It returns the same errors as the real one.
  */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -23,19 +23,19 @@ type Info = hostAgent.SandboxInfo;
 type Methods = ServiceImpl<typeof hostAgent.HostAgentService>;
 
 export class MemoryAgent implements AsyncDisposable {
-  /** Names of the calls that came in, in order. */
+  /** Names of the calls that were received, in order. */
   readonly calls: string[] = [];
   readonly requests: hostAgent.CreateSandboxRequest[] = [];
   readonly sandboxes = new Map<string, Info>();
   readonly builds = new MemoryBuilds();
   readonly limits = { memoryMb: 4096, maxVcpus: 4, maxMemoryMb: 2048 };
-  /** Of the sandboxes that are made from now on. */
+  /** Address of sandboxes that are created from now on. */
   hostIp = '10.11.0.2';
   readonly root: string;
   readonly programs: MemoryPrograms;
   readonly files: MemoryFiles;
   readonly #watchers = new Set<Feed<Info>>();
-  /** Awaited by every create, so that a test can hold it. */
+  /** Awaited by every create, so that a test can block it. */
   createGate: Promise<void> = Promise.resolve();
   /** Awaited by every destroy. */
   destroyGate: Promise<void> = Promise.resolve();
@@ -61,12 +61,12 @@ export class MemoryAgent implements AsyncDisposable {
     return this.#transport;
   }
 
-  /** Calls of this name so far. */
+  /** The number of calls of this name so far. */
   count(name: string): number {
     return this.calls.filter((call) => call === name).length;
   }
 
-  /** Changes a sandbox as the real agent would, and tells the watchers. */
+  /** Changes a sandbox as the real agent would, and notifies the watchers. */
   report(id: string, status: SandboxState, reason?: string): void {
     const info = this.sandboxes.get(id);
     if (info === undefined) throw new Error(`no sandbox ${id}`);
@@ -80,13 +80,13 @@ export class MemoryAgent implements AsyncDisposable {
     for (const watcher of this.#watchers) watcher.push({ ...info });
   }
 
-  /** Ends every watch stream with an error, and refuses all calls until {@link comeBack}. */
-  goAway(): void {
-    this.down = new TorporError('host_unavailable', 'The host agent is away.');
+  /** Fails every watch stream, and refuses all calls until {@link becomeReachable}. */
+  becomeUnreachable(): void {
+    this.down = new TorporError('host_unavailable', 'The host agent is unreachable.');
     for (const watcher of this.#watchers) watcher.end();
   }
 
-  comeBack(): void {
+  becomeReachable(): void {
     this.down = undefined;
   }
 
@@ -118,7 +118,7 @@ export class MemoryAgent implements AsyncDisposable {
     await rm(this.root, { recursive: true, force: true });
   }
 
-  /** As the real agent at the end of the time to live of a sandbox with `auto_pause`. */
+  /** Pauses a sandbox as the real agent does when the time to live expires with `auto_pause`. */
   autoPause(id: string): Promise<void> {
     return this.builds.autoPause(this.#owner(), id);
   }

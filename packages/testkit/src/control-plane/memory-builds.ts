@@ -1,7 +1,7 @@
 /**
- * The part of the agent without virtual machines that pauses, resumes, forks and
- * snapshots: a build is a UUID, and what refers to it is in a map. Its operations on
- * one sandbox are put in order as the real agent does, and are idempotent like there.
+ * The part of the memory agent that pauses, resumes, forks and snapshots: a build is a
+ * UUID, and its references are in a map. Operations on one sandbox are serialised and
+ * idempotent, as in the real agent.
  */
 import { randomUUID } from 'node:crypto';
 import type { MessageInitShape } from '@bufbuild/protobuf';
@@ -20,7 +20,7 @@ type Methods = Pick<
   | 'collectBuilds'
 >;
 
-/** What the builds need of the agent that they are part of. */
+/** The parts of the agent that the builds use. */
 export interface BuildOwner {
   enter(call: string): void;
   /** Throws `not_found`. */
@@ -37,12 +37,12 @@ interface Shape {
 }
 
 export class MemoryBuilds {
-  /** Template ids and the builds that they name. */
+  /** The builds of templates, by template id. */
   readonly templates = new Map<string, string>();
   readonly #sandboxBuilds = new Map<string, string>();
   readonly #builds = new Map<string, Shape>();
   readonly #queues = new Map<string, Promise<unknown>>();
-  /** Builds that `verify` finds a fault in. */
+  /** Faults that `verify` reports, by build. */
   readonly faults = new Map<string, string>();
   /** Awaited by every pause and snapshot, after the state has become transitional. */
   commitGate: Promise<void> = Promise.resolve();
@@ -51,15 +51,15 @@ export class MemoryBuilds {
   commitError: TorporError | undefined;
   resumeError: TorporError | undefined;
   deleteError: TorporError | undefined;
-  /** A fork fails for as many of its last children. */
+  /** The number of children, from the last, that a fork fails to create. */
   failingChildren = 0;
 
-  /** All builds, whether anything refers to them or not. */
+  /** All builds, referenced or not. */
   get ids(): string[] {
     return [...this.#builds.keys()];
   }
 
-  /** What is baked into a template. Throws `not_found`. */
+  /** The shape and the build of a template. Throws `not_found`. */
   frozen(templateId: string): { shape: Shape; buildId: string } {
     const buildId = this.templates.get(templateId);
     const shape = buildId === undefined ? undefined : this.#builds.get(buildId);
@@ -72,17 +72,17 @@ export class MemoryBuilds {
     return { shape, buildId };
   }
 
-  /** A sandbox refers to the build that it runs from. */
+  /** Records that a sandbox refers to the build that it runs from. */
   keep(sandboxId: string, buildId: string): void {
     this.#sandboxBuilds.set(sandboxId, buildId);
   }
 
-  /** The sandbox no longer exists. */
+  /** Removes the reference of a destroyed sandbox. */
   forget(sandboxId: string): void {
     this.#sandboxBuilds.delete(sandboxId);
   }
 
-  /** Runs after what was asked of the same sandbox before. */
+  /** Runs `action` after the earlier operations on the same sandbox. */
   queue<T>(id: string, action: () => Promise<T>): Promise<T> {
     const result = (this.#queues.get(id) ?? Promise.resolve()).then(action, action);
     this.#queues.set(
@@ -92,7 +92,7 @@ export class MemoryBuilds {
     return result;
   }
 
-  /** As the real agent at the end of a time to live. */
+  /** Pauses a sandbox as the real agent does when its time to live expires. */
   autoPause(owner: BuildOwner, id: string): Promise<void> {
     return this.queue(id, async () => void (await this.#pause(owner, id)));
   }

@@ -1,4 +1,4 @@
-/** The files of the agent without virtual machines: they lie in a directory of this machine. */
+/** The files of the memory agent: they are in a directory on this machine. */
 import { createReadStream } from 'node:fs';
 import { mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -11,7 +11,7 @@ type Methods = Pick<
   'writeFileStream' | 'readFileStream' | 'listDir' | 'makeDir' | 'removePath'
 >;
 
-/** What the guests need of the agent that they are part of. */
+/** The parts of the agent that the guests use. */
 export interface GuestOwner {
   enter(call: string): void;
   /** Throws `not_found`. */
@@ -19,11 +19,11 @@ export interface GuestOwner {
 }
 
 export class MemoryFiles {
-  /** Writes of files whose content did not come to its end. */
+  /** The number of writes whose content was incomplete. */
   failedWrites = 0;
-  /** Breaks off every read of a file after its first chunk. */
+  /** Makes every read of a file fail with it after the first chunk. */
   readError: TorporError | undefined;
-  /** Each sandbox has a directory in it. */
+  /** Contains a directory for each sandbox. */
   readonly #root: string;
 
   constructor(root: string) {

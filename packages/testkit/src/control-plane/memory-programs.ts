@@ -1,6 +1,6 @@
 /**
- * The programs and terminals of the agent without virtual machines: processes of this
- * machine. A terminal is a program whose output is not split into two streams.
+ * The programs and terminals of the memory agent: processes on this machine. A terminal is a
+ * program whose output is not split into two streams.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -57,7 +57,7 @@ interface Selectable {
 const GUEST_NODE = '/.torpor/bin/node';
 
 export class MemoryPrograms {
-  /** Each sandbox has a directory in it, where its programs run. */
+  /** Contains a directory for each sandbox, in which its programs run. */
   readonly #root: string;
   readonly #running = new Map<number, Program>();
 
@@ -65,12 +65,12 @@ export class MemoryPrograms {
     this.#root = root;
   }
 
-  /** Those that run. */
+  /** Pids of the running programs. */
   get pids(): number[] {
     return [...this.#running.keys()];
   }
 
-  /** Kills those of a sandbox, or all. */
+  /** Kills the programs of a sandbox, or all. */
   killAll(sandboxId?: string): void {
     for (const program of this.#running.values()) {
       if (sandboxId === undefined || program.sandboxId === sandboxId) program.child.kill('SIGKILL');
@@ -292,7 +292,7 @@ type ExecEventInit = NonNullable<
 >['event'] &
   object;
 
-/** Resolves when the program has taken it, or takes no more. */
+/** Resolves when the program has read the bytes, or no longer reads. */
 function write(stdin: Writable | null | undefined, bytes: Uint8Array): Promise<void> {
   return new Promise((resolve) => {
     if (stdin?.write(bytes, () => resolve()) === undefined) resolve();

@@ -1,7 +1,7 @@
 /**
- * The links of a control plane to its database and its agent, which can be cut at a given
- * step of what it does. What runs behind a cut link is as good as dead: it changes nothing
- * any more, and nobody was told.
+ * The connections of a control plane to its database and its agent, which can be cut at a given
+ * step of an operation. A control plane without them is as good as dead: it can change nothing,
+ * and the others do not notice.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
@@ -10,15 +10,15 @@ import { join } from 'node:path';
 import type { Transport } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 
-/** A statement or a call at which the links are cut: before it takes effect, or after, before its response. */
+/** A statement or a call at which the connections are cut: before it takes effect, or after, before its response. */
 export type Step = {
   readonly when: 'before' | 'after';
-  /** Only the connection of the statement is cut, once; all links by default. */
+  /** Only the connection of the statement is cut, once; all connections by default. */
   readonly cuts?: 'connection';
 } & (
   | {
       readonly sql: RegExp;
-      /** It counts only after a statement like this. */
+      /** It matches only after a statement like this. */
       readonly following?: RegExp | undefined;
       readonly call?: never;
     }
@@ -35,7 +35,7 @@ export interface DatabaseAddress {
 export class SeverableLinks implements AsyncDisposable {
   readonly databaseUrl: string;
   readonly transport: Transport;
-  /** Resolves when the links have been cut. */
+  /** Resolves when the connections have been cut. */
   readonly severed: Promise<void>;
   readonly #cut = new AbortController();
   readonly #sockets = new Set<Socket>();
@@ -64,7 +64,7 @@ export class SeverableLinks implements AsyncDisposable {
     return links;
   }
 
-  /** From now on the links are cut at this step. */
+  /** From now on the connections are cut at this step. */
   arm(step: Step): void {
     this.#step = step;
   }
@@ -86,26 +86,26 @@ export class SeverableLinks implements AsyncDisposable {
     this.#sockets.add(client);
     for (const socket of [client, server]) socket.on('error', () => undefined);
     server.pipe(client);
-    // What the server has been sent it still carries out; a transaction that is open then is rolled back.
+    // The server still executes what it was sent; an open transaction is rolled back.
     client.on('close', () => server.end());
     client.on('data', (chunk: Buffer) => {
-      const meets = this.#meets(chunk.toString('latin1'));
+      const matches = this.#matches(chunk.toString('latin1'));
       const cut = this.#step?.cuts === 'connection' ? () => client.destroy() : () => this.sever();
       const isBefore = this.#step?.when === 'before';
-      if (meets && this.#step?.cuts === 'connection') this.#step = undefined;
-      if (meets && isBefore) return cut();
+      if (matches && this.#step?.cuts === 'connection') this.#step = undefined;
+      if (matches && isBefore) return cut();
       server.write(chunk, () => {
-        if (meets) cut();
+        if (matches) cut();
       });
     });
   }
 
-  #meets(statement: string): boolean {
+  #matches(statement: string): boolean {
     if (this.#step?.sql === undefined) return false;
     const { sql, following } = this.#step;
-    const meets = sql.test(statement) && (following === undefined || this.#preceded);
+    const matches = sql.test(statement) && (following === undefined || this.#preceded);
     if (following?.test(statement) === true) this.#preceded = true;
-    return meets;
+    return matches;
   }
 
   #severable(transport: Transport): Transport {
@@ -118,7 +118,7 @@ export class SeverableLinks implements AsyncDisposable {
     return {
       unary: async (method, signal, ...rest) => {
         reach(method.localName, 'before');
-        // The agent carries a call out that it has been sent, also if the client hangs up.
+        // The agent executes a call that it was sent, even if the client disconnects.
         const response = await transport.unary(method, signal, ...rest);
         reach(method.localName, 'after');
         return response;

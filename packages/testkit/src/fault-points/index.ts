@@ -2,10 +2,10 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { FileHandle } from 'node:fs/promises';
 
 /*
- * Every place where an agent under test meets the world, its files, VMMs, pager, slots
- * and journal, is a point. A plan follows one run of an agent through all that it
- * awaits, counts its points, and at one of them lets the world fail, or kills the agent
- * as `kill -9` would: nothing of it runs after that point, not even its clean-up.
+ * Every call of an agent under test to files, VMMs, pager, slots and journal is a point. A plan
+ * follows one run of an agent through everything that it awaits, counts its points, and at one
+ * of them makes the call fail, or kills the agent as `kill -9` would: none of its code runs
+ * after that point, not even its clean-up.
  */
 
 export type Fault =
@@ -13,18 +13,18 @@ export type Fault =
   | { readonly kind: 'none' }
   /** This point fails, the others do not. */
   | { readonly kind: 'fail'; readonly at: number }
-  /** From this point on the disk is full: nothing can be made or written, until {@link Plan.lift}. */
+  /** From this point on the disk is full: nothing can be created or written, until {@link Plan.lift}. */
   | { readonly kind: 'full'; readonly at: number }
   | { readonly kind: 'crash'; readonly at: number };
 
-/** What a point does, which decides on how it can fail. */
+/** The effect of a point, which determines how it can fail. */
 export type Effect = 'read' | 'write' | 'remove' | 'call';
 
 const plans = new AsyncLocalStorage<Plan>();
 const handles = new Set<FileHandle>();
 
 export class Plan {
-  /** The points so far. */
+  /** The names of the points so far. */
   readonly names: string[] = [];
   /** Resolves when the agent has been killed. */
   readonly crashed: Promise<void>;
@@ -39,7 +39,7 @@ export class Plan {
     this.crashed = this.#crash.promise;
   }
 
-  /** Runs an agent, or something of it, with this plan. */
+  /** Runs an agent, or a part of it, with this plan. */
   run<T>(action: () => T): T {
     return plans.run(this, action);
   }
@@ -76,17 +76,17 @@ export class Plan {
       return await action();
     } finally {
       this.#underWay--;
-      // The call was under way when the agent was killed: it has its effect, and nobody hears of it.
+      // The call was in progress when the agent was killed: it takes effect, but never returns.
       if (this.#dead) await never();
     }
   }
 
-  /** The agent has been killed. */
+  /** Whether the agent has been killed. */
   get isDead(): boolean {
     return this.#dead;
   }
 
-  /** What was under way at the kernel when the agent was killed is over. */
+  /** Whether the system calls that were in progress when the agent was killed have finished. */
   get isStill(): boolean {
     return this.#underWay === 0;
   }
@@ -104,7 +104,7 @@ export class Plan {
   }
 }
 
-/** A point; without a plan it is nothing. What `action` does is no point of the agent. */
+/** Runs `action` as a point; without a plan it only runs it. Calls within `action` are no points. */
 export function point<T>(name: string, effect: Effect, action: () => Promise<T>): Promise<T> {
   const plan = plans.getStore();
   if (plan === undefined) return action();
@@ -144,7 +144,7 @@ export function withPoints(real: FileSystem): FileSystem {
   }
   mocked.open = async (...args: Parameters<FileSystem['open']>) => {
     const effect = String(args[1] ?? 'r').startsWith('r') ? 'read' : 'write';
-    // Noted before anybody can be killed who would have closed it.
+    // Recorded before the agent that would close it can be killed.
     return point(`open ${baseName(args)}`, effect, async () =>
       watched(await real.open(...args), args),
     );
@@ -152,7 +152,7 @@ export function withPoints(real: FileSystem): FileSystem {
   return mocked as unknown as FileSystem;
 }
 
-/** Closes what agents that were killed had open. */
+/** Closes the files that killed agents had open. */
 export async function closeHandles(): Promise<void> {
   for (const handle of handles) await handle.close();
 }
@@ -173,7 +173,7 @@ function watched(handle: FileHandle, args: readonly unknown[]): FileHandle {
   return handle;
 }
 
-/** The last part of a path without what differs from run to run. */
+/** The last part of a path without the parts that differ between runs. */
 function baseName(args: readonly unknown[]): string {
   const name = String(args.at(0)).split('/').at(-1) ?? '';
   return name.replace(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-z]{16,}/g, '*');

@@ -4,14 +4,14 @@ import { type Scenario, World } from '../agent/index.ts';
 import { type Fault, Plan } from '../fault-points/index.ts';
 
 const SETTLED = ['running', 'paused', 'error'];
-/** Every so many points are disturbed; 1 for a campaign. */
+/** A fault is injected at every nth point; 1 for a campaign. */
 const STRIDE = Number(process.env.TORPOR_FAULT_STRIDE ?? 10);
 const TIMEOUT_MS = 600_000;
 const MOST_POINTS = 1000;
-/** For the file operation that was under way when an agent was killed. */
+/** For the file operation that was in progress when an agent was killed. */
 const STILL_TIMEOUT_MS = 10_000;
 
-/** What holds after any disturbance, once it is over; `point` says which one it was. */
+/** Checks the invariants after a fault; `point` says where it was. */
 async function expectIntact(world: World, scenario: Scenario, point: string): Promise<void> {
   const { expected, act } = scenario;
   const { source, registry } = world;
@@ -31,14 +31,14 @@ async function expectIntact(world: World, scenario: Scenario, point: string): Pr
   expect(await world.clear(), `left after ${point}`).toEqual([]);
 }
 
-/** Runs a scenario with a fault; returns the point that it was at, if that was reached. */
+/** Runs a scenario with a fault; returns the point of the fault, or undefined if it was not reached. */
 async function disturb(scenario: Scenario, fault: Fault): Promise<string | undefined> {
   const plan = new Plan(fault);
   await using world = await World.open(plan, scenario.keepBoots);
   await plan.run(() => scenario.prepare(world));
   plan.arm();
-  const ended = plan.run(() => scenario.act(world)).catch((error: unknown) => error);
-  const outcome = await Promise.race([ended, plan.crashed.then(() => 'killed')]);
+  const settled = plan.run(() => scenario.act(world)).catch((error: unknown) => error);
+  const outcome = await Promise.race([settled, plan.crashed.then(() => 'killed')]);
   plan.lift();
   const point = plan.reached;
   if (point === undefined) return undefined;
@@ -53,8 +53,8 @@ async function disturb(scenario: Scenario, fault: Fault): Promise<string | undef
 }
 
 /**
- * Tests of scenarios with faults at their points. The test file has to have file operations
- * go through the points:
+ * Tests of scenarios with faults at their points. The test file must route file operations
+ * through the points:
  *
  *     vi.mock('node:fs/promises', async (original) => {
  *       const { withPoints } = await import('@torpor/testkit/fault-points');
@@ -62,7 +62,7 @@ async function disturb(scenario: Scenario, fault: Fault): Promise<string | undef
  *     });
  */
 export function describeFaults(scenarios: readonly Scenario[]): void {
-  // By name: vitest shortens what it takes from an object.
+  // By name: vitest abbreviates objects in titles.
   const named = scenarios.map((scenario) => [scenario.name, scenario] as const);
   describe.each(named)('%s', (_, scenario) => {
     test.each(['fail', 'full', 'crash'] as const)(

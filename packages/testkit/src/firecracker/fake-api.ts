@@ -9,7 +9,7 @@ type Kind = 'string' | 'number' | 'boolean' | 'object' | 'array' | readonly stri
 interface Field {
   readonly kind: Kind;
   readonly required?: true;
-  /** Minor version of 1.x that brought it. */
+  /** Minor version of 1.x that introduced it. */
   readonly since?: number;
 }
 
@@ -169,7 +169,7 @@ function parseObject(text: string): JsonObject {
       return value as JsonObject;
     }
   } catch {
-    // Told below.
+    // Reported below.
   }
   throw deserialisation('expected a JSON object');
 }

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { FakeBehaviour } from './fake-firecracker.ts';
 
-// The fake is only worth something if it refuses what the real one would.
+// The fake is only useful if it refuses what the real one does.
 
 const FAKE = fileURLToPath(new URL('fake-firecracker.ts', import.meta.url));
 
@@ -67,7 +67,7 @@ async function ready(behaviour: FakeBehaviour = {}): Promise<{ exit: Promise<num
   return { exit };
 }
 
-test('bodies are refused that have too much, too little, or something else', async () => {
+test('bodies with unknown, missing or invalid fields are refused', async () => {
   await ready({ version: '1.11.0' });
   const source = '/boot-source';
   expect(await ask('PUT', source, { ...BOOT_SOURCE, x: 1 })).toEqual(refused(/unknown field `x`/));
@@ -93,7 +93,7 @@ test.each([
   );
 });
 
-test('calls are refused out of their order', async () => {
+test('calls in the wrong order are refused', async () => {
   const { exit } = await ready();
   const start = { action_type: 'InstanceStart' };
   expect(await ask('PATCH', '/vm', { state: 'Paused' })).toEqual(refused(/before starting/));
@@ -113,7 +113,7 @@ test('calls are refused out of their order', async () => {
   expect(await exit).toBe(0);
 });
 
-test('two states of one paused machine differ in their clock alone, their memory in nothing', async () => {
+test('two states of one paused machine differ only in their clock, and their memory is the same', async () => {
   await ready();
   for (const [method, path, body] of [
     ['PUT', '/boot-source', BOOT_SOURCE],
@@ -142,7 +142,7 @@ test('a load that fails returns its error, and the process exits with the same o
   expect(output).toMatch(message);
 });
 
-test('command lines are refused that the real one refuses', async () => {
+test('command lines that the real one refuses are refused', async () => {
   expect(await start({}, '--unknown')).toBe(153);
   await writeFile(join(directory, 'api.sock'), '');
   expect(await start()).toBe(1);

@@ -14,13 +14,13 @@ import { ENDPOINTS, type Endpoint, Fault, type JsonObject, parseBody } from './f
 import { FakeGuest, type GuestDrive, GuestMemory } from './fake-guest.ts';
 
 /**
- * A Firecracker that runs no guest, but is strict about all that its driver sees: its
- * command line, its API with the fields of its version and the order of the calls, the
- * paths and devices that it is told of, and its end when a snapshot cannot be loaded.
+ * A Firecracker that runs no guest, but is strict about everything that its driver sees: its
+ * command line, its API with the fields of its version and the order of the calls, the paths
+ * and devices in them, and its exit when a snapshot cannot be loaded.
  * Its guest's RAM is real and is served by a real userfaultfd.
  */
 
-/** How this one behaves: `FAKE_FIRECRACKER` as JSON. */
+/** The behaviour of the fake: `FAKE_FIRECRACKER` as JSON. */
 export interface FakeBehaviour {
   /** `1.16.1` if omitted. */
   readonly version?: string;
@@ -30,7 +30,7 @@ export interface FakeBehaviour {
   readonly diesAt?: string;
   /** Refuses this call the first time. */
   readonly refuses?: string;
-  /** Where all of a guest's RAM goes whenever a snapshot is taken, in a file named after the machine. */
+  /** Directory for a guest's whole RAM whenever a snapshot is taken, in a file named after the machine. */
   readonly witness?: string;
 }
 
@@ -177,7 +177,7 @@ class FakeFirecracker {
   }
 
   #act({ action_type }: JsonObject): void {
-    // The keys reach a guest that runs; ours reboots, which ends Firecracker.
+    // The keys reach a running guest; ours reboots, which makes Firecracker exit.
     if (action_type === 'SendCtrlAltDel') {
       if (this.#state === 'Running') setImmediate(() => process.exit(0));
       return;
@@ -289,7 +289,7 @@ function readState(path: string): SavedState {
   return state;
 }
 
-/** Every path is relative: what is right in a chroot is right in a working directory. */
+/** Every path must be relative, so that it is the same in a chroot and in a working directory. */
 function mustOpen(path: unknown, flags: 'r' | 'r+'): void {
   if (String(path).startsWith('/')) throw new Fault(`The fake refuses absolute paths: ${path}.`);
   try {

@@ -16,7 +16,7 @@ import {
   uffdRegister,
 } from '@torpor/linux';
 
-/** RAM of the fake's guest, with the log of what was written to it that KVM would keep. */
+/** RAM of the fake's guest, with the dirty log that KVM would keep. */
 export class GuestMemory {
   readonly #arena: Arena;
   readonly #dirty: Uint8Array;
@@ -72,7 +72,7 @@ export class GuestMemory {
     if (minor < 12) closeSync(connection);
   }
 
-  /** Writes every page to a file, whatever is known of it. */
+  /** Writes every page to a file, dirty or not. */
   copyTo(path: string): void {
     writeFileSync(path, Buffer.from(this.#arena.bytes));
   }
@@ -107,7 +107,7 @@ function isZero(page: Uint8Array): boolean {
 }
 
 const COUNT_PAGE = 0;
-/** Written at boot and never again. */
+/** Written only at boot. */
 const STATIC_PAGES = { first: 256, count: 512 };
 /** Written at boot, zeroed by the first tick after each resume: "changed to zero". */
 const SCRATCH_PAGES = { first: 16, count: 64 };
@@ -122,8 +122,8 @@ export interface GuestDrive {
 }
 
 /**
- * Plays the guest of the driver suite (test-guest.ts): its state is in RAM, so it
- * goes on after a restore exactly if its RAM is right, and says aloud where it is not.
+ * Acts as the guest of the driver suite (test-guest.ts): its state is in RAM, so it continues
+ * after a restore only if its RAM is right, and otherwise prints what is wrong.
  */
 export class FakeGuest {
   readonly #memory: GuestMemory;
@@ -191,28 +191,28 @@ export class FakeGuest {
 function useDrives(drives: readonly GuestDrive[]): void {
   const [first, last] = [drives[0], drives.at(-1)];
   if (first !== undefined) {
-    const words = Buffer.alloc(64);
-    readSync(first.fd, words, 0, words.length, 0);
-    const [text] = words.toString().split('\0');
+    const buffer = Buffer.alloc(64);
+    readSync(first.fd, buffer, 0, buffer.length, 0);
+    const [text] = buffer.toString().split('\0');
     print(`guest: base says ${text}, ro ${first.readOnly ? 1 : 0}`);
   }
   if (last !== undefined && !last.readOnly) writeSync(last.fd, 'words of the guest', 0);
 }
 
 function panic(): never {
-  const words = 'Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300';
+  const message = 'Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000300';
   print('guest: ending');
-  print(`[    1.0] ${words}`);
+  print(`[    1.0] ${message}`);
   for (let frame = 0; frame < 25; frame++) print(`[    1.0]  function_${frame}+0x10/0x20`);
-  print(`[    1.1] ---[ end ${words} ]---`);
+  print(`[    1.1] ---[ end ${message} ]---`);
   process.exit(0);
 }
 
-/** To the serial console, which is standard output; what does not fit is lost. */
+/** Prints to the serial console, which is standard output; what does not fit is lost. */
 function print(line: string): void {
   try {
     writeSync(1, `${line}\r\n`);
   } catch {
-    // Nobody reads the console, and it is full.
+    // The console is full, because it is not read.
   }
 }

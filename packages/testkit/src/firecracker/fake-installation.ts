@@ -20,7 +20,7 @@ export class FakeInstallation implements AsyncDisposable {
     return new FakeInstallation(directory);
   }
 
-  /** Makes Firecracker, and with it its jailer if that is wanted, and finds them as in use. */
+  /** Installs Firecracker, and its jailer if requested, and detects them as in production. */
   async install(
     behaviour: FakeBehaviour = {},
     options: { readonly jailer?: boolean } = {},
@@ -34,7 +34,7 @@ export class FakeInstallation implements AsyncDisposable {
     return await findFirecracker({ firecracker });
   }
 
-  /** The calls that changed something, of all machines since the last {@link install}. */
+  /** The calls of all machines since the last {@link install} that changed something. */
   async calls(): Promise<{ readonly call: string; readonly body: Record<string, unknown> }[]> {
     const lines = (await readFile(this.#transcript, 'utf8')).split('\n');
     return lines.filter((line) => line !== '').map((line) => JSON.parse(line));
@@ -44,10 +44,10 @@ export class FakeInstallation implements AsyncDisposable {
     await rm(this.directory, { recursive: true, force: true });
   }
 
-  /** A script that becomes the fake: the pid stays the same. */
+  /** A script that execs the fake, so that the pid stays the same. */
   async #program(name: string, source: string, behaviour: FakeBehaviour): Promise<string> {
     const path = join(this.directory, name);
-    const quoted = (words: string) => `'${words.replaceAll("'", "'\\''")}'`;
+    const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
     const script = [
       '#!/bin/sh',
       `export FAKE_FIRECRACKER=${quoted(JSON.stringify(behaviour))}`,

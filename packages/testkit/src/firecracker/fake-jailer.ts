@@ -4,9 +4,9 @@ import { parseArgs } from 'node:util';
 
 /**
  * A jailer as strict about its command line as the real one (src/jailer/src/env.rs),
- * which makes the same jail: the chroot below its base directory, with what is mounted
- * there already, device nodes, the network namespace, the limits, the user. Since what
- * it starts is a program of Node's, that finds its own files in the chroot too.
+ * which creates the same jail: the chroot below its base directory, with the existing mounts,
+ * device nodes, the network namespace, the limits, the user. It starts a Node program, so
+ * Node's files are in the chroot too.
  */
 
 const { version = '1.16.1' } = JSON.parse(process.env.FAKE_FIRECRACKER ?? '{}');

@@ -1,14 +1,14 @@
 /*
- * Boots are what tests with virtual machines wait for most. A host agent keeps the first of
- * each shape as a build in its data directory (docs/architecture.md); here these builds go
- * from the data directory of one test file to those of the next, by way of the cache:
+ * Tests with virtual machines spend most of their time on boots. A host agent keeps the first
+ * boot of each shape as a build in its data directory (docs/architecture.md); this module passes
+ * these builds from the data directory of one test file to the next, through the cache:
  *
- *   CACHE/test-boots/KEY/builds/ID/                 builds, linked: no one ever writes to them
- *   CACHE/test-boots/KEY/references/template~boot-… what the agent calls them
+ *   CACHE/test-boots/KEY/builds/ID/                 builds, linked: they are never written to
+ *   CACHE/test-boots/KEY/references/template~boot-… their names in the agent
  *
- * The agent's name of a kept boot has a digest of all that the guest's memory depends on:
+ * The agent's name for a kept boot contains a digest of all that the guest's memory depends on:
  * kernel, initramfs, agent drive, image, VMM, accelerator, shape. KEY is a digest of the
- * sources that make builds and command lines of VMMs, which no version number tells apart.
+ * sources that create builds and command lines of VMMs, which have no version number.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -30,10 +30,10 @@ import { copySparse } from '@torpor/linux';
 const PACKAGES = fileURLToPath(new URL('../../../', import.meta.url));
 const SOURCES = ['agent', 'builds', 'envd', 'images', 'linux', 'pager', 'protocol', 'vmm'] as const;
 const BOOT_REFERENCE = /^template~boot-[0-9a-f]+\.json$/;
-/** Boots of other sources than these are removed when nobody has used them for so long. */
+/** Boots of other sources are removed when they have not been used for this long. */
 const UNUSED_AFTER_MS = 24 * 3_600_000;
 
-/** What a machine is made of, as a build's manifest says it. */
+/** The shape of a machine, as in a build's manifest. */
 export interface Shape {
   readonly vcpus: number;
   readonly memoryMiB: number;
@@ -43,15 +43,15 @@ export interface Shape {
 type BootManifest = Shape & { readonly createdAt: string };
 const SHAPE_FIELDS = ['vcpus', 'memoryMiB', 'diskMiB'] as const;
 
-/** A data directory of a test file. Disposing of it removes it, so stop what uses it before. */
+/** A data directory of a test file. Disposing of it removes it, so stop its users first. */
 export interface TestDataDir extends AsyncDisposable {
   readonly path: string;
 }
 
 /**
- * A data directory in which the first sandbox of each of the shapes is restored from a boot
- * that another test file kept, if one did, and whose own kept boots are there for others.
- * Tests that are about booting take {@link temporaryDirectory}.
+ * A data directory in which the first sandbox of each shape is restored from a boot that
+ * another test file kept, if there is one. Its own kept boots are shared with other files.
+ * Tests that are about booting use {@link temporaryDirectory}.
  */
 export async function openDataDirWithBoots(
   cacheDir: string,
@@ -72,7 +72,7 @@ export async function temporaryDirectory(prefix: string): Promise<TestDataDir> {
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }
 
-/** The newest: with a new VMM the shape has been booted again, under another name. */
+/** Takes the newest boot: with a new VMM, the shape has been booted again under another name. */
 async function takeBoot(store: string, dataDir: string, shape: Shape): Promise<void> {
   try {
     const found = await Promise.all(
@@ -84,7 +84,7 @@ async function takeBoot(store: string, dataDir: string, shape: Shape): Promise<v
       .at(0);
     if (newest !== undefined) await copyBoot(store, dataDir, newest.name);
   } catch (error) {
-    // Another run has removed it meanwhile: then this one boots.
+    // Another run has removed it meanwhile, so this one boots.
     if (!isMissing(error)) throw error;
   }
 }
@@ -115,14 +115,14 @@ async function boots(root: string): Promise<string[]> {
   return names.filter((name) => BOOT_REFERENCE.test(name));
 }
 
-/** The build is there, whole, before the reference that names it. */
+/** Copies the complete build before the reference that names it. */
 async function copyBoot(from: string, to: string, reference: string): Promise<void> {
   const buildId = await buildIdOf(from, reference);
   await copyWhole(join(from, 'builds', buildId), join(to, 'builds', buildId));
   await copyWhole(join(from, 'references', reference), join(to, 'references', reference));
 }
 
-/** Nobody sees half of it: it is made beside its place and renamed. What is there already stays. */
+/** Copies atomically: to a temporary name, which is then renamed. Does nothing if the target exists. */
 async function copyWhole(from: string, to: string): Promise<void> {
   const parent = dirname(to);
   await mkdir(parent, { recursive: true, mode: 0o700 });

@@ -1,4 +1,4 @@
-/** Machines and servers around a host agent, made of network namespaces: what a guest may reach, and what not. */
+/** Simulated machines and servers around a host agent, in network namespaces, to test what a guest can reach. */
 export {
   FORBIDDEN,
   INTERNET,

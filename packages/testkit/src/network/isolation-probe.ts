@@ -5,10 +5,9 @@ import { createInterface } from 'node:readline';
 import { ipBatch, runInNamespace } from '@torpor/linux';
 
 /**
- * A small world in two network namespaces, so that a test of isolation sends no
- * packet to a real network: one plays the host, on which the host agent runs or
- * works, the other everything that the host can reach. A listener responds on each
- * address of both.
+ * A simulated network in two namespaces, so that a test of isolation sends no packet to a real
+ * network: one acts as the host, on which the host agent runs or works, the other as
+ * everything that the host can reach. A listener responds on each address of both.
  *
  *     guest ─ slot ─ host namespace (uplink0) ══ world namespace (internet, LAN, metadata)
  */
@@ -25,7 +24,7 @@ export type Outcome =
 
 export interface ProbeRequest {
   readonly targets: readonly ProbeTarget[];
-  /** How long to wait for a response: short where none is expected, since it is waited in full. */
+  /** How long to wait for a response: short if none is expected, because then it is waited in full. */
   readonly patienceMs: number;
   readonly sourceAddress?: string;
   /** Run as this user. */
@@ -39,11 +38,11 @@ export type ListenerEvent =
   | { readonly event: 'tcp'; readonly local: string; readonly peer: string }
   | { readonly event: 'udp'; readonly peer: string; readonly text: string };
 
-/** On this port all listeners of the probe listen. */
+/** The port of all listeners of the probe. */
 const PORT = 8080;
 const target = (address: string): ProbeTarget => ({ address, port: PORT });
 
-/** What a guest may reach when it has internet. The second lies behind the first, the host's router. */
+/** What a guest may reach when it has internet. The second is behind the first, the host's router. */
 export const INTERNET = [target('203.0.113.10'), target('198.51.100.5')] as const;
 
 /** What no guest may reach, with or without internet. */
@@ -61,17 +60,17 @@ export const FORBIDDEN = {
 } as const;
 
 export interface IsolationProbe extends AsyncDisposable {
-  /** Name of the namespace that plays the host. */
+  /** Name of the namespace that acts as the host. */
   readonly hostNamespace: string;
-  /** Name of the namespace that plays the world, a neighbour of the host. */
+  /** Name of the namespace that acts as the world, a neighbour of the host. */
   readonly worldNamespace: string;
-  /** The source that the internet sees: the host's address there. */
+  /** The source address that the internet sees: the host's. */
   readonly hostInternetAddress: string;
-  /** Who came to the listener that plays the world. */
+  /** The listener of the world, with its events. */
   readonly world: Listener;
-  /** Who came to the listener on the host. */
+  /** The listener on the host, with its events. */
   readonly host: Listener;
-  /** Program and arguments with which a program runs on the host that the probe plays. */
+  /** The program and arguments that run a program on the probe's host. */
   onHost(program: string, args: readonly string[]): [string, string[]];
   /** Visits the targets from the host itself. */
   visitFromHost(request: ProbeRequest): Promise<Outcome[]>;
@@ -158,7 +157,7 @@ export class Listener implements AsyncDisposable {
     });
   }
 
-  /** Resolves to the first event, past or future, that fits. Rejects if the listener ends before. */
+  /** Resolves to the first event, past or future, that fits. Rejects if the listener exits before. */
   async next(fits: (event: ListenerEvent) => boolean): Promise<ListenerEvent> {
     for (;;) {
       const found = this.events.find(fits);

@@ -1,7 +1,7 @@
 /**
  * A program: an HTTP and a UDP server on one port of every address of the
- * namespace that it runs in. It tells on standard output, one JSON object per
- * line, that it is ready and who came. `node listener.ts <port>`.
+ * namespace that it runs in. It reports on standard output, one JSON object per
+ * line, that it is ready and who connected. `node listener.ts <port>`.
  */
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';

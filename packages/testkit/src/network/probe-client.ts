@@ -1,5 +1,5 @@
 /**
- * A program: asks for `GET /` at each of the targets at once and prints a JSON
+ * A program: requests `GET /` from all targets concurrently and prints a JSON
  * array of the outcomes in the same order.
  * `node probe-client.ts '<ProbeRequest as JSON>'`.
  */

@@ -9,19 +9,18 @@ import {
   visitFrom,
 } from './isolation-probe.ts';
 
-/** A namespace in the place of a guest, with the guest's own addresses. */
+/** A namespace instead of a guest, with the guest's addresses. */
 export interface StandInGuest extends AsyncDisposable {
   readonly namespace: string;
-  /** Listens where envd does. */
+  /** Listens on envd's address. */
   readonly service: Listener;
   visit(request: ProbeRequest): Promise<Outcome[]>;
 }
 
 /**
- * Puts a namespace in the place of the guest of a slot. The tap becomes one end
- * of a veth pair with the same name and addresses, so that the slot's own rules,
- * which go by its name, apply to what the stand-in sends. It is root in its
- * namespace, as untrusted code is in a guest.
+ * Replaces the guest of a slot with a namespace. The tap becomes one end of a veth pair with
+ * the same name and addresses, so that the slot's rules, which match its name, apply to what
+ * the stand-in sends. It is root in its namespace, as untrusted code is in a guest.
  */
 export async function attachStandInGuest(slot: {
   readonly namespace: string;
