@@ -23,7 +23,7 @@ import { GuestInVm } from './guest-in-vm.ts';
  * them up. One guest was booted and has internet, the other was restored and has none.
  */
 
-/** Where an response is expected it comes at once; the machine may be slow. */
+/** Where a response is expected it comes at once; the machine may be slow. */
 const PATIENT_MS = 120_000;
 /** Where none is expected, this is waited in full. */
 const IMPATIENT_MS = 3_000;
