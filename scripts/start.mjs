@@ -1,11 +1,11 @@
 // `npm start`: from a fresh clone to a platform that serves. Runs on Node >= 20.
 import { join } from 'node:path';
-import { becomeScript } from '../packages/cli/bin/brought-node.mjs';
+import { execScript } from '../packages/cli/bin/bundled-node.mjs';
 import { assertPlatform, ensureDependencies, REPOSITORY } from './lib/bootstrap.mjs';
 
 assertPlatform();
 ensureDependencies();
-becomeScript(join(REPOSITORY, 'packages/cli/bin/torpor.mjs'), [
+execScript(join(REPOSITORY, 'packages/cli/bin/torpor.mjs'), [
   'up',
   '--setup',
   ...process.argv.slice(2),

@@ -1,8 +1,8 @@
 // `npm run test:kvm`: the command line under KVM, inside an emulated machine (docs/testing-kvm.md).
 import { join } from 'node:path';
-import { becomeScript } from '../packages/cli/bin/brought-node.mjs';
+import { execScript } from '../packages/cli/bin/bundled-node.mjs';
 import { assertPlatform, ensureDependencies, REPOSITORY } from './lib/bootstrap.mjs';
 
 assertPlatform();
 ensureDependencies();
-becomeScript(join(REPOSITORY, 'tests/kvm/main.ts'), process.argv.slice(2));
+execScript(join(REPOSITORY, 'tests/kvm/main.ts'), process.argv.slice(2));

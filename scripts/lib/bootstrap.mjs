@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import { accessSync, constants, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { fail } from '../../packages/cli/bin/brought-node.mjs';
+import { fail } from '../../packages/cli/bin/bundled-node.mjs';
 
 export const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 

@@ -440,12 +440,12 @@ describe('by way of npm, which passes signals on as well', () => {
   test.concurrent('Ctrl-C stops a server once', async () => {
     const scene = await openScene();
     const server = fileURLToPath(new URL('../support/stoppable-server.ts', import.meta.url));
-    const becomeScript = fileURLToPath(
-      new URL('../../packages/cli/bin/brought-node.mjs', import.meta.url),
+    const execScript = fileURLToPath(
+      new URL('../../packages/cli/bin/bundled-node.mjs', import.meta.url),
     );
     await writeFile(
       join(scene.directory, 'start.mjs'),
-      `import { becomeScript } from '${becomeScript}'; becomeScript('${server}', ['log']);`,
+      `import { execScript } from '${execScript}'; execScript('${server}', ['log']);`,
     );
     const start = 'node start.mjs';
     await writeFile(join(scene.directory, 'package.json'), JSON.stringify({ scripts: { start } }));

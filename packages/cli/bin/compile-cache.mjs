@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /**
- * Where Node keeps compiled code: in the checkout, or, for a user who may not write there, in
- * that user's home. Not in /tmp, and not where `$HOME` or `$XDG_CACHE_HOME` say: with sudo those
- * may name another user's files, whose code root would run.
+ * The directory of Node's compile cache: in the checkout, or, if the user cannot write there, in
+ * the user's home. Not in /tmp, nor in `$HOME` or `$XDG_CACHE_HOME`: with sudo these may be
+ * another user's, and root would run that user's code.
  *
  * @returns {string | undefined} undefined for a user without a home
  */

@@ -24,29 +24,29 @@ test.each([
 });
 
 test.each(['', '-1', '5 minutes', '1e3', 'm', '5w', '9'.repeat(20)])(
-  '"%s" is no duration',
+  '"%s" is not a duration',
   (text) => {
     expect(() => duration(text)).toThrow(InvalidArgumentError);
   },
 );
 
-test.each(['0', '999ms', '61m', 'soon'])('"%s" is no duration from 1s to 1h', (text) => {
+test.each(['0', '999ms', '61m', 'soon'])('"%s" is not a duration from 1s to 1h', (text) => {
   expect(() => durationWithin('1s', '1h')(text)).toThrow(InvalidArgumentError);
 });
 
-test('a duration may be either of its bounds', () => {
+test('a duration may equal either of its bounds', () => {
   expect(['1s', '3600'].map(durationWithin('1s', '1h'))).toEqual([1000, 3_600_000]);
 });
 
-test.each(['', '-1', '0x10', 'g', '5k', '9'.repeat(20)])('"%s" is no size', (text) => {
+test.each(['', '-1', '0x10', 'g', '5k', '9'.repeat(20)])('"%s" is not a size', (text) => {
   expect(() => mebibytes(text)).toThrow(InvalidArgumentError);
 });
 
-test.each(['', '1.5', '-1', '11', ' 5', '0x5'])('"%s" is no integer from 1 to 10', (text) => {
+test.each(['', '1.5', '-1', '11', ' 5', '0x5'])('"%s" is not an integer from 1 to 10', (text) => {
   expect(() => integer(1, 10)(text)).toThrow(InvalidArgumentError);
 });
 
-test('assignments are collected; the value may hold "="', () => {
+test('assignments are collected; the value may contain "="', () => {
   expect(assignment('B=2=3', assignment('A=', undefined))).toEqual({ A: '', B: '2=3' });
   expect(() => assignment('=x', undefined)).toThrow(InvalidArgumentError);
 });

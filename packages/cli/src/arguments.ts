@@ -1,7 +1,7 @@
 import * as config from '@torpor/control-plane/config';
 import { InvalidArgumentError } from 'commander';
 
-/** Reads an option as a setting of the same meaning is read, with errors that commander shows. */
+/** Parses an option with the parser of a setting, with errors that commander shows. */
 export function optionOf<T>(parse: config.Parser<T>): (text: string) => T {
   return (text) => {
     try {
@@ -13,22 +13,22 @@ export function optionOf<T>(parse: config.Parser<T>): (text: string) => T {
   };
 }
 
-/** An option's whole number between two bounds. */
+/** Parses an option: a whole number between two bounds. */
 export function integer(minimum: number, maximum: number): (text: string) => number {
   return optionOf(config.integer(minimum, maximum));
 }
 
-/** An option's time: `500ms`, `30s`, `5m`, `2h`, `7d`, or plain seconds. Returns milliseconds. */
+/** Parses an option: a time such as `500ms`, `30s`, `5m`, `2h`, `7d`, or plain seconds. Returns milliseconds. */
 export const duration = optionOf(config.duration);
 
-/** An option's time between two bounds, each given as on a command line. */
+/** Parses an option: a time between two bounds, each given as on a command line. */
 export function durationWithin(least: string, most: string): (text: string) => number {
   return optionOf(config.durationWithin(least, most));
 }
 
 const SIZE_UNITS: Record<string, number> = { m: 1, g: 1024, t: 1024 * 1024 };
 
-/** An option's size: `512`, `512m`, `2g`. Returns MiB. */
+/** Parses an option: a size such as `512`, `512m`, `2g`. Returns MiB. */
 export function mebibytes(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([mgt])?(?:i?b)?$/i.exec(text);
   const size = Number(match?.[1]) * (SIZE_UNITS[(match?.[2] ?? 'm').toLowerCase()] ?? NaN);
@@ -38,7 +38,7 @@ export function mebibytes(text: string): number {
   return Math.round(size);
 }
 
-/** Collects an option `NAME=VALUE` that may be given several times. */
+/** Collects an option `NAME=VALUE` that may be repeated. */
 export function assignment(
   text: string,
   previous: Record<string, string> | undefined,

@@ -4,13 +4,13 @@ import type { Command, CommandOptions } from 'commander';
 import { findSandbox } from './client/find-sandbox.ts';
 import { type CommonOptions, connect, readConfig } from './client/settings.ts';
 import { EXIT, exitCodeOfError, exitCodeOfProgramError, exitCodeOfSignal } from './exit-codes.ts';
-import { type Io, ReaderGone } from './io.ts';
+import { type Io, OutputClosed } from './io.ts';
 import { reportError } from './output/report-error.ts';
 
-/** What an action resolves to: nothing is success. */
+/** An action's exit status; undefined is success. */
 type ActionResult = Promise<number | undefined> | Promise<void>;
 
-/** What the files in `commands/` build their command with. */
+/** The context with which the files in `commands/` build their commands. */
 export class CliContext {
   readonly io: Io;
   readonly #program: Command;
@@ -26,7 +26,7 @@ export class CliContext {
     return this.#exitCode;
   }
 
-  /** A new command with the options that all have. */
+  /** A new command with the common options. */
   command(
     nameAndArguments: string,
     description: string,
@@ -46,12 +46,12 @@ export class CliContext {
       );
   }
 
-  /** A command that only holds others. */
+  /** A command that only groups others. */
   group(name: string, description: string): Command {
     return this.#program.command(name).description(description);
   }
 
-  /** An action whose errors become a sentence, a remedy and an exit status. */
+  /** An action whose errors become a message, a remedy and an exit status. */
   action<Args extends [...unknown[]]>(
     handler: (...args: Args) => ActionResult,
     exitCodeOf: (error: TorporError) => number = exitCodeOfError,
@@ -60,8 +60,8 @@ export class CliContext {
       try {
         this.#exitCode = (await handler(...args)) ?? EXIT.ok;
       } catch (reason) {
-        if (reason instanceof ReaderGone) {
-          // As the programs of a pipeline exit: silently.
+        if (reason instanceof OutputClosed) {
+          // Exits silently, as programs in a pipeline do.
           this.#exitCode = exitCodeOfSignal('SIGPIPE');
           return;
         }
@@ -70,26 +70,26 @@ export class CliContext {
         const options = optionsOf(args);
         const debug = await this.#isDebugging(options);
         const report = { asJson: options.json === true, debug };
-        // A terminal that was closed cannot be told.
+        // A closed terminal cannot show the error.
         await reportError(this.io, error, report).catch(() => undefined);
       }
     };
   }
 
-  /** The same for a command that passes the status of a program on. */
+  /** Like {@link action}, for a command that exits with the status of a program. */
   programAction<Args extends [...unknown[]]>(
     handler: (...args: Args) => ActionResult,
   ): (...args: Args) => Promise<void> {
     return this.action(handler, exitCodeOfProgramError);
   }
 
-  /** Runs something with a client of the API. */
+  /** Runs `use` with a client of the API. */
   async withTorpor<T>(options: CommonOptions, use: (torpor: Torpor) => Promise<T>): Promise<T> {
     await using torpor = await connect(this.io, options);
     return await use(torpor);
   }
 
-  /** Runs something with one sandbox, named by its id or the beginning of it. */
+  /** Runs `use` with one sandbox, given by its id or a prefix of it. */
   withSandbox<T>(
     options: CommonOptions,
     id: string,
@@ -98,7 +98,7 @@ export class CliContext {
     return this.withTorpor(options, async (torpor) => use(await findSandbox(torpor, id)));
   }
 
-  /** Whether the settings ask for more of an internal error; they may be what is wrong. */
+  /** Whether the settings request details of internal errors; false if the settings are invalid. */
   #isDebugging(options: CommonOptions): Promise<boolean> {
     return readConfig(this.io, options).then(
       ({ debug }) => debug,

@@ -43,7 +43,7 @@ export function createProgram(): Command {
     .exitOverride();
 }
 
-/** Runs one command line. Returns the exit status; never throws for what a user did. */
+/** Runs one command line. Returns the exit status; never throws for a user error. */
 export async function runCli(args: readonly string[], io: Io): Promise<number> {
   let helpWritten = Promise.resolve();
   const program = createProgram().configureOutput({

@@ -8,25 +8,25 @@ import { expect, onTestFinished, test } from 'vitest';
 
 const TORPOR = fileURLToPath(new URL('../bin/torpor.mjs', import.meta.url));
 
-test('a command whose reader has exited exits without a message', async () => {
+test('a command exits without a message when its reader has exited', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-closed-'));
   onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
-  // `read` waits until we have heard that nobody reads the pipe any more.
-  const script = `{ read line; '${process.execPath}' '${TORPOR}' image ls; echo "status $?" >&2; } | { exec 0<&-; echo gone >&2; }`;
+  // `read` waits until the test knows that the pipe has no reader.
+  const script = `{ read line; '${process.execPath}' '${TORPOR}' image ls; echo "status $?" >&2; } | { exec 0<&-; echo closed >&2; }`;
   const shell = spawn('/bin/bash', ['-c', script], {
     stdio: ['pipe', 'ignore', 'pipe'],
     env: { ...process.env, TORPOR_DATA_DIR: dataDir },
   });
   onTestFinished(() => void shell.kill('SIGKILL'));
-  const [gone] = await once(shell.stderr, 'data');
-  expect(String(gone)).toBe('gone\n');
+  const [message] = await once(shell.stderr, 'data');
+  expect(String(message)).toBe('closed\n');
   shell.stdin.end('go on\n');
   const [stderr] = await Promise.all([shell.stderr.toArray(), once(shell, 'close')]);
   expect(Buffer.concat(stderr).toString()).toBe('status 141\n');
 });
 
 test.each([[['image', 'ls']], [['image', 'ls', '--json']], [['--help']]])(
-  '%s into a full disk says so',
+  '%s to a full disk reports that',
   async (args) => {
     const dataDir = await mkdtemp(join(tmpdir(), 'torpor-full-'));
     onTestFinished(() => rm(dataDir, { recursive: true, force: true }));

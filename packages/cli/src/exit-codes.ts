@@ -8,9 +8,9 @@ import {
 } from '@torpor/sdk/basics';
 
 /**
- * What the exit status of `torpor` means. `exec`, `run` and `shell` exit with the
- * status of the program in the sandbox, and with `usage` or one of the last four
- * where there is none; the other commands use the first ones.
+ * The exit statuses of `torpor`. `exec`, `run` and `shell` exit with the status of
+ * the program in the sandbox, or with `usage` or one of the last four if there is
+ * none; the other commands use the first ones.
  */
 export const EXIT = {
   ok: 0,
@@ -20,18 +20,18 @@ export const EXIT = {
   notFound: 3,
   /** The API key is missing or wrong, or may not do this. */
   unauthorized: 4,
-  /** The state of the thing, or another of its name, stands against it. */
+  /** The state of the resource does not allow it, or its name is in use. */
   conflict: 5,
   /** No response from the API or its database, or none of its hosts has capacity. */
   unavailable: 6,
   timeout: 7,
   /** This machine lacks something; see `torpor doctor`. */
   hostSetup: 8,
-  /** `exec`, `run`: the program was killed because its time was up, as with timeout(1). */
+  /** `exec`, `run`: the program was killed because its timeout expired, as with timeout(1). */
   programTimeout: 124,
   /** `exec`, `run`, `shell`: Torpor failed, not the program. */
   torporFailed: 125,
-  /** `exec`, `run`, `shell`: the program exists, and cannot be executed. */
+  /** `exec`, `run`, `shell`: the program exists, but cannot be executed. */
   programNotExecutable: 126,
   /** `exec`, `run`, `shell`: there is no such program. */
   programNotFound: 127,
@@ -66,7 +66,7 @@ const EXIT_OF_PROGRAM_ERROR: Partial<Record<ErrorCode, number>> = {
   timeout: EXIT.programTimeout,
 };
 
-/** For the commands that pass the status of a program on. */
+/** For the commands that exit with the status of a program. */
 export function exitCodeOfProgramError(error: TorporError): number {
   return EXIT_OF_PROGRAM_ERROR[error.code] ?? EXIT.torporFailed;
 }
@@ -79,7 +79,7 @@ export function exitCodeOfSignal(signal: SignalName): number {
   return SIGNAL_EXIT_BASE + (signalNumber(signal) ?? 0);
 }
 
-/** The status to exit with for a program that exited so. */
+/** The exit status for that of a program. */
 export function exitCodeOfProgram({ exitCode, error }: ExitStatus): number {
   if (exitCode > 0 && exitCode <= 255) return exitCode;
   const number = signalOfStatus(error ?? '');

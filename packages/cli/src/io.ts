@@ -16,7 +16,7 @@ export interface InputStream extends Readable {
   setRawMode?(raw: boolean): unknown;
 }
 
-/** What a command knows of the world outside, so that tests can run one in process. */
+/** The environment of a command, so that tests can run one in process. */
 export interface Io {
   readonly stdin: InputStream;
   readonly stdout: OutputStream;
@@ -25,8 +25,8 @@ export interface Io {
   /** Calls the handler for each termination signal until the returned function is called. */
   onSignal(handler: (signal: TerminationSignal) => void): () => void;
   /**
-   * Calls `suspend` before this process stops because of a SIGTSTP from elsewhere (in raw
-   * mode Ctrl-Z is a key), and `resume` when it is continued.
+   * Calls `suspend` before this process stops because of a SIGTSTP from another process (in
+   * raw mode Ctrl-Z is a key), and `resume` when it is continued.
    */
   onSuspend(handlers: { suspend(): void; resume(): void }): () => void;
   /** Calls the handler when the terminal changed its size, until the returned function is called. */
@@ -59,18 +59,18 @@ export function processIo(): Io {
   };
 }
 
-/** Nobody reads our output any more: `head` has enough, or the terminal was closed. */
-export class ReaderGone extends Error {
-  override readonly name: string = 'ReaderGone';
+/** Our output has no reader any more: `head` has exited, or the terminal was closed. */
+export class OutputClosed extends Error {
+  override readonly name: string = 'OutputClosed';
 }
 
-/** The terminal of our output was closed. A SIGHUP comes with it, except to background jobs. */
-export class TerminalClosed extends ReaderGone {
+/** The terminal of our output was closed. A SIGHUP follows, except for background jobs. */
+export class TerminalClosed extends OutputClosed {
   override readonly name = 'TerminalClosed';
 }
 
 /**
- * Writes and waits until the stream takes more. Throws {@link ReaderGone}, and TorporError
+ * Writes and waits until the stream accepts more. Throws {@link OutputClosed}, and TorporError
  * where the output cannot be written for another reason, such as a full disk.
  */
 export function write(stream: OutputStream, data: string | Uint8Array): Promise<void> {
@@ -84,7 +84,7 @@ export function write(stream: OutputStream, data: string | Uint8Array): Promise<
 
 function outputError({ fd, isTTY }: OutputStream, error: NodeJS.ErrnoException): Error {
   const { code = '', errno, message } = error;
-  if (code === 'EPIPE') return new ReaderGone(message);
+  if (code === 'EPIPE') return new OutputClosed(message);
   if (code === 'EIO' && isTTY === true) return new TerminalClosed(message);
   const name = fd === 2 ? 'Standard error' : 'Standard output';
   const reason = errno === undefined ? message : `${getSystemErrorMessage(errno)} (${code})`;

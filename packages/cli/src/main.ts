@@ -7,9 +7,9 @@ const { processIo, runCli, terminateWithNpm } = await import('./index.ts');
 
 terminateWithNpm();
 
-// A reader that went away (`torpor … | head`) is noticed where it is written to.
+// A closed pipe (`torpor … | head`) is handled where it is written to.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 
-// Writes to files, pipes and terminals are synchronous here, so none is cut off; standard
-// input or a lingering socket must not keep a finished command alive.
+// Writes to files, pipes and terminals are synchronous here, so none is lost; standard
+// input or an open socket must not keep a finished command running.
 process.exit(await runCli(process.argv.slice(2), processIo()));

@@ -1,16 +1,15 @@
 export const TERMINATION_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
 
-/** A signal that asks a command to exit. */
+/** A signal that requests a command to exit. */
 export type TerminationSignal = (typeof TERMINATION_SIGNALS)[number];
 
 /**
- * A signal that arrives again so soon after one that counted is the same one: at Ctrl-C the
- * terminal signals the whole foreground group, and npm, which is part of it, then signals us
- * as well.
+ * A signal that arrives again within this time is the same one: at Ctrl-C the terminal signals
+ * the whole foreground group, and npm, which is part of it, then signals us as well.
  */
 const SAME_SIGNAL_MS = 300;
 
-/** One set for the process, as signals are the process's. */
+/** Global, because signals are delivered to the process. */
 const handlers = new Set<{ readonly handle: (signal: TerminationSignal) => void }>();
 const countedMs = new Map<TerminationSignal, number>();
 let lastArrivalMs = -Infinity;
@@ -24,7 +23,7 @@ export function onTerminationSignal(handle: (signal: TerminationSignal) => void)
   handlers.add(entry);
   return () => {
     if (!handlers.delete(entry) || handlers.size > 0) return;
-    // Without a handler a signal terminates the process, as it does by default.
+    // Without a handler a signal terminates the process, which is the default.
     for (const signal of TERMINATION_SIGNALS) process.off(signal, receive);
   };
 }

@@ -1,6 +1,6 @@
 /*
- * What the project's own scripts and the tests that span packages need of the inside of
- * this package: what its commands print, and how they stop.
+ * Internals of this package for the project's own scripts and for tests that span
+ * packages: what its commands print, and how they stop.
  * Production code may not import it (tests/architecture).
  */
 export { line, processIo } from './io.ts';

@@ -1,7 +1,7 @@
 import { TorporError, withFullStop } from '@torpor/sdk/basics';
 import type { CommanderError } from 'commander';
 
-/** The error of a command line that commander does not accept, with a sentence of its message. */
+/** The error for a command line that commander refuses, with its message as a sentence. */
 export function usageError({ code, message }: CommanderError): TorporError {
   const phrase = message
     .replace(/^error: /, '')
@@ -16,7 +16,7 @@ export function usageError({ code, message }: CommanderError): TorporError {
   });
 }
 
-/** Whether `--json` is among the arguments that are ours. For a command line that cannot be parsed. */
+/** Whether `--json` is among our own arguments, for a command line that cannot be parsed. */
 export function asksForJson(args: readonly string[]): boolean {
   const end = args.indexOf('--');
   return args.slice(0, end === -1 ? args.length : end).includes('--json');

@@ -1,4 +1,4 @@
-/** What a new sandbox gets where the request does not say. */
+/** The defaults of a create request. */
 export const SANDBOX_DEFAULTS = {
   template: 'base',
   vcpus: 1,

@@ -1,13 +1,13 @@
 import type { Sandbox, Torpor } from '@torpor/sdk';
 import { isId, TorporError } from '@torpor/sdk/basics';
 
-/** What every id begins with. */
+/** The prefix of every id. */
 const ID_TYPE = 'sb';
 const MAX_LISTED = 5;
 
 /**
- * The sandbox with this id, or the only one whose id begins so (not among the destroyed
- * ones). Throws `invalid_request` without an id, `not_found`; `conflict` where several ids begin so.
+ * The sandbox with this id, or the only one whose id has this prefix (except destroyed ones).
+ * Throws `invalid_request` for an empty id, `not_found`, and `conflict` if several ids match.
  */
 export async function findSandbox(torpor: Torpor, reference: string): Promise<Sandbox> {
   if (reference === '') {

@@ -41,8 +41,8 @@ export interface Endpoint {
 }
 
 /**
- * Where the API is, and the key to it: as set, else what the local `torpor up` wrote into
- * the data directory.
+ * The address and the key of the API: from the settings, else as the local `torpor up` wrote
+ * them into the data directory.
  */
 export async function findEndpoint(config: Config): Promise<Endpoint> {
   const { dataDir, apiUrl, apiKey, port } = config;
@@ -64,12 +64,12 @@ export async function connect(io: Io, options: CommonOptions): Promise<Torpor> {
         'Start Torpor with `npm start`, or set TORPOR_API_URL and TORPOR_API_KEY to those of a running server. Only root can read the key in a data directory.',
     });
   }
-  // Loaded here: help and versions do without.
+  // Loaded here, because help and versions do not need it.
   const { Torpor } = await import('@torpor/sdk');
   return new Torpor({ apiUrl, apiKey });
 }
 
-/** Why the data directory gives no key. */
+/** Why there is no key from the data directory. */
 async function keyFileState(dataDir: string): Promise<string> {
   try {
     await access(join(dataDir, 'credentials.json'), constants.R_OK);
@@ -94,7 +94,7 @@ function stringField(value: unknown, name: string): string | undefined {
   return typeof field === 'string' ? field : undefined;
 }
 
-/** Undefined where the file is missing, unreadable for this user, or being replaced. */
+/** Undefined if the file is missing, unreadable for this user, or being replaced. */
 async function readJson(path: string): Promise<unknown> {
   try {
     return JSON.parse(await readFile(path, 'utf8'));

@@ -6,9 +6,9 @@ import { printStatus } from '../output/progress.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
 
 /**
- * Creates a sandbox, uses it, and destroys it, whatever happens. An interrupt
- * while it is being created does not break off the create (the server would finish
- * it, and nobody would know the sandbox): it is waited for and undone.
+ * Creates a sandbox, uses it, and destroys it in any case. An interrupt during the
+ * create does not abort the request, because the server would finish it and the
+ * sandbox's id would be lost: it waits for the sandbox, and destroys it.
  */
 export async function withTemporarySandbox(
   io: Io,

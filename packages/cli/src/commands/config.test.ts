@@ -20,13 +20,13 @@ const env = () => ({
   DATABASE_URL: `postgres://torpor:${SECRETS[0]}@db/torpor`,
 });
 
-/** The lines of a table: its cells by the first of them. */
+/** The cells of a table's lines, by the first cell. */
 function cells(table: string): Record<string, string[]> {
   const rows = table.split('\n').map((line) => line.split(/ {2,}/));
   return Object.fromEntries(rows.map(([name = '', ...others]) => [name, others]));
 }
 
-test('every setting is listed with its value and where that comes from', async () => {
+test('every setting is listed with its value and its origin', async () => {
   const file = join(dataDir, 'torpor.toml');
   await writeFile(file, 'port = 8080\nguest_timeout = "300"\nqemu = "bin/qemu"\n');
   const { stdout, exitCode } = await cli(['config', '--api-url', 'http://h:1'], { env: env() });
@@ -54,7 +54,7 @@ test('every setting is listed with its value and where that comes from', async (
   for (const secret of SECRETS) expect(stdout).not.toContain(secret);
 });
 
-test('with --json too, for programs', async () => {
+test('also with --json, for programs', async () => {
   const { stdout, exitCode } = await cli(['config', '--json'], { env: env() });
   expect(exitCode).toBe(0);
   const { file, settings } = JSON.parse(stdout);
@@ -75,7 +75,7 @@ test('with --json too, for programs', async () => {
 });
 
 test.each([['config'], ['ls'], ['up'], ['env'], ['doctor'], ['image', 'ls']])(
-  'torpor %s %s refuses a file with a name that is no setting, and says which it may be',
+  'torpor %s %s refuses a file with an unknown setting, and suggests the nearest one',
   async (...command) => {
     await writeFile(join(dataDir, 'torpor.toml'), 'prot = 8080\n');
     const { stdout, stderr, exitCode } = await cli(command, { env: env() });
@@ -85,7 +85,7 @@ test.each([['config'], ['ls'], ['up'], ['env'], ['doctor'], ['image', 'ls']])(
   },
 );
 
-test('a file that --config names says where the server is', async () => {
+test('a file that --config names sets the address of the server', async () => {
   const file = join(dataDir, 'other.toml');
   await writeFile(file, `data_dir = "."\nport = 1234\napi_key = "tpr_1"\n`);
   const { stdout, exitCode } = await cli(['env', '--json', '--config', file], { env: {} });

@@ -39,7 +39,7 @@ export function registerCp(cli: CliContext): void {
     .action(
       cli.action(
         async (source: string, destination: string, options: CpOptions, _command: Command) => {
-          // Loaded here, because the help of all commands does without.
+          // Loaded here, because the help of all commands does not need it.
           const { runCopy } = await import('../transfer/run-copy.ts');
           const transfer = parseTransfer(source, destination);
           return await cli.withTorpor(options, (torpor) => runCopy(cli, torpor, transfer, options));

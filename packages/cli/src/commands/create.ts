@@ -7,7 +7,7 @@ import { json, line } from '../io.ts';
 import { printStatus } from '../output/progress.ts';
 import { reportTimings } from '../output/timings.ts';
 
-/** Options of the commands that make a sandbox. */
+/** Options of the commands that create a sandbox. */
 export interface CreateOptions extends CommonOptions {
   readonly template?: string;
   readonly vcpus?: number;
@@ -50,7 +50,7 @@ export function addCreateOptions(command: Command): Command {
     .option('--no-internet', 'block access to the internet');
 }
 
-/** Those of them that a command line has. */
+/** The create options that were given on the command line. */
 export function givenCreateOptions(command: Command): readonly Option[] {
   const names = new Set(addCreateOptions(new Command()).options.map(({ long }) => long));
   return command.options.filter(

@@ -15,7 +15,7 @@ interface DoctorOptions extends CommonOptions {
 }
 
 const MARKS = { found: '✓', absent: '-', degraded: '!', missing: '✗' } as const;
-/** A server that is not there is known at once; one that is slow is there. */
+/** Long, because a slow server is running; if there is none, the connection fails at once. */
 const HEALTH_TIMEOUT_MS = 15_000;
 
 export function registerDoctor(cli: CliContext): void {
@@ -27,7 +27,7 @@ export function registerDoctor(cli: CliContext): void {
     .option('--probe', 'try KVM again, even if the result of an earlier probe is known')
     .action(
       cli.action(async (options: DoctorOptions, _command: Command) => {
-        // Loaded here, because it brings in the host's side, which most commands do without.
+        // Loaded here, because it loads the code of the host, which most commands do not need.
         const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
           '@torpor/agent/host-setup'
         );
@@ -87,7 +87,7 @@ function requirementRemedy(remedy: string, packages: readonly string[]): string 
     : `${remedy} On Debian, \`torpor setup\` does it (${packages.join(', ')}).`;
 }
 
-/** Whether a Torpor serves where clients would look for it. None running is no fault. */
+/** Whether a server responds at the address that clients use. None is not a fault. */
 async function serverFact(config: Config): Promise<Fact> {
   const { apiUrl } = await findEndpoint(config);
   try {

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { quoteForShell } from './env.ts';
 
-test('a shell reads back what was quoted, whatever it is', () => {
+test('a shell reads back any quoted value', () => {
   const value = fc
     .string({ unit: 'grapheme', maxLength: 40 })
     .map((text) => text.replaceAll('\0', ''));

@@ -22,7 +22,7 @@ export function registerEnv(cli: CliContext): void {
     );
 }
 
-/** The variables in which clients find the API. Throws `not_found` if there is no key. */
+/** The environment variables for clients of the API. Throws `not_found` if there is no key. */
 export function endpointVariables({ apiUrl, apiKey, dataDir }: Endpoint): Record<string, string> {
   if (apiKey === undefined) {
     throw new TorporError('not_found', `There is no API key in ${dataDir}.`, {
@@ -33,13 +33,13 @@ export function endpointVariables({ apiUrl, apiKey, dataDir }: Endpoint): Record
     TORPOR_API_URL: apiUrl,
     TORPOR_API_KEY: apiKey,
     TORPOR_DATA_DIR: dataDir,
-    // Older E2B clients insist on their own prefix; the key is the same.
+    // Older E2B clients require their own prefix; the key is the same.
     E2B_API_KEY: apiKey.replace(/^tpr_/, 'e2b_'),
     E2B_API_URL: apiUrl,
   };
 }
 
-/** One word for any POSIX shell, whatever is in it. */
+/** Quotes any value as one word of a POSIX shell. */
 export function quoteForShell(value: string): string {
   return `'${value.replaceAll("'", `'\\''`)}'`;
 }

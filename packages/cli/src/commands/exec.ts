@@ -22,7 +22,7 @@ export function registerExec(cli: CliContext, args: readonly string[]): void {
       'exec <id> <command...>',
       'run a program in a sandbox, connected to the standard streams',
     )
-    // With `--`, our options may stand on both sides of the id; without, all after it is the program's.
+    // With `--`, our options may be on both sides of the id; without it, only before the id.
     .passThroughOptions(!args.includes('--'))
     .option(
       '-e, --env <name=value>',

@@ -40,7 +40,7 @@ Examples:
         const forwardings = ports.map(parseForwarding);
         return cli.withSandbox(options, id, async (sandbox) => {
           if (sandbox.info.status !== 'running') {
-            // Unless it runs by now, the API says what to do.
+            // Unless it is running by now, the API's error says what to do.
             await sandbox.processes.list();
             await sandbox.refresh();
           }
@@ -111,7 +111,7 @@ function cannotListen(cause: unknown, { local, remote }: Forwarding): TorporErro
   );
 }
 
-/** Each direction is closed by itself; an error on either side closes both. */
+/** Each direction is closed separately; an error on either side closes both. */
 function join(from: Socket, to: Socket): void {
   from.pipe(to);
   from.on('error', () => to.destroy());

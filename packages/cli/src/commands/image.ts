@@ -115,7 +115,7 @@ server uses the cache.`,
 }
 
 async function openStore({ io }: CliContext, options: CommonOptions) {
-  // Loaded here: most commands do without the host's side.
+  // Loaded here, because most commands do not need the code of the host.
   const { openImageStore } = await import('@torpor/agent/guest-artifacts');
   const { cacheDir, dataDir } = await readConfig(io, options);
   return openImageStore(cacheDir, dataDir);

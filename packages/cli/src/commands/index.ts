@@ -5,7 +5,7 @@ type Register = (cli: CliContext, args: readonly string[]) => void;
 interface CommandEntry {
   readonly name: string;
   readonly alias?: string;
-  /** Loads what registers it with commander, and with it all that the command needs. */
+  /** Loads the command's code, and returns the function that registers it with commander. */
   readonly load: () => Promise<Register>;
 }
 
@@ -41,8 +41,8 @@ const COMMANDS: readonly CommandEntry[] = [
 const VERSION_OPTIONS = ['-V', '--version'];
 
 /**
- * Registers the command that a command line names, which alone is loaded; all of them where
- * it names none that is known, for the help and for suggestions.
+ * Loads and registers only the command that the command line names, or all of them if it names
+ * no known one, for the help and for suggestions.
  */
 export async function registerCommands(cli: CliContext, args: readonly string[]): Promise<void> {
   const [first = ''] = args;

@@ -19,7 +19,7 @@ export function registerInfo(cli: CliContext): void {
   );
 }
 
-/** What there is to know, under the names of the options that set it and of the columns of `ls`. */
+/** The properties, named like the options that set them and like the columns of `ls`. */
 function properties(info: SandboxInfo): Record<string, string | undefined> {
   return {
     id: info.id,

@@ -48,7 +48,7 @@ export function registerLogs(cli: CliContext): void {
     );
 }
 
-/** The console is a bounded file without offsets: what is new is found by comparing. */
+/** The console is a bounded file without offsets: new output is found by comparing. */
 async function follow(io: Io, sandbox: Sandbox, first: Buffer): Promise<number> {
   const interrupted = new AbortController();
   const unsubscribe = io.onSignal((signal) => interrupted.abort(signal));

@@ -34,7 +34,7 @@ export function addProgramOptions(command: Command): Command {
     .addOption(new Option('--tty', 'run it on a terminal').conflicts(['detach', 'json', 'stdin']));
 }
 
-/** Runs a program as the options say, and returns the status to exit with. */
+/** Runs a program with the options, and returns the exit status. */
 export async function runProgram(
   io: Io,
   sandbox: Sandbox,
@@ -58,7 +58,7 @@ export async function runProgram(
   }
 }
 
-/** The API counts whole seconds, and names those in its error. */
+/** Replaces the whole seconds in the API's error with the timeout as given. */
 function withTimeoutAsGiven(reason: unknown, timeoutMs: number): unknown {
   if (!(reason instanceof TorporError) || reason.code !== 'timeout') return reason;
   const given = timeoutMs < 1000 ? `${timeoutMs} ms` : `${timeoutMs / 1000} s`;

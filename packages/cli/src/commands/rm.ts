@@ -12,7 +12,7 @@ interface RmOptions extends CommonOptions {
   readonly yes?: boolean;
 }
 
-/** Each destroy waits for a VMM to exit; more at once would only queue up there. */
+/** Each destroy waits for a VMM to exit; more at once would only queue on the host. */
 const CONCURRENCY = 4;
 
 export function registerRm(cli: CliContext): void {
@@ -46,13 +46,13 @@ async function confirmed({ io }: CliContext, count: number, options: RmOptions):
     });
   }
   const { confirm, isCancel } = await import('@clack/prompts');
-  const answer = await confirm({
+  const confirmed = await confirm({
     message: `Destroy ${count === 1 ? 'one sandbox' : `all ${count} sandboxes`}?`,
     initialValue: false,
     input: io.stdin,
     output: io.stderr,
   });
-  return !isCancel(answer) && answer;
+  return !isCancel(confirmed) && confirmed;
 }
 
 async function remove(

@@ -48,7 +48,7 @@ export function registerShell(cli: CliContext): void {
     );
 }
 
-/** A sandbox that exists is as it is, and a terminal has no JSON. `--env` is the shell's as well. */
+/** Options of `create` do not apply to an existing sandbox, except `--env`, nor `--json` to a terminal. */
 function refuseUnused(id: string | undefined, options: ShellOptions, command: Command): void {
   if (options.json) {
     throw new TorporError('invalid_request', 'A shell has no JSON output.', {
@@ -68,7 +68,7 @@ function refuseUnused(id: string | undefined, options: ShellOptions, command: Co
   );
 }
 
-/** An interactive shell ignores other requests to exit than its terminal's hang-up, which it passes on to its jobs. */
+/** An interactive shell ignores termination signals except SIGHUP, which it passes on to its jobs. */
 function hangUp(): 'SIGHUP' {
   return 'SIGHUP';
 }

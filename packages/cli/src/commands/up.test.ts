@@ -17,7 +17,7 @@ test.each([
   expect(byOption.stderr).toMatch(remedy);
 });
 
-test('the help of torpor up tells of it', async () => {
+test('the help of torpor up describes it', async () => {
   const { stdout } = await cli(['up', '--help']);
   expect(stdout).toMatch(/--guest-timeout <time>/);
   expect(stdout).toMatch(/TORPOR_GUEST_TIMEOUT/);

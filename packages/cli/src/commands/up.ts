@@ -78,7 +78,7 @@ async function start(
   config: Config,
   stop: StopRequest,
 ): Promise<Platform> {
-  // Loaded here: most commands do without the server's side.
+  // Loaded here, because most commands do not need the server's code.
   const { assertHostReady, requirementsFor, setUpHost } = await import('@torpor/agent/host-setup');
   const requirements = requirementsFor(hostSettings(config));
   if (options.setup) await setUpHost({ report: setupReport(io), requirements });

@@ -1,5 +1,5 @@
-// Preloaded by `torpor node`: programs anywhere find the SDK of this installation, unless
-// they have one of their own.
+// Preloaded by `torpor node`: programs in any directory find the SDK of this installation,
+// unless they have their own.
 import { registerHooks } from 'node:module';
 
 registerHooks({

@@ -1,9 +1,9 @@
-/** How much of the old end is looked for in the new content. */
+/** How much of the end of the old content is searched for in the new content. */
 const ANCHOR_BYTES = 256;
 
 /**
- * What was appended to a bounded log between two readings: the new content after
- * the place where the old one stopped, or all of it if that place was dropped.
+ * The part that was appended to a bounded log between two reads: the new content after
+ * the end of the old one, or all of it if that was dropped.
  */
 export function appendedPart(previous: Buffer, current: Buffer): Buffer {
   if (current.length >= previous.length && current.subarray(0, previous.length).equals(previous)) {

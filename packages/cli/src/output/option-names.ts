@@ -1,6 +1,6 @@
 import type { TorporError } from '@torpor/sdk/basics';
 
-/** Options of the SDK, and what the user of a command wrote for them. */
+/** Options of the SDK, and the command-line options for them. */
 const OPTION_NAMES: Readonly<Record<string, string>> = {
   template: '--template',
   vcpus: '--vcpus',
@@ -32,8 +32,8 @@ const OPTION_NAMES: Readonly<Record<string, string>> = {
 };
 
 /**
- * The sentence of an error. Where it is about options of the SDK, it names what was written
- * on the command line: `--memory must be 128 to 2048 MiB on this host`.
+ * The message of an error. If it is about options of the SDK, it names those of the command
+ * line: `--memory must be 128 to 2048 MiB on this host`.
  */
 export function commandLineMessage({ message, issues }: TorporError): string {
   if (issues.length === 0) return message;
@@ -45,7 +45,7 @@ export function commandLineMessage({ message, issues }: TorporError): string {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }
 
-/** What the user wrote for an option of the SDK; `args.3` is the fourth argument. */
+/** The command-line option for an option of the SDK; `args.3` is the fourth argument. */
 export function optionName(field: string): string {
   const [first = '', ...rest] = field.split('.');
   if (first === 'args' && /^\d+$/.test(rest[0] ?? '')) return `argument ${Number(rest[0]) + 1}`;

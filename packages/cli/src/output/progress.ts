@@ -5,8 +5,8 @@ import { type Io, line } from '../io.ts';
 const REDRAW_INTERVAL_MS = 100;
 
 /**
- * One line on standard error with the progress of a transfer. Silent where
- * standard error is no terminal.
+ * One line on standard error with the progress of a transfer. Silent if
+ * standard error is not a terminal.
  */
 export class TransferProgress implements Disposable {
   readonly #io: Io;

@@ -10,7 +10,7 @@ export interface ReportOptions {
   readonly debug?: boolean;
 }
 
-/** Prints an error as a sentence and what to do. */
+/** Prints an error and its remedy. */
 export async function reportError(
   io: Io,
   error: TorporError,

@@ -8,7 +8,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
     "Kill other programs. This kills all programs of unprivileged users: torpor exec -u root <id> -- sh -c 'echo 1 > /sys/fs/cgroup/programs/unprivileged/cgroup.kill'",
 };
 
-/** Reports that a program failed because the sandbox ran out of something; the program itself could not. */
+/** Reports that a program failed because the sandbox ran out of a resource; the program itself could not. */
 export function reportExhaustion(io: Io, { error }: Pick<ExitStatus, 'error'>): void {
   const what = /: out of (memory|processes)$/.exec(error ?? '')?.[1];
   if (what === undefined) return;

@@ -10,7 +10,7 @@ export function formatTimings(timings: Timings): string {
     .join(' · ');
 }
 
-/** Prints on standard error how long the phases took: on a terminal, and if asked to. */
+/** Prints on standard error how long the phases took: on a terminal, or if requested. */
 export async function reportTimings(
   io: Io,
   timings: Timings | undefined,

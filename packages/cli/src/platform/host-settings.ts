@@ -1,7 +1,7 @@
 import type { HostSettings } from '@torpor/agent';
 import type { Config } from '@torpor/control-plane/config';
 
-/** The settings that concern the host, as its agent takes them. */
+/** The settings of the host, in the form that its agent expects. */
 export function hostSettings(config: Config): HostSettings {
   const { dataDir, cacheDir, vmm, accelerator, qemu, firecracker, jailer } = config;
   return {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { readableLine } from './logger.ts';
 
-test('a log entry is one line for people: time, level, sentence, cause, the rest', () => {
+test('a log entry is one line for people: time, level, message, cause, other fields', () => {
   const entry = JSON.stringify({
     level: 40,
     time: Date.UTC(2030, 0, 1, 12, 34, 56),

@@ -2,13 +2,13 @@ import type { Config } from '@torpor/control-plane/config';
 import { type Logger, pino } from 'pino';
 import type { Io, OutputStream } from '../io.ts';
 
-/** Fields that pino adds and a person does not read. */
+/** Fields that pino adds and that are not shown to people. */
 const HIDDEN = new Set(['level', 'time', 'pid', 'hostname', 'msg', 'err', 'part']);
 
 export interface LoggerOptions {
-  /** Whether the command prints for programs, also on a terminal. */
+  /** Whether to write JSON lines also to a terminal. */
   readonly asJson: boolean;
-  /** Undefined: `info`, and for a terminal only what is wrong. */
+  /** If undefined, `info`, and `warn` for a terminal. */
   readonly level: Config['logLevel'];
 }
 
@@ -29,7 +29,7 @@ function readableLines(stream: OutputStream) {
   };
 }
 
-/** One entry of the log for a person: time, level, sentence, and what else it says. */
+/** One log entry for people: time, level, message, cause, and the other fields. */
 export function readableLine(entry: string): string {
   const fields: Record<string, unknown> = JSON.parse(entry);
   const time = new Date(Number(fields.time)).toISOString().slice(11, 19);

@@ -6,10 +6,10 @@ const SAME_EVENT_MS = 500;
 
 /**
  * Sends this process SIGTERM when the npm that started it has exited: a signal to npm
- * terminates its shell only, and this process would continue as an orphan. Nothing announces
- * that, but its parent is another process afterwards. It is not sent where a signal already
- * reached this process for the same reason: one that terminated npm too (a closed terminal,
- * Ctrl-\), or one that follows from npm's exit. Does nothing in a process that npm did not start.
+ * terminates only its shell, and this process would continue as an orphan. It is noticed by the
+ * changed parent pid. No SIGTERM is sent if a signal has already reached this process for the
+ * same reason: one that also terminated npm (a closed terminal, Ctrl-\), or one that follows from
+ * npm's exit. Does nothing in a process that npm did not start.
  */
 export function terminateWithNpm(): void {
   if (process.env.npm_lifecycle_event === undefined) return;

@@ -10,11 +10,11 @@ export interface PlatformOptions {
   readonly version: string;
   readonly logger: Logger;
   readonly onProgress: (progress: Progress) => void;
-  /** Called when a client of the host agent asked the whole host to stop. */
+  /** Called when a client of the host agent requests a stop of the host. */
   readonly onTerminate: () => void;
 }
 
-/** Control plane and host agent in one process, joined without a socket. */
+/** Control plane and host agent in one process, connected without a socket. */
 export class Platform {
   readonly apiUrl: string;
   readonly accelerator: AcceleratorChoice;
@@ -28,7 +28,7 @@ export class Platform {
     this.accelerator = agent.accelerator;
   }
 
-  /** Starts both; on failure nothing is left running but the sandboxes that ran before. */
+  /** Starts both. On failure, nothing keeps running except earlier sandboxes. */
   static async start(options: PlatformOptions): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
     const { config, logger } = options;
@@ -61,7 +61,7 @@ export class Platform {
     try {
       await this.#controlPlane.close({ destroyAll });
     } finally {
-      // Also those that the database does not know.
+      // Also those without a row in the database.
       await this.#agent.close({ destroyAll });
     }
   }

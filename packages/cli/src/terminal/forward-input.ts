@@ -1,7 +1,7 @@
 import type { ExecSession } from '@torpor/sdk';
 import type { Io } from '../io.ts';
 
-/** A program that exits without reading its input is judged by its status, so errors here are none. */
+/** Ignores errors: it is not an error if a program exits without reading its input. */
 export async function forwardInput(io: Io, session: ExecSession): Promise<void> {
   try {
     for await (const chunk of io.stdin) await session.write(chunk);

@@ -1,7 +1,7 @@
 import type { ExecSession, ExecStreamOptions, Sandbox } from '@torpor/sdk';
 import { TorporError } from '@torpor/sdk/basics';
 import { EXIT, exitCodeOfProgram, exitCodeOfSignal } from '../exit-codes.ts';
-import { type Io, ReaderGone } from '../io.ts';
+import { type Io, OutputClosed } from '../io.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
 import { forwardInput } from './forward-input.ts';
 import { SignalRelay } from './signal-relay.ts';
@@ -12,11 +12,11 @@ export interface AttachedOptions extends Omit<ExecStreamOptions, 'stdin' | 'sign
 }
 
 /**
- * Runs a program in a sandbox with our standard streams, and returns the status to exit
- * with. The first termination signal is passed on to the program, the second kills it, the
- * third no longer waits for it, nor does one that the guest does not take. A program that
- * exits after the first signal is judged by its own status; otherwise the status is that of
- * the first signal.
+ * Runs a program in a sandbox with our standard streams, and returns the exit status.
+ * The first termination signal is passed on to the program, the second kills it, and after the
+ * third, or one that the guest does not accept, it is no longer waited for. If the program
+ * exits after the first signal, the exit status is its own; otherwise it is that of the first
+ * signal.
  */
 export async function runAttached(
   io: Io,
@@ -37,13 +37,13 @@ export async function runAttached(
         : await Promise.race([followProgram(io, session, { stdin, signals }), abandoned]);
     return signals.exitCode(status) ?? EXIT.ok;
   } finally {
-    // Closing the stream kills a program that still runs.
+    // Closing the stream kills a program that is still running.
     void opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => undefined);
     if (stdin) io.stdin.destroy();
   }
 }
 
-/** Connects the streams; returns the status to exit with once the program has exited. */
+/** Connects the streams; returns the exit status once the program has exited. */
 async function followProgram(
   io: Io,
   session: ExecSession,
@@ -57,13 +57,13 @@ async function followProgram(
   return exitCodeOfProgram(exit);
 }
 
-/** False if nobody reads our output any more. */
+/** False if our output has no reader any more. */
 async function forwardOutput(io: Io, session: ExecSession, signals: SignalRelay): Promise<boolean> {
   for await (const { stream, data } of session.output()) {
     try {
       await signals.print(stream === 'stdout' ? io.stdout : io.stderr, data);
     } catch (error) {
-      if (error instanceof ReaderGone) return false;
+      if (error instanceof OutputClosed) return false;
       throw error;
     }
   }

@@ -7,8 +7,8 @@ import { forwardInput } from './forward-input.ts';
 import type { AttachedOptions } from './run-attached.ts';
 
 /**
- * Runs a program in a sandbox, prints its result as one JSON object, and returns the status
- * to exit with. A termination signal gives up the call, which kills the program.
+ * Runs a program in a sandbox, prints its result as one JSON object, and returns the exit
+ * status. A termination signal aborts the call, which kills the program.
  */
 export async function runCollected(
   io: Io,
@@ -29,7 +29,7 @@ export async function runCollected(
     return exitCodeOfProgram(exit);
   } finally {
     unsubscribe();
-    // Closing the stream kills a program that still runs.
+    // Closing the stream kills a program that is still running.
     void opening.then((opened) => opened[Symbol.asyncDispose]()).catch(() => undefined);
     if (stdin) io.stdin.destroy();
   }
@@ -52,7 +52,7 @@ async function collect(io: Io, session: ExecSession, stdin: boolean) {
   };
 }
 
-/** The beginning of what a program printed, as much as the API keeps of it. */
+/** The beginning of a program's output, up to the API's limit. */
 class BoundedOutput {
   readonly #chunks: Uint8Array[] = [];
   #bytes = 0;

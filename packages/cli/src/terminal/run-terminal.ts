@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { PtyOptions, PtySession, Sandbox, TerminalSize } from '@torpor/sdk';
 import { TorporError } from '@torpor/sdk/basics';
 import { EXIT, exitCodeOfProgram } from '../exit-codes.ts';
-import { type Io, ReaderGone } from '../io.ts';
+import { type Io, OutputClosed } from '../io.ts';
 import { printStatus } from '../output/progress.ts';
 import { reportExhaustion } from '../output/report-exhaustion.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
@@ -17,15 +17,15 @@ const END_OF_INPUT_INTERVAL_MS = 1000;
 
 export interface TerminalOptions
   extends Pick<PtyOptions, 'cmd' | 'args' | 'cwd' | 'user' | 'envs'> {
-  /** What a termination signal to us is for the program; the same if omitted. */
+  /** Maps a termination signal to us to one for the program; the same signal if omitted. */
   readonly passOn?: (signal: TerminationSignal) => TerminationSignal;
 }
 
 /**
  * Connects our terminal with a program on a terminal in the sandbox, and returns
- * the status to exit with. Ours is in raw mode meanwhile, so that every key goes
- * through, and always restored. If the connection is lost, the program lives on
- * and is found again.
+ * the exit status. Ours is in raw mode meanwhile, so that every key is passed on, and
+ * always restored. If the connection is lost, the program keeps running, and we
+ * reconnect to it.
  */
 export async function runTerminal(
   io: Io,
@@ -33,9 +33,9 @@ export async function runTerminal(
   { passOn, ...options }: TerminalOptions,
 ): Promise<number> {
   await using resources = new AsyncDisposableStack();
-  // A terminal that was closed, which can be at any time; a SIGHUP comes with it.
+  // The terminal can be closed at any time; a SIGHUP follows.
   io.stdin.on('error', () => undefined);
-  // In raw mode Ctrl-C is a key, so a signal comes from outside, or our input is no terminal.
+  // In raw mode Ctrl-C is a key: a signal is from another process, or our input is not a terminal.
   const signals = resources.use(new SignalRelay(io, sandbox, passOn));
   const size = terminalSize(io);
   const opening = sandbox.pty({
@@ -83,7 +83,7 @@ export async function runTerminal(
         await abandon(sandbox, session);
         return signals.exitCode(undefined) ?? EXIT.ok;
       }
-      if (reason instanceof ReaderGone) throw reason;
+      if (reason instanceof OutputClosed) throw reason;
       const error = TorporError.from(reason);
       if (error.code !== 'host_unavailable') throw error;
       const { tag } = session;
@@ -96,7 +96,7 @@ export async function runTerminal(
   }
 }
 
-/** Passes our input on as keys that are typed, until the returned function is called. */
+/** Passes our input on as typed keys, until the returned function is called. */
 function forwardKeys(io: Io, type: (keys: Buffer | string) => Promise<void>): () => void {
   const onInput = (chunk: Buffer) => {
     io.stdin.pause();
@@ -105,8 +105,8 @@ function forwardKeys(io: Io, type: (keys: Buffer | string) => Promise<void>): ()
       () => io.stdin.resume(),
     );
   };
-  // End of file of a pipe is what Ctrl-D is on a terminal. A program that is just setting up
-  // its terminal loses one, so it is typed again for whatever reads next.
+  // The end of file of a pipe is Ctrl-D on a terminal. A program that is just setting up its
+  // terminal loses it, so it is typed again for the next reader.
   let typingEnd: NodeJS.Timeout | undefined;
   const typeEnd = () => void type('\x04').catch(() => undefined);
   const onEnd = () => {
@@ -123,15 +123,15 @@ function forwardKeys(io: Io, type: (keys: Buffer | string) => Promise<void>): ()
   };
 }
 
-/** Kills a program that nobody can come back to: its tag was never shown. */
+/** Kills a program that cannot be connected to again, because its tag was never shown. */
 async function abandon(sandbox: Sandbox, session: PtySession): Promise<void> {
   const signal = AbortSignal.timeout(KILL_TIMEOUT_MS);
   await sandbox.processes.kill(session.pid, { signal }).catch(() => undefined);
 }
 
 /**
- * Raw mode if our input is a terminal, also after we were stopped and continued. Returns
- * what restores it; so does the exit of the process.
+ * Sets raw mode if our input is a terminal, and again after we were stopped and continued.
+ * Returns a function that restores the mode; so does the exit of the process.
  */
 function makeRaw(io: Io): () => void {
   if (!io.stdin.isTTY || io.stdin.setRawMode === undefined) return () => undefined;
@@ -148,8 +148,8 @@ function makeRaw(io: Io): () => void {
 
 function setRaw(io: Io): void {
   io.stdin.setRawMode?.(true);
-  // Node's raw mode goes on turning line feeds into new lines, which the terminal in the
-  // sandbox has done already; full-screen programs count on a plain line feed.
+  // Node's raw mode still converts line feeds to new lines, which the terminal in the sandbox has
+  // already done; full-screen programs rely on a plain line feed.
   if (io.stdin.fd !== undefined) {
     spawnSync('stty', ['-opost'], { stdio: [io.stdin.fd, 'ignore', 'ignore'] });
   }
@@ -168,7 +168,7 @@ async function reconnect(io: Io, sandbox: Sandbox, tag: string): Promise<PtySess
   }
 }
 
-/** Of whichever output is the terminal: the other may be redirected. */
+/** The size of the output that is a terminal; the other may be redirected. */
 function terminalSize({ stdout, stderr }: Io): TerminalSize {
   const { columns, rows } = [stdout, stderr].find(({ isTTY }) => isTTY) ?? {};
   return { cols: columns || 80, rows: rows || 24 };
@@ -177,7 +177,7 @@ function terminalSize({ stdout, stderr }: Io): TerminalSize {
 function terminalEnvironment({ env }: Io): Record<string, string> {
   const { TERM, COLORTERM } = env;
   return {
-    // A guest has the descriptions of the common terminals only.
+    // A guest has only the descriptions of the common terminals.
     TERM:
       TERM !== undefined && /^(xterm|screen|tmux|linux|vt100)/.test(TERM) ? TERM : 'xterm-256color',
     ...(COLORTERM === undefined ? {} : { COLORTERM }),

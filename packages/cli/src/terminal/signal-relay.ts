@@ -4,18 +4,18 @@ import { exitCodeOfSignal } from '../exit-codes.ts';
 import { type Io, type OutputStream, TerminalClosed, write } from '../io.ts';
 import type { TerminationSignal } from '../termination-signals.ts';
 
-/** With the third signal we stop waiting for the program. */
+/** At the third signal we stop waiting for the program. */
 const SIGNALS_UNTIL_ABANDONED = 3;
-/** A guest that has not taken a signal by then hangs, and the program with it. */
+/** A guest that has not accepted a signal by then hangs, and the program with it. */
 const DELIVERY_TIMEOUT_MS = 10_000;
 
 /**
  * Passes our termination signals on to a program in a sandbox. The first is passed on, the
- * second kills the program, the third no longer waits for it, nor does one that the guest
- * does not take. Signals that come before the program has started are kept for it.
+ * second kills the program, and after the third, or one that the guest does not accept, it is
+ * no longer waited for. Signals before the program has started are queued.
  */
 export class SignalRelay implements Disposable {
-  /** Resolves when the program is no longer to be waited for. */
+  /** Resolves when the program must no longer be waited for. */
   readonly abandoned: Promise<void>;
   readonly #sandbox: Sandbox;
   readonly #passOn: (signal: TerminationSignal) => TerminationSignal;
@@ -23,10 +23,10 @@ export class SignalRelay implements Disposable {
   readonly #abandon: () => void;
   readonly #unsubscribe: () => void;
   #pid: number | undefined;
-  /** That our terminal was closed was seen at our output, and its SIGHUP may still come. */
+  /** Our output has shown that the terminal was closed; its SIGHUP may still follow. */
   #expectsHangUp = false;
 
-  /** `passOn` returns what a signal to us is for the program. */
+  /** `passOn` maps a signal to us to one for the program. */
   constructor(
     io: Io,
     sandbox: Sandbox,
@@ -40,7 +40,7 @@ export class SignalRelay implements Disposable {
     this.#unsubscribe = io.onSignal((signal) => this.#onSignal(signal));
   }
 
-  /** The program has started. */
+  /** Must be called when the program has started. */
   started(pid: number): void {
     this.#pid = pid;
     const [early] = this.#signals;
@@ -48,8 +48,8 @@ export class SignalRelay implements Disposable {
   }
 
   /**
-   * The status to exit with: the program's if it got no other signal than one that we got
-   * too, that of our first signal otherwise. `status` is undefined if it was not waited for.
+   * The exit status: the program's if it received only signals that we received too, otherwise
+   * that of our first signal. `status` is undefined if the program was not waited for.
    */
   exitCode(status: number | undefined): number | undefined {
     const [first] = this.#signals;
@@ -59,8 +59,8 @@ export class SignalRelay implements Disposable {
   }
 
   /**
-   * Writes what the program printed. A terminal that was closed sends SIGHUP, to background
-   * jobs as well, and takes no output any more. Throws as {@link write} does.
+   * Writes output of the program. A closed terminal counts as a SIGHUP, also for background
+   * jobs, and accepts no more output. Throws as {@link write} does.
    */
   async print(stream: OutputStream, data: Uint8Array): Promise<void> {
     try {
@@ -91,11 +91,12 @@ export class SignalRelay implements Disposable {
     }
   }
 
-  /** Not through the stream, where it would wait behind the input that the program does not read. */
+  /** Not through the stream, where it would be queued after input that the program does not read. */
   #deliver(pid: number, name: TerminationSignal | 'SIGKILL'): void {
     const signal = AbortSignal.timeout(DELIVERY_TIMEOUT_MS);
     this.#sandbox.processes.kill(pid, { name, signal }).catch((reason: unknown) => {
-      // It may have exited by now, which the stream reports. A guest that takes no signal does not respond.
+      // It may have exited by now, which the stream reports. After other errors the guest does not
+      // respond.
       if (TorporError.from(reason).code !== 'not_found') this.#abandon();
     });
   }

@@ -24,7 +24,7 @@ export type Side =
   | { readonly kind: 'sandbox'; readonly path: string; readonly sandbox: Sandbox };
 
 export interface CopyOptions {
-  /** The user of the sandbox as whom its side is done. */
+  /** The user in the sandbox who copies. */
   readonly user: string | undefined;
   readonly archive: boolean;
   readonly signal: AbortSignal;
@@ -32,15 +32,15 @@ export interface CopyOptions {
   readonly onBytes: (bytes: number) => void;
 }
 
-/** After this long without data the far side gives up: the server may have been killed. */
+/** After this long without data the program in the sandbox gives up: the server may have been killed. */
 const SILENCE_LIMIT_MS = 60_000;
 const KEEPALIVE_INTERVAL_MS = 10_000;
-/** How long a far side may take to remove what it has made, once the copy is broken off. */
+/** How long the program in the sandbox may take to clean up after the copy is aborted. */
 const CLEAN_UP_MS = 5_000;
 const MAX_MESSAGE_BYTES = 4096;
 
 /**
- * Copies a file, or a directory with all that is in it. Both sides run the same code (`file-tree`
+ * Copies a file, or a directory with its content. Both sides run the same code (`file-tree`
  * of the agent), one here and one in the sandbox, or one in either sandbox. Throws
  * TorporError, or the reason of the signal; then nothing new is left at the destination.
  */
@@ -53,14 +53,14 @@ export async function copyTree(from: Side, to: Side, options: CopyOptions): Prom
       : sentBy(from.sandbox, from.path, { ...options, signal });
   const chunks = passedOn(source, { ...options, signal });
   try {
-    // Set-id bits of a file from elsewhere would give the rights of its new owner away.
+    // Set-id bits of a sandbox's file would give others the rights of its new owner.
     const keepSetId = from.kind === 'local' || options.archive;
     return to.kind === 'local'
       ? await unpackHere(to.path, chunks, keepSetId, options)
       : await receivedBy(to.sandbox, to.path, chunks, keepSetId, options);
   } finally {
-    // The source may be waiting for what never comes.
-    over.abort(new TorporError('conflict', 'The copy has ended.'));
+    // The source may be waiting for data that never arrives.
+    over.abort(new TorporError('conflict', 'The copy has finished.'));
   }
 }
 
@@ -116,7 +116,7 @@ async function receivedBy(
   keepSetId: boolean,
   { archive, user, signal, onOmission }: CopyOptions,
 ): Promise<Received> {
-  // Before the sandbox is bothered, there must be something to send.
+  // Nothing is started in the sandbox until there is something to send.
   const first = await chunks.next();
   await using session = await startFileTreeProgram(
     sandbox,
@@ -124,26 +124,26 @@ async function receivedBy(
     user,
   );
   const { promise: ready, resolve: setReady } = Promise.withResolvers<void>();
-  const answer = answerOf(session, setReady, onOmission);
+  const result = resultOf(session, setReady, onOmission);
   const sent = ready.then(() => sendAll(session, first, chunks));
   using aborted = abortOf(signal);
   try {
-    await Promise.race([sent, answer, aborted.promise]);
-    return await Promise.race([answer, aborted.promise]);
+    await Promise.race([sent, result, aborted.promise]);
+    return await Promise.race([result, aborted.promise]);
   } catch (error) {
-    // What ends early makes the far side remove what it has made, unless it was complete.
-    const end = session.closeStdin().then(() => answer);
+    // If its input stops early, the receiver removes what it has created, unless that was complete.
+    const end = session.closeStdin().then(() => result);
     const patience = delay(CLEAN_UP_MS, undefined, { ref: false });
     const complete = await Promise.race([end, patience]).catch(() => undefined);
     if (complete !== undefined) return complete;
     throw error;
   } finally {
-    answer.catch(() => undefined);
+    result.catch(() => undefined);
     sent.catch(() => undefined);
   }
 }
 
-/** Writes all of it, and a keepalive now and then while there is nothing to write. */
+/** Writes all chunks, and keepalives while there is nothing to write. */
 async function sendAll(
   session: ExecSession,
   first: IteratorResult<Buffer, void>,
@@ -164,8 +164,8 @@ function nap(): Promise<'nap'> {
   return delay(KEEPALIVE_INTERVAL_MS, 'nap', { ref: false });
 }
 
-/** What the far side of a copy into a sandbox returns. Throws TorporError. */
-async function answerOf(
+/** The result of the program in the sandbox. Throws TorporError. */
+async function resultOf(
   session: ExecSession,
   onReady: () => void,
   onOmission: (omission: Omission) => void,
@@ -190,7 +190,7 @@ async function answerOf(
   );
 }
 
-/** The first part of what a program printed on its standard error. */
+/** The beginning of a program's standard error. */
 class Messages {
   #text = '';
 
@@ -233,12 +233,12 @@ async function* passedOn(
       yield next.value;
     }
   } finally {
-    // It may be waiting for what never comes; so it is not waited for.
+    // Not awaited: it may be waiting for data that never arrives.
     source.return().catch(() => undefined);
   }
 }
 
-/** A promise that fails with the signal's reason. */
+/** A promise that rejects with the signal's reason. */
 function abortOf(signal: AbortSignal): Disposable & { readonly promise: Promise<never> } {
   const { promise, reject } = Promise.withResolvers<never>();
   promise.catch(() => undefined);

@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/sdk/basics';
 
-/** One side of a copy: a path here, or one in a sandbox. */
+/** One side of a copy: a local path, or one in a sandbox. */
 export type Endpoint =
   | { readonly kind: 'local'; readonly path: string }
   | { readonly kind: 'sandbox'; readonly id: string; readonly path: string };
@@ -11,8 +11,8 @@ export interface Transfer {
 }
 
 /**
- * `ID:PATH` is in a sandbox, where no path is the home directory; everything else is a path
- * here. A local path with a colon is written with a slash in front of the colon: `./a:b`.
+ * `ID:PATH` is in a sandbox, and an empty path is the home directory; everything else is a local
+ * path. A local path with a colon needs a slash in front of the colon: `./a:b`.
  */
 export function parseEndpoint(text: string): Endpoint {
   const colon = text.indexOf(':');
@@ -26,7 +26,7 @@ export function parseEndpoint(text: string): Endpoint {
   return { kind: 'sandbox', id, path: path === '' ? '.' : path };
 }
 
-/** What a pair of arguments means. Throws `invalid_request` unless a side at least is a sandbox's. */
+/** Parses a pair of arguments. Throws `invalid_request` unless at least one side is in a sandbox. */
 export function parseTransfer(source: string, destination: string): Transfer {
   const from = parseEndpoint(source);
   const to = parseEndpoint(destination);
@@ -51,7 +51,7 @@ export function parseTransfer(source: string, destination: string): Transfer {
   return { from, to };
 }
 
-/** As it is written on a command line. */
+/** Formats an endpoint as on a command line. */
 export function formatEndpoint(endpoint: Endpoint): string {
   return endpoint.kind === 'local' ? endpoint.path : `${endpoint.id}:${endpoint.path}`;
 }

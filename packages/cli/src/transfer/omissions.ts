@@ -1,10 +1,10 @@
 import type { Omission } from '@torpor/agent/file-tree';
 import { type Io, line } from '../io.ts';
 
-/** More are counted and not named: a sandbox could produce them without end. */
+/** More are counted and not named: a sandbox could produce any number. */
 const MAX_NAMED = 10_000;
 
-/** What a copy left out, or could not copy as it was. */
+/** The files that a copy omitted, or could not copy exactly. */
 export class Omissions {
   readonly named: Omission[] = [];
   total = 0;
@@ -14,7 +14,7 @@ export class Omissions {
     if (this.named.length < MAX_NAMED) this.named.push(omission);
   }
 
-  /** A line on standard error for each. `root` is what an empty path means. */
+  /** Prints a line on standard error for each. `root` is shown for an empty path. */
   async report(io: Io, root: string): Promise<void> {
     for (const { path, reason } of this.named) {
       await line(
@@ -27,7 +27,7 @@ export class Omissions {
   }
 }
 
-/** Names come from anywhere: what would move the cursor is shown as an escape. */
+/** Names are untrusted: control characters are shown as escapes. */
 function printable(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
   return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (character) =>

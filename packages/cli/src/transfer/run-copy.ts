@@ -84,7 +84,7 @@ async function sideOf(torpor: Torpor, endpoint: Endpoint): Promise<Side> {
   return { kind: 'sandbox', path, sandbox: await findSandbox(torpor, id) };
 }
 
-/** What a FIFO or a terminal gave cannot be read again. In a sandbox, and a directory: known after the copy. */
+/** A FIFO or a terminal cannot be read again. Whether a sandbox's path is a file is known only after the copy. */
 async function assertCanBeReadAgain(from: Side): Promise<void> {
   const found = from.kind === 'local' ? await stat(from.path).catch(() => undefined) : undefined;
   if (found === undefined || found.isFile() || found.isDirectory()) return;
@@ -94,7 +94,7 @@ async function assertCanBeReadAgain(from: Side): Promise<void> {
   );
 }
 
-/** Shows the progress in a line on a terminal. */
+/** Copies, and shows the progress on a terminal. */
 async function copyWithProgress(
   io: Io,
   from: Side,
@@ -102,7 +102,7 @@ async function copyWithProgress(
   quiet: boolean,
   options: Omit<CopyOptions, 'onBytes'>,
 ): Promise<Received> {
-  // Only of a file here is it known how much there is to copy.
+  // The size is known only for a local file.
   const found = from.kind === 'local' ? await stat(from.path).catch(() => undefined) : undefined;
   const total = found?.isFile() ? found.size : undefined;
   using progress = new TransferProgress(io, basename(from.path), total, !quiet);
@@ -114,7 +114,7 @@ interface ChecksumOptions {
   readonly signal: AbortSignal;
 }
 
-/** Reads a file on both sides again and compares. Throws unless both are the same. */
+/** Compares the file on both sides by its checksum. Throws unless they are the same. */
 async function verify(
   from: Side,
   to: Side,

