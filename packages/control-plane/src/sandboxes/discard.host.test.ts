@@ -47,7 +47,7 @@ async function expectPendingDestroy(id: string): Promise<void> {
   expect((await member.get(id)).status).toBe('destroying');
   const logged = fleet.log().length;
   agent.becomeUnreachable();
-  await until(() => fleet.log().slice(logged).includes('its sandboxes are missing'));
+  await until(() => fleet.log().slice(logged).includes('its sandboxes were marked as missing'));
   expect((await member.get(id)).status).toBe('destroying');
   agent.destroyError = undefined;
   agent.becomeReachable();
