@@ -20,4 +20,4 @@ export { type PrunedArtifact, type PruneOptions, pruneGuestArtifacts } from './c
 export { createUpperDisk } from './disk/upper-disk.ts';
 export { type KernelArgumentOptions, kernelArguments } from './kernel-arguments.ts';
 export type { ArtifactKind, OnProgress, Progress } from './progress.ts';
-export { REQUIRED_TOOLS, type RequiredTool } from './required-tools.ts';
+export { isStaticProgram } from './required-tools.ts';

@@ -2,16 +2,16 @@ import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { TorporError } from '@torpor/protocol';
-import { parseElf } from './elf/elf.ts';
+import { isElf, parseElf } from './elf/elf.ts';
 
-export interface RequiredTool {
+interface RequiredTool {
   readonly command: string;
   /** The Debian package that has it. */
   readonly package: string;
 }
 
 /** The programs that this package runs or copies into guests. */
-export const REQUIRED_TOOLS: readonly RequiredTool[] = [
+const REQUIRED_TOOLS: readonly RequiredTool[] = [
   { command: 'apt-get', package: 'apt' },
   { command: 'dpkg-deb', package: 'dpkg' },
   { command: 'xz', package: 'xz-utils' },
@@ -52,8 +52,14 @@ export async function findProgram(command: string): Promise<string> {
 /** The path of busybox, which guests run without any library. Throws `host_setup` if it needs some. */
 export async function findStaticBusybox(): Promise<string> {
   const path = await findProgram('busybox');
-  if (parseElf(await readFile(path)).interpreter === undefined) return path;
+  if (await isStaticProgram(path)) return path;
   throw new TorporError('host_setup', 'busybox is not statically linked.', {
     remedy: 'Install the Debian package busybox-static.',
   });
+}
+
+/** Whether a file is an ELF program without an interpreter, which is to say that it needs no libraries. */
+export async function isStaticProgram(path: string): Promise<boolean> {
+  const file = await readFile(path);
+  return isElf(file) && parseElf(file).interpreter === undefined;
 }

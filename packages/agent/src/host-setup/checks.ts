@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
-import { access, open } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
+import { isStaticProgram } from '@torpor/images';
 import { findQemu } from '@torpor/vmm';
 import type { CheckResult } from './requirement.ts';
 
@@ -58,26 +59,6 @@ export function every(
     const bad = results.find(({ state }) => state !== 'found');
     return bad ?? { state: 'found', detail: results.map(({ detail }) => detail).join(', ') };
   };
-}
-
-/** Whether an ELF file has no interpreter, which is to say that it needs no libraries. */
-export async function isStaticProgram(path: string): Promise<boolean> {
-  await using file = await open(path, 'r');
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(4096), 0, 4096, 0);
-  const image = buffer.subarray(0, bytesRead);
-  const ELF_64 = 2;
-  if (image.length < 64 || image.toString('latin1', 0, 4) !== '\x7fELF' || image[4] !== ELF_64) {
-    return false;
-  }
-  const tableOffset = Number(image.readBigUInt64LE(32));
-  const entrySize = image.readUInt16LE(54);
-  const PT_INTERP = 3;
-  for (let index = 0; index < image.readUInt16LE(56); index++) {
-    const offset = tableOffset + index * entrySize;
-    if (offset + 4 > image.length) return false;
-    if (image.readUInt32LE(offset) === PT_INTERP) return false;
-  }
-  return true;
 }
 
 /** The initramfs holds busybox alone, so it must need no libraries. */
