@@ -1,9 +1,10 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
+import { currentKeys, listCacheUsers } from '@torpor/images';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -32,6 +33,14 @@ beforeAll(async () => {
 afterAll(async () => {
   await agent?.close({ destroyAll: true });
   if (dataDir !== undefined) await rm(dataDir, { recursive: true, force: true });
+});
+
+test('the cache knows which data directory uses what of it, so that pruning spares that', async () => {
+  const users = await listCacheUsers(CACHE_DIR);
+  const own = await realpath(dataDir);
+  expect(users.find((user) => user.dataDir === own)?.keys).toEqual(
+    await currentKeys({ cacheDir: CACHE_DIR }),
+  );
 });
 
 describe('a sandbox', () => {
