@@ -71,6 +71,29 @@ describe('inside a package', () => {
   });
 });
 
+describe.each(['agent', 'control-plane'])('inside %s', (name) => {
+  test('a folder imports only those below it in the table in docs/architecture.md', async () => {
+    const rows = await documentedFolders(name);
+    const rowOf = (file: string) => rows.get(file.split('/')[3] ?? '');
+    const upward = imports.filter(({ from, to }) => {
+      if (packageOf(from) !== name || isTest(from)) return false;
+      const [importing, imported] = [rowOf(from), rowOf(to ?? '')];
+      return importing !== undefined && imported !== undefined && imported < importing;
+    });
+    expect(upward.map(describeImport)).toEqual([]);
+  });
+
+  test('the table lists every folder, and no other', async () => {
+    const rows = await documentedFolders(name);
+    const entries = await readdir(join(REPOSITORY, 'packages', name, 'src'), {
+      withFileTypes: true,
+    });
+    const folders = entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
+    const documented = [...rows.keys()].filter((row) => !row.endsWith('.ts'));
+    expect(documented.sort()).toEqual(folders.sort());
+  });
+});
+
 describe('between packages', () => {
   test('the table in docs/architecture.md lists the arrows that there are, and no other', async () => {
     const documented = await documentedArrows();
@@ -135,5 +158,20 @@ async function documentedArrows(): Promise<Record<string, string[]>> {
       name,
       [...new Set(cell.match(/[a-z-]+/g))].filter((word) => names.has(word)).sort(),
     ]),
+  );
+}
+
+/** The folders and files that the table of a package's `src` lists, with the numbers of their rows. */
+async function documentedFolders(name: string): Promise<Map<string, number>> {
+  const text = await readFile(join(REPOSITORY, 'docs/architecture.md'), 'utf8');
+  const table = new RegExp(`\\| folder of \`${name}/src\`.*\\n(?:\\|.*\\n)+`).exec(text)?.[0] ?? '';
+  const cells = table.split('\n').map((row) => row.split('|')[1] ?? '');
+  return new Map(
+    cells.flatMap((cell, row) =>
+      [...cell.matchAll(/`([a-z-]+)(?:\/|(\.ts))`/g)].map(([, folder, ext = '']) => [
+        `${folder}${ext}`,
+        row,
+      ]),
+    ),
   );
 }

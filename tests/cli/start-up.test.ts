@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
+const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const LAUNCHER = fileURLToPath(new URL('../../packages/cli/bin/torpor', import.meta.url));
 const PRELOAD = new URL('../support/loaded-modules.mjs', import.meta.url).href;
 
@@ -40,9 +41,16 @@ test('a link to the launcher works anywhere, also where the PATH has no Node', (
 
 /** The packages that a command line loads. */
 async function packagesOf(...args: string[]): Promise<Set<string>> {
+  const urls = await modulesOf(LAUNCHER, args);
+  return new Set(urls.flatMap((url) => PACKAGE.exec(url)?.slice(1) ?? []));
+}
+
+/** The URLs of the modules that a program loads. */
+async function modulesOf(program: string, args: readonly string[]): Promise<string[]> {
   const log = join(directory, 'loaded');
   rmSync(log, { force: true });
-  const { stderr } = await promisify(execFile)(LAUNCHER, args, {
+  const { stderr } = await promisify(execFile)(program, args, {
+    cwd: REPOSITORY,
     env: {
       ...process.env,
       NODE_OPTIONS: `--import ${PRELOAD}`,
@@ -52,8 +60,7 @@ async function packagesOf(...args: string[]): Promise<Set<string>> {
     },
   });
   expect(stderr).toBe('');
-  const urls = readFileSync(log, 'utf8').split('\n');
-  return new Set(urls.flatMap((url) => PACKAGE.exec(url)?.slice(1) ?? []));
+  return readFileSync(log, 'utf8').split('\n');
 }
 
 const PACKAGE =
@@ -83,3 +90,17 @@ test('ls loads what a request needs, and nothing of streams, hosts or RPCs', asy
     'zod',
   ]);
 });
+
+test.each(['file-tree', 'guest-artifacts', 'host-setup'])(
+  '@torpor/agent/%s loads nothing that runs sandboxes',
+  async (entry) => {
+    const script = 'await import(process.argv[1]); process.exit()';
+    const args = ['--input-type=module', '-e', script, `@torpor/agent/${entry}`];
+    const urls = await modulesOf(process.execPath, args);
+    const folders = new Set(urls.flatMap((url) => /\/agent\/src\/([^/]+)\//.exec(url)?.[1] ?? []));
+    expect(folders).toContain(entry);
+    for (const folder of ['rpc', 'recovery', 'lifecycle', 'registry', 'machine', 'guest']) {
+      expect(folders).not.toContain(folder);
+    }
+  },
+);
