@@ -267,9 +267,15 @@ describe('the destination', () => {
   test.each([
     ['a file, for a directory', 'dir', 'old', 5, 'old exists and is not a directory'],
     ['a directory of the name of the file', 'file', 'blocked', 5, 'file is a directory'],
-    ['in a directory that is missing', 'file', 'no/such/name', 3, 'There is no directory no/such'],
-    ['a missing directory with a slash', 'file', 'name/', 3, 'There is no directory name/'],
-    ['a file with a slash', 'file', 'old/', 3, 'There is no directory old/'],
+    [
+      'in a directory that is missing',
+      'file',
+      'no/such/name',
+      3,
+      'The directory no/such does not exist',
+    ],
+    ['a missing directory with a slash', 'file', 'name/', 3, 'The directory name/ does not exist'],
+    ['a file with a slash', 'file', 'old/', 3, 'The directory old/ does not exist'],
     ['a link to itself', 'file', 'loop', 1, 'too many levels of symbolic links'],
   ])('cannot be %s', async (_, source, destination, exitCode, sentence) => {
     await mkdir(join(there, 'blocked/file'), { recursive: true });
@@ -372,7 +378,7 @@ describe('what cannot be copied as it is', () => {
   });
 });
 
-describe('a copy that is broken off', () => {
+describe('a copy that is interrupted', () => {
   /** A source that never ends: a FIFO that the test holds open. */
   async function heldFifo(directory: string) {
     const path = join(directory, 'fifo');

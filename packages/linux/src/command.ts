@@ -7,7 +7,7 @@ export interface CommandOptions {
   readonly cwd?: string;
   readonly env?: Record<string, string>;
   readonly signal?: AbortSignal;
-  /** In a session of its own: a key such as Ctrl-C on our terminal does not reach the program. */
+  /** Run in a new session, so that Ctrl-C on our terminal does not reach the program. */
   readonly ownSession?: boolean;
   /** Called with each line of output, both streams, as it comes. */
   readonly onLine?: (line: string) => void;

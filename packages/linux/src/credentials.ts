@@ -1,6 +1,6 @@
 import { checked, libc } from './libc.ts';
 
-/** Who a process is for the kernel; credentials(7). */
+/** The credentials of a process; credentials(7). */
 export interface Credentials {
   readonly uid: number;
   readonly gid: number;
@@ -30,19 +30,18 @@ const processSetgroups = libc.func('int setgroups(size_t, const uint32_t *)');
  * guest's image, the child's directory is entered with the account's own rights, and pipes
  * made meanwhile belong to the account. Only for root; `action` must be synchronous.
  *
- * Why this is safe: to the kernel, credentials belong to a thread, and the raw
- * system calls (unlike glibc's functions of these names) change the calling thread
- * alone. It keeps 0 as its saved uid and takes everything back before any other
- * code of the daemon runs on it. A child loses the saved uid at execve(2). A thread
- * that `action` starts inherits the credentials; glibc's functions, called last,
- * give every thread of the process root's back.
+ * Why this is safe: to the kernel, credentials belong to a thread, and the raw system calls
+ * (unlike glibc's functions of these names) change the calling thread alone. It keeps 0 as its
+ * saved uid and restores everything before any other code of the daemon runs in it. A child
+ * loses the saved uid at execve(2). A thread that `action` starts inherits the credentials;
+ * glibc's functions, called last, give every thread of the process root's back.
  *
- * If the way back fails, the process cannot be trusted any more and is aborted.
+ * If restoring them fails, the process can no longer be trusted and is aborted.
  */
 export function withCredentials<T>(credentials: Credentials, action: () => T): T {
   const numbers = SYSCALLS[process.arch];
   if (numbers === undefined) {
-    throw new Error(`no system call numbers are known for ${process.arch}`);
+    throw new Error(`system call numbers are unknown for ${process.arch}`);
   }
   const own = process.getgroups?.() ?? [];
   const { uid, gid, groups } = credentials;

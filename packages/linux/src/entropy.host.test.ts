@@ -20,7 +20,7 @@ function inOwnUtsNamespace(script: string): string {
   return stdout + stderr;
 }
 
-describe.runIf(isRoot)('what makes a restored guest another one', () => {
+describe.runIf(isRoot)('what makes a restored guest distinct', () => {
   let device: number;
   beforeAll(() => {
     device = openSync('/dev/urandom', 'r');
@@ -31,7 +31,7 @@ describe.runIf(isRoot)('what makes a restored guest another one', () => {
     expect(() => addEntropy(randomBytes(64), device)).not.toThrow();
   });
 
-  it('says which call the kernel refused', () => {
+  it('names the call that the kernel refused', () => {
     // The action runs without root's effective capabilities.
     expect(() => withCredentials(NOBODY, () => addEntropy(randomBytes(64), device))).toThrow(
       expect.objectContaining({ code: 'EPERM', syscall: 'ioctl RNDADDENTROPY' }),

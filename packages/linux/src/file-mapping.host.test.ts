@@ -39,7 +39,7 @@ test('a system call reads the file’s pages from their addresses', async () => 
   }
 });
 
-test('a file that is cut short meanwhile is an EFAULT of the call, and kills nobody', async () => {
+test('a file that is truncated meanwhile makes the call fail with EFAULT, without a signal', async () => {
   const path = await writePages('cut');
   using mapping = FileMapping.open(path);
   using memory = new Arena(PAGE);
@@ -57,7 +57,7 @@ test('a file that is cut short meanwhile is an EFAULT of the call, and kills nob
   }
 });
 
-test('an empty file is mapped as nothing', async () => {
+test('an empty file is an empty mapping', async () => {
   const path = join(directory, 'empty');
   await writeFile(path, '');
   using mapping = FileMapping.open(path);

@@ -15,9 +15,9 @@ const MADV_DONTNEED = 4;
 const MADV_POPULATE_READ = 22;
 
 /**
- * The content of a file at an address, for system calls that read it from there
- * without a copy in between. JavaScript never touches it: a read beyond a file that
- * was cut short, or of a bad sector, is an EFAULT of such a call, not a SIGBUS.
+ * The content of a file at an address, for system calls that read it from there without a copy
+ * in between. JavaScript never touches it: a read beyond the end of a truncated file, or of a
+ * bad sector, makes such a call fail with EFAULT instead of raising SIGBUS.
  */
 export class FileMapping implements Disposable {
   readonly address: number;
@@ -29,12 +29,12 @@ export class FileMapping implements Disposable {
     this.size = size;
   }
 
-  /** Maps a file for reading; a change of the file shows. Throws SystemError, or a file system error. */
+  /** Maps a file for reading; changes of the file are visible. Throws SystemError, or a file system error. */
   static open(path: string): FileMapping {
     const fd = openSync(path, 'r');
     try {
       const { size } = fstatSync(fd);
-      // There is no mapping of nothing.
+      // mmap(2) refuses a length of 0.
       if (size === 0) return new FileMapping(0, 0);
       const address: number = mmap(0, size, PROT_READ, MAP_SHARED, fd, 0);
       if (address === -1) throw new SystemError('mmap', koffi.errno());
@@ -44,12 +44,12 @@ export class FileMapping implements Disposable {
     }
   }
 
-  /** Reads a range ahead, in one go. That is advice: what cannot be read shows when it is used. */
+  /** Reads a range ahead in one call. This is advice: a read error is reported when the range is used. */
   populate(offset: number, length: number): void {
     this.#advise(offset, length, MADV_POPULATE_READ);
   }
 
-  /** Gives the page tables of a range back; its content stays in the page cache. */
+  /** Frees the page tables of a range; its content stays in the page cache. */
   forget(offset: number, length: number): void {
     this.#advise(offset, length, MADV_DONTNEED);
   }

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { fileSystemType } from './file-system-type.ts';
 
-it('tells disks from what the kernel makes up', async () => {
+it('distinguishes disks from pseudo file systems', async () => {
   expect(await fileSystemType(import.meta.dirname)).toEqual({ kind: 'local' });
   expect(await fileSystemType('/proc')).toEqual({ kind: 'kernel' });
   expect(await fileSystemType('/sys')).toEqual({ kind: 'kernel' });

@@ -1,8 +1,8 @@
 import { statfs } from 'node:fs/promises';
 
 /**
- * Magic numbers (statfs(2), linux/magic.h) of file systems whose files can change
- * without this kernel's doing, so that inotify misses what others write.
+ * Magic numbers (statfs(2), linux/magic.h) of file systems whose files can be changed by other
+ * hosts, so that inotify misses those changes.
  */
 const NETWORK_FILE_SYSTEMS = new Map<number, string>([
   [0x6969, 'NFS'],
@@ -16,7 +16,7 @@ const NETWORK_FILE_SYSTEMS = new Map<number, string>([
   [0x0bd00bd0, 'Lustre'],
 ]);
 
-/** Directories there are the kernel's data structures, not what somebody stores. */
+/** Pseudo file systems: their directories are data structures of the kernel. */
 const KERNEL_FILE_SYSTEMS = new Set<number>([
   0x9fa0, // proc
   0x62656572, // sysfs

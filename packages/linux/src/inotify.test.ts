@@ -19,7 +19,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-it('hands events over by itself, with names of any length and script', async () => {
+it('delivers events by itself, with names of any length and script', async () => {
   const names = ['a', 'dvanáct znaků', '日本語', 'x'.repeat(255)];
   const watch = inotify.add(directory, IN.CREATE);
   for (const name of names) await writeFile(join(directory, name), '');
@@ -29,7 +29,7 @@ it('hands events over by itself, with names of any length and script', async () 
   expect(events).toEqual(names.map((name) => ({ watch, name, mask: IN.CREATE, cookie: 0 })));
 });
 
-it('joins the halves of a rename, and tells directories apart', async () => {
+it('joins the halves of a rename, and marks directories', async () => {
   await mkdir(join(directory, 'old'));
   inotify.add(directory, IN.MOVED_FROM | IN.MOVED_TO);
   await rename(join(directory, 'old'), join(directory, 'new'));
@@ -41,7 +41,7 @@ it('joins the halves of a rename, and tells directories apart', async () => {
   expect(from?.cookie).not.toBe(0);
 });
 
-it('gives one inode one watch, and ends it', async () => {
+it('gives one inode one watch, and removes it', async () => {
   const watch = inotify.add(directory, IN.CREATE);
   expect(inotify.add(join(directory, '.'), IN.CREATE)).toBe(watch);
   inotify.remove(watch);
@@ -51,7 +51,7 @@ it('gives one inode one watch, and ends it', async () => {
   expect(events.map((event) => event.mask)).toEqual([IN.IGNORED]);
 });
 
-it('refuses what does not exist, what is no directory, and work after its end', async () => {
+it('refuses what does not exist, what is not a directory, and calls after it was closed', async () => {
   await writeFile(join(directory, 'file'), '');
   expect(() => inotify.add(join(directory, 'none'), IN.CREATE)).toThrow('ENOENT');
   expect(() => inotify.add(join(directory, 'file'), IN.CREATE | IN.ONLYDIR)).toThrow('ENOTDIR');

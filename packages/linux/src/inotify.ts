@@ -11,7 +11,7 @@ const readInto = libc.func('intptr_t read(int fd, void *buf, size_t count)');
 const IN_NONBLOCK = 0o4000;
 const IN_CLOEXEC = 0o2000000;
 
-/** Bits of inotify(7): what to watch for, and what an event says. */
+/** Bits of inotify(7): what to watch for, and what happened. */
 export const IN = {
   MODIFY: 0x2,
   ATTRIB: 0x4,
@@ -44,9 +44,9 @@ const HEADER_BYTES = 16;
 const BUFFER_BYTES = 64 * 1024;
 
 /**
- * An inotify instance (inotify(7)). The event loop polls its descriptor, so that
- * waiting costs neither a thread nor a timer. The handler gets the events of each
- * read in their order; a kernel queue that ran over is an event with `Q_OVERFLOW`.
+ * An inotify instance (inotify(7)). The event loop polls its descriptor, so that waiting costs
+ * neither a thread nor a timer. The handler gets the events of each read in their order; an
+ * overflow of the kernel's queue is an event with `Q_OVERFLOW`.
  *
  * Errors are {@link SystemError}s: `EMFILE` when the user has too many instances
  * (fs.inotify.max_user_instances), `ENOSPC` when it has too many watches
@@ -82,7 +82,7 @@ export class Inotify implements Disposable {
     throw new SystemError('inotify_rm_watch', koffi.errno());
   }
 
-  /** Hands over, now, every event that the kernel has queued. */
+  /** Delivers, now, every event that the kernel has queued. */
   drain(): void {
     while (this.#open) {
       const length = Number(readInto(this.#fd, this.#buffer, BUFFER_BYTES));

@@ -18,10 +18,10 @@ export interface IpBatchOptions extends NamespaceOptions {
 }
 
 /**
- * Runs commands of ip(8), one per line and without the word `ip`, in a single
- * process. Lines have words of `[A-Za-z0-9_.:/-]` between single spaces: what
- * `ip -batch` would treat as a comment, a quote or another line is a RangeError.
- * Throws CommandError at the first line that fails.
+ * Runs commands of ip(8), one per line and without the word `ip`, in a single process. Lines
+ * have words of `[A-Za-z0-9_.:/-]` separated by single spaces: what `ip -batch` would treat as
+ * a comment, a quote or another line is a RangeError. Throws CommandError at the first line
+ * that fails.
  */
 export async function ipBatch(
   lines: readonly string[],

@@ -33,7 +33,7 @@ async function installModules(): Promise<void> {
   await writeFile(join(directory, 'modules.builtin'), 'kernel/drivers/net/tun.ko\n');
 }
 
-test('what is neither loaded nor built in can be loaded, under the name that sysfs has', async () => {
+test('a module that is neither loaded nor built in can be loaded, under its name in sysfs', async () => {
   await installModules();
   const kernel = new KernelModules({ root, release: RELEASE });
   const names = ['kvm_intel', 'tun', 'veth', 'nf_tables', 'nft_ct', 'wireguard', 'nf_conntrack'];
@@ -42,7 +42,7 @@ test('what is neither loaded nor built in can be loaded, under the name that sys
   expect(await kernel.unloaded(['veth'])).toEqual([]);
 });
 
-test('nothing is to be loaded where a container sees no modules, or those of another kernel', async () => {
+test('nothing can be loaded where a container sees no modules, or those of another kernel', async () => {
   expect(await new KernelModules({ root, release: RELEASE }).unloaded(['veth'])).toEqual([]);
   await installModules();
   expect(await new KernelModules({ root, release: '6.1.0' }).unloaded(['veth'])).toEqual([]);

@@ -8,16 +8,16 @@ const MODPROBE_TIMEOUT_MS = 60_000;
 export interface KernelModulesOptions {
   /** Where /sys and /lib are; `/` if omitted. */
   readonly root?: string;
-  /** As uname(2) tells it; this kernel's if omitted. */
+  /** As uname(2) reports it; this kernel's if omitted. */
   readonly release?: string;
   /** The program modprobe(8). */
   readonly modprobe?: string;
 }
 
 /**
- * The loadable modules of the running kernel. A container often does not see them, and a
- * kernel may have all that is needed built in: then there are none to load, and only use
- * tells whether a feature is there.
+ * The loadable modules of the running kernel. A container often does not see them, and a kernel
+ * may have all that is needed built in: then there are none to load, and only using a feature
+ * shows whether it is available.
  */
 export class KernelModules {
   readonly #root: string;
@@ -32,7 +32,7 @@ export class KernelModules {
 
   /**
    * Those of the modules that this kernel has as files and has not loaded, in their order.
-   * What it has built in is not among them, nor what it does not know under that name.
+   * Built-in modules are not among them, nor names that the kernel does not have.
    */
   async unloaded(names: readonly string[]): Promise<string[]> {
     const [files, builtIn] = await Promise.all([
@@ -50,7 +50,7 @@ export class KernelModules {
     await runCommand(this.#modprobe, ['--', name], { timeoutMs: MODPROBE_TIMEOUT_MS });
   }
 
-  /** The names that sysfs has: with underscores, whatever the file is called. */
+  /** The names in sysfs, which have underscores even if the file's name has dashes. */
   async #namesIn(list: string): Promise<Set<string>> {
     const text = await readFile(join(this.#directory, list), 'utf8').catch(() => '');
     const names = text.matchAll(/^(?:[^:\n]*\/)?([^/:\n]+)\.ko(?:\.\w+)?(?::.*)?$/gm);

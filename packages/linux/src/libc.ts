@@ -4,7 +4,7 @@ import koffi from 'koffi';
 /** glibc; every foreign function of this package is looked up here. */
 export const libc = koffi.load('libc.so.6');
 
-/** Of two names for one number the first counts, as for Node: EAGAIN, not EWOULDBLOCK. */
+/** Of two names for one number the first is used, as in Node: EAGAIN, not EWOULDBLOCK. */
 const ERRNO_NAMES = new Map<number, string>(
   Object.entries(constants.errno)
     .reverse()

@@ -36,10 +36,10 @@ const NAME = 'file';
  * Mounts a file in memory, with this content, over the file `target`, and returns it open
  * for writing. Symbolic links are followed. Throws SystemError; then nothing is mounted.
  *
- * No path but `target` has to exist: the file's tmpfs is attached for a moment on top of
- * the root directory, where no lookup comes across it, because a file can be mounted from an
- * attached file system only (mount_namespaces(7), open_tree(2)). The working directory of
- * the process is another one meanwhile.
+ * No path but `target` has to exist: the file's tmpfs is attached for a moment on top of the
+ * root directory, where no lookup comes across it, because a file can be mounted from an
+ * attached file system only (mount_namespaces(7), open_tree(2)). The working directory of the
+ * process changes meanwhile.
  */
 export function mountMemoryFile(content: string, target: string, mode: number): number {
   using descriptors = new DisposableStack();
@@ -52,7 +52,7 @@ export function mountMemoryFile(content: string, target: string, mode: number): 
   descriptors.defer(() => detach(tmpfs));
   const file = checked('openat', openAt(tmpfs, NAME, O_RDWR_CREAT_CLOEXEC, mode));
   try {
-    // The mask of new files may have taken something from the mode.
+    // The umask may have removed bits of the mode.
     checked('fchmod', fileChmod(file, mode));
     ftruncateSync(file, writeSync(file, content, 0));
     const tree = call('open_tree', openTree(SYS.openTree, tmpfs, NAME, OPEN_TREE_CLONE_CLOEXEC));
@@ -64,7 +64,7 @@ export function mountMemoryFile(content: string, target: string, mode: number): 
   }
 }
 
-/** Takes away the mount on top of `target`, also while it is in use; umount(2). Throws SystemError. */
+/** Detaches the mount on top of `target`, even while it is in use; umount(2). Throws SystemError. */
 export function unmount(target: string): void {
   checked('umount2', umount2(target, MNT_DETACH));
 }
@@ -88,7 +88,7 @@ function attach(mount: number, target: string): void {
   call('move_mount', moveMount(SYS.moveMount, mount, '', AT_FDCWD, target, flags));
 }
 
-/** By its descriptor: the path under which it is attached means what is below it. */
+/** By its descriptor: its path names what is mounted below it. */
 function detach(mount: number): void {
   const before = checked('open', open('.', O_PATH_DIRECTORY_CLOEXEC));
   try {

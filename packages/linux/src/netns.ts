@@ -34,7 +34,7 @@ export function runInNamespace(
   args: readonly string[],
   options: CommandOptions = {},
 ): Promise<string> {
-  // What is half done when we are interrupted is finished, and then taken down in order.
+  // What is half done when we are interrupted is finished, and then torn down in order.
   const bounded = { timeoutMs: TOOL_TIMEOUT_MS, ownSession: true, ...options };
   if (namespace === undefined) return runCommand(program, args, bounded);
   const path = `${NETNS_DIRECTORY}/${checkedNamespaceName(namespace)}`;

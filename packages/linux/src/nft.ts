@@ -31,8 +31,8 @@ export async function nftList(
 ): Promise<ToolObject[]> {
   const args = ['-j', '-s', 'list', ...what];
   const output = await runInNamespace(options.namespace, 'nft', args);
-  const [answer] = objectsIn([parseToolJson(['nft', ...args], output)]);
-  return objectsIn(answer?.nftables);
+  const [document] = objectsIn([parseToolJson(['nft', ...args], output)]);
+  return objectsIn(document?.nftables);
 }
 
 /** The `inet` table of this name as {@link nftList} gives it, or undefined if there is none. */

@@ -13,7 +13,7 @@ test.each<[string, ProcessExit]>([
   ['exit 7', { exitCode: 7 }],
   ['kill -KILL $$', { signal: 'SIGKILL' }],
   ['kill -TERM $$', { signal: 'SIGTERM' }],
-])('how a process exited is known after its end: %s', async (script, exit) => {
+])('how a process exited is known after its exit: %s', async (script, exit) => {
   const child = spawn('/bin/sh', ['-c', `read line; ${script}`], {
     stdio: ['pipe', 'ignore', 'ignore'],
   });
@@ -22,9 +22,9 @@ test.each<[string, ProcessExit]>([
   const pidfd = openPidfd(child.pid ?? -1);
   onTestFinished(() => closeFd(pidfd));
   expect([undefined, 'pending']).toContain(exitOfPidfd(pidfd));
-  const ended = once(child, 'exit');
+  const exited = once(child, 'exit');
   child.stdin?.end('go on\n');
-  await ended;
+  await exited;
   if (kernelTells) expect(exitOfPidfd(pidfd)).toEqual(exit);
   else expect([undefined, 'pending']).toContain(exitOfPidfd(pidfd));
 });

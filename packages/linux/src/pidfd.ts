@@ -6,12 +6,13 @@ import { checked, libc, SystemError } from './libc.ts';
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
 
-// _IOWR(0xFF, 11, struct pidfd_info) of linux/pidfd.h in its first version, which later kernels take too.
+// _IOWR(0xFF, 11, struct pidfd_info) of linux/pidfd.h in its first version, which later kernels
+// take too.
 const INFO_BYTES = 64;
 const PIDFD_GET_INFO = 0xc000_ff0b + INFO_BYTES * 2 ** 16;
 const PIDFD_INFO_EXIT = 1n << 3n;
 const EXIT_CODE_OFFSET = 60;
-/** What kernels before 6.13 say, which do not know the request. */
+/** The errno of kernels before 6.13, which do not know the request. */
 const TOO_OLD: ReadonlySet<number> = new Set([constants.errno.ENOTTY, constants.errno.EINVAL]);
 
 const SIGNAL_NAMES = new Map(
@@ -25,8 +26,8 @@ const pidfdSendSignal = libc.func(
 );
 
 /**
- * A descriptor that stands for a process and never for a later one with the same
- * pid; it becomes readable when the process exits (pidfd_open(2)). The caller closes it.
+ * A descriptor that refers to a process and never to a later one with the same pid; it becomes
+ * readable when the process exits (pidfd_open(2)). The caller closes it.
  */
 export function openPidfd(pid: number): number {
   return checked('pidfd_open', Number(pidfdOpen(SYS_PIDFD_OPEN, pid, 0)));
@@ -53,10 +54,10 @@ export interface ProcessExit {
 }
 
 /**
- * How the process of a pidfd exited, which need not have been a child of ours; `pending`
- * while it runs or its parent has not been told of its exit, and forever on kernels that know
- * the request but not this field (6.13, 6.14); undefined on older ones. See
- * PIDFD_INFO_EXIT in linux/pidfd.h.
+ * How the process of a pidfd exited, which need not have been a child of ours; `pending` while
+ * it runs or its parent has not been notified of its exit, and forever on kernels that know the
+ * request but not this field (6.13, 6.14); undefined on older ones. See PIDFD_INFO_EXIT in
+ * linux/pidfd.h.
  */
 export function exitOfPidfd(pidfd: number): ProcessExit | 'pending' | undefined {
   const info = Buffer.alloc(INFO_BYTES);
@@ -71,7 +72,7 @@ export function exitOfPidfd(pidfd: number): ProcessExit | 'pending' | undefined 
   return exitFromStatus(info.readInt32LE(EXIT_CODE_OFFSET));
 }
 
-/** What a status of wait(2) says of a process that has exited. */
+/** Decodes a status of wait(2) of a process that has exited. */
 export function exitFromStatus(status: number): ProcessExit {
   const signal = status & 0x7f;
   if (signal === 0) return { exitCode: (status >> 8) & 0xff };

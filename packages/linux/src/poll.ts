@@ -17,9 +17,9 @@ export const POLL = { IN: 0x1, ERR: 0x8, HUP: 0x10, NVAL: 0x20 } as const;
 const ENTRY_BYTES = 8;
 
 /**
- * The file descriptors that a thread waits for, with ppoll(2). Waiting blocks the
- * thread: it is meant for worker threads that do nothing else. What is waited for
- * stays until {@link clear}, and waiting does not allocate.
+ * The file descriptors that a thread waits for, with ppoll(2). Waiting blocks the thread: it is
+ * meant for worker threads that do nothing else. The set is kept until {@link clear}, and
+ * waiting does not allocate.
  */
 export class PollSet {
   #bytes = new Uint8Array(16 * ENTRY_BYTES);
@@ -97,7 +97,7 @@ export class WakeUp implements Disposable {
     notifyFd(this.fd);
   }
 
-  /** Takes back all notifications so far. */
+  /** Clears all notifications so far. */
   reset(): void {
     read(this.fd, this.#counter, 8);
   }

@@ -4,22 +4,22 @@ import { readFileSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
 import { exitOfZombie, identifyProcess, isProcessAlive, signalProcess } from './process.ts';
 
-function sleeper(): { pid: number; ended: Promise<unknown[]> } {
+function sleeper(): { pid: number; exited: Promise<unknown[]> } {
   const child = spawn('sleep', ['60'], { stdio: 'ignore' });
   onTestFinished(() => {
     child.kill('SIGKILL');
   });
   if (child.pid === undefined) throw new Error('sleep could not be started');
-  return { pid: child.pid, ended: once(child, 'exit') };
+  return { pid: child.pid, exited: once(child, 'exit') };
 }
 
-test('a process is known by its pid and start time until it ends', async () => {
-  const { pid, ended } = sleeper();
+test('a process is known by its pid and start time until it exits', async () => {
+  const { pid, exited } = sleeper();
   const identity = identifyProcess(pid);
   if (identity === undefined) throw new Error('not found');
   expect(isProcessAlive(identity)).toBe(true);
   expect(signalProcess(identity, 'SIGKILL')).toBe(true);
-  expect(await ended).toEqual([null, 'SIGKILL']);
+  expect(await exited).toEqual([null, 'SIGKILL']);
   expect(isProcessAlive(identity)).toBe(false);
   expect(signalProcess(identity, 'SIGKILL')).toBe(false);
 });
@@ -35,8 +35,8 @@ test('a process with another start time is left alone', () => {
 test.each([
   ['exit 7', { exitCode: 7 }],
   ['kill -TERM $$', { signal: 'SIGTERM' }],
-])('how a process exited can be read until its parent hears of it: %s', async (script, exit) => {
-  // A parent that stops never hears of it.
+])('how a process exited can be read until its parent is notified: %s', async (script, exit) => {
+  // A stopped parent is never notified.
   const parent = spawn(
     '/bin/sh',
     ['-c', `exec 3<&0; sh -c 'read line; ${script}' <&3 & echo $!; kill -STOP $$`],

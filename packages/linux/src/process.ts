@@ -18,15 +18,15 @@ export function identifyProcess(pid: number): ProcessIdentity | undefined {
   return { pid, startTimeTicks: stat.startTimeTicks };
 }
 
-/** Whether this very process still runs; a zombie does not. */
+/** Whether this very process still exists and is not a zombie. */
 export function isProcessAlive(identity: ProcessIdentity): boolean {
   return identifyProcess(identity.pid)?.startTimeTicks === identity.startTimeTicks;
 }
 
 /**
- * How this very process exited, if that was by a signal or a failure and its parent has
- * not heard of it yet: field 52 of /proc/PID/stat. Undefined otherwise, also where we may
- * not read that field, which looks like a success; then {@link exitOfPidfd} may know.
+ * How this very process exited, if that was by a signal or a failure and its parent has not
+ * been notified yet: field 52 of /proc/PID/stat. Undefined otherwise, also where we may not
+ * read that field, which looks like a success; then {@link exitOfPidfd} may know.
  */
 export function exitOfZombie(identity: ProcessIdentity): ProcessExit | undefined {
   const stat = readStat(identity.pid);
@@ -41,7 +41,7 @@ interface ProcessStat {
   readonly exitStatus: number;
 }
 
-/** What of proc_pid_stat(5) matters here; undefined if there is no such process. */
+/** The fields of proc_pid_stat(5) that are used here; undefined if there is no such process. */
 function readStat(pid: number): ProcessStat | undefined {
   let stat: string;
   try {
@@ -49,7 +49,8 @@ function readStat(pid: number): ProcessStat | undefined {
   } catch {
     return undefined;
   }
-  // The second field is the program's name in parentheses; it may hold spaces and parentheses itself.
+  // The second field is the program's name in parentheses; it may contain spaces and
+  // parentheses itself.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   const [state] = fields;
   const startTimeTicks = fields[19];
@@ -59,9 +60,9 @@ function readStat(pid: number): ProcessStat | undefined {
 }
 
 /**
- * Sends a signal to this very process and returns whether it was there. The pid
- * is pinned by a pidfd before the start time is compared, so a recycled pid is
- * never hit. Throws {@link SystemError} (EPERM), pidfd_send_signal(2).
+ * Sends a signal to this very process and returns whether it existed. The pid is pinned by a
+ * pidfd before the start time is compared, so a recycled pid is never hit. Throws {@link
+ * SystemError} (EPERM), pidfd_send_signal(2).
  */
 export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals): boolean {
   let pidfd: number;

@@ -23,7 +23,7 @@ async function sparseFile(name: string): Promise<string> {
 }
 
 describe('dataExtents', () => {
-  test('names the parts that hold data, in order', async () => {
+  test('returns the parts that have data, in order', async () => {
     await using file = await open(await sparseFile('extents'));
     expect([...dataExtents(file)]).toEqual([
       { offset: MIB, length: MIB },

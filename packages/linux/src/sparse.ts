@@ -1,7 +1,7 @@
 import { constants, copyFile, type FileHandle, open, rm } from 'node:fs/promises';
 import { checked, libc, SystemError } from './libc.ts';
 
-/** A part of a file that holds data, in bytes. What lies between extents are holes, which read as zeros. */
+/** A part of a file that has data, in bytes. Between extents are holes, which read as zeros. */
 export interface FileExtent {
   readonly offset: number;
   readonly length: number;
@@ -14,9 +14,9 @@ const COPY_CHUNK_BYTES = 1024 * 1024;
 const lseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 
 /**
- * The parts of a file that hold data, in order (lseek(2), `SEEK_DATA` and
- * `SEEK_HOLE`). On a file system without holes there is one extent. The file's own
- * read position moves; positioned reads do not mind. Throws SystemError.
+ * The parts of a file that have data, in order (lseek(2), `SEEK_DATA` and `SEEK_HOLE`). On a
+ * file system without holes there is one extent. The file's own read position moves; positioned
+ * reads are not affected. Throws SystemError.
  */
 export function* dataExtents(file: Pick<FileHandle, 'fd'>): Generator<FileExtent> {
   let position = 0;

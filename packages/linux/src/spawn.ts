@@ -35,7 +35,7 @@ const O_RDWR = 2;
 export interface TerminalProgram {
   /** Path of the program; there is no search. */
   readonly path: string;
-  /** With the name that the program is called by. */
+  /** Starts with `argv[0]`. */
   readonly argv: readonly string[];
   /** Of the form `NAME=value`. */
   readonly env: readonly string[];
@@ -96,7 +96,7 @@ function succeed(call: string, errno: number): void {
   if (errno !== 0) throw new SystemError(call, errno);
 }
 
-/** An array of C strings that ends with NULL, as execve(2) takes it; lives as long as this object. */
+/** A NULL-terminated array of C strings, as execve(2) takes it; valid as long as this object. */
 class StringVector {
   readonly pointers: Buffer;
   readonly #text: Buffer;
@@ -117,12 +117,12 @@ const running = new Map<number, (exit: ProcessExit) => void>();
 function reapLater(pid: number, onExit: (exit: ProcessExit) => void): number {
   if (running.size === 0) process.on('SIGCHLD', reap);
   running.set(pid, onExit);
-  // It may have exited before anybody listened.
+  // It may have exited before the listener was added.
   setImmediate(reap);
   return pid;
 }
 
-/** libuv waits for its own children only, by their pids; so do we. */
+/** libuv waits for its own children only, by their pids, as we do. */
 function reap(): void {
   for (const [pid, onExit] of running) {
     const status = [0];

@@ -13,8 +13,8 @@ const TIOCSPTLCK = 0x40045431;
 /** More than the kernel's struct termios, whose first field are the input flags. */
 const TERMIOS_BYTES = 64;
 /**
- * Flags of termios(3) that a new terminal lacks: a break interrupts, any key ends Ctrl-S, a
- * full line rings the bell, and erasing takes whole characters of UTF-8.
+ * Flags of termios(3) that a new terminal lacks: a break interrupts, any key resumes output
+ * after Ctrl-S, a full line rings the bell, and erasing removes whole UTF-8 characters.
  */
 const INPUT_FLAGS = 0o2 | 0o4000 | 0o20000 | 0o40000;
 
@@ -50,7 +50,7 @@ export function openTerminal(window: TerminalWindow): Terminal {
   }
 }
 
-/** Sets the size of the window, which the programs in the terminal are told by SIGWINCH. */
+/** Sets the size of the window, of which SIGWINCH notifies the programs in the terminal. */
 export function resizeTerminal(masterFd: number, { cols, rows }: TerminalWindow): void {
   const size = Buffer.alloc(8);
   size.writeUInt16LE(rows, 0);

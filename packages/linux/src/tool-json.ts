@@ -1,12 +1,12 @@
 import { CommandError } from './command.ts';
 
-/** An object that a tool printed as JSON; only its reader knows what it should have. */
+/** An object that a tool printed as JSON; the caller checks its fields. */
 export type ToolObject = Readonly<Record<string, unknown>>;
 
 /**
- * The JSON in the output of a tool. Lines before it are warnings that the tool printed to
- * the same place; no output at all is undefined. Throws CommandError, with the command and
- * what it printed instead.
+ * The JSON in the output of a tool. Lines before it are warnings that the tool printed to the
+ * same stream; empty output is undefined. Throws CommandError, with the command and what it
+ * printed instead.
  */
 export function parseToolJson(command: readonly string[], output: string): unknown {
   if (output.trim() === '') return undefined;
@@ -14,7 +14,7 @@ export function parseToolJson(command: readonly string[], output: string): unkno
   try {
     if (start !== undefined) return JSON.parse(output.slice(start));
   } catch {
-    // Told below.
+    // Reported below.
   }
   throw new CommandError(command, 'what it printed is not JSON', undefined, output.slice(0, 400));
 }

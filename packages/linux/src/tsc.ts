@@ -52,7 +52,8 @@ async function measure(): Promise<number | undefined> {
   if (koffi.address(page) === 0xffffffffffffffffn) return undefined;
   try {
     new Uint8Array(koffi.view(page, RDTSC_FUNCTION.length)).set(RDTSC_FUNCTION);
-    // Never writable and executable at once. The page is ours alone and holds only the constant above.
+    // Never writable and executable at once. The page is private and contains only the constant
+    // above.
     if (mprotect(page, PAGE, PROT_READ | PROT_EXEC) !== 0) return undefined;
     const first = read(page);
     await delay(INTERVAL_MS);

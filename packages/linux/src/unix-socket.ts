@@ -33,7 +33,7 @@ export interface PeerCredentials {
 
 export interface ReceivedMessage {
   readonly bytes: Buffer;
-  /** File descriptors that came along, close-on-exec. The caller owns them. */
+  /** The file descriptors received with them, close-on-exec. The caller owns them. */
   readonly fds: readonly number[];
 }
 
@@ -71,7 +71,7 @@ export function connectUnix(path: string): number {
   return fd;
 }
 
-/** Who is at the other end; `SO_PEERCRED` of unix(7). */
+/** The credentials of the peer; `SO_PEERCRED` of unix(7). */
 export function peerCredentials(fd: number): PeerCredentials {
   const credentials = new Uint32Array(3);
   const length = Uint32Array.of(credentials.byteLength);

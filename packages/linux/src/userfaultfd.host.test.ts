@@ -29,7 +29,7 @@ beforeAll(async () => {
 afterAll(() => rm(directory, { recursive: true }));
 
 describe('userfaultfd', () => {
-  test('pages that are copied or zeroed are there; what is there already ends the copy', () => {
+  test('pages that are copied or zeroed are present; a page that is present already stops the copy', () => {
     using memory = new Arena(8 * PAGE);
     using source = new Arena(8 * PAGE);
     source.bytes.fill(7);
@@ -49,7 +49,7 @@ describe('userfaultfd', () => {
 });
 
 describe('unix sockets', () => {
-  test('carry bytes with a descriptor, and say who sent them', () => {
+  test('carry bytes with a descriptor, and the credentials of the sender', () => {
     const path = join(directory, 'socket');
     const listener = listenUnix(path);
     using wakeUp = new WakeUp();

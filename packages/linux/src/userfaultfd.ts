@@ -28,7 +28,7 @@ const O_CLOEXEC_NONBLOCK = 0o2004000;
 
 export const UFFD_FEATURE_EVENT_REMOVE = 8;
 
-/** Kinds of event that a handler meets. */
+/** Kinds of event that a handler receives. */
 export const UFFD_EVENT = { PAGEFAULT: 0x12, FORK: 0x13, REMAP: 0x14, REMOVE: 0x15, UNMAP: 0x16 };
 
 const MESSAGE_BYTES = 32;
@@ -43,7 +43,7 @@ export const UFFD_GONE = -2;
 export class UffdEvents {
   readonly #words = new Uint32Array((MESSAGE_BYTES / 4) * MESSAGES_PER_READ);
 
-  /** How many events were read: 0 when none waits, {@link UFFD_GONE} when the descriptor is dead. */
+  /** How many events were read: 0 when none waits, {@link UFFD_GONE} when the process has exited. */
   read(fd: number): number {
     const bytes: number = read(fd, this.#words, this.#words.byteLength);
     if (bytes >= 0) return bytes === 0 ? UFFD_GONE : bytes / MESSAGE_BYTES;
@@ -67,7 +67,7 @@ export class UffdEvents {
     return this.#address(index * 8 + 2);
   }
 
-  /** Of a REMOVE or UNMAP: where the range ends. */
+  /** Of a REMOVE or UNMAP: the end of the range. */
   rangeEnd(index: number): number {
     return this.#address(index * 8 + 4);
   }
@@ -81,10 +81,10 @@ const copyArgument = new Uint32Array(10);
 const zeroArgument = new Uint32Array(8);
 
 /**
- * Installs `length` bytes from `source` (an address of this process) at `target`.
- * Returns how many bytes are installed now, which may be fewer: a page that was installed
- * already ends the copy, and counts. {@link UFFD_RETRY}: the other process's memory
- * is changing, or an event waits to be read; read events, then try again.
+ * Installs `length` bytes from `source` (an address of this process) at `target`. Returns how
+ * many bytes are installed now, which may be fewer: a page that was installed already stops the
+ * copy, and counts. {@link UFFD_RETRY}: the other process's memory is changing, or an event
+ * waits to be read; read events, then try again.
  */
 export function uffdCopy(fd: number, target: number, source: number, length: number): number {
   setAddress(copyArgument, 0, target);
@@ -108,7 +108,7 @@ export function uffdZero(fd: number, target: number, length: number): number {
 
 const PAGE_BYTES = 4096;
 
-/** Word `at` and the next hold how many bytes were installed, or a negative errno. */
+/** The word `at` and the next are the number of bytes installed, or a negative errno. */
 function outcome(
   fd: number,
   target: number,
@@ -130,7 +130,7 @@ function outcome(
 
 const rangeArgument = new Uint32Array(4);
 
-/** Lets threads go on that wait for pages of this range, which somebody else installed. */
+/** Wakes the threads that wait for pages of this range, which another handler installed. */
 export function uffdWake(fd: number, start: number, length: number): void {
   setAddress(rangeArgument, 0, start);
   setAddress(rangeArgument, 2, length);
@@ -182,7 +182,7 @@ export function createUserfaultfd(features: number): number {
   return fd;
 }
 
-/** Has faults on missing pages of a range reported. */
+/** Registers a range: faults on its missing pages are reported. */
 export function uffdRegister(fd: number, start: number, length: number): void {
   const mode = BigInt(UFFDIO_REGISTER_MODE_MISSING);
   const argument = BigUint64Array.of(BigInt(start), BigInt(length), mode, 0n);

@@ -1,4 +1,4 @@
-/** The part of Torpor's error codes that copying a tree of files can meet. */
+/** The error codes that copying a tree of files can fail with. */
 export type TreeErrorCode =
   | 'invalid_request'
   | 'not_found'
@@ -82,7 +82,7 @@ export function treeError(error: unknown, path: string): TreeError {
   return new TreeError(code, `${path}: ${reasonOf(error)}`, error);
 }
 
-/** Errors that would meet every further entry too. */
+/** Errors that every further entry would fail with too. */
 const FATAL = new Set(['ENOSPC', 'EDQUOT', 'EIO', 'EROFS', 'ENOMEM', 'EMFILE', 'ENFILE']);
 
 export function isFatal(error: unknown): boolean {

@@ -36,14 +36,14 @@ export interface PackOptions {
 const BATCH_BYTES = 448 * 1024;
 /** `st_blocks` counts in these, whatever the file system's own blocks are. */
 const STAT_BLOCK_BYTES = 512n;
-/** Labels that the kernel gives every file by its own rules: not the user's, and not to be carried along. */
+/** Labels that the kernel assigns by its own rules: not the user's, and not copied. */
 const KERNEL_XATTR = /^(?:security\.(?:selinux|apparmor|ima|evm)|trusted\.|system\.(?!posix_acl_))/;
-/** What anybody may set on a file of theirs, and what has no meaning beyond the file's content. */
+/** What users may set on their own files, and what has no meaning beyond the file's content. */
 const USER_XATTR = /^user\./;
 
 interface Level {
   readonly path: Buffer;
-  /** What the records call this directory. */
+  /** This directory's number in the records. */
   readonly id: number;
   readonly names: readonly Buffer[];
   next: number;
@@ -136,7 +136,7 @@ class Packer {
         const record = encodeData(size, bytes.length, (into, at) => bytes.copy(into, at));
         if (record !== undefined) this.#add(record);
         size += bytes.length;
-        // The next may be long in coming.
+        // The next may take long.
         yield this.#take();
       }
     } catch (error) {
@@ -219,7 +219,7 @@ class Packer {
     parent: number,
     stats: BigIntStats,
   ): Generator<Buffer, void> {
-    // Neither a link nor a FIFO may be met that something has put there meanwhile.
+    // The file may have been replaced by a link or a FIFO meanwhile.
     const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
     yield* this.#file(path, name, parent, stats, openSync(path, flags));
   }
@@ -249,8 +249,8 @@ class Packer {
   }
 
   /**
-   * Sends what the file holds of the size that it had. Returns how long it is by now, at
-   * most that. The files of /proc have no size; such a one is read to its end.
+   * Sends the file's content up to the size that it had. Returns its current length, at most
+   * that. The files of /proc have no size; such a one is read to its end.
    */
   *#data(path: Buffer, fd: number, stats: BigIntStats): Generator<Buffer, number> {
     const size = stats.size === 0n ? Number.POSITIVE_INFINITY : Number(stats.size);
@@ -269,7 +269,7 @@ class Packer {
           this.#omit(path, `the part from byte ${position} on: ${reasonOf(error)}`);
           return position;
         }
-        // Somebody has made it shorter.
+        // It was truncated meanwhile.
         if (record === undefined) return position;
         this.#add(record);
         position += record.length - DATA_AT.record;

@@ -5,7 +5,7 @@ import { join } from './paths.ts';
 import type { Entry } from './records.ts';
 import type { Target } from './target.ts';
 
-/** A directory that was made aside. Its mode and time are still to be set: while it is filled they would not hold. */
+/** A directory that was made aside. Its mode and time are set last: filling it would change them. */
 export interface Directory {
   readonly path: Buffer;
   /** Below the source, for people. */
@@ -21,8 +21,8 @@ interface PlaceOptions extends MetadataOptions {
 }
 
 /**
- * Moves a tree that is complete to where it belongs. All of it is synchronous, so that no
- * signal finds it half done. Throws what rename(2) does, before anything was moved.
+ * Moves a complete tree to its destination. All of it is synchronous, so that no signal
+ * interrupts it half-way. Throws what rename(2) does, before anything was moved.
  */
 export function place(root: Directory, target: Target, options: PlaceOptions): void {
   const placement = new Placement(options);
@@ -36,7 +36,7 @@ export function place(root: Directory, target: Target, options: PlaceOptions): v
   placement.finish(root, target.path);
 }
 
-/** Moves a single file to where it belongs. */
+/** Moves a single file to its destination. */
 export function moveFile(path: Buffer, target: Target): void {
   try {
     renameSync(path, target.path);

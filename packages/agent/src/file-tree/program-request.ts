@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url';
 
-/** The module to bundle and run on the other side; see `program.ts`. A path, not an import: nothing here runs it. */
+/** The module to bundle and run on the other side; see `program.ts`. A path, because nothing imports it. */
 export const FILE_TREE_PROGRAM = fileURLToPath(new URL('program.ts', import.meta.url));
 
 /** What the program is asked to do, as JSON in its first argument. */
@@ -12,8 +12,9 @@ export type FileTreeRequest =
       readonly archive: boolean;
       readonly keepSetId: boolean;
       /**
-       * A sender that is alive says so. After this long without a word, the process that holds our input
-       * open (a server that was killed leaves it so) has no more to say.
+       * A sender that is alive sends keep-alives. After this long without a record, the process
+       * that keeps our input open (a server that was killed leaves it so) is not going to send
+       * more.
        */
       readonly silenceLimitMs: number;
     };

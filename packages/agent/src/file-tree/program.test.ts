@@ -24,7 +24,7 @@ function start(request: FileTreeRequest) {
   return { child, records: readRecords(child.stdout) };
 }
 
-test('a receiver whose input stays open and silent removes what it made, and says why', async () => {
+test('a receiver whose input stays open and silent removes what it made, and reports why', async () => {
   await writeFile(join(root, 'file'), 'content');
   const { child, records } = start({
     role: 'receive',
@@ -37,10 +37,10 @@ test('a receiver whose input stays open and silent removes what it made, and say
   for await (const chunk of packTree(join(root, 'file'), { archive: false })) {
     child.stdin.write(chunk.subarray(0, chunk.length - 1));
   }
-  const answers = await Array.fromAsync(records);
+  const received = await Array.fromAsync(records);
   expect(await exited).toEqual([0, null]);
-  expect(answers.map(({ type }) => type)).toEqual([RECORD.ready, RECORD.failure]);
-  expect(failureOf(answers[1]?.body ?? Buffer.alloc(0)).message).toBe(
+  expect(received.map(({ type }) => type)).toEqual([RECORD.ready, RECORD.failure]);
+  expect(failureOf(received[1]?.body ?? Buffer.alloc(0)).message).toBe(
     'Nothing was received for 0.2 s.',
   );
   expect(await readdir(root)).toEqual(['file']);

@@ -9,13 +9,13 @@ import { unpackTree } from './unpack.ts';
 
 /*
  * The far side of a copy, which runs where the files are: it sends a tree on its standard
- * output, or receives one on its standard input and reports on its standard output. All
- * that goes wrong is said in a record; the exit status says only that there was one.
+ * output, or receives one on its standard input and reports on its standard output. Every error
+ * is reported in a record; the exit status only says that there was one.
  */
 
 export async function main(argument: string, input: AsyncIterable<Buffer>): Promise<void> {
   const request = JSON.parse(argument) as FileTreeRequest;
-  // Nobody is left to be told anything.
+  // There is no reader left to report to.
   process.stdout.on('error', () => process.exit(1));
   widenPipe(request.role === 'send' ? 1 : 0);
   try {
@@ -24,7 +24,7 @@ export async function main(argument: string, input: AsyncIterable<Buffer>): Prom
   } catch (error) {
     const { code, message } = treeError(error, 'torpor cp');
     await write(encodeJson(RECORD.failure, { code, message }));
-    // A sender must be able to read this before it meets a closed pipe.
+    // A sender must be able to read this before its writes fail with EPIPE.
     if (request.role === 'receive') await drain(failOnSilence(input, request.silenceLimitMs));
   }
 }
@@ -33,7 +33,7 @@ async function drain(input: AsyncIterable<Buffer>): Promise<void> {
   try {
     for await (const _ of input);
   } catch {
-    // The reason why the copy failed has been said.
+    // The reason why the copy failed has been sent.
   }
 }
 
@@ -69,9 +69,9 @@ function expandHome(path: string): string {
 }
 
 /**
- * A process in a session of its own that removes a directory when this one exits without a
- * word: the end of a copy whose client hung up is SIGKILL. Without a shell in the sandbox
- * there is none.
+ * A process in a session of its own that removes a directory when this one is killed: a copy
+ * whose client disconnected is stopped with SIGKILL. Without a shell in the sandbox there is no
+ * such process.
  */
 function removeWhenKilled(path: string): ChildProcess {
   const guard = spawn('/bin/sh', ['-c', 'read -r _ || rm -rf -- "$0"', path], {
@@ -84,7 +84,7 @@ function removeWhenKilled(path: string): ChildProcess {
   return guard;
 }
 
-/** Ends the input with an error when it is waited for too long. */
+/** Fails the input with an error when nothing arrives for too long. */
 async function* failOnSilence(
   input: AsyncIterable<Buffer>,
   limitMs: number,

@@ -1,14 +1,13 @@
 import { TreeError } from './errors.ts';
 
 /*
- * The stream that a tree of files is copied as: records of a type, a length and a body.
- * Both ends are always of one version, as the side that starts a copy brings the program
- * of the other side along. The reader takes nothing on trust: what it reads may come from
- * a hostile sandbox.
+ * The stream that a tree of files is copied as: records of a type, a length and a body. Both
+ * sides always have the same version, as the side that starts a copy supplies the program of
+ * the other side. The reader validates everything: its input may come from a hostile sandbox.
  *
- * A tree is sent depth first. A directory gets the next number when it is met, and entries
- * name their directory by number, so that no path is ever sent, let alone one that leads
- * out of the tree.
+ * A tree is sent depth first. A directory gets the next number when it is reached, and entries
+ * name their directory by number, so that no path is ever sent, let alone one that leads out of
+ * the tree.
  */
 
 export const RECORD = {
@@ -22,7 +21,7 @@ export const RECORD = {
   endOfFile: 4,
   /** An Omission, as JSON. */
   omission: 5,
-  /** The tree is complete. A stream that ends without it is void. */
+  /** The tree is complete. A stream without this record at its end is discarded. */
   complete: 6,
   /** Why there is no tree, or no more of it: `code` and `message`, as JSON. */
   failure: 7,
@@ -107,7 +106,7 @@ export function encodeEntry(entry: Entry): Buffer {
   return encodeRecord(RECORD.entry, fields, entry.name, entry.target);
 }
 
-/** Throws TreeError for what no honest sender writes. */
+/** Throws TreeError for what no correct sender writes. */
 export function decodeEntry(body: Buffer): Entry {
   if (body.length < ENTRY_BYTES) throw malformed('an entry is too short');
   const kind = KINDS[body.readUInt8(0)];
@@ -207,13 +206,13 @@ export function decodePosition(body: Buffer): number {
   return Number(position);
 }
 
-/** The JSON of a record, whose fields its reader has yet to check. */
+/** The JSON of a record; its fields are not checked. */
 export function decodeJson(body: Buffer): Readonly<Record<string, unknown>> {
   try {
     const value: unknown = JSON.parse(body.toString());
     if (typeof value === 'object' && value !== null) return { ...value };
   } catch {
-    // Said below.
+    // Reported below.
   }
   throw malformed('a record is not valid JSON');
 }
@@ -251,7 +250,7 @@ export async function* wholeRecords(chunks: AsyncIterable<Buffer>): AsyncGenerat
   if (available > 0) throw malformed('the stream ends in the middle of a record');
 }
 
-/** Where the record that begins at `at` ends, as far as can be told by now. */
+/** The end of the record that begins at `at`, as far as it is known by now. */
 function recordEnd(bytes: Buffer, at: number): number {
   if (bytes.length - at < HEADER_BYTES) return at + HEADER_BYTES;
   const length = bytes.readUInt32BE(at + 1);

@@ -8,9 +8,9 @@ import { isatty, ReadStream } from 'node:tty';
 import { errnoOf } from './errors.ts';
 
 /*
- * open(2), read(2) and write(2) of a FIFO wait for the other side, and Node waits for them in a
- * thread that a process cannot end without. Here FIFOs and terminals do not block, and the
- * event loop waits for them instead.
+ * open(2), read(2) and write(2) of a FIFO wait for the other side, and Node calls them in a
+ * thread that a process must wait for before it exits. Here FIFOs and terminals do not block,
+ * and the event loop waits for them instead.
  */
 
 const NONBLOCKING = constants.O_NONBLOCK | constants.O_NOCTTY;
@@ -19,7 +19,7 @@ const READER_CHECK_INTERVAL_MS = 100;
 /** What can be read from a FIFO or a device. Throws what open(2) does. */
 export function readSpecialFile(path: string, highWaterMark: number): Readable {
   const fd = openSync(path, constants.O_RDONLY | NONBLOCKING);
-  // One that has not had a writer yet polls as empty, not as ended (pipe_poll() of Linux).
+  // One that has not had a writer yet polls as empty, not as hung up (pipe_poll() of Linux).
   if (fstatSync(fd).isFIFO()) return new Socket({ fd, readable: true, writable: false });
   if (isatty(fd)) return new ReadStream(fd);
   // Not every other device can be polled.
@@ -27,14 +27,14 @@ export function readSpecialFile(path: string, highWaterMark: number): Readable {
   return createReadStream(path, { highWaterMark });
 }
 
-/** What the content of a file is written to in order. */
+/** Where the content of a file is written in order. */
 export interface Sink {
   writeFile(data: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 
 /**
- * Opens a FIFO or a device to write to. The signal ends the wait for a reader of a FIFO, and
+ * Opens a FIFO or a device to write to. The signal aborts the wait for a reader of a FIFO, and
  * makes a write to it fail. Throws what open(2) does.
  */
 export async function openSpecialFile(path: Buffer, signal?: AbortSignal): Promise<Sink> {
@@ -55,7 +55,7 @@ class FifoSink implements Sink {
 
   constructor(fd: number, signal: AbortSignal | undefined) {
     this.#socket = new Socket({ fd, readable: false, writable: true, ...(signal && { signal }) });
-    // A failed write says so itself.
+    // A failed write reports it.
     this.#socket.on('error', () => undefined);
   }
 

@@ -20,13 +20,13 @@ const PREFIX = '.torpor-cp-';
  * there in one step. Removed with all that is in it when it is disposed.
  */
 export class Staging implements Disposable {
-  /** The path of the directory, which somebody might exchange who owns the one that it is in. */
+  /** The path of the directory. The owner of its parent directory might replace it. */
   readonly path: Buffer;
-  /** The directory itself, whatever is done to its name. */
+  /** The directory itself, even if its name is replaced. */
   readonly base: Buffer;
   readonly #fd: number;
 
-  /** Throws what mkdir(2) and open(2) do. `onPath` is told the path before anything is there. */
+  /** Throws what mkdir(2) and open(2) do. `onPath` is called with the path before anything is created. */
   constructor(parent: Buffer, onPath: (path: Buffer) => void) {
     this.path = join(parent, `${PREFIX}${randomBytes(6).toString('hex')}`);
     onPath(this.path);
@@ -43,7 +43,7 @@ export class Staging implements Disposable {
       removeContents(this.base);
       rmdirSync(this.path);
     } catch (error) {
-      // Somebody has removed or filled it: what is left is theirs.
+      // Another process has removed or filled it: what is left is not ours.
       if (errnoOf(error) === undefined) throw error;
     } finally {
       closeSync(this.#fd);

@@ -15,10 +15,9 @@ export interface Target {
 const MAX_LINKS = 40;
 
 /**
- * Where a source goes that is to be copied to `destination`, as with cp(1): into a directory
- * that is there, else under that very name, whose directory must be there. A symbolic link
- * stands for what it points to. `name` is `.` if only the contents of the source are meant.
- * Throws TreeError.
+ * The target of a copy to `destination`, as with cp(1): in the directory of that name if it
+ * exists, else under that very name, whose parent directory must exist. A symbolic link is
+ * followed. `name` is `.` if only the contents of the source are meant. Throws TreeError.
  */
 export function findTarget(destination: string, name: Buffer, isDirectory: boolean): Target {
   const asked = Buffer.from(destination === '' ? '.' : destination);
@@ -28,14 +27,14 @@ export function findTarget(destination: string, name: Buffer, isDirectory: boole
     return existing(isContents ? asked : normalized(join(asked, name)), isDirectory);
   }
   if (destination.endsWith('/') && (there !== undefined || !isDirectory)) {
-    throw new TreeError('not_found', `There is no directory ${destination}`);
+    throw new TreeError('not_found', `The directory ${destination} does not exist.`);
   }
   return existing(Buffer.from(destination.replace(/(?<=.)\/+$/, '')), isDirectory);
 }
 
 function existing(path: Buffer, isDirectory: boolean): Target {
   const found = statusOf(path);
-  if (found === undefined) return absent(path, MAX_LINKS);
+  if (found === undefined) return missing(path, MAX_LINKS);
   if (found.isDirectory() && !isDirectory) {
     throw new TreeError('conflict', `${path} is a directory, but the source is not.`);
   }
@@ -52,8 +51,8 @@ function existing(path: Buffer, isDirectory: boolean): Target {
   };
 }
 
-/** A path with nothing there, or a link to such a one: what the link names is made. */
-function absent(path: Buffer, linksLeft: number): Target {
+/** A path that does not exist, or a link to one: what the link names is made. */
+function missing(path: Buffer, linksLeft: number): Target {
   const parent = directoryOf(path);
   let target: Buffer;
   try {
@@ -63,10 +62,10 @@ function absent(path: Buffer, linksLeft: number): Target {
       throw treeError(error, path.toString());
     }
     if (statusOf(parent)?.isDirectory()) return { path, parent, found: 'nothing' };
-    throw new TreeError('not_found', `There is no directory ${parent}.`);
+    throw new TreeError('not_found', `The directory ${parent} does not exist.`);
   }
   if (linksLeft === 0) throw new TreeError('not_found', `${path}: too many symbolic links`);
-  return absent(target[0] === SLASH ? target : join(parent, target), linksLeft - 1);
+  return missing(target[0] === SLASH ? target : join(parent, target), linksLeft - 1);
 }
 
 const SLASH = 0x2f;
@@ -79,7 +78,7 @@ function directoryOf(path: Buffer): Buffer {
   return Buffer.from(posix.dirname(path.toString('latin1')), 'latin1');
 }
 
-/** Undefined for a path that leads nowhere. */
+/** Undefined for a path that does not exist. */
 function statusOf(path: Buffer): Stats | undefined {
   try {
     return statSync(path);

@@ -18,8 +18,8 @@ import {
 import { unpackTree } from './unpack.ts';
 
 /*
- * What an honest sender sends is tested from both ends (tests/cli/cp.test.ts). This is about
- * what a hostile or a broken one might.
+ * What a correct sender sends is tested end to end (tests/cli/cp.host.test.ts). These tests
+ * send what a hostile or a broken one might.
  */
 
 let root: string;
@@ -83,7 +83,7 @@ test.each([
   ['is absolute', [directory, entry('file', 1, '/escaped')]],
   ['is empty', [directory, entry('file', 1, '')]],
   ['is its own directory', [directory, entry('directory', 1, '.')]],
-  ['holds a NUL', [directory, entry('file', 1, 'a\0b')]],
+  ['contains a NUL', [directory, entry('file', 1, 'a\0b')]],
   ['is too long', [directory, entry('file', 1, 'n'.repeat(256))]],
 ])('refuses a name that %s', async (_, records) => {
   await expect(unpack(...records, complete)).rejects.toThrow('leads out of its directory');
@@ -132,7 +132,7 @@ test('nothing is written through a link that the stream brings', async () => {
   ]);
 });
 
-test('a further name of what was not sent is left out', async () => {
+test('a hard link to a file that was not sent is left out', async () => {
   await unpack(directory, entry('link', 1, 'hard', { link: 5 }), complete);
   expect(await readdir(destination)).toEqual([]);
   expect(omissions).toEqual([
@@ -140,7 +140,7 @@ test('a further name of what was not sent is left out', async () => {
   ]);
 });
 
-test('devices and set-id bits of an unasked sender are left out', async () => {
+test('devices and set-id bits that were not asked for are left out', async () => {
   const setId = entry('file', 1, 'su', { mode: constants.S_IFREG | 0o6755 });
   const device = entry('device', 1, 'null', { device: 259n });
   await unpack(directory, device, setId, encodeEndOfFile(0), complete);
@@ -161,7 +161,7 @@ test('an attribute that may not be set is named, and the file is kept', async ()
   ]);
 });
 
-describe('a stream that ends early', () => {
+describe('a truncated stream', () => {
   test('leaves what was there before', async () => {
     await writeFile(destination, 'old');
     await expect(unpack(file, data(0, 'new'))).rejects.toThrow('before it was complete');
@@ -169,7 +169,7 @@ describe('a stream that ends early', () => {
     expect(await readdir(join(root, 'into'))).toEqual(['copy']);
   });
 
-  test('at any byte is noticed', async () => {
+  test('is detected at any byte', async () => {
     await mkdir(join(root, 'from/sub'), { recursive: true });
     await writeFile(join(root, 'from/sub/file'), 'content');
     const whole = Buffer.concat(
@@ -183,7 +183,7 @@ describe('a stream that ends early', () => {
     expect(await readFile(join(destination, 'sub/file'), 'utf8')).toBe('content');
   });
 
-  test('and one that is cut anywhere else is the same', async () => {
+  test('that is split into chunks anywhere is read all the same', async () => {
     await writeFile(join(root, 'file'), 'content');
     const whole = Buffer.concat(
       await Array.fromAsync(packTree(join(root, 'file'), { archive: false })),

@@ -41,15 +41,15 @@ export interface UnpackOptions extends MetadataOptions {
   /** A path here; see {@link findTarget}. */
   readonly destination: string;
   readonly onOmission: (omission: Omission) => void;
-  /** Told, before it is made, of the directory that must be removed if this process is killed. */
+  /** Called with the directory that must be removed if this process is killed, before it is made. */
   readonly onStaging?: (path: Buffer) => void;
-  /** Ends a write to a FIFO, which may wait forever; else the end of the chunks ends the copy. */
+  /** Aborts a write to a FIFO, which may wait forever; otherwise the copy stops at the end of the chunks. */
   readonly signal?: AbortSignal;
 }
 
 const RECEIVED_KINDS = ['directory', 'file', 'special'] as const;
 
-/** What has been put where. */
+/** The result of a copy. */
 export interface Received {
   readonly to: string;
   readonly kind: (typeof RECEIVED_KINDS)[number];
@@ -59,10 +59,10 @@ export interface Received {
 
 /**
  * Makes the tree that `packTree` sent. It is made aside and moved into place when it is
- * complete, so an error, or an end before the end, leaves what was there before. A directory
- * that exists already keeps its mode and time and receives what is new. What cannot be made
- * is reported and left out, a full disk ends it all. Nothing that is sent can lead out of the
- * destination. Throws TreeError.
+ * complete, so an error, or a truncated stream, leaves what was there before. A directory that
+ * exists already keeps its mode and time and receives what is new. What cannot be made is
+ * reported and left out; a full disk fails the copy. Nothing that is sent can be written
+ * outside the destination. Throws TreeError.
  */
 export async function unpackTree(
   chunks: AsyncIterable<Buffer>,
@@ -280,7 +280,7 @@ class StagedTree {
     if (!isRoot && entry.parent >= this.#directories.length) {
       throw malformed('a file is in a directory that was not sent');
     }
-    // A directory that could not be made has been reported with all that it holds.
+    // A directory that could not be made has been reported with all that it contains.
     const path = isRoot || parent ? join(parent?.path ?? this.#base, entry.name) : undefined;
     const shown = isRoot ? '' : shownPath(parent?.shown ?? '', entry.name);
     if (entry.kind === 'directory') {
@@ -348,7 +348,10 @@ class StagedTree {
     this.close();
   }
 
-  /** Undefined, and an omission, if this entry cannot be made. Throws what would meet all others too. */
+  /**
+   * Undefined, and an omission, if this entry cannot be made. Throws what every other entry
+   * would fail with too.
+   */
   #attempt<T>(shown: string, action: () => T): T | undefined {
     try {
       return action();

@@ -70,7 +70,7 @@ export class MemoryFiles {
         owner.enter('listDir');
         const names = await readdir(this.#path(sandboxId, path)).catch((error) => {
           const code = error.code === 'ENOTDIR' ? 'invalid_request' : 'not_found';
-          throw new TorporError(code, `There is no directory ${path}.`).toConnectError();
+          throw new TorporError(code, `The directory ${path} does not exist.`).toConnectError();
         });
         return {
           entries: await Promise.all(names.map((name) => this.#entry(sandboxId, join(path, name)))),
