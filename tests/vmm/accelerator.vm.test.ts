@@ -5,7 +5,7 @@ import {
   findQemu,
   killLeftovers,
   kvmObstacle,
-  PROBE_WORDS,
+  PROBE_MESSAGE,
   type ProbeOptions,
   probeAccelerator,
   probeInitramfs,
@@ -42,7 +42,7 @@ test('the probe guest gets to user mode, says its words and resets the machine',
   const driver = new QemuDriver({ qemu: options.qemu, accelerator: 'tcg' });
   const vm = bench.track(await driver.start(await bench.spec(probeGuest, 'probe')));
   const { reason, consoleTail } = await vm.exited;
-  expect(consoleTail).toContain(PROBE_WORDS);
+  expect(consoleTail).toContain(PROBE_MESSAGE);
   expect(reason).toBe('The guest rebooted, which stops its machine.');
 });
 
@@ -65,7 +65,7 @@ describe('a probe boot', () => {
     expect(await boot({})).toEqual({ kind: 'booted', bootMs: expect.any(Number) });
   });
 
-  test('is given up when the console is silent', async () => {
+  test('is stopped when the console is silent', async () => {
     const limits = { ...LIMITS, silenceMs: 100 };
     expect(await boot({ limits })).toEqual({
       kind: 'timed-out',
@@ -73,7 +73,7 @@ describe('a probe boot', () => {
     });
   });
 
-  test('is given up at last, though it prints', async () => {
+  test('is stopped after its whole time, even while it prints', async () => {
     const limits = { ...LIMITS, totalMs: 200 };
     expect(await boot({ limits })).toEqual({
       kind: 'timed-out',
@@ -84,7 +84,7 @@ describe('a probe boot', () => {
   test('tells of a guest that dies', async () => {
     const kernelArguments = ['rdinit=/nonexistent', 'root=/dev/nonexistent'];
     expect(await boot({ kernelArguments })).toMatchObject({
-      kind: 'died',
+      kind: 'failed',
       reason: expect.stringContaining('kernel panicked'),
     });
   });
@@ -179,7 +179,7 @@ test('a setting decides without a probe', async () => {
   await expect(readdir(stateDirectory)).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
-test('a VMM whose driver died before it told anybody is found by its run directory', async () => {
+test('a VMM whose driver was killed before it recorded the pid is found by its run directory', async () => {
   const driver = new QemuDriver({ qemu: options.qemu, accelerator: 'tcg' });
   const spec = await bench.spec(guest, 'guest=count');
   const vm = bench.track(await driver.start(spec));

@@ -26,7 +26,7 @@ const F_SETPIPE_SZ = 1031;
 /** What any user may have; /proc/sys/fs/pipe-max-size. */
 const PIPE_BYTES = 1024 * 1024;
 
-/** Lets a pipe hold more, so that its two ends need not take turns so often. What is no pipe stays as it is. */
+/** Enlarges the buffer of a pipe, for fewer switches between its ends. Does nothing to what is not a pipe. */
 export function widenPipe(fd: number): void {
   fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES);
 }

@@ -5,14 +5,14 @@ import type { ProbeOutcome } from './probe-boot.ts';
 
 const QUICK: ProbeOutcome = { kind: 'booted', bootMs: 640 };
 const SLOW: ProbeOutcome = { kind: 'booted', bootMs: 4_200 };
-const DIED: ProbeOutcome = { kind: 'died', reason: 'The guest rebooted.', afterMs: 900 };
+const FAILED: ProbeOutcome = { kind: 'failed', reason: 'The guest rebooted.', afterMs: 900 };
 const REFUSED: ProbeOutcome = { kind: 'refused', reason: 'Device or resource busy.' };
 const SILENT: ProbeOutcome = {
   kind: 'timed-out',
   reason: 'it printed nothing at all for 30.0 s',
 };
 
-/** A race whose boots go as told; `never` is one that runs until it is stopped. */
+/** A race with the given outcomes; `never` is a boot that runs until it is stopped. */
 async function race(outcomes: Readonly<Record<Accelerator, ProbeOutcome | 'never'>>) {
   const stopped: Accelerator[] = [];
   const boot: Boot = (accelerator, signal) => {
@@ -39,7 +39,7 @@ describe('the faster accelerator is chosen, and the other stopped', () => {
     });
   });
 
-  test('emulation, where KVM works and crawls', async () => {
+  test('emulation, where KVM works but is slower', async () => {
     expect(await race({ kvm: 'never', tcg: SLOW })).toEqual({
       accelerator: 'tcg',
       reason:
@@ -50,7 +50,7 @@ describe('the faster accelerator is chosen, and the other stopped', () => {
     });
   });
 
-  test.each([DIED, REFUSED, SILENT])(
+  test.each([FAILED, REFUSED, SILENT])(
     'KVM, however late, where emulation fails: $kind',
     async (tcg) => {
       expect(await race({ kvm: SLOW, tcg })).toMatchObject({
@@ -62,8 +62,8 @@ describe('the faster accelerator is chosen, and the other stopped', () => {
 });
 
 describe('a KVM that fails is not used', () => {
-  test('its death is a verdict', async () => {
-    expect(await race({ kvm: DIED, tcg: 'never' })).toMatchObject({
+  test('a boot that fails is conclusive', async () => {
+    expect(await race({ kvm: FAILED, tcg: 'never' })).toMatchObject({
       accelerator: 'tcg',
       reason:
         'KVM can be opened, but a probe boot under it failed after 0.9 s: The guest rebooted.',
@@ -78,7 +78,7 @@ describe('a KVM that fails is not used', () => {
       SILENT,
       'KVM can be opened, but a probe boot under it was stopped: it printed nothing at all for 30.0 s.',
     ],
-  ])('but $kind says nothing of the next time', async (kvm, reason) => {
+  ])('but $kind is not conclusive', async (kvm, reason) => {
     expect(await race({ kvm, tcg: 'never' })).toMatchObject({
       accelerator: 'tcg',
       reason,
@@ -87,7 +87,7 @@ describe('a KVM that fails is not used', () => {
   });
 
   test('also where emulation failed first', async () => {
-    expect(await race({ kvm: SILENT, tcg: DIED })).toMatchObject({
+    expect(await race({ kvm: SILENT, tcg: FAILED })).toMatchObject({
       accelerator: 'tcg',
       isConclusive: false,
     });

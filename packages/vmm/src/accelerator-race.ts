@@ -1,7 +1,7 @@
 import type { Accelerator } from './driver.ts';
 import { type ProbeOutcome, seconds } from './probe-boot.ts';
 
-/** How long the probe boot took under each accelerator; null where it did not get to its end. */
+/** How long the probe boot took under each accelerator; null where it did not finish. */
 export interface BootTimes {
   readonly kvm: number | null;
   readonly tcg: number | null;
@@ -10,10 +10,10 @@ export interface BootTimes {
 /** Which accelerator probe boots are for. */
 export interface RaceVerdict {
   readonly accelerator: Accelerator;
-  /** One sentence for a person. */
+  /** One human-readable sentence. */
   readonly reason: string;
   readonly bootMs: BootTimes;
-  /** Whether another race on the same machine would go the same way. A time-out tells nothing of the next one. */
+  /** Whether another race on the same machine would have the same result. A time-out is not conclusive. */
   readonly isConclusive: boolean;
 }
 
@@ -21,10 +21,10 @@ export interface RaceVerdict {
 export type Boot = (accelerator: Accelerator, signal: AbortSignal) => Promise<ProbeOutcome>;
 
 /**
- * Boots the same guest under KVM and in emulation at once; whichever is first at its end is
- * the faster, and the other is stopped. So the race takes as long as the winner needs, and
- * what else the machine does slows both. A KVM that fails decides it too: emulation is what
- * remains, whether it is fast or slow.
+ * Boots the same guest under KVM and in emulation at once; the one that finishes first is the
+ * faster, and the other is stopped. So the race takes as long as the winner needs, and other
+ * load on the machine slows both. A failure of KVM decides it too: only emulation remains, fast
+ * or slow.
  */
 export async function raceAccelerators(boot: Boot): Promise<RaceVerdict> {
   const stop = new AbortController();
@@ -61,7 +61,7 @@ function kvmDecides(outcome: ProbeOutcome): RaceVerdict {
     accelerator: 'tcg',
     reason: `KVM can be opened, but ${failureOf(outcome)}`,
     bootMs: { kvm: null, tcg: null },
-    isConclusive: outcome.kind === 'died',
+    isConclusive: outcome.kind === 'failed',
   };
 }
 
@@ -69,7 +69,7 @@ function failureOf(outcome: Exclude<ProbeOutcome, { kind: 'booted' }>): string {
   switch (outcome.kind) {
     case 'refused':
       return `no machine starts under it: ${outcome.reason}`;
-    case 'died':
+    case 'failed':
       return `a probe boot under it failed after ${seconds(outcome.afterMs)}: ${outcome.reason}`;
     case 'timed-out':
       return `a probe boot under it was stopped: ${outcome.reason}.`;

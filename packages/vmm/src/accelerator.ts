@@ -9,21 +9,21 @@ import { type BootTimes, raceAccelerators } from './accelerator-race.ts';
 import type { Accelerator } from './driver.ts';
 import { type ProbeBootOptions, probeBoot } from './probe-boot.ts';
 
-// `/dev/kvm` that opens is not KVM that works: there are nested and paravirtual hosts on
-// which a stock kernel dies or crawls under KVM, slower than in emulation. So the very
-// kernel that the guests will run is booted under both, and the faster one is used. What
-// such a race has shown is remembered for as long as nothing changes that could change it.
-// What it has not shown, because KVM could not be had or a boot was given up, may be the
-// fault of a busy moment: that is tried again after an hour.
+// A `/dev/kvm` that can be opened does not mean that KVM works: on some nested and paravirtual
+// hosts a stock kernel crashes under KVM, or is slower than in emulation. So the very kernel
+// that the guests will run is booted under both, and the faster one is used. A conclusive
+// result is kept until something changes that could change it. An inconclusive one (KVM was not
+// available, or a boot timed out) may be due to a busy moment: the race is run again after an
+// hour.
 
 /** Which accelerator is used, and why. */
 export interface AcceleratorChoice {
   readonly accelerator: Accelerator;
-  /** One sentence for a person. */
+  /** One human-readable sentence. */
   readonly reason: string;
   /** RFC 3339; null where no probe boot was needed. */
   readonly probedAt: string | null;
-  /** RFC 3339: when the probe is made again. Null: not before something changes. */
+  /** RFC 3339: when the probe is run again. Null: not before something changes. */
   readonly probedAgainAt: string | null;
   /** Null where no probe boot was needed. */
   readonly bootMs: BootTimes | null;
@@ -32,11 +32,11 @@ export interface AcceleratorChoice {
 }
 
 export interface ProbeOptions extends ProbeBootOptions {
-  /** Results are remembered here; made if it does not exist. */
+  /** Results are kept here; created if it does not exist. */
   readonly stateDirectory: string;
-  /** Decides without a probe. */
+  /** The accelerator to use, without a probe. */
   readonly forced?: Accelerator | undefined;
-  /** Probe again, whatever is remembered. */
+  /** Probe again, even if there is a result. */
   readonly refresh?: boolean | undefined;
   /** Called before a probe that boots, which takes from a second to minutes on a slow machine. */
   readonly onProbe?: (() => void) | undefined;
@@ -45,9 +45,9 @@ export interface ProbeOptions extends ProbeBootOptions {
 const KVM_DEVICE = '/dev/kvm';
 const RESULTS_FILE = 'accelerator.json';
 const RESULTS_VERSION = 2;
-/** Machines change their kernel now and then; what is older than so many changes is of no use. */
+/** Results for this many environments are kept, the latest ones: hosts change their kernel now and then. */
 const MAX_REMEMBERED = 16;
-/** Starts within it do not pay again for a KVM that does not come up. */
+/** For this long, starts do not wait again for a KVM that does not work. */
 const INCONCLUSIVE_FOR_MS = 60 * 60_000;
 
 const milliseconds = z.number().nonnegative().nullable();
@@ -65,10 +65,9 @@ const resultsSchema = z.strictObject({
 type ProbeResult = z.infer<typeof resultSchema>;
 
 /**
- * Chooses the accelerator: as forced, else `tcg` where there is no usable
- * /dev/kvm, else by probe boots, whose result is remembered by host
- * kernel, QEMU version, processor and guest kernel. Throws `host_setup` if KVM
- * is forced but cannot be opened.
+ * Chooses the accelerator: as forced, else `tcg` where there is no usable /dev/kvm, else by
+ * probe boots, whose result is kept by host kernel, QEMU version, processor and guest kernel.
+ * Throws `host_setup` if KVM is forced but cannot be opened.
  */
 export async function probeAccelerator(options: ProbeOptions): Promise<AcceleratorChoice> {
   const obstacle = await kvmObstacle();
@@ -90,7 +89,7 @@ export async function probeAccelerator(options: ProbeOptions): Promise<Accelerat
   return { ...result, forced: false };
 }
 
-/** What a setting that forces an accelerator comes to. */
+/** The choice where a setting forces an accelerator. */
 export function forcedChoice(accelerator: Accelerator): AcceleratorChoice {
   return {
     accelerator,
@@ -131,7 +130,7 @@ async function environmentKey({ qemu, kernelPath }: ProbeOptions): Promise<strin
 
 async function probe(options: ProbeBootOptions): Promise<ProbeResult> {
   const verdict = await raceAccelerators((accelerator, signal) =>
-    // What went wrong around a boot says nothing against the other accelerator.
+    // An error around a boot says nothing about the other accelerator.
     probeBoot(accelerator, options, signal).catch((error: unknown) => ({
       kind: 'refused',
       reason: TorporError.from(error).message,
@@ -157,7 +156,7 @@ function isCurrent({ probedAt, probedAgainAt }: ProbeResult): boolean {
   return probedAgainAt === null || (Date.parse(probedAt) <= now && now < Date.parse(probedAgainAt));
 }
 
-/** A file that cannot be understood counts as empty: the probe is merely made again. */
+/** A file that cannot be parsed counts as empty: the probe is merely run again. */
 async function readResults(directory: string): Promise<Record<string, ProbeResult>> {
   try {
     const text = await readFile(join(directory, RESULTS_FILE), 'utf8');

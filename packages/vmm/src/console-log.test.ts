@@ -37,7 +37,7 @@ test('the log never grows beyond its bound and keeps what was written last', asy
   expect(await readdir(join(path, '..'))).toEqual(['console.log']);
 });
 
-test('the bound holds for a log that an earlier process filled, and for one huge write', async () => {
+test('the bound applies to a log that an earlier process filled, and to one huge write', async () => {
   const path = await logPath();
   const log = await ConsoleLog.open(path, 4096);
   await log.write(Buffer.alloc(4000, 'a'));

@@ -22,7 +22,7 @@ export class ConsoleLog {
     this.#size = size;
   }
 
-  /** Opens the log for appending and makes it if need be. `maxBytes` is sensibly 64 KiB or more. */
+  /** Opens the log for appending; creates it if it does not exist. `maxBytes` is sensibly 64 KiB or more. */
   static async open(path: string, maxBytes: number): Promise<ConsoleLog> {
     const file = await open(path, 'a', 0o600);
     const { size } = await file.stat();
@@ -67,7 +67,7 @@ export class ConsoleLog {
   }
 }
 
-/** Waits until the console of a VMM that has exited is `finished`, but not for long. */
+/** Waits until the console of a VMM that has exited is `finished`, with a short time limit. */
 export async function drained(finished: Promise<void>): Promise<void> {
   const cancel = new AbortController();
   const late = sleep(DRAIN_MS, undefined, { signal: cancel.signal }).catch(() => undefined);
@@ -95,7 +95,7 @@ export async function readTail(path: string, maxBytes: number): Promise<Buffer> 
   }
 }
 
-/** The last whole lines of a file, without their line ends. */
+/** The last whole lines of a file, without their newlines. */
 export async function readLastLines(path: string, count: number): Promise<string[]> {
   const tail = await readTail(path, count * 512);
   return tail

@@ -13,18 +13,18 @@
  *       and before the record was   unknown, like B
  *
  * The number is the driver's: it counts the attempts to capture a machine, and 0 is what the
- * machine was started from. It matters to a VMM that writes RAM out (Firecracker): that writes
- * a diff of what changed since its last snapshot, and forgets at the same time what that was.
- * If a snapshot was written and then lost (a full disk, a commit that failed, an agent that was
+ * machine was started from. It matters to a VMM that writes RAM out (Firecracker): it writes a
+ * diff of what changed since its last snapshot, and resets its tracking at the same time. If a
+ * snapshot was written and then lost (a full disk, a commit that failed, an agent that was
  * killed), the next diff would silently lack what the lost one had. So the driver counts the
  * attempts on disk before each one, and writes a diff only if the base has the number of the
  * last attempt. In every other case (the count is lost or damaged, for one) it writes all of
  * RAM, which takes longer and is never wrong. That is why a commit that fails leaves the base
- * as it was: the driver knows of the attempt.
+ * as it was: the driver has counted the attempt.
  *
- * A VMM whose RAM is a file (QEMU) forgets nothing: the file can be read at any time. Where a
- * page server fills it, what was never touched is missing in it, and is as in every build of
- * the machine; all its captures have the number 0.
+ * A VMM whose RAM is a file (QEMU) resets nothing: the file can be read at any time. Where a
+ * page server fills it, pages that were never touched are holes in it, unchanged since every
+ * build of the machine; all its captures have the number 0.
  *
  * Either way, blocks that are written out and equal those of the base's build are not stored
  * again, so a full capture costs time, not disk.
@@ -36,7 +36,7 @@ export type DirtyBase =
   | { readonly kind: 'zeros' }
   /** RAM was that of the build at this capture. */
   | { readonly kind: 'build'; readonly buildId: string; readonly number: number }
-  /** What was written since any capture is not known. RAM still resembles that of the build. */
+  /** What was written since any capture is unknown. RAM is still similar to the build's. */
   | { readonly kind: 'unknown'; readonly buildId?: string | undefined };
 
 /** The base of a machine that was booted. */
@@ -62,7 +62,7 @@ export function buildOf(base: DirtyBase): string | undefined {
   return base.kind === 'zeros' ? undefined : base.buildId;
 }
 
-/** The capture since which the VMM would have to know all changes; undefined if there is none. */
+/** The capture since which the VMM must have tracked all changes; undefined if there is none. */
 export function captureOf(base: DirtyBase): number | undefined {
   switch (base.kind) {
     case 'zeros':

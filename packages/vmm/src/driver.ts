@@ -2,8 +2,8 @@ import type { DirtyBase } from './dirty-base.ts';
 
 /**
  * The one interface of the VMM drivers. A driver starts a detached VMM process that outlives
- * the host agent; {@link VmmDriver.adopt} connects to such a process again. Nothing here knows
- * of sandboxes, networks or what a build is, beyond names.
+ * the host agent; {@link VmmDriver.adopt} connects to such a process again. Nothing here
+ * depends on sandboxes, networks or builds, beyond their names.
  */
 
 export interface DriveSpec {
@@ -23,7 +23,7 @@ export interface NetworkSpec {
 }
 
 export interface MachineSpec {
-  /** Names the machine in messages; `[a-z0-9-]{1,64}`. */
+  /** The machine's name in messages; `[a-z0-9-]{1,64}`. */
   readonly id: string;
   readonly vcpus: number;
   readonly memoryMiB: number;
@@ -53,13 +53,13 @@ export interface RestoreSource {
   /** State of the devices and vCPUs, as {@link MicroVm.capture} wrote it. */
   readonly statePath: string;
   readonly memory: /**
-   * Guest RAM, mapped privately: must not change while the VM lives, and must be
-   * readable by the VMM's user, wherever it lies.
+   * Guest RAM, mapped privately: must not change while the VM lives, and must be readable by
+   * the VMM's user, in any directory.
    */
     | { readonly kind: 'file'; readonly path: string }
     /**
-     * Unix socket of a page server that serves this machine alone, and at once: RAM is
-     * touched before the restore resolves. It is given to the VMM's user.
+     * Unix socket of a page server that serves this machine alone, from the start: RAM is
+     * touched before the restore resolves. Its owner becomes the VMM's user.
      */
     | { readonly kind: 'userfaultfd'; readonly socketPath: string };
 }
@@ -70,13 +70,13 @@ export interface MachineDescription {
   readonly vmmVersion: string;
   readonly accelerator: Accelerator;
   readonly pid: number;
-  /** Field 22 of /proc/PID/stat: tells a recycled pid from the process that was started. */
+  /** Field 22 of /proc/PID/stat: distinguishes a recycled pid from the process that was started. */
   readonly startTimeTicks: string;
   readonly memoryOrigin: MemoryOrigin;
   readonly spec: MachineSpec;
 }
 
-/** What a machine's RAM began as: zeros (it was booted), a file, or what a page server serves. */
+/** The initial content of a machine's RAM: zeros (it was booted), a file, or what a page server serves. */
 export type MemoryOrigin = 'zeros' | RestoreSource['memory']['kind'];
 
 export type VmmKind = 'qemu' | 'firecracker';
@@ -103,31 +103,31 @@ export interface CaptureTarget {
 export interface Capture {
   /**
    * A file as large as the RAM: the target's `memoryPath`, or the machine's own memory file,
-   * which is good until the machine runs again.
+   * which is valid until the machine runs again.
    */
   readonly memoryPath: string;
-  /** What a hole of that file says of its blocks: that they are zeros, or as in the base's build. */
+  /** What a hole of that file means: blocks of zeros, or blocks as in the base's build. */
   readonly holes: 'zero' | 'unchanged';
   /** Makes this capture the base of a later one: see `dirty-base.ts`. */
   readonly number: number;
-  /** Why all RAM was written, where a diff would have done. */
+  /** Why all RAM was written, where a diff would have been enough. */
   readonly fullBecause?: string;
 }
 
 /** A running VMM with its machine. */
 export interface MicroVm {
   readonly description: MachineDescription;
-  /** Resolves when the VMM process has exited, for whatever reason, within 2 s of its exit. Never rejects. */
+  /** Resolves when the VMM process has exited, for any reason, within 2 s of its exit. Never rejects. */
   readonly exited: Promise<ExitReport>;
   /** Stops the vCPUs. Idempotent. */
   pause(): Promise<void>;
   /** Lets the vCPUs run. Idempotent. */
   resume(): Promise<void>;
   /**
-   * Saves the state of a paused machine, and makes its RAM readable: what changed since
-   * `base` if that can be had, else all of it. The machine stays paused. Takes as long as the
-   * disk does. Throws `invalid_state` for a machine that runs or whose RAM cannot be saved.
-   * On failure nothing is left at the target.
+   * Saves the state of a paused machine, and makes its RAM readable: what changed since `base`
+   * if that is known, else all of it. The machine stays paused. Takes as long as the disk does.
+   * Throws `invalid_state` for a machine that runs or whose RAM cannot be saved. On failure
+   * nothing is left at the target.
    */
   capture(base: DirtyBase, target: CaptureTarget): Promise<Capture>;
   /** Asks the guest to power down, then waits for the VMM to exit; kills it after `graceMs`. */
@@ -140,7 +140,7 @@ export interface MicroVm {
   detach(): Promise<void>;
 }
 
-/** What the drivers differ in, for their callers. */
+/** The differences between the drivers that callers need to know. */
 export interface VmmCapabilities {
   /** Guest RAM is a file on tmpfs, `MachineSpec.memoryFile`; else it is the VMM's own memory. */
   readonly memoryFile: boolean;

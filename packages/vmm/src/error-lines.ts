@@ -1,15 +1,19 @@
 /*
- * What VMMs and guests print is mostly routine: warnings of features that the host lacks,
- * dumps of registers, progress. Only lines that say what went wrong may stand in the reason
- * for an end; the log has the rest.
+ * What VMMs and guests print is mostly routine: warnings of features that the host lacks, dumps
+ * of registers, progress. Only lines that say what went wrong may be quoted in the reason for
+ * an exit; the log has the rest.
  */
 
-/** Firecracker's log, with `--show-level`: `TIME [ID:THREAD:LEVEL] message`. Undefined: of another origin. */
+/**
+ * Firecracker's log, with `--show-level`: `TIME [ID:THREAD:LEVEL] message`. Undefined: not from
+ * Firecracker's log.
+ */
 const FIRECRACKER_LOG =
   /^\d{4}-\d\d-\d\dT[\d:.]+ \[[^\]]*?(?::(?<level>[A-Z]+))?(?::\S+\.rs:\d+)?\] /;
 
 const ROUTINE: readonly RegExp[] = [
-  // QEMU's report.c: `PROGRAM: warning: message`, with the option that it is about before the level.
+  // QEMU's report.c: `PROGRAM: warning: message`, with the option that it is about before the
+  // level.
   /^[^\s:]+: (?:-.*?: )?(?:warning|info): /,
   // GLib, which QEMU uses: `(PROGRAM:PID): GLib-WARNING **: message`.
   /^(?:\*\* )?\([^)]*:\d+\): (?:\S+-)?(?:WARNING|Message|INFO|DEBUG) ?\*\*/,
@@ -17,14 +21,14 @@ const ROUTINE: readonly RegExp[] = [
   /^(?:extra data\[\d+\]: |[A-Z][A-Z0-9]{1,2} ?= ?[0-9a-f]|Code=)/,
   // What follows the message of a panic in Rust.
   /^(?:note: |stack backtrace:|\s+(?:\d+: |at ))/,
-  // How the log of every Firecracker begins and ends.
+  // The first and last lines of every Firecracker log.
   /^(?:Running Firecracker v|Firecracker exiting )/,
 ];
 
-/** Signs that a guest's line is about a failure: as its kernel and most programs print them. */
+/** Patterns of a guest's line that is about a failure, as its kernel and most programs print it. */
 const GUEST_FAILURE =
   /\b(?:panic|oops|bug:|oom|out of memory|segfault|error|fail(?:ed|ure|s)?|fatal|cannot|denied|no such|no space)\b/i;
-/** Of these, what says that nothing failed. */
+/** Of these, lines that do not report a failure. */
 const GUEST_ROUTINE = /\b(?:0|no) errors?\b|\berrors=|without error/i;
 
 /** Those of a VMM's lines that say what went wrong, without the time and thread of a log. */
@@ -37,10 +41,10 @@ export function vmmErrors(lines: readonly string[]): string[] {
   });
 }
 
-/** On the console of every guest: how its VMM greets, and that its kernel stops. */
+/** On the console of every guest: the VMM's first line, and the kernel's last. */
 const CONSOLE_ROUTINE = /^(?:\S+ \[[^\]]*\] )?Running Firecracker v|^\[ *[\d.]+\] reboot: /;
 
-/** The console without what every guest's has. */
+/** The console without the lines of every guest. */
 export function withoutRoutine(lines: readonly string[]): string[] {
   return lines.filter((line) => line.trim() !== '' && !CONSOLE_ROUTINE.test(line));
 }

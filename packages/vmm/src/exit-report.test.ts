@@ -43,7 +43,7 @@ test('a panic is found before a long stack, and the tail stays short', async () 
   expect(report.consoleTail.at(-1)).toBe('[ 1.1]  frame_59');
 });
 
-test('the end marker of a panic is not part of its reason', async () => {
+test('the closing line of a panic is not part of its reason', async () => {
   const end = '[ 1.2] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---\r\n';
   const { reason } = await reasonFor({}, end);
   expect(reason).toBe("The guest's kernel panicked: Attempted to kill init!");
@@ -52,8 +52,8 @@ test('the end marker of a panic is not part of its reason', async () => {
 test.each([
   ['qemu: it failed.\n', 'qemu: it failed.'],
   ['qemu: it failed\n', 'qemu: it failed.'],
-  ['', 'it did not say why.'],
-])('the errors of a start, %j, end their sentence with one full stop', async (output, expected) => {
+  ['', 'it printed no error.'],
+])('the errors of a start, %j, are followed by one full stop', async (output, expected) => {
   const directory = await mkdtemp(join(tmpdir(), 'torpor-start-'));
   onTestFinished(() => rm(directory, { recursive: true }));
   await writeFile(join(directory, 'output'), output);
@@ -63,13 +63,13 @@ test.each([
 test.each([
   ['no root disk', 'The guest could not start: no root disk.'],
   ['no root disk.', 'The guest could not start: no root disk.'],
-])('so does a boot that failed: %j', async (message, expected) => {
+])('so is the message of a boot that failed: %j', async (message, expected) => {
   const console = `torpor: [1.0] boot failed: ${message}\r\n[ 1.1] reboot: Power down\r\n`;
   const { reason } = await reasonFor({ exit: { exitCode: 0 } }, console);
   expect(reason).toBe(expected);
 });
 
-test('an intended end is reported as such, with its signal', async () => {
+test('an intended exit is reported as such, with its signal', async () => {
   const report = await reasonFor(
     { exit: { signal: 'SIGKILL' }, intended: 'It was killed.' },
     PANIC,
@@ -84,7 +84,7 @@ test('a signal and a failure come with the last error of QEMU', async () => {
   expect(failed.reason).toBe('QEMU exited with status 1. Its last error: qemu: no memory');
 });
 
-test('the reasons of a shutdown are told in sentences', async () => {
+test('the reasons of a shutdown are reported in sentences', async () => {
   const exit = { exitCode: 0 };
   const { reason } = await reasonFor({ exit, shutdownReason: 'guest-shutdown' });
   expect(reason).toBe('The guest powered itself down.');
@@ -106,22 +106,22 @@ test('a guest whose initramfs gave up says why', async () => {
   expect(confirmed.reason).toBe(reason);
 });
 
-test('nothing in the report can steer a terminal', async () => {
+test('nothing in the report can control a terminal', async () => {
   const { consoleTail } = await reasonFor({}, '\x1b[31mred\x07\n');
   expect(consoleTail).toEqual(['[31mred']);
 });
 
-test('an adopted QEMU leaves no status: the report says what that can mean', async () => {
+test('an adopted QEMU has no exit status: the report says what that can mean', async () => {
   const silent = await reasonFor({});
   expect(silent).toEqual({
-    reason: expect.stringMatching(/^QEMU crashed, or was killed .*; which is not known\.$/),
+    reason: expect.stringMatching(/^QEMU crashed, or was killed .*; the exit status is unknown\.$/),
     consoleTail: [],
   });
   const told = await reasonFor({}, '', 'qemu: terminating on signal 15 from pid 7\n');
   expect(told.reason).toMatch(/ Its last error: qemu: terminating on signal 15 from pid 7$/);
 });
 
-/** The end of a Firecracker with this log; `at` stands for the start of each line. */
+/** The reason reported for a Firecracker with this log; `at` is replaced with the prefix of each line. */
 async function reasonOfFirecracker(evidence: Partial<ExitEvidence>, log: string, output = '') {
   const directory = await mkdtemp(join(tmpdir(), 'torpor-exit-'));
   onTestFinished(() => rm(directory, { recursive: true }));
@@ -161,7 +161,7 @@ test('a routine warning is not quoted as the reason why a VMM was killed', async
   }
 });
 
-test('an error is found before the routine that follows it', async () => {
+test('an error is found before the routine lines that follow it', async () => {
   const failed = { exit: { exitCode: 1 } };
   const log = [
     'at [sb1:main:ERROR] RunWithApi error: no such tap',

@@ -16,9 +16,9 @@ export interface ExitEvidence {
   readonly shutdownReason: string | undefined;
   readonly consolePath: string;
   readonly outputPath: string;
-  /** The VMM's own log; its last error says more than that of its output. */
+  /** The VMM's own log; its last error takes precedence over that of its output. */
   readonly logPath?: string;
-  /** What exit statuses of this VMM mean, to follow their number. */
+  /** The meaning of this VMM's exit statuses, appended to the number. */
   readonly statusMeanings?: Readonly<Record<number, string>>;
 }
 
@@ -32,15 +32,15 @@ const SHUTDOWN_SENTENCES: Readonly<Record<string, string>> = {
   'guest-shutdown': 'The guest powered itself down.',
   'guest-reset': 'The guest rebooted, which stops its machine.',
   'guest-panic': "The guest's kernel panicked.",
-  'host-signal': 'QEMU was asked to exit by a signal from the host.',
-  'host-qmp-quit': 'QEMU was told to quit.',
+  'host-signal': 'QEMU exited on a signal from the host.',
+  'host-qmp-quit': 'QEMU exited on a quit command.',
   'host-error': 'QEMU exited because of an error on the host.',
 };
 
-/** What each of these means for a VMM, as far as can be told. */
+/** The likely meaning of each for a VMM. */
 const SIGNAL_HINTS: Readonly<Record<string, string>> = {
   SIGKILL: ', sent by hand or by the kernel because memory ran out',
-  SIGBUS: ': the file system that holds its memory is probably full',
+  SIGBUS: ': the file system with its memory is probably full',
   SIGSYS: ': it made a system call that its filter forbids',
 };
 
@@ -53,10 +53,13 @@ export async function reportExit(evidence: ExitEvidence): Promise<ExitReport> {
   return { reason: reasonOf(evidence, lines, lastError), ...evidence.exit, consoleTail };
 }
 
-/** The last errors that a VMM printed or logged before it was ready: to follow a colon, and to end the sentence. */
+/**
+ * The last errors that a VMM printed or logged before it was ready, to be appended after a
+ * colon, with a full stop.
+ */
 export async function startErrors(paths: readonly string[]): Promise<string> {
   const errors = (await recentErrors(paths)).slice(-MAX_START_ERRORS);
-  return withFullStop(errors.length === 0 ? 'it did not say why' : errors.join(' '));
+  return withFullStop(errors.length === 0 ? 'it printed no error' : errors.join(' '));
 }
 
 /** The errors in these files. A VMM that was killed has often printed warnings and no error. */
@@ -89,11 +92,12 @@ function reasonOf(
     return SHUTDOWN_SENTENCES[shutdownReason] ?? `${vmm} exited: ${shutdownReason}.`;
   }
   if (exit.exitCode === 0) return `${vmm} exited.${quote}`;
-  // One that an earlier process started leaves no status, but it would have printed that it was told to exit.
-  return `${vmm} crashed, or was killed by hand or by the kernel because memory ran out; which is not known.${quote}`;
+  // One that an earlier process started has no exit status, but it would have printed that it
+  // was terminated by a signal.
+  return `${vmm} crashed, or was killed by hand or by the kernel because memory ran out; the exit status is unknown.${quote}`;
 }
 
-/** The message of a kernel's panic. The last one counts. */
+/** The message of a kernel's panic, the last one if there are several. */
 function panicOf(lines: readonly string[]): string | undefined {
   for (const line of lines.toReversed()) {
     const message = /Kernel panic - not syncing: (.*?)[.\s]*(?:\]---)?$/.exec(line)?.[1];
@@ -102,13 +106,13 @@ function panicOf(lines: readonly string[]): string | undefined {
   return undefined;
 }
 
-/** What our initramfs says before it powers the machine off, which the kernel may confirm. */
+/** What our initramfs prints before it powers the machine off, which the kernel may confirm. */
 function bootFailureOf(lines: readonly string[]): string | undefined {
   const last = lines.findLast((line) => !/^\[ *[\d.]+\] reboot: /.test(line));
   return /^torpor: \[[\d.]+\] boot failed: (.*)$/.exec(last ?? '')?.[1];
 }
 
-/** What a guest prints is shown on people's terminals: without what would steer those. */
+/** What a guest prints is shown on users' terminals: control characters are removed. */
 function plainText(line: string): string {
   return line.replace(/\p{Cc}/gu, '').slice(0, MAX_LINE_LENGTH);
 }

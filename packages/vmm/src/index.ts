@@ -44,7 +44,7 @@ export {
 export { findFirecrackers } from './firecracker/leftovers.ts';
 export { killLeftovers } from './leftovers.ts';
 export { isSamePlatform, restoreObstacle, type VmmPlatform, vmmPlatform } from './platform.ts';
-export { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
+export { PROBE_MESSAGE, probeInitramfs } from './probe-guest.ts';
 export { findQemu, type QemuInstallation, type QemuMachineType } from './qemu/find-qemu.ts';
 export { QemuDriver, type QemuDriverOptions } from './qemu/qemu-driver.ts';
 export { ensureUffdShim } from './qemu/uffd-shim.ts';

@@ -20,7 +20,7 @@ const RIGHT: MachineSpec = {
   user: { uid: 61000, gid: 61000 },
 };
 
-test('a right spec passes', () => {
+test('a valid spec passes', () => {
   expect(() => checkMachineSpec(RIGHT)).not.toThrow();
 });
 
@@ -31,14 +31,14 @@ test.for([
   ['memory', { memoryMiB: 2 ** 40 }],
   ['run directory', { runDirectory: `/${'x'.repeat(80)}` }],
   ['console', { console: { path: '/c', maxBytes: 0 } }],
-  ['twin drives', { drives: [RIGHT.drives[0], RIGHT.drives[0]] }],
+  ['duplicate drives', { drives: [RIGHT.drives[0], RIGHT.drives[0]] }],
   ['drive id', { drives: [{ id: 'a,readonly=off', path: '/a', readOnly: true }] }],
   ['tap', { network: { ...RIGHT.network, tapDevice: 'tap0,script=/x' } }],
   ['namespace', { network: { ...RIGHT.network, namespace: '../../proc/1/ns/net' } }],
   ['namespace', { network: { ...RIGHT.network, namespace: '..' } }],
   ['mac', { network: { ...RIGHT.network, macAddress: 'here' } }],
   ['user', { user: { uid: -1, gid: 0 } }],
-])('a spec with a wrong %s is refused', ([, change]) => {
+])('a spec with an invalid %s is refused', ([, change]) => {
   const spec = Object.assign({}, RIGHT, change);
   expect(() => checkMachineSpec(spec)).toThrow(
     expect.objectContaining({ code: 'invalid_request' }),

@@ -9,29 +9,30 @@ const MAX_RUN_DIRECTORY_BYTES = 80;
  * something else on a VMM's command line. Throws `invalid_request`.
  */
 export function checkMachineSpec(spec: MachineSpec): void {
-  check(/^[a-z0-9-]{1,64}$/.test(spec.id), `"${spec.id}" is not a machine's name`);
+  check(/^[a-z0-9-]{1,64}$/.test(spec.id), `"${spec.id}" is not a valid machine name`);
   checkRange('vcpus', spec.vcpus, 1, 64);
   checkRange('memoryMiB', spec.memoryMiB, 64, 1024 * 1024);
   const runDirectoryBytes = Buffer.byteLength(spec.runDirectory);
-  check(runDirectoryBytes <= MAX_RUN_DIRECTORY_BYTES, `${spec.runDirectory} is too long a path`);
+  check(runDirectoryBytes <= MAX_RUN_DIRECTORY_BYTES, `${spec.runDirectory} is too long`);
   checkRange('console.maxBytes', spec.console.maxBytes, 4096, 1024 ** 3);
   const ids = new Set(spec.drives.map((drive) => drive.id));
   check(ids.size === spec.drives.length, 'two drives have the same id');
-  // Half of virtio-blk's limit for a serial number would do; QEMU allows 31 bytes for a node's name.
-  for (const id of ids) check(/^[a-z][a-z0-9-]{0,19}$/.test(id), `"${id}" is not a drive's id`);
+  // Within virtio-blk's limit of 20 bytes for a serial number; QEMU allows 31 bytes for a
+  // node's name.
+  for (const id of ids) check(/^[a-z][a-z0-9-]{0,19}$/.test(id), `"${id}" is not a valid drive id`);
   if (spec.network !== undefined) {
     const { namespace, tapDevice, macAddress } = spec.network;
     check(
       /^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/.test(namespace),
-      `"${namespace}" is not a namespace's name`,
+      `"${namespace}" is not a valid namespace name`,
     );
     check(
       /^[A-Za-z0-9_][A-Za-z0-9_-]{0,14}$/.test(tapDevice),
-      `"${tapDevice}" is not an interface's name`,
+      `"${tapDevice}" is not a valid interface name`,
     );
     check(
       /^(?:[0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(macAddress),
-      `"${macAddress}" is not a MAC address`,
+      `"${macAddress}" is not a valid MAC address`,
     );
   }
   if (spec.user !== undefined) {

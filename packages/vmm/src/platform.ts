@@ -15,7 +15,7 @@ export interface VmmPlatform {
   readonly cpuModel: string;
 }
 
-/** As the kernel reports it; every text that a manifest can hold. */
+/** As the kernel reports it; any string is valid in a manifest. */
 const MAX_PROCESSOR_LENGTH = 200;
 
 /** The platform of machines that a VMM runs on this host. */
@@ -39,15 +39,15 @@ export function isSamePlatform(one: VmmPlatform, other: VmmPlatform): boolean {
 }
 
 export interface RestoreObstacle {
-  /** What is wrong with the saved state, as the end of a sentence about it. */
+  /** What is wrong with the saved state, as a predicate to follow its name. */
   readonly what: string;
   readonly remedy: string;
 }
 
-/** What a saved state says of its VMM, also of one that this host does not run. */
+/** What a saved state records about its VMM, even one that this host does not run. */
 interface VmmFacts {
   readonly name: string;
-  /** Machine type: what of it decides which saved states it can load. */
+  /** Machine type: the part that decides which saved states it can load. */
   readonly machine: (version: string, accelerator: Accelerator) => string;
   /** Versions with the same format read each other's states, given the same machine type. */
   readonly stateFormat: (version: string) => string;

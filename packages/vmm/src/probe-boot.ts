@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import type { Accelerator, MachineSpec, MicroVm } from './driver.ts';
-import { PROBE_WORDS, probeInitramfs } from './probe-guest.ts';
+import { PROBE_MESSAGE, probeInitramfs } from './probe-guest.ts';
 import type { QemuInstallation } from './qemu/find-qemu.ts';
 import { QemuDriver } from './qemu/qemu-driver.ts';
 
@@ -31,15 +31,14 @@ export type ProbeOutcome =
   /** QEMU did not get as far as running the guest. */
   | { readonly kind: 'refused'; readonly reason: string }
   /** The guest ran, and its machine stopped before it got to user mode. */
-  | { readonly kind: 'died'; readonly reason: string; readonly afterMs: number }
-  /** It was given up: nothing was decided. */
+  | { readonly kind: 'failed'; readonly reason: string; readonly afterMs: number }
+  /** It was stopped after a time limit, without a result. */
   | { readonly kind: 'timed-out'; readonly reason: string }
   | { readonly kind: 'stopped' };
 
-/**
- * The longest silence of a boot that goes well is some 40 % of its length, and the slowest that
- * won took 99 s: KVM in an emulated machine on a crowded host. Being generous costs nothing
- * where emulation works, since its end stops the other.
+/** The longest silence of a boot that succeeds is some 40 % of its length, and the slowest that
+ * won took 99 s: KVM in an emulated machine on a loaded host. Being generous costs nothing
+ * where emulation works, since its finish stops the other.
  */
 const DEFAULT_LIMITS: ProbeLimits = { silenceMs: 120_000, totalMs: 600_000 };
 const PROBE_MEMORY_MIB = 128;
@@ -47,15 +46,15 @@ const POLL_MS = 25;
 const CONSOLE_BYTES = 64 * 1024;
 const SHARED_MEMORY = '/dev/shm';
 /**
- * About 1,400 bytes over the whole of a boot: enough to see that it makes progress. All messages are
- * twelve times as many, and each byte costs two exits to QEMU, which would measure the
- * serial port of a nested KVM rather than the guest.
+ * About 1,400 bytes over the whole of a boot: enough to see that it makes progress. All
+ * messages are twelve times as many, and each byte costs two exits to QEMU, which would measure
+ * the serial port of a nested KVM rather than the guest.
  */
 const VERBOSITY = 'loglevel=6';
 
 /**
- * Boots the probe guest under one accelerator. Printing counts as a sign of life: only a
- * boot that is silent for too long is given up before its whole time is over. Ends as
+ * Boots the probe guest under one accelerator. Printing counts as a sign of life: only a boot
+ * that is silent for too long is stopped before its whole time has passed. The outcome is
  * `stopped` when the signal aborts. Leaves nothing behind.
  */
 export async function probeBoot(
@@ -77,7 +76,7 @@ export async function probeBoot(
   return await watchBoot(vm, options.limits ?? DEFAULT_LIMITS, signal);
 }
 
-/** RAM of guests is on tmpfs, so that of the probe is. */
+/** On tmpfs, like the RAM of guests. */
 async function memoryDirectory(): Promise<string> {
   return access(SHARED_MEMORY).then(
     () => SHARED_MEMORY,
@@ -111,20 +110,20 @@ async function watchBoot(
   signal: AbortSignal,
 ): Promise<ProbeOutcome> {
   const startedAt = performance.now();
-  let ended: string | undefined;
+  let exitReason: string | undefined;
   void vm.exited.then(({ reason }) => {
-    ended = reason;
+    exitReason = reason;
   });
   let printed = 0;
   let printedAt = startedAt;
   while (!signal.aborted) {
-    // Read before the console is: all that a guest printed is in the log once its VMM has exited.
-    const reason = ended;
+    // Read before the console: all that a guest printed is in the log once its VMM has exited.
+    const reason = exitReason;
     const console = await vm.readConsole(CONSOLE_BYTES);
     const now = performance.now();
     const elapsedMs = now - startedAt;
-    if (console.includes(PROBE_WORDS)) return { kind: 'booted', bootMs: Math.round(elapsedMs) };
-    if (reason !== undefined) return { kind: 'died', reason, afterMs: Math.round(elapsedMs) };
+    if (console.includes(PROBE_MESSAGE)) return { kind: 'booted', bootMs: Math.round(elapsedMs) };
+    if (reason !== undefined) return { kind: 'failed', reason, afterMs: Math.round(elapsedMs) };
     if (console.length !== printed) [printed, printedAt] = [console.length, now];
     if (now - printedAt > silenceMs) {
       const when = printed === 0 ? 'at all' : `after ${seconds(printedAt - startedAt)}`;
@@ -139,7 +138,7 @@ async function watchBoot(
   return { kind: 'stopped' };
 }
 
-/** For a person: `0.6 s`. */
+/** Human-readable: `0.6 s`. */
 export function seconds(milliseconds: number): string {
   return `${(milliseconds / 1000).toFixed(1)} s`;
 }

@@ -1,11 +1,10 @@
 /**
- * A guest that proves that a VMM works: an initramfs whose only program, some
- * hundred bytes of machine code, prints {@link PROBE_WORDS} and resets the
- * machine. By then the whole of the kernel's start has gone well, and so have a
- * change to user mode, system calls and page faults there.
+ * A guest that proves that a VMM works: an initramfs whose only program, some hundred bytes of
+ * machine code, prints {@link PROBE_MESSAGE} and resets the machine. By then the kernel has
+ * started, and a switch to user mode, system calls and page faults there have worked.
  */
 
-export const PROBE_WORDS = 'torpor-probe: user mode works';
+export const PROBE_MESSAGE = 'torpor-probe: user mode works';
 
 // x86-64: system call numbers of asm/unistd_64.h, magic numbers of reboot(2).
 const CODE_ADDRESS = 0x400000;
@@ -24,7 +23,7 @@ export function probeInitramfs(): Buffer {
 
 /** A static ELF executable, elf(5): one loaded segment that holds the headers, the code and the text. */
 function probeProgram(): Buffer {
-  const text = Buffer.from(`\n${PROBE_WORDS}\n`);
+  const text = Buffer.from(`\n${PROBE_MESSAGE}\n`);
   const code = Buffer.concat([
     bytes('b8 01 00 00 00'), // mov eax, SYS_write
     bytes('bf 01 00 00 00'), // mov edi, 1
@@ -42,7 +41,7 @@ function probeProgram(): Buffer {
     bytes('be 69 19 12 28'), // mov esi, LINUX_REBOOT_MAGIC2
     bytes('ba 67 45 23 01'), // mov edx, LINUX_REBOOT_CMD_RESTART
     bytes('0f 05'), // syscall
-    bytes('eb fe'), // jmp to itself: the reset is on its way
+    bytes('eb fe'), // jmp to itself until the reset
   ]);
   const size = HEADERS_BYTES + code.length + text.length;
   const header = Buffer.alloc(64);

@@ -1,6 +1,6 @@
 /*
- * What tests that span packages and benchmarks need of the inside of this package.
- * Production code may not import it (tests/architecture).
+ * Internals of this package for benchmarks and tests that span packages. Production code may
+ * not import it (tests/architecture).
  */
 export { type ProbeBootOptions, probeBoot } from './probe-boot.ts';
 export { qemuArguments } from './qemu/command-line.ts';

@@ -5,16 +5,16 @@ import { identifyProcess, type ProcessExit } from '@torpor/linux';
 import { expect, onTestFinished, test } from 'vitest';
 import { VmmProcess } from './vmm-process.ts';
 
-/** From 6.15 on the kernel tells how any process exited. */
+/** Since 6.15 the kernel reports how any process exited. */
 const [major = 0, minor = 0] = release().split('.').map(Number);
 const kernelTells = major > 6 || (major === 6 && minor >= 15);
 
-/** What may be known of an exit; an older kernel tells only in the moment before the parent hears of it. */
-function told(exit: ProcessExit): ProcessExit[] {
+/** The exits that may be reported; an older kernel reports one only until the parent is notified. */
+function reportable(exit: ProcessExit): ProcessExit[] {
   return kernelTells ? [exit] : [exit, {}];
 }
 
-/** A process that somebody else started, as far as the class can tell. */
+/** A process that another one started, as far as the class can tell. */
 async function adopted(script: string) {
   const child = spawn('/bin/sh', ['-c', script], { stdio: ['pipe', 'ignore', 'ignore'] });
   onTestFinished(() => void child.kill('SIGKILL'));
@@ -26,18 +26,18 @@ async function adopted(script: string) {
   return { child, identity, process };
 }
 
-test('the exit of an adopted process is noticed, with its signal where the kernel tells', async () => {
+test('the exit of an adopted process is noticed, with its signal where the kernel reports it', async () => {
   const { child, process } = await adopted('read line');
   expect(process.status).toBeUndefined();
   child.kill('SIGKILL');
-  expect(told({ signal: 'SIGKILL' })).toContainEqual(await process.exited);
+  expect(reportable({ signal: 'SIGKILL' })).toContainEqual(await process.exited);
   expect(process.status).toEqual(await process.exited);
 });
 
 test('and so is its exit status', async () => {
   const { child, process } = await adopted('read line; exit 7');
   child.stdin?.end('go on\n');
-  expect(told({ exitCode: 7 })).toContainEqual(await process.exited);
+  expect(reportable({ exitCode: 7 })).toContainEqual(await process.exited);
 });
 
 test('one that has exited is not adopted', async () => {
@@ -48,7 +48,7 @@ test('one that has exited is not adopted', async () => {
   expect(VmmProcess.adopt('QEMU', identity, '/dev/null')).toBeUndefined();
 });
 
-test('one that is killed when nobody watches it any more exits all the same', async () => {
+test('one that is killed after it was unwatched exits all the same', async () => {
   const { process } = await adopted('read line');
   process.unwatch();
   await process.kill();

@@ -39,10 +39,10 @@ export interface SpawnOptions {
 }
 
 const POLL_MS = 400;
-/** One that has exited is looked at again, so often and so soon: its parent may not have reaped it yet. */
+/** How often and how soon one that has exited is checked again: its parent may not have reaped it yet. */
 const MOST_LOOKS = 4;
 const LOOK_AGAIN_MS = 50;
-/** A VMM prints a few lines in its life; what a guest could make it repeat must not fill the disk. */
+/** A VMM prints a few lines in all; what a guest could make it repeat must not fill the disk. */
 const MAX_OUTPUT_BYTES = 256 * 1024;
 /** SIGKILL takes effect when the last thread leaves the kernel, which for KVM can take a moment. */
 const KILL_TIMEOUT_MS = 60_000;
@@ -55,19 +55,19 @@ const KILL_POLL_MS = 20;
 export class VmmProcess {
   readonly identity: ProcessIdentity;
   /**
-   * Resolves within {@link POLL_MS} and a little of the exit, unless {@link unwatch} was called before.
-   * Empty for one that is not our child and whose status the kernel does not tell.
+   * Resolves within {@link POLL_MS} and a little of the exit, unless {@link unwatch} was called
+   * before. Empty for one that is not our child and whose status the kernel does not report.
    */
   readonly exited: Promise<ProcessExit>;
   readonly #name: string;
   readonly #boundedPaths: readonly string[];
   readonly #exited: (exit: ProcessExit) => void;
   readonly #isChild: boolean;
-  /** Of one that is not our child: tells how it exited. */
+  /** Of one that is not our child: reports how it exited. */
   #pidfd: number | undefined;
   #timer: NodeJS.Timeout | undefined;
   #status: ProcessExit | undefined;
-  /** Looks that found it exited. */
+  /** Checks that found it exited. */
   #looks = 0;
 
   private constructor(
@@ -129,7 +129,8 @@ export class VmmProcess {
     });
     child.unref();
     const pid = child.pid ?? -1;
-    // A child that has exited already keeps its pid until its exit event, which nothing has awaited yet.
+    // A child that has exited already keeps its pid until its exit event, which nothing has
+    // awaited yet.
     const identity = identifyProcess(pid) ?? { pid, startTimeTicks: '0' };
     const { name, outputPath, logPath } = options;
     return new VmmProcess(name, identity, bounded(outputPath, logPath), child);
@@ -152,7 +153,7 @@ export class VmmProcess {
     return this.#status ?? (this.#looks > 0 ? {} : undefined);
   }
 
-  /** Looks whether the process still runs. */
+  /** Checks whether the process still runs. */
   check(): void {
     if (!this.#isChild && this.#status === undefined && !isProcessAlive(this.identity)) {
       this.#looks++;
@@ -171,7 +172,7 @@ export class VmmProcess {
     this.#timer = setInterval(() => this.check(), intervalMs).unref();
   }
 
-  /** How one that is not our child has exited; undefined where that cannot be found out. */
+  /** How one that is not our child has exited; undefined if unknown. */
   #exit(): ProcessExit | 'pending' | undefined {
     const early = exitOfZombie(this.identity);
     if (early !== undefined || this.#pidfd === undefined) return early;
@@ -184,7 +185,7 @@ export class VmmProcess {
     signalProcess(this.identity, 'SIGKILL');
     const deadline = performance.now() + KILL_TIMEOUT_MS;
     while (performance.now() < deadline) {
-      // Looked for here too, because nothing else does after unwatch().
+      // Checked here too, because nothing else does after unwatch().
       this.check();
       if (await this.exitsWithin(KILL_POLL_MS)) return;
     }
@@ -194,7 +195,7 @@ export class VmmProcess {
     );
   }
 
-  /** Waits for the exit, at most so long; returns whether it came. */
+  /** Waits for the exit, with a time limit; returns whether it exited. */
   async exitsWithin(timeoutMs: number): Promise<boolean> {
     const cancel = new AbortController();
     const timeout = sleep(timeoutMs, false, { signal: cancel.signal }).catch(() => false);
@@ -203,7 +204,7 @@ export class VmmProcess {
     return exited;
   }
 
-  /** Stops looking; the process keeps running. */
+  /** Stops watching; the process keeps running. */
   unwatch(): void {
     clearInterval(this.#timer);
     if (this.#pidfd !== undefined) closeFd(this.#pidfd);
@@ -211,7 +212,7 @@ export class VmmProcess {
   }
 }
 
-/** Stands for this very process; undefined if it has exited. */
+/** A pidfd of this very process; undefined if it has exited. */
 function pidfdOf(identity: ProcessIdentity): number | undefined {
   let pidfd: number;
   try {
@@ -220,7 +221,7 @@ function pidfdOf(identity: ProcessIdentity): number | undefined {
     if (error instanceof SystemError && error.code === 'ESRCH') return undefined;
     throw error;
   }
-  // Looked at with the pid held: a later process with the same pid is another.
+  // Checked after the pidfd was opened: a later process with the same pid is detected.
   if (isProcessAlive(identity)) return pidfd;
   closeFd(pidfd);
   return undefined;
@@ -236,7 +237,7 @@ async function boundFile(path: string, maxBytes: number): Promise<void> {
   if (size > maxBytes) await truncate(path, 0);
 }
 
-/** nsenter(1) enters the namespace and becomes the program: the pid stays the same. */
+/** nsenter(1) enters the namespace and executes the program: the pid stays the same. */
 function inNamespace({ program, args, namespace }: SpawnOptions): {
   program: string;
   args: string[];

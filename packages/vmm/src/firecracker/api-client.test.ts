@@ -78,16 +78,16 @@ test('it waits for a Firecracker that does not listen yet, and asks for its vers
   expect(client.version).toBe('1.16.1');
 });
 
-test('it stops waiting for one that has exited, or for too long', async () => {
-  const ended = new TorporError('vmm_failed', 'It has ended.');
+test('it stops waiting for one that has exited, and after a time limit', async () => {
+  const exited = new TorporError('vmm_failed', 'It has exited.');
   const path = await emptyPath();
-  const connecting = FirecrackerClient.connect(path, { timeoutMs: 20_000, givenUp: () => ended });
-  await expect(connecting).rejects.toBe(ended);
+  const connecting = FirecrackerClient.connect(path, { timeoutMs: 20_000, givenUp: () => exited });
+  await expect(connecting).rejects.toBe(exited);
   const waiting = FirecrackerClient.connect(path, { timeoutMs: 30 });
   await expect(waiting).rejects.toMatchObject({ code: 'vmm_failed' });
 });
 
-test('a refusal comes in the words of Firecracker', async () => {
+test('a refusal has the message of Firecracker', async () => {
   const client = await connected((_, __, response) => {
     refuse(response, JSON.stringify({ fault_message: 'unknown field `x`\nat line 1' }));
   });
@@ -99,7 +99,7 @@ test('a refusal comes in the words of Firecracker', async () => {
   });
 });
 
-test('a refusal without words, and an answer that is none, are told as such', async () => {
+test('a refusal without a message, and a response that cannot be parsed, are reported as such', async () => {
   const client = await connected((call, _, response) => {
     if (call === 'GET /') response.end('"nonsense"');
     else refuse(response, '<html>');
@@ -127,27 +127,27 @@ test('calls are made one at a time, in their order, also after one that failed',
   expect(seen).toEqual([PAUSE.body, RESUME.body, PAUSE.body]);
 });
 
-test('a call without a response is given up in time, but a snapshot never is', async () => {
+test('a call without a response times out, but a snapshot never does', async () => {
   const limits: number[] = [];
   const timeout = vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
     limits.push(ms);
-    return AbortSignal.abort(new Error(`no answer within ${ms} ms`));
+    return AbortSignal.abort(new Error(`no response within ${ms} ms`));
   });
   onTestFinished(() => timeout.mockRestore());
   const path = await listen((_, __, response) => done(response));
-  await expect(FirecrackerClient.connect(path, { timeoutMs: 5000 })).rejects.toThrow(/no answer/);
+  await expect(FirecrackerClient.connect(path, { timeoutMs: 5000 })).rejects.toThrow(/no response/);
   timeout.mockRestore();
   const client = await FirecrackerClient.connect(path, { timeoutMs: 20_000 });
   onTestFinished(() => client.close());
   const again = vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => {
-    return AbortSignal.abort(new Error(`no answer within ${ms} ms`));
+    return AbortSignal.abort(new Error(`no response within ${ms} ms`));
   });
   onTestFinished(() => again.mockRestore());
-  await expect(client.send(PAUSE)).rejects.toThrow(/no answer within 30000 ms/);
+  await expect(client.send(PAUSE)).rejects.toThrow(/no response within 30000 ms/);
   await client.send(CREATE);
 });
 
-test('a Firecracker that ends ends its calls', async () => {
+test('calls fail when Firecracker exits', async () => {
   const client = await connected((_, __, response) => response.socket?.destroy());
   await expect(client.send(CREATE)).rejects.toMatchObject({
     code: 'vmm_failed',

@@ -4,15 +4,15 @@ import { Client } from 'undici';
 import { z } from 'zod';
 import type { ApiRequest } from './api-types.ts';
 
-/** What Firecracker said when it refused a call; the cause of the error that the caller gets. */
+/** Firecracker's message when it refused a call; the cause of the error that the caller gets. */
 export class FirecrackerFault extends Error {
   override readonly name = 'FirecrackerFault';
 }
 
 export interface ApiConnectOptions {
-  /** From the first attempt to the first answer; each later call has as long, and no less than 30 s. */
+  /** From the first attempt to the first response; also the limit of each later call, but at least 30 s. */
   readonly timeoutMs: number;
-  /** Asked between attempts: the reason why no Firecracker will ever answer, if there is one. */
+  /** Called between attempts: returns the reason why no Firecracker will ever respond, if there is one. */
   readonly givenUp?: () => Error | undefined;
 }
 
@@ -24,7 +24,7 @@ const LEAST_CALL_TIMEOUT_MS = 30_000;
 /** Firecracker's longest responses here are a few hundred bytes. */
 const MAX_ANSWER_BYTES = 256 * 1024;
 const MAX_FAULT_LENGTH = 1000;
-/** Snapshots take as long as their RAM is large; the call ends when the process exits. */
+/** Snapshots take as long as their RAM is large; the call fails when the process exits. */
 const UNLIMITED_PATHS: readonly string[] = ['/snapshot/create', '/snapshot/load'];
 
 const versionSchema = z.looseObject({ firecracker_version: z.string().max(100) });
@@ -32,12 +32,12 @@ const instanceSchema = z.looseObject({ state: z.enum(['Not started', 'Running', 
 const faultSchema = z.looseObject({ fault_message: z.string() });
 
 /**
- * A client of Firecracker's API: HTTP/1.1 over a Unix socket. Firecracker handles
- * one call at a time, and so the client sends one at a time, in the order in which
- * they were asked for; a call's time limit counts from when it is its turn.
+ * A client of Firecracker's API: HTTP/1.1 over a Unix socket. Firecracker handles one call at a
+ * time, and so the client sends one at a time, in the order in which they were made; a call's
+ * time limit counts from when it is sent.
  */
 export class FirecrackerClient {
-  /** As `GET /version` tells it, e.g. `1.16.1`. */
+  /** As `GET /version` returns it, e.g. `1.16.1`. */
   readonly version: string;
   readonly #client: Client;
   readonly #callTimeoutMs: number;
@@ -50,8 +50,8 @@ export class FirecrackerClient {
   }
 
   /**
-   * Waits for Firecracker to answer on its socket. Throws `vmm_failed` when the
-   * time is over, or what `givenUp` returns.
+   * Waits for Firecracker to respond on its socket. Throws `vmm_failed` after the time limit,
+   * or what `givenUp` returns.
    */
   static async connect(socketPath: string, options: ApiConnectOptions): Promise<FirecrackerClient> {
     const deadline = performance.now() + options.timeoutMs;
@@ -65,8 +65,8 @@ export class FirecrackerClient {
     for (;;) {
       const left = Math.max(1, Math.ceil(deadline - performance.now()));
       try {
-        const answer = await call(client, 'GET', '/version', undefined, left);
-        const version = parse(versionSchema, answer).firecracker_version;
+        const response = await call(client, 'GET', '/version', undefined, left);
+        const version = parse(versionSchema, response).firecracker_version;
         const callTimeoutMs = Math.max(LEAST_CALL_TIMEOUT_MS, options.timeoutMs);
         return new FirecrackerClient(client, version, callTimeoutMs);
       } catch (error) {
@@ -90,13 +90,13 @@ export class FirecrackerClient {
 
   /** Throws `vmm_failed`. */
   async state(): Promise<InstanceState> {
-    const answer = await this.#inTurn(() =>
+    const response = await this.#inTurn(() =>
       call(this.#client, 'GET', '/', undefined, this.#callTimeoutMs),
     );
-    return parse(instanceSchema, answer).state;
+    return parse(instanceSchema, response).state;
   }
 
-  /** Ends the connection; calls under way are rejected. */
+  /** Closes the connection; calls in progress are rejected. */
   async close(): Promise<void> {
     await this.#client.destroy();
   }
@@ -108,7 +108,7 @@ export class FirecrackerClient {
   }
 }
 
-/** One call; its answer's JSON, or undefined for 204. */
+/** One call; its response's JSON, or undefined for 204. */
 async function call(
   client: Client,
   method: 'GET' | 'PUT' | 'PATCH',
@@ -119,15 +119,15 @@ async function call(
   let status: number;
   let text: string;
   try {
-    const answer = await client.request({
+    const response = await client.request({
       method,
       path,
       headers: { accept: 'application/json', 'content-type': 'application/json' },
       body: body === undefined ? null : JSON.stringify(body),
       ...(timeoutMs === undefined ? {} : { signal: AbortSignal.timeout(timeoutMs) }),
     });
-    status = answer.statusCode;
-    text = await answer.body.text();
+    status = response.statusCode;
+    text = await response.body.text();
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     const what = `Firecracker did not respond to ${method} ${path}: ${why}`;
@@ -150,8 +150,8 @@ function isNotListening(error: unknown): boolean {
   return cause.code === 'ENOENT' || cause.code === 'ECONNREFUSED';
 }
 
-function parse<T>(schema: z.ZodType<T>, answer: unknown): T {
-  const result = schema.safeParse(answer);
+function parse<T>(schema: z.ZodType<T>, response: unknown): T {
+  const result = schema.safeParse(response);
   if (result.success) return result.data;
   throw new TorporError('vmm_failed', 'Firecracker returned a response that cannot be parsed.');
 }

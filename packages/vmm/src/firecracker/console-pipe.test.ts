@@ -31,7 +31,7 @@ test('what is printed is in the log when the writer has exited', async () => {
   expect((await stat(path)).mode & 0o777).toBe(0o600);
 });
 
-test('a writer neither waits nor fails while nobody reads, and the next reader goes on', async () => {
+test('a writer neither waits nor fails while there is no reader, and the next reader continues', async () => {
   await using writer = await openForFirecracker(path);
   const first = await ConsolePipe.open(path, log, ignore);
   await first.close();
@@ -64,13 +64,13 @@ test('the log stays within its bound', async () => {
 });
 
 test.each(['Power down', 'System halted', 'Power off not available: System halted instead'])(
-  'a kernel that says "%s" has halted, in however many pieces it says so',
-  async (words) => {
+  'a kernel that says "%s" has halted, in however many chunks it arrives',
+  async (message) => {
     const onHalted = vi.fn();
     const pipe = await ConsolePipe.open(path, log, onHalted);
     {
       await using writer = await openForFirecracker(path);
-      const line = `guest: reboot: Power down?\r\n[    3.14] reboot: ${words}\r\n`;
+      const line = `guest: reboot: Power down?\r\n[    3.14] reboot: ${message}\r\n`;
       for (const piece of line.match(/.{1,7}|[\r\n]+/g) ?? []) {
         expect(onHalted).not.toHaveBeenCalled();
         const before = await stat(log.path).then(({ size }) => size);

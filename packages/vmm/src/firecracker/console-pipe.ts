@@ -5,21 +5,21 @@ import { runCommand } from '@torpor/linux';
 import { ConsoleLog } from '../console-log.ts';
 import { HUNG_AFTER_MS } from '../patience.ts';
 
-/** Longer than any of the lines that are looked for, and than what comes before them in a line. */
+/** Longer than any line that is searched for, with its prefix. */
 const REMEMBERED_CHARACTERS = 200;
 
-/** What a kernel says last when it cannot switch the machine off: Firecracker emulates no power. */
+/** The last line of a kernel that cannot power the machine off: Firecracker emulates no power switch. */
 const HALTED = /\] reboot: (?:Power down|System halted|Power off not available)/;
 
-/** Makes the pipe, for its owner only. */
+/** Creates the pipe, for its owner only. */
 export async function makeConsolePipe(path: string): Promise<void> {
   await runCommand('mkfifo', ['-m', '600', '--', path], { timeoutMs: HUNG_AFTER_MS });
 }
 
 /**
- * The end that Firecracker gets as its standard output. It is open for reading
- * too, so that Firecracker neither waits nor fails while there is no reader: what then
- * does not fit into the pipe is dropped.
+ * The end of the pipe that becomes Firecracker's standard output. It is open for reading too,
+ * so that Firecracker neither waits nor fails while there is no reader: what then does not fit
+ * into the pipe is dropped.
  */
 export function openForFirecracker(path: string): Promise<FileHandle> {
   return open(path, constants.O_RDWR | constants.O_NONBLOCK);
@@ -27,7 +27,7 @@ export function openForFirecracker(path: string): Promise<FileHandle> {
 
 /** Copies what the guest prints to the log, until Firecracker exits. */
 export class ConsolePipe {
-  /** Resolves when all that came is in the log. */
+  /** Resolves when all that was received is in the log. */
   readonly finished: Promise<void>;
   readonly #socket: Socket;
 
@@ -44,7 +44,7 @@ export class ConsolePipe {
   ): Promise<ConsolePipe> {
     const log = await ConsoleLog.open(console.path, console.maxBytes);
     try {
-      // The socket owns the descriptor. Opening a pipe so does not wait for the other end.
+      // The socket owns the descriptor. Opening a pipe this way does not wait for the other end.
       const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
       return new ConsolePipe(new Socket({ fd, readable: true, writable: false }), log, onHalted);
     } catch (error) {
@@ -64,7 +64,7 @@ async function copy(socket: Socket, log: ConsoleLog, onHalted: () => void): Prom
   let recent = '';
   try {
     for await (const chunk of socket) {
-      // A console that cannot be logged, on a full disk for instance, must not hold up the guest.
+      // A console that cannot be logged, on a full disk for instance, must not block the guest.
       await log.write(chunk).catch(() => undefined);
       recent += chunk.toString('latin1');
       if (HALTED.test(recent)) onHalted();

@@ -49,15 +49,15 @@ test('a jailer of another version is refused', async () => {
 test.each([
   ['too old', 'Firecracker v1.7.0', /1\.7\.0, which is too old/],
   ['something else', 'QEMU emulator version 10.0.2', /does not report its version/],
-])('one that is %s is refused', async (_, output, words) => {
+])('one that is %s is refused', async (_, output, message) => {
   const firecracker = await program('firecracker', output);
   await expect(findFirecracker({ firecracker })).rejects.toMatchObject({
     code: 'host_setup',
-    message: expect.stringMatching(words),
+    message: expect.stringMatching(message),
   });
 });
 
-test('none, and one that is not there, are told with a remedy', async () => {
+test('a missing installation, and a path that does not exist, are errors with a remedy', async () => {
   vi.stubEnv('PATH', directory);
   await expect(findFirecracker()).rejects.toMatchObject({
     code: 'host_setup',

@@ -6,7 +6,7 @@ import { TorporError, withFullStop } from '@torpor/protocol';
 import { HUNG_AFTER_MS } from '../patience.ts';
 import { isVersionAtLeast } from './version.ts';
 
-/** A Firecracker that can run here, with the jailer of the same version where there is one. */
+/** A usable Firecracker, with the jailer of the same version if there is one. */
 export interface FirecrackerInstallation {
   /** Without symbolic links: the jailer names its directories after the file. */
   readonly path: string;
@@ -20,14 +20,14 @@ export interface FirecrackerLocations {
   readonly jailer?: string | undefined;
 }
 
-/** Before it, Firecracker had no ACPI, without which our guest kernel finds no device. */
+/** Before it, Firecracker had no ACPI, without which our guest kernel finds no devices. */
 const OLDEST = { major: 1, minor: 8 };
 const REMEDY =
   'Put a release of Firecracker 1.8 or newer, and its jailer, on the PATH, or set TORPOR_FIRECRACKER and TORPOR_JAILER to their paths.';
 
 /**
- * Finds Firecracker: at the given path, else on the PATH. Its jailer: likewise, else in the directory of
- * Firecracker, else on the PATH, else none. Throws `host_setup` if there is no
+ * Finds Firecracker: at the given path, else on the PATH. Its jailer: likewise, else in the
+ * directory of Firecracker, else on the PATH, else none. Throws `host_setup` if there is no
  * Firecracker, one that is too old, or a jailer of another version.
  */
 export async function findFirecracker({

@@ -27,7 +27,10 @@ export interface FirecrackerDriverOptions {
   readonly firecracker: FirecrackerInstallation;
   /** Relative to the cgroup (v2) hierarchy: the parent of the machines' cgroups, which the jailer makes. */
   readonly cgroupParent?: string;
-  /** How long Firecracker may take from its start to its first response on its API socket; its later responses may take as long, and no less than 30 s. */
+  /**
+   * How long Firecracker may take from its start to its first response on its API socket; also
+   * the limit of later responses, but at least 30 s.
+   */
   readonly startTimeoutMs?: number;
 }
 
@@ -50,20 +53,20 @@ export class FirecrackerDriver implements VmmDriver {
     this.#startTimeoutMs = options.startTimeoutMs ?? HUNG_AFTER_MS;
   }
 
-  /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with Firecracker's message otherwise. */
+  /** Throws `invalid_request` for an impossible spec, otherwise `vmm_failed` with Firecracker's message. */
   start(spec: MachineSpec): Promise<MicroVm> {
     return this.#launch(spec, undefined);
   }
 
   /**
-   * Throws as {@link start} does. While it waits, Firecracker may touch guest RAM
-   * already: a page server must serve from the moment when it is connected to.
+   * Throws as {@link start} does. Meanwhile Firecracker may touch guest RAM already: a page
+   * server must serve as soon as it is connected.
    */
   restore(spec: MachineSpec, source: RestoreSource): Promise<MicroVm> {
     return this.#launch(spec, source);
   }
 
-  /** Throws `vmm_failed` if the process lives but cannot be controlled. */
+  /** Throws `vmm_failed` if the process is alive but cannot be controlled. */
   async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
     const { spec, pid, startTimeTicks } = description;
     const layout = machineLayout(spec.runDirectory);
@@ -85,7 +88,7 @@ export class FirecrackerDriver implements VmmDriver {
     }
   }
 
-  /** Starts Firecracker and makes it the machine: booted and running, or restored and paused. */
+  /** Starts Firecracker with the machine: booted and running, or restored and paused. */
   async #launch(spec: MachineSpec, source: RestoreSource | undefined): Promise<MicroVm> {
     checkMachineSpec(spec);
     checkFirecrackerSpec(spec);
@@ -137,7 +140,7 @@ export class FirecrackerDriver implements VmmDriver {
       maxFileBytes: await largestFile(spec),
       cgroupParent: this.#cgroupParent,
     });
-    // Ours is closed then, so that the console ends when Firecracker's is closed.
+    // Ours is closed then, so that the console reaches its end when Firecracker's is closed.
     await using output = await openForFirecracker(layout.console);
     return await VmmProcess.spawn({
       name: NAME,

@@ -25,13 +25,13 @@ export interface FirecrackerMachineParts {
   readonly process: VmmProcess;
   readonly control: FirecrackerClient;
   readonly console: ConsolePipe;
-  /** Settles when the guest's kernel says that it has stopped for good. */
+  /** Settles when the guest's kernel prints that it has halted. */
   readonly halted: Promise<void>;
-  /** Removes what of the machine lies outside its run directory. */
+  /** Removes the machine's resources outside its run directory. */
   readonly release: () => Promise<void>;
 }
 
-/** Of `FcExitCode`, src/vmm/src/lib.rs of Firecracker: what it makes of deadly signals. */
+/** From `FcExitCode`, src/vmm/src/lib.rs of Firecracker: its exit codes for fatal signals. */
 const STATUS_MEANINGS: Readonly<Record<number, string>> = {
   148: ': it made a system call that its filter forbids',
   149: ': it could not access memory of its guest',
@@ -49,7 +49,7 @@ export class FirecrackerMachine implements MicroVm {
   readonly #control: FirecrackerClient;
   readonly #console: ConsolePipe;
   readonly #releaseOutside: () => Promise<void>;
-  #intendedEnd: string | undefined;
+  #intendedExit: string | undefined;
   #hasHalted = false;
 
   constructor(parts: FirecrackerMachineParts) {
@@ -59,7 +59,7 @@ export class FirecrackerMachine implements MicroVm {
     this.#control = parts.control;
     this.#console = parts.console;
     this.#releaseOutside = parts.release;
-    // An exit closes the pipe first; looking then is quicker than the next poll.
+    // An exit closes the pipe first; checking then is quicker than the next poll.
     void parts.console.finished.then(() => parts.process.check());
     void parts.halted.then(() => this.#endHalted());
     this.exited = parts.process.exited.then((exit) => this.#report(exit));
@@ -96,7 +96,7 @@ export class FirecrackerMachine implements MicroVm {
     };
   }
 
-  /** Why a diff would lack something of what was written since the base; undefined if it would not. */
+  /** Why a diff would not contain all that was written since the base; undefined if it would. */
   #diffObstacle(base: DirtyBase, attempted: number | undefined): string | undefined {
     const { vmmVersion, spec } = this.description;
     const since = captureOf(base);
@@ -128,7 +128,7 @@ export class FirecrackerMachine implements MicroVm {
   }
 
   async stop(graceMs: number): Promise<void> {
-    this.#intendedEnd ??= 'The machine was stopped.';
+    this.#intendedExit ??= 'The machine was stopped.';
     try {
       if (graceMs > 0) {
         await this.resume();
@@ -145,7 +145,7 @@ export class FirecrackerMachine implements MicroVm {
   }
 
   async kill(): Promise<void> {
-    this.#intendedEnd ??= 'The machine was killed.';
+    this.#intendedExit ??= 'The machine was killed.';
     await this.#process.kill();
     await this.exited;
   }
@@ -160,7 +160,7 @@ export class FirecrackerMachine implements MicroVm {
     await this.#console.close();
   }
 
-  /** Firecracker emulates no power switch: its process would run forever with a guest that is off. */
+  /** Firecracker emulates no power switch: its process would keep running with a halted guest. */
   async #endHalted(): Promise<void> {
     this.#hasHalted = true;
     await this.#process.kill().catch(() => undefined);
@@ -173,9 +173,9 @@ export class FirecrackerMachine implements MicroVm {
       await this.#release();
       return await reportExit({
         vmm: 'Firecracker',
-        // The signal with which a VMM is killed whose guest has halted says nothing about the guest.
+        // The signal that kills a VMM whose guest has halted says nothing about the guest.
         exit: this.#hasHalted ? {} : exit,
-        intended: this.#intendedEnd,
+        intended: this.#intendedExit,
         shutdownReason: this.#shutdownReason(exit),
         consolePath: spec.console.path,
         outputPath: this.#layout.output,
@@ -184,7 +184,7 @@ export class FirecrackerMachine implements MicroVm {
       });
     } catch (error) {
       const reason = `Firecracker exited; it is not known how: ${TorporError.from(error).message}`;
-      return { reason: this.#intendedEnd ?? reason, ...exit, consoleTail: [] };
+      return { reason: this.#intendedExit ?? reason, ...exit, consoleTail: [] };
     }
   }
 
@@ -202,7 +202,7 @@ export class FirecrackerMachine implements MicroVm {
   }
 }
 
-/** Never the number of the base: if this attempt fails, the next one must not take it for the base. */
+/** Never the number of the base: if this attempt fails, the next one must not mistake it for the base. */
 function numberAfter(attempted: number | undefined, base: DirtyBase): number {
   return (attempted ?? captureOf(base) ?? 0) + 1;
 }

@@ -3,7 +3,7 @@ import type { MachineSpec } from '../driver.ts';
 import type { FirecrackerInstallation } from './find-firecracker.ts';
 import { INSIDE, machineLayout } from './machine-layout.ts';
 
-/** Something of the host that a machine sees under a name of its own. */
+/** A file or directory of the host that is bound to a name in the machine's root. */
 export interface Binding {
   readonly source: string;
   /** On the host: an existing file or directory below the machine's root. */
@@ -23,24 +23,24 @@ export interface LaunchOptions {
   readonly cgroupParent?: string | undefined;
 }
 
-/** A program with its arguments. Each program becomes the next one, so the pid stays the same. */
+/** A program with its arguments. Each program executes the next one, so the pid stays the same. */
 export interface LaunchCommand {
   readonly program: string;
   readonly args: readonly string[];
-  /** The namespace that the caller must enter first. With the jailer: none, for it does that itself. */
+  /** The namespace that the caller must enter first. None with the jailer, which enters it itself. */
   readonly namespace?: string;
 }
 
 /** Files that Firecracker may have open at once: the jailer's own default. */
 const MAX_OPEN_FILES = 2048;
-/** RAM of Firecracker itself and of what the kernel counts for it, beyond the guest's. */
+/** Memory of Firecracker itself, with what the kernel accounts to it, beyond the guest's. */
 const VMM_OVERHEAD_MIB = 128;
 
 /**
- * Binds what the arguments say, in a mount namespace of its own, then
- * becomes the program after `--`. A user whose ids are given gets device nodes of
- * his own for the devices that Firecracker opens. The arguments are positional
- * parameters: nothing is spliced into the script.
+ * Makes the bind mounts in its arguments, in a mount namespace of its own, then executes the
+ * program after `--`. If a user's ids are given, device nodes owned by that user are made for
+ * the devices that Firecracker opens. The arguments are positional parameters: nothing is
+ * spliced into the script.
  */
 const BIND_AND_BECOME = `set -e
 owner=$1 devices=$2
@@ -64,9 +64,9 @@ shift
 exec "$@"`;
 
 /**
- * How Firecracker is started for a machine; pure. With a jailer: in a chroot, a
- * cgroup and a user of its own. Without: with the same names of the same things,
- * no privileges and the same limits, but in sight of the host's file system.
+ * How Firecracker is started for a machine; pure. With a jailer: in a chroot, a cgroup and a
+ * user of its own. Without: with the same paths, no privileges and the same limits, but with
+ * access to the host's file system.
  */
 export function launchCommand(options: LaunchOptions): LaunchCommand {
   const { spec, root, firecracker, bindings } = options;
@@ -138,7 +138,7 @@ function unjailed({ spec, firecracker, maxFileBytes }: LaunchOptions): string[] 
 function firecrackerArguments(): string[] {
   return [
     ...['--api-sock', INSIDE.control, '--log-path', INSIDE.log],
-    // The level in each line tells its errors from its routine warnings.
+    // The level in each line distinguishes its errors from its routine warnings.
     ...['--level', 'Warning', '--show-level'],
   ];
 }

@@ -16,16 +16,16 @@ export async function killFirecrackerLeftovers(runDirectory: string): Promise<Pr
 }
 
 /**
- * The Firecrackers that were started for a run directory, or what will become one.
- * The command line does not name the directory, but from its first moment on, jailed
- * or not, the process works in the machine's root.
+ * The Firecrackers that were started for a run directory, or processes that will execute one.
+ * The command line does not name the directory, but from the start, jailed or not, the
+ * machine's root is the process's working directory.
  */
 export async function findFirecrackers(runDirectory: string): Promise<ProcessIdentity[]> {
   const roots = await rootsBelow(machineLayout(runDirectory).jail);
   const found: ProcessIdentity[] = [];
   for (const name of roots.size === 0 ? [] : await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    // The identity comes first: were the pid recycled now, the signal would go nowhere.
+    // The identity is read first: if the pid is recycled after that, no signal is sent.
     const identity = identifyProcess(Number(name));
     if (identity === undefined) continue;
     const directory = await inode(`/proc/${name}/cwd`);
@@ -51,7 +51,7 @@ async function entries(directory: string): Promise<string[]> {
   return await readdir(directory).catch(() => []);
 }
 
-/** What tells a directory from every other one, also through a bind mount and from within a chroot. */
+/** Identifies a directory, also through a bind mount and from within a chroot. */
 async function inode(path: string): Promise<string | undefined> {
   try {
     const { dev, ino } = await stat(path, { bigint: true });

@@ -3,20 +3,19 @@ import type { MachineSpec } from '../driver.ts';
 import type { FirecrackerInstallation } from './find-firecracker.ts';
 
 /*
- * Firecracker keeps the paths of its drives in a snapshot and cannot be told others
- * when it loads one. So every machine has a root directory of its own, which is
- * Firecracker's working directory and, with the jailer, its root; in it the same
- * things have the same names in every machine, and Firecracker is told relative
- * paths only. What lies elsewhere on the host is bound to those names in a mount
- * namespace that exists as long as the process: nothing is left to unmount, and an
- * unprivileged Firecracker need not be able to walk to any of it.
+ * Firecracker keeps the paths of its drives in a snapshot and cannot be told others when it
+ * loads one. So every machine has a root directory of its own, which is Firecracker's working
+ * directory and, with the jailer, its root; in it the files have the same names in every
+ * machine, and Firecracker is given relative paths only. Files elsewhere on the host are
+ * bind-mounted to those names in a mount namespace that exists as long as the process: nothing
+ * is left to unmount, and an unprivileged Firecracker needs no access to their directories.
  *
- * A Firecracker that its guest controls can do what it likes below its root.
- * The host therefore never follows a path through the root once Firecracker runs:
- * the two directories that Firecracker writes to lie beside it and are bound into it.
+ * A Firecracker that its guest controls can do what it likes below its root. The host therefore
+ * never follows a path through the root once Firecracker runs: the two directories that
+ * Firecracker writes to are beside it and bound into it.
  */
 
-/** The names of things as Firecracker sees them. */
+/** Paths as Firecracker sees them. */
 export const INSIDE = {
   kernel: 'kernel',
   initramfs: 'initramfs',
@@ -30,13 +29,13 @@ export const INSIDE = {
   loadedState: 'loaded/state',
   loadedMemory: 'loaded/memory',
   pageServer: 'loaded/pages.sock',
-  /** Of a snapshot as Firecracker writes it, before it is moved to where it is wanted. */
+  /** Of a snapshot as Firecracker writes it, before it is moved to its destination. */
   snapshotDirectory: 'snapshot',
   snapshotState: 'snapshot/state',
   snapshotMemory: 'snapshot/memory',
 } as const;
 
-/** Where a machine's things are on the host, all in its run directory. */
+/** A machine's paths on the host, all in its run directory. */
 export interface MachineLayout {
   readonly controlDirectory: string;
   /** The API socket. */
@@ -52,7 +51,7 @@ export interface MachineLayout {
   readonly snapshotMemory: string;
   /** How many snapshots were attempted of this machine. */
   readonly snapshotCount: string;
-  /** Holds the machine's root; the jailer's base directory. */
+  /** The parent of the machine's root; the jailer's base directory. */
   readonly jail: string;
 }
 

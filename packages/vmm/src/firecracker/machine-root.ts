@@ -7,15 +7,15 @@ import { INSIDE, type MachineLayout } from './machine-layout.ts';
 
 type User = NonNullable<MachineSpec['user']>;
 
-/** Some file systems round up; a limit that is a little too high does no harm. */
+/** Some file systems round up; a limit that is slightly too high is harmless. */
 const FILE_SIZE_SLACK_BYTES = 1024 * 1024;
 
 /**
- * Makes a machine's root directory and says what is to be bound into it. What the
- * machine shares with others (kernel, initramfs, read-only drives, a memory file)
- * stays as it is and must be readable by everybody; what is its own (writable
- * drives, the page server's socket) is given to its user. Throws `host_setup` for
- * a shared file that the user may not read, `vmm_failed` for one that is missing.
+ * Makes a machine's root directory and returns what must be bound into it. Files that the
+ * machine shares with others (kernel, initramfs, read-only drives, a memory file) stay as they
+ * are and must be world-readable; its own files (writable drives, the page server's socket) are
+ * chowned to its user. Throws `host_setup` for a shared file that the user may not read,
+ * `vmm_failed` for one that is missing.
  */
 export async function makeRoot(
   spec: MachineSpec,
@@ -48,7 +48,7 @@ export async function makeRoot(
   return bindings;
 }
 
-/** Takes the directory of the API socket from Firecracker, so that it cannot put another one there. */
+/** Makes the directory of the API socket read-only to Firecracker, so that it cannot replace the socket. */
 export async function sealControl(layout: MachineLayout): Promise<void> {
   await chown(layout.controlDirectory, process.getuid?.() ?? 0, process.getgid?.() ?? 0);
 }

@@ -21,7 +21,7 @@ const SPEC: MachineSpec = {
 };
 const KERNEL = '6.1.0';
 
-test('nothing that is told names where something lies on the host', () => {
+test('no request has a path on the host', () => {
   const told = JSON.stringify(bootRequests(SPEC));
   for (const path of ['/k/', '/i/', '/s/', '/run/', '/dev/'])
     expect(told).not.toContain(`"${path}`);
@@ -72,7 +72,7 @@ test('a machine without a network overrides none', () => {
   expect(bootRequests(spec).some(({ path }) => path.startsWith('/network'))).toBe(false);
 });
 
-test('what Firecracker has less of is refused', () => {
+test('a spec beyond the limits of Firecracker is refused', () => {
   expect(() => checkFirecrackerSpec(SPEC)).not.toThrow();
   expect(() => checkFirecrackerSpec({ ...SPEC, vcpus: 33 })).toThrow(/at most 32 vCPUs/);
   const kernelArguments = ['x'.repeat(2000)];

@@ -5,10 +5,9 @@ import { INSIDE } from './machine-layout.ts';
 import type { ApiFeatures } from './version.ts';
 
 /**
- * What the driver adds to a kernel command line. A guest that reboots or panics
- * stops its VMM, which emulates no more of an i8042 than the reset; the guest is
- * kept from looking for the rest. `clock_realtime` moves only the clock of KVM,
- * so the guest must use that one.
+ * What the driver adds to a kernel command line. A guest that reboots or panics stops its VMM,
+ * which emulates only the reset of an i8042; the guest is kept from probing for the rest.
+ * `clock_realtime` adjusts only KVM's clock, so the guest must use that one.
  */
 export const DRIVER_KERNEL_ARGUMENTS = [
   'console=ttyS0',
@@ -24,10 +23,10 @@ export const DRIVER_KERNEL_ARGUMENTS = [
 /** The guest's only network interface. */
 const INTERFACE_ID = 'eth0';
 const MAX_VCPUS = 32;
-/** Firecracker's limit for what is given; it appends a little itself. */
+/** Firecracker's limit for the given command line; it appends a little itself. */
 const MAX_KERNEL_COMMAND_LINE_BYTES = 2048 - 256;
 
-/** The calls that make a fresh Firecracker the machine of a spec and start it, in their order; pure. */
+/** The calls that configure a new Firecracker for a spec and boot it, in order; pure. */
 export function bootRequests(spec: MachineSpec): ApiRequest[] {
   const { network } = spec;
   return [
@@ -82,7 +81,7 @@ export function bootRequests(spec: MachineSpec): ApiRequest[] {
   ];
 }
 
-/** The one call that makes a fresh Firecracker a saved machine, paused; pure. */
+/** The call that loads a saved machine into a new Firecracker, paused; pure. */
 export function loadRequest(
   spec: MachineSpec,
   memory: RestoreSource['memory'],
@@ -111,7 +110,7 @@ export function loadRequest(
   };
 }
 
-/** Checks what Firecracker allows less of than other VMMs. Throws `invalid_request`. */
+/** Checks limits of Firecracker that are below those of other VMMs. Throws `invalid_request`. */
 export function checkFirecrackerSpec(spec: MachineSpec): void {
   if (spec.vcpus > MAX_VCPUS) {
     const what = `Firecracker gives a machine at most ${MAX_VCPUS} vCPUs, not ${spec.vcpus}.`;

@@ -19,7 +19,7 @@ beforeEach(async () => {
 
 afterEach(() => rm(directory, { recursive: true }));
 
-test('a snapshot moves to where it is wanted, for us only', async () => {
+test('a snapshot is moved to its destination, accessible to us only', async () => {
   await writeFile(layout.snapshotMemory, 'memory', { mode: 0o644 });
   await takeSnapshot(layout, wanted);
   expect(await readFile(wanted.statePath, 'utf8')).toBe('state');
@@ -32,7 +32,7 @@ test.each([
   ['a link to a file of the host', (path: string, secret: string) => symlink(secret, path)],
   ['another name of a file', (path: string, secret: string) => link(secret, path)],
   ['a directory', (path: string) => mkdir(path)],
-])('%s in its place is refused, touched by nobody', async (_, plant) => {
+])('%s in its place is refused, and not touched', async (_, plant) => {
   const secret = join(directory, 'secret');
   await writeFile(secret, 'of the host', { mode: 0o644 });
   await plant(layout.snapshotMemory, secret);

@@ -25,12 +25,12 @@ export async function attemptedSnapshots(layout: MachineLayout): Promise<number 
   return Number.isSafeInteger(count) ? count : undefined;
 }
 
-/** Throws a file system error; then the old count is still there. */
+/** Throws a file system error; then the old count is kept. */
 export function countSnapshots(layout: MachineLayout, count: number): Promise<void> {
   return writeFileAtomically(layout.snapshotCount, String(count));
 }
 
-/** Removes what an attempt left that did not succeed. */
+/** Removes what a failed attempt left. */
 export async function dropSnapshot(layout: MachineLayout): Promise<void> {
   for (const path of [layout.snapshotState, layout.snapshotMemory]) {
     await rm(path, { recursive: true, force: true });
@@ -38,9 +38,9 @@ export async function dropSnapshot(layout: MachineLayout): Promise<void> {
 }
 
 /**
- * Moves a written snapshot to where it is wanted, readable and writable by us
- * only. Throws `already_exists` if something is there, or a file system error;
- * then nothing of it is left there.
+ * Moves a written snapshot to its destination, readable and writable by us only. Throws
+ * `already_exists` if something is there, or a file system error; then nothing of it is left
+ * there.
  */
 export async function takeSnapshot(
   layout: MachineLayout,
@@ -55,7 +55,7 @@ export async function takeSnapshot(
   }
 }
 
-/** Throws `already_exists`: before a snapshot is made that would have nowhere to go. */
+/** Throws `already_exists`, before a snapshot is made that could not be stored. */
 export async function checkFree(path: string): Promise<void> {
   const isThere = await stat(path).then(
     () => true,
@@ -67,9 +67,9 @@ export async function checkFree(path: string): Promise<void> {
 const PAGE_BYTES = 4096;
 
 /**
- * A diff tells written pages from others by the holes of its file, so its file
- * system must keep holes by the page: with larger records a page that was not
- * written would read as zeros beside one that was. Throws `host_setup`.
+ * A diff marks unwritten pages by holes of its file, so its file system must have holes of one
+ * page: with larger blocks a page that was not written would read as zeros beside one that was.
+ * Throws `host_setup`.
  */
 export async function checkHoles(layout: MachineLayout, memoryPath: string): Promise<void> {
   for (const directory of [layout.snapshotDirectory, dirname(memoryPath)]) {
@@ -81,7 +81,10 @@ export async function checkHoles(layout: MachineLayout, memoryPath: string): Pro
   }
 }
 
-/** `from` was made by a Firecracker that may be its guest's: it must be a plain file with no other name. */
+/**
+ * `from` was made by a Firecracker that its guest may control: it must be a regular file
+ * without hard links.
+ */
 async function move(from: string, to: string): Promise<void> {
   const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
   await using file = await open(from, flags);

@@ -3,7 +3,7 @@ import { featuresOf, hasSoundDiffs, isVersionAtLeast, snapshotFormat } from './v
 
 const NEW_KERNEL = '6.1.0-51-cloud-amd64';
 
-test('a version is asked for no more than it knows', () => {
+test('a version is only asked for features that it has', () => {
   const none = { networkOverrides: false, tracksDirtyPagesOnLoad: false, clockRealtime: false };
   expect(featuresOf('1.8.0', NEW_KERNEL)).toEqual(none);
   expect(featuresOf('1.11.9', NEW_KERNEL)).toEqual(none);

@@ -1,6 +1,6 @@
 import { release } from 'node:os';
 
-/** What of the API a version has; a field that it does not know fails the call. */
+/** The API features of a version; a field that it does not know fails the call. */
 export interface ApiFeatures {
   /** `network_overrides` on load, from 1.12. */
   readonly networkOverrides: boolean;
@@ -26,8 +26,8 @@ export function featuresOf(version: string, hostKernel: string = release()): Api
 const FIRST_SLOT_MIB = 3 * 1024;
 
 /**
- * Whether a diff of a machine of this size has all that was written. With more than one
- * slot of RAM it had not before 1.14.2 (#5705 of Firecracker).
+ * Whether a diff of a machine of this size has all that was written. With more than one slot of
+ * RAM it is incomplete before 1.14.2 (Firecracker's #5705).
  */
 export function hasSoundDiffs(version: string, memoryMiB: number): boolean {
   if (memoryMiB <= FIRST_SLOT_MIB || isVersionAtLeast(version, 1, 15)) return true;

@@ -70,7 +70,7 @@ test('a microvm under pure emulation, unprivileged', () => {
   ]);
 });
 
-test('q35 on QEMU 7.2 under KVM, as the own user, without a network', () => {
+test('q35 on QEMU 7.2 under KVM, as the user of the caller, without a network', () => {
   const { network: _network, user: _user, ...spec } = SPEC;
   const options: CommandLineOptions = {
     ...MICROVM,
@@ -127,7 +127,7 @@ test('a restore differs from a boot in nothing but the memory and that it waits 
   ]);
 });
 
-test('an emulated guest is told the frequency of the time stamp counter, one under KVM is not', () => {
+test('an emulated guest gets the frequency of the time stamp counter on its command line, one under KVM does not', () => {
   const appended = (options: CommandLineOptions) =>
     lines(options).find((line) => line.startsWith('-append '));
   expect(appended({ ...MICROVM, tscKhz: 2_499_998 })).toContain(

@@ -6,7 +6,7 @@ import { runFiles } from './run-files.ts';
 export type MemoryBacking =
   /** The machine's own file, shared: what the guest writes is in the file. */
   | { readonly kind: 'shared'; readonly path: string }
-  /** A file of others, which is not changed: what the guest writes is private to the process. */
+  /** A shared file, which is not changed: what the guest writes is private to the process. */
   | { readonly kind: 'private'; readonly path: string };
 
 export interface CommandLineOptions {
@@ -27,11 +27,11 @@ export interface CommandLineOptions {
 export const DRIVER_KERNEL_ARGUMENTS = ['console=ttyS0', 'reboot=t', 'panic=-1'];
 
 /**
- * An emulated guest reads the host's time stamp counter, but can learn its
- * frequency only from the PIT. Where the host is busy that fails, and a microvm,
- * which has no other timer, then waits for a tick forever ("tsc: Unable to
- * calibrate against PIT" is its last line). Without `tsc=reliable` the guest
- * distrusts the counter after two seconds and falls back to a clock of 4 ms.
+ * An emulated guest reads the host's time stamp counter, but can learn its frequency only from
+ * the PIT. On a busy host that fails, and a microvm, which has no other timer, then waits for a
+ * tick forever ("tsc: Unable to calibrate against PIT" is its last line). Without
+ * `tsc=reliable` the guest distrusts the counter after two seconds and falls back to a clock of
+ * 4 ms.
  */
 function clockArguments({ accelerator, tscKhz }: CommandLineOptions): string[] {
   if (accelerator !== 'tcg' || tscKhz === undefined) return [];
@@ -79,10 +79,10 @@ function kernelCommandLine(options: CommandLineOptions): string {
 }
 
 /**
- * A guest whose ACPI says that its hardware is reduced, as that of a microvm does, never sets
- * the old interrupt controller up. In emulation the PIT ticks from the reset on, and if the
- * guest lets interrupts in before it has masked that line, the tick is taken for vector 0:
- * "divide error", and the kernel dies before it has printed a word. Nothing else uses the PIC.
+ * A guest with hardware-reduced ACPI, as a microvm has, never initialises the old interrupt
+ * controller. In emulation the PIT ticks from the reset on, and if the guest enables interrupts
+ * before it has masked that line, the tick is taken for vector 0: "divide error", and the
+ * kernel crashes before it has printed anything. Nothing else uses the PIC.
  */
 function machine({ qemu, accelerator }: CommandLineOptions): string {
   const common = 'memory-backend=ram,dump-guest-core=off';
@@ -92,7 +92,7 @@ function machine({ qemu, accelerator }: CommandLineOptions): string {
     : `${type},usb=off,vmport=off,smbus=off,sata=off,${common}`;
 }
 
-/** The machine type with what of it decides which saved states it can load. */
+/** The machine type with the options that decide which saved states it can load. */
 export function machineOf(type: QemuMachineType, accelerator: Accelerator): string {
   return type === 'microvm' && accelerator === 'tcg' ? `${type},pic=off` : type;
 }
@@ -116,15 +116,16 @@ function memoryBackend({ spec, qemu, memory }: CommandLineOptions): string {
     share: !isPrivate,
     dump: false,
     merge: false,
-    // The file is opened for reading only, and its private mapping is RAM all the same (docs/system/vm-templating.rst).
+    // The file is opened for reading only, and its private mapping is RAM all the same
+    // (docs/system/vm-templating.rst).
     ...(isPrivate && isAtLeast(qemu.version, 8, 2) ? { readonly: true, rom: 'off' } : {}),
   });
 }
 
 /**
- * The seccomp filter starts before QEMU changes its user, so set*uid must stay
- * allowed where it does; without capabilities and with no_new_privs, which the
- * filter sets, it gains nothing then.
+ * The seccomp filter starts before QEMU changes its user, so set*uid must stay allowed in that
+ * case; without capabilities and with no_new_privs, which the filter sets, it gains nothing
+ * then.
  */
 function privileges({ spec, qemu }: CommandLineOptions): string[] {
   const filter = (elevate: string) =>
@@ -142,11 +143,10 @@ function socket(id: string, path: string): string[] {
 }
 
 /**
- * `cache=writeback` is the block layer's default: the guest's flushes reach the
- * disk, and the host's page cache is shared by all machines. Zeroes and
- * discarded blocks become holes, so that a disk layer holds what was written and
- * nothing else. Read-only files are locked for readers, so any number of
- * machines can share one.
+ * `cache=writeback` is the block layer's default: the guest's flushes reach the disk, and the
+ * host's page cache is shared by all machines. Zeroes and discarded blocks become holes, so
+ * that a disk layer has what was written and nothing else. Read-only files are locked for
+ * readers, so any number of machines can share one.
  */
 function driveArguments(drive: DriveSpec, options: CommandLineOptions): string[] {
   const node = {

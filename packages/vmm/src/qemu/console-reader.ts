@@ -3,12 +3,12 @@ import { TorporError, withFullStop } from '@torpor/protocol';
 import { ConsoleLog } from '../console-log.ts';
 
 /**
- * Copies what the guest prints from QEMU's console socket to the log. While the
- * disk is slow QEMU is not read, and what is not read QEMU drops, so memory
- * stays bounded whatever the guest prints.
+ * Copies what the guest prints from QEMU's console socket to the log. While the disk is slow
+ * the socket is not read, and QEMU drops what is not read, so memory stays bounded whatever the
+ * guest prints.
  */
 export class ConsoleReader {
-  /** Resolves when all that came is in the log. */
+  /** Resolves when all that was received is in the log. */
   readonly finished: Promise<void>;
   readonly #socket: Socket;
 
@@ -40,10 +40,10 @@ export class ConsoleReader {
 
 async function copy(socket: Socket, log: ConsoleLog): Promise<void> {
   try {
-    // A console that cannot be logged, on a full disk for instance, must not hold up the guest.
+    // A console that cannot be logged, on a full disk for instance, must not block the guest.
     for await (const chunk of socket) await log.write(chunk).catch(() => undefined);
   } catch {
-    // The connection was closed, by QEMU's end or by close().
+    // The connection was closed, by QEMU's exit or by close().
   } finally {
     await log.close();
   }

@@ -22,7 +22,7 @@ test.for([
   expect(await findQemu(path)).toEqual({ path, version, machineType });
 });
 
-test('a QEMU that is too old, is none, fails or does not exist is a matter of host set-up', async () => {
+test('a QEMU that is too old, is another program, fails or does not exist is a host_setup error', async () => {
   const old = await program('echo "QEMU emulator version 6.2.0"');
   await expect(findQemu(old)).rejects.toMatchObject({ code: 'host_setup' });
   const other = await program('echo something else');

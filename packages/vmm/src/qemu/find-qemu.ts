@@ -8,7 +8,7 @@ import { HUNG_AFTER_MS } from '../patience.ts';
 /** `microvm` needs QEMU 10: the one of 7.2 hangs now and then under pure emulation. */
 export type QemuMachineType = 'microvm' | 'q35';
 
-/** A QEMU that can run here. */
+/** A usable QEMU. */
 export interface QemuInstallation {
   readonly path: string;
   /** As QEMU prints it, e.g. `10.0.2`. */
@@ -21,7 +21,8 @@ const REMEDY = `Install ${PROGRAM} 10 or newer (Debian 12: \`apt-get install -t 
 const OLDEST = { major: 7, minor: 2 };
 
 /**
- * Finds QEMU: at `path` if it is given, else on the PATH. Throws `host_setup` if there is none, or one that is too old.
+ * Finds QEMU: at `path` if it is given, else on the PATH. Throws `host_setup` if there is none,
+ * or one that is too old.
  */
 export async function findQemu(path?: string): Promise<QemuInstallation> {
   const program = path ?? (await searchPath());
@@ -38,7 +39,7 @@ export async function findQemu(path?: string): Promise<QemuInstallation> {
   return { path: program, version, machineType: machineTypeOf(version) };
 }
 
-/** What QEMU of a version emulates here. */
+/** The machine type for a version of QEMU. */
 export function machineTypeOf(version: string): QemuMachineType {
   return parseVersion(version).major >= 10 ? 'microvm' : 'q35';
 }

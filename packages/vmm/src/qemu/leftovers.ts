@@ -12,7 +12,7 @@ export async function killQemuLeftovers(runDirectory: string): Promise<ProcessId
   const killed: ProcessIdentity[] = [];
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    // The identity comes first: were the pid recycled now, the signal would go nowhere.
+    // The identity is read first: if the pid is recycled after that, no signal is sent.
     const identity = identifyProcess(Number(name));
     if (identity === undefined || !(await commandLineHolds(identity.pid, mark))) continue;
     if (signalProcess(identity, 'SIGKILL')) killed.push(identity);

@@ -12,8 +12,8 @@ import { STATE_FD } from './run-files.ts';
 // of the stream. It stays in the file, or is mapped from one.
 
 /**
- * The stream is a file that QEMU inherited: the path works for a user who may
- * not walk to the run directory. `file:` exists from 8.2 on.
+ * The stream is a file that QEMU inherited: the path works for a user without access to the run
+ * directory. `file:` exists since 8.2.
  */
 const STATE_URI = `file:/proc/self/fd/${STATE_FD}`;
 const POLL_MS = 10;
@@ -80,7 +80,7 @@ async function leaveOutMemory(control: QmpClient): Promise<void> {
   });
 }
 
-/** Waits for a migration that has been begun. Throws `vmm_failed`: `failure`, with QEMU's message. */
+/** Waits for a migration that has been started. Throws `vmm_failed`: `failure`, with QEMU's message. */
 export async function completion(control: QmpClient, failure: string): Promise<void> {
   const deadline = performance.now() + HUNG_AFTER_MS;
   for (;;) {

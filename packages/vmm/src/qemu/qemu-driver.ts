@@ -28,11 +28,14 @@ export interface QemuDriverOptions {
   readonly accelerator: Accelerator;
   /** See `ensureUffdShim`; without it no page server can serve a machine's memory. */
   readonly uffdShimPath?: string;
-  /** How long QEMU may take from its start to its first response on its control socket; its later responses may take as long, and no less than 30 s. */
+  /**
+   * How long QEMU may take from its start to its first response on its control socket; also the
+   * limit of later responses, but at least 30 s.
+   */
   readonly startTimeoutMs?: number;
 }
 
-/** Guest RAM, and what QEMU's environment must say of it. */
+/** Guest RAM, and the environment variables of QEMU for it. */
 interface LaunchMemory {
   readonly origin: MemoryOrigin;
   readonly backing: MemoryBacking;
@@ -58,7 +61,7 @@ export class QemuDriver implements VmmDriver {
     this.#startTimeoutMs = options.startTimeoutMs ?? HUNG_AFTER_MS;
   }
 
-  /** Throws `invalid_request` for a spec that cannot be, `vmm_failed` with QEMU's message otherwise. */
+  /** Throws `invalid_request` for an impossible spec, otherwise `vmm_failed` with QEMU's message. */
   async start(spec: MachineSpec): Promise<MicroVm> {
     checkMachineSpec(spec);
     await using undo = new AsyncDisposableStack();
@@ -86,7 +89,7 @@ export class QemuDriver implements VmmDriver {
     return machine;
   }
 
-  /** Throws `vmm_failed` if the process lives but cannot be controlled. */
+  /** Throws `vmm_failed` if the process is alive but cannot be controlled. */
   async adopt(description: MachineDescription): Promise<MicroVm | undefined> {
     const { spec, pid, startTimeTicks } = description;
     const files = runFiles(spec.runDirectory);
@@ -189,7 +192,7 @@ export class QemuDriver implements VmmDriver {
   }
 }
 
-/** The guest's RAM: a sparse file of the machine's own. A file that exists already is left alone. */
+/** The guest's RAM: a sparse file of the machine's own. An existing file is not touched. */
 async function createMemory(spec: MachineSpec, undo: AsyncDisposableStack): Promise<MemoryBacking> {
   const file = await open(spec.memoryFile, 'wx', 0o600);
   undo.defer(() => rm(spec.memoryFile, { force: true }));
@@ -201,7 +204,7 @@ async function createMemory(spec: MachineSpec, undo: AsyncDisposableStack): Prom
   return { kind: 'shared', path: spec.memoryFile };
 }
 
-/** Makes the file of the device state, for QEMU's user: empty, or with the state to be restored. */
+/** Creates the device-state file for QEMU's user: empty, or with the state to be restored. */
 async function prepareState(spec: MachineSpec, statePath: string | undefined): Promise<void> {
   const { state } = runFiles(spec.runDirectory);
   await rm(state, { force: true });
@@ -219,7 +222,7 @@ function exitedEarly(): TorporError {
   return new TorporError('vmm_failed', 'QEMU exited while it started.');
 }
 
-/** QEMU's own message says more than a closed connection. */
+/** QEMU's own message is more useful than a closed connection. */
 async function explained(
   error: unknown,
   process: VmmProcess,

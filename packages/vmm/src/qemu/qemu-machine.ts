@@ -27,9 +27,9 @@ export class QemuMachine implements MicroVm {
   readonly #process: VmmProcess;
   readonly control: QmpClient;
   readonly #console: ConsoleReader;
-  /** The state file holds the machine's state, which has not run since. */
+  /** The state file has the machine's state, and the machine has not run since. */
   #isSaved = false;
-  #intendedEnd: string | undefined;
+  #intendedExit: string | undefined;
   #shutdownReason: string | undefined;
 
   constructor(parts: QemuMachineParts) {
@@ -38,7 +38,7 @@ export class QemuMachine implements MicroVm {
     this.control = parts.control;
     this.#console = parts.console;
     parts.control.onEvent((event) => this.#note(event));
-    // An exit closes the connection first; looking then is quicker than the next poll.
+    // An exit closes the connection first; checking then is quicker than the next poll.
     void parts.control.closed.then(() => parts.process.check());
     this.exited = parts.process.exited.then((exit) => this.#report(exit));
   }
@@ -52,7 +52,7 @@ export class QemuMachine implements MicroVm {
     this.#isSaved = false;
   }
 
-  /** RAM is a file: whatever the base is, all of RAM, or all that was ever touched, is in it. */
+  /** RAM is a file: it has all of RAM, or all that was ever touched, whatever the base is. */
   async capture(_base: DirtyBase, { statePath }: CaptureTarget): Promise<Capture> {
     const { spec, memoryOrigin } = this.description;
     const { state } = runFiles(spec.runDirectory);
@@ -73,14 +73,14 @@ export class QemuMachine implements MicroVm {
   }
 
   async stop(graceMs: number): Promise<void> {
-    this.#intendedEnd ??= 'The machine was stopped.';
+    this.#intendedExit ??= 'The machine was stopped.';
     try {
       if (graceMs > 0) {
         await this.control.execute('cont');
         await this.control.execute('system_powerdown');
         if (await this.#process.exitsWithin(graceMs)) return;
       }
-      // An orderly exit writes out what QEMU itself still holds of the disks.
+      // An orderly exit writes out QEMU's own buffers of the disks.
       await this.control.execute('quit', undefined, QUIT_TIMEOUT_MS);
       await this.#process.exitsWithin(QUIT_TIMEOUT_MS);
     } catch {
@@ -92,7 +92,7 @@ export class QemuMachine implements MicroVm {
   }
 
   async kill(): Promise<void> {
-    this.#intendedEnd ??= 'The machine was killed.';
+    this.#intendedExit ??= 'The machine was killed.';
     await this.#process.kill();
     await this.exited;
   }
@@ -119,14 +119,14 @@ export class QemuMachine implements MicroVm {
       return await reportExit({
         vmm: 'QEMU',
         exit,
-        intended: this.#intendedEnd,
+        intended: this.#intendedExit,
         shutdownReason: this.#shutdownReason,
         consolePath: spec.console.path,
         outputPath: runFiles(spec.runDirectory).output,
       });
     } catch (error) {
       const reason = `QEMU exited; it is not known how: ${TorporError.from(error).message}`;
-      return { reason: this.#intendedEnd ?? reason, ...exit, consoleTail: [] };
+      return { reason: this.#intendedExit ?? reason, ...exit, consoleTail: [] };
     }
   }
 

@@ -16,7 +16,7 @@ async function socketPath(): Promise<string> {
   return join(directory, 'qmp.sock');
 }
 
-/** A real QEMU without a machine: it starts in a moment and speaks the whole protocol. */
+/** A real QEMU without a machine: it starts quickly and implements the whole protocol. */
 async function realQemu(): Promise<string> {
   const path = await socketPath();
   const { path: program } = await findQemu(process.env.TORPOR_QEMU);
@@ -30,7 +30,7 @@ async function realQemu(): Promise<string> {
   return path;
 }
 
-/** A peer that greets like QEMU and then does as the test says. */
+/** A peer that sends QEMU's greeting and then does what the test needs. */
 async function peer(onLine: (line: string, socket: Socket) => void, greeting = '{"QMP":{}}\r\n') {
   const path = await socketPath();
   const server = createServer((socket) => {
@@ -47,7 +47,7 @@ async function peer(onLine: (line: string, socket: Socket) => void, greeting = '
   return path;
 }
 
-function answer(line: string, socket: Socket): void {
+function respond(line: string, socket: Socket): void {
   socket.write(`${JSON.stringify({ return: {}, id: JSON.parse(line).id })}\r\n`);
 }
 
@@ -64,7 +64,7 @@ test('QEMU responds to commands, to overlapping ones each with its own response'
   expect(version).toMatchObject({ qemu: { major: expect.any(Number) } });
 });
 
-test('a refused command rejects with the class and the words of QEMU', async () => {
+test('a refused command rejects with the error class and message of QEMU', async () => {
   const client = await QmpClient.connect(await realQemu(), { timeoutMs: TIMEOUT_MS });
   onTestFinished(() => client.close());
   const refused = await client.execute('no-such-command').catch((error: unknown) => error);
@@ -73,7 +73,7 @@ test('a refused command rejects with the class and the words of QEMU', async () 
   expect(await client.execute('query-status')).toMatchObject({ running: true });
 });
 
-test('events reach the listeners, and the end of QEMU ends the connection', async () => {
+test('events reach the listeners, and the connection closes when QEMU exits', async () => {
   const client = await QmpClient.connect(await realQemu(), { timeoutMs: TIMEOUT_MS });
   const events: QmpEvent[] = [];
   const stop = client.onEvent((event) => events.push(event));
@@ -88,20 +88,20 @@ test('events reach the listeners, and the end of QEMU ends the connection', asyn
   await expect(client.execute('query-status')).rejects.toMatchObject({ code: 'vmm_failed' });
 });
 
-test('a command that waits is rejected when the connection ends', async () => {
+test('a pending command is rejected when the connection closes', async () => {
   const path = await peer((line, socket) => {
-    if (line.includes('qmp_capabilities')) answer(line, socket);
+    if (line.includes('qmp_capabilities')) respond(line, socket);
     else socket.destroy();
   });
   const client = await QmpClient.connect(path, { timeoutMs: TIMEOUT_MS });
   await expect(client.execute('stop')).rejects.toBeInstanceOf(TorporError);
 });
 
-test('a command without a response is rejected after its time, and its late response is ignored', async () => {
+test('a command without a response is rejected after the time limit, and its late response is ignored', async () => {
   let hang: (() => void) | undefined;
   const path = await peer((line, socket) => {
-    if (line.includes('"slow"')) hang = () => answer(line, socket);
-    else answer(line, socket);
+    if (line.includes('"slow"')) hang = () => respond(line, socket);
+    else respond(line, socket);
   });
   const client = await QmpClient.connect(path, { timeoutMs: TIMEOUT_MS });
   onTestFinished(() => client.close());
@@ -116,18 +116,18 @@ test('a command without a response is rejected after its time, and its late resp
 test.for([
   ['no greeting', ''],
   ['what is not JSON', 'hello\r\n'],
-  ['a line without an end', 'x'.repeat(2 * 1024 * 1024)],
-])('a peer that sends %s is given up', async ([, greeting]) => {
+  ['an endless line', 'x'.repeat(2 * 1024 * 1024)],
+])('the connection to a peer that sends %s is closed', async ([, greeting]) => {
   const path = await peer(() => undefined, greeting);
   const connecting = QmpClient.connect(path, { timeoutMs: 500 });
   await expect(connecting).rejects.toMatchObject({ code: 'vmm_failed' });
 });
 
-test('connecting ends when the time is over, or sooner for the reason that the caller knows', async () => {
+test('connecting fails after the time limit, or sooner with the reason that the caller gives', async () => {
   const path = await socketPath();
   const connecting = QmpClient.connect(path, { timeoutMs: 50 });
   await expect(connecting).rejects.toMatchObject({ code: 'vmm_failed' });
-  const reason = new TorporError('vmm_failed', 'It has ended.');
+  const reason = new TorporError('vmm_failed', 'It has exited.');
   const givenUp = QmpClient.connect(path, { timeoutMs: TIMEOUT_MS, givenUp: () => reason });
   await expect(givenUp).rejects.toBe(reason);
 });

@@ -30,11 +30,11 @@ interface PendingCommand {
 
 export interface QmpConnectOptions {
   /**
-   * For connecting, the greeting and the negotiation together; each command later has as
-   * long, and no less than 30 s.
+   * For connecting, the greeting and the negotiation together; also the limit of each later
+   * command, but at least 30 s.
    */
   readonly timeoutMs: number;
-  /** Asked between attempts: the reason why no QEMU will ever listen, if there is one. */
+  /** Called between attempts: returns the reason why no QEMU will ever listen, if there is one. */
   readonly givenUp?: () => Error | undefined;
 }
 
@@ -44,12 +44,12 @@ const CONNECT_RETRY_MS = 20;
 const LEAST_COMMAND_TIMEOUT_MS = 30_000;
 
 /**
- * A client of the QEMU Machine Protocol over a Unix socket
- * (docs/interop/qmp-spec.rst). Commands may overlap; each response has the id of its command.
- * When the connection ends, every command that waits is rejected.
+ * A client of the QEMU Machine Protocol over a Unix socket (docs/interop/qmp-spec.rst).
+ * Commands may overlap; each response has the id of its command. When the connection closes,
+ * every pending command is rejected.
  */
 export class QmpClient {
-  /** Resolves when the connection is closed, for whatever reason. */
+  /** Resolves when the connection is closed, for any reason. */
   readonly closed: Promise<void>;
   readonly #socket: Socket;
   readonly #commandTimeoutMs: number;
@@ -59,14 +59,15 @@ export class QmpClient {
   #received: Buffer[] = [];
   #receivedBytes = 0;
   #nextId = 1;
-  #ended: Error | undefined;
+  #closeError: Error | undefined;
 
   private constructor(socket: Socket, commandTimeoutMs: number) {
     this.#socket = socket;
     this.#commandTimeoutMs = commandTimeoutMs;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.closed = promise;
-    // The greeting is awaited by connect() only; a connection that ends later has no reader for it.
+    // The greeting is awaited by connect() only; a connection that closes later has no reader
+    // for it.
     this.#greeting.promise.catch(() => undefined);
     socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     socket.on('error', (error) => this.#end(`failed: ${error.message}`));
@@ -77,9 +78,8 @@ export class QmpClient {
   }
 
   /**
-   * Connects, retrying while the socket does not exist or refuses, and
-   * negotiates capabilities. Throws `vmm_failed` when the time is over, or what
-   * `givenUp` returns.
+   * Connects, retrying while the socket does not exist or refuses, and negotiates capabilities.
+   * Throws `vmm_failed` after the time limit, or what `givenUp` returns.
    */
   static async connect(path: string, options: QmpConnectOptions): Promise<QmpClient> {
     const deadline = performance.now() + options.timeoutMs;
@@ -104,16 +104,15 @@ export class QmpClient {
   }
 
   /**
-   * Runs one command and returns its `return` value. Throws {@link QmpError}
-   * when QEMU refuses it, and `vmm_failed` when there is no response in time or
-   * the connection has ended.
+   * Runs one command and returns its `return` value. Throws {@link QmpError} when QEMU refuses
+   * it, and `vmm_failed` when there is no response in time or the connection is closed.
    */
   execute(
     command: string,
     parameters?: Readonly<Record<string, unknown>>,
     timeoutMs: number = this.#commandTimeoutMs,
   ): Promise<unknown> {
-    if (this.#ended !== undefined) return Promise.reject(this.#ended);
+    if (this.#closeError !== undefined) return Promise.reject(this.#closeError);
     const id = this.#nextId++;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const timer = setTimeout(() => {
@@ -128,7 +127,7 @@ export class QmpClient {
     return promise;
   }
 
-  /** Calls the listener with every event from now on; returns how to stop that. */
+  /** Adds a listener for every event from now on; returns a function that removes it. */
   onEvent(listener: (event: QmpEvent) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -145,9 +144,9 @@ export class QmpClient {
   }
 
   #end(how: string): void {
-    if (this.#ended !== undefined) return;
+    if (this.#closeError !== undefined) return;
     const error = new TorporError('vmm_failed', `The control connection to QEMU ${how}.`);
-    this.#ended = error;
+    this.#closeError = error;
     this.#greeting.reject(error);
     for (const pending of this.#pending.values()) {
       clearTimeout(pending.timer);
@@ -180,11 +179,11 @@ export class QmpClient {
       const event = { event: message.event, data: asObject(message.data) ?? {} };
       for (const listener of this.#listeners) listener(event);
     } else {
-      this.#answer(message);
+      this.#settle(message);
     }
   }
 
-  #answer(message: Readonly<Record<string, unknown>>): void {
+  #settle(message: Readonly<Record<string, unknown>>): void {
     const pending = typeof message.id === 'number' ? this.#pending.get(message.id) : undefined;
     if (pending === undefined) return;
     this.#pending.delete(Number(message.id));

@@ -6,9 +6,9 @@
  * descriptor goes to the Unix socket TORPOR_UFFD_SOCKET: a JSON array with one
  * region (see Firecracker's docs/snapshotting/handling-page-faults-on-snapshot-resume.md).
  *
- * The userfaultfd and the connection stay open for the life of the process: if the
- * page server dies, vCPUs wait instead of reading zeros. Any failure ends QEMU,
- * because a guest without its memory must not run.
+ * The userfaultfd and the connection stay open for the life of the process: if the page server
+ * exits, vCPUs wait instead of reading zeros. On any failure QEMU exits, because a guest
+ * without its memory must not run.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -43,7 +43,7 @@ static int is_guest_memory(int fd)
 	       wanted.st_dev == mapped.st_dev && wanted.st_ino == mapped.st_ino;
 }
 
-/* Faults of the kernel count too: QEMU reads disk blocks straight into guest RAM. */
+/* Includes faults of the kernel: QEMU reads disk blocks straight into guest RAM. */
 static int register_memory(void *address, size_t length)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE };

@@ -9,8 +9,8 @@ const SOURCE = fileURLToPath(new URL('uffd-shim.c', import.meta.url));
 const FLAGS = ['-O2', '-Wall', '-Wextra', '-shared', '-fPIC'];
 
 /**
- * The library that lets a page server fill QEMU's memory, compiled into
- * `cacheDir` if it is not there yet. Throws `host_setup` where it cannot be compiled.
+ * The library that lets a page server fill QEMU's memory, compiled into `cacheDir` if it does
+ * not exist there. Throws `host_setup` where it cannot be compiled.
  */
 export async function ensureUffdShim(cacheDir: string): Promise<string> {
   const key = createHash('sha256')
@@ -38,7 +38,7 @@ export async function ensureUffdShim(cacheDir: string): Promise<string> {
   return path;
 }
 
-/** Environment of a QEMU whose memory file a page server is to fill. */
+/** Environment of a QEMU whose memory file a page server fills. */
 export function shimEnvironment(
   shimPath: string,
   memoryFile: string,
