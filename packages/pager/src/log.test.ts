@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 
 const LOG = new URL('./log.ts', import.meta.url).href;
 
-test('a log that has become too large is begun again, one that has not is continued', async () => {
+test('a log that is too large is truncated, a smaller one is continued', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'torpor-pager-log-'));
   onTestFinished(() => rm(directory, { recursive: true }));
   const path = join(directory, 'log');

@@ -15,7 +15,7 @@ if (values.socket === undefined) {
 }
 const threads = Number(values.threads ?? Math.min(4, availableParallelism()));
 
-// An agent that goes away must not take the pager with it.
+// The exit of an agent must not stop the pager.
 process.on('SIGHUP', () => undefined);
 process.on('SIGINT', () => undefined);
 

@@ -28,7 +28,7 @@ export async function connectPager(launch: PagerLaunch): Promise<PagerConnection
   try {
     return { ...(await PagerClient.connect(launch.socketPath)), started: false };
   } catch (error) {
-    if (!isAbsent(error)) throw error;
+    if (!isNotListening(error)) throw error;
   }
   await startPager(launch);
   return { ...(await PagerClient.connect(launch.socketPath)), started: true };
@@ -39,7 +39,7 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
   const args = [main, '--socket', socketPath];
   if (threads !== undefined) args.push('--threads', String(threads));
   const log = openSync(logPath, 'a', 0o600);
-  // What we have compiled already, its threads need not compile again, each for itself.
+  // Its threads load what we have compiled already instead of compiling it again.
   const cache = getCompileCacheDir();
   const child = spawn(process.execPath, args, {
     detached: true,
@@ -52,7 +52,7 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   child.once('error', reject);
   child.once('exit', (code) => {
-    reject(new Error(`The page server exited at once, with status ${code}; see ${logPath}.`));
+    reject(new Error(`The page server exited during its start, with status ${code}; see ${logPath}.`));
   });
   stdout.once('data', () => resolve());
   try {
@@ -64,7 +64,7 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
   }
 }
 
-function isAbsent(error: unknown): boolean {
+function isNotListening(error: unknown): boolean {
   return (
     error instanceof Error &&
     'code' in error &&

@@ -26,7 +26,7 @@ export interface ServeOptions {
   readonly connectTimeoutMs?: number;
 }
 
-/** A request that the pager refused, with its reason, or that it can no longer respond to. */
+/** A request that the pager refused, with its reason, or to which it can no longer respond. */
 export class PagerRequestError extends Error {
   override readonly name = 'PagerRequestError';
 }
@@ -67,7 +67,7 @@ export class PagerClient {
     if (hello.protocolVersion !== PAGER_PROTOCOL_VERSION) {
       client.close();
       throw new PagerRequestError(
-        `The page server speaks version ${hello.protocolVersion} of the protocol.`,
+        `The page server has version ${hello.protocolVersion} of the protocol.`,
       );
     }
     return { client, hello };
@@ -78,7 +78,7 @@ export class PagerClient {
     await this.#request({ op: 'serve', connectTimeoutMs: 60_000, ...options });
   }
 
-  /** Loads what is missing; the event `materialised` says when the VM needs the pager no more. */
+  /** Loads what is missing; the VM no longer needs the pager after the event `materialised`. */
   async materialise(vm: string): Promise<void> {
     await this.#request({ op: 'materialise', vm });
   }

@@ -1,8 +1,8 @@
 import type { Socket } from 'node:net';
 
 /**
- * Calls `onLine` for each line that arrives. A line longer than `maxBytes` closes
- * the connection: no client of ours sends one.
+ * Calls `onLine` for each line that arrives. A line longer than `maxBytes` closes the
+ * connection: our clients send none.
  */
 export function readLines(socket: Socket, maxBytes: number, onLine: (line: string) => void): void {
   let pending: Buffer[] = [];

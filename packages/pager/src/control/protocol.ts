@@ -1,9 +1,9 @@
 import { z } from 'zod';
 
 /**
- * The pager's control protocol: one JSON object per line over a Unix socket that
- * only its owner can open. A request has an `id`, and its response repeats it;
- * events have none, and go to every client.
+ * The pager's control protocol: one JSON object per line over a Unix socket that only its owner
+ * can open. A request has an `id`, and its response repeats it; events have none, and are sent
+ * to every client.
  */
 export const PAGER_PROTOCOL_VERSION = 1;
 

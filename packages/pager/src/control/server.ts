@@ -31,8 +31,8 @@ export interface PagerServerOptions {
 }
 
 /**
- * The control side of the pager: it knows which VMs are served by which fault loop,
- * and serves the requests of the host agent. It keeps its VMs when an agent exits.
+ * The control side of the pager: it tracks which fault loop serves which VM, and handles the
+ * requests of the host agent. It keeps its VMs when an agent exits.
  */
 export class PagerServer {
   readonly #options: PagerServerOptions;
@@ -55,7 +55,7 @@ export class PagerServer {
     for (let index = 0; index < options.threads; index++) {
       const loop = await LoopThread.start(
         (event) => server.#onLoopEvent(event),
-        // Its VMs would hang forever: ending the process lets agents see it at once.
+        // Its VMs would hang forever; agents notice the exit of the process at once.
         (reason) => {
           log('error', 'Fault loop exited', { reason });
           // An exit would wait for the other threads, which block in ppoll(2).
@@ -77,10 +77,10 @@ export class PagerServer {
     this.#clients.add(socket);
     socket.on('close', () => this.#clients.delete(socket));
     socket.on('error', () => socket.destroy());
-    readLines(socket, MAX_LINE_BYTES, (line) => void this.#answer(socket, line));
+    readLines(socket, MAX_LINE_BYTES, (line) => void this.#handle(socket, line));
   }
 
-  async #answer(socket: Socket, line: string): Promise<void> {
+  async #handle(socket: Socket, line: string): Promise<void> {
     let request: PagerRequest;
     try {
       request = pagerRequestSchema.parse(JSON.parse(line));
@@ -196,7 +196,7 @@ export class PagerServer {
       case 'materialised':
         this.#broadcast({ event: 'materialised', vm: event.vm });
         return;
-      case 'ended':
+      case 'released':
         this.#vms.delete(event.vm);
         logRelease(event.vm, event.release);
         this.#broadcast({ event: 'ended', vm: event.vm });
@@ -212,7 +212,7 @@ export class PagerServer {
     }
   }
 
-  /** A VM that failed stays known until it is stopped, so that a later agent learns why. */
+  /** A VM that failed is kept until it is stopped, so that a later agent can read why. */
   #onFailure(vm: string, reason: string, entry: Entry | undefined): void {
     const listening = this.#listening.get(vm);
     this.#listening.delete(vm);

@@ -4,9 +4,9 @@ import type { LoopEvent, LoopRequest } from './messages.ts';
 import { describeMemory, ServedVm } from './served-vm.ts';
 
 /**
- * A worker thread that serves the faults of several VMs. It blocks in ppoll(2), not
- * in the event loop: requests of the control thread come with a notification of the
- * eventfd that is announced first.
+ * A worker thread that serves the faults of several VMs. It blocks in ppoll(2), not in the
+ * event loop: requests of the control thread come with a notification of the eventfd, whose
+ * descriptor is posted first.
  */
 function runFaultLoop(port: NonNullable<typeof parentPort>): void {
   using wakeUp = new WakeUp();

@@ -13,19 +13,19 @@ import { FaultCounters } from './statistics.ts';
 
 /** Blocks that one copy moves at most, 1 MiB: nothing else is served meanwhile. */
 export const MAX_COPY_BLOCKS = 256;
-/** A fault has its neighbourhood installed: blocks of an aligned window of 64 KiB. */
+/** A fault installs its neighbourhood: the blocks of an aligned window of 64 KiB. */
 const WINDOW_BLOCKS = 16;
-/** Of the diff files, while faults are served; 8 MiB. */
+/** Limit on mapped blocks of the diff files while faults are served; 8 MiB. */
 const MAX_MAPPED_BLOCKS = 2048;
 
 const ABSENT = 0;
 const PRESENT = 1;
-/** Given back by the VMM: reads as zeros from then on, never as the build's content. */
+/** Discarded by the VMM: reads as zeros from then on, never as the build's content. */
 const REMOVED = 2;
 
-export type ServeResult = 'served' | 'retry' | 'gone';
+export type ServeResult = 'served' | 'retry' | 'unmapped';
 
-/** A page that cannot be served. The VM must not go on: its guest waits for that page. */
+/** A page that cannot be served. The VM must be killed: its guest waits for that page. */
 export class PageError extends Error {
   override readonly name = 'PageError';
 }
@@ -43,7 +43,7 @@ export class GuestMemory {
   readonly counters = new FaultCounters();
   readonly #options: GuestMemoryOptions;
   readonly #state: Uint8Array;
-  /** Windows that faults had installed, in order: pairs of first block and count. */
+  /** Windows that faults installed, in order: pairs of first block and count. */
   #recorded = new Uint32Array(1024);
   #recordedLength = 0;
   #expected: Uint8Array | undefined;
@@ -55,7 +55,7 @@ export class GuestMemory {
     this.#state = new Uint8Array(options.mapping.blockCount);
   }
 
-  /** Installs the page at `address`, and its neighbours that are absent too. Throws {@link PageError}. */
+  /** Installs the page at `address`, and its neighbours that are missing too. Throws {@link PageError}. */
   serveFault(address: number): ServeResult {
     const block = this.#blockAt(address);
     if (block === undefined)
@@ -71,19 +71,19 @@ export class GuestMemory {
 
   #serveBlock(block: number): ServeResult {
     if (this.#state[block] === REMOVED) return this.#zeroRemoved(block);
-    // Present already: another fault had it installed, and its wake-up may have come too early.
+    // Present already: another fault installed it, and its wake-up may have come too early.
     if (this.#state[block] === PRESENT) return this.#installAgain(block);
     const run = this.#options.mapping.find(block);
     const first = this.#windowStart(block, run);
     const end = this.#windowEnd(block, run);
     const installed = this.#install(first, end, run);
-    if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'gone';
+    if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'unmapped';
     this.counters.faultBytes += installed * BLOCK_SIZE;
     this.#record(first, end - first);
     return 'served';
   }
 
-  /** The VMM gave `[start, end)` of its addresses back. */
+  /** The VMM discarded `[start, end)` of its addresses. */
   remove(start: number, end: number): void {
     for (let address = start; address < end; address += BLOCK_SIZE) {
       const block = this.#blockAt(address);
@@ -94,13 +94,13 @@ export class GuestMemory {
   }
 
   /**
-   * Installs the absent blocks of `[first, first + count)`, at most {@link MAX_COPY_BLOCKS}.
-   * Zero blocks are left to faults: they cost as much then, and memory only if used.
+   * Installs the missing blocks of `[first, first + count)`, at most {@link MAX_COPY_BLOCKS}.
+   * Zero blocks are left to faults: they cost the same then, and memory only if used.
    */
   prefetch(first: number, count: number): ServeResult {
     const { mapping } = this.#options;
     const end = Math.min(first + count, this.#state.length);
-    // A working set may have been recorded of another machine.
+    // A working set may have been recorded for a machine of another size.
     if (first >= end) return 'served';
     let run = mapping.find(first);
     for (let block = first; block < end; ) {
@@ -117,7 +117,7 @@ export class GuestMemory {
       let stop = block + 1;
       while (stop < runEnd && this.#state[stop] === ABSENT) stop++;
       const installed = this.#install(block, stop, run);
-      if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'gone';
+      if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'unmapped';
       this.counters.prefetchBytes += installed * BLOCK_SIZE;
       block = stop;
     }
@@ -134,7 +134,7 @@ export class GuestMemory {
     this.#expected = expected;
   }
 
-  /** Windows that faults had installed, in order: pairs of first block and count. */
+  /** Windows that faults installed, in order: pairs of first block and count. */
   workingSet(): Uint32Array {
     return this.#recorded.slice(0, this.#recordedLength);
   }
@@ -144,10 +144,10 @@ export class GuestMemory {
   }
 
   /** Once every block that is not zero is installed: the kernel may resolve all other faults with zeros. */
-  unregister(): 'served' | 'gone' {
+  unregister(): 'served' | 'unmapped' {
     for (const region of this.#options.regions) {
       const result = uffdUnregister(this.#options.uffd, region.start, region.size);
-      if (result < 0) return 'gone';
+      if (result < 0) return 'unmapped';
     }
     return 'served';
   }
@@ -173,19 +173,19 @@ export class GuestMemory {
     return this.#options.mapping.buildOf(run) === ZERO_INDEX;
   }
 
-  /** The block after the last one of the region that holds `block`. */
+  /** The block after the last one of the region of `block`. */
   #regionEnd(block: number): number {
     const { offset, size } = this.#regionOf(block);
     return (offset + size) / BLOCK_SIZE;
   }
 
   /*
-   * A fault has the absent blocks around it installed, within its window and region, that
-   * are of its kind: with zero blocks zero neighbours, with others others. Start and end
-   * are two methods, and the runs are walked from the known one: that allocates nothing.
+   * A fault installs the missing blocks around it, within its window and region, that are of
+   * its kind: zero blocks with zero neighbours, stored ones with stored ones. Start and end are
+   * two methods, and the runs are walked from the known one: that allocates nothing.
    */
 
-  /** The first block that a fault on `block`, which is in `run`, has installed. */
+  /** The first block that a fault on `block`, which is in `run`, installs. */
   #windowStart(block: number, run: number): number {
     const { mapping } = this.#options;
     const regionFirst = this.#regionOf(block).offset / BLOCK_SIZE;
@@ -200,7 +200,7 @@ export class GuestMemory {
     return first;
   }
 
-  /** The block after the last one that a fault on `block`, which is in `run`, has installed. */
+  /** The block after the last one that a fault on `block`, which is in `run`, installs. */
   #windowEnd(block: number, run: number): number {
     const { mapping } = this.#options;
     const windowEnd = block - (block % WINDOW_BLOCKS) + WINDOW_BLOCKS;
@@ -216,7 +216,7 @@ export class GuestMemory {
   }
 
   /**
-   * Installs `[first, end)`, all absent and in one region. `near` is a run that may hold
+   * Installs `[first, end)`, all missing and in one region. `near` is a run that may contain
    * some of it. Returns how many blocks were installed, or a failure.
    */
   #install(first: number, end: number, near: number): number {
@@ -243,10 +243,10 @@ export class GuestMemory {
     return end - first;
   }
 
-  /** The kernel copies from the page cache, which the diff file's mapping shows, into the guest. */
+  /** The kernel copies from the page cache, through the diff file's mapping, into the guest. */
   #copy(run: number, first: number, end: number): number {
     const { diff, position } = this.#stored(run, first, end);
-    // The kernel maps a window with one fault by itself; more is cheaper all at once.
+    // One fault maps a whole window (fault-around); larger ranges are cheaper to map at once.
     const isLarge = end - first > WINDOW_BLOCKS;
     if (isLarge) diff.populate(position, (end - first) * BLOCK_SIZE);
     for (let block = first; block < end; ) {
@@ -261,7 +261,7 @@ export class GuestMemory {
     return end - first;
   }
 
-  /** What was copied will not be needed again, but what is mapped counts as this process's memory. */
+  /** What was copied is not needed again, but what is mapped counts as this process's memory. */
   #forgetSometimes(copied: number): void {
     this.#mapped += copied;
     if (this.#mapped < MAX_MAPPED_BLOCKS) return;
@@ -274,7 +274,7 @@ export class GuestMemory {
       return uffdCopy(this.#options.uffd, this.#addressOf(block), source, length);
     } catch (error) {
       if (!(error instanceof SystemError && error.errno === constants.errno.EFAULT)) throw error;
-      const what = `The diff file of build ${this.#buildOf(run)} ends too early, or its disk fails.`;
+      const what = `The diff file of build ${this.#buildOf(run)} is too short, or its disk fails.`;
       throw new PageError(what, { cause: error });
     }
   }
@@ -290,7 +290,7 @@ export class GuestMemory {
     const diff = diffs[mapping.buildOf(run)] as FileMapping;
     const position = (mapping.storageOf(run) + first - mapping.startOf(run)) * BLOCK_SIZE;
     if (position + (end - first) * BLOCK_SIZE > diff.size) {
-      throw new PageError(`The diff file of build ${this.#buildOf(run)} ends too early.`);
+      throw new PageError(`The diff file of build ${this.#buildOf(run)} is too short.`);
     }
     return { diff, position };
   }
@@ -304,14 +304,14 @@ export class GuestMemory {
 
   #zeroRemoved(block: number): ServeResult {
     const result = this.#zero(block, block + 1);
-    if (result < 0) return result === UFFD_RETRY ? 'retry' : 'gone';
+    if (result < 0) return result === UFFD_RETRY ? 'retry' : 'unmapped';
     return 'served';
   }
 
   /** A copy onto a page that is installed fails with EEXIST, and wakes the threads that wait for it. */
   #installAgain(block: number): ServeResult {
     const result = this.#install(block, block + 1, this.#options.mapping.find(block));
-    if (result < 0) return result === UFFD_RETRY ? 'retry' : 'gone';
+    if (result < 0) return result === UFFD_RETRY ? 'retry' : 'unmapped';
     return 'served';
   }
 

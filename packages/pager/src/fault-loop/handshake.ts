@@ -5,7 +5,7 @@ export interface Region {
   /** Address in the VMM's memory: what faults report. */
   readonly start: number;
   readonly size: number;
-  /** Where the region begins in guest RAM as the header counts it. */
+  /** The offset of the region in guest RAM, as in the header. */
   readonly offset: number;
 }
 
@@ -15,7 +15,7 @@ const address = z
   .min(0)
   .max(2 ** 47);
 
-// Unknown fields are let pass: later Firecrackers add some.
+// Unknown fields are ignored: later versions of Firecracker add some.
 const mappings = z
   .array(
     z.looseObject({
@@ -45,10 +45,11 @@ export function parseHandshake(bytes: Uint8Array, memoryBytes: number): Region[]
   try {
     json = JSON.parse(Buffer.from(bytes).toString());
   } catch {
-    throw new HandshakeError('The VMM sent no JSON with its userfaultfd.');
+    throw new HandshakeError('The handshake of the VMM is not JSON.');
   }
   const parsed = mappings.safeParse(json);
-  if (!parsed.success) throw new HandshakeError('The VMM sent no list of memory regions.');
+  if (!parsed.success)
+    throw new HandshakeError('The handshake of the VMM is not a list of memory regions.');
   const regions = parsed.data.map((mapping) => {
     const pageSize = mapping.page_size ?? mapping.page_size_kib ?? PAGE_BYTES;
     if (pageSize !== PAGE_BYTES) {
@@ -70,9 +71,7 @@ function checkRegions(regions: readonly Region[], memoryBytes: number): void {
     end += region.size;
   }
   if (end !== memoryBytes) {
-    throw new HandshakeError(
-      `The VMM has ${end} bytes of RAM, where the build has ${memoryBytes}.`,
-    );
+    throw new HandshakeError(`The VMM has ${end} bytes of RAM, but the build has ${memoryBytes}.`);
   }
   const byStart = regions.toSorted((a, b) => a.start - b.start);
   byStart.forEach((region, index) => {

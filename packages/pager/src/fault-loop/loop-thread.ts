@@ -20,14 +20,15 @@ export class LoopThread {
     });
   }
 
-  /** `onExit` is called if the thread exits by itself: then nobody serves its VMs. */
+  /** `onExit` is called if the thread exits by itself: then its VMs are not served. */
   static async start(
     onEvent: (event: LoopEvent) => void,
     onExit: (reason: string) => void,
   ): Promise<LoopThread> {
     const worker = new Worker(new URL('./fault-loop.ts', import.meta.url), {
       workerData: { torporFaultLoop: true },
-      // Faults allocate next to nothing: what loading leaves would stay forever otherwise.
+      // Faults allocate next to nothing, so the garbage of loading would otherwise never be
+      // collected.
       resourceLimits: { maxYoungGenerationSizeMb: 2 },
     });
     let reason = 'the thread exited';
@@ -45,8 +46,8 @@ export class LoopThread {
   }
 
   /**
-   * Has the thread exit. A process that exits waits for its threads, and nothing but a
-   * request stops one that blocks in ppoll(2).
+   * Stops the thread. A process that exits waits for its threads, and only a request stops one
+   * that blocks in ppoll(2).
    */
   async quit(): Promise<void> {
     this.#quitting = true;

@@ -1,7 +1,7 @@
 import type { ProcessExit } from '@torpor/linux';
 import type { PagerStatistics } from './statistics.ts';
 
-/** What the control thread asks of a fault loop. */
+/** A request of the control thread to a fault loop. */
 export type LoopRequest =
   | {
       readonly kind: 'serve';
@@ -23,21 +23,21 @@ export type LoopRequest =
   | { readonly kind: 'quit' };
 
 /**
- * Why a VM was released. `vmm-exited`: with how, where the kernel tells. `stopped`: the
- * agent asked for it. `userfaultfd-gone`: the VMM's memory no longer exists, as when it
- * has just been killed. `materialised`: all of its RAM is installed.
+ * Why a VM was released. `vmm-exited`: with its exit, where the kernel reports it. `stopped`:
+ * the agent requested it. `memory-unmapped`: the VMM's memory no longer exists, as when it has
+ * just been killed. `materialised`: all of its RAM is installed.
  */
 export type Release =
   | { readonly cause: 'vmm-exited'; readonly exit?: ProcessExit }
-  | { readonly cause: 'stopped' | 'userfaultfd-gone' | 'materialised' };
+  | { readonly cause: 'stopped' | 'memory-unmapped' | 'materialised' };
 
-/** What a fault loop tells the control thread. */
+/** A message of a fault loop to the control thread. */
 export type LoopEvent =
   | { readonly kind: 'listening'; readonly vm: string }
   | { readonly kind: 'connected'; readonly vm: string; readonly pid: number }
   | { readonly kind: 'materialised'; readonly vm: string }
   /** The VM was released: nothing is served any more. */
-  | { readonly kind: 'ended'; readonly vm: string; readonly release: Release }
+  | { readonly kind: 'released'; readonly vm: string; readonly release: Release }
   /** A page could not be served, or the handshake failed; the VMM was killed. */
   | { readonly kind: 'failed'; readonly vm: string; readonly reason: string }
   | {

@@ -8,7 +8,7 @@ export interface MemoryFiles {
   readonly diffPaths: Readonly<Record<string, string>>;
 }
 
-/** A build's memory as faults are served from it: where every block is, and the files that hold them. */
+/** A build's memory for serving faults: the location of every block, and the files with them. */
 export class OpenBuild implements Disposable {
   readonly mapping: Mapping;
   /** In the order of `mapping.builds`. */

@@ -6,10 +6,10 @@ import { type Piece, planAll, planPrefetch } from './prefetch-plan.ts';
 const RETRY_MS = 0.02;
 
 /**
- * `userfaultfd-gone`: the memory that it stands for no longer exists. `materialised`:
- * all of RAM is installed, and the VMM needs no pager any more.
+ * `memory-unmapped`: the VMM's memory no longer exists. `materialised`: all of RAM is
+ * installed, and the VMM no longer needs the pager.
  */
-export type ServiceResult = 'serving' | 'userfaultfd-gone' | 'materialised';
+export type ServiceResult = 'serving' | 'memory-unmapped' | 'materialised';
 
 /**
  * Serves the pages of one VMM through its userfaultfd, which it owns. Every method
@@ -19,9 +19,9 @@ export class PageService implements Disposable {
   readonly uffd: number;
   readonly memory: GuestMemory;
   readonly #events = new UffdEvents();
-  /** Faults that could not be served yet because RAM was changing under them. */
+  /** Faults that could not be served yet because RAM was changing. */
   #deferred: number[] = [];
-  /** Those that are served now; kept, so that a fault allocates nothing. */
+  /** Those that are served now; a field, so that a fault allocates nothing. */
   #faults: number[] = [];
   #pieces: Piece[] = [];
   #materialising = false;
@@ -58,10 +58,10 @@ export class PageService implements Disposable {
     this.#faults = faults;
     const began = performance.now();
     // Events first, all of them: while one waits, nothing can be installed.
-    if (!this.#readEvents(faults)) return 'userfaultfd-gone';
+    if (!this.#readEvents(faults)) return 'memory-unmapped';
     for (const address of faults) {
       const result = this.memory.serveFault(address);
-      if (result === 'gone') return 'userfaultfd-gone';
+      if (result === 'unmapped') return 'memory-unmapped';
       if (result === 'retry') this.#deferred.push(address);
       else this.memory.counters.addLatency((performance.now() - began) * 1000);
     }
@@ -86,11 +86,11 @@ export class PageService implements Disposable {
     const piece = this.#pieces[0];
     if (piece === undefined) return 'serving';
     const result = this.memory.prefetch(piece.first, piece.count);
-    if (result === 'gone') return 'userfaultfd-gone';
+    if (result === 'unmapped') return 'memory-unmapped';
     if (result === 'retry') return 'serving';
     this.#pieces.shift();
     if (this.#pieces.length > 0 || !this.#materialising) return 'serving';
-    return this.memory.unregister() === 'gone' ? 'userfaultfd-gone' : 'materialised';
+    return this.memory.unregister() === 'unmapped' ? 'memory-unmapped' : 'materialised';
   }
 
   [Symbol.dispose](): void {

@@ -27,7 +27,7 @@ interface Readiness {
   isReady(fd: number): boolean;
 }
 
-/** No page is asked for yet; what was asked of the VM meanwhile is done once it is served. */
+/** There are no faults yet; requests that arrive meanwhile are carried out once the VM is served. */
 interface Waiting {
   readonly build: OpenBuild;
   readonly deadline: number;
@@ -59,21 +59,21 @@ interface Serving {
   readonly service: PageService;
 }
 
-/** Released: holds nothing. */
-interface Ended {
-  readonly name: 'ended';
+/** Without resources. */
+interface Released {
+  readonly name: 'released';
 }
 
-/** Could not be served and was killed: holds nothing. */
+/** Could not be served and was killed: without resources. */
 interface Failed {
   readonly name: 'failed';
 }
 
 /**
- * The life of a VM in a fault loop: listening → handshaking → serving → ended or
- * failed, with what each phase holds. A VM can end or fail in every phase.
+ * The phases of a VM in a fault loop: listening → handshaking → serving → released or failed,
+ * with the resources of each. A VM can be released or fail in every phase.
  */
-type Phase = Listening | Handshaking | Serving | Ended | Failed;
+type Phase = Listening | Handshaking | Serving | Released | Failed;
 
 /**
  * One VM within a fault loop: it waits for the VMM to connect, then serves it.
@@ -85,7 +85,7 @@ export class ServedVm {
   readonly #emit: (event: LoopEvent) => void;
   #phase: Phase;
 
-  /** Opens the build's files and listens. Throws BuildFormatError or SystemError; then nothing is held. */
+  /** Opens the build's files and listens. Throws BuildFormatError or SystemError; then no resource is kept. */
   constructor(request: ServeRequest, emit: (event: LoopEvent) => void) {
     this.id = request.vm;
     this.#request = request;
@@ -112,12 +112,12 @@ export class ServedVm {
   }
 
   get isOver(): boolean {
-    return this.#phase.name === 'ended' || this.#phase.name === 'failed';
+    return this.#phase.name === 'released' || this.#phase.name === 'failed';
   }
 
   /**
-   * Does what can be done now. `ready` knows which descriptors had events. Returns
-   * whether {@link descriptors} are others now. Never throws.
+   * Does what can be done now. `ready` has the descriptors with events. Returns whether {@link
+   * descriptors} have changed. Never throws.
    */
   step(ready: Readiness): 'same-descriptors' | 'descriptors-changed' {
     const before = this.#phase;
@@ -129,7 +129,7 @@ export class ServedVm {
     return this.#phase === before ? 'same-descriptors' : 'descriptors-changed';
   }
 
-  /** Loads all that is missing; afterwards the VM needs no pager. */
+  /** Loads all that is missing; afterwards the VM does not need the pager. */
   materialise(): void {
     const phase = this.#phase;
     if (phase.name === 'serving') phase.service.materialise();
@@ -146,11 +146,11 @@ export class ServedVm {
   /** Releases the VM; nothing is served any more. Idempotent. */
   end(release: Release): void {
     if (this.isOver) return;
-    this.#enter({ name: 'ended' });
-    this.#emit({ kind: 'ended', vm: this.id, release });
+    this.#enter({ name: 'released' });
+    this.#emit({ kind: 'released', vm: this.id, release });
   }
 
-  /** A step that enters another phase ends there: `ready` speaks of the old descriptors. */
+  /** A step returns once it enters another phase: `ready` is about the old descriptors. */
   #act(phase: Phase, ready: Readiness): void {
     switch (phase.name) {
       case 'serving':
@@ -220,7 +220,7 @@ export class ServedVm {
     this.#emit({ kind: 'failed', vm: this.id, reason });
   }
 
-  #enter(over: Ended | Failed): void {
+  #enter(over: Released | Failed): void {
     const phase = this.#phase;
     this.#phase = over;
     switch (phase.name) {
@@ -234,7 +234,7 @@ export class ServedVm {
       case 'handshaking':
         closeVmm(phase.vmm);
         break;
-      case 'ended':
+      case 'released':
       case 'failed':
         return;
     }
@@ -251,7 +251,7 @@ function descriptorsOf(phase: Phase): readonly number[] {
       return [phase.vmm.connection, phase.vmm.pidfd];
     case 'serving':
       return [phase.vmm.pidfd, phase.service.uffd];
-    case 'ended':
+    case 'released':
     case 'failed':
       return [];
   }
@@ -262,7 +262,7 @@ function closeVmm({ pidfd, connection }: Vmm): void {
   closeFd(pidfd);
 }
 
-/** How it exited is for the log; a kernel that does not say so changes nothing else. */
+/** How it exited is only logged, so a kernel that does not report it is fine. */
 function exitOf({ pidfd }: Vmm): Release {
   const cause = 'vmm-exited';
   try {
@@ -273,7 +273,7 @@ function exitOf({ pidfd }: Vmm): Release {
   }
 }
 
-/** What the pager has done for a VM; nothing, for one whose memory it does not have (yet, or any more). */
+/** The pager's statistics for a VM; empty if it does not have the VM's memory (yet, or any more). */
 export function describeMemory(vm: string, requestId: number, memory?: GuestMemory): LoopEvent {
   const statistics = (memory?.counters ?? new FaultCounters()).snapshot();
   const workingSet = memory?.workingSet() ?? new Uint32Array();

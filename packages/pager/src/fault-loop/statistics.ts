@@ -13,9 +13,9 @@ export interface PagerStatistics {
   readonly prefetchLate: number;
   /** Pages that were filled with zeros. */
   readonly zeroPages: number;
-  /** Pages that the VMM gave back. */
+  /** Pages that the VMM discarded. */
   readonly removedPages: number;
-  /** Counts by latency, from reading the event to the page being there: bucket n is below 2^n µs. */
+  /** Counts by latency, from reading the event to installing the page: bucket n is below 2^n µs. */
   readonly latency: readonly number[];
 }
 
