@@ -1,8 +1,8 @@
 import { TorporError } from '@torpor/protocol';
 
 /**
- * A build, or a file of one, that cannot be used: torn, of another version, or
- * naming what is not there. `path` is the file at fault.
+ * A build, or a file of one, that cannot be used: torn, of another version, or referring to
+ * missing builds. `path` is the file at fault.
  */
 export class BuildFormatError extends TorporError {
   readonly path: string;

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 
-/** The build id that stands for "these blocks are zero": no build holds them. */
+/** The build id of zero blocks, which no build stores. */
 export const ZERO_BUILD = '00000000-0000-0000-0000-000000000000';
 
 const UUID_PATTERN = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -10,7 +10,7 @@ export function isUuid(value: string): boolean {
   return UUID_PATTERN.test(value);
 }
 
-/** A new build id: UUID version 7 (RFC 9562), so that ids sort by the time of their making. */
+/** A new build id: UUID version 7 (RFC 9562), so that ids sort by creation time. */
 export function newBuildId(now: number = Date.now()): string {
   const bytes = randomBytes(16);
   bytes.writeUIntBE(now, 0, 6);

@@ -93,7 +93,7 @@ function* extentsOf(present: boolean[]): Generator<Extent> {
   }
 }
 
-/** A chain of builds in the test's files, of which a new chain takes possession. */
+/** A chain of builds in the test's files, which the next chain overwrites. */
 class Chain {
   mapping: Mapping;
   readonly #diffs = new Map<string, DiffFile>();
@@ -142,7 +142,10 @@ class Chain {
   }
 }
 
-/** A generation: what each block holds afterwards, whether the guest touched it at all, and how it is captured. */
+/**
+ * A generation: the content of each block afterwards, whether the guest touched it at all, and
+ * how it is captured.
+ */
 const generation = (blocks: number) =>
   fc.record({
     values: fc.array(fc.integer({ min: 0, max: 3 }), { minLength: blocks, maxLength: blocks }),
@@ -150,7 +153,7 @@ const generation = (blocks: number) =>
     mode: fc.constantFrom<Mode>('resident', 'dirty', 'full'),
   });
 
-test('captures of all kinds, mixed in one chain, read back as what the guest held', {
+test("captures of all kinds, mixed in one chain, read back as the content of the guest's RAM", {
   timeout: SLOW,
 }, async () => {
   const history = fc
@@ -162,7 +165,7 @@ test('captures of all kinds, mixed in one chain, read back as what the guest hel
       let ram: Ram = new Array(chain.mapping.blockCount).fill(0);
       for (const { values, touched, mode } of generations) {
         const next = ram.map((old, block) => (touched[block] ? (values[block] ?? 0) : old));
-        // What is not in the file must not matter: a hole of a full image is zero in RAM too.
+        // The old content of the file must not matter: a hole of a full image is zero in RAM too.
         const present = mode === 'full' ? next.map((value) => value !== 0) : touched;
         const file = bytesOf(next.map((value, block) => (present[block] ? value : 0)));
         await chain.commit(file, present, mode);
@@ -182,7 +185,7 @@ test('a block that the guest zeroed is zero afterwards, and costs nothing', asyn
   expect((await chain.read()).equals(bytesOf([1, 0, 3]))).toBe(true);
 });
 
-test('a resident block that still holds what the parent says is not stored again', async () => {
+test('a resident block with the same content as in the parent is not stored again', async () => {
   const chain = new Chain(300);
   const ram = Array.from({ length: 300 }, (_, block) => (block % 255) + 1);
   await chain.commit(
@@ -200,7 +203,7 @@ test('a resident block that still holds what the parent says is not stored again
   expect((await chain.read()).equals(bytesOf(ram))).toBe(true);
 });
 
-test('a diff file that ends too early is named', async () => {
+test('a diff file that is too short is named', async () => {
   const id = newBuildId();
   const path = join(directory, 'short');
   await using handle = await open(path, 'w+');

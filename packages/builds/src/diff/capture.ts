@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib';
 import { BLOCK_SIZE, BlockChange, type ChangeMap } from '../header/mapping.ts';
 import type { MemoryReader, ReadableFile } from './memory-reader.ts';
 
-/** What a diff file is written with, as a `FileHandle` has it. */
+/** The methods of `FileHandle` with which a diff file is written. */
 export interface WritableFile {
   write(
     buffer: Buffer,
@@ -12,7 +12,7 @@ export interface WritableFile {
   ): Promise<{ readonly bytesWritten: number }>;
 }
 
-/** A part of a sparse file that holds data; bytes. */
+/** A part of a sparse file that has data; bytes. */
 export interface Extent {
   readonly offset: number;
   readonly length: number;
@@ -25,14 +25,13 @@ export interface CaptureSource {
   /** The parts of `memory` that are no holes, in order (`SEEK_DATA`, `SEEK_HOLE`). */
   readonly extents: Iterable<Extent> | AsyncIterable<Extent>;
   /**
-   * What a hole says of its blocks. `zero`: `memory` is a full image, a hole reads
-   * as zeros. `unchanged`: `memory` holds only what the guest has touched since the
-   * parent generation.
+   * What a hole means. `zero`: `memory` is a full image, a hole reads as zeros. `unchanged`:
+   * `memory` has only what the guest has touched since the parent generation.
    */
   readonly holes: 'zero' | 'unchanged';
   /**
-   * The parent generation, where data in `memory` may also be unchanged (resident
-   * pages of a restored guest). Absent: data is changed, as in a dirty-page dump.
+   * The parent generation, where data in `memory` may also be unchanged (resident pages of a
+   * restored guest). If omitted, data is changed, as in a dirty-page dump.
    */
   readonly parent?: MemoryReader;
 }
@@ -52,8 +51,8 @@ const CHUNK_BLOCKS = 256;
  * and are not zero one after the other to `output`. A block that the guest zeroed
  * counts as *changed to zero*, never as unchanged, and costs no storage.
  *
- * A full image, a sparse diff file and the resident pages of a shared memory file
- * are the same thing with other `holes` and `parent`.
+ * A full image, a sparse diff file and the resident pages of a shared memory file differ in
+ * `holes` and `parent` only.
  */
 export async function captureMemory(source: CaptureSource, output: WritableFile): Promise<Capture> {
   const capture = new MemoryCapture(source, output);
@@ -83,7 +82,7 @@ class MemoryCapture {
     this.#changes = new Uint8Array(source.blockCount).fill(unmentioned);
   }
 
-  /** Extents may begin and end within a block: the file system may have other blocks than RAM. */
+  /** Extents may begin and end within a block: the file system's blocks may be of another size. */
   async add(extent: Extent): Promise<void> {
     const first = Math.max(this.#nextBlock, Math.floor(extent.offset / BLOCK_SIZE));
     const end = Math.min(
@@ -159,7 +158,7 @@ class MemoryCapture {
   }
 }
 
-/** A file that ends early reads as zeros from there on, as a hole does. */
+/** Beyond the end of the file it reads as zeros, as in a hole. */
 async function readOrZero(file: ReadableFile, target: Buffer, position: number): Promise<void> {
   let filled = 0;
   while (filled < target.length) {

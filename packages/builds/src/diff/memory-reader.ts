@@ -1,7 +1,7 @@
 import { BuildFormatError } from '../errors.ts';
 import { BLOCK_SIZE, type Mapping, ZERO_INDEX } from '../header/mapping.ts';
 
-/** What this package reads with, as a `FileHandle` has it. */
+/** The methods of `FileHandle` with which this package reads. */
 export interface ReadableFile {
   read(
     buffer: Buffer,
@@ -22,8 +22,8 @@ export interface DiffFile {
 export interface MemoryReader {
   readonly mapping: Mapping;
   /**
-   * Fills `target`, a whole number of blocks, with RAM from `firstBlock` on.
-   * Throws {@link BuildFormatError} if a diff file ends too early.
+   * Fills `target`, a whole number of blocks, with RAM from `firstBlock` on. Throws {@link
+   * BuildFormatError} if a diff file is too short.
    */
   read(target: Buffer, firstBlock: number): Promise<void>;
 }
@@ -33,7 +33,7 @@ export class DiffFileReader implements MemoryReader {
   readonly mapping: Mapping;
   readonly #files: readonly DiffFile[];
 
-  /** `files` are in the order of `mapping.builds`; they stay the caller's to close. */
+  /** `files` are in the order of `mapping.builds`; the caller closes them. */
   constructor(mapping: Mapping, files: readonly DiffFile[]) {
     if (files.length !== mapping.builds.length) {
       throw new RangeError(`${files.length} diff files for ${mapping.builds.length} builds.`);

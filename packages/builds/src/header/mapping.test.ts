@@ -14,7 +14,7 @@ import {
 /** How many random histories are tried; a campaign raises it. */
 const CASES = Number(process.env.TORPOR_PROPERTY_CASES ?? 100_000);
 
-/** A naive machine: what each block of RAM holds, and what each build stored. */
+/** A naive machine: the content of each block of RAM, and what each build stored. */
 interface Model {
   ram: number[];
   readonly stored: Map<string, number[]>;
@@ -67,7 +67,7 @@ function expectWellFormed(mapping: Mapping, blocks: number): void {
 }
 
 describe('a chain of generations', () => {
-  test('reads back as the bytes that a naive machine holds, at every depth', () => {
+  test('reads back as the bytes of a naive machine, at every depth', () => {
     fc.assert(
       fc.property(history, (generations) => {
         const blocks = generations[0]?.length ?? 0;
@@ -87,7 +87,7 @@ describe('a chain of generations', () => {
     );
   });
 
-  test('a block changed to zero is zero, not what the parent holds', () => {
+  test("a block changed to zero is zero, not the parent's content", () => {
     const parent = new MappingBuilder().append(4, newBuildId(), 0).build();
     const child = applyChanges(parent, newBuildId(), Uint8Array.of(0, BlockChange.zero, 0, 0));
     expect(child.buildOf(child.find(1))).toBe(ZERO_INDEX);

@@ -6,7 +6,7 @@ export const BLOCK_SIZE = 4096;
 /** Marks a run whose blocks are zero, in place of an index into {@link Mapping.builds}. */
 export const ZERO_INDEX = 0xffff_ffff;
 
-/** A run of blocks, as a reader meets it. Offsets and lengths are in blocks. */
+/** A run of blocks, as a reader sees it. Offsets and lengths are in blocks. */
 export interface Run {
   readonly start: number;
   readonly length: number;
@@ -17,9 +17,9 @@ export interface Run {
 }
 
 /**
- * Where every block of a guest's RAM is: a sorted list of runs without gap or
- * overlap. It is held as parallel typed arrays, so that the page-fault handler
- * finds a block by binary search without allocating. Immutable.
+ * Where every block of a guest's RAM is: a sorted list of runs without gap or overlap. It is
+ * stored as parallel typed arrays, so that the page-fault handler finds a block by binary
+ * search without allocating. Immutable.
  */
 export class Mapping {
   /** Blocks of RAM that the runs cover. */
@@ -30,7 +30,7 @@ export class Mapping {
   readonly #builds: Uint32Array;
   readonly #storage: Uint32Array;
 
-  /** For {@link MappingBuilder}, which establishes what the other methods rely on. */
+  /** For {@link MappingBuilder}, which establishes the invariants of the other methods. */
   constructor(
     blockCount: number,
     builds: readonly string[],
@@ -49,7 +49,7 @@ export class Mapping {
     return this.#starts.length;
   }
 
-  /** Index of the run that holds a block, `0 ≤ block < blockCount`: O(log runs), no allocation. */
+  /** Index of the run that contains a block, `0 ≤ block < blockCount`: O(log runs), no allocation. */
   find(block: number): number {
     if (!(block >= 0 && block < this.blockCount)) {
       throw new RangeError(`Block ${block} is outside of [0, ${this.blockCount}).`);
@@ -122,7 +122,7 @@ export class MappingBuilder {
     return this.#end;
   }
 
-  /** Adds `length` blocks that `buildId` holds from block `storage` of its diff file on. */
+  /** Adds `length` blocks that `buildId` stores from block `storage` of its diff file on. */
   append(length: number, buildId: string, storage: number): this {
     if (length === 0) return this;
     const zero = buildId === ZERO_BUILD;
@@ -167,25 +167,25 @@ export class MappingBuilder {
   }
 }
 
-/** A mapping of which every block is zero. */
+/** A mapping in which every block is zero. */
 export function zeroMapping(blockCount: number): Mapping {
   return new MappingBuilder().appendZero(blockCount).build();
 }
 
-/** What a new generation says of a block. */
+/** A new generation's change of a block. */
 export const BlockChange = { unchanged: 0, zero: 1, data: 2 } as const;
 
 /**
- * What changed since the parent generation: one entry of {@link BlockChange} per
- * block. Changed blocks that are not zero stand one after the other, in the order
- * of their addresses, in the new build's diff file.
+ * What changed since the parent generation: one entry of {@link BlockChange} per block. Changed
+ * blocks that are not zero are stored one after the other, in the order of their addresses, in
+ * the new build's diff file.
  */
 export type ChangeMap = Uint8Array;
 
 /**
- * The mapping of a new generation: what `changes` names comes from `buildId` (or
- * is zero), the rest is where `parent` says. The parent's own ancestors are named
- * directly, so that a chain of any depth is one look-up.
+ * The mapping of a new generation: the blocks in `changes` come from `buildId` (or are zero),
+ * the others are where `parent` has them. The parent's own ancestors are named directly, so
+ * that a chain of any depth is one look-up.
  *
  * Throws RangeError when the two are of different sizes.
  */

@@ -23,7 +23,7 @@ function sample(): MemoryHeader {
 }
 
 describe('the memory header', () => {
-  test('has the bytes that the format says', () => {
+  test('has the bytes that the format specifies', () => {
     const bytes = writeMemoryHeader(sample());
     expect(bytes.length).toBe(64 + 4 * 40);
     expect(bytes.subarray(0, 32).toString('hex')).toBe(
@@ -43,7 +43,7 @@ describe('the memory header', () => {
     expect(header).toMatchObject({ generation: 3, buildId: BUILD, baseBuildId: BASE });
   });
 
-  test('without records stands for a build that holds everything', () => {
+  test('without records describes a build that stores everything', () => {
     const bytes = writeMemoryHeader(sample()).subarray(0, 64);
     const header = parseMemoryHeader(bytes, { path: PATH });
     expect([...header.mapping.runs()]).toEqual([
@@ -94,7 +94,7 @@ describe('the memory header', () => {
     expect(parse(8).mapping.blockCount).toBe(8);
   });
 
-  test('whatever bytes it is given, it returns a well-formed header or a typed error', () => {
+  test('for any bytes it returns a well-formed header or a typed error', () => {
     const mutated = fc
       .array(fc.tuple(fc.nat(64 + 4 * 40 - 1), fc.nat(255)), { minLength: 1, maxLength: 8 })
       .map((edits) => {

@@ -9,9 +9,9 @@ import { BLOCK_SIZE, type Mapping, MappingBuilder } from './mapping.ts';
  *              | generation u64 | build id 16 B | base build id 16 B
  *   n × 40     offset u64 | length u64 | build id 16 B | storage offset u64
  *
- * UUIDs are raw, in RFC order; the nil UUID stands for zero blocks, whose storage
- * offset means nothing. Records run to the end of the file; none at all means that
- * the build itself holds everything. The seed system's format, byte for byte.
+ * UUIDs are raw, in RFC order; the nil UUID marks zero blocks, whose storage offset is ignored.
+ * Records continue to the end of the file; none at all means that the build itself stores
+ * everything. The seed system's format, byte for byte.
  */
 export interface MemoryHeader {
   /** 0 for a build without parent, else the parent's plus one. */
@@ -40,8 +40,8 @@ export interface ParseOptions {
 }
 
 /**
- * Reads a header, or throws {@link BuildFormatError} with what is wrong with it.
- * It allocates in proportion to the bytes given, whatever they say.
+ * Reads a header, or throws {@link BuildFormatError} with what is wrong with it. It allocates
+ * in proportion to the number of bytes given, whatever their content.
  */
 export function parseMemoryHeader(bytes: Uint8Array, options: ParseOptions): MemoryHeader {
   const reader = new HeaderReader(bytes, options);
@@ -69,9 +69,9 @@ export function writeMemoryHeader(header: MemoryHeader): Buffer {
 }
 
 /** A build that records name: each names one of a few, and there may be many thousand records. */
-interface Holder {
+interface StoringBuild {
   readonly id: string;
-  /** Blocks that its diff file holds; undefined: not to be checked. */
+  /** Blocks in its diff file; undefined: not to be checked. */
   readonly stored: number | undefined;
 }
 
@@ -79,7 +79,7 @@ class HeaderReader {
   readonly #bytes: Buffer;
   readonly #options: ParseOptions;
   /** By the 16 raw bytes of the id, as characters. */
-  readonly #holders = new Map<string, Holder>();
+  readonly #holders = new Map<string, StoringBuild>();
 
   constructor(bytes: Uint8Array, options: ParseOptions) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -144,7 +144,7 @@ class HeaderReader {
     return builder.build();
   }
 
-  #holderAt(at: number): Holder {
+  #holderAt(at: number): StoringBuild {
     const key = this.#bytes.toString('latin1', at, at + 16);
     let holder = this.#holders.get(key);
     if (holder === undefined) {
@@ -154,7 +154,7 @@ class HeaderReader {
     return holder;
   }
 
-  #holder(id: string): Holder {
+  #holder(id: string): StoringBuild {
     const { storedBlocks } = this.#options;
     if (storedBlocks === undefined || id === ZERO_BUILD) return { id, stored: undefined };
     const stored = storedBlocks(id);
@@ -167,7 +167,7 @@ class HeaderReader {
     return { id, stored };
   }
 
-  #checkStored({ id, stored }: Holder, end: number): void {
+  #checkStored({ id, stored }: StoringBuild, end: number): void {
     if (stored !== undefined && end > stored) {
       this.#fail(`it names blocks beyond the end of build ${id}`);
     }

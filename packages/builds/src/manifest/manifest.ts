@@ -10,7 +10,7 @@ export const BUILD_FILES = {
   manifest: 'manifest.json',
   /** Where each block of RAM is: see `memory-header.ts`. */
   header: 'memfile.header',
-  /** The blocks of RAM that this build holds, one after the other. */
+  /** The blocks of RAM that this build stores, one after the other. */
   memory: 'memfile',
   /** State of vCPUs and devices, as the VMM wrote it. */
   state: 'vmstate',
@@ -60,7 +60,7 @@ export const manifestSchema = z.strictObject({
   diskMiB: z.int().min(1),
   /** What the machine needs beyond the build: paths on this host, by role (kernel, base image, …). */
   artifacts: z.record(word, z.string().startsWith('/').max(4096)),
-  /** Whose guest this is; not set while it has no identity yet. */
+  /** The identity of the guest; not set while it has none yet. */
   sandboxId: word.optional(),
   files: z.array(fileSchema).min(1).max(4),
 });
@@ -69,7 +69,7 @@ export type Manifest = z.infer<typeof manifestSchema>;
 export type ManifestFile = Manifest['files'][number];
 export type Producer = Manifest['producer'];
 
-/** Beyond what any manifest needs; what is larger is not read. */
+/** Larger than any valid manifest; a larger file is not read. */
 export const MAX_MANIFEST_BYTES = 64 * 1024;
 
 /** Reads a manifest, or throws {@link BuildFormatError} with what is wrong. `path` names the file. */
@@ -101,7 +101,7 @@ function parseJson(text: string, path: string): unknown {
   return value;
 }
 
-/** The version of what otherwise looks like a manifest: a foreign one gets a sentence of its own. */
+/** The version of a file that otherwise looks like a manifest, for a specific error message. */
 function versionOf(value: unknown): number | undefined {
   const known = z.looseObject({ format: z.literal('torpor-build'), version: z.number() });
   const result = known.safeParse(value);

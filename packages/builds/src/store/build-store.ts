@@ -3,15 +3,15 @@ import type { MemoryHeader } from '../header/memory-header.ts';
 import type { Manifest } from '../manifest/manifest.ts';
 
 /**
- * What a store of builds is, wherever it keeps their bytes. Only the store knows the
- * files of a build: a caller asks for what it needs of one. `LocalBuildStore` keeps
- * builds in a directory of this host.
+ * A store of builds, independent of where it keeps their bytes. Only the store knows the files
+ * of a build; callers request what they need. `LocalBuildStore` keeps builds in a directory of
+ * this host.
  */
 export interface BuildStore {
   readonly references: References;
   readonly workingSets: WorkingSets;
 
-  /** Ids of all published builds, sound or not, oldest first. */
+  /** Ids of all published builds, valid or not, oldest first. */
   list(): Promise<readonly string[]>;
 
   /**
@@ -21,8 +21,8 @@ export interface BuildStore {
   get(id: string): Promise<Build>;
 
   /**
-   * As {@link get}, reading the files again: a build may have been damaged since. The
-   * state, which is small and all of which a restore needs, is read entirely.
+   * As {@link get}, reading the files again: a build may have been damaged since. The state,
+   * which is small and needed in full for a restore, is read entirely.
    */
   check(id: string): Promise<Build>;
 
@@ -32,10 +32,13 @@ export interface BuildStore {
    */
   verify(id: string): Promise<void>;
 
-  /** Bytes that the files of a build occupy; what is missing counts as nothing. */
+  /** Bytes that the files of a build occupy; missing files count as 0. */
   size(id: string): Promise<number>;
 
-  /** The files that a VMM and the pager restore a build from; they stay while it is referenced or leased. */
+  /**
+   * The files that a VMM and the pager restore a build from; they are kept while it is
+   * referenced or leased.
+   */
   open(build: Build): Promise<RestoreFiles>;
 
   /** A build's RAM; dispose of it to close the files. */
@@ -45,19 +48,19 @@ export interface BuildStore {
   materialise(build: Build, path: string): Promise<void>;
 
   /**
-   * Begins a new build. Dispose of it to give up what was not published; until then it
-   * is leased, so what is published must be referenced before that, or be collected.
+   * Begins a new build. Disposing of it discards what was not published; until then it is
+   * leased, so a published build must be referenced before that, or it is collected.
    */
   stage(): Promise<StagedBuild>;
 
   /**
-   * Publishes a fresh build of generation 0 that holds all memory of `build` itself, if
-   * its chain is too long or mostly dead; undefined if it is not. `refer` has the new
-   * build referenced. The old one is left to the collector.
+   * Publishes a new build of generation 0 that stores all memory of `build` itself, if its
+   * chain is too long or mostly unused; undefined if it is not. `refer` makes a reference to
+   * the new build. The old one is left to the collector.
    */
   compact(build: Build, refer: (buildId: string) => Promise<void>): Promise<string | undefined>;
 
-  /** Removes a build that nothing needs. Throws `internal_error` if something refers to it. Idempotent. */
+  /** Removes an unused build. Throws `internal_error` if it is referenced. Idempotent. */
   discard(id: string): Promise<void>;
 
   /** Discards the builds whose disk is the very file at `path` (see {@link StagedBuild.takeDisk}). */
@@ -67,16 +70,16 @@ export interface BuildStore {
   lease(id: string): Disposable;
 
   /**
-   * A lease of a build that is known only from {@link list}; undefined if it no longer
-   * exists. A collection that has begun to remove it is waited for.
+   * A lease of a build that is known only from {@link list}; undefined if it no longer exists.
+   * Waits for a collection that has begun to remove it.
    */
   leaseListed(id: string): Promise<Disposable | undefined>;
 
   /**
-   * Removes every build that no reference and no lease reaches, directly or as an
-   * ancestor, and the working sets of builds that no longer exist. Returns their ids. A
-   * build that cannot be read keeps all others from removal, because what it names is
-   * not known: then it throws BuildFormatError.
+   * Removes every build that no reference and no lease reaches, directly or as an ancestor, and
+   * the working sets of builds that no longer exist. Returns their ids. A build that cannot be
+   * read prevents all removals, because the builds that it names are unknown: then it throws
+   * BuildFormatError.
    */
   collect(): Promise<readonly string[]>;
 }
@@ -84,7 +87,7 @@ export interface BuildStore {
 /** A published build: immutable. */
 export interface Build {
   readonly id: string;
-  /** Where its manifest was read, for messages. */
+  /** The path of its manifest, for messages. */
   readonly origin: string;
   readonly manifest: Manifest;
   readonly header: MemoryHeader;
@@ -101,14 +104,14 @@ export interface RestoreFiles {
   };
 }
 
-/** What is said of a build when it is published; the store adds the rest. */
+/** The caller's part of a manifest; the store adds the rest. */
 export type ManifestDraft = Omit<Manifest, 'format' | 'version' | 'id' | 'createdAt' | 'files'>;
 
-/** A file that holds a guest's RAM, or what changed of it. */
+/** A file with a guest's RAM, or with its changes. */
 export interface MemoryFile {
   readonly path: string;
   readonly blockCount: number;
-  /** What a hole says of its blocks: see `CaptureSource`. */
+  /** What a hole means: see `CaptureSource`. */
   readonly holes: 'zero' | 'unchanged';
 }
 
@@ -116,12 +119,12 @@ export interface MemoryFile {
 export interface StagedBuild extends AsyncDisposable {
   readonly id: string;
 
-  /** Where the VMM is to write the state of vCPUs and devices. */
+  /** The path to which the VMM writes the state of vCPUs and devices. */
   readonly statePath: string;
 
   /**
-   * Where something that is needed only while the build is made may lie: on the same file
-   * system, and removed after a crash. Its maker removes it before the build is published;
+   * A path for a temporary file of the build: on the same file system, and removed after a
+   * crash. The caller removes it before the build is published;
    * {@link publish} throws `internal_error` otherwise.
    */
   readonly scratchPath: string;
@@ -132,20 +135,23 @@ export interface StagedBuild extends AsyncDisposable {
    */
   writeMemory(memory: MemoryFile, parent?: Build): Promise<void>;
 
-  /** Makes a disk the build's without copying it, where the file system can: nobody may write to it any more. */
+  /**
+   * Moves a disk into the build without copying it, where the file system can: it must not be
+   * written to any more.
+   */
   takeDisk(path: string): Promise<void>;
 
   /** Copies a disk, sparse as it is. */
   copyDisk(path: string): Promise<void>;
 
   /**
-   * Makes the build durable and visible, whole. Nothing that the build was made from may
+   * Makes the build durable and visible, atomically. Nothing that the build was made from may
    * be destroyed before this resolves. Returns its id.
    */
   publish(draft: ManifestDraft): Promise<string>;
 }
 
-/** What keeps a build: a sandbox that is paused in it or runs from it, or a name that users gave. */
+/** The holder of a reference: a sandbox that is paused in the build or runs from it, or a template. */
 export type ReferenceKind = 'sandbox' | 'template';
 
 export interface Reference {
@@ -155,13 +161,13 @@ export interface Reference {
   readonly buildId: string;
 }
 
-/** Names that point at builds. What no reference reaches may be collected. */
+/** Names that refer to builds. Builds that no reference reaches may be collected. */
 export interface References {
   all(): readonly Reference[];
   get(kind: ReferenceKind, name: string): string | undefined;
   /**
-   * Points a name at a build, instead of whatever it pointed at; durable when it
-   * resolves. If it fails, the name points at what it pointed at before.
+   * Makes a name refer to a build, replacing its previous one; durable when it resolves. If it
+   * fails, the name refers to the previous one.
    */
   set(kind: ReferenceKind, name: string, buildId: string): Promise<void>;
   /** Idempotent. */
@@ -169,8 +175,8 @@ export interface References {
 }
 
 /**
- * Which blocks the restores of a build touched first: what the next restore installs
- * before the guest faults. Nothing depends on them.
+ * Which blocks the restores of a build touched first: what the next restore installs before the
+ * guest faults. They are an optimisation only.
  */
 export interface WorkingSets {
   /** Pairs of first block and count. */

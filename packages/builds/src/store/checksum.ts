@@ -5,9 +5,9 @@ import type { Extent } from '../diff/capture.ts';
 const CHUNK_BYTES = 1024 * 1024;
 
 /**
- * CRC-32 over the extents of a file that hold anything but zeros, each preceded
- * by its offset, in chunks of 1 MiB aligned in the file. Holes and zeros count the
- * same, so that a copy between file systems keeps its checksum.
+ * CRC-32 over the extents of a file that are not all zeros, each preceded by its offset, in
+ * chunks of 1 MiB aligned in the file. Holes and zeros count the same, so that a copy between
+ * file systems keeps its checksum.
  */
 export async function checksumSparse(
   file: FileHandle,

@@ -9,10 +9,10 @@ export interface CompactionPolicy {
   readonly minLiveShare: number;
 }
 
-/** 16 open files a VM, and at most four times the bytes that it needs. */
+/** 16 open files per VM, and at most four times the bytes that it needs. */
 const DEFAULT_COMPACTION: CompactionPolicy = { maxBuilds: 16, minLiveShare: 0.25 };
 
-/** Whether a build's chain is so long, or so dead, that a fresh generation pays. */
+/** Whether a build's chain is so long, or so much of it unused, that compaction is worthwhile. */
 export function needsCompaction(
   mapping: Mapping,
   storedBlocks: (buildId: string) => number,

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { open, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
-/** What a crash can leave of {@link replaceFile} beside the file: remove it at start-up. */
+/** The suffix of temporary files that a crash of {@link replaceFile} can leave: remove them at start-up. */
 export const REPLACEMENT_SUFFIX = '.new';
 
 /** Makes a file's or directory's contents survive a power loss. */
@@ -12,8 +12,8 @@ export async function syncPath(path: string): Promise<void> {
 }
 
 /**
- * Replaces a small file so that, whatever happens, it holds either the old text or
- * the new; durable when it resolves.
+ * Replaces a small file atomically: it has either the old text or the new; durable when it
+ * resolves.
  */
 export async function replaceFile(path: string, text: string): Promise<void> {
   const staging = `${path}.${randomBytes(8).toString('hex')}${REPLACEMENT_SUFFIX}`;

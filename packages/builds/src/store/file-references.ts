@@ -13,7 +13,7 @@ const contents = z.strictObject({ buildId: z.string().refine(isUuid, 'not a buil
 export class FileReferences implements References {
   readonly #directory: string;
   readonly #byKey: Map<string, Reference>;
-  /** Changes of one name follow each other, or an earlier one could win on disk. */
+  /** Changes of one name are made one after the other, or an earlier one could win on disk. */
   readonly #changes = new Map<string, Promise<void>>();
 
   private constructor(directory: string, byKey: Map<string, Reference>) {
@@ -47,9 +47,10 @@ export class FileReferences implements References {
 
   async set(kind: ReferenceKind, name: string, buildId: string): Promise<void> {
     const key = keyOf(kind, name);
-    if (!FILE_PATTERN.test(`${key}.json`)) throw new RangeError(`${name} cannot name a build.`);
+    if (!FILE_PATTERN.test(`${key}.json`))
+      throw new RangeError(`${name} is not a valid reference name.`);
     await this.#change(key, async () => {
-      // In memory first: a collection that runs meanwhile must not miss it.
+      // In memory first, so that a collection that runs meanwhile sees it.
       const before = this.#byKey.get(key);
       this.#byKey.set(key, { kind, name, buildId });
       try {
@@ -76,7 +77,10 @@ export class FileReferences implements References {
     await replaceFile(this.#path(key), `${JSON.stringify({ buildId })}\n`);
   }
 
-  /** The file may have been replaced before the failure: then the next start would read a name that was never given. */
+  /**
+   * The file may have been replaced before the failure: then the next start would read a
+   * reference that was not made.
+   */
   async #putBack(key: string, before: Reference | undefined): Promise<void> {
     const text = await readFile(this.#path(key), 'utf8').catch(() => undefined);
     const is = text === undefined ? undefined : (JSON.parse(text) as { buildId: string }).buildId;

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import type { WorkingSets } from './build-store.ts';
 import { replaceFile } from './durable.ts';
 
-/** 2^20 numbers are more than any RAM has windows worth fetching. */
+/** 2^20 numbers exceed any useful working set. */
 const schema = z.strictObject({
   version: z.literal(1),
   windows: z

@@ -1,12 +1,15 @@
 import { join } from 'node:path';
 import type { BuildFileName } from '../manifest/manifest.ts';
 
-/** Where a local store's directory has its builds. */
+/** The directory of builds in a local store. */
 export const BUILDS_DIRECTORY = 'builds';
 const STAGING = '.staging-';
 const TRASH = '.trash-';
 
-/** Where a local store keeps its builds: a directory each, and others for those that are made or removed. */
+/**
+ * The paths of a local store: a directory for each build, and others for builds that are being
+ * made or removed.
+ */
 export class StoreLayout {
   readonly root: string;
 

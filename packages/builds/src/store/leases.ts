@@ -1,4 +1,4 @@
-/** Counts who uses a build without a reference to it. */
+/** Counts the users of builds that have no reference. */
 export class Leases {
   readonly #holders = new Map<string, number>();
 

@@ -48,7 +48,7 @@ let store: LocalBuildStore;
 /** The parts of RAM that are no holes, while it is committed. */
 let written: readonly Extent[] | undefined;
 
-/** Of other files the whole is one extent, as on a file system without holes. */
+/** Any other file is one extent, as on a file system without holes. */
 const dataExtents = () => written ?? [{ offset: 0, length: 2 ** 20 }];
 
 const openStore = () => LocalBuildStore.open({ directory, dataExtents, copySparse: copyFile });
@@ -59,7 +59,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(directory, { recursive: true }));
 
-/** Commits RAM in which `dirty` blocks hold `value`; the others are as in the parent. */
+/** Commits RAM in which the blocks `dirty` are filled with `value`; the others are as in the parent. */
 async function commit(value: number, dirty: number[], parent?: Build): Promise<Build> {
   await using staged = await store.stage();
   const ram = Buffer.alloc(BLOCKS * BLOCK_SIZE);
@@ -98,7 +98,7 @@ describe('publishing', () => {
     expect(await store.list()).toEqual([parent.id, child.id]);
   });
 
-  test('that is given up leaves nothing; a crash leaves a directory that the next start removes', async () => {
+  test('that is discarded leaves nothing; a crash leaves a directory that the next start removes', async () => {
     {
       await using staged = await store.stage();
       await writeFile(staged.statePath, 'half');
@@ -111,7 +111,7 @@ describe('publishing', () => {
   });
 });
 
-test('a build is not published with what it was made from', async () => {
+test('a build is not published with a temporary file', async () => {
   await using staged = await store.stage();
   await writeFile(staged.statePath, 'state');
   await writeFile(staged.scratchPath, 'the RAM of a guest');
@@ -119,7 +119,7 @@ test('a build is not published with what it was made from', async () => {
   expect(await store.list()).toEqual([]);
 });
 
-test('a build is not published without a file that is there and cannot be looked at', async () => {
+test('a build is not published without a file that exists and cannot be read', async () => {
   await using staged = await store.stage();
   await writeFile(staged.statePath, 'state');
   await symlink(BUILD_FILES.disk, join(dirname(staged.statePath), BUILD_FILES.disk));
@@ -127,7 +127,7 @@ test('a build is not published without a file that is there and cannot be looked
   expect(await store.list()).toEqual([]);
 });
 
-test('a build that is to be restored has its state read, one that is only named has not', async () => {
+test('the state of a build is read for a restore, not if the build is only named', async () => {
   const build = await commit(1, [0]);
   const path = store.path(build.id, BUILD_FILES.state);
   await writeFile(path, 'stale');
@@ -173,7 +173,7 @@ describe('a damaged build is refused with a sentence that names the file', () =>
       'a manifest of another build',
       'manifest.json',
       (p) => edited(p, (m) => Object.assign(m, { id: newBuildId() })),
-      /says that it is build/,
+      /belongs to build/,
     ],
   ];
 
@@ -195,7 +195,7 @@ describe('a damaged build is refused with a sentence that names the file', () =>
     await expect(store.get(child.id)).rejects.toThrow(`names build ${parent.id}, which is missing`);
   });
 
-  test('a manifest parser that is given anything returns a manifest or a typed error', () => {
+  test('the manifest parser returns a manifest or a typed error for any input', () => {
     fc.assert(
       fc.property(fc.oneof(fc.json(), fc.string()), (text) => {
         expect(() => parseManifest(text, 'manifest.json')).toThrow(BuildFormatError);
@@ -218,7 +218,7 @@ describe('collection', () => {
     expect(await readdir(join(directory, 'builds'))).toEqual([]);
   });
 
-  test('frees an ancestor of which no block is left', async () => {
+  test('removes an ancestor of which no block is used', async () => {
     const parent = await commit(1, [0, 1]);
     const child = await commit(2, [0, 1], parent);
     await store.references.set('sandbox', 'sb1', child.id);
@@ -226,7 +226,7 @@ describe('collection', () => {
     expect(await readBlock(child, 0)).toBe(2);
   });
 
-  test('spares a build that is in use, until it no longer is', async () => {
+  test('keeps a build while it is in use', async () => {
     const build = await commit(1, [0]);
     {
       using _lease = store.lease(build.id);
@@ -294,7 +294,7 @@ describe('compaction', () => {
     expect(read).toEqual([1, 2, 1, 0, 0, 2]);
   });
 
-  test('leaves a chain alone that is short and mostly in use', async () => {
+  test('does not touch a chain that is short and mostly in use', async () => {
     const parent = await commit(1, [0, 1]);
     const child = await commit(2, [1], parent);
     expect(await store.compact(child, refer)).toBeUndefined();
@@ -302,7 +302,7 @@ describe('compaction', () => {
     expect(store.references.all()).toEqual([]);
   });
 
-  test('is due for long chains, and for those that are mostly dead', async () => {
+  test('is due for long chains, and for those that are mostly unused', async () => {
     const parent = await commit(1, [0, 1, 2, 3, 4, 5, 6, 7]);
     const child = await commit(2, [1, 2, 3, 4, 5, 6, 7], parent);
     const stored = (id: string) => (id === parent.id ? 8 : 7);
@@ -334,7 +334,7 @@ describe('a build', () => {
     await store.verify(build.id);
   });
 
-  test('occupies what its files do; a missing one occupies nothing', async () => {
+  test('occupies the sum of its files; a missing one counts as 0', async () => {
     const build = await commit(1, [0]);
     const size = await store.size(build.id);
     // Disk, one block of memory, and at least a block for each of manifest, header and state.
@@ -344,7 +344,7 @@ describe('a build', () => {
     expect(await store.size(newBuildId())).toBe(0);
   });
 
-  test('that took a disk is discarded with those that share it, and no other', async () => {
+  test('with a moved disk is discarded with those that share the disk, and no other', async () => {
     const other = await commit(1, [0]);
     const disk = join(directory, 'disk');
     await using staged = await store.stage();

@@ -15,23 +15,23 @@ import { checkContent, readBuild, storedBlocks } from './read-build.ts';
 import type { SparseFiles } from './sparse-files.ts';
 import { LocalStagedBuild } from './staged-build.ts';
 
-/** A collection that new references interrupt this often leaves the rest to the next. */
+/** A collection that new references interrupt this often stops; the next one continues. */
 const MAX_COLLECTION_ROUNDS = 10;
-/** What st_blocks of stat(2) counts. */
+/** The unit of st_blocks; stat(2). */
 const SECTOR_BYTES = 512;
 
 export interface LocalStoreOptions extends SparseFiles {
-  /** Holds `builds/<id>/`, `references/` and `working-sets/`. */
+  /** Contains `builds/<id>/`, `references/` and `working-sets/`. */
   readonly directory: string;
 }
 
 /**
- * The builds of one machine, in a directory of it.
+ * The builds of one host, in a local directory.
  *
- * A build is made in a staging directory, checksummed, synced to disk, and renamed
- * into place: it is there whole, or not at all. A crash leaves a staging directory,
- * which the next start removes. Removal renames first, so that a torn removal is no
- * torn build. One process owns a store at a time.
+ * A build is made in a staging directory, checksummed, synced to disk, and renamed into place:
+ * it exists completely, or not at all. A crash leaves a staging directory, which the next start
+ * removes. Removal renames first, so that an interrupted removal leaves no torn build. One
+ * process owns a store at a time.
  */
 export class LocalBuildStore implements BuildStore {
   readonly references: FileReferences;
@@ -194,7 +194,10 @@ export class LocalBuildStore implements BuildStore {
     });
   }
 
-  /** Where a file of a build lies. For tests that damage or measure it; others ask for what they need. */
+  /**
+   * The path of a file of a build. For tests that damage or measure it; other callers use the
+   * methods above.
+   */
   path(id: string, name: BuildFileName): string {
     return this.#layout.file(id, name);
   }
@@ -211,9 +214,10 @@ export class LocalBuildStore implements BuildStore {
     for (let round = 0; round < MAX_COLLECTION_ROUNDS; round++) {
       const ids = await this.list();
       const reached = await this.#reached(new Set(ids));
-      // Roots that come while headers are read or builds removed may reach what was to go.
+      // Roots added while headers are read or builds removed may reach builds that were about
+      // to be removed.
       const isCurrent = () => this.#roots().every((root) => reached.has(root));
-      // Newest first: if this is cut short, no build is left without an ancestor.
+      // Newest first: if this is interrupted, every remaining build has its ancestors.
       for (const id of ids.toReversed()) {
         if (reached.has(id)) continue;
         if (!isCurrent()) break;

@@ -14,12 +14,11 @@ import { checksumFile, checksumSparse, formatChecksum } from './checksum.ts';
 import type { StoreLayout } from './layout.ts';
 import type { SparseFiles } from './sparse-files.ts';
 
-/** Reads and checks what {@link BuildStore.get} promises. Throws BuildFormatError. */
+/** Reads and checks a build as {@link BuildStore.get} documents. Throws BuildFormatError. */
 export async function readBuild(layout: StoreLayout, id: string): Promise<Build> {
   const origin = layout.file(id, BUILD_FILES.manifest);
   const manifest = parseManifest(await readText(origin, id), origin);
-  if (manifest.id !== id)
-    throw new BuildFormatError(origin, `says that it is build ${manifest.id}`);
+  if (manifest.id !== id) throw new BuildFormatError(origin, `belongs to build ${manifest.id}`);
   for (const file of manifest.files) await checkSize(layout.file(id, file.name), file);
   const header = await readHeader(layout, manifest);
   return { id, origin, manifest, header };
@@ -40,7 +39,7 @@ export async function checkContent(
   }
 }
 
-/** The checksum that a manifest has of a file. */
+/** The checksum of a file in a manifest. */
 export function checksumOf(
   name: ManifestFile['name'],
   handle: FileHandle,
@@ -87,7 +86,7 @@ async function readHeader(layout: StoreLayout, manifest: Manifest): Promise<Memo
   return header;
 }
 
-/** Blocks that the diff file of each build holds; those whose file does not exist are left out. */
+/** The number of blocks in the diff file of each build; builds without one are left out. */
 export async function storedBlocks(
   layout: StoreLayout,
   ids: readonly string[],

@@ -33,7 +33,7 @@ export class LocalStagedBuild implements StagedBuild {
   readonly id: string;
   readonly #options: StagedBuildOptions;
   readonly #directory: string;
-  /** Those that are known before the build is published. */
+  /** Checksums that are known before the build is published. */
   readonly #checksums = new Map<ManifestFile['name'], string>();
   #published = false;
 
@@ -77,7 +77,7 @@ export class LocalStagedBuild implements StagedBuild {
     await this.#writeHeader(mapping);
   }
 
-  /** Hard links do not cross file systems, and builds may lie on one of their own. */
+  /** Hard links do not cross file systems, and builds may be on one of their own. */
   async takeDisk(path: string): Promise<void> {
     try {
       await link(path, this.#path(BUILD_FILES.disk));
@@ -100,7 +100,7 @@ export class LocalStagedBuild implements StagedBuild {
 
   async publish(draft: ManifestDraft): Promise<string> {
     if ((await stat(this.scratchPath).catch(() => undefined)) !== undefined) {
-      throw new TorporError('internal_error', `Build ${this.id} still has what it was made from.`);
+      throw new TorporError('internal_error', `Build ${this.id} still has its temporary file.`);
     }
     const { header, memory, state, disk } = BUILD_FILES;
     const files: ManifestFile[] = [];
@@ -150,7 +150,8 @@ export class LocalStagedBuild implements StagedBuild {
 
   async #seal(name: ManifestFile['name']): Promise<ManifestFile | undefined> {
     const path = this.#path(name);
-    // Only what does not exist may be left out: whatever else is wrong with a file, the build would lack it.
+    // Only a file that does not exist may be left out: after any other error, the build would
+    // lack it.
     const found = await stat(path).catch(ignoreMissing);
     if (found === undefined) return undefined;
     await using handle = await open(path);
