@@ -85,7 +85,7 @@ export async function ensureHostImage(
       await runCommand('cp', [...(await bootFiles(join(root, 'boot'))), staging]);
       await rm(root, { recursive: true });
     },
-    onWait: () => report('waiting for another process that makes it'),
+    onWait: () => report('waiting for another process that builds it'),
   });
   const [kernelPath, initramfsPath] = await bootFiles(directory);
   return { diskPath: join(directory, 'disk.img'), kernelPath, initramfsPath };

@@ -13,8 +13,8 @@ export interface GuestArtifacts {
     /** The same kernel as an ELF file, for Firecracker. */
     readonly vmlinuxPath: string;
     /**
-     * The one for QEMU: the ELF file where it can be entered by PVH. Unpacking the
-     * other takes an emulated guest some four seconds.
+     * The one for QEMU: the ELF file if it has a PVH entry. Unpacking the packed one takes an
+     * emulated guest some four seconds.
      */
     readonly qemuPath: string;
   };
@@ -26,7 +26,7 @@ export interface GuestArtifacts {
 }
 
 export interface GuestArtifactOptions {
-  /** Holds everything that is made; created if need be. */
+  /** The cache directory; created if it does not exist. */
   readonly cacheDir: string;
   /** Source of the daemon in the guest; by default the envd of this checkout. */
   readonly envdEntry?: string;
@@ -34,10 +34,10 @@ export interface GuestArtifactOptions {
 }
 
 /**
- * What every guest needs beside its image: kernel, initramfs and agent drive.
- * Makes what is missing or out of date; takes a fraction of a second if nothing
- * is. Safe to call from several processes at once. Throws `host_setup` for a
- * tool or library that this machine lacks, and `disk_full`.
+ * The artefacts that every guest needs beside its image: kernel, initramfs and agent drive.
+ * Builds those that are missing or out of date; takes a fraction of a second if none are. Safe
+ * to call from several processes at once. Throws `host_setup` for a tool or library that this
+ * machine lacks, and `disk_full`.
  */
 export async function ensureGuestArtifacts(options: GuestArtifactOptions): Promise<GuestArtifacts> {
   const { cacheDir, onProgress } = options;
@@ -82,8 +82,9 @@ export function keysOf({ kernel, initramfsPath, agentDrivePath }: GuestArtifacts
 }
 
 /**
- * The keys of what {@link ensureGuestArtifacts} would return. Makes nothing: what the
- * cache lacks has a key too, provided that there is a kernel. Throws `host_setup`.
+ * The keys of what {@link ensureGuestArtifacts} would return, without building anything: an
+ * artefact that is not in the cache has a key too, provided that there is a kernel. Throws
+ * `host_setup`.
  */
 export async function currentKeys(options: GuestArtifactOptions): Promise<string[]> {
   const kernel = await findKernel(join(options.cacheDir, 'kernels'));

@@ -1,6 +1,6 @@
 export type ArtifactKind = 'kernel' | 'initramfs' | 'agent drive' | 'base image';
 
-/** A line for people who wait: what is being made, and how far it is. */
+/** A line of progress for the user: what is being built, and how far it is. */
 export interface Progress {
   readonly artifact: ArtifactKind;
   readonly message: string;

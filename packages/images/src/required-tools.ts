@@ -6,7 +6,7 @@ import { isElf, parseElf } from './elf/elf.ts';
 
 interface RequiredTool {
   readonly command: string;
-  /** The Debian package that has it. */
+  /** The Debian package that contains it. */
   readonly package: string;
 }
 
@@ -28,7 +28,7 @@ const REQUIRED_TOOLS: readonly RequiredTool[] = [
   { command: 'npm', package: 'npm' },
 ];
 
-/** Where Debian keeps programs of the administrator, which a user's PATH may lack. */
+/** Debian's directories of administrative programs, which a user's PATH may lack. */
 const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /** The path of one of {@link REQUIRED_TOOLS}. Throws `host_setup` that names its package. */
@@ -49,7 +49,10 @@ export async function findProgram(command: string): Promise<string> {
   });
 }
 
-/** The path of busybox, which guests run without any library. Throws `host_setup` if it needs some. */
+/**
+ * The path of busybox, which guests run without any library. Throws `host_setup` if it is
+ * dynamically linked.
+ */
 export async function findStaticBusybox(): Promise<string> {
   const path = await findProgram('busybox');
   if (await isStaticProgram(path)) return path;

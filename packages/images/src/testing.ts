@@ -1,6 +1,6 @@
 /*
- * What tests that span packages need of the inside of this package.
- * Production code may not import it (tests/architecture).
+ * Internals of this package for tests that span packages. Production code may not import it
+ * (tests/architecture).
  */
 export { buildSources, proxyOptions } from './base-image/apt-sources.ts';
 export { packageProgress } from './base-image/debian-base.ts';

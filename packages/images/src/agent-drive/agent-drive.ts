@@ -23,15 +23,15 @@ import { collectLibraries, LOADER } from './libraries.ts';
 /** Raised when the layout of the drive changes. */
 const RECIPE = 4;
 
-/** Programs of the host that go onto the drive beside Node. */
+/** Programs of the host that are copied to the drive beside Node. */
 const HOST_PROGRAMS = ['tini', 'setpriv'];
 
 const IMAGE_NAME = 'agent.ext4';
 
-/** Copied onto the drive: they start envd with its bytecode. */
+/** Copied to the drive: they start envd with its bytecode. */
 const STARTER = fileURLToPath(new URL('start.cjs', import.meta.url));
 const LOADER_OF_BUNDLE = fileURLToPath(new URL('load-bundle.cjs', import.meta.url));
-/** Run here, on the Node of the drive: makes the bytecode. */
+/** Run on this host, with the Node of the drive: produces the bytecode. */
 const RECORDER = fileURLToPath(new URL('record-code-cache.cjs', import.meta.url));
 const RECORD_TIMEOUT_MS = 120_000;
 
@@ -44,7 +44,7 @@ export interface AgentDrive {
 
 export interface AgentDriveOptions {
   readonly directory: string;
-  /** Its modules are on the drive. */
+  /** Its modules are copied to the drive. */
   readonly kernel: GuestKernel;
   /** Source of the daemon; by default the envd of this checkout. */
   readonly envdEntry?: string | undefined;
@@ -52,10 +52,10 @@ export interface AgentDriveOptions {
 }
 
 /**
- * The read-only drive that makes any image a Torpor guest: Node.js, envd, tini,
- * the dynamic loader and libraries that they need, and the kernel's modules. Programs name our loader
- * and library directory by absolute path, so the image's own C library (glibc of
- * any age, musl, or none) does not matter to them, nor ours to the image.
+ * The read-only drive that makes any image a Torpor guest: Node.js, envd, tini, the dynamic
+ * loader and libraries that they need, and the kernel's modules. Programs name our loader and
+ * library directory by absolute path, so the image's own C library (glibc of any age, musl, or
+ * none) does not affect them, nor do ours affect the image.
  */
 export async function ensureAgentDrive(options: AgentDriveOptions): Promise<AgentDrive> {
   try {
@@ -81,7 +81,7 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
       await copyNativePackages(join(home, 'envd'));
       await addCodeCache(join(home, 'envd'), nodePath);
       await copyPrograms([nodePath, ...programs], join(home, 'bin'));
-      // Named as the one of its programs that it is here for.
+      // Named after the program that it is used for.
       await copyFile(busyboxPath, join(tree, 'root', MODPROBE));
       await copyLibraries(libraries, join(home, 'lib'));
       await copyModules(options.kernel, join(tree, 'root'));
@@ -90,12 +90,12 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
       await makeExt4FromTree(join(staging, IMAGE_NAME), tree, { label: 'torpor-agent', seed: key });
       await rm(tree, { recursive: true });
     },
-    onWait: () => report('waiting for another process that makes it'),
+    onWait: () => report('waiting for another process that builds it'),
   });
   return { key, path: join(artifact, IMAGE_NAME), envdVersion, nodeVersion };
 }
 
-/** Of the drive that {@link ensureAgentDrive} returns, whether it has been made or not. */
+/** The key of the drive that {@link ensureAgentDrive} returns, whether it exists or not. */
 export async function agentDriveKey(kernel: GuestKernel, envdEntry?: string): Promise<string> {
   return (await ingredients(kernel, envdEntry)).key;
 }
@@ -125,9 +125,9 @@ async function ingredients(kernel: GuestKernel, envdEntry = ENVD_ENTRY) {
 }
 
 /**
- * Adds the bytecode of envd and what loads it. V8 takes bytecode back only with the
- * version and the flags it was made with, whatever the processor; so Node makes it
- * without the options of our environment.
+ * Adds the bytecode of envd and its loader. V8 accepts bytecode only with the version and the
+ * flags it was made with, on any processor; so Node makes it without the options of our
+ * environment.
  */
 async function addCodeCache(directory: string, nodePath: string): Promise<void> {
   for (const path of [STARTER, LOADER_OF_BUNDLE])
@@ -148,7 +148,8 @@ async function copyPrograms(paths: readonly string[], target: string): Promise<v
     await runCommand('strip', ['--strip-all', copy]);
     await runCommand('patchelf', [
       ...['--set-interpreter', `${AGENT_DIRECTORY}/lib/${LOADER}`],
-      // DT_RPATH, not DT_RUNPATH: it also holds for what the libraries and addons of the program need.
+      // DT_RPATH, not DT_RUNPATH: it also applies to dependencies of the program's libraries
+      // and addons.
       ...['--force-rpath', '--set-rpath', `${AGENT_DIRECTORY}/lib`],
       copy,
     ]);
@@ -162,11 +163,14 @@ async function copyLibraries(libraries: Map<string, string>, target: string): Pr
   }
 }
 
-/** Where all systems of today look for them: /lib is a link to /usr/lib there, and the overlay merges the directories. */
+/**
+ * The place where current distributions look for them: /lib is a link to /usr/lib there, and
+ * the overlay merges the directories.
+ */
 async function copyModules(kernel: GuestKernel, root: string): Promise<void> {
   const modules = join(root, 'usr', 'lib', 'modules');
   await cp(kernel.moduleTree, join(modules, kernel.version), { recursive: true });
-  // They become the guest's own; our umask is not to decide who may enter them.
+  // They are visible in the guest, so their modes must not depend on our umask.
   for (const directory of ['usr', 'usr/lib', 'usr/lib/modules']) {
     await chmod(join(root, directory), 0o755);
   }

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { z } from 'zod';
 
-/** The envd of this checkout, a module that exports `runDaemon(args)`. A path, not an import: nothing here runs it. */
+/** The envd of this checkout, a module that exports `runDaemon(args)`. A path, because nothing imports it. */
 export const ENVD_ENTRY = fileURLToPath(new URL('../../../envd/src/daemon.ts', import.meta.url));
 
 /** Packages with compiled parts, which cannot be bundled, and the files that they need at run time. */
@@ -38,7 +38,7 @@ export async function bundleEnvd(entry: string): Promise<EnvdBundle> {
   return { code, sha256: createHash('sha256').update(code).digest('hex') };
 }
 
-/** The same of any program for the Node of the agent drive, whose compiled packages it may load. */
+/** Bundles any program for the Node of the agent drive, whose compiled packages it may load. */
 export async function bundleScript(entry: string): Promise<Uint8Array> {
   const result = await build({
     entryPoints: [entry],
@@ -47,7 +47,7 @@ export async function bundleScript(entry: string): Promise<Uint8Array> {
     format: 'cjs',
     target: 'node26',
     charset: 'ascii',
-    // What is imported late is in the bundle or a compiled package: require() will do.
+    // Dynamic imports are in the bundle or a compiled package, so require() works for them.
     supported: { 'dynamic-import': false },
     minifySyntax: true,
     minifyWhitespace: true,
@@ -70,7 +70,7 @@ export async function nativePackageVersions(): Promise<Record<string, string>> {
   return versions;
 }
 
-/** Paths of the compiled parts where npm put them. */
+/** Paths of the compiled parts as npm installed them. */
 export async function nativeModules(): Promise<string[]> {
   const modules: string[] = [];
   for (const { name, files } of NATIVE_PACKAGES) {
@@ -95,7 +95,10 @@ export async function copyNativePackages(target: string): Promise<void> {
   }
 }
 
-/** Where npm put a package. Its own manifest need not be exported, so the search goes by directory. */
+/**
+ * The directory in which npm installed a package. A package need not export its own manifest,
+ * so the directories are searched.
+ */
 export async function packageDirectory(name: string): Promise<string> {
   const require = createRequire(import.meta.url);
   for (const modules of require.resolve.paths(name) ?? []) {

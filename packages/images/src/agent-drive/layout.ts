@@ -1,13 +1,13 @@
 /**
- * Where things are on the agent drive, as the guest sees them. Everything of
- * ours is below one directory that no image has.
+ * Paths on the agent drive, as the guest sees them. All our files are below one directory that
+ * no image has.
  */
 export const AGENT_DIRECTORY = '/.torpor';
 
-/** What the kernel runs to load a module (proc_sys_kernel(5), `modprobe`). */
+/** The program that the kernel runs to load a module (proc_sys_kernel(5), `modprobe`). */
 export const MODPROBE = `${AGENT_DIRECTORY}/bin/modprobe`;
 
-/** The program with which the guest's life begins, and its arguments. */
+/** The guest's first program after the initramfs, and its arguments. */
 export function agentCommand(): readonly string[] {
   return [
     `${AGENT_DIRECTORY}/bin/tini`,

@@ -43,7 +43,7 @@ async function findLibrary(soname: string): Promise<string> {
       () => true,
       () => false,
     );
-    // A compatibility library of 32 bits may come first on a mixed host; parseElf would refuse it later.
+    // On a multilib host a 32-bit library may come first, which parseElf would refuse.
     if (exists) return basename(path) === LOADER ? path : realpath(path);
   }
   throw new TorporError('host_setup', `The shared library ${soname} is not installed.`, {

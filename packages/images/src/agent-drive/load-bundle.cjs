@@ -6,11 +6,14 @@ const { setFlagsFromString } = require('node:v8');
 const { Script } = require('node:vm');
 
 /*
- * Loads the bundle of envd in the guest, and where its bytecode is recorded: V8
- * takes bytecode back only with the very flags with which it was made.
+ * Loads the bundle of envd, in the guest and when its bytecode is recorded: V8 accepts bytecode
+ * only with exactly the flags with which it was made.
  */
 
-/** V8's compilers to machine code. What runs once, or is emulated, is sooner interpreted than compiled. */
+/**
+ * V8's compilers to machine code. Code that runs once, or in emulation, is faster to interpret
+ * than to compile.
+ */
 const COMPILERS = ['opt', 'maglev', 'sparkplug'];
 
 function switchCompilers(prefix) {
@@ -18,8 +21,8 @@ function switchCompilers(prefix) {
 }
 
 /**
- * Runs the bundle in a directory, with its bytecode if that is there. Returns what
- * it exports, its script, and what switches the compilers on once it has started.
+ * Runs the bundle in a directory, with its bytecode if it exists. Returns its exports, its
+ * script, and a function that enables the compilers once it has started.
  */
 function loadBundle(directory) {
   switchCompilers('no-');

@@ -1,9 +1,9 @@
 'use strict';
 
 /*
- * Runs the bundle of envd in the directory given, lets it answer what every sandbox
- * asks it, and writes the bytecode that V8 has by then to `envd.cache`. V8 compiles
- * a function when it is first called, so the cache holds what has been used.
+ * Runs the bundle of envd in the given directory, makes the requests that every sandbox makes,
+ * and writes the bytecode that V8 has by then to `envd.cache`. V8 compiles a function when it
+ * is first called, so the cache has the functions that were used.
  */
 
 const { writeFileSync } = require('node:fs');
@@ -15,9 +15,9 @@ async function main(directory) {
   const user = userInfo().username;
   const envd = await bundle.runDaemon([...['--host', '127.0.0.1', '--port', '0', '--user', user]]);
   const url = (path) => `http://127.0.0.1:${envd.port}${path}`;
-  const get = (path) => answer(fetch(url(path)));
+  const get = (path) => checked(fetch(url(path)));
   const post = (path, type, body) =>
-    answer(fetch(url(path), { method: 'POST', headers: { 'content-type': type }, body }));
+    checked(fetch(url(path), { method: 'POST', headers: { 'content-type': type }, body }));
   await get('/health');
   await post('/init', 'application/json', JSON.stringify({ envVars: { LANG: 'C.UTF-8' } }));
   await post('/process.Process/List', 'application/json', '{}');
@@ -31,7 +31,7 @@ async function main(directory) {
   await envd.close();
 }
 
-async function answer(pending) {
+async function checked(pending) {
   const response = await pending;
   await response.arrayBuffer();
   if (response.status >= 300) throw new Error(`${response.url} returned ${response.status}`);

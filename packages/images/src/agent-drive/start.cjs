@@ -1,6 +1,6 @@
 'use strict';
 
-/* What Node runs in the guest: the bundle of envd, with the bytecode that was made along with the drive. */
+/* Node's entry point in the guest: the bundle of envd, with the bytecode that was built with the drive. */
 
 const { loadBundle } = require('./load-bundle.cjs');
 

@@ -1,6 +1,6 @@
 import { runCommand } from '@torpor/linux';
 
-/** The release that base images are made of, whatever the host runs. */
+/** The release of base images, independent of the host's. */
 export const SUITE = 'bookworm';
 const COMPONENT = 'main';
 export const DEFAULT_MIRRORS = {
@@ -26,7 +26,7 @@ export async function buildSources(): Promise<string[]> {
   return sourceLines(parseMirrors(output));
 }
 
-/** The lines that the image itself keeps: it will run elsewhere, where this host's mirrors may not be reached. */
+/** The sources.list of the image itself: this host's mirrors may be unreachable from the sandbox's network. */
 export function imageSources(): string[] {
   return sourceLines(DEFAULT_MIRRORS);
 }
@@ -44,7 +44,7 @@ export function parseMirrors(output: string): typeof DEFAULT_MIRRORS {
   return mirrors;
 }
 
-/** Options of apt that say how to reach its mirrors: proxies and the like. */
+/** Options of apt for reaching its mirrors, such as proxies. */
 export async function proxyOptions(): Promise<string[]> {
   const output = await runCommand('apt-config', ['dump', '--no-empty']);
   return output

@@ -30,7 +30,8 @@ const PACKAGES = [
   'coreutils',
   'curl',
   'file',
-  // A compiler: what pip and npm have no binary of is compiled, and so is most of what has a Makefile.
+  // A compiler, for packages of pip and npm without binaries, and for most projects with a
+  // Makefile.
   'g++',
   'git',
   'iproute2',
@@ -72,14 +73,15 @@ const PACKAGES = [
   'libstdc++6',
 ];
 
-/** Left out of every package, also of those that are installed later. */
+/** Paths excluded from every package, including those installed later. */
 const EXCLUDED_PATHS = [
   'path-exclude=/usr/share/doc/*',
   'path-include=/usr/share/doc/*/copyright',
   'path-exclude=/usr/share/man/*',
   'path-exclude=/usr/share/info/*',
   'path-exclude=/usr/share/locale/*',
-  // The sandbox is an environment of its own: pip and uv may install into it, as in Docker's images of Python (PEP 668).
+  // The sandbox is an isolated environment: pip and uv may install into it, as in Docker's
+  // Python images (PEP 668).
   'path-exclude=/usr/lib/python3*/EXTERNALLY-MANAGED',
 ];
 
@@ -96,7 +98,7 @@ const PROGRESS_STEP = 25;
 export interface BaseImageBuild {
   /** Directory for the results: `rootfs.ext4` and `packages.txt`. */
   readonly staging: string;
-  /** Names the file system. */
+  /** The seed of the file system's UUID. */
   readonly seed: string;
   readonly report: (message: string) => void;
   readonly signal: AbortSignal | undefined;
@@ -178,7 +180,7 @@ async function bootstrap(root: string, { report, signal }: BaseImageBuild): Prom
   );
 }
 
-/** Turns the output of mmdebstrap, apt and dpkg into a few lines that say how far it is. */
+/** Turns the output of mmdebstrap, apt and dpkg into a few lines of progress. */
 export function packageProgress(report: (message: string) => void): (line: string) => void {
   const counts = { unpacked: 0, 'set up': 0 };
   const count = (what: keyof typeof counts) => {
@@ -240,9 +242,10 @@ async function writeConfiguration(root: string): Promise<void> {
     'etc/default/locale': 'LANG=C.UTF-8\n',
     'etc/hostname': 'sandbox\n',
     'etc/hosts': '127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n',
-    // envd writes the addresses; it is empty where the sandbox may not reach the internet.
+    // envd writes the addresses; it is empty for a sandbox without internet access.
     'etc/resolv.conf': '',
-    // An empty file, not a missing one: programs then read no id instead of making one (machine-id(5)).
+    // An empty file, not a missing one: programs then read no id instead of creating one
+    // (machine-id(5)).
     'etc/machine-id': '',
     // The host's proxies are not the guest's.
     'etc/apt/apt.conf.d/99mmdebstrap': '',
@@ -254,7 +257,7 @@ async function writeConfiguration(root: string): Promise<void> {
   }
 }
 
-/** Programs by the names that are expected of them, and what else Docker finds or makes. */
+/** Programs under their usual names, and other files that Docker finds or creates. */
 async function addLinks(root: string): Promise<void> {
   await runCommand('chroot', [
     root,

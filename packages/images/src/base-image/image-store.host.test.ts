@@ -17,7 +17,7 @@ afterEach(async () => {
   await rm(cacheDir, { recursive: true, force: true });
 });
 
-/** Lays a published version down as a build would. */
+/** Writes a published version as a build would. */
 async function publish(name: string, version: number): Promise<string> {
   const key = computeKey({ version });
   const directory = join(cacheDir, 'images', name, key);
@@ -43,7 +43,7 @@ describe('ImageStore', () => {
     expect(await store.resolve('base')).toBeUndefined();
   });
 
-  test('a name means the version that was published last', async () => {
+  test('a name refers to the version that was published last', async () => {
     await publish('base', 1);
     const key = await publish('base', 2);
     const store = new ImageStore({ cacheDir });
@@ -60,7 +60,7 @@ describe('ImageStore', () => {
   });
 
   test.each(['../base', '', 'Base', '.', 'a/b', 'x'.repeat(64)])(
-    'the name %j means nothing, and reaches no file',
+    'the name %j refers to nothing, and accesses no file',
     async (name) => {
       await publish('base', 1);
       const store = new ImageStore({ cacheDir });
@@ -102,7 +102,7 @@ describe('ImageStore', () => {
     expect((await store.resolve('base'))?.key).toBe(current);
   });
 
-  test('prune removes the versions of a name that means nothing any more', async () => {
+  test('prune removes the versions of a name that refers to nothing any more', async () => {
     const key = await publish('base', 1);
     await rm(join(cacheDir, 'images', 'base', 'current.json'));
     const store = new ImageStore({ cacheDir });
@@ -120,7 +120,7 @@ describe('ImageStore', () => {
     );
   });
 
-  test('nobody knows how to build an image of another name', async () => {
+  test('an image of another name cannot be built', async () => {
     await expect(new ImageStore({ cacheDir }).build('alpine')).rejects.toMatchObject({
       code: 'not_found',
     });
@@ -139,7 +139,7 @@ describe('ImageStore', () => {
   });
 });
 
-test('the progress of a build is a few lines, however many packages there are', () => {
+test('the progress of a build is a few lines, for any number of packages', () => {
   const messages: string[] = [];
   const onLine = packageProgress((message) => messages.push(message));
   onLine('I: downloading packages with apt...');

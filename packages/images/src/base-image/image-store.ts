@@ -15,10 +15,10 @@ import { type PrunedArtifact, removeArtifacts } from '../cache/prune.ts';
 import type { OnProgress } from '../progress.ts';
 import { baseImageInputs, buildDebianBase } from './debian-base.ts';
 
-// An image has a name and, over time, several versions, each a directory named
-// after its key: images/<name>/<key>/{rootfs.ext4,manifest.json}. Which one is
-// meant by the name says images/<name>/current.json. So a new version does not
-// touch the one that sandboxes run from; that goes when nothing uses it.
+// An image has a name and, over time, several versions, each a directory named after its key:
+// images/<name>/<key>/{rootfs.ext4,manifest.json}. The file images/<name>/current.json has the
+// key of the current one. So a new version does not affect the one that sandboxes run from,
+// which is removed when nothing uses it.
 
 const FORMAT = 1;
 const POINTER = 'current.json';
@@ -36,28 +36,28 @@ const manifestSchema = z.strictObject({
 
 export interface Image {
   readonly name: string;
-  /** Names this version of the image forever. */
+  /** Identifies this version of the image permanently. */
   readonly key: string;
   /** Read-only ext4. */
   readonly path: string;
   readonly sizeBytes: number;
   /** RFC 3339. */
   readonly createdAt: string;
-  /** Whose commands run in the guest if the sandbox names no user. */
+  /** The user that commands run as if the sandbox names none. */
   readonly defaultUser?: string;
 }
 
 export interface ImageStoreOptions {
   readonly cacheDir: string;
-  /** Whether something still needs an image; by default nothing does. */
+  /** Whether an image is still needed; none is if omitted. */
   readonly isInUse?: (image: Image) => boolean | Promise<boolean>;
 }
 
 export interface ImageBuildOptions {
   readonly onProgress?: OnProgress;
-  /** Ends the build; nothing is left of it. */
+  /** Aborts the build; nothing is left of it. */
   readonly signal?: AbortSignal;
-  /** Builds from today's packages even if there is an image of this recipe. */
+  /** Builds from the current packages even if this recipe was built already. */
   readonly refresh?: boolean;
 }
 
@@ -81,7 +81,7 @@ export class ImageStore {
     return images;
   }
 
-  /** The version of an image that its name means now; undefined if there is none. */
+  /** The current version of an image; undefined if there is none. */
   async resolve(name: string): Promise<Image | undefined> {
     if (!isImageName(name)) return undefined;
     const text = await readFile(join(this.#directory, name, POINTER), 'utf8').catch(ignoreMissing);
@@ -90,9 +90,9 @@ export class ImageStore {
   }
 
   /**
-   * Builds an image and makes its name mean it; returns at once if this recipe
-   * was built already. Throws `not_found` for a name that nobody knows how to
-   * build, `disk_full`, `host_setup`, or the signal's reason.
+   * Builds an image and makes it the current version of its name; returns at once if this
+   * recipe was built already. Throws `not_found` for a name without a recipe, `disk_full`,
+   * `host_setup`, or the signal's reason.
    */
   async build(name: string, options: ImageBuildOptions = {}): Promise<Image> {
     if (name !== BASE_IMAGE) {
@@ -157,8 +157,8 @@ export class ImageStore {
   }
 
   /**
-   * Removes versions that their name no longer means and nothing uses, and returns
-   * those that went; with `dryRun`, those that would go.
+   * Removes versions that are neither current nor used, and returns them; with `dryRun`, it
+   * only returns them.
    */
   async prune(options: { readonly dryRun?: boolean } = {}): Promise<PrunedArtifact[]> {
     const pruned: PrunedArtifact[] = [];

@@ -37,7 +37,7 @@ describe('computeKey', () => {
 });
 
 describe('ensureArtifact', () => {
-  test('builds once, then returns what there is', async () => {
+  test('builds once, then returns the existing one', async () => {
     let builds = 0;
     const request = {
       directory,
@@ -55,7 +55,7 @@ describe('ensureArtifact', () => {
     expect(await contents()).toEqual([KEY]);
   });
 
-  test('of two builders at once one builds, the other waits and says so', async () => {
+  test('of two builders at once one builds, the other waits and reports it', async () => {
     let builds = 0;
     let waits = 0;
     const request = {
@@ -143,7 +143,7 @@ describe('ensureArtifact', () => {
     expect(await contents()).toEqual([KEY]);
   });
 
-  test('a full disk is reported as such, wherever it occurred, and leaves nothing', async () => {
+  test('a full disk is reported as such, at any step, and leaves nothing', async () => {
     const small = join(directory, 'small');
     await mkdir(small);
     await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', small]);

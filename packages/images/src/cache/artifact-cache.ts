@@ -6,20 +6,19 @@ import { toImageError } from './image-error.ts';
 import { waitForLock } from './wait-for-lock.ts';
 
 /**
- * Everything that this package makes is a directory named after a key: the hash
- * of all that it was made from. It is built in a staging directory beside its
- * final place, synced, and renamed. So a directory that exists is complete, a
- * crash leaves only a staging directory (which the next builder removes), and
- * what is published is never written to again.
+ * Every artefact of this package is a directory named after a key: the hash of all its inputs.
+ * It is built in a staging directory beside its final path, synced, and renamed. So a directory
+ * that exists is complete, a crash leaves only a staging directory (which the next builder
+ * removes), and a published one is never written to again.
  */
 export interface ArtifactRequest {
-  /** Holds the artefacts of one kind; created if need be. */
+  /** The directory of the artefacts of one kind; created if it does not exist. */
   readonly directory: string;
   readonly key: string;
-  /** Fills the staging directory. The directory vanishes if this throws. */
+  /** Fills the staging directory. The directory is removed if this throws. */
   readonly build: (staging: string) => Promise<void>;
   readonly signal?: AbortSignal | undefined;
-  /** Called if another builder is at work and is waited for. */
+  /** Called if this waits for another builder. */
   readonly onWait?: (() => void) | undefined;
 }
 
@@ -52,7 +51,7 @@ export async function ensureArtifact(request: ArtifactRequest): Promise<string> 
     await buildAndPublish(request, target);
     return target;
   } catch (error) {
-    // A program that was killed because of the signal says only that it was killed.
+    // The error of a program that was killed because of the signal only says that it was killed.
     throw request.signal?.aborted === true ? request.signal.reason : toImageError(error);
   }
 }
@@ -66,7 +65,7 @@ async function buildAndPublish(request: ArtifactRequest, target: string): Promis
     await syncTree(staging);
     await rename(staging, target);
   } catch (error) {
-    // A builder that was killed may take a moment to stop writing.
+    // The programs of a builder that was killed may take a moment to stop writing.
     await rm(staging, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
     throw error;
   }
@@ -90,7 +89,10 @@ export async function artifactSize(directory: string, key: string): Promise<numb
   return blocks * 512;
 }
 
-/** Removes a published artefact, under the lock of its kind. It is renamed first, so that it vanishes at once. */
+/**
+ * Removes a published artefact, under the lock of its kind. It is renamed first, so that it is
+ * removed atomically.
+ */
 export async function removeArtifact(directory: string, key: string): Promise<void> {
   await using _lock = await waitForLock(join(directory, LOCK_NAME));
   const doomed = join(directory, `${STAGING_PREFIX}${randomBytes(8).toString('hex')}`);

@@ -22,7 +22,7 @@ async function dataDirectory(name: string): Promise<string> {
 
 const [first, second] = [computeKey({ n: 1 }), computeKey({ n: 2 })];
 
-test('each data directory is known with what it started with last', async () => {
+test('each data directory is listed with the artefacts of its last start', async () => {
   const [a, b] = [await dataDirectory('a'), await dataDirectory('b')];
   expect(await listCacheUsers(cacheDir)).toEqual([]);
   await registerCacheUser(cacheDir, { dataDir: a, keys: [first] });
@@ -35,7 +35,7 @@ test('each data directory is known with what it started with last', async () => 
   ]);
 });
 
-test('one that no longer exists is forgotten when the next comes', async () => {
+test('one that no longer exists is dropped at the next registration', async () => {
   const [a, b] = [await dataDirectory('a'), await dataDirectory('b')];
   await registerCacheUser(cacheDir, { dataDir: a, keys: [first] });
   await rm(a, { recursive: true });
@@ -43,7 +43,7 @@ test('one that no longer exists is forgotten when the next comes', async () => {
   expect(await listCacheUsers(cacheDir)).toEqual([{ dataDir: b, keys: [first] }]);
 });
 
-test('a damaged entry is an error that names the file, not an entry less', async () => {
+test('a damaged entry is an error that names the file, and is not skipped', async () => {
   const dataDir = await dataDirectory('a');
   await registerCacheUser(cacheDir, { dataDir, keys: [first] });
   const [name = ''] = await readdir(join(cacheDir, 'users'));

@@ -6,9 +6,9 @@ import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import { exists, ignoreMissing, isKey } from './artifact-cache.ts';
 
-// Several data directories can share a cache, each with a server of another version.
-// So each server leaves word in the cache of what it started with, and of where its
-// builds are: <cache>/users/<hash of the data directory>.json.
+// Several data directories can share a cache, each with a server of another version. So each
+// server records in the cache which artefacts it started with, and where its builds are:
+// <cache>/users/<hash of the data directory>.json.
 
 const FORMAT = 1;
 
@@ -25,12 +25,12 @@ export interface CacheUser {
   readonly keys: readonly string[];
 }
 
-/** Replaces what was known of this data directory, and drops directories that no longer exist. */
+/** Replaces the entry of this data directory, and drops those of directories that no longer exist. */
 export async function registerCacheUser(cacheDir: string, user: CacheUser): Promise<void> {
   const directory = join(cacheDir, 'users');
   await mkdir(directory, { recursive: true });
   for (const path of await files(directory)) {
-    // One that cannot be read is for people to look at, and no reason not to start.
+    // An entry that cannot be read is kept for the operator, and does not prevent the start.
     const other = await read(path).catch(() => undefined);
     if (other !== undefined && !(await exists(other.dataDir))) await rm(path, { force: true });
   }
@@ -39,7 +39,7 @@ export async function registerCacheUser(cacheDir: string, user: CacheUser): Prom
   await writeFileAtomically(join(directory, `${name}.json`), text, 0o644);
 }
 
-/** In no order. Throws `internal_error` for a file that is damaged: what it says is needed is not known then. */
+/** In no order. Throws `internal_error` for a damaged file: the artefacts that it needs are unknown then. */
 export async function listCacheUsers(cacheDir: string): Promise<CacheUser[]> {
   const users: CacheUser[] = [];
   for (const path of await files(join(cacheDir, 'users'))) {

@@ -1,12 +1,12 @@
 import { CommandError } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 
-/** What programs print when a write failed with ENOSPC or EDQUOT, in the locale C. */
+/** The messages of programs whose write failed with ENOSPC or EDQUOT, in the locale C. */
 const DISK_FULL_PATTERN = /No space left on device|Disk quota exceeded/;
 
 /**
- * The TorporError for what went wrong while an artefact was made. A program that
- * ran out of disk becomes `disk_full`, one that is missing `host_setup`.
+ * The TorporError for a failure to build an artefact. A program that ran out of disk becomes
+ * `disk_full`, one that is missing `host_setup`.
  */
 export function toImageError(reason: unknown): TorporError {
   if (!(reason instanceof CommandError)) return TorporError.from(reason);

@@ -27,7 +27,7 @@ async function present(): Promise<string[]> {
   return keys.flat().sort();
 }
 
-test('what is needed stays, of every kind; the rest goes and is measured', async () => {
+test('artefacts of every kind that are needed are kept; the others are removed, with their sizes', async () => {
   const needed = await Promise.all(KINDS.map((kind) => make(kind, 'needed')));
   const old = await Promise.all(KINDS.map((kind) => make(kind, 'old')));
   const keys = new Set(needed.map((path) => basename(path)));
@@ -37,7 +37,7 @@ test('what is needed stays, of every kind; the rest goes and is measured', async
   expect(await present()).toEqual([...keys].sort());
 });
 
-test('a dry run tells the same and removes nothing', async () => {
+test('a dry run returns the same and removes nothing', async () => {
   await Promise.all(KINDS.map((kind) => make(kind, 'old')));
   const before = await present();
   const told = await pruneGuestArtifacts({ cacheDir, isNeeded: () => false, dryRun: true });

@@ -3,25 +3,25 @@ import { artifactSize, listArtifacts, removeArtifact } from './artifact-cache.ts
 
 export interface PruneOptions {
   readonly cacheDir: string;
-  /** Whether something (the next sandbox, a present one, a build) needs the artefact with this key. */
+  /** Whether a new or existing sandbox or a build needs the artefact with this key. */
   readonly isNeeded: (key: string) => boolean;
-  /** Leaves everything where it is and only tells what would go. */
+  /** Removes nothing and returns what would be removed. */
   readonly dryRun?: boolean;
 }
 
 export interface PrunedArtifact {
   /** Its directory. */
   readonly path: string;
-  /** What it occupied on the disk. */
+  /** The space that it occupied on the disk. */
   readonly bytes: number;
 }
 
 const KINDS = ['agent-drives', 'initramfs', 'kernels'] as const;
 
 /**
- * Removes guest artefacts of earlier versions that nothing needs any more, and
- * returns those that went. A frozen sandbox needs the very drives that it ran with,
- * so `isNeeded` must know of those too.
+ * Removes guest artefacts of earlier versions that are no longer needed, and returns them. A
+ * paused sandbox needs exactly the drives that it ran with, so `isNeeded` must return true for
+ * those too.
  */
 export async function pruneGuestArtifacts(options: PruneOptions): Promise<PrunedArtifact[]> {
   const pruned: PrunedArtifact[] = [];

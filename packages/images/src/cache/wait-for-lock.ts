@@ -5,13 +5,13 @@ import { type FileLock, tryLockFile } from '@torpor/linux';
 const RETRY_INTERVAL_MS = 100;
 
 export interface WaitForLockOptions {
-  /** Gives up waiting, with the signal's reason. */
+  /** Aborts the wait, with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
-  /** Called once, if somebody else holds the lock. */
+  /** Called once, if another process or task has the lock. */
   readonly onWait?: (() => void) | undefined;
 }
 
-/** Takes the exclusive lock of a file, and waits for it as long as another process, or task, holds it. */
+/** Takes the exclusive lock of a file, waiting while another process or task has it. */
 export async function waitForLock(
   path: string,
   { signal, onWait }: WaitForLockOptions = {},

@@ -5,16 +5,16 @@ import { runCommand } from '@torpor/linux';
 
 const BLOCK_SIZE = 4096;
 const INODE_SIZE = 256;
-/** For block and inode bitmaps, group descriptors and extents of fragmented files. What stays free is a hole. */
+/** For block and inode bitmaps, group descriptors and extents of fragmented files. Free space is a hole. */
 const OVERHEAD_RATIO = 1.03;
 const OVERHEAD_BYTES = 8 * 1024 * 1024;
-/** Modification time of everything in an image that is made twice from the same inputs. */
+/** Modification time of everything in an image, for reproducible builds. */
 const EPOCH_SECONDS = 1_700_000_000;
 
 export interface Ext4Options {
   /** At most 16 bytes. */
   readonly label: string;
-  /** Names the file system: the same seed and tree give the same UUID and directory hashes. */
+  /** The same seed and tree give the same UUID and directory hashes. */
   readonly seed: string;
 }
 
@@ -61,7 +61,7 @@ export async function normalizeTimes(directory: string): Promise<void> {
   await lutimes(directory, EPOCH_SECONDS, EPOCH_SECONDS);
 }
 
-/** What programs whose messages are read here run with. */
+/** The environment of programs whose messages are parsed here. */
 export function toolEnvironment(): Record<string, string> {
   const environment: Record<string, string> = {};
   for (const [name, value] of Object.entries(process.env)) {

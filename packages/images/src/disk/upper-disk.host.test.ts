@@ -17,7 +17,7 @@ afterEach(async () => {
 
 describe('createUpperDisk', () => {
   test.each([32, 1024, 10_240])(
-    'a disk of %d MiB is whole, and allocates next to nothing',
+    'a disk of %d MiB is valid, and allocates next to nothing',
     async (sizeMiB) => {
       const path = join(directory, 'upper.ext4');
       await createUpperDisk(path, sizeMiB);
@@ -50,7 +50,7 @@ describe('createUpperDisk', () => {
     },
   );
 
-  test('a disk that exists is left alone', async () => {
+  test('a disk that exists is not touched', async () => {
     const path = join(directory, 'upper.ext4');
     await createUpperDisk(path, 64);
     await expect(createUpperDisk(path, 32)).rejects.toMatchObject({ code: 'already_exists' });

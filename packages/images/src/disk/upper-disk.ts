@@ -6,11 +6,14 @@ import { toolEnvironment } from './ext4.ts';
 
 /** Below it mkfs has no room for the journal. */
 const MIN_SIZE_MIB = 32;
-/** The largest that ext4 with 4 KiB blocks is supported for is 16 TiB; nobody means more than 1 TiB here. */
+/**
+ * The largest that ext4 with 4 KiB blocks is supported for is 16 TiB; more than 1 TiB is taken
+ * for a mistake.
+ */
 const MAX_SIZE_MIB = 1024 * 1024;
 /**
- * The journal is written round and round, so all of it ends up in the disk layer
- * of a snapshot: it is as small as keeps metadata-heavy work fast.
+ * The journal is a ring buffer, so all of it becomes part of a snapshot's disk layer: it is as
+ * small as possible without slowing metadata-heavy work.
  */
 const JOURNAL_MIB = 8;
 

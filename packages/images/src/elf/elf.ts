@@ -1,8 +1,8 @@
 /**
- * As much of an ELF reader as the images need: which libraries a program wants,
- * which loader it asks for, what a kernel module says of itself, and whether a
- * kernel can be entered by PVH. 64-bit little-endian files only, which is what
- * x86-64 has. Source: the System V ABI, "ELF-64 Object File Format" 1.5.
+ * The parts of an ELF reader that the images need: a program's libraries and loader, the
+ * `.modinfo` of a kernel module, and whether a kernel has a PVH entry. 64-bit little-endian
+ * files only, which is what x86-64 has. Source: the System V ABI, "ELF-64 Object File Format"
+ * 1.5.
  */
 
 export interface ElfFile {
@@ -133,7 +133,7 @@ function readSection(file: Buffer, wanted: string): Buffer | undefined {
 
 function cString(bytes: Buffer, at: number): string {
   const end = bytes.indexOf(0, at);
-  if (end < 0) throw new Error('a string of the ELF file has no end');
+  if (end < 0) throw new Error('a string of the ELF file is not terminated');
   return bytes.toString('latin1', at, end);
 }
 

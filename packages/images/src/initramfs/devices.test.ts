@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { parseDevices } from './devices.ts';
 
-test("depmod's list of devices is read; block devices and remarks are left out", () => {
+test("depmod's list of devices is read; block devices and comments are left out", () => {
   const text = [
     '# Device nodes to trigger on-demand module loading.',
     'tun net/tun c10:200',

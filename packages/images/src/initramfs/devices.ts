@@ -5,14 +5,14 @@ import { type CpioEntry, writeCpio } from './cpio.ts';
 /** Groups with the same number in Debian and Alpine. */
 const DISK_GROUP = 6;
 
-/** Modes as Debian's udev rules give them; those of all other devices stay with root. */
+/** Modes as in Debian's udev rules; all other devices are accessible to root only. */
 const PERMISSIONS: Readonly<Record<string, { readonly mode: number; readonly gid?: number }>> = {
   fuse: { mode: 0o666 },
   'net/tun': { mode: 0o666 },
   'loop-control': { mode: 0o660, gid: DISK_GROUP },
 };
 
-/** Mount points, and what Docker and systemd make beside the kernel's own devices. */
+/** Mount points, and entries that Docker and systemd create beside the kernel's devices. */
 const ENTRIES: readonly CpioEntry[] = [
   { kind: 'directory', path: 'pts' },
   { kind: 'directory', path: 'shm', mode: 0o1777 },
@@ -25,12 +25,12 @@ const ENTRIES: readonly CpioEntry[] = [
   { kind: 'symlink', path: 'core', target: '/proc/kcore' },
 ];
 
-/** Built into the kernel, which makes it for root alone. */
+/** Built into the kernel, which creates it for root only. */
 const FUSE = { path: 'fuse', major: 10, minor: 229 } as const;
 
 /**
- * An archive to be unpacked over a fresh devtmpfs. It also has the devices of modules that
- * are not loaded: to open one has the kernel load its module, as with `kmod static-nodes`.
+ * An archive to be unpacked over a fresh devtmpfs. It also has the devices of modules that are
+ * not loaded: opening one makes the kernel load its module, as with `kmod static-nodes`.
  * @param moduleTree The directory of depmod's indexes.
  */
 export async function deviceArchive(moduleTree: string): Promise<Buffer> {

@@ -25,7 +25,7 @@ test('it gives the guest the address that the host expects', () => {
   expect(SCRIPT).toContain(`route add default gw ${GUEST.gateway}`);
 });
 
-test('what is mounted over an overlay exists on the disk before the overlay is mounted', () => {
+test('directories that are mounted over the overlay exist on the disk before the overlay is mounted', () => {
   const lines = SCRIPT.split('\n');
   const overlay = lines.findIndex((line) => line.startsWith('mount -t overlay'));
   for (const [, , target = ''] of mountTable().matchAll(/^(\S+) \/root(\/var\S+) none bind/gm)) {

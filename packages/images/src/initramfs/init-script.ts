@@ -2,10 +2,10 @@ import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
 import { AGENT_DIRECTORY, agentCommand, MODPROBE } from '../agent-drive/layout.ts';
 import { STORE_DIRECTORIES } from './mount-table.ts';
 
-/** Where the initramfs has what /init reads. */
+/** Files of the initramfs that /init reads. */
 export const INIT_FILES = { mounts: 'mounts', devices: 'devices.cpio' } as const;
 
-/** How long the guest waits for each of its drives: far beyond any boot that works. */
+/** How long the guest waits for each of its drives: far longer than in any working boot. */
 const DRIVE_TIMEOUT_SECONDS = 15;
 
 /** Open files of a process: the kernel's 4,096 are too few for servers. The ceiling is fs.nr_open's default, as Docker has it. */
@@ -17,45 +17,48 @@ const MAX_OPEN_FILES = 1_048_576;
  */
 export const SYSCTLS: Readonly<Record<string, string>> = {
   'kernel/hostname': 'sandbox',
-  // A module that is needed is loaded by itself, in any image: the program is on the agent drive.
+  // Needed modules are loaded automatically, in any image: the program is on the agent drive.
   'kernel/modprobe': MODPROBE,
   'kernel/pid_max': '4194304',
-  // As systemd sets it: the kernel's own, of some 90 files per MiB, is less than one process may open. Memory is the limit.
+  // As systemd sets it: the kernel's default, some 90 files per MiB, is less than one process
+  // may open. Memory is the limit.
   'fs/file-max': '9223372036854775807',
   'fs/protected_hardlinks': '1',
   'fs/protected_symlinks': '1',
   'fs/protected_fifos': '1',
   'fs/protected_regular': '2',
-  // The kernel's 128 are used up by a few watching tools at once.
+  // A few file watchers use up the kernel's default of 128.
   'fs/inotify/max_user_instances': '1024',
-  // The kernel derives its own from the memory: few for the sources of one project in a small guest. A watch costs 1 KB.
+  // The kernel's default depends on the memory: too few for the sources of one project in a
+  // small guest. A watch costs 1 KB.
   'fs/inotify/max_user_watches': '524288',
-  // Databases that map many files need more than the kernel's 65,530; as Fedora, Ubuntu and systemd have it.
+  // Databases that map many files need more than the kernel's 65,530; as Fedora, Ubuntu and
+  // systemd have it.
   'vm/max_map_count': '1048576',
-  // There is nobody to be protected from: programs of any user may serve port 80, and ping.
+  // A sandbox has a single owner: programs of any user may serve port 80, and ping.
   'net/ipv4/ip_unprivileged_port_start': '0',
   'net/ipv4/ping_group_range': '0 2147483647',
 };
 
 /**
- * The program with which the guest starts, run by busybox's shell. It puts the
- * root file system together and executes tini, which runs envd:
+ * The guest's init program, run by busybox's shell. It assembles the root file system and
+ * executes tini, which runs envd:
  *
  * - the lower layers: the agent drive over the base image, both read-only;
  * - the upper layer: the sandbox's own disk. `noinit_itable` keeps ext4 from
  *   zeroing its inode tables in the background, `redirect_dir` lets a directory
  *   of the image be renamed.
  *
- * Whatever fails is said on the console in one line that starts with
- * `torpor: boot failed`, and the machine powers itself off. Every program costs
- * milliseconds under emulation, so the shell does by itself what it can, one cpio makes
- * all devices and links, and one mount mounts all that the mount table names.
+ * A failure is printed on the console in one line that starts with `torpor: boot failed`, and
+ * the machine powers itself off. Every program costs milliseconds under emulation, so shell
+ * built-ins are used where possible, one cpio creates all devices and links, and one mount
+ * mounts everything in the mount table.
  */
 export function initScript(moduleFiles: readonly string[]): string {
   return [prologue(), drives(moduleFiles), rootFileSystem(), system()].join('\n');
 }
 
-/** Mounts what the script itself reads, and defines how it reports. */
+/** Mounts the file systems that the script reads, and defines its reporting functions. */
 function prologue(): string {
   return `#!/bin/sh
 mount -t devtmpfs -o mode=0755,nosuid devtmpfs /dev
@@ -135,7 +138,7 @@ say "root"
 `;
 }
 
-/** Sets kernel parameters, limits and the network, and becomes tini. */
+/** Sets kernel parameters, limits and the network, and executes tini. */
 function system(): string {
   return `sysctl() {
 	echo "$2" >"/root/proc/sys/$1" || say "the kernel parameter $1 cannot be set"
@@ -159,7 +162,7 @@ exec /bin/switch_root /root ${agentCommand().join(' ')}
 `;
 }
 
-/** The netmask of a prefix length in dotted form, as ifconfig wants it. */
+/** The netmask of a prefix length in dotted form, for ifconfig. */
 function netmask(prefixLength: number): string {
   const mask = (0xffffffff << (32 - prefixLength)) >>> 0;
   return [24, 16, 8, 0].map((shift) => (mask >>> shift) & 255).join('.');

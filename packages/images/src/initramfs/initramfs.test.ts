@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { leaveLastPage } from './initramfs.ts';
 
 test.each([4, 64, 68, 3216, 4092, 4096, 4100])(
-  'an archive of %d bytes leaves nearly all of its last page to the tables of the firmware',
+  'an archive of %d bytes leaves nearly all of its last page to the ACPI tables of the firmware',
   (size) => {
     const archive = Buffer.alloc(size, 'x');
     const padded = leaveLastPage(archive);

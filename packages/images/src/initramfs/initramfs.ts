@@ -13,10 +13,10 @@ import { mountTable } from './mount-table.ts';
 const RECIPE = 4;
 
 const PAGE_BYTES = 4096;
-/** How much of its last page the archive takes; see {@link leaveLastPage}. */
+/** Bytes of its last page that the archive uses; see {@link leaveLastPage}. */
 const LAST_PAGE_BYTES = 64;
 
-/** What /init calls. Each becomes a link to busybox. */
+/** The commands that /init calls. Each is a link to busybox. */
 const APPLETS = [
   'chmod',
   'cpio',
@@ -48,8 +48,8 @@ const DIRECTORIES = [
 ];
 
 /**
- * The initramfs for a kernel. It is not compressed: unpacking would cost an
- * emulated guest more than the loading of its 3 MB. Returns its path.
+ * The initramfs for a kernel. It is not compressed: unpacking would cost an emulated guest more
+ * than loading its 3 MB. Returns its path.
  */
 export async function ensureInitramfs(
   directory: string,
@@ -70,7 +70,7 @@ export async function ensureInitramfs(
   return join(artifact, 'initramfs.cpio');
 }
 
-/** Of the initramfs that {@link ensureInitramfs} returns, whether it has been made or not. */
+/** The key of the initramfs that {@link ensureInitramfs} returns, whether it exists or not. */
 export async function initramfsKey(kernel: GuestKernel): Promise<string> {
   return (await ingredients(kernel)).key;
 }
@@ -119,10 +119,10 @@ async function collectEntries(
 }
 
 /**
- * QEMU's microvm has the initramfs end where RAM ends, starting at the boundary of a page,
- * without regard to the ACPI tables that its firmware has put at the very end (about 1 KiB;
- * hw/i386/microvm.c passes no `acpi_data_size`). So zeros, which the kernel skips, make the
- * archive end just after the beginning of its last page: the rest of that is theirs.
+ * QEMU's microvm places the initramfs at the end of RAM, from a page boundary, without regard
+ * to the ACPI tables that its firmware has put at the very end (about 1 KiB; hw/i386/microvm.c
+ * passes no `acpi_data_size`). So the archive is padded with zeros, which the kernel skips, to
+ * just after the beginning of its last page: the rest of the page is for the tables.
  */
 export function leaveLastPage(archive: Buffer): Buffer {
   const beyond = archive.length % PAGE_BYTES;

@@ -1,7 +1,6 @@
 /**
- * Directories of a guest that container engines keep layers in. They lie on the sandbox's
- * own ext4 instead of in the overlay, because an overlay cannot be the upper layer of
- * another one.
+ * Directories of a guest in which container engines keep layers. They are on the sandbox's own
+ * ext4 instead of in the overlay, because an overlay cannot be the upper layer of another one.
  */
 const CONTAINER_STORES = {
   docker: '/var/lib/docker',
@@ -11,7 +10,7 @@ const CONTAINER_STORES = {
 
 const STORES_ON_DISK = '/layers/upper/stores';
 
-/** What the disk of a new sandbox must have before {@link mountTable} can be mounted. */
+/** Directories that the disk of a new sandbox must have before {@link mountTable} can be mounted. */
 export const STORE_DIRECTORIES: readonly string[] = Object.entries(CONTAINER_STORES).flatMap(
   ([name, path]) => [`${STORES_ON_DISK}/${name}`, `/layers/upper/root${path}`],
 );
@@ -31,9 +30,9 @@ const KERNEL_FILE_SYSTEMS = [
 ] as const;
 
 /**
- * The fstab(5) by which the initramfs mounts everything in one go, while the kernel's file
- * systems are still in its own root and the guest's root is /root. securityfs is left out:
- * with it, container engines would want profiles of AppArmor that no image here has.
+ * The fstab(5) with which the initramfs mounts everything in one call, while the kernel's file
+ * systems are still in its own root and the guest's root is /root. securityfs is left out: with
+ * it, container engines would require AppArmor profiles that no image here has.
  */
 export function mountTable(): string {
   const stores = Object.entries(CONTAINER_STORES).map(([name, path]) => [

@@ -2,7 +2,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { extractVmlinux } from './bz-image.ts';
 
-/** An ELF file with one program header: the note by which a VMM enters a kernel. */
+/** An ELF file with one program header: the note with a kernel's PVH entry. */
 function makeVmlinux(noteType: number): Buffer {
   const elf = Buffer.alloc(64 + 56 + 20);
   elf.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
@@ -68,7 +68,8 @@ describe('extractVmlinux', () => {
   });
 
   test('unpacks lz4: literals, long literals and matches that overlap themselves', () => {
-    // The kernel as literals (length 15 + 125 = 140), then 64 zeros from one by a match at distance 1.
+    // The kernel as literals (length 15 + 125 = 140), then 64 zeros from one by a match at distance
+    // 1.
     const zeros = Buffer.alloc(1 + 60 + 3);
     const whole = Buffer.concat([KERNEL, zeros]);
     const block = Buffer.concat([
@@ -82,7 +83,7 @@ describe('extractVmlinux', () => {
     expect(vmlinux.equals(whole)).toBe(true);
   });
 
-  test('a match that points before the start of an lz4 block is refused', () => {
+  test('a match before the start of an lz4 block is refused', () => {
     const block = Buffer.from([0x14, 0x61, 9, 0, 0x10, 0x62]);
     const image = makeBzImage(withSize(lz4Legacy(block), Buffer.alloc(64)));
     expect(() => extractVmlinux(image)).toThrow('damaged');
@@ -93,7 +94,7 @@ describe('extractVmlinux', () => {
     ['an empty file', Buffer.alloc(0), 'not a Linux bzImage'],
     ['an unknown packing', makeBzImage(Buffer.alloc(64, 0x55)), 'unknown'],
     [
-      'a payload that is no ELF file',
+      'a payload that is not an ELF file',
       makeBzImage(withSize(zstdCompressSync(Buffer.alloc(100)), Buffer.alloc(100))),
       'not an ELF file',
     ],

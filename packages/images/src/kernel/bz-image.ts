@@ -7,16 +7,15 @@ const XEN_ELFNOTE_PHYS32_ENTRY = 18;
 export interface ExtractedKernel {
   /** The uncompressed ELF kernel, `vmlinux`. */
   readonly vmlinux: Buffer;
-  /** Whether it carries the note by which a VMM enters it directly in protected mode. */
+  /** Whether it has the note with the PVH entry, for direct boot in protected mode. */
   readonly pvhEntry: boolean;
 }
 
 /**
- * Takes the ELF kernel out of a bzImage: Firecracker boots only the former,
- * distributions ship only the latter. Understands payloads packed with zstd,
- * gzip and lz4. Source: Documentation/arch/x86/boot.rst, fields `setup_sects`,
- * `payload_offset` and `payload_length` (protocol 2.08). Throws an Error that
- * says what is wrong with the file.
+ * Extracts the ELF kernel from a bzImage: Firecracker boots only the former, distributions ship
+ * only the latter. Supports payloads packed with zstd, gzip and lz4. Source:
+ * Documentation/arch/x86/boot.rst, fields `setup_sects`, `payload_offset` and `payload_length`
+ * (protocol 2.08). Throws an Error that says what is wrong with the file.
  */
 export function extractVmlinux(bzImage: Buffer): ExtractedKernel {
   const vmlinux = decompress(readPayload(bzImage));
@@ -55,7 +54,7 @@ function decompress({ packed, unpackedSize }: Payload): Buffer {
   const limit = { maxOutputLength: unpackedSize };
   const magic = packed.readUInt32BE(0);
   if (magic === 0x28b52ffd) return zstdDecompressSync(packed, limit);
-  // gzip's own trailer ends with the size, so nothing is appended to it.
+  // gzip's own trailer has the size at its end, so nothing is appended to it.
   if (magic >>> 16 === 0x1f8b) {
     const size = Buffer.alloc(4);
     size.writeUInt32LE(unpackedSize);
@@ -65,7 +64,7 @@ function decompress({ packed, unpackedSize }: Payload): Buffer {
   throw new Error(`the compression of the kernel is unknown (magic ${magic.toString(16)})`);
 }
 
-/** LZ4's legacy frame: blocks of up to 8 MiB, each behind its packed size (doc/lz4_Frame_format.md). */
+/** LZ4's legacy frame: blocks of up to 8 MiB, each preceded by its packed size (doc/lz4_Frame_format.md). */
 function decompressLz4Legacy(packed: Buffer, unpackedSize: number): Buffer {
   const output = Buffer.alloc(unpackedSize);
   let written = 0;
@@ -78,7 +77,7 @@ function decompressLz4Legacy(packed: Buffer, unpackedSize: number): Buffer {
   return output;
 }
 
-/** Unpacks one block (doc/lz4_Block_format.md) to `output` from `start` on; returns where it ended. */
+/** Unpacks one block (doc/lz4_Block_format.md) to `output` from `start` on; returns the end of the output. */
 function decompressLz4Block(block: Buffer, output: Buffer, start: number): number {
   let from = 0;
   let to = start;

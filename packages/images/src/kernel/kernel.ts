@@ -15,10 +15,10 @@ import { extractVmlinux } from './bz-image.ts';
 import { GUEST_MODULE_DIRECTORIES, makeModuleTree } from './module-tree.ts';
 import { type KernelModule, orderModules, readModuleInfo } from './modules.ts';
 
-/** Raised when what is kept of a kernel changes. */
+/** Raised when the files kept of a kernel change. */
 export const KERNEL_RECIPE = 2;
 
-/** Modules that the guest loads at boot, where the kernel does not have them built in. */
+/** Modules that the guest loads at boot, unless the kernel has them built in. */
 const BOOT_MODULES = [
   'virtio',
   'virtio_ring',
@@ -58,11 +58,11 @@ export interface GuestKernel {
   readonly bzImagePath: string;
   /** The same kernel as an ELF file. */
   readonly vmlinuxPath: string;
-  /** Whether a VMM can enter the ELF file by PVH. */
+  /** Whether the ELF file has a PVH entry. */
   readonly pvhEntry: boolean;
   /** The modules that a guest loads at boot, in the order in which they must be loaded. */
   readonly modulePaths: readonly string[];
-  /** What belongs to /lib/modules/VERSION in a guest. */
+  /** The contents of /lib/modules/VERSION in a guest. */
   readonly moduleTree: string;
 }
 
@@ -118,7 +118,7 @@ export async function findKernel(directory: string): Promise<GuestKernel | undef
   return kernels[0];
 }
 
-/** Undefined for what is not there or comes from another recipe. */
+/** Undefined if it does not exist or was made by another recipe. */
 async function readKernel(directory: string, key: string): Promise<GuestKernel | undefined> {
   const path = join(directory, key);
   const text = await readFile(join(path, 'manifest.json'), 'utf8').catch(ignoreMissing);
@@ -156,7 +156,7 @@ async function findPackage(): Promise<Package> {
   );
 }
 
-/** What apt says of the candidate of a package; undefined for a package that it does not know. */
+/** apt's record of a package's candidate; undefined for a package that it does not know. */
 async function showPackage(name: string): Promise<string | undefined> {
   return runCommand('apt-cache', ['show', '--no-all-versions', name], {
     timeoutMs: APT_TIMEOUT_MS,
@@ -170,7 +170,7 @@ async function showPackage(name: string): Promise<string | undefined> {
 async function unpackPackage(name: string, directory: string): Promise<string> {
   const root = join(directory, 'root');
   await mkdir(root, { recursive: true });
-  // The sandbox user of apt could not write into a private directory.
+  // apt's sandbox user could not write to a private directory.
   await runCommand('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], {
     cwd: directory,
     timeoutMs: APT_TIMEOUT_MS,
@@ -214,7 +214,7 @@ async function collectBootModules(
   const modules = new Map<string, KernelModule>();
   const collect = async (name: string): Promise<void> => {
     const path = paths.get(name);
-    // What is no module is built into the kernel; a guest that lacks it says so at boot.
+    // Without a module it is built into the kernel; a guest that lacks it reports that at boot.
     if (path === undefined || modules.has(name)) return;
     const module = readModuleInfo(await readFile(path));
     modules.set(name, module);

@@ -9,11 +9,11 @@ function signed(module: string, signature: string, length = signature.length): B
   return Buffer.concat([Buffer.from(module), Buffer.from(signature), description, MARK]);
 }
 
-test('a signature is cut off', () => {
+test('a signature is removed', () => {
   expect(withoutSignature(signed('the module', 'PKCS#7')).toString()).toBe('the module');
 });
 
-test('a module without a signature stays as it is', () => {
+test('a module without a signature is unchanged', () => {
   expect(withoutSignature(Buffer.from('the module')).toString()).toBe('the module');
 });
 

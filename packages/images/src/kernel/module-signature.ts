@@ -1,12 +1,12 @@
-/** How a signed module ends; include/linux/module_signature.h. */
+/** The last bytes of a signed module; include/linux/module_signature.h. */
 const MARK = Buffer.from('~Module signature appended~\n', 'latin1');
-/** sizeof(struct module_signature), which stands before the mark. */
+/** sizeof(struct module_signature), which precedes the mark. */
 const DESCRIPTION_BYTES = 12;
 
 /**
- * A kernel module without the signature that its distributor appended: checking it
- * would cost an emulated guest as much as loading the module. One without a signature
- * is returned as it is. Throws for a file that is cut off.
+ * A kernel module without the signature that its distributor appended: checking it would cost
+ * an emulated guest as much as loading the module. One without a signature is returned as it
+ * is. Throws for a truncated file.
  */
 export function withoutSignature(module: Buffer): Buffer {
   if (!module.subarray(-MARK.length).equals(MARK)) return module;

@@ -8,9 +8,9 @@ import { withoutSignature } from './module-signature.ts';
 import { moduleName, readModuleInfo } from './modules.ts';
 
 /**
- * The parts of the kernel's tree whose modules guests get: file systems, networks,
- * netfilter and what containers are made of. Drivers of devices that no microVM has are
- * left out, which halves the 110 MB.
+ * The parts of the kernel's tree whose modules guests get: file systems, networks, netfilter
+ * and the features that containers use. Drivers of devices that no microVM has are left out,
+ * which halves the 110 MB.
  */
 export const GUEST_MODULE_DIRECTORIES = [
   'arch',
@@ -29,13 +29,13 @@ export const GUEST_MODULE_DIRECTORIES = [
 ] as const;
 const LEFT_OUT = ['drivers/net/ethernet', 'drivers/net/wwan'] as const;
 
-/** What depmod reads of the distribution's own files. */
+/** The distribution's files that depmod reads. */
 const DEPMOD_INPUTS = ['modules.builtin', 'modules.builtin.modinfo', 'modules.order'];
-/** Arguments of one call of xz. */
+/** Files per call of xz. */
 const XZ_BATCH = 200;
 
 export interface ModuleTree {
-  /** Holds `kernel/`, `modules.dep` and the like: what is below /lib/modules/RELEASE. */
+  /** The directory with `kernel/`, `modules.dep` etc.: the contents of /lib/modules/RELEASE. */
   readonly directory: string;
   /** Where the modules are, by name. */
   readonly paths: ReadonlyMap<string, string>;
@@ -43,9 +43,9 @@ export interface ModuleTree {
 
 /**
  * Copies the modules for guests, and those that they depend on, to
- * `target/lib/modules/RELEASE`, and indexes them as modprobe wants it. They are neither
- * packed nor signed: to unpack one, or to check its signature, costs an emulated guest as
- * much as to load it. The source is unpacked in place.
+ * `target/lib/modules/RELEASE`, and indexes them for modprobe. They are neither packed nor
+ * signed: unpacking one, or checking its signature, costs an emulated guest as much as loading
+ * it. The source is unpacked in place.
  */
 export async function makeModuleTree(
   source: string,
@@ -58,7 +58,7 @@ export async function makeModuleTree(
   const directory = join(target, 'lib', 'modules', release);
   const add = async (name: string): Promise<void> => {
     const entry = packed.get(name);
-    // What is no module is built into the kernel.
+    // Without a module it is built into the kernel.
     if (entry === undefined || paths.has(name)) return;
     const bytes = withoutSignature(await readModule(join(source, entry)));
     const path = join(directory, entry.replace(/\.(?:xz|zst|gz)$/, ''));
@@ -92,7 +92,7 @@ async function findModules(directory: string): Promise<Map<string, string>> {
   return found;
 }
 
-/** Node cannot unpack xz, and a call of the program for each module would take long. */
+/** Node cannot unpack xz, and running the program once per module would take long. */
 async function unpackXz(directory: string, entries: readonly string[]): Promise<void> {
   const packed = entries.filter((entry) => entry.endsWith('.xz'));
   for (let at = 0; at < packed.length; at += XZ_BATCH) {

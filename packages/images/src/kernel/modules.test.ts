@@ -10,13 +10,13 @@ const TREE: Record<string, string[]> = {
 };
 
 describe('orderModules', () => {
-  test('a module comes after what it needs, otherwise in the order asked for', () => {
+  test('a module comes after its dependencies, otherwise in the requested order', () => {
     expect(
       orderModules(['virtio-mmio', 'virtio_net', 'failover', 'overlay'], (name) => TREE[name]),
     ).toEqual(['virtio_mmio', 'failover', 'net_failover', 'virtio_net', 'overlay']);
   });
 
-  test('what the kernel has built in is left out, also as a dependency', () => {
+  test('built-in modules are left out, also as dependencies', () => {
     const tree: Record<string, string[]> = { virtio_blk: ['virtio'] };
     expect(orderModules(['virtio', 'virtio_blk'], (name) => tree[name])).toEqual(['virtio_blk']);
   });

@@ -2,15 +2,15 @@ import { parseElf } from '../elf/elf.ts';
 
 /** A kernel module, unpacked. */
 export interface KernelModule {
-  /** As it names itself: with `_`, never `-`. */
+  /** Its own name: with `_`, never `-`. */
   readonly name: string;
   /** Names of the modules that must be loaded before it. */
   readonly dependencies: readonly string[];
 }
 
 /**
- * What a module says of itself in its `.modinfo` section. This is where depmod
- * gets modules.dep from; Debian's packages do not ship that file.
+ * Reads a module's `.modinfo` section. depmod makes modules.dep from it; Debian's packages do
+ * not ship that file.
  */
 export function readModuleInfo(module: Buffer): KernelModule {
   const section = parseElf(module).section('.modinfo');
@@ -30,10 +30,9 @@ export function moduleName(name: string): string {
 }
 
 /**
- * The modules in an order in which insmod can load them: every module after
- * those that it needs, otherwise as `wanted` lists them. `dependenciesOf` returns
- * undefined for a module that the kernel has built in, which is left out.
- * Throws for a cycle.
+ * The modules in an order in which insmod can load them: every module after its dependencies,
+ * otherwise in the order of `wanted`. `dependenciesOf` returns undefined for a module that the
+ * kernel has built in, which is left out. Throws for a cycle.
  */
 export function orderModules(
   wanted: readonly string[],

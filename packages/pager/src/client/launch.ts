@@ -52,7 +52,9 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   child.once('error', reject);
   child.once('exit', (code) => {
-    reject(new Error(`The page server exited during its start, with status ${code}; see ${logPath}.`));
+    reject(
+      new Error(`The page server exited during its start, with status ${code}; see ${logPath}.`),
+    );
   });
   stdout.once('data', () => resolve());
   try {
