@@ -9,7 +9,7 @@ import type { DirtyBase } from './dirty-base.ts';
 export interface DriveSpec {
   /** Unique in the machine; see `GUEST_DRIVES` in `@torpor/protocol`. */
   readonly id: string;
-  /** A raw image on the host. */
+  /** A raw disk file on the host. */
   readonly path: string;
   readonly readOnly: boolean;
 }

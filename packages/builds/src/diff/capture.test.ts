@@ -165,7 +165,7 @@ test("captures of all kinds, mixed in one chain, read back as the content of the
       let ram: Ram = new Array(chain.mapping.blockCount).fill(0);
       for (const { values, touched, mode } of generations) {
         const next = ram.map((old, block) => (touched[block] ? (values[block] ?? 0) : old));
-        // The old content of the file must not matter: a hole of a full image is zero in RAM too.
+        // The old content of the file must not matter: a hole of a full dump is zero in RAM too.
         const present = mode === 'full' ? next.map((value) => value !== 0) : touched;
         const file = bytesOf(next.map((value, block) => (present[block] ? value : 0)));
         await chain.commit(file, present, mode);

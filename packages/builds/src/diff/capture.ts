@@ -25,7 +25,7 @@ export interface CaptureSource {
   /** The parts of `memory` that are no holes, in order (`SEEK_DATA`, `SEEK_HOLE`). */
   readonly extents: Iterable<Extent> | AsyncIterable<Extent>;
   /**
-   * What a hole means. `zero`: `memory` is a full image, a hole reads as zeros. `unchanged`:
+   * What a hole means. `zero`: `memory` is a full dump, a hole reads as zeros. `unchanged`:
    * `memory` has only what the guest has touched since the parent generation.
    */
   readonly holes: 'zero' | 'unchanged';
@@ -51,7 +51,7 @@ const CHUNK_BLOCKS = 256;
  * and are not zero one after the other to `output`. A block that the guest zeroed
  * counts as *changed to zero*, never as unchanged, and costs no storage.
  *
- * A full image, a sparse diff file and the resident pages of a shared memory file differ in
+ * A full dump, a sparse diff file and the resident pages of a shared memory file differ in
  * `holes` and `parent` only.
  */
 export async function captureMemory(source: CaptureSource, output: WritableFile): Promise<Capture> {
