@@ -7,6 +7,7 @@ import { BuildService } from './builds/service.ts';
 import type { Database } from './database/schema.ts';
 import { recordInAuditLog } from './events/audit.ts';
 import { OutboxDelivery } from './events/delivery.ts';
+import { GuestAccess } from './guest/access.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
 import { Placement } from './hosts/placement.ts';
@@ -65,14 +66,15 @@ export function createContext(options: ContextOptions) {
   parts.runner.registerRecovery(NAME_PREFIX, nameRecovery(parts));
   parts.runner.registerRecovery(ID_PREFIXES.sandbox, sandboxRecovery(parts));
   const sandboxes = new SandboxService({ ...parts, snapshots: parts.templates });
+  const guests = new GuestAccess(sandboxes, hosts);
   const services = {
     apiKeys: new ApiKeyStore(db),
     sandboxes,
     lifecycle: new SandboxLifecycle(parts),
     templates: new TemplateService(parts),
     builds: new BuildService(hosts, options.operatorTeamId),
-    processes: new GuestProcesses(sandboxes, hosts, metrics),
-    files: new GuestFiles(sandboxes, hosts),
+    processes: new GuestProcesses(guests, metrics),
+    files: new GuestFiles(guests),
   };
   return {
     ...services,

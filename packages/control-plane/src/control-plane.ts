@@ -13,12 +13,12 @@ import { SYSTEM } from './events/outbox.ts';
 import { Reconciler } from './hosts/reconciler.ts';
 import { HostWatch, type WatchTiming } from './hosts/watch.ts';
 import { FrontDoor } from './http/front-door.ts';
-import { OperationRecovery } from './operations/recovery.ts';
+import { startOperationRecovery } from './operations/recovery.ts';
 import { destroyAgainOperation, destroyOperation } from './sandboxes/destroy.ts';
-import { Retention, type RetentionOptions } from './sandboxes/retention.ts';
+import { type RetentionOptions, startRetention } from './sandboxes/retention.ts';
 import type { SandboxService } from './sandboxes/service.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
-import { TemplateSweeper } from './templates/sweeper.ts';
+import { startTemplateSweeper } from './templates/sweeper.ts';
 
 export interface ControlPlaneOptions {
   /** Created if it does not exist. Others may traverse it (0711), because the database runs under its own account. */
@@ -164,7 +164,7 @@ async function startWork(
     Promise.race([locks.idle(), delay(OPERATION_GRACE_MS, undefined, { ref: false })]),
   );
   resources.use(
-    new OperationRecovery({ locks, runner, logger, intervalMs: timing?.recoveryIntervalMs }),
+    startOperationRecovery({ locks, runner, logger, intervalMs: timing?.recoveryIntervalMs }),
   );
   for (const host of hosts.all()) {
     const reconciler = new Reconciler({
@@ -182,8 +182,8 @@ async function startWork(
     });
     resources.use(new HostWatch({ host, reconciler, logger }, timing));
   }
-  resources.use(new TemplateSweeper(parts, timing?.listIntervalMs));
-  resources.use(new Retention(parts, retention));
+  resources.use(startTemplateSweeper(parts, timing?.listIntervalMs));
+  resources.use(startRetention(parts, retention));
 }
 
 /** Opens the front door, and tells local clients where it is. Returns the base URL of the API. */

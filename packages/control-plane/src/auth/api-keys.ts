@@ -2,12 +2,7 @@ import { createHash } from 'node:crypto';
 import { canonicalApiKey, newApiKey, newId, TorporError } from '@torpor/protocol';
 import type { Kysely, Transaction } from 'kysely';
 import type { Database } from '../database/schema.ts';
-
-/** Who makes a request: the key, and the team that owns everything the key can see. */
-export interface Principal {
-  readonly teamId: string;
-  readonly apiKeyId: string;
-}
+import type { Principal } from './principal.ts';
 
 /** How exact `last_used_at` is: one write per key and minute. */
 const LAST_USED_RESOLUTION_MS = 60_000;

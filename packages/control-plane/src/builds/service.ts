@@ -1,5 +1,5 @@
 import { TorporError } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import { agentCall } from '../hosts/connection.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
 

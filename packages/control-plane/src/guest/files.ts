@@ -1,8 +1,7 @@
 import { type hostAgent, TorporError } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
-import { agentCall, type HostClient } from '../hosts/connection.ts';
-import type { HostRegistry } from '../hosts/registry.ts';
-import type { SandboxService } from '../sandboxes/service.ts';
+import type { Principal } from '../auth/principal.ts';
+import { agentCall } from '../hosts/connection.ts';
+import type { GuestAccess } from './access.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 60_000;
 const CANCEL_GRACE_MS = 10_000;
@@ -34,17 +33,15 @@ export interface FileEntry {
 
 /** Files in sandboxes. Contents are streamed with back-pressure. */
 export class GuestFiles {
-  readonly #sandboxes: SandboxService;
-  readonly #hosts: HostRegistry;
+  readonly #access: GuestAccess;
 
-  constructor(sandboxes: SandboxService, hosts: HostRegistry) {
-    this.#sandboxes = sandboxes;
-    this.#hosts = hosts;
+  constructor(access: GuestAccess) {
+    this.#access = access;
   }
 
   /** Throws what a transfer would throw, before its content is read. */
   async requireRunning(principal: Principal, id: string): Promise<void> {
-    await this.#sandboxes.requireRunning(principal, id);
+    await this.#access.client(principal, id);
   }
 
   /**
@@ -60,7 +57,7 @@ export class GuestFiles {
     content: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<void> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     const meta = { sandboxId: id, ...fileMessage(location) };
     using cancellation = new DelayedCancellation(signal, CANCEL_GRACE_MS);
     await agentCall(() =>
@@ -90,7 +87,7 @@ export class GuestFiles {
     location: FileLocation,
     signal: AbortSignal,
   ): Promise<AsyncIterable<Uint8Array>> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     const messages = client
       .readFileStream({ sandboxId: id, ...fileMessage(location) }, { signal })
       [Symbol.asyncIterator]();
@@ -103,7 +100,7 @@ export class GuestFiles {
     id: string,
     { depth, ...location }: FileLocation & { readonly depth: number },
   ): Promise<readonly FileEntry[]> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     const response = await agentCall(() =>
       client.listDir(
         { sandboxId: id, depth, ...fileMessage(location) },
@@ -119,7 +116,7 @@ export class GuestFiles {
     id: string,
     location: FileLocation,
   ): Promise<FileEntry> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     const response = await agentCall(() =>
       client.makeDir(
         { sandboxId: id, ...fileMessage(location) },
@@ -136,18 +133,13 @@ export class GuestFiles {
   }
 
   async remove(principal: Principal, id: string, location: FileLocation): Promise<void> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     await agentCall(() =>
       client.removePath(
         { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
       ),
     );
-  }
-
-  async #clientOf(principal: Principal, id: string): Promise<HostClient> {
-    const { host_id: hostId } = await this.#sandboxes.requireRunning(principal, id);
-    return this.#hosts.connection(hostId).client;
   }
 }
 

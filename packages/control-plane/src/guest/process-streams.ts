@@ -3,6 +3,12 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type hostAgent, sendStream } from '@torpor/protocol';
 import { agentCall, type HostClient } from '../hosts/connection.ts';
 import type { Metrics } from '../observability/metrics.ts';
+import {
+  type ProcessEvent,
+  processEvents,
+  type TerminalEvent,
+  terminalEvents,
+} from './process-events.ts';
 import { type ProcessSelector, type Program, programMessage } from './program.ts';
 
 const CALL_OPTIONS = { timeoutMs: 30_000 } as const;
@@ -29,18 +35,16 @@ export class ProcessStreams {
     program: Program,
     options: { readonly timeoutSec: number; readonly stdin: boolean; readonly tag?: string },
     signal: AbortSignal,
-  ): AsyncIterable<hostAgent.ExecStreamResponse> {
+  ): AsyncIterable<ProcessEvent> {
     this.#metrics.execs.inc({ kind: 'stream' });
     const message = { ...programMessage(program), ...options, sandboxId: this.#sandboxId };
-    return this.#client.execStream(message, { signal });
+    return processEvents(this.#client.execStream(message, { signal }));
   }
 
   /** Follows the events of a running process. */
-  connect(
-    selector: ProcessSelector,
-    signal: AbortSignal,
-  ): AsyncIterable<hostAgent.ExecStreamResponse> {
-    return this.#client.connectProcess({ sandboxId: this.#sandboxId, selector }, { signal });
+  connect(selector: ProcessSelector, signal: AbortSignal): AsyncIterable<ProcessEvent> {
+    const message = { sandboxId: this.#sandboxId, selector };
+    return processEvents(this.#client.connectProcess(message, { signal }));
   }
 
   /** Sends a signal, by name or number, to a process and its session. */
@@ -74,16 +78,17 @@ export class ProcessStreams {
     program: Program,
     { cols, rows }: TerminalSize,
     signal: AbortSignal,
-  ): AsyncIterable<hostAgent.PtyAttachResponse> {
+  ): AsyncIterable<TerminalEvent> {
     this.#metrics.execs.inc({ kind: 'pty' });
     const tag = `pty-${randomBytes(4).toString('hex')}`;
     const message = { ...programMessage(program), cols, rows, sandboxId: this.#sandboxId, tag };
-    return this.#client.ptyAttach(message, { signal });
+    return terminalEvents(this.#client.ptyAttach(message, { signal }));
   }
 
   /** Follows an existing terminal. */
-  connectTerminal(tag: string, signal: AbortSignal): AsyncIterable<hostAgent.PtyAttachResponse> {
-    return this.#client.ptyAttach({ sandboxId: this.#sandboxId, tag }, { signal });
+  connectTerminal(tag: string, signal: AbortSignal): AsyncIterable<TerminalEvent> {
+    const message = { sandboxId: this.#sandboxId, tag };
+    return terminalEvents(this.#client.ptyAttach(message, { signal }));
   }
 
   async sendTerminalInput(tag: string, data: Uint8Array): Promise<void> {

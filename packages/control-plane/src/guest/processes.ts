@@ -1,10 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import type { hostAgent } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
-import { agentCall, type HostClient } from '../hosts/connection.ts';
-import type { HostRegistry } from '../hosts/registry.ts';
+import type { Principal } from '../auth/principal.ts';
+import { agentCall } from '../hosts/connection.ts';
 import type { Metrics } from '../observability/metrics.ts';
-import type { SandboxService } from '../sandboxes/service.ts';
+import type { GuestAccess } from './access.ts';
+import { type Exit, exitOf } from './process-events.ts';
 import { ProcessStreams } from './process-streams.ts';
 import { type ProcessSelector, type Program, programMessage } from './program.ts';
 
@@ -20,14 +19,11 @@ export interface ExecOptions {
 }
 
 /** What a program printed, and how it exited. */
-export interface ExecOutcome {
+export interface ExecOutcome extends Exit {
   readonly stdout: Uint8Array;
   readonly stderr: Uint8Array;
   readonly stdoutDroppedBytes: number;
   readonly stderrDroppedBytes: number;
-  readonly exitCode: number;
-  /** What the exit code does not say: `signal: killed`. */
-  readonly status?: string;
   readonly durationMs: number;
 }
 
@@ -36,19 +32,17 @@ export interface ProcessEntry {
   readonly tag?: string;
   readonly cmd: string;
   readonly args: readonly string[];
-  /** Set once it has exited. `status`: what the exit code does not say. */
-  readonly end?: { readonly exitCode: number; readonly status?: string };
+  /** Set once it has exited. */
+  readonly end?: Exit;
 }
 
-/** Programs in sandboxes. Every method throws what {@link SandboxService.requireRunning} throws, and the agent's errors. */
+/** Programs in sandboxes. Every method throws what {@link GuestAccess.client} throws, and the agent's errors. */
 export class GuestProcesses {
-  readonly #sandboxes: SandboxService;
-  readonly #hosts: HostRegistry;
+  readonly #access: GuestAccess;
   readonly #metrics: Metrics;
 
-  constructor(sandboxes: SandboxService, hosts: HostRegistry, metrics: Metrics) {
-    this.#sandboxes = sandboxes;
-    this.#hosts = hosts;
+  constructor(access: GuestAccess, metrics: Metrics) {
+    this.#access = access;
     this.#metrics = metrics;
   }
 
@@ -60,7 +54,7 @@ export class GuestProcesses {
     { timeoutSec, maxOutputBytes }: ExecOptions,
     signal: AbortSignal,
   ): Promise<ExecOutcome> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     this.#metrics.execs.inc({ kind: 'foreground' });
     const started = performance.now();
     const response = await agentCall(() =>
@@ -93,7 +87,7 @@ export class GuestProcesses {
     program: Program,
     tag = `proc-${randomBytes(4).toString('hex')}`,
   ): Promise<{ readonly pid: number; readonly tag: string }> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     this.#metrics.execs.inc({ kind: 'background' });
     return agentCall(() =>
       client.startBackground(
@@ -109,7 +103,7 @@ export class GuestProcesses {
     id: string,
     options: { readonly includeExited: boolean },
   ): Promise<readonly ProcessEntry[]> {
-    const client = await this.#clientOf(principal, id);
+    const client = await this.#access.client(principal, id);
     const { processes } = await agentCall(() =>
       client.listProcesses({ sandboxId: id, ...options }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
@@ -134,15 +128,6 @@ export class GuestProcesses {
 
   /** Admits a stream to a sandbox. */
   async open(principal: Principal, id: string): Promise<ProcessStreams> {
-    return new ProcessStreams(id, await this.#clientOf(principal, id), this.#metrics);
+    return new ProcessStreams(id, await this.#access.client(principal, id), this.#metrics);
   }
-
-  async #clientOf(principal: Principal, id: string): Promise<HostClient> {
-    const { host_id: hostId } = await this.#sandboxes.requireRunning(principal, id);
-    return this.#hosts.connection(hostId).client;
-  }
-}
-
-function exitOf({ exitCode, error }: hostAgent.ExecStreamResponse_End) {
-  return { exitCode, ...(error === undefined ? {} : { status: error }) };
 }

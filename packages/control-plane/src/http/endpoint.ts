@@ -48,6 +48,11 @@ type EndpointHandler<P extends z.ZodObject, Q extends z.ZodObject, B extends z.Z
   input: EndpointInput<P, Q, B>,
 ) => Response | Promise<Response>;
 
+/** Describes a response with a JSON body. */
+export function jsonResponse(description: string, schema: z.ZodType): ResponseSpec {
+  return { description, content: { 'application/json': schema } };
+}
+
 /** Describes an operation separately from its handler; checks nothing at run time. */
 export function defineEndpoint<
   P extends z.ZodObject = z.ZodObject,

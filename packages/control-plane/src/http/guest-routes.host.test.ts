@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { rest, TorporError } from '@torpor/protocol';
-import { type Harness, startHarness, until } from '@torpor/testkit/control-plane';
+import { errorOf, type Harness, startHarness, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 let harness: Harness;
@@ -22,10 +22,6 @@ async function exec(body: object): Promise<rest.ExecResult> {
   const response = await harness.send('POST', `/v1/sandboxes/${id}/exec`, body);
   expect(response.status).toBe(200);
   return rest.execResultSchema.parse(await response.json());
-}
-
-async function codeOf(response: Response): Promise<string> {
-  return rest.errorBodySchema.parse(await response.json()).error.code;
 }
 
 describe('exec', () => {
@@ -67,7 +63,7 @@ describe('exec', () => {
   test('a missing program is program_not_found', async () => {
     const response = await harness.send('POST', `/v1/sandboxes/${id}/exec`, { cmd: 'no-such' });
     expect(response.status).toBe(400);
-    expect(await codeOf(response)).toBe('program_not_found');
+    expect((await errorOf(response)).code).toBe('program_not_found');
   });
 
   test.each([
@@ -143,8 +139,8 @@ test('background processes are listed and killed by tag and by pid', async () =>
   expect((await kill('sleeper', '?signal=SIGTERM')).status).toBe(204);
   expect((await kill(unnamed.pid)).status).toBe(204);
   await until(async () => (await listed()).length === 0);
-  expect(await codeOf(await kill('sleeper'))).toBe('not_found');
-  expect(await codeOf(await kill('sleeper', '?signal=SIGNOPE'))).toBe('invalid_request');
+  expect((await errorOf(await kill('sleeper'))).code).toBe('not_found');
+  expect((await errorOf(await kill('sleeper', '?signal=SIGNOPE'))).code).toBe('invalid_request');
 });
 
 describe('files', () => {
@@ -228,7 +224,7 @@ describe('files', () => {
       ['file', new Blob([content])],
     ]);
     const refused = await harness.request(files('/write'), { method: 'POST', body: long });
-    expect([refused.status, await codeOf(refused)]).toEqual([413, 'too_large']);
+    expect([refused.status, (await errorOf(refused)).code]).toEqual([413, 'too_large']);
   });
 
   test.each([
@@ -254,7 +250,7 @@ describe('files', () => {
     const calls = harness.agent.count('writeFileStream');
     const response = await harness.request(files('/write'), { method: 'POST', body });
     expect(response.status).toBe(400);
-    expect(await codeOf(response)).toBe('invalid_request');
+    expect((await errorOf(response)).code).toBe('invalid_request');
     expect(harness.agent.count('writeFileStream')).toBe(calls);
   });
 
@@ -279,7 +275,7 @@ describe('files', () => {
       await harness.send('POST', files('/read'), { path: 'missing' }),
     ]) {
       expect(response.status).toBe(404);
-      expect(await codeOf(response)).toBe('not_found');
+      expect((await errorOf(response)).code).toBe('not_found');
     }
   });
 
@@ -324,7 +320,7 @@ describe('files', () => {
       type: 'directory',
     });
     const again = await harness.send('POST', files('/mkdir'), { path: 'dir' });
-    expect([again.status, await codeOf(again)]).toEqual([409, 'already_exists']);
+    expect([again.status, (await errorOf(again)).code]).toEqual([409, 'already_exists']);
     await harness.request(files('?path=dir/inner'), { method: 'PUT', body: 'abc' });
     const list = await harness.send('POST', files('/list'), { path: 'dir' });
     expect(rest.fileListSchema.parse(await list.json()).entries).toMatchObject([

@@ -1,7 +1,7 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
 import type { Metrics } from '../observability/metrics.ts';
-import { type Api, addEndpoint } from './endpoint.ts';
+import { type Api, addEndpoint, jsonResponse } from './endpoint.ts';
 
 /** `/health` and `/metrics`: they need no key, so they reveal nothing about users. */
 export function addSystemRoutes(
@@ -18,10 +18,7 @@ export function addSystemRoutes(
       tag: 'System',
       public: true,
       responses: {
-        200: {
-          description: 'The server responds.',
-          content: { 'application/json': rest.healthSchema },
-        },
+        200: jsonResponse('The server responds.', rest.healthSchema),
       },
     },
     (c) => c.json({ status: 'ok', version: parts.version } satisfies rest.Health),

@@ -1,6 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
+import { PeriodicTask } from '../jobs/periodic-task.ts';
 import type { AbandonedLease, OperationLocks } from './locks.ts';
 import type { OperationRunner } from './runner.ts';
 
@@ -8,50 +8,28 @@ interface Parts {
   readonly locks: OperationLocks;
   readonly runner: OperationRunner;
   readonly logger: Logger;
-  /** How often to check; three times per lease if omitted. */
+  /** How often to look; three times per lease if omitted. */
   readonly intervalMs?: number | undefined;
 }
 
 /** Periodically settles the abandoned operations of control planes that died. */
-export class OperationRecovery implements AsyncDisposable {
-  readonly #parts: Parts;
-  readonly #stopping = new AbortController();
-  readonly #rounds: Promise<void>;
+export function startOperationRecovery(parts: Parts): AsyncDisposable {
+  const { locks, logger, intervalMs = locks.leaseMs / 3 } = parts;
+  const failure = 'Could not look for abandoned operations';
+  return new PeriodicTask({ intervalMs, logger, failure }, async () => {
+    const abandoned = await locks.abandoned();
+    await Promise.all(abandoned.map((lease) => recover(parts, lease)));
+  });
+}
 
-  constructor(parts: Parts) {
-    this.#parts = parts;
-    this.#rounds = this.#recoverForever();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#stopping.abort();
-    await this.#rounds;
-  }
-
-  async #recoverForever(): Promise<void> {
-    const { locks, logger, intervalMs = locks.leaseMs / 3 } = this.#parts;
-    const { signal } = this.#stopping;
-    while (!signal.aborted) {
-      try {
-        const abandoned = await locks.abandoned();
-        await Promise.all(abandoned.map((lease) => this.#recover(lease)));
-      } catch (reason) {
-        const err = TorporError.from(reason);
-        logger.warn({ err }, 'Could not look for abandoned operations; will retry');
-      }
-      await delay(intervalMs, undefined, { signal }).catch(() => undefined);
-    }
-  }
-
-  async #recover(lease: AbandonedLease): Promise<void> {
-    try {
-      await this.#parts.runner.recoverLease(lease);
-    } catch (reason) {
-      const err = TorporError.from(reason);
-      this.#parts.logger.warn(
-        { err, resource: lease.resource },
-        'Could not settle an abandoned operation; will retry',
-      );
-    }
+async function recover({ runner, logger }: Parts, lease: AbandonedLease): Promise<void> {
+  try {
+    await runner.recoverLease(lease);
+  } catch (reason) {
+    const err = TorporError.from(reason);
+    logger.warn(
+      { err, resource: lease.resource },
+      'Could not settle an abandoned operation; will retry',
+    );
   }
 }

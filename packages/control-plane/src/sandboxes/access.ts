@@ -1,5 +1,5 @@
 import { isId, REMEDIES, type SandboxState, TorporError } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import type { SandboxRepository } from './repository.ts';
 

@@ -1,12 +1,13 @@
 import { type hostAgent, newId, TorporError } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
-import type { NewSandboxRow, SandboxRow, TemplateRow } from '../database/schema.ts';
+import type { Principal } from '../auth/principal.ts';
+import type { SandboxRow, TemplateRow } from '../database/schema.ts';
 import { agentCall } from '../hosts/connection.ts';
 import { type Place, reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Operation } from '../operations/runner.ts';
 import { discard } from './discard.ts';
 import type { Shape } from './limits.ts';
+import { newSandboxRow } from './new-row.ts';
 import {
   type OperatedSandbox,
   onSandbox,
@@ -49,7 +50,7 @@ export function createOperation(
           memoryMb,
           hostMemoryMb: description.memoryMb,
         });
-        const row = newRow(principal, id, host.id, request);
+        const row = requestedRow(principal, id, host.id, request);
         const [inserted] = await new SandboxRepository(transaction).insert([row]);
         return requireRow(id, inserted);
       }),
@@ -112,34 +113,18 @@ function agentRequest(row: SandboxRow, { snapshot, envs }: NewSandbox) {
   };
 }
 
-function newRow(
-  { teamId }: Principal,
-  id: string,
-  hostId: string,
-  request: NewSandbox,
-): NewSandboxRow {
-  const now = new Date();
-  return {
+function requestedRow({ teamId }: Principal, id: string, hostId: string, request: NewSandbox) {
+  return newSandboxRow({
     id,
     team_id: teamId,
     host_id: hostId,
     template: request.template,
-    state: 'creating',
-    reason: null,
     vcpus: request.vcpus,
     memory_mb: request.memoryMb,
     disk_size_mb: request.diskSizeMb,
     timeout_sec: request.timeoutSec,
     auto_pause: request.autoPause,
     allow_internet: request.allowInternet,
-    build_id: null,
-    host_ip: null,
-    metadata: JSON.stringify(request.metadata),
-    versions: '{}',
-    created_at: now,
-    started_at: null,
-    last_active_at: null,
-    updated_at: now,
-    ended_at: null,
-  };
+    metadata: request.metadata,
+  });
 }

@@ -1,6 +1,6 @@
 import { canTransition, type hostAgent, isErrorCode, newId, TorporError } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
 import { apiKeyActor } from '../events/outbox.ts';
@@ -12,6 +12,7 @@ import type { Completion, LockedWrite, Operation, ResourceEvent } from '../opera
 import { notInState } from './access.ts';
 import { claim } from './claim.ts';
 import { discard } from './discard.ts';
+import { newSandboxRow } from './new-row.ts';
 import { requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
 import { SandboxRepository } from './repository.ts';
 
@@ -213,28 +214,17 @@ function childError(row: SandboxRow, error: TorporError): TorporError {
 }
 
 function childRow(source: SandboxRow, id: string, timeoutSec: number): NewSandboxRow {
-  const now = new Date();
-  return {
+  return newSandboxRow({
     id,
     team_id: source.team_id,
     host_id: source.host_id,
     template: source.template,
-    state: 'creating',
-    reason: null,
     vcpus: source.vcpus,
     memory_mb: source.memory_mb,
     disk_size_mb: source.disk_size_mb,
     timeout_sec: timeoutSec,
     auto_pause: source.auto_pause,
     allow_internet: source.allow_internet,
-    build_id: null,
-    host_ip: null,
-    metadata: JSON.stringify(source.metadata),
-    versions: '{}',
-    created_at: now,
-    started_at: null,
-    last_active_at: null,
-    updated_at: now,
-    ended_at: null,
-  };
+    metadata: source.metadata,
+  });
 }

@@ -1,5 +1,5 @@
 import { type rest, type SandboxState, TorporError } from '@torpor/protocol';
-import { type Harness, startHarness, until } from '@torpor/testkit/control-plane';
+import { errorOf, type Harness, startHarness, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 let harness: Harness;
@@ -11,16 +11,8 @@ afterAll(async () => {
   await harness[Symbol.asyncDispose]();
 });
 beforeEach(async () => {
-  const { builds } = harness.agent;
-  builds.commitGate = Promise.resolve();
-  builds.resumeGate = Promise.resolve();
-  builds.commitError = undefined;
-  builds.resumeError = undefined;
-  builds.failingChildren = 0;
-  const response = await harness.request('/v1/sandboxes?limit=1000');
-  for (const { id } of ((await response.json()) as rest.SandboxList).sandboxes) {
-    await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' });
-  }
+  harness.agent.builds.reset();
+  await harness.clear();
 });
 
 const act = (id: string, verb: string, body?: unknown) =>
@@ -33,14 +25,6 @@ const destroy = (id: string) => harness.request(`/v1/sandboxes/${id}`, { method:
 async function sandboxOf(response: Response): Promise<rest.Sandbox> {
   expect(response.status).toBe(200);
   return (await response.json()) as rest.Sandbox;
-}
-
-async function codeOf(response: Response): Promise<string> {
-  return ((await response.json()) as rest.ErrorBody).error.code;
-}
-
-async function remedyOf(response: Response): Promise<string | undefined> {
-  return ((await response.json()) as rest.ErrorBody).error.remedy;
 }
 
 /** Holds every commit until the returned function is called. */
@@ -77,7 +61,9 @@ describe('pause and resume', () => {
     });
     expect(harness.agent.sandboxes.get(id)?.timeoutSec).toBe(7);
     await act(id, 'pause');
-    expect(await codeOf(await act(id, 'resume', { timeout_sec: -1 }))).toBe('invalid_request');
+    expect((await errorOf(await act(id, 'resume', { timeout_sec: -1 }))).code).toBe(
+      'invalid_request',
+    );
   });
 
   test('only a running sandbox can be paused, only a paused one resumed', async () => {
@@ -89,7 +75,7 @@ describe('pause and resume', () => {
     const calls = harness.agent.count('pauseSandbox');
     const paused = await act(id, 'pause');
     expect(paused.status).toBe(409);
-    expect(await codeOf(paused)).toBe('invalid_state');
+    expect((await errorOf(paused)).code).toBe('invalid_state');
     expect(harness.agent.count('pauseSandbox')).toBe(calls);
     const exec = await harness.send('POST', `/v1/sandboxes/${id}/exec`, { cmd: 'true' });
     expect(exec.status).toBe(409);
@@ -99,18 +85,20 @@ describe('pause and resume', () => {
     const run = (id: string) => harness.send('POST', `/v1/sandboxes/${id}/exec`, { cmd: 'true' });
     const { id } = await create();
     await act(id, 'pause');
-    expect(await remedyOf(await run(id))).toBe('Resume it.');
+    expect((await errorOf(await run(id))).remedy).toBe('Resume it.');
     await act(id, 'resume');
     harness.agent.report(id, 'error', 'The page server exited.');
     await until(async () => (await harness.get(id)).status === 'error');
-    expect(await remedyOf(await run(id))).toBe('Resume it from its last build.');
+    expect((await errorOf(await run(id))).remedy).toBe('Resume it from its last build.');
     const neverPaused = await create();
     harness.agent.report(neverPaused.id, 'error', 'The VMM was killed by signal 9.');
     await until(async () => (await harness.get(neverPaused.id)).status === 'error');
-    expect(await remedyOf(await run(neverPaused.id))).toBe('Read its console, and destroy it.');
+    expect((await errorOf(await run(neverPaused.id))).remedy).toBe(
+      'Read its console, and destroy it.',
+    );
     await destroy(id);
-    expect(await remedyOf(await run(id))).toBe('Create a new one.');
-    expect(await remedyOf(await run('sbnosuchsandbox0000000'))).toBe(
+    expect((await errorOf(await run(id))).remedy).toBe('Create a new one.');
+    expect((await errorOf(await run('sbnosuchsandbox0000000'))).remedy).toBe(
       'List the sandboxes to see which there are.',
     );
   });
@@ -200,7 +188,7 @@ describe('pause and resume', () => {
     const others = [await create({ memory_mb: 2048 }), await create({ memory_mb: 2048 })];
     const refused = await act(first.id, 'resume');
     expect(refused.status).toBe(503);
-    expect(await codeOf(refused)).toBe('no_hosts_available');
+    expect((await errorOf(refused)).code).toBe('no_hosts_available');
     expect((await harness.get(first.id)).status).toBe('paused');
     await act(others[0]?.id ?? '', 'pause');
     await sandboxOf(await act(first.id, 'resume'));
@@ -364,7 +352,7 @@ describe('fork', () => {
     async (body) => {
       const { id } = await create();
       const calls = harness.agent.count('forkSandbox');
-      expect(await codeOf(await act(id, 'fork', body))).toBe('invalid_request');
+      expect((await errorOf(await act(id, 'fork', body))).code).toBe('invalid_request');
       expect(harness.agent.count('forkSandbox')).toBe(calls);
     },
   );

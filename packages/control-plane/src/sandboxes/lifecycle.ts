@@ -1,4 +1,4 @@
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import { findOwn } from './access.ts';
 import { type Fork, type ForkRequest, fork } from './fork.ts';
 import type { OperatedSandbox, SandboxParts } from './parts.ts';

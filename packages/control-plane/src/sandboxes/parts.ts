@@ -1,7 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { Database, SandboxRow, TemplateRow } from '../database/schema.ts';
 import { apiKeyActor } from '../events/outbox.ts';
 import type { HostRegistry } from '../hosts/registry.ts';

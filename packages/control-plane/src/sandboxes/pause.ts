@@ -1,5 +1,5 @@
 import { canTransition, type hostAgent } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import { agentCall } from '../hosts/connection.ts';
 import { reserveMemory } from '../hosts/placement.ts';

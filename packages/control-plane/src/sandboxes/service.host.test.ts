@@ -1,5 +1,5 @@
 import { type rest, TorporError } from '@torpor/protocol';
-import { type Harness, startHarness, until } from '@torpor/testkit/control-plane';
+import { errorOf, type Harness, startHarness, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 let harness: Harness;
@@ -11,11 +11,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await harness[Symbol.asyncDispose]();
 });
-
-async function errorOf(response: Response): Promise<{ status: number } & rest.ErrorBody['error']> {
-  const body = (await response.json()) as rest.ErrorBody;
-  return { status: response.status, ...body.error };
-}
 
 describe('create', () => {
   test('returns the running sandbox and its defaults', async () => {

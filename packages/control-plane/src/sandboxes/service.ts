@@ -3,7 +3,7 @@
  * depend on the client's connection: it completes even if the client disconnects
  * (operations/runner.ts).
  */
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import { apiKeyActor, SYSTEM } from '../events/outbox.ts';
 import { agentCall } from '../hosts/connection.ts';

@@ -1,4 +1,5 @@
-import { type hostAgent, rest, TorporError } from '@torpor/protocol';
+import { rest, TorporError } from '@torpor/protocol';
+import type { Exit, ProcessEvent } from '../guest/process-events.ts';
 import { TextPieces } from '../guest/text.ts';
 import type { FrameSocket } from './socket.ts';
 
@@ -8,35 +9,27 @@ import type { FrameSocket } from './socket.ts';
  */
 export async function forwardProcessEvents(
   socket: FrameSocket,
-  events: AsyncIterable<hostAgent.ExecStreamResponse>,
+  events: AsyncIterable<ProcessEvent>,
   onStart: (pid: number) => void,
-  options: { readonly binary?: boolean } = {},
+  { binary = false }: { readonly binary?: boolean } = {},
 ): Promise<void> {
-  const stdout = new TextPieces();
-  const stderr = new TextPieces();
-  const sendPiece = async (type: 'stdout' | 'stderr', piece: ReturnType<TextPieces['flush']>) => {
-    if (piece !== undefined) await socket.send({ type, ...piece });
+  const text = { stdout: new TextPieces(), stderr: new TextPieces() };
+  const sendText = async (stream: keyof typeof text, piece: ReturnType<TextPieces['flush']>) => {
+    if (piece !== undefined) await socket.send({ type: stream, ...piece });
   };
-  for await (const { event } of events) {
-    if (event.case === 'start') {
-      onStart(event.value.pid);
-      await socket.send({ type: 'start', pid: event.value.pid });
-    } else if (event.case === 'data') {
-      const { output } = event.value;
-      if (options.binary) {
-        const kind = rest.OUTPUT_STREAMS[output.case === 'stderr' ? 'stderr' : 'stdout'];
-        await socket.sendBytes(kind, output.value ?? new Uint8Array());
-      } else if (output.case === 'stderr') await sendPiece('stderr', stderr.push(output.value));
-      else if (output.case !== undefined) await sendPiece('stdout', stdout.push(output.value));
-    } else if (event.case === 'end') {
-      await sendPiece('stdout', stdout.flush());
-      await sendPiece('stderr', stderr.flush());
-      await socket.send({
-        type: 'exit',
-        exit_code: event.value.exitCode,
-        ...(event.value.error === undefined ? {} : { error: event.value.error }),
-      });
+  for await (const event of events) {
+    if (event.type === 'started') {
+      onStart(event.pid);
+      await socket.send({ type: 'start', pid: event.pid });
+    } else if (event.type === 'exited') {
+      await sendText('stdout', text.stdout.flush());
+      await sendText('stderr', text.stderr.flush());
+      await socket.send(exitFrame(event));
       return;
+    } else if (binary) {
+      await socket.sendBytes(rest.OUTPUT_STREAMS[event.stream], event.data);
+    } else {
+      await sendText(event.stream, text[event.stream].push(event.data));
     }
   }
   if (!socket.closed.aborted) {
@@ -45,4 +38,12 @@ export async function forwardProcessEvents(
       'The stream of the process ended before the process exited.',
     );
   }
+}
+
+export function exitFrame({ exitCode, status }: Exit) {
+  return {
+    type: 'exit' as const,
+    exit_code: exitCode,
+    ...(status === undefined ? {} : { error: status }),
+  };
 }

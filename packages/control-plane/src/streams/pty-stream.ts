@@ -1,5 +1,7 @@
 import { rest, TorporError } from '@torpor/protocol';
+import { exitFrame } from './output.ts';
 import type { Session } from './session.ts';
+import { whileConnected } from './while-connected.ts';
 
 /** `…/pty`: starts a PTY or connects to one, which stays open when the client disconnects. */
 export async function servePty(session: Session): Promise<void> {
@@ -13,17 +15,11 @@ export async function servePty(session: Session): Promise<void> {
     );
   }
   socket.keepAlive(rest.WEBSOCKET_PING_INTERVAL_MS, () => void socket.send({ type: 'ping' }));
-  const abort = new AbortController();
   const { promise: ready, resolve: setTag } = Promise.withResolvers<string>();
-  const output = forwardOutput(session, first, abort.signal, setTag);
-  const input = forwardInput(session, ready);
-  try {
-    await Promise.race([output, input]);
-  } finally {
-    abort.abort(new TorporError('conflict', 'The client disconnected.'));
-    input.catch(() => undefined);
-    output.catch(() => undefined);
-  }
+  await whileConnected((signal) => [
+    forwardOutput(session, first, signal, setTag),
+    forwardInput(session, ready),
+  ]);
 }
 
 type FirstFrame = Extract<rest.PtyClientFrame, { type: 'start' | 'connect' }>;
@@ -38,21 +34,16 @@ async function forwardOutput(
     first.type === 'connect'
       ? processes.connectTerminal(first.tag, signal)
       : processes.startTerminal(first, first, signal);
-  for await (const { event } of events) {
-    if (event.case === 'started') {
-      const { tag, pid } = event.value;
+  for await (const event of events) {
+    if (event.type === 'started') {
+      const { tag, pid } = event;
       onReady(tag);
       await socket.send({ type: 'started', tag, pid });
-    } else if (event.case === 'output') {
-      const data = Buffer.from(event.value.data).toString('base64');
+    } else if (event.type === 'output') {
+      const data = Buffer.from(event.data).toString('base64');
       await socket.send({ type: 'output', data });
-    } else if (event.case === 'exited') {
-      const { exitCode, error } = event.value;
-      await socket.send({
-        type: 'exit',
-        exit_code: exitCode,
-        ...(error === undefined ? {} : { error }),
-      });
+    } else {
+      await socket.send(exitFrame(event));
       return;
     }
   }

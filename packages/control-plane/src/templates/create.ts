@@ -1,6 +1,6 @@
 import { canTransition, type hostAgent, newId, REMEDIES, TorporError } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
 import { apiKeyActor } from '../events/outbox.ts';
 import { agentCall } from '../hosts/connection.ts';

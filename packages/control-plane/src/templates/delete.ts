@@ -1,5 +1,5 @@
 import { REMEDIES, TorporError } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { TemplateRow } from '../database/schema.ts';
 import { apiKeyActor } from '../events/outbox.ts';
 import type { Operation } from '../operations/runner.ts';

@@ -1,5 +1,11 @@
 import { type rest, TorporError } from '@torpor/protocol';
-import { BUILD_SIZE_BYTES, type Harness, startHarness, until } from '@torpor/testkit/control-plane';
+import {
+  BUILD_SIZE_BYTES,
+  errorOf,
+  type Harness,
+  startHarness,
+  until,
+} from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 let harness: Harness;
@@ -11,15 +17,9 @@ afterAll(async () => {
   await harness[Symbol.asyncDispose]();
 });
 beforeEach(async () => {
-  const { builds } = harness.agent;
-  builds.commitGate = Promise.resolve();
-  builds.commitError = undefined;
-  builds.deleteError = undefined;
+  harness.agent.builds.reset();
   for (const { name } of await list('?type=snapshot')) await remove(name);
-  const response = await harness.request('/v1/sandboxes?limit=1000');
-  for (const { id } of ((await response.json()) as rest.SandboxList).sandboxes) {
-    await harness.request(`/v1/sandboxes/${id}`, { method: 'DELETE' });
-  }
+  await harness.clear();
 });
 
 const create = (body = {}) => harness.create({ memory_mb: 128, ...body });
@@ -35,14 +35,6 @@ async function list(query = ''): Promise<rest.Snapshot[]> {
 async function made(response: Response): Promise<rest.Snapshot> {
   expect(response.status).toBe(201);
   return (await response.json()) as rest.Snapshot;
-}
-
-async function errorOf(response: Response): Promise<{ status: number; code: string }> {
-  return { status: response.status, code: ((await response.json()) as rest.ErrorBody).error.code };
-}
-
-async function remedyOf(response: Response): Promise<string | undefined> {
-  return ((await response.json()) as rest.ErrorBody).error.remedy;
 }
 
 describe('create', () => {
@@ -84,21 +76,24 @@ describe('create', () => {
   ])('refuses the name %j', async (name, status, code) => {
     const { id } = await create();
     const calls = harness.agent.count('createSnapshot');
-    expect(await errorOf(await snapshot({ sandbox_id: id, name }))).toEqual({ status, code });
+    expect(await errorOf(await snapshot({ sandbox_id: id, name }))).toMatchObject({ status, code });
     expect(harness.agent.count('createSnapshot')).toBe(calls);
     expect((await harness.get(id)).status).toBe('running');
   });
 
   test('needs an existing sandbox that is running or paused', async () => {
-    expect(await errorOf(await snapshot({}))).toEqual({ status: 400, code: 'invalid_request' });
-    expect(await errorOf(await snapshot({ sandbox_id: 'sbnosuchsandbox0000000' }))).toEqual({
+    expect(await errorOf(await snapshot({}))).toMatchObject({
+      status: 400,
+      code: 'invalid_request',
+    });
+    expect(await errorOf(await snapshot({ sandbox_id: 'sbnosuchsandbox0000000' }))).toMatchObject({
       status: 404,
       code: 'not_found',
     });
     const { id } = await create();
     harness.agent.report(id, 'error', 'It died.');
     await until(async () => (await harness.get(id)).status === 'error');
-    expect(await errorOf(await snapshot({ sandbox_id: id }))).toEqual({
+    expect(await errorOf(await snapshot({ sandbox_id: id }))).toMatchObject({
       status: 409,
       code: 'invalid_state',
     });
@@ -110,10 +105,11 @@ describe('create', () => {
     await made(await snapshot({ sandbox_id: first.id, name: 'warm' }));
     const [old] = harness.agent.builds.templates.keys();
     const refused = await snapshot({ sandbox_id: second.id, name: 'warm' });
-    expect(await remedyOf(refused.clone())).toBe(
-      'Choose another name, or set overwrite to replace that snapshot.',
-    );
-    expect(await errorOf(refused)).toEqual({ status: 409, code: 'already_exists' });
+    expect(await errorOf(refused)).toMatchObject({
+      status: 409,
+      code: 'already_exists',
+      remedy: 'Choose another name, or set overwrite to replace that snapshot.',
+    });
     expect((await harness.get(second.id)).status).toBe('running');
     const response = await made(
       await snapshot({ sandbox_id: second.id, name: 'warm' }, '?overwrite=true'),
@@ -228,21 +224,24 @@ describe('list and delete', () => {
       name: 'base',
       platform: true,
     });
-    expect(await errorOf(await remove('base'))).toEqual({ status: 403, code: 'forbidden' });
-    expect(await errorOf(await harness.request('/v1/snapshots?type=odd'))).toEqual({
+    expect(await errorOf(await remove('base'))).toMatchObject({ status: 403, code: 'forbidden' });
+    expect(await errorOf(await harness.request('/v1/snapshots?type=odd'))).toMatchObject({
       status: 400,
       code: 'invalid_request',
     });
   });
 
   test('snapshots that do not exist', async () => {
-    const unknown = await harness.request('/v1/snapshots/nope');
-    expect(await remedyOf(unknown.clone())).toBe(
-      'List the snapshots and images to see which there are.',
-    );
-    expect(await errorOf(unknown)).toEqual({ status: 404, code: 'not_found' });
-    expect(await errorOf(await remove('nope'))).toEqual({ status: 404, code: 'not_found' });
-    expect(await errorOf(await remove('%2e%2e%2fetc'))).toEqual({ status: 404, code: 'not_found' });
+    expect(await errorOf(await harness.request('/v1/snapshots/nope'))).toMatchObject({
+      status: 404,
+      code: 'not_found',
+      remedy: 'List the snapshots and images to see which there are.',
+    });
+    expect(await errorOf(await remove('nope'))).toMatchObject({ status: 404, code: 'not_found' });
+    expect(await errorOf(await remove('%2e%2e%2fetc'))).toMatchObject({
+      status: 404,
+      code: 'not_found',
+    });
   });
 
   test('a deleted name is free, and sandboxes that were created from it keep running', async () => {
@@ -301,7 +300,7 @@ describe('builds', () => {
   });
 
   test('are verified only if requested', async () => {
-    expect(await errorOf(await harness.request('/v1/builds'))).toEqual({
+    expect(await errorOf(await harness.request('/v1/builds'))).toMatchObject({
       status: 400,
       code: 'invalid_request',
     });

@@ -9,11 +9,11 @@
  *   after its successor exists.
  * - The host is told to release what is `deleting`, and then the row is removed. A crash
  *   leaves rows that are `pending` or `deleting`, which no name refers to; the
- *   {@link TemplateSweeper} finishes them.
+ *   sweeper (sweeper.ts) finishes them.
  */
 import { randomBytes } from 'node:crypto';
 import { TorporError } from '@torpor/protocol';
-import type { Principal } from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
 import type { TemplateRow, TemplateType } from '../database/schema.ts';
 import type { HostImage } from '../hosts/connection.ts';
 import type { Placement } from '../hosts/placement.ts';

@@ -1,7 +1,7 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
 import { SYSTEM } from '../events/outbox.ts';
+import { PeriodicTask } from '../jobs/periodic-task.ts';
 import { nameResource, releaseTemplate, type TemplateParts } from './parts.ts';
 
 const DEFAULT_INTERVAL_MS = 30_000;
@@ -11,56 +11,32 @@ const DEFAULT_INTERVAL_MS = 30_000;
  * are pending although no operation has locked their name, and those that are deleted but
  * still kept by the host.
  */
-export class TemplateSweeper implements AsyncDisposable {
-  readonly #parts: TemplateParts;
-  readonly #intervalMs: number;
-  readonly #stopping = new AbortController();
-  readonly #rounds: Promise<void>;
-
-  constructor(parts: TemplateParts, intervalMs: number = DEFAULT_INTERVAL_MS) {
-    this.#parts = parts;
-    this.#intervalMs = intervalMs;
-    this.#rounds = this.#sweepForever();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#stopping.abort();
-    await this.#rounds;
-  }
-
-  async #sweepForever(): Promise<void> {
-    const { signal } = this.#stopping;
-    while (!signal.aborted) {
-      await this.#attempt(() => this.#sweep());
-      await delay(this.#intervalMs, undefined, { signal }).catch(() => undefined);
-    }
-  }
-
-  async #sweep(): Promise<void> {
-    const { templates, hosts } = this.#parts;
+export function startTemplateSweeper(
+  parts: TemplateParts,
+  intervalMs: number = DEFAULT_INTERVAL_MS,
+): AsyncDisposable {
+  const { templates, hosts, logger } = parts;
+  const failure = 'Could not look for templates to settle';
+  return new PeriodicTask({ intervalMs, logger, failure }, async (signal) => {
     for (const host of hosts.all()) {
       for (const row of await templates.unsettled(host.id)) {
-        if (this.#stopping.signal.aborted) return;
-        await this.#attempt(() => this.#settle(row));
+        if (signal.aborted) return;
+        await settle(parts, row);
       }
     }
-  }
+  });
+}
 
-  async #settle(row: TemplateRow): Promise<void> {
-    if (row.state === 'deleting') return releaseTemplate(this.#parts, row);
-    await this.#parts.runner.recover(nameResource(row.team_id, row.name), {
+async function settle(parts: TemplateParts, row: TemplateRow): Promise<void> {
+  try {
+    if (row.state === 'deleting') return await releaseTemplate(parts, row);
+    await parts.runner.recover(nameResource(row.team_id, row.name), {
       kind: 'snapshot.create',
       teamId: row.team_id,
       actor: SYSTEM,
     });
-  }
-
-  async #attempt(step: () => Promise<void>): Promise<void> {
-    try {
-      await step();
-    } catch (reason) {
-      const err = TorporError.from(reason);
-      this.#parts.logger.warn({ err }, 'Could not settle a template; will retry');
-    }
+  } catch (reason) {
+    const err = TorporError.from(reason);
+    parts.logger.warn({ template: row.id, err }, 'Could not settle a template; will retry');
   }
 }

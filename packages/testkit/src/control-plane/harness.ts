@@ -20,6 +20,8 @@ export interface Harness extends AsyncDisposable {
   send(method: string, path: string, body: unknown): Promise<Response>;
   create(body?: object): Promise<rest.Sandbox>;
   get(id: string): Promise<rest.Sandbox>;
+  /** Destroys all sandboxes. */
+  clear(): Promise<void>;
 }
 
 /** The environment of a control plane: a data directory, an agent, a logger. */
@@ -91,8 +93,21 @@ export async function startHarness(options: Partial<ControlPlaneOptions> = {}): 
     async get(id) {
       return (await (await request(`/v1/sandboxes/${id}`)).json()) as rest.Sandbox;
     },
+    async clear() {
+      const response = await request('/v1/sandboxes?limit=1000');
+      for (const { id } of ((await response.json()) as rest.SandboxList).sandboxes) {
+        await request(`/v1/sandboxes/${id}`, { method: 'DELETE' });
+      }
+    },
     [Symbol.asyncDispose]: () => moved.disposeAsync(),
   };
+}
+
+/** The error of a response, with its status. */
+export async function errorOf(
+  response: Response,
+): Promise<{ readonly status: number } & rest.ErrorBody['error']> {
+  return { status: response.status, ...((await response.json()) as rest.ErrorBody).error };
 }
 
 /** A logger at the lowest level, and its output. */

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 
 export { Fleet, type Member, type RecordedEvent, type SeverableMember } from './fleet.ts';
 export {
+  errorOf,
   type Harness,
   openTestSite,
   recordingLogger,

@@ -54,6 +54,16 @@ export class MemoryBuilds {
   /** The number of children, from the last, that a fork fails to create. */
   failingChildren = 0;
 
+  /** Opens the gates, and lets nothing fail any more. */
+  reset(): void {
+    this.commitGate = Promise.resolve();
+    this.resumeGate = Promise.resolve();
+    this.commitError = undefined;
+    this.resumeError = undefined;
+    this.deleteError = undefined;
+    this.failingChildren = 0;
+  }
+
   /** All builds, referenced or not. */
   get ids(): string[] {
     return [...this.#builds.keys()];

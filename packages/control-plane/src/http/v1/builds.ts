@@ -1,6 +1,6 @@
 import { rest } from '@torpor/protocol';
 import type { BuildReport, BuildService } from '../../builds/service.ts';
-import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 
 const TAG = 'Builds';
 
@@ -11,12 +11,7 @@ const VERIFY = defineEndpoint({
   summary: 'Read every build of the host back, and report which are damaged',
   tag: TAG,
   query: rest.verifyBuildsQuerySchema,
-  responses: {
-    200: {
-      description: 'A report for each build.',
-      content: { 'application/json': rest.buildReportListSchema },
-    },
-  },
+  responses: { 200: jsonResponse('A report for each build.', rest.buildReportListSchema) },
 });
 
 const COLLECT = defineEndpoint({
@@ -25,12 +20,7 @@ const COLLECT = defineEndpoint({
   operationId: 'collectBuilds',
   summary: 'Remove the builds that no sandbox or snapshot needs',
   tag: TAG,
-  responses: {
-    200: {
-      description: 'The removed builds.',
-      content: { 'application/json': rest.collectedBuildsSchema },
-    },
-  },
+  responses: { 200: jsonResponse('The removed builds.', rest.collectedBuildsSchema) },
 });
 
 /** For the operator of the host. */

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { FileEntry, FileLocation, GuestFiles } from '../../guest/files.ts';
 import { parseWith } from '../../validation/parse-with.ts';
-import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import type { AppEnvironment } from '../environment.ts';
 import { receiveUpload } from '../multipart.ts';
 import { bodyChunks } from '../request-body.ts';
@@ -82,12 +82,7 @@ const LIST = defineEndpoint({
   tag: TAG,
   params: sandboxParams,
   body: rest.listDirRequestSchema,
-  responses: {
-    200: {
-      description: 'The entries of the directory.',
-      content: { 'application/json': rest.fileListSchema },
-    },
-  },
+  responses: { 200: jsonResponse('The entries of the directory.', rest.fileListSchema) },
 });
 
 const MAKE_DIRECTORY = defineEndpoint({
@@ -98,12 +93,7 @@ const MAKE_DIRECTORY = defineEndpoint({
   tag: TAG,
   params: sandboxParams,
   body: rest.pathRequestSchema,
-  responses: {
-    200: {
-      description: 'The directory.',
-      content: { 'application/json': rest.fileEntryResponseSchema },
-    },
-  },
+  responses: { 200: jsonResponse('The directory.', rest.fileEntryResponseSchema) },
 });
 
 const REMOVE = defineEndpoint({

@@ -1,11 +1,10 @@
 import { rest } from '@torpor/protocol';
 import type { SandboxLifecycle } from '../../sandboxes/lifecycle.ts';
-import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { sandboxParams } from './params.ts';
 import { presentFork, presentOperated } from './present-sandboxes.ts';
 
 const TAG = 'Sandboxes';
-const SANDBOX = { 'application/json': rest.sandboxSchema };
 const IS_COMPLETED = 'The operation completes even if the client disconnects.';
 
 const PAUSE = defineEndpoint({
@@ -16,7 +15,7 @@ const PAUSE = defineEndpoint({
   description: IS_COMPLETED,
   tag: TAG,
   params: sandboxParams,
-  responses: { 200: { description: 'The sandbox is paused.', content: SANDBOX } },
+  responses: { 200: jsonResponse('The sandbox is paused.', rest.sandboxSchema) },
 });
 
 const RESUME = defineEndpoint({
@@ -28,7 +27,7 @@ const RESUME = defineEndpoint({
   tag: TAG,
   params: sandboxParams,
   body: rest.resumeSandboxSchema,
-  responses: { 200: { description: 'The sandbox is running.', content: SANDBOX } },
+  responses: { 200: jsonResponse('The sandbox is running.', rest.sandboxSchema) },
 });
 
 const FORK = defineEndpoint({
@@ -41,10 +40,7 @@ const FORK = defineEndpoint({
   params: sandboxParams,
   body: rest.forkSandboxSchema,
   responses: {
-    201: {
-      description: 'A result for each copy: a sandbox or an error.',
-      content: { 'application/json': rest.forkResultSchema },
-    },
+    201: jsonResponse('A result for each copy: a sandbox or an error.', rest.forkResultSchema),
   },
 });
 

@@ -1,6 +1,6 @@
 import { rest } from '@torpor/protocol';
 import type { GuestProcesses } from '../../guest/processes.ts';
-import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { processParams, sandboxParams } from './params.ts';
 import { presentExec, presentProcess } from './present-processes.ts';
 
@@ -18,14 +18,8 @@ const EXEC = defineEndpoint({
   params: sandboxParams,
   body: rest.execRequestSchema,
   responses: {
-    200: {
-      description: 'The program has exited.',
-      content: { 'application/json': rest.execResultSchema },
-    },
-    202: {
-      description: 'The program is running in the background.',
-      content: { 'application/json': rest.backgroundExecSchema },
-    },
+    200: jsonResponse('The program has exited.', rest.execResultSchema),
+    202: jsonResponse('The program is running in the background.', rest.backgroundExecSchema),
   },
 });
 
@@ -37,12 +31,7 @@ const LIST = defineEndpoint({
   tag: TAG,
   params: sandboxParams,
   query: rest.listProcessesQuerySchema,
-  responses: {
-    200: {
-      description: 'The processes.',
-      content: { 'application/json': rest.processListSchema },
-    },
-  },
+  responses: { 200: jsonResponse('The processes.', rest.processListSchema) },
 });
 
 const KILL = defineEndpoint({

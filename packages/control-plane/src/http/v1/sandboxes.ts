@@ -1,13 +1,12 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
 import type { SandboxService } from '../../sandboxes/service.ts';
-import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { sandboxParams } from './params.ts';
 import { presentOperated, presentPage, presentSandbox } from './present-sandboxes.ts';
 import { listRequest, sandboxRequest, withBodyNames } from './sandbox-input.ts';
 
 const TAG = 'Sandboxes';
-const SANDBOX = { 'application/json': rest.sandboxSchema };
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
 const MAX_CONSOLE_BYTES = 4 * 1024 * 1024;
 
@@ -32,7 +31,7 @@ const CREATE = defineEndpoint({
     'Responds when the sandbox is running. It is created even if the client disconnects first.',
   tag: TAG,
   body: rest.createSandboxSchema,
-  responses: { 201: { description: 'The sandbox is running.', content: SANDBOX } },
+  responses: { 201: jsonResponse('The sandbox is running.', rest.sandboxSchema) },
 });
 
 const LIST = defineEndpoint({
@@ -42,12 +41,7 @@ const LIST = defineEndpoint({
   summary: 'List sandboxes, newest first',
   tag: TAG,
   query: rest.listSandboxesQuerySchema,
-  responses: {
-    200: {
-      description: 'A page of sandboxes.',
-      content: { 'application/json': rest.sandboxListSchema },
-    },
-  },
+  responses: { 200: jsonResponse('A page of sandboxes.', rest.sandboxListSchema) },
 });
 
 const GET = defineEndpoint({
@@ -57,7 +51,7 @@ const GET = defineEndpoint({
   summary: 'Get a sandbox',
   tag: TAG,
   params: sandboxParams,
-  responses: { 200: { description: 'The sandbox.', content: SANDBOX } },
+  responses: { 200: jsonResponse('The sandbox.', rest.sandboxSchema) },
 });
 
 const DESTROY = defineEndpoint({

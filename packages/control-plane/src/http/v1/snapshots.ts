@@ -1,11 +1,10 @@
 import { rest } from '@torpor/protocol';
 import type { TemplateService } from '../../templates/service.ts';
-import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { snapshotParams } from './params.ts';
 import { presentSnapshot, presentTemplate } from './present-snapshots.ts';
 
 const TAG = 'Snapshots';
-const SNAPSHOT = { 'application/json': rest.snapshotSchema };
 
 const CREATE = defineEndpoint({
   method: 'post',
@@ -17,7 +16,7 @@ const CREATE = defineEndpoint({
   tag: TAG,
   query: rest.createSnapshotQuerySchema,
   body: rest.createSnapshotSchema,
-  responses: { 201: { description: 'The snapshot is created.', content: SNAPSHOT } },
+  responses: { 201: jsonResponse('The snapshot is created.', rest.snapshotSchema) },
 });
 
 const LIST = defineEndpoint({
@@ -27,12 +26,7 @@ const LIST = defineEndpoint({
   summary: 'List the templates: the snapshots of the team and the images of the platform',
   tag: TAG,
   query: rest.listSnapshotsQuerySchema,
-  responses: {
-    200: {
-      description: 'The snapshots and images.',
-      content: { 'application/json': rest.snapshotListSchema },
-    },
-  },
+  responses: { 200: jsonResponse('The snapshots and images.', rest.snapshotListSchema) },
 });
 
 const GET = defineEndpoint({
@@ -42,7 +36,7 @@ const GET = defineEndpoint({
   summary: 'Get a snapshot, or an image of the platform',
   tag: TAG,
   params: snapshotParams,
-  responses: { 200: { description: 'The snapshot or image.', content: SNAPSHOT } },
+  responses: { 200: jsonResponse('The snapshot or image.', rest.snapshotSchema) },
 });
 
 const DELETE = defineEndpoint({
