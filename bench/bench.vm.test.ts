@@ -13,11 +13,11 @@ import { runBenchmark } from './harness/run-benchmark.ts';
 import { BENCHMARKS } from './registry.ts';
 import { SharedPlatform } from './support/shared-platform.ts';
 
-/* That every benchmark runs, not how fast anything is. */
+/* Tests that every benchmark runs, not how fast anything is. */
 
 const CACHE_DIR = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
 
-/** Several boots, of emulated machines that share two processors with others. */
+/** For several boots of emulated machines that share two processors with others. */
 const SLOW = 20 * 60_000;
 
 let directory: string;
@@ -38,7 +38,7 @@ afterAll(async () => {
 });
 
 describe.each(BENCHMARKS)('$name', (benchmark) => {
-  test('measures all that it compares, and makes a report', { timeout: SLOW }, async () => {
+  test('measures all that it compares, and writes a report', { timeout: SLOW }, async () => {
     const path = await runBenchmark(benchmark, {
       quick: true,
       keep: false,

@@ -1,4 +1,4 @@
-// `npm start`: from a fresh clone to a platform that serves. Runs on Node >= 20.
+// `npm start`: starts the platform, also in a fresh clone. Runs on Node >= 20.
 import { join } from 'node:path';
 import { execScript } from '../packages/cli/bin/bundled-node.mjs';
 import { assertPlatform, ensureDependencies, REPOSITORY } from './lib/bootstrap.mjs';

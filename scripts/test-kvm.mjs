@@ -1,4 +1,4 @@
-// `npm run test:kvm`: the command line under KVM, inside an emulated machine (docs/testing-kvm.md).
+// `npm run test:kvm`: the CLI under KVM, inside an emulated machine (docs/testing-kvm.md).
 import { join } from 'node:path';
 import { execScript } from '../packages/cli/bin/bundled-node.mjs';
 import { assertPlatform, ensureDependencies, REPOSITORY } from './lib/bootstrap.mjs';

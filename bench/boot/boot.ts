@@ -10,7 +10,7 @@ export const boot: Benchmark = {
   title: 'Booting a sandbox, phase by phase',
   method:
     'Sandboxes are created and destroyed one after the other, each of a shape (512 MiB of RAM and a little more) that the platform has not seen, ' +
-    'so that each boots, and is kept as a build for later creates. The phases are those that the answer to `POST /v1/sandboxes` ' +
+    'so that each boots, and is kept as a build for later creates. The phases are those that the response to `POST /v1/sandboxes` ' +
     'carries; what happens inside a guest that boots is taken from the marks on its console, which carry its uptime.',
   series: {
     create: { title: 'create, as the client sees it', unit: 'ms' },
@@ -94,6 +94,6 @@ async function insideTheGuest(
     ]);
     before = at;
   }
-  parts.push(['envd, until it answers', Math.max(0, bootMs - before)]);
+  parts.push(['envd, until it responds', Math.max(0, bootMs - before)]);
   return parts;
 }

@@ -10,7 +10,7 @@ import { type Contender, interleave } from '../harness/interleave.ts';
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const LAUNCHER = 'packages/cli/bin/torpor.mjs';
 
-/** bash(1)'s `time`: the processor time of a program and all that it started, in milliseconds. */
+/** bash(1)'s `time`: the processor time of a program and its descendants, in milliseconds. */
 const TIME_PROGRAM = `TIMEFORMAT='%3U %3S'; time "$@" > /dev/null 2>&1`;
 
 const COMMANDS: Readonly<Record<string, readonly string[]>> = {

@@ -4,7 +4,7 @@ import type { Benchmark } from '../harness/benchmark.ts';
 import { interleave, timed } from '../harness/interleave.ts';
 import { execInGuest } from '../support/exec-in-guest.ts';
 
-/** Started in the guest by the Node that is in its image: what starting `true` costs with nothing around it. */
+/** Runs on the Node of the guest's image: the cost of only starting `true`. */
 const SPAWN_PROGRAM = `
 const { spawn } = require('node:child_process');
 const count = Number(process.argv[1]);
@@ -90,7 +90,7 @@ export const exec: Benchmark = {
         spawn: () => spawnInGuest(sandbox, context.quick ? 1 : 3),
       });
     } finally {
-      envd.close(new TorporError('guest_unreachable', 'The benchmark has ended.'));
+      envd.close(new TorporError('guest_unreachable', 'The benchmark has finished.'));
     }
   },
 };

@@ -88,7 +88,9 @@ export const files: Benchmark = {
     const platform = await context.shared.platform();
     const endpoint = await platform.envdEndpoint(sandbox);
     const envd = await platform.envd(sandbox);
-    stack.defer(() => envd.close(new TorporError('guest_unreachable', 'The benchmark has ended.')));
+    stack.defer(() =>
+      envd.close(new TorporError('guest_unreachable', 'The benchmark has finished.')),
+    );
     const host = stack.use(await plainServerOnHost());
     const guestUrl = await plainServerInGuest(platform, sandbox);
     const perMiB = async (action: () => Promise<unknown>) => (await timed(action)) / (size / MIB);
@@ -108,7 +110,7 @@ export const files: Benchmark = {
         'x-access-token': endpoint.accessToken,
         'accept-encoding': encoding,
       });
-    // A download may have the first turn.
+    // A download may be measured first.
     for (const send of Object.values(uploads)) await send();
     await interleave(context, rounds, {
       ...mapValues(uploads, (send) => () => perMiB(send)),
@@ -189,9 +191,9 @@ async function plainServerOnHost(): Promise<AsyncDisposable & { readonly url: st
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   stack.defer(async () => {
-    const ended = once(child, 'exit');
+    const exited = once(child, 'exit');
     child.kill('SIGKILL');
-    await ended;
+    await exited;
   });
   const [port] = await once(child.stdout, 'data');
   const kept = stack.move();

@@ -1,5 +1,5 @@
-// The least that a Node HTTP server can do to take and give a file: what envd's files
-// are compared with. `node plain-server.mjs DIRECTORY PORT`; POST and GET /NAME.
+// A minimal Node HTTP server that stores and returns a file, as a baseline for envd's files.
+// `node plain-server.mjs DIRECTORY PORT`; POST and GET /NAME.
 import { createReadStream, createWriteStream, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { basename, join } from 'node:path';

@@ -5,7 +5,7 @@ import { completion, QmpClient, qemuArguments, runFiles, VmmProcess } from '@tor
 
 const CONNECT_TIMEOUT_MS = 120_000;
 
-/** QEMU by itself, driven as its manual says: `-incoming`, and a migration stream in a file. */
+/** QEMU alone, used as in its manual: `-incoming`, and a migration stream in a file. */
 export class BareQemu implements AsyncDisposable {
   readonly #process: VmmProcess;
   readonly #control: QmpClient;
@@ -16,8 +16,8 @@ export class BareQemu implements AsyncDisposable {
   }
 
   /**
-   * Starts QEMU, which waits for a machine. `file`: its RAM is the memory file, which
-   * exists, shared. `anonymous`: its RAM is its own, as it is where nothing is said of it.
+   * Starts QEMU, which waits for a machine. `file`: its RAM is the existing memory file,
+   * shared. `anonymous`: its RAM is private, which is the default.
    */
   static async waiting(spec: MachineSpec, memory: 'file' | 'anonymous'): Promise<BareQemu> {
     const qemu = await findQemu(env.TORPOR_QEMU);
@@ -52,7 +52,7 @@ export class BareQemu implements AsyncDisposable {
     return this.#process.identity.pid;
   }
 
-  /** Reads a machine from a file; it is stopped then. `withoutMemory`: RAM is in the memory file. */
+  /** Loads a machine from a file, stopped. `withoutMemory`: RAM is in the memory file. */
   async load(path: string, options: { readonly withoutMemory: boolean }): Promise<void> {
     await this.#setIgnoreShared(options.withoutMemory);
     await this.#control.execute('migrate-incoming', { uri: `file:${path}` });
@@ -83,7 +83,7 @@ export class BareQemu implements AsyncDisposable {
   }
 }
 
-/** The argument, with RAM of the process's own in place of the memory file. */
+/** The argument, with private RAM instead of the memory file. */
 function withoutMemoryFile(argument: string): string {
   if (!argument.includes('"memory-backend-file"')) return argument;
   const { id, size, dump, merge } = JSON.parse(argument);

@@ -17,7 +17,7 @@ export const forks: Benchmark = {
     `A sandbox of 512 MiB is forked ${FORKS} times with one call (${QUICK_FORKS} in a quick run), then \`true\` is run in each fork through the API. The same ` +
     'paused guest is written to a file as a migration stream with all its RAM, and as many bare QEMU processes load that file, ' +
     'two at a time, with no pager, agent or control plane, and run `true` through envd. All machines stay alive until the last has ' +
-    'answered. Processor time is user and system time: of the forks’ QEMU processes and what `torpor up` and the pager used meanwhile (that of the ' +
+    'responded. Processor time is user and system time: of the forks’ QEMU processes and what `torpor up` and the pager used meanwhile (that of the ' +
     'machine which is forked is left out), against that of the bare QEMU processes; unique memory is what a process does not share ' +
     '(Private_Clean + Private_Dirty of /proc/PID/smaps_rollup, guest RAM included), with what the pager grew by.',
   series: {
@@ -25,9 +25,9 @@ export const forks: Benchmark = {
     'cpu-bare': { title: 'processor time of a bare QEMU', unit: 'ms' },
     'memory-fork': { title: 'unique memory of a fork', unit: 'MiB' },
     'memory-bare': { title: 'unique memory of a bare QEMU', unit: 'MiB' },
-    'time-fork': { title: 'from the call until the last fork has answered', unit: 'ms' },
+    'time-fork': { title: 'from the call until the last fork has responded', unit: 'ms' },
     'time-bare': {
-      title: 'from the first start until the last bare QEMU has answered',
+      title: 'from the first start until the last bare QEMU has responded',
       unit: 'ms',
     },
     'cpu-fork:qemu': { title: 'of a fork’s processor time: its QEMU', unit: 'ms' },
@@ -37,7 +37,7 @@ export const forks: Benchmark = {
   comparisons: [
     { title: 'processor time of a fork ÷ of a bare QEMU', of: 'cpu-fork', to: 'cpu-bare' },
     { title: 'unique memory of a fork ÷ of a bare QEMU', of: 'memory-fork', to: 'memory-bare' },
-    { title: 'time until all have answered, forks ÷ bare QEMU', of: 'time-fork', to: 'time-bare' },
+    { title: 'time until all have responded, forks ÷ bare QEMU', of: 'time-fork', to: 'time-bare' },
   ],
   costs: (measured) => [
     {
@@ -73,7 +73,7 @@ export const forks: Benchmark = {
   },
 };
 
-/** The machine as QEMU itself would save it, RAM included. */
+/** Writes the machine as QEMU itself would save it, RAM included. */
 async function writeStream(guest: FrozenGuest): Promise<string> {
   await using slot = await guest.slot();
   const spec = await guest.machine(slot);
@@ -163,7 +163,7 @@ async function platformProcesses({ dataDir }: Platform): Promise<PlatformProcess
   return { qemu: matching(/qemu-system/), pager: matching(/\/pager\//)[0] };
 }
 
-/** Nothing, while there is no pager. */
+/** Zero if there is no pager. */
 async function pagerUsage(pid: number | undefined) {
   if (pid === undefined) return { cpuSeconds: 0, uniqueMiB: 0 };
   return { cpuSeconds: await totalCpuSeconds(pid), uniqueMiB: await uniqueMiB(pid) };

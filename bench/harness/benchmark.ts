@@ -3,7 +3,7 @@ import type { Measurements } from './measurements.ts';
 
 /** A series of samples of one thing, measured in rounds. */
 export interface SeriesSpec {
-  /** What is measured, for readers. */
+  /** What is measured, for the report. */
   readonly title: string;
   readonly unit: Unit;
 }
@@ -13,56 +13,56 @@ export type Unit = 'ms' | 'µs' | 'MiB/s' | 'MiB' | 'ratio' | 'count';
 /** A ratio of two series that were measured in the same rounds. */
 export interface Comparison {
   readonly title: string;
-  /** Series above the line, and below it. */
+  /** The numerator and the denominator. */
   readonly of: string;
   readonly to: string;
-  /** What the ratio is wanted to be. */
+  /** The target of the ratio. */
   readonly aim?: { readonly atMost: number } | { readonly atLeast: number };
-  /** Measured only where the benchmark is told of something to compare with. */
+  /** Measured only if the benchmark is given something to compare with. */
   readonly isOptional?: boolean;
 }
 
-/** A part of what an operation costs, and how it is known. */
+/** A part of the cost of an operation, and how it was determined. */
 export interface Cost {
   readonly title: string;
   readonly value: number;
   readonly unit: Unit;
-  /** How it was determined: which series were subtracted, or what was read. */
+  /** Which series were subtracted, or what was read. */
   readonly how: string;
 }
 
-/** What one operation's time or memory consists of. */
+/** The parts of one operation's time or memory. */
 export interface CostTable {
   readonly title: string;
   readonly costs: readonly Cost[];
 }
 
-/** What a benchmark gets to work with. */
+/** The environment of a benchmark. */
 export interface BenchmarkContext {
-  /** A short form: it shows that the benchmark works, not how fast anything is. */
+  /** A short run, which only shows that the benchmark works. */
   readonly quick: boolean;
   /** Kernel, images and compiled helpers. */
   readonly cacheDir: string;
-  /** For benchmarks that need no platform of their own. */
+  /** For benchmarks that need no separate platform. */
   readonly shared: SharedPlatform;
-  /** Keeps samples of a series of {@link Benchmark.series}; several values of one round are one measurement's. */
+  /** Records samples of a series of {@link Benchmark.series}; several values of one round belong to one measurement. */
   record(series: string, round: number, values: number | readonly number[]): void;
-  /** Keeps a sentence that belongs to the results. */
+  /** Records a remark about the results. */
   note(text: string): void;
-  /** Tells a waiting person what happens. */
+  /** Prints the progress. */
   progress(text: string): void;
 }
 
 export interface Benchmark {
-  /** `[a-z-]+`; names the result file too. */
+  /** `[a-z-]+`; also the name of the result file. */
   readonly name: string;
   readonly title: string;
   /** What is measured and how: a paragraph for the report. */
   readonly method: string;
-  /** By name. A name may end in `*`: then it stands for all series that start so. */
+  /** By name. A name with `*` at the end matches all series with that prefix. */
   readonly series: Readonly<Record<string, SeriesSpec>>;
   readonly comparisons: readonly Comparison[];
-  /** Where it goes; the report names the largest of each table. */
+  /** The breakdown of the cost; the report names the largest of each table. */
   costs(measured: Measurements): readonly CostTable[];
   run(context: BenchmarkContext): Promise<void>;
 }

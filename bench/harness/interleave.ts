@@ -1,11 +1,11 @@
 import type { BenchmarkContext } from './benchmark.ts';
 
-/** One of the things that are compared: does it once, and returns the sample or samples. */
+/** One of the compared operations: runs once, and returns the sample or samples. */
 export type Contender = () => Promise<number | readonly number[]>;
 
 /**
- * Measures the contenders by turns, so that all of them meet the same moods of the
- * machine; every round begins with another one. Round -1 warms up and is not kept; a quick run
+ * Measures the contenders alternately, so that variations of the machine affect all of them;
+ * every round starts with another one. Round -1 is a warm-up and is not recorded; a quick run
  * has none.
  */
 export async function interleave(

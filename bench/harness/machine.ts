@@ -3,7 +3,7 @@ import { runCommand } from '@torpor/linux';
 import { findQemu } from '@torpor/vmm';
 import type { MachineFacts } from './result-file.ts';
 
-/** What a reader must know of the machine to compare figures with another's. */
+/** The facts about the machine that are needed to compare figures with another's. */
 export async function machineFacts(): Promise<MachineFacts> {
   const [first] = cpus();
   return {
@@ -16,7 +16,7 @@ export async function machineFacts(): Promise<MachineFacts> {
       ({ version }) => version,
       () => 'none',
     ),
-    // The command says "none" with status 1 on a machine that is no guest.
+    // The command prints "none" with status 1 on a machine that is not a guest.
     virtualised: await runCommand('systemd-detect-virt', []).then(
       (text) => text.trim(),
       () => 'unknown',

@@ -1,7 +1,7 @@
 import type { RunResult } from './result-file.ts';
 import { median, pairedRatio, type Ratio, type Spread, spread } from './statistics.ts';
 
-/** What a run measured, by series. */
+/** The samples of a run, by series. */
 export class Measurements {
   readonly #series = new Map<string, Map<number, number[]>>();
 

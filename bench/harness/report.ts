@@ -8,7 +8,7 @@ export interface ReportEntry {
   readonly result: RunResult;
 }
 
-/** `docs/performance.md`, from the kept results. */
+/** Renders `docs/performance.md` from the kept results. */
 export function renderReport(entries: readonly ReportEntry[]): string {
   const parts = [
     '# Performance',
@@ -93,7 +93,7 @@ function renderCosts({ title, costs }: CostTable): string {
   );
 }
 
-/** Whether others wanted more than half a processor, beyond what a benchmark itself keeps busy. */
+/** Whether other programs used more than half a processor, beyond the benchmark itself. */
 function isBusy({ run, end }: RunResult): boolean {
   const limit = run.machine.processors + 0.5;
   return [run, end].some(({ loadAverage }) => (loadAverage[0] ?? 0) > limit);
@@ -108,7 +108,7 @@ export function formatRatio({ median, low, high }: Ratio): string {
   return `${format(median)} (${format(low)} – ${format(high)})`;
 }
 
-/** The aim, and whether it is met. */
+/** The target, and whether it was met. */
 export function formatAim({ aim }: Comparison, { median }: Ratio): string {
   if (aim === undefined) return '–';
   if ('atMost' in aim) return `≤ ${aim.atMost}: ${median <= aim.atMost ? 'met' : 'missed'}`;

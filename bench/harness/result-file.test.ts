@@ -68,7 +68,7 @@ function writePair(): void {
   writer.write(END);
 }
 
-test('the report says ratio, aim, largest cost, and the notes', () => {
+test('the report has the ratio, the target, the largest cost, and the notes', () => {
   writePair();
   const report = renderReport([{ benchmark: PAIR, result: readResult(path) }]);
   expect(report).toContain('| pair | slow ÷ fast | 2 (2 – 2) | ≤ 1.5: missed |');
@@ -77,7 +77,7 @@ test('the report says ratio, aim, largest cost, and the notes', () => {
   expect(report).toContain('- It rained.');
 });
 
-test('a run that did not end is no result', () => {
+test('a run that did not finish is not a result', () => {
   const writer = new ResultWriter(path);
   writer.write(RUN);
   writer.write({ kind: 'sample', series: 'slow', round: 0, values: [1] });

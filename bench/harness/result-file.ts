@@ -3,8 +3,8 @@ import { dirname } from 'node:path';
 import { z } from 'zod';
 
 /*
- * A result file is JSON lines: what ran where, then every sample as it was measured,
- * then how it ended. Everything that the report says is computed from these lines.
+ * A result file is JSON lines: the run and the machine, then every sample as it was measured,
+ * then the state at the end. The whole report is computed from these lines.
  */
 
 const machineSchema = z.strictObject({
@@ -46,7 +46,7 @@ export type ResultLine = z.infer<typeof lineSchema>;
 export type RunLine = Extract<ResultLine, { kind: 'run' }>;
 export type MachineFacts = z.infer<typeof machineSchema>;
 
-/** What a whole run measured. */
+/** The result of a complete run. */
 export interface RunResult {
   readonly run: RunLine;
   readonly samples: readonly Extract<ResultLine, { kind: 'sample' }>[];
@@ -54,11 +54,11 @@ export interface RunResult {
   readonly end: Extract<ResultLine, { kind: 'end' }>;
 }
 
-/** Appends lines at once, so that a run that breaks keeps what it measured. */
+/** Appends lines immediately, so that a run that fails keeps its samples. */
 export class ResultWriter {
   readonly path: string;
 
-  /** Replaces a file that is there. */
+  /** Replaces an existing file. */
   constructor(path: string) {
     this.path = path;
     mkdirSync(dirname(path), { recursive: true });
@@ -70,7 +70,7 @@ export class ResultWriter {
   }
 }
 
-/** Reads a result file. Throws an Error that names the file if it is damaged or its run did not end. */
+/** Reads a result file. Throws an Error that names the file if it is damaged or its run did not finish. */
 export function readResult(path: string): RunResult {
   const lines = readFileSync(path, 'utf8')
     .split('\n')

@@ -9,7 +9,7 @@ import { ResultWriter } from './result-file.ts';
 export interface RunOptions {
   readonly quick: boolean;
   readonly cacheDir: string;
-  /** Results go to `<directory>/raw`; those that are to be kept, to `<directory>` too. */
+  /** Results are written to `<directory>/raw`; those to keep, to `<directory>` too. */
   readonly resultsDirectory: string;
   /** Replace the result that the report is made from. */
   readonly keep: boolean;
@@ -18,7 +18,7 @@ export interface RunOptions {
   readonly progress: (text: string) => void;
 }
 
-/** Runs a benchmark; returns the path of its result file. What it measured before a failure stays there. */
+/** Runs a benchmark; returns the path of its result file. Samples from before a failure stay there. */
 export async function runBenchmark(benchmark: Benchmark, options: RunOptions): Promise<string> {
   const startedAt = new Date();
   const stamp = startedAt.toISOString().replaceAll(/[:.]/g, '-');
@@ -52,7 +52,7 @@ export async function runBenchmark(benchmark: Benchmark, options: RunOptions): P
   return kept;
 }
 
-/** Five significant digits: more than any of this is repeatable to. */
+/** Five significant digits: more than any sample is repeatable to. */
 function toPrecision(value: number): number {
   return Number(value.toPrecision(5));
 }

@@ -21,7 +21,7 @@ describe('the ratio of two series', () => {
     expect(pairedRatio(slow, half)).toEqual({ median: 2, low: 2, high: 2, rounds: 5 });
   });
 
-  test('has an interval that contains it, and is the same each time', () => {
+  test('has an interval that contains it, and is deterministic', () => {
     const noisy = new Map([...half].map(([round, value]) => [round, value * (1 + round / 10)]));
     const ratio = pairedRatio(slow, noisy);
     expect(ratio.low).toBeLessThan(ratio.median);
@@ -29,7 +29,7 @@ describe('the ratio of two series', () => {
     expect(pairedRatio(slow, noisy)).toEqual(ratio);
   });
 
-  test('counts only rounds that both have', () => {
+  test('uses only rounds that both have', () => {
     expect(pairedRatio(slow, new Map([[2, 20]])).rounds).toBe(1);
     expect(() => pairedRatio(slow, new Map([[9, 1]]))).toThrow(/no round in common/);
   });

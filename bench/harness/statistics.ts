@@ -1,4 +1,4 @@
-/** Value below which the share `p` of the samples lies, with linear interpolation between neighbours. */
+/** The `p`-quantile of the samples, with linear interpolation between neighbours. */
 export function quantile(samples: readonly number[], p: number): number {
   if (samples.length === 0) throw new RangeError('There are no samples.');
   const sorted = Float64Array.from(samples).sort();
@@ -41,8 +41,8 @@ export interface Ratio {
 const RESAMPLES = 2000;
 
 /**
- * The ratio of two things that were measured in the same rounds. Within a round both
- * met the same machine, so what slows the machine down for a while cancels out. The
+ * The ratio of two series that were measured in the same rounds. Within a round both
+ * ran under the same conditions, so temporary slowdowns of the machine cancel out. The
  * generator is seeded: the same samples give the same interval.
  */
 export function pairedRatio(

@@ -5,7 +5,7 @@ import { Server } from '../support/child.ts';
 import type { Platform } from '../support/platform.ts';
 import { listProcesses, parsePss, proportionalSetSize } from '../support/processes.ts';
 
-/** The least Node process that serves: what a daemon in Node costs at least. */
+/** A minimal Node server: the minimum cost of a daemon in Node. */
 const PLAIN_DAEMON =
   "require('node:http').createServer().listen(0, () => console.log('listening'))";
 
@@ -47,7 +47,7 @@ export const idleMemory: Benchmark = {
   async run(context) {
     context.progress('starting a sandbox');
     const platform = await context.shared.platform();
-    // The one that other benchmarks share is restored, and its shape kept; a fresh one has done nothing yet.
+    // Keeps the boot of this shape, so that the next sandbox is restored and has run nothing yet.
     await context.shared.sandbox();
     await using stack = new AsyncDisposableStack();
     const sandbox = stack.use(await platform.create());
@@ -73,7 +73,7 @@ async function onHost(platform: Platform, sandboxId: string): Promise<Record<str
   const processes = await listProcesses();
   const ours = processes.filter(({ commandLine }) => commandLine.includes(platform.dataDir));
   const postmasters = ours.filter(({ commandLine }) => /\/postgres\0/.test(commandLine));
-  // The backends have titles of their own instead of the command line.
+  // The backends have their own titles instead of the command line.
   const backends = processes.filter(({ parent }) => postmasters.some(({ pid }) => pid === parent));
   const groups = {
     torpor: [platform.pid],
@@ -94,7 +94,7 @@ async function onHost(platform: Platform, sandboxId: string): Promise<Record<str
 
 async function inGuest(sandbox: Sandbox, plainPid: number): Promise<Record<string, number>> {
   return {
-    // The parent of what is executed in the guest.
+    // The parent of the executed shell.
     envd: await guestPss(sandbox, '$PPID'),
     'plain-guest': await guestPss(sandbox, String(plainPid)),
   };

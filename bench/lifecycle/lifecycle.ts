@@ -9,19 +9,19 @@ import { WorkingSetFile } from '../support/working-set.ts';
 
 const DIRTY_MIB = 32;
 const LAST_GENERATION = 10;
-/** Of a quick run, which shows only that it works. */
+/** For a quick run, which only shows that the benchmark works. */
 const QUICK_LAST_GENERATION = 3;
 const RAM_SIZES_MIB = [512, 1024] as const;
 const MIB = 2 ** 20;
-/** Of a create that boots: what it takes to keep the booted guest for later creates. */
+/** The phases of a create that keep the booted guest for later creates. */
 const KEEPING_PHASES = ['state', 'memory', 'publish'];
 
-/** Writes random bytes to memory and keeps them: /dev/shm is RAM of the guest. */
+/** Writes random bytes that stay in memory: /dev/shm is in the guest's RAM. */
 const DIRTY_SCRIPT = `head -c ${DIRTY_MIB}M /dev/urandom > /dev/shm/dirty-$1`;
 
 export const lifecycle: Benchmark = {
   name: 'lifecycle',
-  title: 'From template to first answer, and what a pause writes',
+  title: 'From template to first response, and what a pause writes',
   method:
     'A sandbox is started, used, paused and made a template (generation 1), then resumed and paused until its memory has ten ' +
     'generations, and made another template. By turns a sandbox is created by a cold boot, from the first template with and without its recorded working set, ' +
@@ -95,7 +95,7 @@ export const lifecycle: Benchmark = {
   },
 };
 
-/** What a pause stores and how long it takes, after the guest wrote to its memory and after it did not. */
+/** Measures how much a pause stores and how long it takes, after the guest wrote to its memory and without writes. */
 async function measurePauses(context: BenchmarkContext, platform: Platform): Promise<void> {
   for (const ram of RAM_SIZES_MIB) {
     context.progress(`pauses with ${ram} MiB of RAM`);
@@ -122,7 +122,7 @@ async function measurePauses(context: BenchmarkContext, platform: Platform): Pro
   }
 }
 
-/** Creates by a cold boot and from templates of the first and the last generation, by turns. */
+/** Measures creates by a cold boot and from templates of the first and the last generation, alternately. */
 async function measureCreates(context: BenchmarkContext, platform: Platform): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const generations = context.quick ? QUICK_LAST_GENERATION : LAST_GENERATION;
@@ -176,7 +176,7 @@ interface Template {
   readonly workingSet: WorkingSetFile;
 }
 
-/** A guest that has run a program has loaded what it needs for that. */
+/** Runs a program, so that the guest has loaded what it needs for that. */
 async function settle(sandbox: Sandbox): Promise<void> {
   for (let count = 0; count < 3; count++) await sandbox.exec('true');
 }
@@ -203,7 +203,7 @@ async function untilFirstExec(
     (sandbox.info.timings ?? []).map(({ phase, milliseconds }) => [phase, milliseconds]),
   );
   keep(timings, end - created);
-  // The first sandbox of a shape is kept as a build too, which is no part of a boot.
+  // The first sandbox of a shape is also kept as a build, which is not part of a boot.
   const kept = timings.has('boot') ? KEEPING_PHASES : [];
   return kept.reduce((rest, phase) => rest - (timings.get(phase) ?? 0), taken);
 }
@@ -238,7 +238,7 @@ async function storedMiB(platform: Platform, sandbox: Sandbox): Promise<number> 
   return (await stat(join(platform.dataDir, 'builds', id, 'memfile'))).size / MIB;
 }
 
-/** Build ids begin with their time (UUIDv7): they sort by it. */
+/** Build ids start with their time (UUIDv7), so they sort by it. */
 async function newestBuild(platform: Platform): Promise<string> {
   const ids = (await readdir(join(platform.dataDir, 'builds'))).filter((name) =>
     /^[0-9a-f-]{36}$/.test(name),

@@ -1,11 +1,11 @@
 /*
- * Plays a VMM for the benchmark of page servers: RAM in shared memory, as QEMU's, its
- * userfaultfd handed to the server. Each block of the build begins with its number.
+ * Acts as a VMM for the benchmark of page servers: RAM in shared memory, as in QEMU, and its
+ * userfaultfd passed to the server. Each block of the build starts with its number.
  *
  *   client SOCKET BLOCKS faults STRIDE OFFSET   touches every STRIDE-th block, beginning with
  *                                               OFFSET, in a random order; prints nanoseconds
  *                                               for each, as a JSON array
- *   client SOCKET BLOCKS prefetch               waits until the last block is there; prints
+ *   client SOCKET BLOCKS prefetch               waits for the last block; prints
  *                                               nanoseconds since the handshake
  */
 #define _GNU_SOURCE
@@ -126,13 +126,13 @@ static void await_last(unsigned char *memory, size_t blocks, uint64_t began)
 			fail("wrong block");
 }
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE };
 	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	size_t blocks = count > 3 ? strtoul(words[2], NULL, 10) : 0;
-	int prefetch = count == 4 && strcmp(words[3], "prefetch") == 0;
-	int faults = count == 6 && strcmp(words[3], "faults") == 0;
+	size_t blocks = count > 3 ? strtoul(arguments[2], NULL, 10) : 0;
+	int prefetch = count == 4 && strcmp(arguments[3], "prefetch") == 0;
+	int faults = count == 6 && strcmp(arguments[3], "faults") == 0;
 	int memory_fd = memfd_create("ram", 0);
 	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	unsigned char *memory;
@@ -154,12 +154,12 @@ int main(int count, char **words)
 		fail("userfaultfd");
 	if (ioctl(uffd, UFFDIO_REGISTER, &range) < 0)
 		fail("UFFDIO_REGISTER");
-	connection = connect_to(words[1]);
+	connection = connect_to(arguments[1]);
 	began = now();
 	hand_over(connection, uffd, memory, blocks * BLOCK);
 	if (prefetch)
 		await_last(memory, blocks, began);
 	else
-		touch(memory, blocks, strtoul(words[4], NULL, 10), strtoul(words[5], NULL, 10));
+		touch(memory, blocks, strtoul(arguments[4], NULL, 10), strtoul(arguments[5], NULL, 10));
 	return 0;
 }

@@ -1,6 +1,6 @@
 /*
- * The least that a page server can be: one client at a time, its RAM filled from one
- * file that is as large, WINDOW blocks for each fault, aligned.
+ * A minimal page server: one client at a time, its RAM filled from one file of the
+ * same size, WINDOW blocks for each fault, aligned.
  *
  *   handler SOCKET FILE WINDOW            serves faults
  *   handler SOCKET FILE WINDOW prefetch   also installs everything first, 1 MiB at a time
@@ -53,7 +53,7 @@ static int receive(int connection, unsigned long *base, unsigned long *size)
 	return uffd;
 }
 
-/* The client has exited if this fails; the caller's poll finds out. */
+/* This fails if the client has exited, which the caller's poll reports. */
 static void install(int uffd, int file, unsigned long base, unsigned long offset, unsigned long length)
 {
 	struct uffdio_copy copy = {
@@ -92,7 +92,7 @@ static void serve(int connection, int uffd, int file, unsigned long base, unsign
 	}
 }
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	unsigned long window;
@@ -102,14 +102,14 @@ int main(int count, char **words)
 		fprintf(stderr, "usage: handler SOCKET FILE WINDOW [prefetch]\n");
 		return 2;
 	}
-	strncpy(address.sun_path, words[1], sizeof(address.sun_path) - 1);
-	window = strtoul(words[3], NULL, 10);
-	file = open(words[2], O_RDONLY);
+	strncpy(address.sun_path, arguments[1], sizeof(address.sun_path) - 1);
+	window = strtoul(arguments[3], NULL, 10);
+	file = open(arguments[2], O_RDONLY);
 	listener = socket(AF_UNIX, SOCK_STREAM, 0);
 	if (file < 0)
-		fail(words[2]);
+		fail(arguments[2]);
 	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 1) < 0)
-		fail(words[1]);
+		fail(arguments[1]);
 	puts("listening");
 	fflush(stdout);
 	for (;;) {

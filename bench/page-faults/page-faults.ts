@@ -75,7 +75,7 @@ export const pageFaults: Benchmark = {
     const handler = await compile(HANDLER, directory, 'handler');
     const dense = await writeMemoryBuild(directory, 'dense', blocks, () => true);
     const isOdd = (block: number) => block % 2 === 1;
-    // No fault has a neighbour that would come with it.
+    // No fault has a stored neighbour that would be installed with it.
     const alternating = await writeMemoryBuild(directory, 'alternating', blocks, isOdd);
     const large = await writeMemoryBuild(directory, 'large', prefetchBlocks, () => true);
     const c = async (name: string, { diffPath }: MemoryBuild, ...args: string[]) => {
@@ -132,7 +132,7 @@ function faultCosts(measured: Measurements, kind: string): Cost[] {
   ];
 }
 
-/** A pager of the benchmark's own. */
+/** A pager for the benchmark. */
 class TestPager implements AsyncDisposable {
   readonly #client: PagerClient;
   readonly #directory: string;
@@ -159,7 +159,7 @@ class TestPager implements AsyncDisposable {
     return new TestPager(client, directory);
   }
 
-  /** Has a client served from a build, with its working set prefetched. */
+  /** Runs a client that is served from a build, with its working set prefetched. */
   async serve<T>(
     build: MemoryBuild,
     workingSet: readonly number[],
@@ -182,10 +182,10 @@ class TestPager implements AsyncDisposable {
   }
 }
 
-/** What the client prints: nanoseconds. */
+/** Runs the client and returns its output: nanoseconds. */
 async function runClient(program: string, args: readonly string[]): Promise<number[]> {
   const command = ['-c', CLIENT_CPU, program, ...args];
   const printed = await runCommand('taskset', command, { timeoutMs: CLIENT_TIMEOUT_MS });
-  const answer: number | number[] = JSON.parse(printed);
-  return typeof answer === 'number' ? [answer] : answer;
+  const result: number | number[] = JSON.parse(printed);
+  return typeof result === 'number' ? [result] : result;
 }

@@ -9,7 +9,7 @@ import {
   zeroMapping,
 } from '@torpor/builds';
 
-/** A build of memory, as a page server gets it. */
+/** A build of memory, in the form for a page server. */
 export interface MemoryBuild {
   readonly headerPath: string;
   readonly diffPaths: Readonly<Record<string, string>>;
@@ -17,7 +17,7 @@ export interface MemoryBuild {
   readonly diffPath: string;
 }
 
-/** Writes blocks that begin with their number; returns the file's path. */
+/** Writes blocks that start with their number; returns the file's path. */
 async function writeBlocks(path: string, numbers: Iterable<number>): Promise<string> {
   await using file = await open(path, 'wx');
   let pending: Buffer[] = [];
@@ -34,7 +34,7 @@ async function writeBlocks(path: string, numbers: Iterable<number>): Promise<str
   return path;
 }
 
-/** Writes a build whose stored blocks begin with their number; the others are zero. */
+/** Writes a build whose stored blocks start with their number; the others are zero. */
 export async function writeMemoryBuild(
   directory: string,
   name: string,

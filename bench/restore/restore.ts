@@ -16,7 +16,7 @@ export const restore: Benchmark = {
     'A sandbox that has run a few programs is paused. By turns its machine is restored, past control plane and host agent, with its memory ' +
     'served by the pager, without and with the working set that an earlier restore recorded, and with its memory a private mapping of a file ' +
     'that is in the page cache, on a disk file system and on tmpfs; from the start of QEMU until `true` has run in the guest, started through envd. ' +
-    'RAM that the pager fills lies on tmpfs, in pages of 4 KiB, while a disk file system may keep a file in larger pieces: the mapping on tmpfs ' +
+    'RAM that the pager fills is on tmpfs, in pages of 4 KiB, while a disk file system may keep a file in larger pieces: the mapping on tmpfs ' +
     'tells whether that makes a difference.',
   series: {
     faults: { title: 'pager, faults only', unit: 'ms' },
@@ -143,7 +143,7 @@ export const restore: Benchmark = {
   },
 };
 
-interface Answered {
+interface Restored {
   readonly totalMs: number;
   readonly restoredMs: number;
   /** Processor time of QEMU in user mode: the guest, emulated. */
@@ -163,13 +163,13 @@ class Restorer {
     this.#pager = pager;
   }
 
-  /** With memory that the kernel maps from a file. */
-  mapped(path: string): Promise<Answered> {
+  /** Restores with memory that the kernel maps from a file. */
+  mapped(path: string): Promise<Restored> {
     const memory = { kind: 'file', path } as const;
     return this.#untilFirstExec(memory, async () => undefined);
   }
 
-  /** With memory from the pager. */
+  /** Restores with memory from the pager. */
   async served(workingSet: readonly number[]) {
     const { files, directory } = this.#guest;
     const vm = randomUUID().slice(0, 8);
@@ -180,7 +180,7 @@ class Restorer {
       description = await this.#pager.describe(vm);
     });
     await this.#pager.stop(vm);
-    if (description === undefined) throw new Error('The pager described nothing.');
+    if (description === undefined) throw new Error('The pager returned no description.');
     const { faults, faultBytes, prefetchBytes } = description.statistics;
     const loadedMiB = (faultBytes + prefetchBytes) / 2 ** 20;
     return { ...times, faults, loadedMiB, workingSet: description.workingSet };
@@ -189,7 +189,7 @@ class Restorer {
   async #untilFirstExec(
     memory: RestoreSource['memory'],
     whileItLives: (vm: MicroVm) => Promise<void>,
-  ): Promise<Answered> {
+  ): Promise<Restored> {
     const spec = await this.#guest.machine(this.#slot);
     const start = performance.now();
     const vm = await this.#driver.restore(spec, { statePath: this.#guest.files.statePath, memory });

@@ -2,9 +2,9 @@ import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 
-/** A program that serves until it is disposed of; started when it has printed its first message. */
+/** A server program that runs until it is disposed of; ready when it has printed its first message. */
 export class Server implements AsyncDisposable {
-  /** What it printed first. */
+  /** The first message that it printed. */
   readonly message: string;
   readonly pid: number;
   readonly #child: ChildProcessByStdio<null, Readable, null>;
@@ -21,18 +21,18 @@ export class Server implements AsyncDisposable {
 
   static async start(program: string, args: readonly string[]): Promise<Server> {
     const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    const ended = once(child, 'exit').then(([code]) => {
-      throw new Error(`${program} ended with ${code} before it served.`);
+    const failed = once(child, 'exit').then(([code]) => {
+      throw new Error(`${program} exited with ${code} before it was ready.`);
     });
-    const [message] = await Promise.race([once(child.stdout, 'data'), ended]);
-    ended.catch(() => undefined);
+    const [message] = await Promise.race([once(child.stdout, 'data'), failed]);
+    failed.catch(() => undefined);
     return new Server(child, child.pid ?? 0, String(message).trim());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    const ended = once(this.#child, 'exit');
+    const exited = once(this.#child, 'exit');
     this.#child.kill('SIGKILL');
-    await ended;
+    await exited;
   }
 }

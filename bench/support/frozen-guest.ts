@@ -28,7 +28,7 @@ import { execInGuest } from './exec-in-guest.ts';
 import type { Platform } from './platform.ts';
 
 const MEMORY_ROOT = '/dev/shm';
-const ANSWER_TIMEOUT_MS = 300_000;
+const RESPONSE_TIMEOUT_MS = 300_000;
 const COPY_TIMEOUT_MS = 120_000;
 const PROBE_TIMEOUT_MS = 2000;
 const PROBE_INTERVAL_MS = 5;
@@ -36,15 +36,15 @@ const CHUNK_BLOCKS = 256;
 const ZERO_BLOCK = Buffer.alloc(BLOCK_SIZE);
 
 /**
- * The guest of a paused sandbox, which a benchmark restores past the host agent: in
- * network slots and directories of its own, with memory from wherever it likes.
+ * The guest of a paused sandbox, which a benchmark restores without the host agent: in its own
+ * network slots and directories, with memory from any source.
  */
 export class FrozenGuest implements AsyncDisposable {
   readonly build: Build;
   readonly files: RestoreFiles;
   /** All of RAM in one sparse file. */
   readonly imagePath: string;
-  /** On a disk; for what the benchmark keeps. */
+  /** On a disk, for the benchmark's files. */
   readonly directory: string;
   readonly #machine: MachineSpec;
   readonly #store: BuildStore;
@@ -70,7 +70,7 @@ export class FrozenGuest implements AsyncDisposable {
     }
     const directory = await mkdtemp('/tmp/torpor-frozen-');
     stack.defer(() => rm(directory, { recursive: true, force: true }));
-    // A copy: opening a store removes what is half-made in it, which the platform may be making.
+    // A copy: opening a store removes incomplete builds, which the platform may be creating.
     await runCommand('cp', ['-a', '--sparse=always', join(platform.dataDir, 'builds'), directory], {
       timeoutMs: COPY_TIMEOUT_MS,
     });
@@ -132,13 +132,13 @@ export class FrozenGuest implements AsyncDisposable {
     return path;
   }
 
-  /** A place in the network for one machine at a time. */
+  /** A network slot for one machine at a time. */
   async slot(): Promise<NetworkSlot & AsyncDisposable> {
     const slot = await this.#slots.acquire({ owner: randomUUID(), allowInternet: false });
     return { ...slot, [Symbol.asyncDispose]: () => this.#slots.release(slot) };
   }
 
-  /** A machine as the frozen one, with a copy of its disk; not started. */
+  /** The spec of a machine like the frozen one, with a copy of its disk. */
   async machine(slot: NetworkSlot): Promise<MachineSpec> {
     const id = `frozen-${++this.#machines}`;
     const runDirectory = join(this.directory, id);
@@ -169,14 +169,14 @@ export class FrozenGuest implements AsyncDisposable {
       accessToken: this.#accessToken,
     });
     try {
-      const deadline = performance.now() + ANSWER_TIMEOUT_MS;
+      const deadline = performance.now() + RESPONSE_TIMEOUT_MS;
       while (!(await guest.isHealthy(PROBE_TIMEOUT_MS))) {
         if (performance.now() > deadline) throw new Error('The restored guest does not respond.');
         await delay(PROBE_INTERVAL_MS);
       }
       await execInGuest(guest);
     } finally {
-      guest.close(new TorporError('guest_unreachable', 'The measurement has ended.'));
+      guest.close(new TorporError('guest_unreachable', 'The measurement has finished.'));
     }
   }
 
@@ -202,7 +202,7 @@ async function openSlots(directory: string, stack: AsyncDisposableStack): Promis
   return slots;
 }
 
-/** Writes all of a build's RAM to one file, with holes for zeros; it is in the page cache then. */
+/** Writes all of a build's RAM to one file, with holes for zeros; afterwards it is in the page cache. */
 async function writeImage(store: BuildStore, build: Build, path: string): Promise<void> {
   await using memory = await store.openMemory(build);
   await using image = await open(path, 'wx', 0o600);

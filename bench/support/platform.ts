@@ -10,7 +10,7 @@ export type OpenDataDir = () => Promise<AsyncDisposable & { readonly path: strin
 
 const DEFAULT_MEMORY_MIB = 512;
 
-/** A `torpor up` of the benchmark's own, with a data directory that goes with it. */
+/** A separate `torpor up` for a benchmark, with a temporary data directory. */
 export class Platform implements AsyncDisposable {
   readonly torpor: Torpor;
   readonly dataDir: string;
@@ -40,25 +40,25 @@ export class Platform implements AsyncDisposable {
     return new Platform(torpor, process, stack.move());
   }
 
-  /** A sandbox that the end of the platform destroys at the latest. */
+  /** Creates a sandbox, which is destroyed with the platform at the latest. */
   create(options: CreateSandboxOptions = {}): Promise<Sandbox> {
     return this.torpor.sandboxes.create(options);
   }
 
   /**
-   * A sandbox that boots: the first of its shape does, later ones are restored from what
-   * the platform keeps of it. So each has a little more RAM than the one before.
+   * Creates a sandbox that boots: only the first of its shape does, later ones are restored from
+   * its kept boot. So each has a little more RAM than the one before.
    */
   createCold(): Promise<Sandbox> {
     return this.create({ memoryMiB: DEFAULT_MEMORY_MIB + ++this.#coldBoots });
   }
 
-  /** A connection to a sandbox's envd, past the API, as the host agent has one. */
+  /** A direct connection to a sandbox's envd, like the host agent's. */
   async envd(sandbox: Sandbox): Promise<GuestClient> {
     return new GuestClient(await this.envdEndpoint(sandbox));
   }
 
-  /** Where a sandbox's envd is, and the token that it asks for. */
+  /** The address of a sandbox's envd, and its token. */
   async envdEndpoint(sandbox: Sandbox): Promise<GuestEndpoint> {
     const key = await readFile(join(this.dataDir, 'keys', 'guest.key'));
     return {
@@ -68,7 +68,7 @@ export class Platform implements AsyncDisposable {
     };
   }
 
-  /** The address of a port of the guest, as this machine's root reaches it. */
+  /** The URL at which root on this machine reaches a port of the guest. */
   guestUrl(sandbox: Sandbox, port: number): string {
     return `http://${sandbox.info.host_ip}:${port}`;
   }

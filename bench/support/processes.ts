@@ -6,7 +6,7 @@ export interface ProcessInfo {
   readonly commandLine: string;
 }
 
-/** The processes of this machine; those that end meanwhile are left out. */
+/** The processes of this machine; those that exit meanwhile are omitted. */
 export async function listProcesses(): Promise<ProcessInfo[]> {
   const found: ProcessInfo[] = [];
   for (const name of await readdir('/proc')) {
@@ -18,7 +18,7 @@ export async function listProcesses(): Promise<ProcessInfo[]> {
       const [, parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
       found.push({ pid: Number(name), parent: Number(parent), commandLine });
     } catch {
-      // It ended.
+      // It has exited.
     }
   }
   return found;
@@ -36,7 +36,7 @@ export function parsePss(text: string): number {
   return Number(kib) / 1024;
 }
 
-/** What a process alone has of the machine's memory, in MiB: its pages that no other process maps. */
+/** A process's unique memory, in MiB: the pages that no other process maps. */
 export async function uniqueMiB(pid: number): Promise<number> {
   const text = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8');
   let kib = 0;

@@ -1,7 +1,7 @@
 import type { Sandbox } from '@torpor/sdk';
 import { type OpenDataDir, Platform } from './platform.ts';
 
-/** One platform with one sandbox for all benchmarks of a run that need no fresh one; made at first use. */
+/** One platform with one sandbox for all benchmarks of a run that need no fresh one; created at first use. */
 export class SharedPlatform implements AsyncDisposable {
   readonly #openDataDir: OpenDataDir | undefined;
   #platform: Promise<Platform> | undefined;
@@ -28,7 +28,7 @@ export class SharedPlatform implements AsyncDisposable {
   }
 }
 
-/** A sandbox as most are: the first of its shape boots, and this one is restored from what is kept of it. */
+/** Creates a typical sandbox: the first of its shape boots, and this one is restored from the kept boot. */
 async function createRestored(platform: Platform): Promise<Sandbox> {
   await (await platform.create()).destroy();
   return platform.create();

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 const RECORD_TIMEOUT_MS = 120_000;
 
-/** The recorded working set of one build, which a benchmark takes away and puts back. */
+/** The recorded working set of one build, which a benchmark removes and restores. */
 export class WorkingSetFile {
   readonly #path: string;
   #content: string | undefined;

@@ -1,5 +1,5 @@
-// Plain JavaScript for Node >= 20 with nothing installed: this file and its
-// callers are what runs before the project's own Node and packages are there.
+// Plain JavaScript for Node >= 20 without packages: this file and its callers run before
+// the project's own Node and packages are installed.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { accessSync, constants, existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { fail } from '../../packages/cli/bin/bundled-node.mjs';
 
 export const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 
-/** Fails with a sentence where the project cannot run at all. */
+/** Fails with a message if the project cannot run on this platform. */
 export function assertPlatform() {
   if (process.platform !== 'linux' || process.arch !== 'x64') {
     fail(`Torpor runs on Linux on x86-64; this is ${process.platform} on ${process.arch}.`);
@@ -18,8 +18,8 @@ export function assertPlatform() {
 
 /**
  * Installs the npm packages if they are missing or are not those of
- * package-lock.json. The lock's hash is recorded in node_modules, so that the
- * usual start compares two short strings.
+ * package-lock.json. The lock's hash is recorded in node_modules, so that
+ * usually only two short strings are compared.
  *
  * @param {string} [root] the checkout; the default is this one
  * @returns {"present" | "installed"}
@@ -36,7 +36,7 @@ export function ensureDependencies(root = REPOSITORY) {
   const result = spawnSync(
     program,
     [...args, 'ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error'],
-    // What npm prints goes to stderr: stdout belongs to `--json`.
+    // npm's output goes to stderr: stdout is for `--json`.
     { cwd: root, stdio: ['ignore', 2, 2] },
   );
   if (result.error !== undefined) {
@@ -55,24 +55,24 @@ function dependenciesMatch(root, lock, hash, record) {
   if (existsSync(record) && readFileSync(record, 'utf8').trim() === hash) {
     return true;
   }
-  // Packages that a developer's `npm install` put there: npm keeps its own list.
+  // For packages from a developer's `npm install`: npm keeps its own list.
   const installed = join(root, 'node_modules/.package-lock.json');
   if (!existsSync(installed)) return false;
   const present = JSON.parse(readFileSync(installed, 'utf8')).packages;
   for (const [path, entry] of Object.entries(wanted)) {
-    // An optional package may be meant for another platform.
+    // An optional package may be for another platform.
     if (path === '' || !path.startsWith('node_modules/') || entry.link) continue;
     const found = present[path];
     if (found === undefined ? !entry.optional : !sameVersion(found, entry)) {
       return false;
     }
   }
-  // An ordinary user who runs tests in another's checkout compares again the next time.
+  // Not writable if an ordinary user runs tests in another user's checkout.
   if (isWritable(dirname(record))) writeFileSync(record, `${hash}\n`);
   return true;
 }
 
-/** npm's own list says nothing of a workspace that came with the last pull. */
+/** npm's own list does not contain a workspace that was added by the last pull. */
 function workspacesAreLinked(root, wanted) {
   return Object.entries(wanted).every(([path, { link }]) => !link || existsSync(join(root, path)));
 }

@@ -15,14 +15,14 @@ beforeEach(async () => {
 });
 afterEach(() => rm(checkout, { recursive: true }));
 
-/** A lock file that names these packages. */
+/** Writes a lock file with these packages. */
 async function writeLock(packages: Record<string, object>): Promise<void> {
   const root = { name: 'x', version: '1.0.0' };
   const lock = { ...root, lockfileVersion: 3, packages: { '': root, ...packages } };
   await writeFile(join(checkout, 'package-lock.json'), JSON.stringify(lock));
 }
 
-/** Runs `ensureDependencies` in a process of its own, with an npm that only says that it was called. */
+/** Runs `ensureDependencies` in a separate process, with an npm that only records that it was called. */
 async function ensure(): Promise<{ result: string; npmCalled: boolean }> {
   const npm = join(checkout, 'npm.js');
   await writeFile(
@@ -52,7 +52,7 @@ test('packages are installed once, and again when the lock changes', async () =>
   expect(await ensure()).toEqual({ result: 'installed', npmCalled: true });
 });
 
-test('a workspace that is not linked yet is, whatever was installed before', async () => {
+test('a workspace that is not linked yet is linked, even if all packages are installed', async () => {
   const link = { resolved: 'packages/x', link: true };
   await writeLock({ 'node_modules/@y/x': link });
   expect(await ensure()).toEqual({ result: 'installed', npmCalled: true });
@@ -63,7 +63,7 @@ test('a workspace that is not linked yet is, whatever was installed before', asy
   expect(await ensure()).toEqual({ result: 'present', npmCalled: false });
 });
 
-test('what `npm install` put there is taken as it is, if it is what the lock names', async () => {
+test('packages from `npm install` are accepted if they match the lock', async () => {
   const a = { version: '1.0.0', integrity: 'sha512-a' };
   const forAnotherPlatform = { version: '1.0.0', integrity: 'sha512-b', optional: true };
   await writeLock({ 'node_modules/a': a, 'node_modules/b': forAnotherPlatform });

@@ -10,10 +10,9 @@ interface Entry {
 
 /**
  * `npm ci` refuses a lock file that lacks a package, even one for another platform,
- * but `npm install` leaves such a package out without a word where the registry does
- * not have it.
+ * but `npm install` silently omits such a package if the registry does not have it.
  */
-test('the lock file names every package that another one asks for', async () => {
+test('the lock file contains every package that another one depends on', async () => {
   const text = await readFile(new URL('../../package-lock.json', import.meta.url), 'utf8');
   const { packages }: { packages: Record<string, Entry> } = JSON.parse(text);
   const missing = Object.entries(packages).flatMap(([path, entry]) => {
@@ -26,7 +25,7 @@ test('the lock file names every package that another one asks for', async () => 
   expect(missing).toEqual([]);
 });
 
-/** As Node looks for a package: in the node_modules of this directory, then of those above. */
+/** Like Node's resolution: in the node_modules of this directory, then of its parents. */
 function isResolvable(packages: Record<string, Entry>, path: string, name: string): boolean {
   for (let directory = path; ; ) {
     const candidate =
@@ -40,7 +39,7 @@ function isResolvable(packages: Record<string, Entry>, path: string, name: strin
   }
 }
 
-test('.nvmrc names the Node that the project brings', async () => {
+test('.nvmrc names the Node that the project bundles', async () => {
   const root = new URL('../../', import.meta.url);
   const { dependencies } = JSON.parse(await readFile(new URL('package.json', root), 'utf8'));
   const named = await readFile(new URL('.nvmrc', root), 'utf8');

@@ -1,4 +1,4 @@
-// What tests need of a machine beyond the npm packages: programs, kernel features, guest artefacts.
+// The requirements of tests beyond the npm packages: programs, kernel features, guest artefacts.
 
 import { prepareGuest } from '@torpor/agent/guest-artifacts';
 import { setUpHost } from '@torpor/agent/host-setup';
@@ -9,8 +9,8 @@ import { ImageStore, kernelArguments } from '@torpor/images';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
 
 /**
- * Sets the machine up as `torpor setup` does, and makes what guests boot from. Returns the
- * environment in which tests find it. Throws TorporError.
+ * Sets the machine up as `torpor setup` does, and creates the guest artefacts. Returns the
+ * environment variables for the tests. Throws TorporError.
  */
 export async function prepareHost(io: Io): Promise<Record<string, string>> {
   await setUpHost({ report: setupReport(io) });
@@ -20,7 +20,7 @@ export async function prepareHost(io: Io): Promise<Record<string, string>> {
     cacheDir,
     onProgress: progressStatus(io),
   });
-  // Once for all tests: each has a data directory of its own, and would probe again.
+  // Once for all tests: each has its own data directory, and would probe again.
   const { accelerator, reason } = await probeAccelerator({
     qemu: await findQemu(config.qemu),
     kernelPath: artifacts.kernel.qemuPath,

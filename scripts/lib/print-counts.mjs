@@ -7,7 +7,7 @@ const text = readFileSync(path, 'utf8');
 const counts = text === '' ? { passed: 0, failed: 0, skipped: 0 } : JSON.parse(text);
 
 const testsFailed = counts.failed > 0 || counts.passed === 0;
-// Tests that could not even be started are one failure, and so is each other step.
+// Tests that could not be started count as one failure, and so does each other step.
 const otherSteps = Math.max(0, Number(failures) - (testsFailed ? 1 : 0));
 const failed = (testsFailed ? Math.max(1, counts.failed) : 0) + otherSteps;
 

@@ -1,5 +1,5 @@
-// The second half of `npm test`, on the project's own Node: for each project set the
-// machine up as far as its tests need that, run them, and look for what they left behind.
+// The second part of `npm test`, on the project's own Node: for each project, sets the
+// machine up as its tests require, runs them, and checks for leaks.
 import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { processIo, terminateWithNpm } from '@torpor/cli';
@@ -18,7 +18,7 @@ process.exit(await main(projects.split(','), filters));
 async function main(projects: readonly string[], filters: readonly string[]): Promise<number> {
   try {
     const { failures, ...counts } = await runAll(projects, filters);
-    // Last, where everybody looks first.
+    // Last, where they are noticed first.
     for (const failure of failures) await line(io.stdout, failure);
     await publish(counts);
     if (counts.passed + counts.failed === 0) {

@@ -1,4 +1,4 @@
-// Runs vitest in a process of its own, and reads what it reports.
+// Runs vitest in a separate process, and reads its report.
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -9,12 +9,12 @@ import { z } from 'zod';
 
 const VITEST = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
-/** Longer than any project has ever needed; beyond it something hangs. */
+/** Longer than any project needs: after it, something hangs. */
 const PROJECT_TIMEOUT_MS = 30 * 60_000;
-/** Node reads it as it is: vitest's default writes a bundle into node_modules, which may be another user's. */
+/** Node loads the file directly: vitest's default writes a bundle into node_modules, which may be another user's. */
 const CONFIGURATION = ['--configLoader', 'native'] as const;
 
-/** What vitest's JSON reporter writes, as far as it is read here. */
+/** The parts of the JSON reporter's output that are read here. */
 const reportSchema = z.object({
   numPassedTests: z.int(),
   numFailedTests: z.int(),
@@ -36,7 +36,7 @@ export interface Counts {
 }
 
 export interface Result extends Counts {
-  /** What failed, each with its file. */
+  /** The failed tests, with their files. */
   failures: string[];
 }
 
@@ -48,7 +48,7 @@ export interface ProjectRun {
   readonly io: Io;
 }
 
-/** Runs one project; what vitest prints is shown, what it counts comes from its JSON report. */
+/** Runs one project; vitest's output is shown, the counts are from its JSON report. */
 export async function runProject(run: ProjectRun): Promise<Result> {
   const directory = await mkdtemp(join(tmpdir(), 'vitest-report-'));
   try {
@@ -61,7 +61,7 @@ export async function runProject(run: ProjectRun): Promise<Result> {
     ]);
     const result = readReport(await readFile(report, 'utf8').catch(() => ''));
     if (status === 0 || result.failed > 0) return result;
-    // A file that does not load, or an error outside any test, fails no test by name.
+    // A file that does not load, or an error outside any test, is not in the list of failed tests.
     const failure = `failed: the ${run.project} tests, with status ${status}`;
     return { ...result, failed: 1, failures: [...result.failures, failure] };
   } finally {
@@ -69,11 +69,11 @@ export async function runProject(run: ProjectRun): Promise<Result> {
   }
 }
 
-/** A word that is in no path of a test file is taken for a part of tests' names. */
+/** A word that matches no path of a test file selects tests by their names. */
 async function selection(run: ProjectRun): Promise<string[]> {
   const options = run.arguments.filter((argument) => argument.startsWith('-'));
   const words = run.arguments.filter((argument) => !argument.startsWith('-'));
-  // An option's value cannot be told from a word: who uses options says everything to vitest.
+  // The value of an option cannot be told from a filter: with options, all arguments go to vitest.
   if (options.length > 0) return [...run.arguments];
   const files: string[] = [];
   const names: string[] = [];

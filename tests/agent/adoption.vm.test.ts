@@ -8,8 +8,8 @@ import { leftovers, run, text, vmmsOf } from './agent-under-test.ts';
 import { KillableAgent } from './killable-agent.ts';
 
 /*
- * Two sandboxes outlive their agent, which is killed, and its successor has them as
- * they were. Then the VMM of one is killed: only that sandbox is lost, and it says why.
+ * Two sandboxes outlive their agent, which is killed, and the next agent adopts them
+ * unchanged. Then the VMM of one is killed: only that sandbox fails, with the reason.
  */
 
 let dataDir: string;
@@ -27,18 +27,18 @@ beforeAll(async () => {
   await agent.start();
 });
 afterAll(async () => {
-  // Whatever a test left running is destroyed by an agent that ends in order.
+  // Sandboxes that a test left running are destroyed by an agent that stops in order.
   await agent.end('SIGKILL');
   await agent.start({ DESTROY_ALL: '1' });
   await agent.end('SIGTERM');
   await rm(dataDir, { recursive: true, force: true });
 });
 
-/** An older kernel tells how a process exited only in the moment before its parent hears of it. */
+/** An older kernel reports how a process exited only until its parent has reaped it. */
 const KILLED = /^QEMU (?:was terminated by SIGKILL|crashed, or was killed)/;
 
 describe('an agent that is killed and started again', () => {
-  test('has its sandboxes as they were', async () => {
+  test('adopts its sandboxes unchanged', async () => {
     for (const sandboxId of [first, second]) {
       await agent.client.createSandbox({ sandboxId, vcpus: 1, memoryMb: 256, diskSizeMb: 1024 });
       await run(
@@ -59,7 +59,7 @@ describe('an agent that is killed and started again', () => {
     }
   });
 
-  test('tells within five seconds which VMM was killed, and the other sandbox does not notice', async () => {
+  test('reports within five seconds which VMM was killed, and the other sandbox is not affected', async () => {
     const [pid] = await vmmsOf(first);
     if (pid === undefined) throw new Error('no VMM');
     process.kill(pid, 'SIGKILL');
@@ -72,7 +72,7 @@ describe('an agent that is killed and started again', () => {
     expect(text(content)).toMatch(/envd/);
   });
 
-  test('lets its sandboxes run when it is stopped in order', async () => {
+  test('leaves its sandboxes running when it is stopped in order', async () => {
     await agent.end('SIGTERM');
     expect(await vmmsOf(second)).toHaveLength(1);
     await agent.start();
@@ -80,7 +80,7 @@ describe('an agent that is killed and started again', () => {
     expect(await stateOf(first)).toMatchObject({ status: 'error' });
   });
 
-  test('takes down a sandbox that was half-made, and says so', async () => {
+  test('removes a sandbox that was only partly created, and reports that', async () => {
     const sandboxId = newId('sandbox');
     const creation = agent.client
       .createSandbox({ sandboxId, vcpus: 1, memoryMb: 128, diskSizeMb: 1024 })
@@ -101,7 +101,7 @@ describe('an agent that is killed and started again', () => {
     await agent.client.destroySandbox({ sandboxId });
   });
 
-  test('removes the failed sandbox and the living one without a trace', async () => {
+  test('removes the failed sandbox and the running one completely', async () => {
     await agent.client.destroySandbox({ sandboxId: first });
     await agent.client.destroySandbox({ sandboxId: second });
     expect((await agent.client.listSandboxes({})).sandboxes).toEqual([]);

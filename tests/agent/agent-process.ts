@@ -6,9 +6,9 @@ import { pino } from 'pino';
 import { CACHE_DIR } from './agent-under-test.ts';
 
 /*
- * A host agent as a process of its own, so that it can be killed. Its argument is
- * the data directory; it prints one line of JSON when it can serve, and ends in
- * order, leaving its sandboxes, at SIGTERM.
+ * A host agent as a separate process, so that it can be killed. Its argument is
+ * the data directory; it prints one line of JSON when it is ready, and stops in
+ * order at SIGTERM, leaving its sandboxes running.
  */
 
 const [dataDir] = process.argv.slice(2);

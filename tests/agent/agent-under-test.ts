@@ -6,7 +6,7 @@ import { readHost } from '../support/leak-check.ts';
 
 export type AgentClient = Client<typeof hostAgent.HostAgentService>;
 
-/** Where the tests find, or make, kernel and images. */
+/** The cache directory of the tests, with kernel and images. */
 export const CACHE_DIR = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
 
 export function clientOf(port: number): AgentClient {
@@ -20,7 +20,7 @@ export function text(bytes: Uint8Array): string {
   return Buffer.from(bytes).toString();
 }
 
-/** What `sh -c` prints in a sandbox; throws if it fails. */
+/** Runs `sh -c` in a sandbox and returns its output; throws if it fails. */
 export async function run(
   client: AgentClient,
   sandboxId: string,

@@ -10,8 +10,8 @@ import { KillableAgent } from './killable-agent.ts';
 
 /*
  * A real guest whose agent, and then whose pager, is killed while it is paused,
- * resumed, and running. It counts in its memory and in a file: whatever happened, it
- * goes on from where it was. A campaign raises the number of kills.
+ * resumed, and running. It counts in its memory and in a file, and must continue from
+ * the same count in every case. A campaign raises the number of kills.
  */
 const KILLS = Number(process.env.TORPOR_AGENT_KILLS ?? 3);
 /** Pausing and resuming take about this long under emulation. */
@@ -38,7 +38,7 @@ exit 1`;
 
 let dataDir: string;
 let agent: KillableAgent;
-/** The one is restored by the pager, the other has booted and needs none. */
+/** The first is restored by the pager, the other has booted and needs none. */
 const [subject, bystander] = [newId('sandbox'), newId('sandbox')];
 let counted = 0;
 
@@ -54,8 +54,8 @@ afterAll(async () => {
   await rm(dataDir, { recursive: true, force: true });
 });
 
-/** The guest counts, and its memory and its file agree with what it counted before. */
-async function expectToGoOn(): Promise<void> {
+/** The guest keeps counting, and its memory and its file agree with the previous count. */
+async function expectToContinue(): Promise<void> {
   const { exitCode, stdout } = await agent.client.exec({
     sandboxId: subject,
     cmd: '/bin/bash',
@@ -93,7 +93,7 @@ async function pagerPid(): Promise<number> {
 }
 
 describe('a guest whose agent is killed', () => {
-  test('while it runs from the pager: the next agent finds both', async () => {
+  test('while it runs from the pager: the next agent adopts both', async () => {
     const shape = { vcpus: 1, memoryMb: 256, diskSizeMb: 1024, templateId: 'base' };
     await agent.client.createSandbox({ sandboxId: bystander, ...shape });
     await agent.client.createSandbox({ sandboxId: subject, ...shape });
@@ -102,30 +102,30 @@ describe('a guest whose agent is killed', () => {
       cmd: 'python3',
       args: ['-u', '-c', COUNTER],
     });
-    await expectToGoOn();
+    await expectToContinue();
     const pager = await pagerPid();
     await agent.end('SIGKILL');
     await agent.start();
     expect(await stateOf(subject)).toEqual({ status: 'running', reason: undefined });
     expect(await pagerPid()).toBe(pager);
-    await expectToGoOn();
+    await expectToContinue();
   });
 
-  test(`while it is paused or resumed, ${KILLS} times: it is there and goes on`, async () => {
+  test(`while it is paused or resumed, ${KILLS} times: it exists and continues`, async () => {
     for (let kill = 0; kill < KILLS; kill++) {
       const { status } = await stateOf(subject);
       const operation =
         status === 'running'
           ? agent.client.pauseSandbox({ sandboxId: subject })
           : agent.client.resumeSandbox({ sandboxId: subject });
-      const ended = operation.then(
+      const settled = operation.then(
         () => 'done',
         () => 'interrupted',
       );
-      // Any moment of the operation will do: which one, chance decides.
+      // At a random moment of the operation.
       await sleep(Math.random() * LONGEST_MS);
       await agent.end('SIGKILL');
-      await ended;
+      await settled;
       await agent.start();
       const after = await stateOf(subject);
       expect(after).toEqual({
@@ -134,17 +134,17 @@ describe('a guest whose agent is killed', () => {
       });
       expect(await vmmsOf(subject)).toHaveLength(after.status === 'running' ? 1 : 0);
       await expectSoundBuilds();
-      // Every other time it stays as it is, so that resumes are interrupted too.
+      // Every other time its state is left, so that resumes are interrupted too.
       if (kill % 2 === 1 || kill === KILLS - 1) {
         await agent.client.resumeSandbox({ sandboxId: subject });
-        await expectToGoOn();
+        await expectToContinue();
       }
     }
   });
 });
 
 describe('a guest whose pager is killed', () => {
-  test('is lost and says why; one that needs no pager is not; it comes back from its last build', async () => {
+  test('fails with the reason, one that needs no pager does not; it is resumed from its last build', async () => {
     await agent.client.pauseSandbox({ sandboxId: subject });
     await agent.client.resumeSandbox({ sandboxId: subject });
     process.kill(await pagerPid(), 'SIGKILL');
@@ -155,10 +155,10 @@ describe('a guest whose pager is killed', () => {
     expect(await stateOf(bystander)).toEqual({ status: 'running', reason: undefined });
     expect(await run(agent.client, bystander, 'echo here')).toBe('here\n');
     await agent.client.resumeSandbox({ sandboxId: subject });
-    await expectToGoOn();
+    await expectToContinue();
   });
 
-  test('while no agent runs: the next one says so, and brings it back', async () => {
+  test('while no agent runs: the next one reports that, and resumes it', async () => {
     await agent.client.pauseSandbox({ sandboxId: subject });
     await agent.client.resumeSandbox({ sandboxId: subject });
     await agent.end('SIGKILL');
@@ -170,11 +170,11 @@ describe('a guest whose pager is killed', () => {
     });
     expect(await vmmsOf(subject)).toEqual([]);
     await agent.client.resumeSandbox({ sandboxId: subject });
-    await expectToGoOn();
+    await expectToContinue();
   });
 });
 
-test('in the end all builds are sound and nothing is left', async () => {
+test('finally all builds are valid and nothing is left', async () => {
   await expectSoundBuilds();
   for (const sandboxId of [subject, bystander]) await agent.client.destroySandbox({ sandboxId });
   await agent.end('SIGTERM');

@@ -7,8 +7,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, run, text } from './agent-under-test.ts';
 
 /*
- * Programs that take all that there is: one guest, in which one after the other runs. After
- * each, a program of root's has to be started and answer.
+ * Programs that exhaust a resource, run one after the other in one guest. After each, root
+ * must be able to run a program.
  */
 
 const resources = new AsyncDisposableStack();
@@ -19,7 +19,7 @@ const sandboxId = newId('sandbox');
 
 const PROGRAMS = '/sys/fs/cgroup/programs';
 const SHAPE = { vcpus: 1, memoryMb: 256, diskSizeMb: 1024, templateId: 'base' };
-/** Long enough for an emulated guest of a busy machine that hundreds of programs keep busy. */
+/** Long enough for an emulated guest on a busy machine with hundreds of busy programs. */
 const TIMEOUT_SEC = 120;
 
 beforeAll(async () => {
@@ -53,8 +53,8 @@ async function execute(user: string, cmd: string, ...args: string[]) {
 const asRoot = (script: string, id = sandboxId) =>
   run(client, id, script, { user: 'root', timeoutSec: TIMEOUT_SEC });
 
-/** Ends everything of the other accounts, as the error's remedy says. */
-async function endUserPrograms(id = sandboxId): Promise<void> {
+/** Kills all programs of the other accounts, as the error's remedy says. */
+async function killUserPrograms(id = sandboxId): Promise<void> {
   const members = `${PROGRAMS}/unprivileged/cgroup.procs`;
   await asRoot(
     `echo 1 > ${PROGRAMS}/unprivileged/cgroup.kill; while [ -n "$(cat ${members})" ]; do sleep 0.1; done`,
@@ -66,7 +66,7 @@ const HOG = `
 blocks = []
 while True: blocks.append(bytearray(1 << 20))`;
 
-/** Starts a program of the user's, and waits until it has met the limit of processes. */
+/** Starts a program as the user, and waits until it has reached the limit of processes. */
 async function startBomb(cmd: string, script: string): Promise<void> {
   const events = `${PROGRAMS}/unprivileged/pids.events.local`;
   const before = await asRoot(`cat ${events}`);
@@ -74,29 +74,29 @@ async function startBomb(cmd: string, script: string): Promise<void> {
   await asRoot(`until [ "$(cat ${events})" != "${before.trim()}" ]; do sleep 0.2; done`);
 }
 
-/** Its processes give up when they cannot fork, so that there is room again for a moment. */
+/** Its processes exit when they cannot fork, so that there is room again for a moment. */
 const SHELL_BOMB = 'bomb() { bomb | bomb & }; bomb; sleep 3600';
-/** The shell gives up, and its place alone is free then: whatever is started next cannot fork. */
+/** The shell exits, and only its place is free then: the next program cannot fork. */
 const LASTING_BOMB = 'while :; do sleep 3600 & done';
 
 test('a fork bomb leaves room for others, also after a pause, and in a fork', async () => {
   await startBomb('/bin/bash', SHELL_BOMB);
-  // envd's group has nobody but tini and envd in it, however fast the bomb forked.
-  // The program that looks has to have been moved itself.
+  // envd's group contains only tini and envd, however fast the bomb forked.
+  // The program that checks must itself have been moved.
   const daemons = () => asRoot(`sleep 0.5; cat ${PROGRAMS}/../torpor/cgroup.procs`);
   await expect.poll(daemons, { timeout: 60_000 }).toMatch(/^1\n\d+\n$/);
   const limit = (await asRoot(`cat ${PROGRAMS}/pids.max`)).trim();
   // Even the account with the bomb can start a program.
   const { exitCode, status } = await execute('user', '/bin/true');
   expect([exitCode, status]).toEqual([0, undefined]);
-  await endUserPrograms();
+  await killUserPrograms();
 
   await startBomb('/bin/sh', LASTING_BOMB);
   const group = `${PROGRAMS}/unprivileged`;
   await asRoot(
     `until [ $(($(cat ${group}/pids.current) + 1)) -ge $(cat ${group}/pids.max) ]; do sleep 0.2; done`,
   );
-  // A program that forks is told why it cannot, once it has been moved to its group.
+  // A program that forks gets the reason of the failure once it has been moved to its group.
   const forks =
     'import os\nwhile "/programs/" not in open("/proc/self/cgroup").read(): pass\nos.fork()';
   expect(await execute('user', 'python3', '-c', forks)).toMatchObject({
@@ -111,14 +111,14 @@ test('a fork bomb leaves room for others, also after a pause, and in a fork', as
   expect(children.map(({ outcome }) => outcome.case)).toEqual(['sandbox']);
   for (const id of [sandboxId, childId]) {
     expect(await asRoot(`cat ${PROGRAMS}/pids.max`, id)).toBe(`${limit}\n`);
-    await endUserPrograms(id);
+    await killUserPrograms(id);
   }
   await client.destroySandbox({ sandboxId: childId });
   expect(await execute('user', '/bin/bash', '-c', 'echo a | cat')).toMatchObject({ stdout: 'a\n' });
 });
 
 test.each(['user', 'root'])(
-  'a memory hog of %s is told that it was killed, and why',
+  'the status of a memory hog of %s says that it was killed, and why',
   async (user) => {
     expect(await execute(user, 'python3', '-c', HOG)).toMatchObject({
       exitCode: -1,
@@ -129,7 +129,7 @@ test.each(['user', 'root'])(
       exitCode: 137,
       status: 'exit status 137: out of memory',
     });
-    // A kill of another kind is not explained so.
+    // Another kill does not get this reason.
     expect(await execute(user, '/bin/sh', '-c', 'kill -9 $$')).toMatchObject({
       exitCode: -1,
       status: 'signal: killed',
@@ -159,14 +159,14 @@ test.each([
     'import ctypes\nlibc = ctypes.CDLL(None)\nwhile libc.inotify_init() >= 0: pass\nraise OSError',
   ],
   ['zombies', 'import os\nwhile os.fork(): pass\nos._exit(0)'],
-])('a program that takes all %s ends, and leaves room for others', async (_what, script) => {
+])('a program that exhausts %s exits, and leaves room for others', async (_what, script) => {
   const { exitCode } = await execute('user', 'python3', '-c', script);
   expect(exitCode).not.toBe(0);
   expect(await execute('user', '/bin/sh', '-c', 'ls /proc | cat')).toMatchObject({ exitCode: 0 });
   expect(await asRoot('echo still here')).toBe('still here\n');
 });
 
-test('programs that will not end are killed, and do not keep the sandbox', async () => {
+test('programs that do not exit are killed, and do not prevent the destroy', async () => {
   const script =
     'trap "" TERM HUP INT; (setsid sh -c "trap \'\' TERM; sleep 3600" &); while :; do :; done';
   const { pid } = await client.startBackground({ sandboxId, cmd: '/bin/sh', args: ['-c', script] });

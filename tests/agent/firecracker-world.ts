@@ -22,9 +22,9 @@ import { type FakeBehaviour, FakeInstallation } from '@torpor/testkit/firecracke
 import { FirecrackerDriver, killLeftovers, vmmPlatform } from '@torpor/vmm';
 
 /*
- * An agent over Firecracker's driver, the pager and the builds as they are in use. What is
- * not real: Firecracker, whose strict fake plays a guest that counts in its RAM and says
- * aloud where that is wrong, and what stands for envd in that guest.
+ * An agent with the real Firecracker driver, pager and builds. Not real are Firecracker, whose
+ * strict fake has a guest that counts in its RAM and prints where that is wrong, and envd in
+ * that guest.
  */
 
 const COUNT_TIMEOUT_MS = 60_000;
@@ -70,7 +70,7 @@ export class FirecrackerWorld implements AsyncDisposable {
     this.registry = new SandboxRegistry(this.parts());
   }
 
-  /** What an agent of this host works with. */
+  /** The context of an agent on this host. */
   parts(changes: Partial<HostContext> = {}): HostContext {
     const parts = this.host.parts();
     return {
@@ -87,7 +87,7 @@ export class FirecrackerWorld implements AsyncDisposable {
     };
   }
 
-  /** The present agent ends; `between` happens while there is none. */
+  /** Stops the current agent, runs `between` without one, and starts the next. */
   async nextAgent(
     between: () => Promise<void> = async () => undefined,
     changes: Partial<HostContext> = {},
@@ -121,12 +121,12 @@ export class FirecrackerWorld implements AsyncDisposable {
     return record.buildId ?? '';
   }
 
-  /** Waits until the guest has gone on by so many counts, and found its RAM right. */
+  /** Waits until the guest has counted `more` times, and its RAM was right. */
   async counts(id: string, more = 8): Promise<void> {
     const before = await this.#count(id);
     const deadline = performance.now() + COUNT_TIMEOUT_MS;
     while ((await this.#count(id)) < before + more) {
-      if (performance.now() > deadline) throw new Error(`the guest of ${id} does not go on`);
+      if (performance.now() > deadline) throw new Error(`the guest of ${id} does not continue`);
       await sleep(50);
     }
     const console = await readFile(this.host.layout.consoleLog(id), 'utf8');
@@ -134,14 +134,14 @@ export class FirecrackerWorld implements AsyncDisposable {
     if (wrong !== null) throw new Error(`${id}: ${wrong[0]}`);
   }
 
-  /** The first page of a build's memory that is not what its guest had then; undefined if all are. */
+  /** The first page of a build's memory that differs from the guest's at that time; undefined if none does. */
   async wrongPage(buildId: string, machineId: string): Promise<number | undefined> {
     const build = await this.host.builds.get(buildId);
     await using memory = await this.host.builds.openMemory(build);
     await using witness = await open(join(this.fakes.directory, 'witness', machineId));
     const [built, seen] = [Buffer.alloc(CHUNK_BYTES), Buffer.alloc(CHUNK_BYTES)];
     const bytes = build.manifest.memoryMiB * 2 ** 20;
-    if ((await witness.stat()).size !== bytes) throw new Error('the witness saw another size');
+    if ((await witness.stat()).size !== bytes) throw new Error('the witness has another size');
     for (let at = 0; at < bytes; at += CHUNK_BYTES) {
       await memory.read(built, at / 4096);
       await witness.read(seen, 0, CHUNK_BYTES, at);
@@ -154,13 +154,13 @@ export class FirecrackerWorld implements AsyncDisposable {
     return undefined;
   }
 
-  /** The kinds of snapshots that were asked for since the last time. */
+  /** The types of snapshots that were requested since the last call. */
   async snapshotsTaken(): Promise<unknown[]> {
     const taken = (await this.fakes.calls()).filter(({ call }) => call === 'PUT /snapshot/create');
     return taken.map(({ body }) => body.snapshot_type);
   }
 
-  /** Has the next agent find a sandbox as it was when the present one was killed at some point. */
+  /** Writes a sandbox's record as a killed agent could have left it for the next one. */
   async rewind(id: string, record: Parameters<typeof writeRecord>[1]): Promise<void> {
     await writeRecord(this.host.layout.recordFile(id), record);
   }
@@ -193,7 +193,7 @@ export class FirecrackerWorld implements AsyncDisposable {
   }
 }
 
-/** Slots that are network namespaces with a tap device, and no more. */
+/** Slots that are only network namespaces with a tap device. */
 class NamespaceSlots extends StubSlots {
   readonly #prefix = `torpor-fc-${randomUUID().slice(0, 8)}-`;
   readonly #made = new Set<string>();

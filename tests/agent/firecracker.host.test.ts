@@ -14,7 +14,7 @@ import { vmmPlatform } from '@torpor/vmm';
 import { afterEach, expect, test, vi } from 'vitest';
 import { FirecrackerWorld, type WorldOptions } from './firecracker-world.ts';
 
-// Each machine is a process of Node's, which a busy host starts slowly.
+// Each machine is a Node process, which starts slowly on a busy host.
 vi.setConfig({ testTimeout: 240_000 });
 
 let world: FirecrackerWorld | undefined;
@@ -30,7 +30,7 @@ async function open(options: WorldOptions = {}): Promise<FirecrackerWorld> {
   return opened;
 }
 
-test('generations of a sandbox are diffs, and each is the memory that its guest had', async () => {
+test('generations of a sandbox are diffs, and each has the memory of its guest', async () => {
   const fc = await open();
   const id = await fc.create();
   const builds: string[] = [];
@@ -51,7 +51,7 @@ test('generations of a sandbox are diffs, and each is the memory that its guest 
     machine: 'firecracker',
   });
   expect(first?.manifest.artifacts.kernel).toBe(fc.host.artifact('vmlinux'));
-  // What was needed to make them is not in them.
+  // They contain no temporary files.
   for (const buildId of builds) {
     const files = await readdir(dirname((await fc.host.builds.get(buildId)).origin));
     expect(files.filter((file) => !Object.values<string>(BUILD_FILES).includes(file))).toEqual([]);
@@ -77,7 +77,7 @@ test('a source that keeps running is compared with its latest snapshot', async (
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Diff', 'Diff', 'Diff']);
 });
 
-test('forks go on from where their source was, and so does the source', async () => {
+test('forks continue from the state of their source, and so does the source', async () => {
   const fc = await open();
   const id = await fc.create();
   const ids = [newId('sandbox'), newId('sandbox')];
@@ -107,7 +107,7 @@ test('the next agent continues with diffs after an orderly stop of the last one'
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Diff', 'Diff']);
 });
 
-test('an agent that was killed before it could remember a build costs a full snapshot, no byte', async () => {
+test('an agent that was killed before it recorded a build causes a full snapshot, but no loss', async () => {
   const fc = await open();
   const id = await fc.create();
   await fc.snapshot(id);
@@ -126,7 +126,7 @@ test('an agent that was killed before it could remember a build costs a full sna
   await fc.counts(id);
 });
 
-test('nor does one that was killed between the snapshot and the build', async () => {
+test('so does one that was killed between the snapshot and the build', async () => {
   const fc = await open();
   const id = await fc.create();
   const first = await fc.snapshot(id);
@@ -145,11 +145,11 @@ test('nor does one that was killed between the snapshot and the build', async ()
   const next = await fc.pause(id);
   expect(await fc.wrongPage(next, id)).toBeUndefined();
   expect((await fc.host.builds.get(next)).manifest.parentId).toBe(first);
-  // Of the diff to snapshot 1 nothing was asked: Firecracker has forgotten what it would be.
+  // No diff to snapshot 1 was requested: Firecracker no longer has its dirty pages.
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Full']);
 });
 
-test('a commit that fails costs a full snapshot, and the sandbox keeps running', async () => {
+test('a commit that fails causes a full snapshot, and the sandbox keeps running', async () => {
   const fc = await open();
   const id = await fc.create();
   await fc.pause(id);
@@ -179,7 +179,7 @@ test('a first snapshot that Firecracker refuses leaves a sandbox that can be com
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Full', 'Diff']);
 });
 
-test('a boot that is kept is the parent of what follows, here and in the next sandbox', async () => {
+test('a kept boot is the parent of the following builds, of this sandbox and of the next', async () => {
   const fc = await open({ keepBoots: true });
   const first = await fc.create();
   const [boot = ''] = await fc.host.builds.list();
@@ -195,7 +195,7 @@ test('a boot that is kept is the parent of what follows, here and in the next sa
   expect(await fc.snapshotsTaken()).toEqual(['Diff', 'Diff', 'Diff']);
 });
 
-test('a build of another version of Firecracker is refused by name, and its boots are forgotten', async () => {
+test('a build of another version of Firecracker is refused by name, and its boots are removed', async () => {
   const fc = await open({ keepBoots: true });
   const id = await fc.create();
   const buildId = await fc.pause(id);

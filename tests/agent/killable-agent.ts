@@ -7,7 +7,7 @@ import { type AgentClient, clientOf } from './agent-under-test.ts';
 const AGENT = fileURLToPath(new URL('./agent-process.ts', import.meta.url));
 const START_TIMEOUT_MS = 300_000;
 
-/** The host agent of a data directory, as a process of its own that can be killed and started again. */
+/** The host agent of a data directory, as a separate process that can be killed and started again. */
 export class KillableAgent {
   readonly #dataDir: string;
   #process: ChildProcess | undefined;
@@ -17,7 +17,7 @@ export class KillableAgent {
     this.#dataDir = dataDir;
   }
 
-  /** Of the agent that runs now. */
+  /** A client of the running agent. */
   get client(): AgentClient {
     if (this.#client === undefined) throw new Error('no agent has been started');
     return this.#client;

@@ -10,7 +10,7 @@ import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, leftovers, run, text, vmmsOf } from './agent-under-test.ts';
 
-/* One sandbox in a real guest, from its creation to the last trace of it. */
+/* One sandbox in a real guest, from its creation until everything of it is removed. */
 
 let dataDir: string;
 let agent: HostAgent;
@@ -44,7 +44,7 @@ test('the cache knows which data directory uses what of it, so that pruning spar
 });
 
 describe('a sandbox', () => {
-  test('comes up in a microVM and says what runs it and how long each phase took', async () => {
+  test('is created in a microVM and reports what runs it and how long each phase took', async () => {
     const { sandbox, timings } = await client.createSandbox({
       sandboxId,
       vcpus: 1,
@@ -68,14 +68,19 @@ describe('a sandbox', () => {
     expect(uid).toBeGreaterThanOrEqual(900_000);
   });
 
-  test('runs code as the user of its image, as itself', async () => {
+  test('runs code as the user of its image, with its own identity', async () => {
     const output = await run(
       client,
       sandboxId,
       'id -un; hostname; cat /etc/machine-id; echo "$LEVEL $FROM_TEMPLATE"; python3 -c "print(6*7)"',
     );
-    const [user, hostname, machineId, environment, answer] = output.split('\n');
-    expect([user, hostname, environment, answer]).toEqual(['user', sandboxId, 'sandbox yes', '42']);
+    const [user, hostname, machineId, environment, arithmetic] = output.split('\n');
+    expect([user, hostname, environment, arithmetic]).toEqual([
+      'user',
+      sandboxId,
+      'sandbox yes',
+      '42',
+    ]);
     expect(machineId).toMatch(/^[0-9a-f]{32}$/);
   });
 
@@ -84,7 +89,7 @@ describe('a sandbox', () => {
     expect(Math.abs(seconds - Date.now() / 1000)).toBeLessThan(30);
   });
 
-  test('takes and returns a file unharmed', async () => {
+  test('stores and returns a file unchanged', async () => {
     const content = randomBytes(8 * 1024 * 1024);
     const path = '/home/user/data.bin';
     const meta = { case: 'meta' as const, value: { sandboxId, path } };
@@ -108,7 +113,7 @@ describe('a sandbox', () => {
     );
   });
 
-  test('gives a shell on a terminal', async () => {
+  test('runs a shell on a terminal', async () => {
     let output = '';
     let tag = '';
     for await (const { event } of client.ptyAttach({ sandboxId, cmd: '/bin/bash', args: ['-i'] })) {

@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, run, text, vmmsOf } from './agent-under-test.ts';
 
 /*
- * Sandboxes that become builds and come back from them, in real guests. A campaign
+ * Sandboxes that are committed to builds and restored from them, in real guests. A campaign
  * raises the number of cycles to 30 and of copies to 8.
  */
 const CYCLES = Number(process.env.TORPOR_PAUSE_CYCLES ?? 3);
@@ -48,7 +48,7 @@ async function create(more: { templateId?: string; fromSnapshot?: boolean } = {}
   return { sandboxId, phases: response.timings.map(({ phase }) => phase) };
 }
 
-/** Bytes of the sandbox's RAM that are there. */
+/** Resident bytes of the sandbox's RAM. */
 async function residentBytes(sandboxId: string): Promise<number> {
   const file = join('/dev/shm', `torpor-${agent.instance}`, `${sandboxId}.ram`);
   return (await stat(file)).blocks * 512;
@@ -68,9 +68,9 @@ while True:
     connection.close()
 `;
 
-/** What a server of the sandbox returns for a request, once it listens; bash knows /dev/tcp. */
-async function ask(sandboxId: string, port: number, words: string): Promise<string> {
-  const talk = `exec 3<>/dev/tcp/127.0.0.1/${port}; printf %s "${words}" >&3; cat <&3`;
+/** Sends a request to a server in the sandbox, once it listens, and returns the response; through bash's /dev/tcp. */
+async function ask(sandboxId: string, port: number, request: string): Promise<string> {
+  const talk = `exec 3<>/dev/tcp/127.0.0.1/${port}; printf %s "${request}" >&3; cat <&3`;
   const script = `for i in $(seq 200); do (${talk}) 2>/dev/null && exit; sleep 0.1; done; exit 1`;
   const { exitCode, stdout } = await client.exec({
     sandboxId,
@@ -93,8 +93,8 @@ while True:
     connection.sendall(connection.recv(100))
 `;
 
-async function echoed(socket: Socket, words: string): Promise<string> {
-  socket.write(words);
+async function echoed(socket: Socket, text: string): Promise<string> {
+  socket.write(text);
   const [data] = await once(socket, 'data');
   return String(data);
 }
@@ -141,7 +141,7 @@ describe('the first boot of a shape', () => {
 });
 
 describe('a sandbox that is paused and resumed', () => {
-  test('holds nothing of the host meanwhile, and its processes go on afterwards', async () => {
+  test('uses no resources of the host meanwhile, and its processes continue afterwards', async () => {
     await startPython(first, COUNTER);
     expect(await askCounter(first)).toBe(1);
     await startPython(first, ECHO);
@@ -167,7 +167,7 @@ describe('a sandbox that is paused and resumed', () => {
     expect(await run(client, first, 'cat /home/user/log')).toBe('1\n2\n');
   });
 
-  test('is loaded lazily: most of its memory stays away, also while it idles', async () => {
+  test('is loaded lazily: most of its memory is not loaded, also while it idles', async () => {
     await client.pauseSandbox({ sandboxId: first });
     await client.resumeSandbox({ sandboxId: first });
     await run(client, first, 'true');
@@ -175,7 +175,7 @@ describe('a sandbox that is paused and resumed', () => {
   });
 
   test(`reads back what it wrote to memory and disk, ${CYCLES} times`, async () => {
-    // Random blocks of 4 KiB in 16 MiB of memory and of a file; some become zero that were not.
+    // Random blocks of 4 KiB in 16 MiB of memory and of a file; some become zero.
     const writer = `
 import hashlib, os, random, socket
 memory = bytearray(16 << 20)
@@ -212,7 +212,7 @@ describe('a snapshot', () => {
   const templateId = newId('template');
   let copies: string[];
 
-  test(`makes ${COPIES} sandboxes at once, none like another`, async () => {
+  test(`makes ${COPIES} sandboxes at once, each with its own identity`, async () => {
     await client.createSnapshot({ sandboxId: first, templateId, resumeSource: true });
     const made = await Promise.all(
       Array.from({ length: COPIES }, () => create({ templateId, fromSnapshot: true })),
@@ -224,13 +224,13 @@ describe('a snapshot', () => {
       'head -c 16 /dev/urandom | base64',
       'python3 -c "import os, random; print(random.random(), os.urandom(8).hex())"',
     ].join('; ');
-    const answers = await Promise.all(copies.map((id) => run(client, id, script)));
-    const columns = answers.map((answer) => answer.trim().split('\n'));
+    const outputs = await Promise.all(copies.map((id) => run(client, id, script)));
+    const columns = outputs.map((output) => output.trim().split('\n'));
     for (let line = 0; line < 4; line++) {
       expect(new Set(columns.map((lines) => lines[line])).size).toBe(COPIES);
     }
     expect(columns.map(([hostname]) => hostname)).toEqual(copies);
-    // Each goes on from the counter that was frozen, on its own.
+    // Each continues from the frozen counter, independently.
     const counted = await Promise.all(copies.map((id) => askCounter(id)));
     expect(counted).toEqual(copies.map(() => 4));
     expect(await askCounter(first)).toBe(4);
@@ -248,7 +248,7 @@ describe('a snapshot', () => {
 });
 
 describe('a fork', () => {
-  test('copies a running sandbox, which goes on', async () => {
+  test('copies a running sandbox, which keeps running', async () => {
     const childIds = [newId('sandbox'), newId('sandbox')];
     const { children } = await client.forkSandbox({ sandboxId: first, childIds });
     expect(children.map(({ sandboxId, outcome }) => [sandboxId, outcome.case])).toEqual(
@@ -261,7 +261,7 @@ describe('a fork', () => {
 });
 
 describe('a sandbox whose programs have filled or damaged its files', () => {
-  /** One after the other, in one guest; each leaves what the ones before it did. */
+  /** One after the other, in one guest, so that their effects add up. */
   const DAMAGES = {
     'files in /etc that cannot be changed, and a mount over one': `
       rm -r /.torpor
@@ -281,7 +281,7 @@ describe('a sandbox whose programs have filled or damaged its files', () => {
   const identity = (sandboxId: string) =>
     run(client, sandboxId, 'hostname; cat /proc/sys/kernel/random/uuid; cat /etc/machine-id || :');
 
-  test('is paused, resumed, forked and copied, whatever they did', {
+  test('can still be paused, resumed, forked and copied', {
     timeout: 600_000,
   }, async () => {
     const { sandboxId } = await create();
@@ -310,8 +310,8 @@ describe('a sandbox whose programs have filled or damaged its files', () => {
   });
 });
 
-describe('in the end', () => {
-  test('all builds are sound, and nothing is left but the kept boot', async () => {
+describe('finally', () => {
+  test('all builds are valid, and nothing is left but the kept boot', async () => {
     for await (const { buildId, fault } of client.verifyBuilds({})) {
       expect({ buildId, fault }).toEqual({ buildId, fault: undefined });
     }

@@ -13,7 +13,7 @@ describe('the imports of a module', () => {
     ["const a = await import('./a.ts');", ['./a.ts']],
     ["type A = import('./a.ts').A;", ['./a.ts']],
     ["import { a } from './a.ts'; import { b } from './a.ts';", ['./a.ts']],
-    // Which file this is nobody can say.
+    // The file is not known statically.
     // biome-ignore lint/suspicious/noTemplateCurlyInString: the source of a module
     ['const a = await import(`./${name}.ts`);', []],
     ['const text = "import { a } from \'./a.ts\';";', []],
@@ -54,7 +54,7 @@ describe('circles', () => {
       ['src: b.ts ↔ x'],
     ],
     [
-      'two, in folders of their own',
+      'two, in separate folders',
       ['p/a.ts > p/b.ts', 'p/b.ts > p/a.ts', 'q/a.ts > q/b.ts', 'q/b.ts > q/a.ts'],
       ['p: a.ts ↔ b.ts', 'q: a.ts ↔ b.ts'],
     ],

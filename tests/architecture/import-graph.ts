@@ -8,7 +8,7 @@ export interface Import {
   readonly from: string;
   /** As it is written: `./header.ts`, `@torpor/protocol`, `node:fs`. */
   readonly specifier: string;
-  /** The imported file, relative to the repository; undefined for what is found by its package's name. */
+  /** The imported file, relative to the repository; undefined if it is found by its package's name. */
   readonly to: string | undefined;
 }
 
@@ -48,7 +48,7 @@ async function sources(folder: string): Promise<string[]> {
   return found.flat().sort();
 }
 
-/** What a module imports, of every form that the language has. Throws for a file that does not parse. */
+/** The specifiers of a module's imports, in every form of the language. Throws for a file that does not parse. */
 export function specifiersOf(path: string, text: string): string[] {
   const { module, errors } = parseSync(path, text);
   if (errors.length > 0) throw new Error(`${path}: ${errors[0]?.message}`);
@@ -58,7 +58,7 @@ export function specifiersOf(path: string, text: string): string[] {
   const dynamic = module.dynamicImports.flatMap(({ moduleRequest: { start, end } }) =>
     literal(text.slice(start, end)),
   );
-  // `import('./a.ts').A` in a type is no import to the parser's list.
+  // The parser does not list `import('./a.ts').A` in a type.
   const inTypes = [...text.matchAll(/\bimport\('([^']+)'\)/g)].map(([, value = '']) => value);
   const all = module.staticImports.map(({ moduleRequest }) => moduleRequest.value);
   return [...new Set([...all, ...reExports, ...dynamic, ...inTypes])];
@@ -71,8 +71,8 @@ function literal(text: string): string[] {
 
 /**
  * The circles in which the entries of one folder, files and folders alike, import each
- * other: `folder: a ↔ b`. A folder imports what any file in it imports. Both kinds of
- * circles are found so: one between files shows in the folder that holds them all.
+ * other: `folder: a ↔ b`. A folder imports what any file in it imports. This
+ * finds both kinds of circles: one between files shows in the folder that contains them all.
  */
 export function findCircles(imports: readonly Import[]): string[] {
   const byFolder = new Map<string, Map<string, Set<string>>>();

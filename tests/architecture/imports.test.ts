@@ -46,7 +46,7 @@ function packageOf(file: string): string | undefined {
   return /^packages\/([^/]+)\//.exec(file)?.[1];
 }
 
-/** The package that a specifier names: `@torpor/agent/testing` is of `agent`. */
+/** The package that a specifier names: `agent` for `@torpor/agent/testing`. */
 function packageNamedBy(specifier: string): string | undefined {
   return specifier.startsWith(SCOPE) ? specifier.slice(SCOPE.length).split('/')[0] : undefined;
 }
@@ -55,7 +55,7 @@ function isTest(file: string): boolean {
   return file.endsWith('.test.ts');
 }
 
-/** Code that no user runs: tests, what is outside of the packages, and the package of stubs. */
+/** Code that no user runs: tests, everything outside of the packages, and the testkit. */
 function isTestCode(file: string): boolean {
   return packageOf(file) === undefined || packageOf(file) === TESTKIT || isTest(file);
 }
@@ -95,7 +95,7 @@ describe.each(['agent', 'control-plane'])('inside %s', (name) => {
 });
 
 describe('between packages', () => {
-  test('the table in docs/architecture.md lists the arrows that there are, and no other', async () => {
+  test('the table in docs/architecture.md lists the existing arrows, and no other', async () => {
     const documented = await documentedArrows();
     const declared = packages
       .filter(({ name }) => name !== TESTKIT)
@@ -147,7 +147,7 @@ function arrowsFrom(name: string): Set<string | undefined> {
   return new Set(own.map(({ specifier }) => packageNamedBy(specifier)));
 }
 
-/** The rows of the table whose second column says what a package may import. */
+/** The rows of the table whose second column lists the packages that a package may import. */
 async function documentedArrows(): Promise<Record<string, string[]>> {
   const text = await readFile(join(REPOSITORY, 'docs/architecture.md'), 'utf8');
   const table = /\| package +\| purpose.*\n(?:\|.*\n)+/.exec(text)?.[0] ?? '';

@@ -12,10 +12,10 @@ beforeAll(async () => {
   harness = await startHarness();
 });
 afterAll(async () => harness[Symbol.asyncDispose]());
-// The host of the harness has room for a few only.
+// The host of the harness has memory for only a few.
 afterEach(async () => void (await torpor(['rm', '--all', '--yes'])));
 
-/** Finds the API as a user on this machine would: by the data directory. */
+/** Runs a command that finds the API by the data directory, as for a user on this machine. */
 function torpor(args: readonly string[], input: CliInput = {}) {
   return cli(args, { ...input, env: { TORPOR_DATA_DIR: harness.dataDir, ...input.env } });
 }
@@ -28,7 +28,7 @@ async function create(...args: string[]): Promise<string> {
 }
 
 describe('create, ls, info, rm', () => {
-  test('create passes its options on and prints the id alone', async () => {
+  test('create passes its options on and prints only the id', async () => {
     const sandbox = await create(
       '-m',
       '1g',
@@ -51,7 +51,7 @@ describe('create, ls, info, rm', () => {
     expect(info).toMatchObject({ id: sandbox, status: 'running', metadata: { job: 'x' } });
   });
 
-  test('info shows it in the words of the options and of ls', async () => {
+  test('info uses the names of the options and of ls', async () => {
     const sandbox = await create(
       ...['-m', '1g', '--vcpus', '2', '--disk', '1g', '--idle-timeout', '90m', '--auto-pause'],
       ...['--no-internet', '-l', 'job=x', '-l', 'owner=me'],
@@ -90,7 +90,7 @@ describe('create, ls, info, rm', () => {
     expect((await torpor(['ls', '-q', '-l', 'test=ls'])).stdout).toBe('');
   });
 
-  test('rm removes what it can, and says what it cannot', async () => {
+  test('rm removes the sandboxes that it can, and reports the others', async () => {
     const sandbox = await create();
     const result = await torpor(['rm', 'sbnosuchsandbox0000000', sandbox, '--json']);
     expect(result.exitCode).toBe(3);
@@ -106,7 +106,7 @@ describe('create, ls, info, rm', () => {
     );
   });
 
-  test('rm --all asks, and without a terminal refuses, unless told --yes', async () => {
+  test('rm --all asks for confirmation, and refuses without a terminal, unless --yes is given', async () => {
     await create();
     const refused = await torpor(['rm', '--all']);
     expect(refused.exitCode).toBe(2);
@@ -131,12 +131,12 @@ describe('exec', () => {
     expect(result).toMatchObject({ exitCode: 7, stdout: 'out\n', stderr: 'err\n' });
   });
 
-  test('needs no -- where the program has no options', async () => {
+  test('needs no -- if the program has no options', async () => {
     const sandbox = await create();
     expect((await torpor(['exec', sandbox, 'echo', '-n', 'hello'])).stdout).toBe('hello');
   });
 
-  test('gives it our standard input, byte for byte', async () => {
+  test('passes standard input on, byte for byte', async () => {
     const sandbox = await create();
     const stdin = Buffer.from(Array.from({ length: 100_000 }, (_, index) => index % 256));
     const result = await torpor(['exec', sandbox, '--', 'cat'], { stdin });
@@ -164,7 +164,7 @@ describe('exec', () => {
     expect(JSON.parse(result.stdout)).toMatchObject({ id: sandbox, exit_code: 3, stdout: 'out\n' });
   });
 
-  test('--json gives the program our input too, unless it is to have none', async () => {
+  test('--json passes standard input on too, unless it is disabled', async () => {
     const exec = ['exec', '--json', await create()];
     const stdin = 'x'.repeat(100_000);
     const { stdout } = await torpor([...exec, '--', 'cat'], { stdin });
@@ -173,7 +173,7 @@ describe('exec', () => {
     expect(JSON.parse(empty.stdout)).toMatchObject({ exit_code: 0, stdout: '' });
   });
 
-  test('--json keeps the beginning of each output, and says that there was more', async () => {
+  test('--json keeps the beginning of each output, and reports that it was truncated', async () => {
     const script = 'head -c 5000000 /dev/zero; echo x >&2; kill -9 $$';
     const exec = ['exec', '--json', await create(), '--', 'sh', '-c', script];
     const { stdout, exitCode } = await torpor(exec);
@@ -183,7 +183,7 @@ describe('exec', () => {
     expect(exitCode).toBe(137);
   });
 
-  test('--detach leaves it running; ps shows it and kill ends it', async () => {
+  test('--detach leaves it running; ps shows it and kill terminates it', async () => {
     const sandbox = await create();
     const detached = await torpor(['exec', '-d', '--tag', 'server', sandbox, '--', 'sleep', '600']);
     expect(detached.stdout).toMatch(/^\d+\n$/);
@@ -199,14 +199,14 @@ describe('exec', () => {
 });
 
 describe('run', () => {
-  test('ends like the program and leaves no sandbox', async () => {
+  test('exits with the status of the program and leaves no sandbox', async () => {
     const before = (await torpor(['ls', '-q'])).stdout;
     const result = await torpor(['run', '-m', '256', '--', 'sh', '-c', 'echo 42; exit 5']);
     expect(result).toMatchObject({ exitCode: 5, stdout: '42\n' });
     expect((await torpor(['ls', '-q'])).stdout).toBe(before);
   });
 
-  test('leaves no sandbox where the program does not exist', async () => {
+  test('leaves no sandbox if the program does not exist', async () => {
     const before = (await torpor(['ls', '-q'])).stdout;
     expect((await torpor(['run', 'no-such-program'])).exitCode).toBe(127);
     expect((await torpor(['ls', '-q'])).stdout).toBe(before);
@@ -214,7 +214,7 @@ describe('run', () => {
 });
 
 describe('shell', () => {
-  test('connects the streams and ends with the status of the shell', async () => {
+  test('connects the streams and exits with the status of the shell', async () => {
     const sandbox = await create();
     const result = await torpor(['shell', sandbox], { stdin: 'echo $((6*7)); exit 9\n' });
     expect(result.stdout).toContain('42');
@@ -241,7 +241,7 @@ describe('env', () => {
   });
 });
 
-describe('what goes wrong', () => {
+describe('errors', () => {
   test.each([
     ['shell', '--auto-pause'],
     ['shell', 'ID', '--user', '!'],
@@ -316,7 +316,7 @@ describe('what goes wrong', () => {
     expect(asJson.exitCode).toBe(2);
     const { error } = JSON.parse(asJson.stdout);
     expect(['invalid_request', 'capacity_exceeded']).toContain(error.code);
-    // The words of the API.
+    // Names of the API.
     expect(error.message).not.toMatch(/selector|memory_mb|username|\/v1\//i);
     expect(result.stderr).toContain(`torpor: ${error.message}\n`);
     if (error.remedy !== undefined) expect(result.stderr).toContain(`  → ${error.remedy}\n`);

@@ -6,7 +6,7 @@ import { startHostStack } from '../support/host-stack.ts';
 import { eventually, openTerminal } from '../support/terminal.ts';
 import { TORPOR } from '../support/torpor-process.ts';
 
-test('one signal ends exec --tty while it reconnects: the program cannot be told', async () => {
+test('one signal terminates exec --tty while it reconnects: it cannot be passed on', async () => {
   await using stack = await startHostStack();
   const id = (await cli(['create'], { env: { TORPOR_DATA_DIR: stack.dataDir } })).stdout.trim();
   await using proxy = await startProxy(stack.apiUrl);
@@ -19,11 +19,11 @@ test('one signal ends exec --tty while it reconnects: the program cannot be told
   await proxy.close();
   await eventually(() => terminal.output().includes('reconnecting'), 'the loss is noticed');
   process.kill(terminal.pid, 'SIGTERM');
-  expect(await terminal.ended).toBe(143);
+  expect(await terminal.exited).toBe(143);
   expect(terminal.output()).not.toContain('→');
 });
 
-/** Stands between a client and the server, and can be taken away. */
+/** A proxy between a client and the server, which can be closed. */
 async function startProxy(serverUrl: string) {
   const { hostname, port } = new URL(serverUrl);
   const sockets = new Set<Socket>();

@@ -25,8 +25,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { describeTree, makeSocket, makeTreeOfEveryKind } from '../support/file-tree.ts';
 
 /*
- * The program on the far side is the real one, run as a process of this machine; a sandbox's
- * files are in a directory of its own, where a relative path begins.
+ * The program in the sandbox is the real one, as a process on this machine; each sandbox has a
+ * directory for its files, to which relative paths are relative.
  */
 
 const MIB = 1024 * 1024;
@@ -35,7 +35,7 @@ const resources = new AsyncDisposableStack();
 let harness: Harness;
 let id: string;
 let other: string;
-/** Of the sandbox, and ours; both empty before each test. */
+/** The directories of the sandbox and of this machine; both are empty before each test. */
 let there: string;
 let here: string;
 
@@ -49,7 +49,7 @@ beforeAll(async () => {
 });
 beforeEach(async () => {
   for (const directory of [here, there]) {
-    // Some of it is as root alone can remove it, and Node removes no names that are not UTF-8.
+    // Only root can remove some of it, and Node cannot remove names that are not UTF-8.
     execFileSync('find', [directory, '-mindepth', '1', '-delete']);
   }
 });
@@ -66,7 +66,7 @@ function cp(source: string, destination: string, ...options: string[]) {
 const done = { exitCode: 0, stderr: '', stdout: '' };
 
 describe('a tree of every kind of entry', () => {
-  /** Its root keeps the name that it has, so that both can be compared. */
+  /** The root keeps its name, so that both can be compared. */
   const withoutOwners = (tree: Record<string, unknown>) =>
     Object.fromEntries(
       Object.entries(tree).map(([path, entry]) => [path, { ...(entry as object), owner: '' }]),
@@ -151,13 +151,13 @@ describe('a tree of every kind of entry', () => {
     const once = describeTree(join(there, 'tree'));
     expect(await cp(`${here}/tree/.`, `${id}:tree`, '-a')).toMatchObject(done);
     const twice = describeTree(join(there, 'tree'));
-    // A directory that exists keeps what it has; that it was written to is seen in its time.
+    // An existing directory keeps its entries; only its time shows that it was written to.
     const files = (tree: Record<string, unknown>) =>
       Object.entries(tree).filter(([, entry]) => 'size' in (entry as object));
     expect(files(twice)).toEqual(files(once));
   });
 
-  test('goes from one sandbox to another', async () => {
+  test('is copied from one sandbox to another', async () => {
     makeTreeOfEveryKind(join(there, 'tree'));
     expect(await cp(`${id}:tree`, `${other}:`, '-a')).toMatchObject(done);
     expect(describeTree(join(harness.agent.root, other, 'tree'))).toEqual(
@@ -167,7 +167,7 @@ describe('a tree of every kind of entry', () => {
 });
 
 describe('a single file', () => {
-  test('goes in and comes out byte for byte, with its mode and its time', async () => {
+  test('is copied in and out byte for byte, with its mode and its time', async () => {
     await writeFile(join(here, 'original'), randomBytes(3 * MIB + 7));
     await chmod(join(here, 'original'), 0o751);
     execFileSync('touch', ['-d', '1999-12-31 12:00:00.123456789Z', join(here, 'original')]);
@@ -192,21 +192,21 @@ describe('a single file', () => {
     expect(await stat(join(here, 'back'))).toMatchObject({ size: 200 * MIB, blocks: 0 });
   });
 
-  test('of /proc, which says that it is empty, comes with its content', async () => {
+  test('of /proc, whose size is 0, is copied with its content', async () => {
     expect((await cp(`${id}:/proc/version`, here)).exitCode).toBe(0);
     expect(await readFile(join(here, 'version'), 'utf8')).toBe(
       await readFile('/proc/version', 'utf8'),
     );
   });
 
-  test('that is a symbolic link is what it points to', async () => {
+  test('that is a symbolic link is copied as its target', async () => {
     await writeFile(join(here, 'file'), 'x');
     await symlink('file', join(here, 'link'));
     expect(await cp(join(here, 'link'), `${id}:copy`)).toMatchObject(done);
     expect((await lstat(join(there, 'copy'))).isFile()).toBe(true);
   });
 
-  test('/dev/null is empty as a source, and takes anything as a destination', async () => {
+  test('/dev/null is empty as a source, and accepts anything as a destination', async () => {
     expect(await cp('/dev/null', `${id}:empty`)).toMatchObject(done);
     expect(await stat(join(there, 'empty'))).toMatchObject({ size: 0, mode: 0o100666 });
     await writeFile(join(here, 'file'), 'x');
@@ -287,7 +287,7 @@ describe('the destination', () => {
     expect(describeTree(there)).toEqual(before);
   });
 
-  test('is filled if it is a directory; what stands in the way there is named', async () => {
+  test('is filled if it is a directory; conflicting entries in it are named', async () => {
     await mkdir(join(there, 'into/dir/sub/kept'), { recursive: true });
     await writeFile(join(there, 'into/dir/other'), 'kept');
     await mkdir(join(there, 'into/dir/member'));
@@ -324,7 +324,7 @@ describe('the destination', () => {
   });
 });
 
-describe('what cannot be copied as it is', () => {
+describe('an entry that cannot be copied exactly', () => {
   test('is named, and the rest is copied: a socket, a file that grows', async () => {
     await mkdir(join(here, 'tree'));
     await makeSocket(join(here, 'tree/socket\u001b[2J'));
@@ -379,7 +379,7 @@ describe('what cannot be copied as it is', () => {
 });
 
 describe('a copy that is interrupted', () => {
-  /** A source that never ends: a FIFO that the test holds open. */
+  /** A source without an end: a FIFO that the test holds open. */
   async function heldFifo(directory: string) {
     const path = join(directory, 'fifo');
     execFileSync('mkfifo', [path]);

@@ -23,7 +23,7 @@ import {
 
 const MIB = 1024 * 1024;
 const LARGE_FILE_MIB = 200;
-/** Of emulated machines that share two processors with others. */
+/** For emulated machines that share two processors with others. */
 const SLOW = 10 * 60_000;
 
 let resources: AsyncDisposableStack;
@@ -43,12 +43,12 @@ function torpor(...args: readonly string[]) {
   return runTorpor(dataDir, args);
 }
 
-/** Processes of this machine with this word in their arguments. */
-async function processesNaming(word: string): Promise<string[]> {
+/** Processes of this machine with this text in their arguments. */
+async function processesNaming(text: string): Promise<string[]> {
   const found: string[] = [];
   for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
     const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    if (command.includes(word)) found.push(pid);
+    if (command.includes(text)) found.push(pid);
   }
   return found;
 }
@@ -59,7 +59,7 @@ async function sha256(path: string): Promise<string> {
   return hash.digest('hex');
 }
 
-describe('one sandbox from its start to its end', () => {
+describe('one sandbox from create to rm', () => {
   let id: string;
 
   test('create boots it, and ls shows it', async () => {
@@ -80,7 +80,7 @@ describe('one sandbox from its start to its end', () => {
   test(
     'shell is a terminal with colours, its own size, and an exit status',
     async () => {
-      // The outer shell shows afterwards whether the terminal was given back as it was.
+      // The outer shell shows afterwards whether the terminal was restored.
       const script = `"${process.execPath}" "${TORPOR}" shell ${id}; echo status=$?; stty -a`;
       const terminal = spawnPty('/bin/sh', ['-c', script], {
         name: 'xterm-256color',
@@ -92,7 +92,7 @@ describe('one sandbox from its start to its end', () => {
       terminal.onData((data) => {
         screen += data;
       });
-      const ended = new Promise<void>((resolve) => terminal.onExit(() => resolve()));
+      const exited = new Promise<void>((resolve) => terminal.onExit(() => resolve()));
       const sees = (text: string | RegExp) =>
         expect.poll(() => screen, { timeout: SLOW }).toMatch(text);
       try {
@@ -110,7 +110,7 @@ describe('one sandbox from its start to its end', () => {
           )
           .toContain('40 100');
         terminal.write('exit 7\r');
-        await ended;
+        await exited;
       } finally {
         terminal.kill('SIGKILL');
       }
@@ -148,7 +148,7 @@ describe('one sandbox from its start to its end', () => {
   );
 
   test(
-    'cp moves a tree of every kind of entry in and out as it is, and as the user what is theirs',
+    'cp copies a tree of every kind of entry in and out unchanged, and as the user without owners',
     async () => {
       const directory = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
       try {
@@ -186,14 +186,14 @@ describe('one sandbox from its start to its end', () => {
           'unreadable',
         ]);
       } finally {
-        // The names that are not UTF-8 are beyond Node.
+        // Node cannot remove names that are not UTF-8.
         execFileSync('rm', ['-rf', directory]);
       }
     },
     SLOW,
   );
 
-  test('rm leaves nothing of it', async () => {
+  test('rm removes it completely', async () => {
     expect(await torpor('rm', id)).toMatchObject({ exitCode: 0, stdout: `${id}\n` });
     expect((await torpor('ls', '-q')).stdout).toBe('');
     expect(await processesNaming(id)).toEqual([]);
@@ -208,11 +208,11 @@ describe('two sandboxes of a platform that is killed', () => {
   let machines: number[];
 
   test(
-    'keep running, and have their files when it starts again',
+    'keep running, and still have their files when it starts again',
     async () => {
       const create = async () => {
         const created = await torpor('create', '--memory', '256');
-        // Its words say more than the commands that go on without its id.
+        // Its output says more than the failures of the commands that follow.
         expect(created).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^sb/) });
         return created.stdout.trim();
       };
@@ -240,7 +240,7 @@ describe('two sandboxes of a platform that is killed', () => {
     SLOW,
   );
 
-  test('when the VMM of one is killed, the API says why within five seconds, and the other does not notice', async () => {
+  test('when the VMM of one is killed, the API reports the reason within five seconds, and the other is not affected', async () => {
     const api = await RestClient.open(platform.apiUrl, dataDir);
     const [machine] = await vmmsOf(lost);
     if (machine === undefined) throw new Error(`${lost} has no VMM.`);
@@ -249,7 +249,7 @@ describe('two sandboxes of a platform that is killed', () => {
       .poll(() => api.sandbox(lost), { timeout: 5_000, interval: 50 })
       .toMatchObject({
         status: 'error',
-        // Kernels before 6.15 do not tell how a process exited that an earlier server started.
+        // Kernels before 6.15 do not report how a process of an earlier server exited.
         reason: expect.stringMatching(/^QEMU (was terminated by SIGKILL|crashed, or was killed)/),
       });
     expect(await api.sandbox(kept)).toMatchObject({ status: 'running' });
@@ -261,7 +261,7 @@ describe('two sandboxes of a platform that is killed', () => {
     });
   });
 
-  test('rm leaves nothing of either', async () => {
+  test('rm removes both completely', async () => {
     expect((await torpor('rm', lost, kept)).exitCode).toBe(0);
     expect((await torpor('ls', '-q')).stdout).toBe('');
     const instance = instanceTag(await realpath(dataDir));
@@ -290,10 +290,10 @@ describe('run', () => {
   });
 });
 
-test('a guest has as long to start as `torpor up` was told, and the error names the setting', async () => {
+test('the timeout of `torpor up` for guests applies, and the error names the setting', async () => {
   expect(await platform.stop()).toBe(0);
   platform = await TorporProcess.start(dataDir, '--guest-timeout', '100ms');
-  // Of a shape that has not booted yet, so that it is not restored.
+  // With a shape that has not booted yet, so that it is not restored.
   const created = await torpor('create', '--memory', '300m');
   expect(created).toMatchObject({ exitCode: 1, stdout: '' });
   expect(created.stderr).toMatch(/did not respond within 0\.1 s of its start/);
@@ -307,7 +307,7 @@ test(
   'the commands of the README, as they are written',
   async () => {
     const blocks = (await readmeBlocks()).filter(({ language }) => language === 'sh');
-    // `npm start` and `npm test` are what runs this. `forward` ends by Ctrl-C only.
+    // `npm start` and `npm test` run this test. Only Ctrl-C stops `forward`.
     const script = blocks
       .map(({ code }) => code)
       .filter((code) => !/^npm (start|test)/m.test(code))
@@ -326,7 +326,7 @@ test(
   SLOW,
 );
 
-test('SIGTERM ends `torpor up` with status 0, and nothing of it is left', async () => {
+test('`torpor up` exits with status 0 at SIGTERM, and leaves nothing', async () => {
   expect(await platform.stop()).toBe(0);
   expect(await leftovers(instanceTag(await realpath(dataDir)), dataDir)).toEqual([]);
 });

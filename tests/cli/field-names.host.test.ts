@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { z } from 'zod';
 
 /*
- * A refusal names what its reader wrote: fields of the body over REST, options of the SDK,
+ * An error uses the names of the interface: fields of the body over REST, options of the SDK,
  * options of the command line.
  */
 
@@ -33,7 +33,7 @@ async function refusal(call: Promise<unknown>): Promise<TorporError> {
   return error;
 }
 
-/** A field of the wire with a value that is refused, and the calls that send it. */
+/** Fields of the API with a value that is refused, and the calls that send them. */
 const REFUSED = {
   create: {
     template: () => torpor.sandboxes.create({ template: ' ' }),

@@ -12,15 +12,15 @@ import { SIGNAL_RECORDER, TerminalScene } from '../support/terminal-scene.ts';
 import { TORPOR } from '../support/torpor-process.ts';
 
 /*
- * The command line as a user's shell runs it: a process in the foreground group of a real
- * terminal, on the project's Node and on the one of the PATH (Node 20 on many machines). The
- * program in the "sandbox" writes down each signal that reaches it.
+ * The CLI as a user's shell runs it: a process in the foreground group of a real terminal, on
+ * the project's Node and on the one of the PATH (Node 20 on many machines). The program in the
+ * "sandbox" records each signal that it receives.
  */
 
 const NODES = ['node', process.execPath];
-/** Longer than what counts as one press of a key. */
+/** Longer than the time in which two signals count as one. */
 const SECOND_PRESS_MS = 500;
-/** Less than that. */
+/** Shorter than that time. */
 const FAST_PRESS_MS = 220;
 
 const resources = new AsyncDisposableStack();
@@ -38,7 +38,7 @@ async function openScene(): Promise<TerminalScene> {
   return resources.use(await TerminalScene.open(stack.dataDir));
 }
 
-/** Waits on when it is asked to end. */
+/** Keeps waiting when it is asked to exit. */
 const STUBBORN = `sh -c 'trap "" INT; trap "echo ignored" TERM; echo ready; while :; do sleep 0.1; done'`;
 const CTRL_C = '\x03';
 const CTRL_Z = '\x1a';
@@ -57,7 +57,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
       using terminal = scene.run(node, `exec ${scene.recorder(id)}`, redirect);
       await scene.untilReady();
       terminal.type(CTRL_C);
-      await terminal.ended;
+      await terminal.exited;
       expect(scene.received).toEqual(['SIGINT']);
       // The status of a pipeline is that of `cat`.
       if (!redirect.includes('|')) expect(scene.read('status')).toBe('130\n');
@@ -79,7 +79,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     using terminal = scene.run(node, `exec ${scene.recorder(id)}`, redirect);
     await scene.untilReady();
     process.kill(scene.pid, signal);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual([signal]);
     expect(scene.read('status')).toBe(`${128 + NUMBERS[signal]}\n`);
   });
@@ -89,7 +89,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     using terminal = scene.run(node, `exec ${scene.recorder(id)}`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_BACKSLASH);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['SIGQUIT']);
     expect(scene.read('status')).toBe('131\n');
   });
@@ -99,18 +99,18 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     using terminal = scene.shell(`exec ${node} ${TORPOR} exec ${scene.recorder(id)}`);
     await scene.untilReady();
     terminal.hangUp();
-    expect(await terminal.ended).toBe(129);
+    expect(await terminal.exited).toBe(129);
     expect(scene.received).toEqual(['SIGHUP']);
   });
 
   test.concurrent.each(['exec', 'exec --tty'])(
-    '%s: a program that handles the end of its terminal is judged by its own status',
+    '%s: the exit status is that of a program that handles the hang-up of its terminal',
     async (command) => {
       const scene = await openScene();
-      using terminal = scene.shell(`exec ${node} ${TORPOR} ${command} ${scene.sluggard(id)}`);
+      using terminal = scene.shell(`exec ${node} ${TORPOR} ${command} ${scene.slowRecorder(id)}`);
       await scene.untilReady();
       terminal.hangUp();
-      expect(await terminal.ended).toBe(7);
+      expect(await terminal.exited).toBe(7);
       expect(scene.received).toEqual(['SIGHUP', 'finished']);
     },
   );
@@ -129,17 +129,17 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     expect(scene.read('stopped')).toBe('148\n');
     await eventually(() => isForeground(scene.pid), 'the command is in the foreground again');
     terminal.type(CTRL_C);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['SIGINT']);
     expect(scene.read('status')).toBe('130\n');
   });
 
-  test.concurrent('a program that handles the signal is judged by its own status', async () => {
+  test.concurrent('the exit status is that of a program that handles the signal', async () => {
     const scene = await openScene();
     using terminal = scene.run(node, `exec ${scene.recorder(id)} 7`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_C);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['SIGINT']);
     expect(scene.read('status')).toBe('7\n');
   });
@@ -154,7 +154,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     await eventually(() => scene.received.length > 0, 'the first signal has arrived');
     await delay(SECOND_PRESS_MS);
     terminal.type(CTRL_C);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['ignored']);
     expect(scene.read('status')).toBe('130\n');
   });
@@ -165,10 +165,10 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     await eventually(() => scene.read('out').includes('ready'), 'the program is ready');
     for (let press = 0; scene.read('status') === '' && press < 32; press++) {
       terminal.type(CTRL_C);
-      // Each so soon after the one before that this one alone would count as the same.
+      // Each soon enough after the previous one to count as the same, if it were the only one.
       await delay(FAST_PRESS_MS);
     }
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.read('status')).toBe('130\n');
   });
 
@@ -177,7 +177,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     using terminal = scene.run(node, `run ${scene.recorder('')}`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_C);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['SIGINT']);
     expect(scene.read('status')).toBe('130\n');
     const { stdout } = await cli(['ls', '-q'], { env: { TORPOR_DATA_DIR: stack.dataDir } });
@@ -185,12 +185,12 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     expect(stdout.split('\n').filter(Boolean).length).toBeLessThan(1 + NODES.length);
   });
 
-  test.concurrent('with --json the program is killed and the status says why', async () => {
+  test.concurrent('with --json the program is killed and the exit status is that of the signal', async () => {
     const scene = await openScene();
     using terminal = scene.run(node, `exec --json ${scene.recorder(id)}`, '< input');
     await scene.untilReady();
     terminal.type(CTRL_C);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.read('status')).toBe('130\n');
   });
 
@@ -199,19 +199,19 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     ['exec --tty', ''],
     ['exec --tty', '< /dev/null'],
   ])(
-    '%s: a reader that has enough ends the command with SIGPIPE, %s',
+    '%s: the command exits as with SIGPIPE when its reader exits, %s',
     async (command, redirect) => {
       const scene = await openScene();
       const status = '2> errors | head -n 1; echo "status $PIPESTATUS" > pipe';
       using terminal = scene.run(node, `${command} -u root ${id} -- yes`, `${redirect} ${status}`);
-      await terminal.ended;
+      await terminal.exited;
       expect(scene.read('pipe')).toBe('status 141\n');
       expect(scene.read('errors')).toBe('');
     },
   );
 
   test.concurrent.each(['exec', 'exec --tty', 'shell'])(
-    '%s into a full disk says so, and ends the program',
+    '%s to a full disk reports that, and kills the program',
     async (command) => {
       const scene = await openScene();
       const program = command === 'shell' ? '' : '-- yes';
@@ -220,7 +220,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
         `${command} -u root ${id} ${program}`,
         '> /dev/full 2> errors',
       );
-      await terminal.ended;
+      await terminal.exited;
       expect(scene.read('status')).toBe('125\n');
       expect(scene.read('errors')).toContain(
         'Standard output cannot be written: no space left on device (ENOSPC).',
@@ -230,7 +230,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
   );
 
   test.concurrent.each(['', '> out'])(
-    'exec --tty%s: keys go through raw, a new size too; the terminal is restored',
+    'exec --tty%s: raw keys and a new size are passed on; the terminal is restored',
     async (redirect) => {
       const scene = await openScene();
       using terminal = scene.run(node, `exec --tty ${scene.recorder(id)}`, redirect);
@@ -244,7 +244,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
       await eventually(() => stty(scene.pid).includes('-icanon'), 'the terminal is raw again');
       terminal.type(CTRL_C);
       process.kill(scene.pid, 'SIGTERM');
-      await terminal.ended;
+      await terminal.exited;
       expect(scene.received).toContain('SIGTERM');
       expect(scene.received).not.toContain('SIGINT');
       expect(scene.read('status')).toBe('143\n');
@@ -259,13 +259,13 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     ['SIGTERM', '< input'],
     ['SIGHUP', ''],
   ] as const)(
-    'exec --tty: %s from outside reaches the program, with "%s"',
+    'exec --tty: %s from another process reaches the program, with "%s"',
     async (signal, redirect) => {
       const scene = await openScene();
       using terminal = scene.run(node, `exec --tty ${scene.recorder(id)} 7`, redirect);
       await scene.untilReady();
       process.kill(scene.pid, signal);
-      await terminal.ended;
+      await terminal.exited;
       expect(scene.received).toEqual([signal]);
       expect(scene.read('status')).toBe('7\n');
     },
@@ -279,7 +279,7 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
     await eventually(() => scene.read('out').includes('ignored'), 'the first has arrived');
     await delay(SECOND_PRESS_MS);
     process.kill(scene.pid, 'SIGTERM');
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.read('status')).toBe('143\n');
   });
 
@@ -291,28 +291,28 @@ describe.each(NODES)('one signal is one signal to the program, on %s', (node) =>
       terminal.type(`${process.execPath} ${SIGNAL_RECORDER} ${join(scene.directory, 'log')}\r`);
       await scene.untilReady();
       process.kill(scene.pid, signal);
-      await terminal.ended;
+      await terminal.exited;
       await eventually(() => scene.received.length > 0, 'the program was told');
       expect(scene.received[0]).toBe('SIGHUP');
       expect(scene.read('status')).toBe(`${128 + NUMBERS[signal]}\n`);
     },
   );
 
-  test.concurrent('shell ends with exit, and the terminal is restored', async () => {
+  test.concurrent('exit terminates shell, and the terminal is restored', async () => {
     const scene = await openScene();
     using terminal = scene.run(node, `shell -u root ${id}`);
     terminal.type('echo $((6*7)); exit 9\r');
-    await terminal.ended;
+    await terminal.exited;
     expect(terminal.output()).toContain('42');
     expect(scene.read('status')).toBe('9\n');
     expect(scene.read('after')).toBe(scene.read('before'));
   });
 });
 
-describe('one signal ends cp', () => {
+describe('one signal terminates cp', () => {
   test.concurrent.each([
-    ['from a FIFO that nobody writes to', 'fifo', 'ID:x'],
-    ['into a FIFO that nobody reads', 'ID:/etc/hostname', 'fifo'],
+    ['from a FIFO without a writer', 'fifo', 'ID:x'],
+    ['into a FIFO without a reader', 'ID:/etc/hostname', 'fifo'],
     ['from a terminal', '/dev/tty', 'ID:x'],
   ])('%s', async (_, from, to) => {
     const scene = await openScene();
@@ -320,13 +320,13 @@ describe('one signal ends cp', () => {
     using terminal = scene.run('node', `cp -u root ${args}`, '2> errors');
     await eventually(() => handlesSignals(scene), 'the copy has begun');
     process.kill(scene.pid, 'SIGTERM');
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.read('errors')).toContain('The copy was interrupted');
     expect(scene.read('status')).toBe('143\n');
   });
 });
 
-/** Whether it has handlers for signals, not only those of the shell that becomes it; proc_pid_status(5). */
+/** Whether the program has installed its signal handlers, after the shell that execs it; proc_pid_status(5). */
 function handlesSignals(scene: TerminalScene): boolean {
   try {
     const status = readFileSync(`/proc/${scene.pid}/status`, 'utf8');
@@ -337,15 +337,15 @@ function handlesSignals(scene: TerminalScene): boolean {
   }
 }
 
-test.concurrent.each(['< /dev/null', '<&-'])('shell %s ends', async (redirect) => {
+test.concurrent.each(['< /dev/null', '<&-'])('shell %s exits', async (redirect) => {
   const scene = await openScene();
   using terminal = scene.run('node', `shell -u root ${id}`, redirect);
-  await terminal.ended;
+  await terminal.exited;
   expect(scene.read('status')).toBe('0\n');
 });
 
 test.concurrent.each(['', '--tty'])(
-  'a guest that does not take the signal is not waited for by exec %s',
+  'exec %s does not wait for a guest that does not accept the signal',
   { timeout: 90_000 },
   async (tty) => {
     const env = { TORPOR_DATA_DIR: stack.dataDir };
@@ -362,7 +362,7 @@ test.concurrent.each(['', '--tty'])(
     process.kill(daemon, 'SIGSTOP');
     try {
       process.kill(scene.pid, 'SIGTERM');
-      await terminal.ended;
+      await terminal.exited;
     } finally {
       process.kill(daemon, 'SIGCONT');
       await cli(['rm', hanging], { env });
@@ -371,21 +371,21 @@ test.concurrent.each(['', '--tty'])(
   },
 );
 
-describe('by way of npm, which passes signals on as well', () => {
+describe('under npm, which passes signals on as well', () => {
   test.concurrent.each(['', '< input'])('Ctrl-C is one signal, with "%s"', async (redirect) => {
     const scene = await openScene();
     await scene.npmStart(`exec ${scene.recorder(id)}`);
     using terminal = scene.shell(`trap : INT; npm start ${redirect}; echo $? > status`);
     await scene.untilReady();
     terminal.type(CTRL_C);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['SIGINT']);
     expect(scene.read('status')).toBe('130\n');
   });
 
   test.concurrent('a SIGTERM to npm alone reaches the program', async () => {
     const scene = await openScene();
-    // Not the last command of its shell, so that npm's signal ends the shell only.
+    // Not the last command of its shell, so that npm's signal terminates only the shell.
     await scene.npmStart(`exec ${scene.recorder(id)}; true`);
     using terminal = scene.shell(
       'npm start & echo $! > pid; wait; until grep -q SIG log; do sleep 0.1; done',
@@ -393,15 +393,15 @@ describe('by way of npm, which passes signals on as well', () => {
     await scene.untilReady();
     process.kill(scene.pid, 'SIGTERM');
     await eventually(() => scene.received.length > 0, 'the signal has arrived');
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['SIGTERM']);
   });
 
   test.concurrent.each(['exec', 'exec --tty'])(
-    '%s: a terminal that is closed, which ends npm too, is one signal',
+    '%s: a closed terminal, which terminates npm too, is one signal',
     async (command) => {
       const scene = await openScene();
-      await scene.npmStart(`${command} ${scene.sluggard(id)}`);
+      await scene.npmStart(`${command} ${scene.slowRecorder(id)}`);
       using terminal = scene.shell('exec npm start');
       await scene.untilReady();
       terminal.hangUp();
@@ -410,28 +410,28 @@ describe('by way of npm, which passes signals on as well', () => {
     },
   );
 
-  test.concurrent('Ctrl-\\, which ends npm too, is one signal', async () => {
+  test.concurrent('Ctrl-\\, which terminates npm too, is one signal', async () => {
     const scene = await openScene();
-    await scene.npmStart(`exec ${scene.sluggard(id)}`);
+    await scene.npmStart(`exec ${scene.slowRecorder(id)}`);
     using terminal = scene.shell(
       'trap : QUIT; npm start < input; until grep -q finished log; do sleep 0.1; done',
     );
     await scene.untilReady();
     terminal.type(CTRL_BACKSLASH);
     await eventually(() => scene.received.includes('finished'), 'the program could finish');
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['SIGQUIT', 'finished']);
   });
 
   test.concurrent.each(['SIGHUP', 'SIGTERM', 'SIGQUIT'] as const)(
-    '%s to npm, whose end closes the terminal, is one signal',
+    '%s to npm, whose exit closes the terminal, is one signal',
     async (signal) => {
       const scene = await openScene();
-      await scene.npmStart(`exec ${scene.sluggard(id)}; true`);
+      await scene.npmStart(`exec ${scene.slowRecorder(id)}; true`);
       using terminal = scene.shell('npm start & echo $! > pid; wait');
       await scene.untilReady();
       process.kill(scene.pid, signal);
-      await terminal.ended;
+      await terminal.exited;
       await eventually(() => scene.received.includes('finished'), 'the program could finish');
       expect(scene.received).toEqual(['SIGHUP', 'finished']);
     },
@@ -452,12 +452,12 @@ describe('by way of npm, which passes signals on as well', () => {
     using terminal = scene.shell('trap : INT; npm start < input');
     await scene.untilReady();
     terminal.type(CTRL_C);
-    await terminal.ended;
+    await terminal.exited;
     expect(scene.received).toEqual(['stopping', 'stopped']);
   });
 });
 
-/** Fields of proc_pid_stat(5), from the state on. */
+/** The fields of proc_pid_stat(5), starting with the state. */
 function stat(process: number): string[] {
   const text = readFileSync(`/proc/${process}/stat`, 'latin1');
   return text.slice(text.lastIndexOf(')') + 2).split(' ');
@@ -468,7 +468,7 @@ function isForeground(process: number): boolean {
   return state !== 'T' && group === foregroundGroup;
 }
 
-/** The settings of the terminal that is a process's standard input. */
+/** The settings of the terminal on a process's standard input. */
 function stty(process: number): string {
   return ` ${execFileSync('stty', ['-a', '-F', `/proc/${process}/fd/0`]).toString()}`;
 }

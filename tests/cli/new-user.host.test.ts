@@ -34,10 +34,10 @@ describe('the beginning of an id', () => {
     expect((await torpor('rm', prefix)).stdout).toBe(`${id}\n`);
   });
 
-  test('is refused where it is too short, unknown, or that of several', async () => {
+  test('is refused if it is too short, unknown, or that of several', async () => {
     const ids = new Set<string>();
     harness.agent.limits.memoryMb = 1e6;
-    // Two ids that begin alike: among 40 after one more letter, of 36.
+    // Until two ids share the next character, of 36: 40 at most.
     while (new Set([...ids].map((id) => id.slice(0, 3))).size === ids.size) {
       ids.add((await harness.create({ memory_mb: 128 })).id);
     }
@@ -57,7 +57,7 @@ describe('the beginning of an id', () => {
   });
 });
 
-test('create --timings says what the time went into', async () => {
+test('create --timings prints the time of each phase', async () => {
   const { stdout, stderr } = await torpor('create', '--timings');
   expect(stdout).toMatch(/^sb\w+\n$/);
   expect(stderr).toMatch(/^boot \d+ ms/);
@@ -79,13 +79,13 @@ test('a link to it on the PATH is the command, in any directory', async () => {
   expect(await text(child.stdout)).toBe(`${id}\n`);
 });
 
-test('a command that was mistyped is named', async () => {
+test('a mistyped command is named', async () => {
   const { stderr, exitCode } = await torpor('creat');
   expect([exitCode, stderr]).toEqual([2, expect.stringContaining('Did you mean create?')]);
 });
 
 describe('node', () => {
-  test('runs TypeScript from anywhere with the SDK, the address and the key', async () => {
+  test('runs TypeScript in any directory with the SDK, the address and the key', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'torpor-node-'));
     onTestFinished(() => rm(directory, { recursive: true }));
     const file = join(directory, 'program.ts');
@@ -113,7 +113,7 @@ describe('node', () => {
 });
 
 describe('forward', () => {
-  test('reaches a port of a sandbox at one of this machine, until Ctrl-C', async () => {
+  test('forwards a local port to one of a sandbox, until Ctrl-C', async () => {
     const guest = createServer((request, response) => {
       request.pipe(response);
     });
@@ -131,24 +131,27 @@ describe('forward', () => {
     const body = 'x'.repeat(1_000_000);
     expect(await (await fetch(url, { method: 'POST', body })).text()).toBe(body);
     terminal.type('\x03');
-    expect(await terminal.ended).toBe(130);
+    expect(await terminal.exited).toBe(130);
   });
 
-  test.each(['node', process.execPath])('ends at SIGUSR1 as any program, on %s', async (node) => {
-    harness.agent.hostIp = '127.0.0.2';
-    const { id } = await harness.create();
-    const child = spawn(node, [TORPOR, 'forward', id, ':8000'], {
-      env: { ...process.env, TORPOR_DATA_DIR: harness.dataDir },
-    });
-    onTestFinished(() => void child.kill('SIGKILL'));
-    const stderr = text(child.stderr);
-    await once(child.stdout, 'data');
-    child.kill('SIGUSR1');
-    expect(await once(child, 'exit')).toEqual([null, 'SIGUSR1']);
-    expect(await stderr).toBe('');
-  });
+  test.each(['node', process.execPath])(
+    'is terminated by SIGUSR1 as any program, on %s',
+    async (node) => {
+      harness.agent.hostIp = '127.0.0.2';
+      const { id } = await harness.create();
+      const child = spawn(node, [TORPOR, 'forward', id, ':8000'], {
+        env: { ...process.env, TORPOR_DATA_DIR: harness.dataDir },
+      });
+      onTestFinished(() => void child.kill('SIGKILL'));
+      const stderr = text(child.stderr);
+      await once(child.stdout, 'data');
+      child.kill('SIGUSR1');
+      expect(await once(child, 'exit')).toEqual([null, 'SIGUSR1']);
+      expect(await stderr).toBe('');
+    },
+  );
 
-  test('of a sandbox that does not run says what to do', async () => {
+  test('to a sandbox that is not running says what to do', async () => {
     const { id } = await harness.create();
     await torpor('pause', id);
     const paused = await torpor('forward', id, ':8000');
@@ -162,7 +165,7 @@ describe('forward', () => {
 
   test.each([
     [
-      'a port that is taken',
+      'a port that is in use',
       'PORT:80',
       [],
       5,
@@ -194,7 +197,7 @@ describe('/', () => {
   });
 });
 
-test('a key that may not be read is told from one that is missing', async () => {
+test('an unreadable key and a missing one have different errors', async () => {
   const nobody = 65_534;
   const child = spawnSync(process.execPath, [TORPOR, 'ls'], {
     uid: nobody,

@@ -2,7 +2,7 @@ import { cli } from '@torpor/testkit/cli';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type HostStack, startHostStack } from '../support/host-stack.ts';
 
-/* What `exec -d`, `ps` and `kill` say of programs, down to the daemon of the guests. */
+/* `exec -d`, `ps` and `kill`, with the real envd. */
 
 const resources = new AsyncDisposableStack();
 let stack: HostStack;
@@ -35,7 +35,7 @@ test('exec -d prints the pid, or JSON if asked', async () => {
   });
 });
 
-test('exec with an argument that is too long says so once', async () => {
+test('exec with an argument that is too long prints one error', async () => {
   const result = await torpor('exec', '-u', 'root', id, '--', 'echo', 'x'.repeat(200_000));
   expect(result.exitCode).toBe(2);
   expect(result.stderr).toBe(
@@ -47,7 +47,7 @@ test.each([
   ['500ms', '', '500 ms'],
   ['1.5s', '', '1.5 s'],
   ['1', '--json', '1 s'],
-])('exec --timeout %s %s says what was given', async (timeout, json, said) => {
+])('exec --timeout %s %s reports the timeout as given', async (timeout, json, said) => {
   const options = ['--timeout', timeout, ...(json === '' ? [] : [json])];
   const result = await torpor('exec', ...options, '-u', 'root', id, '--', 'sleep', '600');
   expect(result.exitCode).toBe(124);
@@ -57,7 +57,7 @@ test.each([
 test.each([
   ['reads only its beginning', 'head -c 1', { exitCode: 0, stdout: 'x', stderr: '' }],
   ['closes it', 'exec <&-; sleep 1; echo on; exit 5', { exitCode: 5, stdout: 'on\n', stderr: '' }],
-])('exec of a program that is given more input than it takes: %s', async (_, script, result) => {
+])('exec of a program that gets more input than it reads: %s', async (_, script, result) => {
   const exec = ['exec', '-u', 'root', id, '--', 'sh', '-c', script];
   const env = { TORPOR_DATA_DIR: stack.dataDir };
   expect(await cli(exec, { env, stdin: Buffer.alloc(5_000_000, 'x') })).toMatchObject(result);
@@ -67,7 +67,7 @@ test.each([
   ['4242', '4242 0 0 /\n'],
   ['4242:4343', '4242 4343 4343 /\n'],
   ['0:4343', '0 4343 4343 /root\n'],
-])('exec -u %s, as docker exec does it', async (user, stdout) => {
+])('exec -u %s, as docker exec', async (user, stdout) => {
   const script = 'echo $(id -u) $(id -g) $(id -G) $HOME';
   const result = await torpor('exec', '-u', user, id, '--', 'sh', '-c', script);
   expect(result).toMatchObject({ exitCode: 0, stdout, stderr: '' });
@@ -89,7 +89,7 @@ test.each([
   ['exec', '-d', '--cwd', '/nope', 'ID', '--', 'true'],
   ['exec', '--tty', '--cwd', '/nope', 'ID', '--', 'true'],
   ['shell', '--cwd', '/nope', 'ID'],
-])('a directory that does not exist is that of the option: %s %s %s', async (command, ...args) => {
+])('the error about a missing directory names the option: %s %s %s', async (command, ...args) => {
   const line = [command, '-u', 'root', ...args.map((arg) => (arg === 'ID' ? id : arg))];
   const { exitCode, stderr } = await torpor(...line);
   expect([exitCode, stderr]).toEqual([2, "torpor: --cwd '/nope' does not exist.\n"]);
@@ -106,7 +106,7 @@ test('ps -a shows how a detached program exited, ps alone does not show it', asy
   );
 });
 
-test('ps -a shows no program that its caller waited for', async () => {
+test('ps -a does not show programs whose caller waited for them', async () => {
   await torpor('exec', '-u', 'root', id, '--', 'sh', '-c', ': waited for');
   expect((await torpor('ps', '-a', id)).stdout).not.toContain('waited for');
 });
@@ -128,7 +128,7 @@ test.each([
     .toMatch(new RegExp(`${tag} +signal: ${status} `));
 });
 
-test('a signal that is none is wrong usage, with the way to the list', async () => {
+test('an unknown signal is a usage error, whose remedy says where the list is', async () => {
   const result = await torpor('kill', '-s', 'NOPE', id, '1');
   expect(result.exitCode).toBe(2);
   expect(result.stderr).toContain('torpor kill --help');

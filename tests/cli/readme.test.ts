@@ -5,7 +5,7 @@ import { readmeBlocks } from '../support/readme.ts';
 
 const EXAMPLES = new URL('../../examples/', import.meta.url);
 
-/* The types of the examples are checked with all others; that they run, by the end-to-end test. */
+/* The type check covers the examples; the end-to-end test runs them. */
 test('the TypeScript of the README is that of the examples', async () => {
   const inReadme = (await readmeBlocks()).filter(({ language }) => language === 'ts');
   const names = await readdir(EXAMPLES);
@@ -19,7 +19,7 @@ describe('the help that the README promises', async () => {
   const { stdout } = await cli(['--help']);
   const commands = [...stdout.matchAll(/^ {2}([a-z]+)(?:\|\w+)? /gm)].map(([, name = '']) => name);
 
-  test('there are commands', () => {
+  test('the README has commands', () => {
     expect(commands).toContain('create');
   });
 

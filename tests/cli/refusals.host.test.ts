@@ -10,12 +10,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { WebSocketServer } from 'ws';
 
 /*
- * Every call into a sandbox that cannot be worked says why. The client of a stream sends
- * before it has heard that it is refused, so that a refusal races with its own frames.
+ * Every call to a sandbox that cannot be used fails with the reason. The client of a stream
+ * sends before it has received the refusal, so the refusal races with the client's frames.
  */
 
 const TRIES = 50;
-/** Of what differs from another case in the words only. */
+/** For cases that differ from another only in the message. */
 const FEW_TRIES = 5;
 
 const resources = new AsyncDisposableStack();
@@ -42,7 +42,7 @@ const CALLS: Record<string, (sandbox: Sandbox) => Promise<unknown>> = {
   'file list': (sandbox) => sandbox.files.list('/'),
 };
 
-/** The error of a call as often as it is tried: always one and the same. */
+/** The distinct errors of a call that is tried several times; there must be only one. */
 async function refusals(call: () => Promise<unknown>, tries: number): Promise<string[]> {
   const seen = new Set<string>();
   for (let attempt = 0; attempt < tries; attempt++) {
@@ -86,7 +86,7 @@ describe.each<[SandboxState, string]>([
   });
 });
 
-/** A sandbox as a client knows it that has another idea of the server, the key or the sandbox. */
+/** A sandbox object of a client with a wrong server, key or id. */
 function sandboxOf(
   known: Sandbox,
   changes: { apiUrl?: string; apiKey?: string; id?: string },
@@ -97,7 +97,7 @@ function sandboxOf(
   return new Sandbox(connection, { ...known.info, id: changes.id ?? known.id });
 }
 
-describe('what is wrong with the client', () => {
+describe('a misconfigured client', () => {
   let known: Sandbox;
   beforeAll(async () => {
     known = await torpor.sandboxes.create();
@@ -126,7 +126,7 @@ describe('what is wrong with the client', () => {
   });
 });
 
-test('the CLI says that a sandbox is paused, and how it goes on', async () => {
+test('the CLI reports that a sandbox is paused, and how to resume it', async () => {
   const sandbox = await sandboxIn('paused');
   const { url, apiKey } = harness.controlPlane;
   const env = { TORPOR_API_URL: url, TORPOR_API_KEY: apiKey };
@@ -170,7 +170,7 @@ describe('a server that closes the stream', () => {
     ]);
   });
 
-  test.each(streams)('without a word: %s', async (name) => {
+  test.each(streams)('without an error: %s', async (name) => {
     farewell = undefined;
     expect(await refusals(async () => CALLS[name]?.(sandbox), TRIES)).toEqual([
       'host_unavailable: The server closed the stream without a reason.',
@@ -178,7 +178,7 @@ describe('a server that closes the stream', () => {
   });
 });
 
-test('a server that is being stopped says so to those who are attached, and to those who come', async () => {
+test('a server that is being stopped reports that to attached clients and to new ones', async () => {
   await using stack = new AsyncDisposableStack();
   const other = stack.use(await startHarness());
   const { url: apiUrl, apiKey } = other.controlPlane;
@@ -197,7 +197,7 @@ test('a server that is being stopped says so to those who are attached, and to t
       message: 'The server is being stopped.',
     });
   }
-  // The first ones may still be let in.
+  // The first ones may still be accepted.
   for (const outcome of late) expect(outcome).toMatch(/^(host_unavailable: |no error$)/);
   await closing;
 });

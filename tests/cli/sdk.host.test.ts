@@ -18,18 +18,18 @@ beforeAll(async () => {
 afterAll(() => resources.disposeAsync());
 
 describe('exec', () => {
-  test('returns text and bytes, also of output that is no text', async () => {
+  test('returns text and bytes, also of output that is not text', async () => {
     const result = await sandbox.exec('printf', ['\\377\\0x']);
     expect([...result.stdoutBytes]).toEqual([0xff, 0, 0x78]);
     expect(result).toMatchObject({ exitCode: 0, stderr: '', truncated: false });
   });
 
-  test('gives the environment, and the status of what failed is a result', async () => {
+  test('passes the environment on, and a failed program is a result', async () => {
     const result = await sandbox.exec('sh', ['-c', 'echo $A; exit 3'], { envs: { A: 'b c' } });
     expect(result).toMatchObject({ stdout: 'b c\n', exitCode: 3 });
   });
 
-  test('an abort ends the wait with its reason', async () => {
+  test('an abort rejects with its reason', async () => {
     const reason = new Error('enough');
     const controller = new AbortController();
     const running = sandbox.exec('sleep', ['600'], { signal: controller.signal, timeoutMs: 0 });
@@ -39,7 +39,7 @@ describe('exec', () => {
 });
 
 describe('execStream', () => {
-  test('a reader that waits gets everything, and holds the program back meanwhile', async () => {
+  test('a reader that waits gets everything, and the program is slowed down meanwhile', async () => {
     const bytes = 8 * 1024 * 1024;
     await using session = await sandbox.execStream('head', ['-c', String(bytes), '/dev/zero']);
     let received = 0;
@@ -64,7 +64,7 @@ describe('execStream', () => {
       expect(all.equals(Buffer.concat([input, Buffer.from('x')]))).toBe(true);
     });
 
-    test('a program without standard input refuses some', async () => {
+    test('a program without standard input refuses input', async () => {
       await using session = await sandbox.execStream('sleep', ['600'], { binary });
       await session.write('x');
       await expect(session.wait()).rejects.toMatchObject({ code: 'invalid_request' });
@@ -72,7 +72,7 @@ describe('execStream', () => {
   });
 
   test.each([false, true])(
-    'two outputs are told apart (binary: %s), and several may wait for the same end',
+    'the two outputs are separate (binary: %s), and several callers may wait for the exit',
     async (binary) => {
       const script = 'echo a; echo b >&2; exit 4';
       await using session = await sandbox.execStream('sh', ['-c', script], { binary });
@@ -99,7 +99,7 @@ describe('files', () => {
     expect(Buffer.concat(back).equals(Buffer.concat(blocks))).toBe(true);
   });
 
-  test('directories are made, listed and removed', async () => {
+  test('directories are created, listed and removed', async () => {
     await sandbox.files.makeDir('/d');
     await expect(sandbox.files.makeDir('/d')).rejects.toMatchObject({ code: 'already_exists' });
     await sandbox.files.write('/d/ä b', 'text');
@@ -121,7 +121,7 @@ describe('sandboxes', () => {
     expect(await Array.fromAsync(torpor.sandboxes.list({ metadata: { suite: 'no' } }))).toEqual([]);
   });
 
-  test('an unknown one is an error with code, sentence and remedy', async () => {
+  test('an unknown one is an error with code, message and remedy', async () => {
     const error = await torpor.sandboxes.get('sb1/../..?x').catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(TorporError);
     expect(error).toMatchObject({
@@ -149,7 +149,7 @@ test('without a server the error says how to start one', async () => {
   });
 });
 
-test('an address that is none is refused at once', () => {
+test('an invalid address is refused at once', () => {
   expect(() => new Torpor({ apiUrl: 'localhost:7070' })).toThrow(
     expect.objectContaining({ code: 'invalid_request' }),
   );

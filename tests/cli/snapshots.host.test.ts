@@ -27,7 +27,7 @@ async function create(...args: string[]): Promise<string> {
 }
 
 describe('pause and resume', () => {
-  test('print the id, and the phases where asked', async () => {
+  test('print the id, and the phases if requested', async () => {
     const id = await create();
     expect(await torpor('pause', id, '--timings')).toMatchObject({
       exitCode: 0,
@@ -46,14 +46,14 @@ describe('pause and resume', () => {
     expect(JSON.parse(resumed.stdout)).toMatchObject({ status: 'running', timeout_sec: 300 });
   });
 
-  test('succeed where it is done already, unless they are strict', async () => {
+  test('succeed if the sandbox is already in that state, unless they are strict', async () => {
     const id = await create();
     const done = { exitCode: 0, stdout: `${id}\n`, stderr: '' };
     expect(await torpor('resume', id)).toMatchObject(done);
     const strictly = await torpor('resume', id, '--strict');
     expect(strictly.exitCode).toBe(5);
     expect(strictly.stderr).toMatch(/is not paused, it is running\.\n {2}→ There is nothing to do/);
-    // A timeout that it would not get is no success.
+    // It fails with a new timeout, which would not be applied.
     const unchanged = await torpor('resume', id, '--idle-timeout', '9m');
     expect(unchanged.exitCode).toBe(5);
     expect(unchanged.stderr).toContain('idle timeout when it is resumed: pause it first');
@@ -67,7 +67,7 @@ describe('pause and resume', () => {
     expect(paused.stderr).toMatch(/is not running, it is paused\.\n {2}→ There is nothing to do/);
   });
 
-  test('several at once make one pause or one resume, and all succeed', async () => {
+  test('several at once cause one pause or one resume, and all succeed', async () => {
     const id = await create();
     const { builds } = harness.agent;
     for (const [verb, gate, status] of [
@@ -79,7 +79,7 @@ describe('pause and resume', () => {
       const calls = harness.agent.count(`${verb}Sandbox`);
       const all = Promise.all([torpor(verb, id), torpor(verb, id), torpor(verb, id)]);
       await until(() => harness.agent.count(`${verb}Sandbox`) > calls);
-      // One that comes while it is under way waits for it.
+      // One that arrives during the operation waits for it.
       const late = torpor(verb, id);
       resolve();
       for (const result of [...(await all), await late]) {
@@ -90,7 +90,7 @@ describe('pause and resume', () => {
     }
   });
 
-  test('status 5 where the state is against it, 3 for what is not there', async () => {
+  test('status 5 if the state does not allow it, 3 for an unknown sandbox', async () => {
     const id = await create();
     harness.agent.report(id, 'error', 'its VMM died');
     await until(async () => (await harness.get(id)).status === 'error');
@@ -121,7 +121,7 @@ describe('fork', () => {
     expect(listed.toSorted()).toEqual([...copies, id].toSorted());
   });
 
-  test('says which copy failed, and fails then', async () => {
+  test('reports which copy failed, and exits with an error', async () => {
     const id = await create();
     harness.agent.builds.failingChildren = 1;
     const result = await torpor('fork', id, '--count', '2');
@@ -134,7 +134,7 @@ describe('fork', () => {
 });
 
 describe('snapshot and templates', () => {
-  test('a sandbox becomes a template, others are made from it, and it is deleted', async () => {
+  test('a sandbox becomes a template, others are created from it, and it is deleted', async () => {
     const id = await create();
     expect(await torpor('snapshot', id, '--name', 'warm')).toMatchObject({
       exitCode: 0,
@@ -158,7 +158,7 @@ describe('snapshot and templates', () => {
     expect((await torpor('templates', 'rm', 'base')).exitCode).toBe(4);
   });
 
-  test('a name that is taken needs --overwrite, a reserved one is never given', async () => {
+  test('a name that is in use needs --overwrite, a reserved one is always refused', async () => {
     const id = await create();
     await torpor('snapshot', id, '-n', 'warm');
     expect((await torpor('snapshot', id, '-n', 'warm')).exitCode).toBe(5);

@@ -7,10 +7,10 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { CACHE_DIR, vmmsOf } from '../agent/agent-under-test.ts';
 import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 
-/** Of emulated machines that share two processors with others. */
+/** For emulated machines that share two processors with others. */
 const SLOW = 10 * 60_000;
 
-/** Counts in RAM, holds a socket open, and tells who asks which process it is and how far it has counted. */
+/** Counts in RAM, holds a socket open, and sends its pid and its count to each client. */
 const COUNTER = `
 import os, socket, threading, time
 count, name = 0, os.urandom(8).hex()
@@ -26,19 +26,19 @@ while True:
     client.sendall(f'{name} {count}'.encode())
     client.close()
 `;
-/** By the shell: to start Python takes an emulated guest seconds. Fails as long as nobody listens. */
+/** In the shell, because Python takes seconds to start in an emulated guest. Fails until the counter listens. */
 const ASK = ['bash', '-c', 'exec 3<> /dev/tcp/127.0.0.1/7777 && cat <&3'];
 
-interface Answer {
+interface CounterState {
   readonly name: string;
   readonly count: number;
 }
 
 let resources: AsyncDisposableStack;
 let dataDir: string;
-/** The sandbox that everything comes from, what its counter said last, and those made from its snapshot. */
+/** The source of all others, its counter's last reply, and the sandboxes from its snapshot. */
 let source: string;
-let last: Answer;
+let last: CounterState;
 let made: string[];
 
 beforeAll(async () => {
@@ -64,13 +64,13 @@ async function output(...args: readonly string[]): Promise<string> {
 const run = (id: string, ...command: string[]) => output('exec', id, '--', ...command);
 const shell = (id: string, script: string) => run(id, 'sh', '-c', script);
 
-async function ask(id: string): Promise<Answer> {
+async function ask(id: string): Promise<CounterState> {
   const [name = '', count] = (await run(id, ...ASK)).split(' ');
   return { name, count: Number(count) };
 }
 
-/** The process goes on where it was: it is the same one, with what it had counted, and counts. */
-async function expectToGoOn(id: string): Promise<void> {
+/** The process continues where it was: it has the same pid, and its count has not restarted. */
+async function expectToContinue(id: string): Promise<void> {
   const now = await ask(id);
   expect(now.name).toBe(last.name);
   expect(now.count).toBeGreaterThanOrEqual(last.count);
@@ -88,7 +88,7 @@ async function verified(): Promise<rest.BuildReport[]> {
 }
 
 test(
-  'a paused sandbox takes nothing of the host but disk, and goes on when it is resumed',
+  'a paused sandbox uses nothing of the host but disk, and continues when it is resumed',
   async () => {
     source = await output('create', '-m', '256');
     await shell(source, 'echo kept > note');
@@ -110,14 +110,14 @@ test(
     expect(resumed).toMatchObject({ id: source, status: 'running' });
     expect(phases(resumed.timings)).toContain('total');
     expect((await torpor('resume', source, '--strict')).exitCode).toBe(5);
-    await expectToGoOn(source);
+    await expectToContinue(source);
     expect(await shell(source, 'cat note')).toBe('kept');
   },
   SLOW,
 );
 
 test(
-  'a snapshot is kept under its name, and its source is left paused',
+  'a snapshot has its name, and its source is left paused',
   async () => {
     last = await ask(source);
     expect(await output('snapshot', source, '--name', 'warm')).toBe('warm');
@@ -134,12 +134,12 @@ test(
 );
 
 test(
-  'two sandboxes made from it at once are copies of their own',
+  'two sandboxes that are created from it at once are independent copies',
   async () => {
     expect((await torpor('create', '-t', 'warm', '-m', '512')).exitCode).toBe(2);
     made = await Promise.all([1, 2].map(() => output('create', '-t', 'warm')));
     for (const id of made) {
-      await expectToGoOn(id);
+      await expectToContinue(id);
       expect(await shell(id, 'cat note; hostname')).toBe(`kept\n${id}`);
       await shell(id, `echo ${id} > own`);
     }
@@ -149,7 +149,7 @@ test(
 );
 
 test(
-  'a fork has what its source had, which keeps running',
+  'a fork has the state of its source, which keeps running',
   async () => {
     const [parent = '', other = ''] = made;
     await output('rm', other);
@@ -157,7 +157,7 @@ test(
     const copies = (await output('fork', parent, '-n', '2')).split('\n');
     expect(copies).toHaveLength(2);
     for (const id of [...copies, parent]) {
-      await expectToGoOn(id);
+      await expectToContinue(id);
       expect(await shell(id, 'cat own; hostname')).toBe(`${parent}\n${id}`);
     }
     made = [parent, ...copies];
@@ -166,12 +166,12 @@ test(
 );
 
 test(
-  'a deleted snapshot harms nothing that was made from it',
+  'sandboxes that were created from a deleted snapshot keep working',
   async () => {
     await output('templates', 'rm', 'warm');
     await output('builds', 'gc');
     expect((await torpor('create', '-t', 'warm')).exitCode).toBe(3);
-    for (const id of made) await expectToGoOn(id);
+    for (const id of made) await expectToContinue(id);
     const references = (await verified()).flatMap((report) => report.references);
     for (const id of [...made, source]) expect(references).toContain(`sandbox ${id}`);
   },
@@ -179,7 +179,7 @@ test(
 );
 
 test(
-  'a sandbox that asks for it is paused at the end of its time to live',
+  'a sandbox with auto-pause is paused when its idle timeout expires',
   async () => {
     const id = await output('create', '-m', '256', '--idle-timeout', '1s', '--auto-pause');
     await expect
@@ -192,7 +192,7 @@ test(
 );
 
 test(
-  'when all is destroyed, gc leaves nothing but the first boot that later creates start from',
+  'when all are destroyed, gc leaves nothing but the kept boot',
   async () => {
     await output('rm', ...made, source);
     await output('builds', 'gc');

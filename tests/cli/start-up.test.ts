@@ -27,7 +27,7 @@ afterAll(() => {
   rmSync(directory, { recursive: true });
 });
 
-test('a link to the launcher works anywhere, also where the PATH has no Node', () => {
+test('a link to the launcher works in any directory, also without Node on the PATH', () => {
   const link = join(directory, 'torpor');
   symlinkSync(LAUNCHER, link);
   const { status, stdout, stderr } = spawnSync(link, ['--version'], {
@@ -67,7 +67,7 @@ const PACKAGE =
   /\/(?:node_modules\/(?:@torpor\/)?|packages\/)((?:@[^/]+\/)?[^/]+)\/(?!.*node_modules)/;
 
 test.each([['--version'], ['--help'], ['exec', '--help'], ['cp', '--help']])(
-  '%s %s loads the command line alone',
+  '%s %s loads only the CLI',
   async (...args) => {
     expect([...(await packagesOf(...args))].toSorted()).toEqual([
       'cli',
@@ -79,7 +79,7 @@ test.each([['--version'], ['--help'], ['exec', '--help'], ['cp', '--help']])(
   },
 );
 
-test('ls loads what a request needs, and nothing of streams, hosts or RPCs', async () => {
+test('ls loads only what a request needs, and no code of streams, hosts or RPCs', async () => {
   expect([...(await packagesOf('ls'))].toSorted()).toEqual([
     'cli',
     'commander',

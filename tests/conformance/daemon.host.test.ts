@@ -27,7 +27,7 @@ describe('envd on this machine', () => {
   describeFiles(target);
   describeWatch(target);
 
-  it('refuses input that is too long for one message with the limit, and takes it in pieces', async () => {
+  it('refuses input that is too long for one message with the limit, and accepts it in pieces', async () => {
     const sandbox = sandboxOf(target());
     const command = await sandbox.commands.run('head -c 68157440 | wc -c', {
       background: true,

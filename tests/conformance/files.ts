@@ -74,7 +74,7 @@ export function describeFiles(targetOf: TargetSource): void {
       expect(await sandbox.files.read(at('empty'), { format: 'bytes' })).toHaveLength(0);
     });
 
-    it('writes several files at once, making their directories', async () => {
+    it('writes several files at once, and creates their directories', async () => {
       const entries = ['many/a', 'many/b/c', 'many/d é', '100%22.txt', 'a%0Ab'].map((name) => ({
         path: at(name),
         data: name,
@@ -85,7 +85,7 @@ export function describeFiles(targetOf: TargetSource): void {
       expect(await sandbox.files.write([])).toEqual([]);
     });
 
-    it('replaces what was there', async () => {
+    it('replaces an existing file', async () => {
       await sandbox.files.write(at('replaced'), 'a long first content');
       await sandbox.files.write(at('replaced'), 'short');
       expect(await sandbox.files.read(at('replaced'))).toBe('short');
@@ -113,7 +113,7 @@ export function describeFiles(targetOf: TargetSource): void {
       expect((await sandbox.files.getInfo(directory)).type).toBe(FileType.DIR);
     });
 
-    it('describes links by what they lead to', async () => {
+    it('describes links by their targets', async () => {
       await sandbox.files.write(at('links/target'), 'x');
       await sandbox.commands.run(`ln -s target '${at('links/link')}'`);
       const info = await sandbox.files.getInfo(at('links/link'));
@@ -132,7 +132,7 @@ export function describeFiles(targetOf: TargetSource): void {
       expect((await sandbox.files.getInfo(at('meta-renamed'))).metadata).toBeUndefined();
     });
 
-    it('lists as deep as asked', async () => {
+    it('lists down to the requested depth', async () => {
       await sandbox.files.write(at('tree/b/c/deep'), '');
       await sandbox.files.write(at('tree/a'), '');
       const list = async (depth?: number) => {
@@ -147,7 +147,7 @@ export function describeFiles(targetOf: TargetSource): void {
       await expect(sandbox.files.list(at('none'))).rejects.toThrow(FileNotFoundError);
     });
 
-    it('makes directories, and says whether they were new', async () => {
+    it('creates directories, and reports whether they were new', async () => {
       expect(await sandbox.files.makeDir(at('made/one/two'))).toBe(true);
       expect(await sandbox.files.makeDir(at('made/one'))).toBe(false);
       expect((await sandbox.files.getInfo(at('made/one'))).owner).toBe(targetOf().user);
@@ -165,11 +165,11 @@ export function describeFiles(targetOf: TargetSource): void {
     });
 
     it('removes trees, also those that no longer exist', async () => {
-      await sandbox.files.write(at('gone/a/b'), '');
-      expect(await sandbox.files.exists(at('gone/a'))).toBe(true);
-      await sandbox.files.remove(at('gone'));
-      await sandbox.files.remove(at('gone'));
-      expect(await sandbox.files.exists(at('gone/a'))).toBe(false);
+      await sandbox.files.write(at('removed/a/b'), '');
+      expect(await sandbox.files.exists(at('removed/a'))).toBe(true);
+      await sandbox.files.remove(at('removed'));
+      await sandbox.files.remove(at('removed'));
+      expect(await sandbox.files.exists(at('removed/a'))).toBe(false);
     });
 
     it('throws typed errors', async () => {
@@ -180,7 +180,7 @@ export function describeFiles(targetOf: TargetSource): void {
       await expect(files.write(directory, 'x')).rejects.toThrow(InvalidArgumentError);
     });
 
-    it('begins relative paths at the home of the user', async () => {
+    it('resolves relative paths in the home of the user', async () => {
       const home = (await sandbox.files.getInfo('.')).path;
       expect((await sandbox.files.getInfo('~')).path).toBe(home);
       expect((await sandbox.files.getInfo('.', { user: 'root' })).path).toBe('/root');

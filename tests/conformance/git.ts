@@ -38,7 +38,7 @@ export function describeGit(targetOf: TargetSource): void {
       return { remote, work };
     };
 
-    it('clones, and finds the clone clean', async () => {
+    it('clones, and the clone is clean', async () => {
       const { remote, work } = await cloneOf('clean');
       expect(await sandbox.git.remoteGet(work, 'origin')).toBe(remote);
       expect(await sandbox.git.status(work)).toMatchObject({
@@ -72,7 +72,7 @@ export function describeGit(targetOf: TargetSource): void {
       }
     });
 
-    it('stages, commits and counts what is ahead', async () => {
+    it('stages, commits and counts the commits ahead', async () => {
       const { work } = await cloneOf('ahead');
       await write(`${work}/new`, 'new');
       await write(`${work}/README`, 'changed');
@@ -94,7 +94,7 @@ export function describeGit(targetOf: TargetSource): void {
       expect(stdout).toBe('Grace Second\n');
     });
 
-    it('makes, lists, leaves and deletes branches', async () => {
+    it('creates, lists, switches and deletes branches', async () => {
       const { work } = await cloneOf('branches');
       await sandbox.git.createBranch(work, 'feature');
       expect(await sandbox.git.branches(work)).toMatchObject({ currentBranch: 'feature' });
@@ -119,7 +119,7 @@ export function describeGit(targetOf: TargetSource): void {
       expect(stdout).toBe('pushed\n');
     });
 
-    it('takes commits and staged files back', async () => {
+    it('reverts commits and unstages files', async () => {
       const { work } = await cloneOf('reset');
       await write(`${work}/README`, 'second');
       await sandbox.git.add(work);
@@ -129,14 +129,14 @@ export function describeGit(targetOf: TargetSource): void {
       expect(await sandbox.git.status(work)).toMatchObject({ isClean: true });
     });
 
-    it('keeps its configuration where it is told', async () => {
+    it('stores its configuration in the given scope', async () => {
       const { work } = await cloneOf('config');
       await sandbox.git.setConfig('torpor.test', 'local', { scope: 'local', path: work });
       expect(await sandbox.git.getConfig('torpor.test', { scope: 'local', path: work })).toBe(
         'local',
       );
       expect(await sandbox.git.getConfig('user.name', { scope: 'global' })).toBe('Ada');
-      expect(await sandbox.git.getConfig('torpor.absent', { scope: 'global' })).toBeUndefined();
+      expect(await sandbox.git.getConfig('torpor.unset', { scope: 'global' })).toBeUndefined();
     });
   });
 }

@@ -12,7 +12,7 @@ import type { ConformanceTarget } from './harness.ts';
 
 const SHAPE = { vcpus: 1, memoryMiB: 512, diskMiB: 2048 } as const;
 
-/** The daemon of a real guest, which is ready and has its identity; `stack` ends the guest. */
+/** The envd of a real guest, which is ready and has its identity; `stack` stops the guest. */
 export async function guestTarget(stack: AsyncDisposableStack): Promise<ConformanceTarget> {
   const { path: dataDir } = stack.use(await openDataDirWithBoots(CACHE_DIR, SHAPE));
   const agent = await HostAgent.open({
@@ -47,7 +47,7 @@ export async function guestTarget(stack: AsyncDisposableStack): Promise<Conforma
   };
 }
 
-/** Gives the guest the names that the suites know. */
+/** Gives the guest the names that the suites expect. */
 async function nameGuest(url: string, accessToken: string): Promise<void> {
   const request: InitRequest = {
     accessToken,

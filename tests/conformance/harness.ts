@@ -4,15 +4,15 @@ import { join } from 'node:path';
 import { ENVD_VERSION, type EnvdOptions, startEnvd } from '@torpor/envd';
 import { Sandbox } from 'e2b';
 
-/** An envd that the suites run against, wherever it is. */
+/** An envd that the suites run against, on this host or in a guest. */
 export interface ConformanceTarget {
-  /** Where envd listens, without a path. */
+  /** The base URL of envd, without a path. */
   readonly url: string;
   /** Its token; not set if `/init` set none. */
   readonly accessToken?: string;
-  /** Account of requests that name none. */
+  /** The default account of requests. */
   readonly user: string;
-  /** Where commands and relative paths of that account begin, as envd sees it. */
+  /** The working directory of commands and relative paths of that account, as envd sees it. */
   readonly workdir: string;
   /** Whether this is a guest: with the account `user`, its own clock, host name and addresses. */
   readonly isGuest: boolean;
@@ -40,8 +40,8 @@ export interface HostTarget extends AsyncDisposable {
 }
 
 /**
- * Starts envd on this machine for the tests, with a home directory of its own, so
- * that nothing of the machine's accounts is read or written.
+ * Starts envd on this machine for the tests, with a separate home directory, so
+ * that the machine's accounts are neither read nor written.
  */
 export async function startHostTarget(options: EnvdOptions = {}): Promise<HostTarget> {
   await using stack = new AsyncDisposableStack();

@@ -2,9 +2,9 @@ import type { Sandbox } from 'e2b';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { sandboxOf, type TargetSource, until } from './harness.ts';
 
-/** What a guest's own daemon does beyond the wire: rights, protection, the loopback forwarder. */
+/** The behaviour of a guest's envd beyond E2B's protocol: rights, protection, the loopback forwarder. */
 export function describeGuest(targetOf: TargetSource): void {
-  describe('the daemon of a guest', () => {
+  describe('the envd of a guest', () => {
     let sandbox: Sandbox;
 
     beforeAll(() => {
@@ -14,12 +14,12 @@ export function describeGuest(targetOf: TargetSource): void {
     const output = async (command: string): Promise<string> =>
       (await sandbox.commands.run(command)).stdout.trim();
 
-    it('gives the user all its groups, and root through sudo', async () => {
+    it('runs as the user with all its groups, and as root through sudo', async () => {
       expect((await output('id -nG')).split(' ')).toContain('sudo');
       expect(await output('sudo -n id -u')).toBe('0');
     });
 
-    it('is spared where programs are not', async () => {
+    it('is protected from the OOM killer, unlike programs', async () => {
       const score = (pid: string) => output(`cat /proc/${pid}/oom_score_adj`);
       // The child of tini: tini's own arguments name envd too.
       const daemon = await output("ps -eo pid,ppid,args | awk '$2 == 1 && /start.cjs/ {print $1}'");
@@ -30,7 +30,7 @@ export function describeGuest(targetOf: TargetSource): void {
       expect(await output('cat /proc/self/cgroup')).toBe('0::/programs/unprivileged');
     });
 
-    it('responds while programs take all the processor', async () => {
+    it('responds while programs use all of the processor', async () => {
       const hogs = await sandbox.commands.run(
         'for i in $(seq 20); do (while :; do :; done) & done; echo started; wait',
         { background: true, timeoutMs: 0 },
@@ -65,7 +65,7 @@ export function describeGuest(targetOf: TargetSource): void {
       }
     });
 
-    it('bears the names that /init gave it', async () => {
+    it('has the names from /init', async () => {
       expect(await output('hostname')).toBe('conformance');
       expect(await output('cat /etc/machine-id')).toBe('c0'.repeat(16));
       expect(await output('getent hosts conformance')).toContain('127.0.1.1');

@@ -13,7 +13,7 @@ export function describeProcesses(targetOf: TargetSource): void {
 
     const isAlive = async (pid: number | string): Promise<boolean> => {
       const { stdout } = await sandbox.commands.run(
-        `test -d /proc/${pid} && echo alive || echo gone`,
+        `test -d /proc/${pid} && echo alive || echo dead`,
       );
       return stdout.trim() === 'alive';
     };
@@ -33,7 +33,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       await expect(failure).rejects.toMatchObject({ exitCode: 7, stdout: 'partly\n' });
     });
 
-    it('keeps characters of several bytes whole', async () => {
+    it('does not split characters of several bytes', async () => {
       const text = 'žluťoučký kůň 🐴 ';
       const { stdout } = await sandbox.commands.run(
         `for i in $(seq 2000); do printf '${text}'; done`,
@@ -42,7 +42,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       expect(stdout).toBe(text.repeat(2000));
     });
 
-    it('passes output on as it comes', async () => {
+    it('passes output on as it is printed', async () => {
       const seen: string[] = [];
       const command = await sandbox.commands.run('echo first; read line; echo "then $line"', {
         background: true,
@@ -63,7 +63,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       expect(stdout).toBe(`${user}\n${workdir}\n`);
     });
 
-    it('starts in the directory that was asked for', async () => {
+    it('starts in the requested directory', async () => {
       const { stdout } = await sandbox.commands.run('pwd', { cwd: '/usr/bin' });
       expect(stdout).toBe('/usr/bin\n');
       await expect(sandbox.commands.run('pwd', { cwd: '/does/not/exist' })).rejects.toThrow(
@@ -84,23 +84,23 @@ export function describeProcesses(targetOf: TargetSource): void {
       );
     });
 
-    it('runs as root when told so', async () => {
+    it('runs as root if requested', async () => {
       const { stdout } = await sandbox.commands.run('id -u', { user: 'root' });
       expect(stdout).toBe('0\n');
     });
 
-    it('ends the standard input when it is closed', async () => {
+    it('closes the standard input when requested', async () => {
       const command = await sandbox.commands.run('wc -c', { background: true, stdin: true });
       await command.sendStdin('x'.repeat(1000));
       await command.closeStdin();
       expect((await command.wait()).stdout.trim()).toBe('1000');
     });
 
-    it('gives no standard input unless asked', async () => {
+    it('has no standard input unless requested', async () => {
       expect((await sandbox.commands.run('cat')).stdout).toBe('');
     });
 
-    it('lists what runs, and kills it with its descendants', async () => {
+    it('lists running commands, and kills one with its descendants', async () => {
       const command = await sandbox.commands.run('sleep 600 & echo $!; wait', { background: true });
       await until('the descendant has started', () => command.stdout.includes('\n'));
       const descendant = command.stdout.trim();
@@ -124,7 +124,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       await sandbox.commands.run(`kill ${job}`);
     });
 
-    it('goes on after the client has disconnected, and can be followed again', async () => {
+    it('keeps running after the client has disconnected, and can be followed again', async () => {
       const command = await sandbox.commands.run(
         'echo before; while ! test -e "$FLAG"; do sleep 0.05; done; echo after',
         { background: true, envs: { FLAG: '/tmp/torpor-conformance-$$' } },
@@ -142,7 +142,7 @@ export function describeProcesses(targetOf: TargetSource): void {
       }
     });
 
-    it('tells a late client the last output and the end', async () => {
+    it('sends a late client the last output and the exit', async () => {
       const command = await sandbox.commands.run('echo all; exit 3', { background: true });
       await expect(command.wait()).rejects.toThrow(CommandExitError);
       const late = await sandbox.commands.connect(command.pid);

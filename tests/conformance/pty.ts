@@ -61,7 +61,7 @@ export function describePty(targetOf: TargetSource): void {
       await shown('<41 133>');
     });
 
-    it('passes control characters to what runs in the foreground', async () => {
+    it('passes control characters to the foreground process', async () => {
       const terminal = await open();
       await type(terminal, `sh -c 'echo "<runs $((1+1))>"; exec sleep 600'\n`);
       await shown('<runs 2>');
@@ -88,7 +88,7 @@ export function describePty(targetOf: TargetSource): void {
       await shown('<kept>');
     });
 
-    it('dies with its background jobs when it is killed', async () => {
+    it('is killed with its background jobs', async () => {
       const terminal = await open();
       await type(terminal, 'sleep 600 & echo "<job $!>"\n');
       await until('the job has started', () => /<job \d+>/.test(screen));
@@ -96,8 +96,8 @@ export function describePty(targetOf: TargetSource): void {
       expect(await sandbox.pty.kill(terminal.pid)).toBe(true);
       await expect(terminal.wait()).rejects.toMatchObject({ exitCode: -1 });
       await until('the job has exited', async () => {
-        const { stdout } = await sandbox.commands.run(`test -d /proc/${job} || echo gone`);
-        return stdout === 'gone\n';
+        const { stdout } = await sandbox.commands.run(`test -d /proc/${job} || echo dead`);
+        return stdout === 'dead\n';
       });
       expect(await sandbox.pty.kill(terminal.pid)).toBe(false);
     });

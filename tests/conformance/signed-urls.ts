@@ -57,7 +57,7 @@ export function describeSignedUrls(targetOf: TargetSource): void {
       });
     });
 
-    it('are void for another path, operation, user or time', async () => {
+    it('are invalid for another path, operation, user or time', async () => {
       await sandbox.files.write(at('one'), '1');
       await sandbox.files.write(at('two'), '2');
       const changed = async (url: string, change: (query: URLSearchParams) => void) => {
@@ -84,7 +84,7 @@ export function describeSignedUrls(targetOf: TargetSource): void {
       });
     });
 
-    it('open nothing but files', async () => {
+    it('give access only to files', async () => {
       const { searchParams } = new URL(await sandbox.downloadUrl('/etc/hostname'));
       const response = await fetch(`${targetOf().url}/envs?${searchParams}`);
       expect(response.status).toBe(401);

@@ -81,7 +81,7 @@ export function describeWatch(targetOf: TargetSource): void {
       expect(new Set(events.map((event) => event.name))).toEqual(new Set(['large']));
     });
 
-    it('covers sub-directories, new ones too, if asked to', async () => {
+    it('covers sub-directories, including new ones, if requested', async () => {
       await sandbox.files.makeDir(at('nested'));
       await watch({ recursive: true });
       await sandbox.files.write(at('nested/file'), 'x');
@@ -91,7 +91,7 @@ export function describeWatch(targetOf: TargetSource): void {
       await came(FilesystemEventType.WRITE, 'new/deep/file');
     });
 
-    it('leaves sub-directories alone otherwise', async () => {
+    it('ignores sub-directories otherwise', async () => {
       await sandbox.files.makeDir(at('nested'));
       await watch();
       await sandbox.files.write(at('nested/file'), 'x');
@@ -100,7 +100,7 @@ export function describeWatch(targetOf: TargetSource): void {
       expect(events.filter((event) => event.name.includes('file'))).toEqual([]);
     });
 
-    it('brings the entry along if asked to', async () => {
+    it('includes the entry if requested', async () => {
       await watch({ includeEntry: true });
       await sandbox.files.write(at('described'), 'hello');
       await came(FilesystemEventType.WRITE, 'described');
@@ -118,7 +118,7 @@ export function describeWatch(targetOf: TargetSource): void {
       expect(events.map((event) => event.name)).not.toContain('after');
     });
 
-    it('refuses what is missing or no directory', async () => {
+    it('refuses a missing path, and one that is not a directory', async () => {
       const { files } = sandbox;
       await files.write(at('file'), '');
       await expect(files.watchDir(at('none'), () => {})).rejects.toThrow(FileNotFoundError);

@@ -1,4 +1,4 @@
-/** One line of the table: what a program in the guest prints. */
+/** One line of the table: the expected output of a program in the guest. */
 export interface Expectation {
   readonly what: string;
   /** For bash, as the user of the image unless `user` says otherwise. */
@@ -8,7 +8,7 @@ export interface Expectation {
   readonly prints: string | RegExp;
 }
 
-/** What programs find in a Debian container, or after Debian's own init. */
+/** The environment of programs in a Debian container, or after Debian's own init. */
 export const EXPECTATIONS: readonly Expectation[] = [
   // Devices
   { what: 'process substitution', script: 'cat <(echo x)', prints: 'x' },

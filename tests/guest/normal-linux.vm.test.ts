@@ -9,9 +9,9 @@ import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 import { EXPECTATIONS } from './expectations.ts';
 import { downloadPodman } from './podman.ts';
 
-/* A guest beside what a Debian container, or Debian's own init, gives to programs. */
+/* Compares a guest with the environment of programs in a Debian container, or after Debian's own init. */
 
-/** Of compilers and container engines under emulation. */
+/** For compilers and container engines under emulation. */
 const SLOW = 10 * 60_000;
 
 let resources: AsyncDisposableStack;
@@ -76,7 +76,7 @@ test.each([
   expect(await run('echo "$(id -u) $USER"', user)).toBe(who);
 });
 
-// As docker exec has them.
+// As in docker exec.
 test.each([
   ['4242', '0 0 / drwx------ 4242'],
   ['4242:4343', '4343 4343 / drwx------ 4242'],
@@ -87,7 +87,7 @@ test.each([
   expect(await run(script, user)).toBe(expected);
 });
 
-test.each(['ghost', 'ghost:user', 'user:ghosts'])('%s is nobody', async (user) => {
+test.each(['ghost', 'ghost:user', 'user:ghosts'])('the user %s does not exist', async (user) => {
   await expect(sandbox.exec('id', [], { user })).rejects.toMatchObject({
     code: 'invalid_request',
     message: expect.stringContaining('ghost'),
@@ -116,11 +116,11 @@ describe('Podman, from an image that was built in the sandbox', () => {
   }, SLOW);
 
   test.each([
-    // The overlay is the kernel's own, on the store beside the root's overlay.
+    // The overlay is the kernel's own, on the store outside of the root's overlay.
     ['root', /^42\n0\n2\noverlay v2$/],
     ['user', /^42\n0\n2\n\w+ v2$/],
   ])(
-    'runs a container as %s, with a network of its own',
+    'runs a container as %s, with its own network',
     async (user, prints) => {
       const script = [
         'cd /tmp/box && podman build -q --network none -t box . >/dev/null',

@@ -7,8 +7,8 @@ import { runCommand } from '@torpor/linux';
 const PACKAGES = ['podman', 'crun', 'fuse-overlayfs', 'slirp4netns', 'iptables'];
 
 /**
- * Debian's Podman with all that it needs beyond the image `base`, as a tar archive to be
- * unpacked at the guest's root. apt fetches it here, since a guest would take minutes to
+ * Debian's Podman with its dependencies that the image `base` lacks, as a tar archive to
+ * unpack at the guest's root. apt fetches it here, since a guest would take minutes to
  * install it under emulation.
  */
 export async function downloadPodman(): Promise<Buffer> {
@@ -28,7 +28,7 @@ export async function downloadPodman(): Promise<Buffer> {
     for (const name of (await readdir(archives)).filter((file) => file.endsWith('.deb'))) {
       await runCommand('dpkg-deb', ['-x', join(archives, name), root]);
     }
-    // What the packages' scripts would do.
+    // As the packages' scripts would.
     await symlink('xtables-nft-multi', join(root, 'usr/sbin/iptables'));
     await symlink('xtables-nft-multi', join(root, 'usr/sbin/ip6tables'));
     const tar = join(directory, 'podman.tar');
@@ -40,7 +40,7 @@ export async function downloadPodman(): Promise<Buffer> {
   }
 }
 
-/** What dpkg knows in the image `base`. */
+/** The dpkg database of the image `base`. */
 async function installedPackages(): Promise<string> {
   const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
   const { path } = await new ImageStore({ cacheDir }).build('base');

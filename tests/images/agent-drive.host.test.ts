@@ -5,7 +5,7 @@ import { ensureGuestArtifacts, type GuestArtifacts } from '@torpor/images';
 import { runCommand } from '@torpor/linux';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-/* The agent drive alone, over a root that has nothing: no C library, no shell, no /usr. */
+/* The agent drive alone, on an empty root: no C library, no shell, no /usr. */
 
 let directory: string;
 let root: string;
@@ -33,7 +33,7 @@ function chroot(...command: string[]): Promise<string> {
   return runCommand('chroot', [root, ...command]);
 }
 
-test('Node runs, and knows where it is', async () => {
+test('Node runs, and knows its own path', async () => {
   const script = 'console.log(process.execPath, process.versions.node)';
   expect(await chroot('/.torpor/bin/node', '-e', script)).toBe(
     `/.torpor/bin/node ${artifacts.nodeVersion}\n`,
@@ -49,7 +49,7 @@ test('the compiled modules find their libraries', async () => {
   expect(await chroot('/.torpor/bin/node', '-e', script)).toBe('true\n');
 });
 
-test("the drive's Node takes the bytecode of envd that was made with the drive", async () => {
+test("the drive's Node accepts the bytecode of envd that was made with the drive", async () => {
   const script = `
     const { loadBundle } = require('/.torpor/envd/load-bundle.cjs');
     const { envd, script } = loadBundle('/.torpor/envd');
@@ -62,11 +62,11 @@ test('tini and setpriv run', async () => {
   expect(await chroot('/.torpor/bin/setpriv', '--version')).toContain('setpriv');
 });
 
-test('the file system is whole', async () => {
+test('the file system is consistent', async () => {
   await runCommand('e2fsck', ['-f', '-n', artifacts.agentDrivePath]);
 });
 
-test('a second call makes nothing', async () => {
+test('a second call creates nothing', async () => {
   const messages: string[] = [];
   const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
   const again = await ensureGuestArtifacts({

@@ -5,7 +5,7 @@ import { type Image, ImageStore } from '@torpor/images';
 import { runCommand } from '@torpor/linux';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-/* What is in the image `base`, seen from a chroot into it. */
+/* The content of the image `base`, from a chroot into it. */
 
 /** A build from an empty cache takes minutes on a slow machine. */
 const BUILD_TIMEOUT_MS = 15 * 60_000;
@@ -20,14 +20,14 @@ beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'base-image-'));
   root = join(directory, 'root');
   await mkdir(root);
-  // An overlay, so that the programs may write although the image may not change.
+  // An overlay, so that the programs can write without changing the image.
   for (const name of ['image', 'layers']) await mkdir(join(directory, name));
   await runCommand('mount', ['-o', 'loop,ro', image.path, join(directory, 'image')]);
   await runCommand('mount', ['-t', 'tmpfs', 'tmpfs', join(directory, 'layers')]);
   for (const name of ['upper', 'work']) await mkdir(join(directory, 'layers', name));
   const layers = `lowerdir=${directory}/image,upperdir=${directory}/layers/upper,workdir=${directory}/layers/work`;
   await runCommand('mount', ['-t', 'overlay', '-o', layers, 'overlay', root]);
-  // Made before dpkg wrote to the image's own /dev: programs need the real thing.
+  // In the image, dpkg has written a regular file: programs need the device.
   await runCommand('mount', ['--bind', '/dev/null', join(root, 'dev/null')]);
 }, BUILD_TIMEOUT_MS);
 
@@ -39,7 +39,7 @@ afterAll(async () => {
   await rm(directory, { recursive: true });
 });
 
-/** Runs a program of the image as the user that sandboxes have. */
+/** Runs a program of the image as the sandboxes' user. */
 function asUser(...command: string[]): Promise<string> {
   const environment = ['HOME=/home/user', 'PATH=/usr/local/bin:/usr/bin:/bin', 'LANG=C.UTF-8'];
   return runCommand('chroot', [
@@ -89,7 +89,7 @@ test('the user becomes root without a password', async () => {
   expect(await asUser('sudo', '-n', 'id', '-u')).toBe('0\n');
 });
 
-test('it has no identity and no caches of its own, and knows its own name', async () => {
+test('it has no identity and no caches, and resolves its own name', async () => {
   expect(await readFile(join(root, 'etc/machine-id'), 'utf8')).toBe('');
   expect(await readFile(join(root, 'etc/resolv.conf'), 'utf8')).toBe('');
   expect(await readFile(join(root, 'etc/hosts'), 'utf8')).toContain('127.0.0.1\tlocalhost sandbox');
@@ -97,23 +97,23 @@ test('it has no identity and no caches of its own, and knows its own name', asyn
   expect(await readdir(join(root, 'var/cache/apt'))).toEqual([]);
 });
 
-test('pip may install into it, and programs find the mounts', async () => {
+test('pip can install into it, and programs find the mounts', async () => {
   expect(await asUser('sh', '-c', 'ls /usr/lib/python3*/EXTERNALLY-MANAGED || true')).toBe('');
   expect(await asUser('readlink', '/etc/mtab')).toBe('../proc/self/mounts\n');
 });
 
-test('the user has numbers for containers without root', async () => {
+test('the user has subordinate ids for rootless containers', async () => {
   expect(await asUser('cat', '/etc/subuid', '/etc/subgid')).toBe(
     'user:100000:65536\nuser:100000:65536\n',
   );
 });
 
-test('it is whole, and smaller than 800 MB', async () => {
+test('it is consistent, and smaller than 800 MB', async () => {
   await runCommand('e2fsck', ['-f', '-n', image.path]);
   expect((await stat(image.path)).blocks * 512).toBeLessThan(800e6);
 });
 
-test('a second build returns what there is', async () => {
+test('a second build returns the existing image', async () => {
   const messages: string[] = [];
   const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
   const again = await new ImageStore({ cacheDir }).build('base', {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { GuestUnderTest } from './guest-under-test.ts';
 
-/* What the kernel, the initramfs, the agent drive and the image `base` make together. */
+/* The kernel, the initramfs, the agent drive and the image `base` together. */
 
 describe('a guest of 512 MiB', () => {
   let guest: GuestUnderTest;
@@ -14,7 +14,7 @@ describe('a guest of 512 MiB', () => {
     await guest?.[Symbol.asyncDispose]();
   });
 
-  test('says on its console how far it is, and nothing fails', async () => {
+  test('prints its progress on its console, and nothing fails', async () => {
     const console = await guest.console();
     const phases = [...console.matchAll(/torpor: \[[\d.]+\] (\w[\w ]*)/g)].map(
       ([, phase]) => phase,
@@ -23,7 +23,7 @@ describe('a guest of 512 MiB', () => {
     expect(console).not.toMatch(/boot failed|cannot|not found|can't/);
   });
 
-  test('has the kernel that its artefacts name', async () => {
+  test('has the kernel of its artefacts', async () => {
     expect(await read(guest, '/proc/sys/kernel/osrelease')).toBe(
       `${guest.artifacts.kernel.version}\n`,
     );
@@ -64,7 +64,7 @@ describe('a guest of 512 MiB', () => {
     });
   });
 
-  test("keeps time by the processor's counter, not by ticks of 4 ms", async () => {
+  test("uses the processor's counter as its clock, not ticks of 4 ms", async () => {
     expect(
       await read(guest, '/sys/devices/system/clocksource/clocksource0/current_clocksource'),
     ).toMatch(/^(?:tsc|tsc-early|kvm-clock)\n$/);
@@ -72,14 +72,14 @@ describe('a guest of 512 MiB', () => {
 
   test('writes to its upper drive', async () => {
     await guest.curl([
-      ...['-f', '--data-binary', 'words', '-H', 'content-type: application/octet-stream'],
+      ...['-f', '--data-binary', 'text', '-H', 'content-type: application/octet-stream'],
       guest.url('/files?path=/home/user/written&username=user'),
     ]);
-    expect(await read(guest, '/home/user/written')).toBe('words');
+    expect(await read(guest, '/home/user/written')).toBe('text');
   });
 });
 
-test('a guest without its upper drive says so on the console and ends', async () => {
+test('a guest without its upper drive reports that on the console and stops', async () => {
   await using guest = await GuestUnderTest.boot((spec) => ({
     ...spec,
     drives: spec.drives.slice(0, 2),
@@ -90,7 +90,7 @@ test('a guest without its upper drive says so on the console and ends', async ()
   );
 });
 
-/** A file of the guest, as root sees it. Files of the kernel are shorter than they say, or say nothing of their size. */
+/** A file of the guest, as root. The sizes of the kernel's files are too large, or unknown. */
 function read(guest: GuestUnderTest, path: string): Promise<string> {
   return guest.curl([
     '-f',

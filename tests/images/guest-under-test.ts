@@ -14,11 +14,11 @@ import { findQemu, type MachineSpec, type MicroVm, QemuDriver } from '@torpor/vm
 
 export const CACHE_DIR = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
 
-/** Far above any boot that works, also under emulation on a busy machine. */
+/** Far above any successful boot, even under emulation on a busy machine. */
 const BOOT_TIMEOUT_MS = 200_000;
 const POLL_INTERVAL_MS = 200;
 
-/** A machine of the project's own artefacts in a network namespace of its own; all of it goes when disposed of. */
+/** A machine with the project's artefacts in its own network namespace; disposing of it removes everything. */
 export class GuestUnderTest implements AsyncDisposable {
   readonly vm: MicroVm;
   readonly artifacts: GuestArtifacts;
@@ -92,15 +92,15 @@ export class GuestUnderTest implements AsyncDisposable {
     return new GuestUnderTest(vm, artifacts, namespace, stack.move());
   }
 
-  /** Resolves when envd says that it is well; throws with the console if the machine ends or takes too long. */
+  /** Resolves when envd is healthy; throws with the console if the machine exits or takes too long. */
   async healthy(): Promise<void> {
     const deadline = Date.now() + BOOT_TIMEOUT_MS;
-    let ended = false;
+    let exited = false;
     void this.vm.exited.then(() => {
-      ended = true;
+      exited = true;
     });
     while ((await this.status('/health')) !== 204) {
-      if (ended || Date.now() > deadline) {
+      if (exited || Date.now() > deadline) {
         throw new Error(`The guest did not become healthy:\n${await this.console()}`);
       }
       await delay(POLL_INTERVAL_MS);
@@ -119,7 +119,7 @@ export class GuestUnderTest implements AsyncDisposable {
     return `http://${GUEST.address}:${GUEST.envdPort}${path}`;
   }
 
-  /** Runs curl beside the machine, in its namespace. */
+  /** Runs curl in the machine's namespace. */
   curl(args: readonly string[]): Promise<string> {
     return runInNamespace(this.#namespace, 'curl', ['-s', '-m', '30', ...args]);
   }

@@ -2,7 +2,7 @@ import { truncate, writeFile } from 'node:fs/promises';
 import { toolEnvironment } from '@torpor/images/testing';
 import { runCommand } from '@torpor/linux';
 
-/** Makes an ext4 with a tree in it and room to write: a sparse file. */
+/** Creates an ext4 image from a tree, with free space, as a sparse file. */
 export async function makeDisk(
   path: string,
   tree: string,

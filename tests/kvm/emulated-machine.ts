@@ -7,18 +7,18 @@ import type { HostImage } from './host-image.ts';
 export interface EmulatedMachineOptions {
   readonly qemu: QemuInstallation;
   readonly image: HostImage;
-  /** Written to; what the machine writes to the image's disk is thrown away. */
+  /** Persistent; writes to the disk of the host image are discarded. */
   readonly productDiskPath: string;
-  /** For the log of its console and what it writes to its disk. */
+  /** For the log of its console and the writes to its disk. */
   readonly directory: string;
   readonly memoryMiB: number;
   readonly signal: AbortSignal;
-  /** Each line that came over its second serial port. */
+  /** Called for each line from its second serial port. */
   readonly onLine: (line: string) => void;
 }
 
 const VCPUS = 2;
-/** Translated code of a whole distribution; when it is full, all of it is thrown away. */
+/** Large enough for the translated code of a whole distribution; when it is full, all of it is discarded. */
 const TRANSLATION_CACHE_MIB = 1024;
 
 export function consolePath(directory: string): string {
@@ -26,14 +26,14 @@ export function consolePath(directory: string): string {
 }
 
 /**
- * Runs a machine in pure emulation until it powers itself off, or until the signal aborts:
- * then it is killed. Its processor, `max`, has AMD's SVM with nested paging, so that it has a
- * KVM of its own. Rejects if QEMU fails.
+ * Runs a machine in pure emulation until it powers itself off; it is killed if the signal
+ * aborts. Its processor, `max`, has AMD's SVM with nested paging, so that it has its own KVM.
+ * Rejects if QEMU fails.
  */
 export function runEmulatedMachine(options: EmulatedMachineOptions): Promise<void> {
   const child = spawn(options.qemu.path, machineArguments(options), {
     stdio: ['ignore', 'pipe', 'pipe'],
-    // Where QEMU puts what is written to a disk with snapshot=on.
+    // QEMU's directory for writes to a disk with snapshot=on.
     env: { ...process.env, TMPDIR: options.directory },
     signal: options.signal,
     killSignal: 'SIGKILL',

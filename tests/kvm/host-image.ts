@@ -13,20 +13,20 @@ import { runCommand } from '@torpor/linux';
 import { makeDisk } from './disk.ts';
 import { PRODUCT } from './product-disk.ts';
 
-/** Raised when the contents of the image change otherwise than by the inputs of its key. */
+/** Incremented when the contents of the image change for a reason that is not in its key. */
 const RECIPE = 1;
 const DISK_MIB = 6 * 1024;
 const BUILD_TIMEOUT_MS = 45 * 60_000;
 
-/** A Debian that boots by itself, as a server has it; what Torpor needs comes on top. */
+/** The packages of a Debian server; Torpor's requirements are added. */
 const PACKAGES = ['dbus', 'kmod', 'linux-image-cloud-amd64', 'procps', 'systemd-sysv', 'udev'];
-/** QEMU 10 and the kernel of guests are in the backports. */
+/** QEMU 10 and the guests' kernel are in the backports. */
 const PREFERENCES = `Package: src:qemu src:seabios src:linux src:linux-signed-amd64
 Pin: release n=bookworm-backports
 Pin-Priority: 990
 `;
 
-/** The walk's own words go to the second serial port; the first is the machine's console. */
+/** The walk's output goes to the second serial port; the first is the machine's console. */
 export const REPORT_DEVICE = '/dev/ttyS1';
 
 const UNIT = `[Unit]
@@ -40,7 +40,7 @@ EnvironmentFile=${PRODUCT.environment}
 ExecStart=${PRODUCT.node} ${PRODUCT.walk}
 StandardOutput=file:${REPORT_DEVICE}
 StandardError=file:${REPORT_DEVICE}
-# Whatever the walk leaves behind, the machine ends.
+# Powers the machine off, even if the walk has left something running.
 ExecStopPost=/usr/bin/systemctl --no-block poweroff
 KillMode=mixed
 TimeoutStartSec=infinity
@@ -64,7 +64,7 @@ export interface HostImage {
 
 /**
  * The disk of a freshly installed Debian 12 with everything that `torpor setup` would
- * install, and its kernel. Made once, in some five minutes, and kept in the cache.
+ * install, and its kernel. Created once, in about five minutes, and kept in the cache.
  */
 export async function ensureHostImage(
   cacheDir: string,

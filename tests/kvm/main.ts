@@ -70,7 +70,7 @@ async function run(options: KvmTestOptions): Promise<number> {
   }
 }
 
-/** Found as Torpor finds it, with the jailer beside it. One that does not run is refused before anything is made. */
+/** Detected as in Torpor, with the jailer beside it. One that does not run is refused before anything is created. */
 async function suppliedFirecracker({
   firecracker: supplied,
 }: KvmTestOptions): Promise<FirecrackerInstallation | undefined> {
@@ -129,7 +129,7 @@ async function boot(
 
 async function showConsole(directory: string): Promise<void> {
   const text = await readFile(consolePath(directory), 'utf8').catch(() => '');
-  say('the last words of its console:');
+  say('the last lines of its console:');
   for (const line of text.split('\n').slice(-CONSOLE_LINES)) say(`: ${line.trimEnd()}`);
 }
 

@@ -9,7 +9,7 @@ test('without a Firecracker the sandboxes run in QEMU', () => {
   });
 });
 
-test('a Firecracker that is supplied is used, with its jailer where there is one', () => {
+test('a supplied Firecracker is used, with its jailer if there is one', () => {
   const env = { TORPOR_FIRECRACKER: '/opt/firecracker' };
   expect(parseKvmTestOptions([], env)).toMatchObject({
     firecracker: { path: '/opt/firecracker' },
@@ -27,6 +27,6 @@ test.each([
   [['--fast'], {}, '--fast'],
   [['qemu'], {}, 'qemu'],
   [[], { TORPOR_JAILER: '/opt/jailer' }, 'TORPOR_FIRECRACKER is not'],
-])('what cannot be meant is refused: %j with %j', (args, env, words) => {
-  expect(() => parseKvmTestOptions(args, env)).toThrow(words);
+])('contradictory options are refused: %j with %j', (args, env, message) => {
+  expect(() => parseKvmTestOptions(args, env)).toThrow(message);
 });

@@ -1,12 +1,12 @@
 import { parseArgs } from 'node:util';
 
-/** How the test under KVM is run. */
+/** The options of the test under KVM. */
 export interface KvmTestOptions {
-  /** On this machine; put into the emulated one, where it must be chosen. Without it QEMU must be. */
+  /** A Firecracker of this machine, which the emulated one must choose. Without it, it must choose QEMU. */
   readonly firecracker?: { readonly path: string; readonly jailerPath?: string };
   readonly memoryMiB: number;
   readonly timeoutMinutes: number;
-  /** Leave the disk and the console of the machine where they are. */
+  /** Keep the disk and the console log of the machine. */
   readonly keep: boolean;
 }
 
@@ -20,7 +20,7 @@ const DEFAULT_MEMORY_MIB = 5120;
 const LEAST_MEMORY_MIB = 3072;
 const DEFAULT_TIMEOUT_MINUTES = 90;
 
-/** Throws an `Error` with a sentence for a person. */
+/** Throws an `Error` with a message for the user. */
 export function parseKvmTestOptions(
   args: readonly string[],
   env: Readonly<Record<string, string | undefined>>,

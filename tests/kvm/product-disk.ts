@@ -8,7 +8,7 @@ import { makeDisk } from './disk.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 
-/** Where the emulated machine has the checkout and what goes with it. */
+/** The mount point of the product disk in the emulated machine. */
 const MOUNT = '/torpor';
 export const PRODUCT = {
   label: 'torpor-product',
@@ -20,15 +20,15 @@ export const PRODUCT = {
 } as const;
 
 const DISK_MIB = 12 * 1024;
-/** Not of the product, or made on the machine that it is tested on. */
-const LEFT_OUT = ['.git', '.env', 'coverage'];
+/** Not part of the product, or created on the tested machine. */
+const EXCLUDED = ['.git', '.env', 'coverage'];
 
-/** What the walk through the command line is told; see `walk.ts`. */
+/** The variable with the VMM that `walk.ts` must find chosen. */
 export const EXPECTED_VMM = 'TORPOR_KVM_TEST_VMM';
 
 /**
  * A disk with this checkout, its npm packages, the guest artefacts of this machine's cache,
- * and the Firecracker that is tried, if any. Everything is on it, so that the emulated machine needs no network.
+ * and the tested Firecracker, if any, so that the emulated machine needs no network.
  */
 export async function makeProductDisk(
   path: string,
@@ -37,7 +37,7 @@ export async function makeProductDisk(
   firecracker: FirecrackerInstallation | undefined,
 ): Promise<void> {
   await mkdir(staging);
-  await copyTree(REPOSITORY, join(staging, 'checkout'), LEFT_OUT);
+  await copyTree(REPOSITORY, join(staging, 'checkout'), EXCLUDED);
   const artefactDirectories = [
     artifacts.kernel.bzImagePath,
     artifacts.initramfsPath,
@@ -52,7 +52,7 @@ export async function makeProductDisk(
   const environment = {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     HOME: '/root',
-    // Two emulations deep, and the host may be busy.
+    // Under nested emulation, and the host may be busy.
     TORPOR_GUEST_TIMEOUT: '20m',
     // Every step starts Node, which would compile the same modules in emulation each time.
     NODE_COMPILE_CACHE: `${MOUNT}/compile-cache`,
@@ -90,7 +90,7 @@ async function copyTree(
   leftOut: readonly string[] = [],
 ): Promise<void> {
   await mkdir(target, { recursive: true });
-  // tar rather than cp: it can leave things out. A pipe between the two needs a shell.
+  // tar rather than cp: it can exclude files. A pipe between the two needs a shell.
   const script = 'from=$1 to=$2; shift 2; tar -C "$from" -S "$@" -cf - . | tar -C "$to" -xpf -';
   const exclude = leftOut.map((name) => `--exclude=./${name}`);
   await runCommand('bash', ['-o', 'pipefail', '-c', script, 'copy', source, target, ...exclude]);

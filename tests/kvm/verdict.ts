@@ -1,4 +1,4 @@
-/** How the steps of a walk went. The walk says it in its last line, the one who runs the machine reads it. */
+/** The results of a walk's steps, which the walk prints as its last line for the program that runs the machine. */
 export interface Verdict {
   readonly passed: number;
   readonly failed: number;

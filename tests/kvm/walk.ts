@@ -1,6 +1,6 @@
-// Runs inside the emulated machine, a Debian that has just booted: every step of the command
-// line as a user takes it. Each step says what it printed and how long it took; the first
-// that fails ends the walk, since the others build on it.
+// Runs inside the emulated machine, a freshly booted Debian: the commands that a user would run,
+// one after the other. Each step prints its output and how long it took; the first that fails
+// stops the walk, since the others depend on it.
 import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
@@ -12,7 +12,7 @@ import { verdictLine } from './verdict.ts';
 const run = promisify(execFile);
 
 const DATA_DIR = `${PRODUCT.mount}/data`;
-/** Loaded on demand: a host on which nothing ran yet has none of them. */
+/** Loaded on demand: a freshly booted host has none of them. */
 const ON_DEMAND_MODULES = ['veth', 'tun', 'nf_tables', 'nf_conntrack'];
 const OUTPUT_LINES = 40;
 
@@ -21,10 +21,10 @@ const sandboxesSchema = z.array(
   z.looseObject({ id: z.string(), status: z.string(), reason: z.string().optional() }),
 );
 
-/** What the steps hand on. */
+/** Results that later steps use. */
 const found = { source: '', copy: '', forks: [] as string[] };
 let server: TorporProcess | undefined;
-/** All that were started, for their logs. */
+/** All servers that were started, for their logs. */
 const servers: TorporProcess[] = [];
 
 const STEPS: readonly (readonly [name: string, step: () => Promise<void>])[] = [
@@ -34,7 +34,7 @@ const STEPS: readonly (readonly [name: string, step: () => Promise<void>])[] = [
   ['torpor up', start],
   ['torpor create', createSource],
   ['its VMM runs under KVM', underKvm],
-  ['torpor exec', () => says(found.source, 'bare words', 'sh', '-c', 'echo bare words; uname -r')],
+  ['torpor exec', () => says(found.source, 'some text', 'sh', '-c', 'echo some text; uname -r')],
   ['a program that keeps counting', () => startCounter(found.source)],
   ['torpor pause', async () => void (await torpor('pause', found.source))],
   ['a paused sandbox has no VMM', () => vmmsAre(0)],
@@ -53,7 +53,7 @@ const STEPS: readonly (readonly [name: string, step: () => Promise<void>])[] = [
   ['a pause and a resume after that', pauseAndResume],
   ['torpor doctor --probe', async () => void (await torpor('doctor', '--probe'))],
   ['torpor rm', removeAll],
-  ['torpor up ends', stop],
+  ['torpor up stops', stop],
   ['nothing is left', () => vmmsAre(0)],
 ];
 
@@ -94,7 +94,7 @@ async function start(): Promise<void> {
   say(`it serves at ${server.apiUrl}`);
 }
 
-/** No setting says so, and nothing is remembered yet: the probe decides. */
+/** Without a setting and an earlier result, the probe decides. */
 async function checkChoice(): Promise<void> {
   const output = await torpor('doctor');
   const fact = (id: string) => new RegExp(`^. ${id} +(.*)$`, 'm').exec(output)?.[1] ?? 'not named';
@@ -102,7 +102,7 @@ async function checkChoice(): Promise<void> {
   expect(fact('vmm').startsWith(`${expectedVmm} `), `the VMM is ${fact('vmm')}`);
 }
 
-/** Firecracker knows nothing else than KVM; of QEMU its arguments tell. */
+/** Firecracker always uses KVM; for QEMU the arguments show it. */
 async function underKvm(): Promise<void> {
   await vmmsAre(1);
   if (expectedVmm === 'firecracker') return;
@@ -124,12 +124,12 @@ async function created(...args: readonly string[]): Promise<string> {
   return id;
 }
 
-async function says(id: string, words: string, ...command: readonly string[]): Promise<void> {
+async function says(id: string, text: string, ...command: readonly string[]): Promise<void> {
   const output = await torpor('exec', id, '--', ...command);
-  expect(output.includes(words), `it does not say ${JSON.stringify(words)}`);
+  expect(output.includes(text), `it does not say ${JSON.stringify(text)}`);
 }
 
-/** A program whose memory a pause must keep: it counts, and shows how far it is. */
+/** Starts a program whose memory a pause must keep: it counts, and prints its count. */
 async function startCounter(id: string): Promise<void> {
   const script =
     'n=0; while :; do n=$((n + 1)); echo $n >/dev/shm/count.new; mv /dev/shm/count.new /dev/shm/count; sleep 0.1; done';
@@ -137,7 +137,7 @@ async function startCounter(id: string): Promise<void> {
   await countsOn(id);
 }
 
-/** Two looks at the counter: it is there, and it grows. */
+/** Reads the counter twice: it exists, and increases. */
 async function countsOn(id: string): Promise<void> {
   const script =
     'until [ -s /dev/shm/count ]; do sleep 0.1; done; a=$(cat /dev/shm/count); until [ "$(cat /dev/shm/count)" -gt "$a" ]; do sleep 0.1; done; echo counts on';
@@ -203,7 +203,7 @@ async function torpor(...args: readonly string[]): Promise<string> {
   return result.stdout;
 }
 
-/** What the servers, the kernel and the sandboxes' consoles said last. */
+/** Prints the last output of the servers, the kernel and the sandboxes' consoles. */
 async function explain(): Promise<void> {
   for (const line of servers.flatMap(({ log }) => log)) say(`  ${line}`);
   const commands = [

@@ -7,18 +7,18 @@ import { type AgentClient, clientOf } from '../agent/agent-under-test.ts';
 import { relayIntoNamespace } from '../support/namespace-relay.ts';
 
 const AGENT = fileURLToPath(new URL('../agent/agent-process.ts', import.meta.url));
-/** It probes the accelerator and prepares the guest's artefacts first. */
+/** Includes the probe of the accelerator and the preparation of the guest's artefacts. */
 const START_TIMEOUT_MS = 300_000;
 
 export interface AgentOnHost extends AsyncDisposable {
   readonly client: AgentClient;
-  /** Where it serves on the host's loopback interface. */
+  /** Its port on the host's loopback interface. */
   readonly port: number;
 }
 
 /**
- * Starts a host agent on the host that the probe plays: its slots, its firewall and
- * its guests are there. Disposing of it destroys its sandboxes and ends it.
+ * Starts a host agent on the probe's host, with its slots, its firewall and its guests.
+ * Disposing of it destroys its sandboxes and stops it.
  */
 export async function startAgentOnHost(
   probe: IsolationProbe,
@@ -35,16 +35,16 @@ export async function startAgentOnHost(
     child.kill('SIGTERM');
     await exited;
   });
-  const ended = exited.then(([code, signal]) => {
+  const failed = exited.then(([code, signal]) => {
     throw new Error(`The host agent exited with ${code ?? signal}.`);
   });
   const [line] = await Promise.race([
     once(createInterface({ input: child.stdout }), 'line', {
       signal: AbortSignal.timeout(START_TIMEOUT_MS),
     }),
-    ended,
+    failed,
   ]);
-  ended.catch(() => undefined);
+  failed.catch(() => undefined);
   const { port } = JSON.parse(String(line)) as { port: number };
   const relay = stack.use(await relayIntoNamespace(probe.hostNamespace, '127.0.0.1', port));
   const resources = stack.move();

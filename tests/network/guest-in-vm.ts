@@ -4,12 +4,12 @@ import type { ListenerEvent, Outcome, ProbeTarget } from '@torpor/testkit/networ
 import { vi } from 'vitest';
 import { type AgentClient, text } from '../agent/agent-under-test.ts';
 
-/** A target, and how long to wait for its response: what never responds is waited for in full. */
+/** A target, and how long to wait for its response; if there is none, it is waited in full. */
 export interface Visit extends ProbeTarget {
   readonly patienceMs: number;
 }
 
-/** A UDP packet with whatever source address. */
+/** A UDP packet with any source address. */
 export interface ForgedPacket extends ProbeTarget {
   readonly source: string;
   readonly text: string;
@@ -18,17 +18,17 @@ export interface ForgedPacket extends ProbeTarget {
 const EVENTS = '/tmp/visitors';
 const EXEC_TIMEOUT_SEC = 180;
 
-/** What it takes before IPv6 could work at all: a guest's root would do the same. */
+/** The configuration for IPv6, which a guest's root could also write. */
 const IPV6 = [
   `echo 0 > /proc/sys/net/ipv6/conf/${GUEST.interfaceName}/disable_ipv6`,
   `ip -6 addr replace 2001:db8:2::21/64 dev ${GUEST.interfaceName} nodad`,
   'ip -6 route replace default via 2001:db8:2::22',
 ].join(' && ');
 
-/** A sandbox of which somebody malicious has become root. */
+/** A sandbox with a malicious root. */
 export class GuestInVm {
   readonly sandboxId: string;
-  /** The address under which its host reaches it. */
+  /** The address at which its host reaches it. */
   readonly hostAddress: string;
   readonly #client: AgentClient;
 
@@ -38,7 +38,7 @@ export class GuestInVm {
     this.hostAddress = hostAddress;
   }
 
-  /** Serves on the port, TCP and UDP, and remembers who came. */
+  /** Serves TCP and UDP on the port, and records the peers. */
   async listen(port: number): Promise<void> {
     await this.#client.startBackground({
       sandboxId: this.sandboxId,
@@ -47,7 +47,7 @@ export class GuestInVm {
     });
   }
 
-  /** All that happened, once an event that fits is there. Throws if none comes in time. */
+  /** All events, once there is one that fits. Throws if there is none in time. */
   async nextEvent(
     fits: (event: ListenerEvent) => boolean,
     timeoutMs: number,

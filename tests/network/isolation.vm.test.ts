@@ -18,14 +18,14 @@ import { type AgentOnHost, startAgentOnHost } from './agent-on-host.ts';
 import { GuestInVm } from './guest-in-vm.ts';
 
 /*
- * What untrusted code reaches from inside a microVM: the rules are tested without one
- * beside the network code; here they stand around real guests, as an agent sets
- * them up. One guest was booted and has internet, the other was restored and has none.
+ * What untrusted code can reach from inside a microVM. The rules are tested without one
+ * beside the network code; here they apply to real guests, as an agent sets them up. One
+ * guest was booted and has internet, the other was restored and has none.
  */
 
-/** Where a response is expected it comes at once; the machine may be slow. */
+/** An expected response arrives at once, but the machine may be slow. */
 const PATIENT_MS = 120_000;
-/** Where none is expected, this is waited in full. */
+/** If none is expected, this is waited in full. */
 const IMPATIENT_MS = 3_000;
 const PORT = INTERNET[0].port;
 
@@ -71,7 +71,7 @@ function linkAddress({ hostAddress }: GuestInVm): string {
   return [...octets.slice(0, 3), (octets[3] ?? 0) - 1].join('.');
 }
 
-/** What a guest may not reach because of where it runs. */
+/** What a guest must not reach on and around its host. */
 function surroundings(own: GuestInVm, other: GuestInVm): Record<string, ProbeTarget> {
   return {
     'its gateway': at(GUEST.gateway),
@@ -87,10 +87,10 @@ function surroundings(own: GuestInVm, other: GuestInVm): Record<string, ProbeTar
 let barriers = 0;
 
 /**
- * All that came to anybody until now. The host sends a last datagram to each listener:
- * when it is there, so is all that was sent before.
+ * All events of all listeners until now. The host sends a last datagram to each listener:
+ * when it has arrived, so has everything that was sent before.
  */
-async function everybodysEvents(): Promise<ListenerEvent[]> {
+async function allEvents(): Promise<ListenerEvent[]> {
   const last = `barrier ${++barriers}`;
   await probe.visitFromHost({
     targets: [
@@ -113,7 +113,7 @@ async function everybodysEvents(): Promise<ListenerEvent[]> {
   );
 }
 
-test('the host reaches both guests and all that they are kept from', async () => {
+test('the host reaches both guests and all targets that they must not reach', async () => {
   const outcomes = await probe.visitFromHost({
     targets: [
       at(online.hostAddress),
@@ -140,9 +140,9 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
   let forbidden: Record<string, Outcome>;
   let visitors: ListenerEvent[];
 
-  // All at once: in an emulated guest every program takes seconds to start.
+  // All together: in an emulated guest every program takes seconds to start.
   beforeAll(async () => {
-    before = await everybodysEvents();
+    before = await allEvents();
     const kept = Object.entries({ ...FORBIDDEN, ...surroundings(own(), other()) });
     const outcomes = await own().visit([
       ...INTERNET.map((target) => ({ ...target, patienceMs: PATIENT_MS })),
@@ -152,7 +152,7 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
     forbidden = Object.fromEntries(
       outcomes.slice(INTERNET.length).map((outcome, index) => [kept[index]?.[0], outcome]),
     );
-    visitors = (await everybodysEvents()).filter(isNewSince(before));
+    visitors = (await allEvents()).filter(isNewSince(before));
   });
 
   test(`${which === 'online' ? 'reaches' : 'is refused'} the internet`, () => {
@@ -171,7 +171,7 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
     expect(Object.keys(forbidden)).toHaveLength(Object.keys(FORBIDDEN).length + 7);
   });
 
-  test('is seen by nobody but the internet, under the address of the host', () => {
+  test('is seen only by the internet, with the address of the host', () => {
     const expected = which === 'online' ? INTERNET.map(({ address }) => address) : [];
     expect(visitors.toSorted(byLocalAddress)).toEqual(
       expected
@@ -180,8 +180,8 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
     );
   });
 
-  test('gains nothing as root by raw packets with other sources', async () => {
-    const strangers = [
+  test('gains nothing as root by sending raw packets with other sources', async () => {
+    const foreignSources = [
       '198.51.100.77',
       '127.0.0.1',
       GUEST.gateway,
@@ -194,16 +194,16 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
       ...Object.values(FORBIDDEN),
       ...Object.values(surroundings(own(), other())),
     ].filter(({ address, port }) => port === PORT && !address.includes(':'));
-    const forged = [GUEST.address, ...strangers].flatMap((source) =>
+    const forged = [GUEST.address, ...foreignSources].flatMap((source) =>
       [...kept, ...INTERNET]
         .filter((target) => source !== GUEST.address || kept.includes(target))
         .map((target) => ({ ...target, source, text: `${source} to ${target.address}` })),
     );
-    // What shows that such packets do go out: the same with the guest's own address.
+    // Shows that such packets are sent at all: the same with the guest's own address.
     const honest = { ...INTERNET[0], source: GUEST.address, text: `honest ${which}` };
-    const earlier = await everybodysEvents();
+    const earlier = await allEvents();
     await own().forge([...forged, honest]);
-    const arrived = (await everybodysEvents()).filter(isNewSince(earlier));
+    const arrived = (await allEvents()).filter(isNewSince(earlier));
     expect(arrived).toEqual(
       which === 'online'
         ? ['frame', 'socket'].map((kind) => ({
@@ -216,7 +216,7 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
   });
 });
 
-/** Keeps what came in addition: of equal events, as many as there were before are left out. */
+/** Filters new events: of equal ones, as many as there were before are omitted. */
 function isNewSince(before: readonly ListenerEvent[]): (event: ListenerEvent) => boolean {
   const known = before.map((event) => JSON.stringify(event));
   return (event) => {
@@ -230,7 +230,7 @@ function byLocalAddress(a: ListenerEvent, b: ListenerEvent): number {
   return JSON.stringify(a).localeCompare(JSON.stringify(b));
 }
 
-test('the end of the agent leaves nothing on the host', async () => {
+test('the agent leaves nothing on the host when it stops', async () => {
   await agent[Symbol.asyncDispose]();
   expect(await leftovers(instanceTag(await realpath(dataDir)), dataDir)).toEqual([]);
 });

@@ -13,19 +13,19 @@ import {
 } from '@torpor/linux';
 
 /**
- * Plays a VMM: it maps RAM in two regions, hands its userfaultfd to the pager, and
- * touches pages from several threads, giving some back in between. Every byte read is
- * compared with the pattern that the build holds, or with zero.
+ * Acts as a VMM: it maps RAM in two regions, passes its userfaultfd to the pager, and
+ * touches pages from several threads, and releases some in between. Every byte read is
+ * compared with the pattern of the build, or with zero.
  *
  *   node client-process.ts SOCKET BLOCKS FAULTS THREADS [hang-up | execute]     (THREADS is even)
  *
- * With `hang-up` it closes its connection after the handshake. It prints one JSON line when it is done, then
- * waits for its standard input to end; with `execute` it is replaced by sleep(1).
+ * With `hang-up` it closes its connection after the handshake. It prints one JSON line when it is
+ * done, then waits for the end of its standard input; with `execute` it execs sleep(1).
  */
 
 export const BLOCK = 4096;
 
-/** What the build holds: every third block is zero, others are filled with this byte. */
+/** The pattern of the build: every third block is zero, others are filled with this byte. */
 export function patternOf(block: number): number {
   return block % 3 === 0 ? 0 : (block % 251) + 1;
 }
@@ -43,7 +43,7 @@ interface ThreadResult {
   readonly wrong: number;
 }
 
-/** Touches random blocks of this thread's own part of RAM; half of those it finds present it gives back. */
+/** Touches random blocks of this thread's own part of RAM; releases half of those that are present. */
 function touchPages(data: ThreadData): ThreadResult {
   const memory = bytesAt(data.address, data.blocks * BLOCK);
   const EXPECT_PATTERN = 0;
@@ -59,7 +59,7 @@ function touchPages(data: ThreadData): ThreadResult {
     const block = random(data.blocks);
     const value = expected[block] === EXPECT_ZERO ? 0 : patternOf(data.firstBlock + block);
     if (memory[block * BLOCK + random(BLOCK)] !== value) wrong++;
-    // Given back, the page is zero from now on, and faults at the next touch.
+    // A released page is zero from now on, and faults at the next touch.
     if (expected[block] === EXPECT_PATTERN ? fault % 2 === 0 : true) {
       discardPages(data.address + block * BLOCK, BLOCK);
       expected[block] = EXPECT_ZERO;

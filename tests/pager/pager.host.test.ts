@@ -54,7 +54,7 @@ interface TestBuild {
   readonly diffPath: string;
 }
 
-/** A build whose RAM holds the client's pattern. */
+/** A build whose RAM has the client's pattern. */
 async function makeBuild(blocks: number): Promise<TestBuild> {
   const id = newBuildId();
   const diffPath = join(directory, id);
@@ -83,7 +83,7 @@ const serve = (vm: string, build: TestBuild, more: { workingSet?: number[] } = {
 
 interface Client {
   readonly child: ChildProcess;
-  /** What the client prints when it has touched all that it was told to; undefined if it exited before. */
+  /** What the client prints when it has touched all pages; undefined if it exited before. */
   readonly results: Promise<{ faults: number; wrong: number }[] | undefined>;
   readonly signal: Promise<NodeJS.Signals | null>;
 }
@@ -126,7 +126,7 @@ function nextEvent(kind: PagerEvent['event'], vm: string): Promise<PagerEvent> {
 }
 
 describe('a client in another process', () => {
-  test('reads no wrong byte, from four threads that give pages back in between', {
+  test('reads no wrong byte, from four threads that release pages in between', {
     timeout: 600_000,
   }, async () => {
     const blocks = 8192;
@@ -142,7 +142,7 @@ describe('a client in another process', () => {
     expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
   });
 
-  test('may hang up after the handshake: it is served, and the pager waits without working', async () => {
+  test('may disconnect after the handshake: it is served, and the pager waits without using the processor', async () => {
     const blocks = 1024;
     await serve('vm', await makeBuild(blocks));
     const client = startClient('vm', blocks, 1000, 2, 'hang-up');
@@ -155,7 +155,7 @@ describe('a client in another process', () => {
     expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
   });
 
-  test('is not harmed by a working set that crosses its regions, or lies outside of its RAM', async () => {
+  test('is not affected by a working set that crosses its regions, or is outside of its RAM', async () => {
     const blocks = 4096;
     const boundary = blocks / 2;
     expect([patternOf(boundary - 1), patternOf(boundary)]).not.toContain(0);
@@ -169,17 +169,17 @@ describe('a client in another process', () => {
     expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
   });
 
-  test('faults less when its recorded working set is brought ahead', async () => {
+  test('faults less when its recorded working set is prefetched', async () => {
     const blocks = 4096;
     const build = await makeBuild(blocks);
     const run = async (vm: string, workingSet?: number[]) => {
-      const ended = nextEvent('ended', vm);
+      const released = nextEvent('ended', vm);
       await serve(vm, build, workingSet === undefined ? {} : { workingSet });
       const client = startClient(vm, blocks, 4, 2);
       expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
       const description = await pager.describe(vm);
       client.child.stdin?.end();
-      await ended;
+      await released;
       return description;
     };
     const first = await run('first');
@@ -190,7 +190,7 @@ describe('a client in another process', () => {
     expect(brought(second.statistics)).toBeLessThanOrEqual(brought(first.statistics));
   });
 
-  test('needs no pager any more once it is materialised', async () => {
+  test('no longer needs a pager once it is materialised', async () => {
     const blocks = 2048;
     await serve('vm', await makeBuild(blocks));
     const materialised = nextEvent('materialised', 'vm');
@@ -204,7 +204,7 @@ describe('a client in another process', () => {
 });
 
 describe('a page that cannot be served', () => {
-  test('ends its VM at once, says why, and harms no other', async () => {
+  test('fails its VM at once with the reason, and affects no other', async () => {
     const blocks = 2048;
     const [broken, sound] = [await makeBuild(blocks), await makeBuild(blocks)];
     await serve('broken', broken);
@@ -255,7 +255,7 @@ describe('a page that cannot be served', () => {
 });
 
 describe('the pager', () => {
-  test('outlives its client, and the next one finds its VMs', async () => {
+  test('outlives its client, and the next one adopts its VMs', async () => {
     const blocks = 2048;
     await serve('vm', await makeBuild(blocks));
     pager.close();
@@ -267,7 +267,7 @@ describe('the pager', () => {
     await expect(pager.shutdown()).rejects.toThrow(/still serves 1/);
   });
 
-  test('ends when it is told to, with all its threads', async () => {
+  test('exits when requested, with all its threads', async () => {
     await serve('vm', await makeBuild(4));
     await pager.stop('vm');
     await pager.shutdown();
@@ -275,7 +275,7 @@ describe('the pager', () => {
     await expect.poll(() => existsSync(`/proc/${pagerPid}`), { timeout: 20_000 }).toBe(false);
   });
 
-  test('refuses a build whose files are missing or damaged, and stays', async () => {
+  test('refuses a build whose files are missing or damaged, and keeps running', async () => {
     const build = await makeBuild(4);
     await truncate(build.headerPath, 70);
     await expect(serve('vm', build)).rejects.toThrow(/torn/);
@@ -285,7 +285,7 @@ describe('the pager', () => {
     );
   });
 
-  test('says in its log why it released a VM', async () => {
+  test('logs why it released a VM', async () => {
     const build = await makeBuild(4);
     await serve('stopped', build);
     await pager.stop('stopped');
@@ -303,7 +303,7 @@ describe('the pager', () => {
     startClient('materialised', 4, 4, 2);
     await materialised;
 
-    // Its program replaces itself: the process stays, and its memory no longer exists. Of 4
+    // Its program execs another: the process stays, and its memory no longer exists. Of 4
     // blocks all are installed by then, of 256 some are missing.
     for (const blocks of [4, 256]) {
       const vm = `replaced-${blocks}`;
@@ -325,7 +325,7 @@ describe('the pager', () => {
     ]);
   });
 
-  test('gives a VM up whose VMM connects and sends nothing', async () => {
+  test('gives up a VM whose VMM connects and sends nothing', async () => {
     const script = `import { setTimeout as delay } from 'node:timers/promises';
       import { connectUnix } from '@torpor/linux';
       process.stdout.write('ready');
@@ -356,7 +356,7 @@ describe('the pager', () => {
     expect(await signal).toBe('SIGKILL');
   });
 
-  test('gives a VM up whose VMM does not connect', async () => {
+  test('gives up a VM whose VMM does not connect', async () => {
     const failed = nextEvent('failed', 'vm');
     const build = await makeBuild(4);
     await pager.serve({
@@ -369,7 +369,7 @@ describe('the pager', () => {
   });
 });
 
-/** What the pager's log says of VMs that were released. */
+/** The entries of the pager's log about released VMs. */
 async function releases(): Promise<object[]> {
   const lines = (await readFile(join(directory, 'log'), 'utf8')).trim().split('\n');
   return lines

@@ -11,8 +11,8 @@ import { RestClient } from '../support/rest-client.ts';
 import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 
 /*
- * What a platform returns for requests that it cannot fulfil, and that they leave nothing
- * behind: no row, no process, no mount, no file.
+ * The errors of requests that cannot be fulfilled. They must leave nothing behind: no row, no
+ * process, no mount, no file.
  */
 
 const MIB = 1024 * 1024;
@@ -34,7 +34,7 @@ beforeAll(async () => {
 });
 afterAll(() => resources.disposeAsync());
 
-/** What a sandbox, or an attempt to make one, leaves. Slots are made ahead of time and stay. */
+/** What a sandbox, or an attempt to create one, leaves. Slots are created in advance and stay. */
 async function traces(): Promise<string[]> {
   const { body } = await api.send('GET', `/v1/sandboxes?state=${SANDBOX_STATES.join(',')}`);
   const rows = rest.sandboxListSchema.parse(body).sandboxes;
@@ -48,7 +48,7 @@ async function traces(): Promise<string[]> {
   ].toSorted();
 }
 
-describe('a sandbox that cannot be', () => {
+describe('a sandbox that cannot be created', () => {
   let before: string[];
   beforeAll(async () => {
     before = await traces();
@@ -89,7 +89,7 @@ describe('a sandbox that cannot be', () => {
       /at most \d+ MiB of memory; \d+ MiB were requested/,
     ],
     [
-      'a number beyond all numbers',
+      'a number that is too large',
       { memory_mb: Number.MAX_SAFE_INTEGER },
       400,
       'capacity_exceeded',
@@ -117,7 +117,7 @@ describe('a sandbox that cannot be', () => {
   });
 });
 
-describe('a sandbox that is not', () => {
+describe('a sandbox that does not exist', () => {
   const path = `/v1/sandboxes/${unknownId}`;
 
   test.each<[string, string, unknown]>([
@@ -148,7 +148,7 @@ describe('a request to a sandbox that it cannot fulfil', () => {
     ['a missing path', { cmd: '/no/such' }, 400, 'program_not_found', /\/no\/such/],
     ['a directory', { cmd: '/etc' }, 400, 'program_not_executable', /\/etc/],
     [
-      'a missing directory to work in',
+      'a missing working directory',
       { cmd: 'true', cwd: '/no/where' },
       400,
       'invalid_request',
@@ -183,20 +183,20 @@ describe('a request to a sandbox that it cannot fulfil', () => {
     expectSentence(error.message, sentence);
   });
 
-  test('a file that is not there', async () => {
+  test('a missing file', async () => {
     const error = await api.refused('GET', `/v1/sandboxes/${id}/files?path=/no/such`);
     expect(error).toMatchObject({ status: 404, code: 'not_found' });
     expectSentence(error.message, /\/no\/such/);
   });
 
-  test('leaves it as it was: with no process, and responding', async () => {
+  test('leaves it unchanged: with no process, and responding', async () => {
     const { body } = await api.send('GET', `/v1/sandboxes/${id}/processes`);
     expect(body).toEqual({ processes: [] });
     const exec = await api.send('POST', `/v1/sandboxes/${id}/exec`, { cmd: 'echo', args: ['yes'] });
     expect(exec).toMatchObject({ status: 200, body: { exit_code: 0, stdout: 'yes\n' } });
   });
 
-  test('nothing of it is left when it is removed, nor of the platform when it ends', async () => {
+  test('nothing of it is left when it is destroyed, nor of the platform when it stops', async () => {
     expect((await api.send('DELETE', `/v1/sandboxes/${id}`)).status).toBeLessThan(300);
     expect((await runTorpor(dataDir, ['ls', '-q'])).stdout).toBe('');
     const left = (await traces()).filter((trace) => trace.includes(id));
@@ -207,9 +207,9 @@ describe('a request to a sandbox that it cannot fulfil', () => {
   });
 });
 
-/** Whole words that a person can act on, and nothing of our insides. */
-function expectSentence(message: string, words: RegExp): void {
-  expect(message).toMatch(words);
+/** Expects a sentence that a user can act on, without internals. */
+function expectSentence(message: string, pattern: RegExp): void {
+  expect(message).toMatch(pattern);
   expect(message).toMatch(/^[A-Z].*\.$/s);
   expect(message).not.toMatch(/\bat \/|Error:|undefined|ECONN|\[object/);
 }

@@ -15,10 +15,10 @@ import { cli } from '@torpor/testkit/cli';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 /*
- * The whole way from the clients to the agent, joined in one process as by `torpor up` or
- * over HTTP, with an envd on this machine instead of a guest: whatever a client did last, and
- * however it left, the sandbox is idle afterwards and destroyed in time. The agent's clock
- * stands still but for the jumps that a test makes.
+ * The whole path from the clients to the agent, in one process as in `torpor up` or over HTTP,
+ * with an envd on this machine instead of a guest: after any use by a client, and after any way
+ * to disconnect, the sandbox is idle and destroyed in time. Only the tests advance the agent's
+ * clock.
  */
 
 const IDLE_MS = 60_000;
@@ -54,7 +54,7 @@ async function start(transport: TransportName): Promise<void> {
   await writeFile(join(directory, 'large'), Buffer.alloc(64 * 1024 * 1024));
 }
 
-/** Of a sandbox in use, the time of the last use is always now. */
+/** While a sandbox is in use, the time of its last use is always now. */
 async function expectIdle(): Promise<void> {
   const inUse = async () => {
     const before = agent.registry.get(sandbox.id).lastActiveAt;
@@ -77,7 +77,7 @@ const USES: Record<string, () => Promise<unknown>> = {
     await using session = await sandbox.execStream('sh', endless, as);
     for await (const _ of session.output()) break;
   },
-  'a streamed program whose output nobody reads': async () => {
+  'a streamed program whose output is not read': async () => {
     await using session = await sandbox.execStream('yes', [], as);
     expect(session.pid).toBeGreaterThan(0);
   },
@@ -122,7 +122,7 @@ const USES: Record<string, () => Promise<unknown>> = {
     const { status } = await fetch(url, { method: 'HEAD', headers: { 'x-api-key': apiKey } });
     expect(status).toBe(200);
   },
-  // `cp` is a program with binary input and output, which needs the agent drive of a guest.
+  // Not `cp`, which needs the agent drive of a guest.
   'the CLI: exec, exec of a program that leaves its input, ps': async () => {
     for (const args of [
       ['exec', '-u', user, sandbox.id, '--', 'true'],

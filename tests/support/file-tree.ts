@@ -4,11 +4,11 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 
 /**
- * Makes a directory with every kind of entry that a file system can hold, except a socket.
+ * Creates a directory with every kind of entry that a file system can have, except a socket.
  * Needs root for the device and the owners.
  */
 export function makeTreeOfEveryKind(root: string): void {
-  // Bash, for names that are not UTF-8; the long path is longer than any one name may be.
+  // Bash, for names that are not UTF-8; the long path exceeds the limit of a single name.
   const script = String.raw`
     set -eu
     mkdir "$1" && cd "$1"
@@ -36,7 +36,7 @@ export function makeTreeOfEveryKind(root: string): void {
   execFileSync('/bin/bash', ['-c', script, 'bash', root], { env: { PATH: process.env.PATH } });
 }
 
-/** Puts a socket into a directory. */
+/** Creates a socket at a path. */
 export async function makeSocket(path: string): Promise<void> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(path, resolve));
@@ -49,8 +49,8 @@ export async function makeSocket(path: string): Promise<void> {
 const BLOCK_BYTES = 512n;
 
 /**
- * All that lstat(2) says about the entries of a tree that a copy can keep, by path (as Latin-1),
- * with the contents. Files that are one are named by their first path.
+ * The attributes from lstat(2) that a copy can keep, and the contents, of the entries of a tree,
+ * by path (as Latin-1). A hard link is described by the first path of the file.
  */
 export function describeTree(root: string): Record<string, unknown> {
   const found: Record<string, unknown> = {};

@@ -7,9 +7,9 @@ import { ControlPlane } from '@torpor/control-plane';
 import { PlainEnvd, StubHost, silentLogger } from '@torpor/testkit/agent';
 
 /**
- * Everything between a client and a program without virtual machines: the control plane
- * with its database, the agent over the in-process transport, and for each sandbox the
- * daemon of the guests as a process of this host.
+ * The whole path from a client to a program, without virtual machines: the control plane
+ * with its database, the agent over the in-process transport, and for each sandbox an
+ * envd as a process on this host.
  */
 export interface HostStack extends AsyncDisposable {
   readonly dataDir: string;
@@ -17,7 +17,7 @@ export interface HostStack extends AsyncDisposable {
   readonly apiKey: string;
 }
 
-/** `sandboxes`: how many can be created in its lifetime. */
+/** `sandboxes`: how many can be created in total. */
 export async function startHostStack(sandboxes = 1): Promise<HostStack> {
   await using stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-stack-'));
@@ -58,7 +58,7 @@ export async function startHostStack(sandboxes = 1): Promise<HostStack> {
   };
 }
 
-/** Gives every slot a daemon that no other slot has had: one obeys only the first sandbox it served. */
+/** Gives every slot a new envd, because an envd accepts only the first sandbox that it served. */
 function guestUrls(guests: readonly PlainEnvd[]): (slot: object) => string {
   const unused = guests.values();
   const given = new WeakMap<object, PlainEnvd>();

@@ -9,14 +9,14 @@ import { findLeaks, readHost, settledLeaks } from './leak-check.ts';
 const MARKER = `TORPOR_LEAK_CHECK_TEST=${process.pid}`;
 const isRoot = process.getuid?.() === 0;
 
-/** Only what this test made: other tests run at the same time. */
-async function leaksNaming(word: string, before: Awaited<ReturnType<typeof readHost>>) {
+/** Only leaks of this test: other tests run at the same time. */
+async function leaksNaming(text: string, before: Awaited<ReturnType<typeof readHost>>) {
   const leaks = findLeaks(before, await readHost({ environmentMarker: MARKER }));
-  return leaks.filter((leak) => leak.includes(word));
+  return leaks.filter((leak) => leak.includes(text));
 }
 
 describe('leak check', () => {
-  test('finds nothing between two readings of the same', async () => {
+  test('finds nothing between two readings without a change', async () => {
     const reading = await readHost();
     expect(findLeaks(reading, reading)).toEqual([]);
   });
@@ -121,7 +121,7 @@ describe('leak check', () => {
     }
   });
 
-  test('waits for what is about to go', async () => {
+  test('waits for processes that are exiting', async () => {
     const before = await readHost({ environmentMarker: MARKER });
     const directory = await mkdtemp(join(tmpdir(), 'torpor-leak-wait-'));
     const started = await readHost();

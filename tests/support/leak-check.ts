@@ -5,8 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { CommandError, runCommand } from '@torpor/linux';
 
 /**
- * What a machine has that a test could leave behind, by kind. Each thing is one
- * line that names it, so that two readings are compared as sets.
+ * The resources of a machine that a test could leak, by kind. Each is a line that
+ * names it, so that two readings are compared as sets.
  */
 export interface HostReading {
   readonly processes: ReadonlySet<string>;
@@ -22,18 +22,18 @@ export interface HostReading {
 export interface ReadingOptions {
   /**
    * A line `NAME=VALUE` of the environment that everything started by the tests
-   * inherits: it finds processes whatever they are called.
+   * inherits: it finds processes with any name.
    */
   readonly environmentMarker?: string;
 }
 
-/** Programs that are ours, also where they were started with an environment of their own. */
+/** Our own programs, also if they were started with another environment. */
 const OUR_PROGRAMS =
   /qemu-system|(^|\/)postgres(:|$| )|(^|\/)firecracker( |$)|\/envd|packages\/(cli|agent|envd|pager)\/|mmdebstrap/;
 const OUR_INTERFACES = /^(tp|tap|veth)/;
 const OUR_DIRECTORIES = /^torpor-/;
 
-/** Reads what there is now. */
+/** Reads the current state. */
 export async function readHost(options: ReadingOptions = {}): Promise<HostReading> {
   const [processes, namespaces, interfaces, routes, mounts, loopDevices, nftTables, directories] =
     await Promise.all([
@@ -58,7 +58,7 @@ export async function readHost(options: ReadingOptions = {}): Promise<HostReadin
   };
 }
 
-/** What is in the later reading and was not in the earlier one, as `kind: name`. */
+/** The resources that are only in the later reading, as `kind: name`. */
 export function findLeaks(before: HostReading, after: HostReading): string[] {
   const kinds = Object.keys(after) as (keyof HostReading)[];
   return kinds.flatMap((kind) =>
@@ -67,8 +67,8 @@ export function findLeaks(before: HostReading, after: HostReading): string[] {
 }
 
 /**
- * The leaks that are still there when `graceMs` have passed: a process that was
- * told to end needs a moment.
+ * The leaks that still exist after `graceMs`: a process that was asked to exit
+ * needs a moment.
  */
 export async function settledLeaks(
   before: HostReading,
@@ -100,7 +100,7 @@ async function readProcesses(marker: string | undefined): Promise<Set<string>> {
   return found;
 }
 
-/** Addresses that an instance claims. */
+/** Addresses that an instance reserves. */
 async function readRoutes(): Promise<Set<string>> {
   return printedToRoot('ip', ['-4', 'route', 'show', 'type', 'unreachable']);
 }
@@ -129,7 +129,7 @@ async function readDirectories(): Promise<Set<string>> {
   for (const parent of ['/dev/shm', '/run', tmpdir()]) {
     for (const name of await list(parent, (entry) => OUR_DIRECTORIES.test(entry))) {
       const path = join(parent, name);
-      // A link is somebody's name for a directory elsewhere.
+      // A link is only a name of another directory.
       const target = await readlink(path).catch(() => undefined);
       found.add(target === undefined ? path : `${path} -> ${target}`);
     }
@@ -146,18 +146,18 @@ function readText(path: string): Promise<string> {
   return readFile(path, 'utf8').catch(() => '');
 }
 
-/** Without the program on the host, nobody has made what it would list. */
+/** Without the program on the host, there is nothing that it could list. */
 function isNothingYet(error: CommandError): boolean {
   return NOTHING_YET.test(error.stderr) || /ENOENT/.test(error.message);
 }
 
-/** What these say where the kernel has not had a route or a table yet, so that there is none. */
+/** The messages of these programs while the kernel has never had a route or a table. */
 const NOTHING_YET =
   /FIB table does not exist|(?:Operation|Protocol|Address family) not supported|not supported by protocol/;
 
 /**
  * The lines that a program prints, without its warnings. Nothing for an ordinary user,
- * who could not have made what it lists. Throws CommandError.
+ * who cannot create what it lists. Throws CommandError.
  */
 async function printedToRoot(program: string, args: readonly string[]): Promise<Set<string>> {
   if (process.geteuid?.() !== 0) return new Set();

@@ -1,6 +1,6 @@
 import { createConnection, createServer } from 'node:net';
 
-/* The half of a relay that runs inside a network namespace: from a socket's path to a TCP address. */
+/* The part of a relay that runs inside a network namespace: from a socket's path to a TCP address. */
 
 const [path = '', host = '', port = ''] = process.argv.slice(2);
 

@@ -8,13 +8,13 @@ import { join } from 'node:path';
 const RELAY = join(import.meta.dirname, 'namespace-relay-process.ts');
 
 export interface NamespaceRelay extends AsyncDisposable {
-  /** Port of 127.0.0.1 that leads to the address in the namespace. */
+  /** Port of 127.0.0.1 that is forwarded to the address in the namespace. */
   readonly port: number;
 }
 
 /**
- * Makes a TCP address of a network namespace reachable from this process. Sockets with
- * a path are not bound to a namespace: a process inside listens on one.
+ * Makes a TCP address of a network namespace reachable from this process. Unix sockets
+ * with a path are not bound to a namespace: a process inside listens on one.
  */
 export async function relayIntoNamespace(
   namespace: string,
@@ -27,8 +27,8 @@ export async function relayIntoNamespace(
   const path = join(directory, 'relay.sock');
   const args = ['netns', 'exec', namespace, process.execPath, RELAY, path, address, String(port)];
   const child = spawn('ip', args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  stack.defer(() => ended(child));
-  // The process says so when it listens.
+  stack.defer(() => stop(child));
+  // The process prints a line when it listens.
   await once(child.stdout, 'data');
   const server = createServer((client) => {
     const inside = createConnection(path);
@@ -50,7 +50,7 @@ export async function relayIntoNamespace(
   };
 }
 
-async function ended(child: ChildProcess): Promise<void> {
+async function stop(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const exit = once(child, 'exit');
   child.kill('SIGKILL');

@@ -5,12 +5,12 @@ import { z } from 'zod';
 
 const credentialsSchema = z.looseObject({ api_key: z.string() });
 
-export interface RestAnswer {
+export interface RestResponse {
   readonly status: number;
   readonly body: unknown;
 }
 
-/** Speaks to the API as any HTTP client would, also where a client of ours would not let it. */
+/** An HTTP client of the API that can send requests which our own clients refuse. */
 export class RestClient {
   readonly #apiUrl: string;
   readonly #apiKey: string;
@@ -26,8 +26,8 @@ export class RestClient {
     return new RestClient(apiUrl, credentialsSchema.parse(JSON.parse(text)).api_key);
   }
 
-  /** A body that is no string is sent as JSON. */
-  async send(method: string, path: string, body?: unknown): Promise<RestAnswer> {
+  /** A body that is not a string is sent as JSON. */
+  async send(method: string, path: string, body?: unknown): Promise<RestResponse> {
     const response = await fetch(`${this.#apiUrl}${path}`, {
       method,
       headers: { 'x-api-key': this.#apiKey, 'content-type': 'application/json' },
@@ -45,8 +45,8 @@ export class RestClient {
     path: string,
     body?: unknown,
   ): Promise<rest.ErrorBody['error'] & { readonly status: number }> {
-    const answer = await this.send(method, path, body);
-    return { status: answer.status, ...rest.errorBodySchema.parse(answer.body).error };
+    const response = await this.send(method, path, body);
+    return { status: response.status, ...rest.errorBodySchema.parse(response.body).error };
   }
 
   async sandbox(id: string): Promise<rest.Sandbox> {

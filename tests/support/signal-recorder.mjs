@@ -1,11 +1,11 @@
-// A program for tests: appends `ready`, then each signal that reaches it, to the file that
-// its argument names. Once none has come for a while it exits, with the second argument or
-// else as a shell reports the signal.
+// A program for tests: appends `ready`, then each signal that it receives, to the file that
+// its argument names. When there has been none for a while it exits, with the second argument,
+// or else as a shell reports the signal.
 import { appendFileSync } from 'node:fs';
 import { constants } from 'node:os';
 
 const [log, status] = process.argv.slice(2);
-/** A second copy of a signal would come within milliseconds. */
+/** A second copy of a signal would arrive within milliseconds. */
 const QUIET_MS = 400;
 
 const write = (line) => appendFileSync(log, `${line}\n`);
@@ -20,7 +20,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGCONT', 'SIGU
     );
   });
 }
-// Raw, as editors and shells set their terminal: a signal does not come by a key.
+// Raw, as editors and shells set their terminal: no key sends a signal.
 if (process.stdin.isTTY) process.stdin.setRawMode(true).resume();
 process.stdout.on('resize', () => write(`${process.stdout.columns}x${process.stdout.rows}`));
 setInterval(() => undefined, 60_000);

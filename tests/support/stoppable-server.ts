@@ -8,7 +8,7 @@ import { processIo } from '@torpor/cli';
 import { StopRequest } from '@torpor/cli/testing';
 
 const [log = ''] = process.argv.slice(2);
-/** In which a second signal would end it at once. */
+/** During this time a second signal would terminate it at once. */
 const STOP_MS = 600;
 
 const stop = new StopRequest(processIo());

@@ -7,10 +7,10 @@ import { fileURLToPath } from 'node:url';
 import { eventually, openTerminal, type Terminal } from './terminal.ts';
 import { TORPOR } from './torpor-process.ts';
 
-/** A program that writes down each signal that reaches it. */
+/** A program that records each signal that it receives. */
 export const SIGNAL_RECORDER = fileURLToPath(new URL('./signal-recorder.mjs', import.meta.url));
 
-/** A directory with what a command is redirected from and to, and what it left there. */
+/** A directory for the redirections and the output of a command. */
 export class TerminalScene implements AsyncDisposable {
   readonly directory: string;
   readonly #dataDir: string;
@@ -20,7 +20,7 @@ export class TerminalScene implements AsyncDisposable {
     this.#dataDir = dataDir;
   }
 
-  /** `dataDir`: that of the server which the commands speak with. */
+  /** `dataDir`: that of the commands' server. */
   static async open(dataDir: string): Promise<TerminalScene> {
     const directory = await mkdtemp(join(tmpdir(), 'torpor-terminal-'));
     await writeFile(join(directory, 'input'), 'input\n');
@@ -37,8 +37,8 @@ export class TerminalScene implements AsyncDisposable {
     return `-u root ${sandbox} -- ${process.execPath} ${SIGNAL_RECORDER} ${join(this.directory, 'log')}`;
   }
 
-  /** The same for a program that writes down what it is asked, takes its time, and exits with 7. */
-  sluggard(sandbox: string): string {
+  /** Like {@link recorder}, for a program that handles the signals slowly, and exits with 7. */
+  slowRecorder(sandbox: string): string {
     const log = join(this.directory, 'log');
     const traps = ['INT', 'QUIT', 'TERM', 'HUP'].map((name) => `trap "on SIG${name}" ${name};`);
     const script = `on() { echo $1 >> ${log}; told=1; }; ${traps.join(' ')} echo ready >> ${log}; until [ "$told" ]; do sleep 0.1; done; for i in $(seq 20); do sleep 0.1; done; echo saved; echo finished >> ${log}; exit 7`;
@@ -65,7 +65,7 @@ export class TerminalScene implements AsyncDisposable {
     return openTerminal(`cd ${this.directory}; ${script}`, { TORPOR_DATA_DIR: this.#dataDir });
   }
 
-  /** A file's content; empty while there is none. */
+  /** A file's content; empty if there is none. */
   read(name: string): string {
     try {
       return readFileSync(join(this.directory, name), 'utf8');
@@ -78,7 +78,7 @@ export class TerminalScene implements AsyncDisposable {
     await eventually(() => this.read('log').startsWith('ready'), 'the program is ready');
   }
 
-  /** What reached the program after it was ready. */
+  /** The signals that the program received after it was ready. */
   get received(): string[] {
     return this.read('log').split('\n').filter(Boolean).slice(1);
   }

@@ -3,17 +3,17 @@ import { spawn } from '@lydell/node-pty';
 
 const WAIT_MS = 30_000;
 
-/** A command on a terminal of its own, in whose foreground group it is. */
+/** A command on its own terminal, in the foreground group. */
 export interface Terminal extends Disposable {
   readonly pid: number;
-  /** What was printed so far. */
+  /** The output so far. */
   output(): string;
   type(text: string): void;
   resize(columns: number, rows: number): void;
-  /** Closes it, as a window or a connection is: the kernel sends SIGHUP. */
+  /** Closes it, like a window or a connection: the kernel sends SIGHUP. */
   hangUp(): void;
-  /** Resolves with the exit status when the command has ended. */
-  readonly ended: Promise<number>;
+  /** Resolves with the exit status when the command has exited. */
+  readonly exited: Promise<number>;
 }
 
 export function openTerminal(script: string, env: Record<string, string>): Terminal {
@@ -27,16 +27,16 @@ export function openTerminal(script: string, env: Record<string, string>): Termi
   pty.onData((data) => {
     output += data;
   });
-  const { promise: ended, resolve } = Promise.withResolvers<number>();
+  const { promise: exited, resolve } = Promise.withResolvers<number>();
   pty.onExit(({ exitCode }) => resolve(exitCode));
   return {
     pid: pty.pid,
-    ended,
+    exited,
     output: () => output,
     type: (text) => pty.write(text),
     resize: (columns, rows) => pty.resize(columns, rows),
     hangUp: () => {
-      // It would send a SIGHUP of its own besides the kernel's.
+      // It would send another SIGHUP besides the kernel's.
       pty.kill = () => undefined;
       // Missing in its types: closes the master side.
       if ('destroy' in pty && typeof pty.destroy === 'function') pty.destroy();

@@ -20,7 +20,7 @@ const readySchema = z.strictObject({
 const STOP_TIMEOUT_MS = 60_000;
 const LOG_LINES = 60;
 
-/** A `torpor up` as a child, with a data directory of its own on a port of its own. */
+/** A `torpor up` as a child, with its own data directory and port. */
 export class TorporProcess implements AsyncDisposable {
   readonly dataDir: string;
   readonly apiUrl: string;
@@ -45,7 +45,7 @@ export class TorporProcess implements AsyncDisposable {
     return pid;
   }
 
-  /** Starts it; resolves when it says that it is ready. Throws with the end of its log if it ends instead. */
+  /** Starts it; resolves when it reports that it is ready. Throws with the end of its log if it exits instead. */
   static async start(dataDir: string, ...options: string[]): Promise<TorporProcess> {
     const child = spawn(process.execPath, [TORPOR, 'up', '--json', '--port', '0', ...options], {
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -56,25 +56,25 @@ export class TorporProcess implements AsyncDisposable {
       log.push(line);
       if (log.length > LOG_LINES) log.shift();
     });
-    const ended = once(child, 'exit').then(([code, signal]) => {
+    const failed = once(child, 'exit').then(([code, signal]) => {
       throw new Error(`torpor up exited with ${code ?? signal}:\n${log.join('\n')}`);
     });
     const [line] = await Promise.race([
       once(createInterface({ input: child.stdout }), 'line'),
-      ended,
+      failed,
     ]);
-    ended.catch(() => undefined);
+    failed.catch(() => undefined);
     const ready = readySchema.safeParse(JSON.parse(String(line)));
     if (!ready.success) throw new Error(`torpor up says: ${line}\n${log.join('\n')}`);
     return new TorporProcess(child, log, ready.data);
   }
 
-  /** Ends it in an orderly way. Returns its exit status. */
+  /** Stops it in order. Returns its exit status. */
   async stop(): Promise<number | null> {
     return this.#end('SIGTERM');
   }
 
-  /** Ends it as a crash would. */
+  /** Kills it, like a crash. */
   async kill(): Promise<void> {
     await this.#end('SIGKILL');
   }
@@ -94,7 +94,7 @@ export class TorporProcess implements AsyncDisposable {
   }
 }
 
-/** A data directory that lasts as long as the test. */
+/** A data directory that is removed after the test. */
 export async function temporaryDataDir(): Promise<AsyncDisposable & { readonly path: string }> {
   const path = await mkdtemp(join(tmpdir(), 'torpor-e2e-'));
   return {
@@ -114,7 +114,7 @@ interface RunOptions {
   readonly onSpawn?: (child: ChildProcess) => void;
 }
 
-/** Runs the command line as a program. */
+/** Runs the CLI as a program. */
 export function runTorpor(
   dataDir: string,
   args: readonly string[],

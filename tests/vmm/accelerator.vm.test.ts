@@ -35,7 +35,7 @@ afterAll(async () => {
   await bench[Symbol.asyncDispose]();
 });
 
-test('the probe guest gets to user mode, says its words and resets the machine', async () => {
+test('the probe guest reaches user mode, prints its message and resets the machine', async () => {
   const initramfsPath = join(bench.directory, 'probe.cpio');
   await writeFile(initramfsPath, probeInitramfs());
   const probeGuest = { kernelPath: guest.kernelPath, initramfsPath };
@@ -46,7 +46,7 @@ test('the probe guest gets to user mode, says its words and resets the machine',
   expect(reason).toBe('The guest rebooted, which stops its machine.');
 });
 
-test('a probe chooses, explains itself, leaves nothing, and is remembered', async () => {
+test('a probe chooses, gives its reason, leaves nothing, and its result is stored', async () => {
   const processesBefore = await machines();
   const choice = await probeAccelerator(options);
   expect(await machines()).toEqual(processesBefore);
@@ -61,7 +61,7 @@ describe('a probe boot', () => {
   const boot = (change: Partial<ProbeBootOptions>, signal = new AbortController().signal) =>
     probeBoot('tcg', { ...options, limits: LIMITS, ...change }, signal);
 
-  test('says how long the guest took', async () => {
+  test('reports how long the guest took', async () => {
     expect(await boot({})).toEqual({ kind: 'booted', bootMs: expect.any(Number) });
   });
 
@@ -81,7 +81,7 @@ describe('a probe boot', () => {
     });
   });
 
-  test('tells of a guest that dies', async () => {
+  test('reports a guest that dies', async () => {
     const kernelArguments = ['rdinit=/nonexistent', 'root=/dev/nonexistent'];
     expect(await boot({ kernelArguments })).toMatchObject({
       kind: 'failed',
@@ -89,26 +89,26 @@ describe('a probe boot', () => {
     });
   });
 
-  test('tells why no machine starts', async () => {
+  test('reports why no machine starts', async () => {
     expect(await boot({ kernelPath: '/nonexistent/kernel' })).toEqual({
       kind: 'refused',
       reason: expect.stringContaining('/nonexistent/kernel'),
     });
   });
 
-  test('ends when it is stopped', async () => {
+  test('returns when it is stopped', async () => {
     expect(await boot({}, AbortSignal.abort())).toEqual({ kind: 'stopped' });
   });
 });
 
-/** Where KVM cannot even be tried, nothing is probed or remembered. */
+/** If KVM cannot be tried, nothing is probed or stored. */
 const mayHaveKvm = (await kvmObstacle()) === undefined;
 
-describe.runIf(mayHaveKvm)('what is remembered', () => {
+describe.runIf(mayHaveKvm)('a stored result', () => {
   const PAST = '2026-01-01T00:00:00.000Z';
   const said = { accelerator: 'kvm', reason: 'Said so.', probedAt: PAST, probedAgainAt: null };
   const result = { ...said, bootMs: { kvm: 600, tcg: null } };
-  /** One that ends at once, so that a probe takes no time. */
+  /** A QEMU that exits at once, so that a probe takes no time. */
   const refused = () => ({ ...options, qemu: { ...options.qemu, path: '/bin/false' } });
   const path = () => join(options.stateDirectory, 'accelerator.json');
   let key: string;
@@ -126,12 +126,12 @@ describe.runIf(mayHaveKvm)('what is remembered', () => {
     expect(key).toContain(options.kernelPath);
   });
 
-  test('counts without a probe, and is told with its figures', async () => {
+  test('is used without a probe, and reported with its figures', async () => {
     await remember({});
     expect(await probeAccelerator(refused())).toEqual({ ...result, forced: false });
   });
 
-  test('a probe that failed counts for an hour', async () => {
+  test('of a failed probe is valid for an hour', async () => {
     const before = Date.now();
     const choice = await probeAccelerator({ ...refused(), refresh: true });
     expect(choice).toMatchObject({ accelerator: 'tcg', bootMs: { kvm: null, tcg: null } });
@@ -149,12 +149,12 @@ describe.runIf(mayHaveKvm)('what is remembered', () => {
     ],
     ['is of an earlier format', {}, 1],
     ['is torn', { probedAt: 'half' }, 2],
-  ])('does not count where it %s', async (_what, change, version) => {
+  ])('is not valid if it %s', async (_what, change, version) => {
     await remember(change, version);
     expect(await probeAccelerator(refused())).toMatchObject({ accelerator: 'tcg' });
   });
 
-  test('counts for the same kernel only', async () => {
+  test('is valid only for the same kernel', async () => {
     await remember({});
     const kernelPath = join(bench.directory, 'other-kernel');
     await writeFile(kernelPath, 'not a kernel');
@@ -202,7 +202,7 @@ test('a machine that was adopted and released can still be killed', async () => 
   expect(isProcessAlive(vm.description)).toBe(false);
 });
 
-/** Command lines of the probe's machines. */
+/** The command lines of the probe's machines. */
 async function machines(): Promise<string[]> {
   const found: string[] = [];
   for (const pid of await readdir('/proc')) {

@@ -7,18 +7,18 @@ import { isProcessAlive, runCommand, signalProcess } from '@torpor/linux';
 import type { MachineDescription, MicroVm, VmmDriver } from '@torpor/vmm';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { counted, MachineBench, printed } from './machines.ts';
-import { BASE_WORDS, GUEST_MODES, GUEST_WORDS, type TestGuest } from './test-guest.ts';
+import { BASE_TEXT, GUEST_MODES, GUEST_TEXT, type TestGuest } from './test-guest.ts';
 
 export interface DriverUnderTest {
   readonly name: string;
-  /** Makes the guest's files in a directory. */
+  /** Creates the guest's files in a directory. */
   readonly makeGuest: (directory: string) => Promise<TestGuest>;
   readonly createDriver: () => Promise<VmmDriver>;
-  /** A module whose default export is the same function, for a process of its own. */
+  /** A module whose default export is the same function, for a separate process. */
   readonly driverModule: URL;
   /** Whether the VMM gives up root for the ids of a spec. */
   readonly dropsPrivileges: boolean;
-  /** Whether guest RAM is a file of the machine's own, or comes with a snapshot. */
+  /** Whether guest RAM is the machine's own file, or is written with a snapshot. */
   readonly memoryIsFile: boolean;
   /** Whether it filters its own system calls, and opens its tap device: a fake does neither. */
   readonly isReal: boolean;
@@ -26,11 +26,11 @@ export interface DriverUnderTest {
   readonly hasPowerSwitch: boolean;
 }
 
-/** What `MicroVm.exited` promises. */
+/** The limit that `MicroVm.exited` guarantees. */
 const EXIT_NOTICED_WITHIN_MS = 2_000;
 const UNPRIVILEGED = { uid: 61_234, gid: 61_234 };
 
-/** What every driver must do: real boots of real kernels. Needs root. */
+/** The requirements of every driver, tested with real boots of real kernels. Needs root. */
 export function describeDriver(subject: DriverUnderTest): void {
   describe(subject.name, () => {
     let bench: MachineBench;
@@ -52,14 +52,14 @@ export function describeDriver(subject: DriverUnderTest): void {
     });
 
     test('a machine boots with its drives in order, and its console is kept', async () => {
-      await printed(vm, `guest: base says ${BASE_WORDS}, ro 1`);
-      expect((await readFile(upperDisk(vm))).subarray(0, GUEST_WORDS.length).toString()).toBe(
-        GUEST_WORDS,
+      await printed(vm, `guest: base says ${BASE_TEXT}, ro 1`);
+      expect((await readFile(upperDisk(vm))).subarray(0, GUEST_TEXT.length).toString()).toBe(
+        GUEST_TEXT,
       );
       expect((await vm.readConsole(10)).length).toBe(10);
     });
 
-    test('it runs unprivileged, in a session of its own, with its memory in its own file', async () => {
+    test('it runs unprivileged, in its own session, with its memory in its own file', async () => {
       const { pid, spec } = vm.description;
       const status = await readFile(`/proc/${pid}/status`, 'utf8');
       if (subject.dropsPrivileges) {
@@ -79,7 +79,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       expect(memory.blocks).toBeGreaterThan(0);
     });
 
-    test('pause stops the guest, resume lets it go on, and both may be said twice', async () => {
+    test('pause stops the guest, resume continues it, and both may be repeated', async () => {
       await vm.pause();
       await vm.pause();
       const paused = await counted(vm);
@@ -94,7 +94,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
     });
 
-    test('two saves of a paused machine are one machine: clones of both run at once from one memory file, then it keeps running', async () => {
+    test('two saves of a paused machine are equivalent: clones of both run at once from one memory file, then it keeps running', async () => {
       const statePath = `${bench.directory}/state`;
       await vm.pause();
       const disk = await readFile(upperDisk(vm));
@@ -104,8 +104,8 @@ export function describeDriver(subject: DriverUnderTest): void {
       expect(memory.equals(await readFile(again.memory.path))).toBe(true);
       expect(disk.equals(await readFile(upperDisk(vm)))).toBe(true);
       const reached = await counted(vm);
-      // The states may differ, because clocks go on in a paused machine. What both must say is
-      // the same machine: each of them is restored with the memory of the first save.
+      // The states may differ, because clocks keep running in a paused machine. Otherwise both must
+      // be equivalent: each is restored with the memory of the first save.
       const states = [source.statePath, again.statePath];
       const user = subject.dropsPrivileges ? { user: UNPRIVILEGED } : {};
       const clones: MicroVm[] = [];
@@ -121,7 +121,7 @@ export function describeDriver(subject: DriverUnderTest): void {
         await printed(clone, `guest: count ${reached + 5}\r`);
         expect((await clone.readConsole(65536)).toString()).not.toContain('guest: ready');
       }
-      // What the clones wrote is theirs: the file is as it was.
+      // The clones' writes are private: the file has not changed.
       expect(memory.equals(await readFile(source.memory.path))).toBe(true);
       for (const clone of clones) {
         await clone.kill();
@@ -132,7 +132,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       await printed(vm, `guest: count ${reached + 2}\r`);
     });
 
-    test('a torn state is refused, and nothing is left of the machine', async () => {
+    test('a truncated state is refused, and nothing is left of the machine', async () => {
       const spec = await bench.spec(guest, GUEST_MODES.count);
       const path = subject.memoryIsFile
         ? vm.description.spec.memoryFile
@@ -143,7 +143,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       expect(await bench.leftovers(spec)).toEqual([]);
     });
 
-    test('a machine can be released and adopted, and its exit is noticed all the same', async () => {
+    test('a machine can be released and adopted, and its exit is still noticed', async () => {
       const reached = await counted(vm);
       await vm.detach();
       expect(isProcessAlive(vm.description)).toBe(true);
@@ -196,7 +196,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       await own.kill();
     });
 
-    test("a guest's panic ends the machine and is reported in its own words", async () => {
+    test("a guest's panic stops the machine and is reported with the guest's message", async () => {
       const own = bench.track(await driver.start(await bench.spec(guest, GUEST_MODES.panic)));
       const report = await own.exited;
       expect(report.reason).toMatch(/^The guest's kernel panicked: Attempted to kill init!/);
@@ -211,7 +211,7 @@ export function describeDriver(subject: DriverUnderTest): void {
       });
     });
 
-    test('a machine that cannot start says why, and nothing is left of it', async () => {
+    test('a machine that cannot start reports why, and nothing is left of it', async () => {
       const spec = await bench.spec(guest, GUEST_MODES.count, {
         kernelPath: '/nonexistent/kernel',
       });
@@ -271,6 +271,6 @@ async function save(vm: MicroVm, statePath: string) {
 
 function rejection(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
-    signal.addEventListener('abort', () => reject(new Error('the end was not noticed in time')));
+    signal.addEventListener('abort', () => reject(new Error('the exit was not noticed in time')));
   });
 }

@@ -3,13 +3,13 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isProcessAlive } from '@torpor/linux';
 import type { MachineSpec, MicroVm } from '@torpor/vmm';
-import { BASE_WORDS, type TestGuest } from './test-guest.ts';
+import { BASE_TEXT, type TestGuest } from './test-guest.ts';
 
-/** Where guest memory of the tests lies: tmpfs, as in use. */
+/** The directory for guest memory of the tests: tmpfs, as in production. */
 const MEMORY_ROOT = '/dev/shm';
 const BOOT_TIMEOUT_MS = 120_000;
 
-/** A directory, and one on tmpfs, that make up a machine; removed with everything in them. */
+/** The directories of a machine, one of them on tmpfs; removed with everything in them. */
 export class MachineBench implements AsyncDisposable {
   readonly directory: string;
   readonly #memoryDirectory: string;
@@ -37,7 +37,7 @@ export class MachineBench implements AsyncDisposable {
     await mkdir(runDirectory, { mode: 0o700 });
     const base = join(runDirectory, 'base.img');
     const upper = join(runDirectory, 'upper.img');
-    await writeFile(base, BASE_WORDS);
+    await writeFile(base, BASE_TEXT);
     await truncate(base, 1024 * 1024);
     await writeFile(upper, '');
     await truncate(upper, 4 * 1024 * 1024);
@@ -58,13 +58,13 @@ export class MachineBench implements AsyncDisposable {
     };
   }
 
-  /** Ends the machine with the test, whatever becomes of the test. */
+  /** Kills the machine after the test, also if the test fails. */
   track(vm: MicroVm): MicroVm {
     this.#machines.add(vm);
     return vm;
   }
 
-  /** What is left of a machine outside its own directory: memory files and processes that name it. */
+  /** The leftovers of a machine outside its own directory: memory files and processes that name it. */
   async leftovers(spec: MachineSpec): Promise<string[]> {
     const memory = (await readdir(this.#memoryDirectory)).filter((name) => name === spec.id);
     const sockets = (await readdir(spec.runDirectory)).filter((name) => name.endsWith('.sock'));
@@ -78,16 +78,16 @@ export class MachineBench implements AsyncDisposable {
   }
 }
 
-/** Waits until the machine has printed the words; fails with what it printed instead. */
-export async function printed(vm: MicroVm, words: string | RegExp): Promise<void> {
+/** Waits until the machine has printed the text; fails with what it printed instead. */
+export async function printed(vm: MicroVm, expected: string | RegExp): Promise<void> {
   const deadline = performance.now() + BOOT_TIMEOUT_MS;
   for (;;) {
     const text = (await vm.readConsole(64 * 1024)).toString();
-    if (typeof words === 'string' ? text.includes(words) : words.test(text)) return;
+    if (typeof expected === 'string' ? text.includes(expected) : expected.test(text)) return;
     if (!isProcessAlive(vm.description)) {
-      throw new Error(`the machine exited before it printed ${words}: ${(await vm.exited).reason}`);
+      throw new Error(`the machine exited before it printed ${expected}: ${(await vm.exited).reason}`);
     }
-    if (performance.now() > deadline) throw new Error(`not printed: ${words}; but:\n${text}`);
+    if (performance.now() > deadline) throw new Error(`not printed: ${expected}; but:\n${text}`);
     await sleep(50);
   }
 }

@@ -83,7 +83,7 @@ async function restore(build: Build): Promise<MicroVm> {
   return bench.track(await driver.restore(spec, { statePath, memory }));
 }
 
-/** Bytes of a machine's RAM that are there. */
+/** The resident bytes of a machine's RAM. */
 async function resident(vm: MicroVm): Promise<number> {
   return (await stat(vm.description.spec.memoryFile)).blocks * 512;
 }
@@ -92,7 +92,7 @@ describe('a machine whose memory a page server fills', () => {
   let first: Build;
   let reached: number;
 
-  test('goes on from its build, with a small part of its memory', async () => {
+  test('continues from its build, with a small part of its memory', async () => {
     const spec = await bench.spec(guest, GUEST_MODES.count, { user: UNPRIVILEGED });
     const vm = bench.track(await driver.start(spec));
     await printed(vm, 'guest: count 3\r');
@@ -136,7 +136,7 @@ describe('a machine whose memory a page server fills', () => {
     const { statePath } = await store.open(first);
     const restoring = driver.restore(spec, {
       statePath,
-      memory: { kind: 'userfaultfd', socketPath: join(spec.runDirectory, 'nobody') },
+      memory: { kind: 'userfaultfd', socketPath: join(spec.runDirectory, 'no-server') },
     });
     await expect(restoring).rejects.toThrow(/connecting to the page server/);
     expect(await bench.leftovers(spec)).toEqual([]);

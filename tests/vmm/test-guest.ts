@@ -11,19 +11,19 @@ export interface TestGuest {
   readonly initramfsPath: string;
 }
 
-/** What the guest does is told on its kernel command line. */
+/** The kernel command line tells the guest what to do. */
 export const GUEST_MODES = {
-  /** Looks at its drives, writes to the last, then counts aloud. */
+  /** Checks its drives, writes to the last, then prints a count. */
   count: 'guest=count',
-  /** Its first program ends, which no kernel survives. */
+  /** Its init exits, which makes the kernel panic. */
   panic: 'guest=panic',
   /** Powers itself off. */
   powerOff: 'guest=poweroff',
 } as const;
 
-/** What the first drive starts with, and what the guest writes to the start of the last one. */
-export const BASE_WORDS = 'words on the base drive';
-export const GUEST_WORDS = 'words of the guest';
+/** The start of the first drive, and what the guest writes to the start of the last one. */
+export const BASE_TEXT = 'text on the base drive';
+export const GUEST_TEXT = 'text of the guest';
 
 const INIT = `#!/bin/sh
 mount -t devtmpfs devtmpfs /dev
@@ -40,8 +40,8 @@ for module in failover net_failover virtio_mmio virtio_blk virtio_net; do
 done
 polls=0
 until [ -b /dev/vdb ] || [ $polls = 100 ]; do polls=$((polls + 1)); usleep 50000; done
-echo "guest: base says $(busybox head -c ${BASE_WORDS.length} /dev/vda), ro $(busybox cat /sys/block/vda/ro)"
-echo "${GUEST_WORDS}" | busybox dd of=/dev/vdb conv=fsync 2>/dev/null
+echo "guest: base says $(busybox head -c ${BASE_TEXT.length} /dev/vda), ro $(busybox cat /sys/block/vda/ro)"
+echo "${GUEST_TEXT}" | busybox dd of=/dev/vdb conv=fsync 2>/dev/null
 [ -e /sys/class/net/eth0 ] && echo "guest: eth0 is $(busybox cat /sys/class/net/eth0/address)"
 echo "guest: ready"
 count=0
@@ -49,8 +49,8 @@ while :; do count=$((count + 1)); echo "guest: count $count"; usleep 100000; don
 `;
 
 /**
- * The project's own kernel and modules with a program of the tests in the place
- * of its /init: an archive that is appended replaces files of those before it
+ * The project's own kernel and modules with a program of the tests instead of
+ * its /init: an appended archive replaces files of the earlier ones
  * (Documentation/driver-api/early-userspace/buffer-format.rst).
  */
 export async function makeTestGuest(directory: string, format: KernelFormat): Promise<TestGuest> {

@@ -1,4 +1,4 @@
-"""Sends UDP packets with whatever source address, as root of the guest.
+"""Sends UDP packets with any source address, as root of the guest.
 
 Each packet of the JSON list, {"source", "address", "port", "text"}, goes twice:
 as an Ethernet frame, which no route or address of the guest's kernel can stop
@@ -55,6 +55,6 @@ for packet in json.loads(sys.argv[1]):
     try:
         raw.sendto(make_packet(packet, "socket"), (packet["address"], 0))
     except OSError:
-        # The guest's own kernel does not send everything; the frame went all the same.
+        # The guest's own kernel refuses some packets; the frame was sent nevertheless.
         refused += 1
 print(refused)

@@ -1,4 +1,4 @@
-"""An HTTP and a UDP server on a port of the guest that tells who came.
+"""An HTTP and a UDP server on a port of the guest that reports its peers.
 
 The counterpart of ../listener.ts inside a guest, with the same events on
 standard output. `python3 -u -c <this> <port>`.

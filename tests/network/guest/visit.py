@@ -1,4 +1,4 @@
-"""Asks for `GET /` at each target of a JSON list, at once; prints the outcomes in its order.
+"""Requests `GET /` from all targets of a JSON list concurrently; prints the outcomes in its order.
 
 The counterpart of ../probe-client.ts inside a guest. A target is
 {"address", "port", "patienceMs"}; an outcome is as in packages/testkit/src/network/isolation-probe.ts.

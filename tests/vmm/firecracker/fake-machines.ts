@@ -42,12 +42,12 @@ export class FakeMachines implements AsyncDisposable {
     return this.#bench.directory;
   }
 
-  /** The calls that all fakes got, in order. */
+  /** The calls to all fakes, in order. */
   calls() {
     return this.#fakes.calls();
   }
 
-  /** Kills the machine when the test is over. */
+  /** Kills the machine after the test. */
   track(vm: MicroVm): MicroVm {
     return this.#bench.track(vm);
   }
@@ -64,7 +64,7 @@ export class FakeMachines implements AsyncDisposable {
     return this.#bench.spec(guest, GUEST_MODES.count, shape);
   }
 
-  /** Everything that a failed start might leave in the run directory, beside its logs and the drives. */
+  /** Everything that a failed start might leave in the run directory, except its logs and the drives. */
   async remains(spec: MachineSpec): Promise<string[]> {
     const expected = ['base.img', 'upper.img', 'console.log', 'firecracker.err', 'firecracker.log'];
     const files = (await readdir(spec.runDirectory)).filter((name) => !expected.includes(name));
@@ -76,7 +76,7 @@ export class FakeMachines implements AsyncDisposable {
     return { statePath, memoryPath: join(this.directory, `${name}.memory`) };
   }
 
-  /** Saves a machine that runs, whole. */
+  /** Saves a running machine with all of its memory. */
   async save(vm: MicroVm, name = 'saved') {
     await vm.pause();
     const paths = this.snapshotPaths(name);
@@ -85,7 +85,7 @@ export class FakeMachines implements AsyncDisposable {
   }
 }
 
-/** A network namespace with a tap device, until the test is over. */
+/** A network namespace with a tap device, which is removed after the test. */
 export async function networkOf(tapDevice: string) {
   const namespace = `torpor-vmm-${randomUUID().slice(0, 8)}`;
   await runCommand('ip', ['netns', 'add', namespace]);

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, vi } from 'vitest';
 import { describeDriver } from '../driver-suite.ts';
 import createDriver from './firecracker-under-test.ts';
 
-// Each machine is a process of Node's, which a busy host starts slowly.
+// Each machine is a Node process, which starts slowly on a busy host.
 vi.setConfig({ testTimeout: 240_000 });
 
 describe.each([

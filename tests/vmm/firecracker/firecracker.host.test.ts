@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { counted, printed } from '../machines.ts';
 import { buildOfCapture, FakeMachines, MEMORY_MIB, networkOf, USER } from './fake-machines.ts';
 
-// Each machine is a process of Node's, which a busy host starts slowly.
+// Each machine is a Node process, which starts slowly on a busy host.
 vi.setConfig({ testTimeout: 240_000 });
 
 let machines: FakeMachines;
@@ -19,8 +19,8 @@ afterEach(async () => {
   await machines[Symbol.asyncDispose]();
 });
 
-describe('what Firecracker is told', () => {
-  test('to boot a machine with drives and a network', async () => {
+describe('calls to Firecracker', () => {
+  test('that boot a machine with drives and a network', async () => {
     const driver = await machines.driver();
     const network = await networkOf('tap3');
     machines.track(
@@ -69,7 +69,7 @@ describe('what Firecracker is told', () => {
     ]);
   });
 
-  test('to pause, resume and save a machine, and to restore it with another tap device', async () => {
+  test('that pause, resume and save a machine, and restore it with another tap device', async () => {
     const driver = await machines.driver();
     const network = await networkOf('tap3');
     const vm = machines.track(await driver.start(await machines.spec({ network })));
@@ -113,7 +113,7 @@ describe('what Firecracker is told', () => {
   });
 
   test.each(['1.8.0', '1.12.1', '1.15.0', '1.17.0-dev'])(
-    'is known to version %s: it boots, saves and restores',
+    'are accepted by version %s: it boots, saves and restores',
     async (version) => {
       const driver = await machines.driver({ version });
       const network = await networkOf('tap0');
@@ -140,7 +140,7 @@ describe('a machine that cannot be restored', () => {
     return { driver, saved };
   }
 
-  test('from a state that is torn: said in the words of Firecracker', async () => {
+  test('from a truncated state: reported with the message of Firecracker', async () => {
     const { driver, saved } = await savedMachine();
     await truncate(saved.statePath, (await stat(saved.statePath)).size - 10);
     const spec = await machines.spec({ user: { uid: 0, gid: 0 } });
@@ -168,7 +168,7 @@ describe('a machine that cannot be restored', () => {
     expect(await machines.remains(spec)).toEqual([]);
   });
 
-  test('from memory that its user may not read', async () => {
+  test('from memory that its user cannot read', async () => {
     const { driver, saved } = await savedMachine();
     const spec = await machines.spec();
     await expect(driver.restore(spec, saved)).rejects.toMatchObject({
@@ -179,7 +179,7 @@ describe('a machine that cannot be restored', () => {
     expect(await machines.remains(spec)).toEqual([]);
   });
 
-  test('because Firecracker exits without a response: its last error is told', async () => {
+  test('because Firecracker exits without a response: its last error is reported', async () => {
     const { saved } = await savedMachine();
     const driver = await machines.driver({ diesAt: 'PUT /snapshot/load' });
     const spec = await machines.spec({ user: { uid: 0, gid: 0 } });
@@ -192,7 +192,7 @@ describe('a machine that cannot be restored', () => {
 });
 
 describe('a machine that cannot start', () => {
-  test('because a tap device is not there is told so, and nothing is left', async () => {
+  test('because a tap device is missing reports that, and leaves nothing', async () => {
     const driver = await machines.driver();
     const network = { ...(await networkOf('tap0')), tapDevice: 'tap9' };
     const spec = await machines.spec({ network });
@@ -204,16 +204,16 @@ describe('a machine that cannot start', () => {
     [{ refuses: 'PUT /entropy' }, /The fake refuses PUT \/entropy/],
     [{ diesAt: 'PUT /actions' }, /dying at PUT \/actions/],
   ])(
-    'because of Firecracker is told with its message, and nothing is left: %o',
-    async (behaviour, words) => {
+    'because of Firecracker reports its message, and leaves nothing: %o',
+    async (behaviour, message) => {
       const driver = await machines.driver(behaviour);
       const spec = await machines.spec();
-      await expect(driver.start(spec)).rejects.toThrow(words);
+      await expect(driver.start(spec)).rejects.toThrow(message);
       expect(await machines.remains(spec)).toEqual([]);
     },
   );
 
-  test('a jail that cannot be made is told in the words of what makes it', async () => {
+  test('a jail that cannot be created is reported with the message of the jailer', async () => {
     const driver = await machines.driver({}, { jailer: true });
     const network = { namespace: 'nowhere', tapDevice: 'tap0', macAddress: '02:fc:00:00:00:05' };
     const spec = await machines.spec({ network });
@@ -221,7 +221,7 @@ describe('a machine that cannot start', () => {
     expect(await machines.remains(spec)).toEqual([]);
   });
 
-  test('more vCPUs than Firecracker has are refused before anything is made', async () => {
+  test('more vCPUs than Firecracker supports are refused before anything is created', async () => {
     const driver = await machines.driver();
     const spec = await machines.spec({ vcpus: 33 });
     await expect(driver.start(spec)).rejects.toMatchObject({ code: 'invalid_request' });
@@ -231,7 +231,7 @@ describe('a machine that cannot start', () => {
 
 describe('a machine that runs', () => {
   test.each([{ jailer: false }, { jailer: true }])(
-    'is confined to what is its own: %o',
+    'is confined to its own resources: %o',
     async ({ jailer }) => {
       const driver = await machines.driver({}, { jailer });
       const vm = machines.track(await driver.start(await machines.spec()));
@@ -242,10 +242,10 @@ describe('a machine that runs', () => {
       const limits = await readFile(`/proc/${pid}/limits`, 'utf8');
       expect(limits).toMatch(new RegExp(`^Max file size +${(MEMORY_MIB + 1) * 2 ** 20} `, 'm'));
       expect(limits).toMatch(/^Max open files +2048 /m);
-      // It cannot put another socket where we connect to.
+      // It cannot replace the socket that we connect to.
       const control = await stat(join(spec.runDirectory, 'run'));
       expect({ uid: control.uid, mode: control.mode & 0o777 }).toEqual({ uid: 0, mode: 0o700 });
-      // Its drives are bound where only it sees them, the shared one read-only.
+      // Its drives are mounted where only it sees them, the shared one read-only.
       expect(await readFile('/proc/self/mountinfo', 'utf8')).not.toContain(spec.runDirectory);
       const mounts = await readFile(`/proc/${pid}/mountinfo`, 'utf8');
       expect(mounts).toMatch(/\/drives\/base ro,/);
@@ -254,9 +254,9 @@ describe('a machine that runs', () => {
   );
 });
 
-describe('the end', () => {
+describe('the stop', () => {
   test.each([{ jailer: false }, { jailer: true }])(
-    'of what nobody remembers, found by its directory: %o',
+    'of a machine without a record, found by its directory: %o',
     async ({ jailer }) => {
       const driver = await machines.driver({}, { jailer });
       const [forgotten, other] = [
@@ -272,7 +272,7 @@ describe('the end', () => {
     },
   );
 
-  test('of a machine that is stopped comes by its own keys, and leaves nothing', async () => {
+  test('of a running machine is requested with Ctrl-Alt-Del, and leaves nothing', async () => {
     const driver = await machines.driver();
     const vm = machines.track(await driver.start(await machines.spec()));
     await vm.pause();

@@ -23,7 +23,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { counted, MachineBench, printed } from '../machines.ts';
 import { GUEST_MODES } from '../test-guest.ts';
 
-// Each machine is a process of Node's, which a busy host starts slowly.
+// Each machine is a Node process, which starts slowly on a busy host.
 vi.setConfig({ testTimeout: 240_000 });
 
 // The fake's RAM is real and registered with userfaultfd, and the pager is the real one.
@@ -78,7 +78,7 @@ async function specOf(change: Partial<MachineSpec> = {}): Promise<MachineSpec> {
   return bench.spec(guest, GUEST_MODES.count, { memoryMiB: MEMORY_MIB, user: USER, ...change });
 }
 
-/** Commits a paused machine: all of it, or what it wrote since it was restored from its parent. */
+/** Commits a paused machine: all of its memory, or its writes since it was restored from its parent. */
 async function commit(vm: MicroVm, parent?: SavedBuild): Promise<SavedBuild> {
   const id = newBuildId();
   const statePath = join(directory, `${id}.state`);
@@ -130,7 +130,7 @@ test.each([
   { version: '1.16.1', jailer: false },
   { version: '1.16.1', jailer: true },
   { version: '1.11.0', jailer: false },
-])('generations of a machine go on from pages that are served: %o', async ({ version, jailer }) => {
+])('generations of a machine continue from served pages: %o', async ({ version, jailer }) => {
   const driver = new FirecrackerDriver({
     firecracker: await fakes.install({ version }, { jailer }),
   });
@@ -148,7 +148,7 @@ test.each([
     // The load call itself touches RAM; its faults were served while it waited.
     expect(statistics.faults).toBeGreaterThan(0);
     await vm.resume();
-    // Long enough that pages are read again that an earlier generation has zeroed.
+    // Long enough to read pages again that an earlier generation has zeroed.
     await printed(vm, `guest: count ${reached + 40}\r`);
     await vm.pause();
     await printedNothingWrong(vm);
@@ -166,7 +166,7 @@ test.each([
   }
 });
 
-test('a machine whose page server has exited does not start, and says so', async () => {
+test('a machine whose page server has exited does not start, and reports that', async () => {
   const driver = new FirecrackerDriver({ firecracker: await fakes.install() });
   const vm = bench.track(await driver.start(await specOf()));
   await vm.pause();

@@ -13,7 +13,7 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } fro
 import { counted, printed } from '../machines.ts';
 import { buildOfCapture, FakeMachines, MEMORY_MIB, UNKNOWN } from './fake-machines.ts';
 
-// Each machine is a process of Node's, which a busy host starts slowly.
+// Each machine is a Node process, which starts slowly on a busy host.
 vi.setConfig({ testTimeout: 240_000 });
 
 const PAGE = 4096;
@@ -28,7 +28,7 @@ afterEach(async () => {
   await machines[Symbol.asyncDispose]();
 });
 
-/** A disk of its own in place of a directory, which can be filled to the last byte. */
+/** Mounts a small disk on a directory, which can be filled to the last byte. */
 async function smallDisk(directory: string) {
   await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=96m,mode=755', 'tmpfs', directory]);
   const filler = join(directory, 'filler');
@@ -42,7 +42,7 @@ async function smallDisk(directory: string) {
   };
 }
 
-/** The kinds of snapshots that were asked for. */
+/** The types of the requested snapshots. */
 async function snapshotTypes(): Promise<unknown[]> {
   const calls = await machines.calls();
   return calls
@@ -51,7 +51,7 @@ async function snapshotTypes(): Promise<unknown[]> {
 }
 
 describe('a snapshot', () => {
-  /** Pages that hold data in a sparse file. */
+  /** The pages with data in a sparse file. */
   async function pagesIn(path: string): Promise<Set<number>> {
     await using file = await open(path);
     const pages = new Set<number>();
@@ -75,7 +75,7 @@ describe('a snapshot', () => {
     return { driver, vm };
   }
 
-  test('of all is as large as the memory, and ours alone; one of changes holds those only', async () => {
+  test('of all memory is as large as it, and readable only by us; a diff contains only the changes', async () => {
     const { vm } = await running();
     const full = await machines.save(vm);
     const { size, mode, uid } = await stat(full.memoryPath);
@@ -101,14 +101,14 @@ describe('a snapshot', () => {
     expect(pages.size).toBe(1 + ticks);
   });
 
-  test('of a machine that runs is refused', async () => {
+  test('of a running machine is refused', async () => {
     const { vm } = await running();
     const taking = vm.capture(UNKNOWN, machines.snapshotPaths('never'));
     await expect(taking).rejects.toMatchObject({ code: 'invalid_state' });
     await expect(stat(machines.snapshotPaths('never').statePath)).rejects.toThrow('ENOENT');
   });
 
-  test('does not replace what is there', async () => {
+  test('does not replace an existing file', async () => {
     const { vm } = await running();
     await vm.pause();
     const paths = machines.snapshotPaths('taken');
@@ -123,7 +123,7 @@ describe('a snapshot', () => {
     ['zeros', BOOTED],
     ['a build', restoredFrom('build')],
   ])(
-    'is of all memory when the one before was lost, and of changes after that: from %s',
+    'is of all memory if the one before was lost, and a diff after that: from %s',
     async (_, base) => {
       const { vm } = await running({ refuses: 'PUT /snapshot/create' });
       await vm.pause();
@@ -156,7 +156,7 @@ describe('a snapshot', () => {
     ['negative', (path) => writeFile(path, '-0')],
     ['missing', (path) => rm(path)],
   ])(
-    'is of all memory when the count of attempts is %s, and of changes after that',
+    'is of all memory if the count of attempts is %s, and a diff after that',
     async (_, damage) => {
       const { vm } = await running({ refuses: 'PUT /snapshot/create' });
       await vm.pause();
@@ -177,7 +177,7 @@ describe('a snapshot', () => {
     },
   );
 
-  test('that cannot be counted is not asked for, and the next one is still of changes', async () => {
+  test('that cannot be counted is not requested, and the next one is still a diff', async () => {
     await using disk = await smallDisk(machines.directory);
     const { vm } = await running();
     await machines.save(vm);
@@ -191,7 +191,7 @@ describe('a snapshot', () => {
     expect(await snapshotTypes()).toEqual(['Full', 'Diff']);
   });
 
-  test('of what was written since a boot has zeros for holes', async () => {
+  test('of the writes since a boot has zeros for holes', async () => {
     const { vm } = await running();
     await vm.pause();
     const paths = machines.snapshotPaths('first');
@@ -201,7 +201,7 @@ describe('a snapshot', () => {
     expect(await countIn(memoryPath)).toBe(await counted(vm));
   });
 
-  test('counts on for the process that adopts the machine', async () => {
+  test('continues the count in the process that adopts the machine', async () => {
     const { driver, vm } = await running();
     await machines.save(vm);
     await vm.detach();
@@ -212,7 +212,7 @@ describe('a snapshot', () => {
       holes: 'unchanged',
       number: 2,
     });
-    // Of the diff to that one nothing is asked any more.
+    // A diff to that one is no longer requested.
     expect(await adopted.capture(buildOfCapture(1), machines.snapshotPaths('stale'))).toMatchObject(
       {
         holes: 'zero',
@@ -223,7 +223,7 @@ describe('a snapshot', () => {
     expect(await snapshotTypes()).toEqual(['Full', 'Diff', 'Full']);
   });
 
-  test('goes to another file system too, with its holes', async () => {
+  test('can be on another file system, with its holes', async () => {
     const { vm } = await running();
     await vm.pause();
     const { statePath } = machines.snapshotPaths('far');
@@ -236,7 +236,7 @@ describe('a snapshot', () => {
     expect(await readdir(join(vm.description.spec.runDirectory, 'snapshot'))).toEqual([]);
   });
 
-  test('that Firecracker exits in is lost with its machine, and says so', async () => {
+  test('during which Firecracker exits is lost with its machine, and reports that', async () => {
     const { vm } = await running({ diesAt: 'PUT /snapshot/create' });
     await vm.pause();
     const paths = machines.snapshotPaths('torn');

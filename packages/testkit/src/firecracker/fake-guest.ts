@@ -196,7 +196,7 @@ function useDrives(drives: readonly GuestDrive[]): void {
     const [text] = buffer.toString().split('\0');
     print(`guest: base says ${text}, ro ${first.readOnly ? 1 : 0}`);
   }
-  if (last !== undefined && !last.readOnly) writeSync(last.fd, 'words of the guest', 0);
+  if (last !== undefined && !last.readOnly) writeSync(last.fd, 'text of the guest', 0);
 }
 
 function panic(): never {
