@@ -18,7 +18,7 @@ export type Step = {
 } & (
   | {
       readonly sql: RegExp;
-      /** It matches only after a statement like this. */
+      /** It matches only after a statement like this on the same connection. */
       readonly following?: RegExp | undefined;
       readonly call?: never;
     }
@@ -40,7 +40,6 @@ export class SeverableLinks implements AsyncDisposable {
   readonly #cut = new AbortController();
   readonly #sockets = new Set<Socket>();
   #step: Step | undefined;
-  #preceded = false;
   #release: () => Promise<void> = async () => undefined;
 
   private constructor(directory: string, { port, user }: DatabaseAddress, transport: Transport) {
@@ -88,8 +87,12 @@ export class SeverableLinks implements AsyncDisposable {
     server.pipe(client);
     // The server still executes what it was sent; an open transaction is rolled back.
     client.on('close', () => server.end());
+    // Per connection, as a transaction is: another one may commit in between.
+    let preceded = false;
     client.on('data', (chunk: Buffer) => {
-      const matches = this.#matches(chunk.toString('latin1'));
+      const statement = chunk.toString('latin1');
+      const matches = this.#matches(statement, preceded);
+      preceded ||= this.#follows(statement);
       const cut = this.#step?.cuts === 'connection' ? () => client.destroy() : () => this.sever();
       const isBefore = this.#step?.when === 'before';
       if (matches && this.#step?.cuts === 'connection') this.#step = undefined;
@@ -100,12 +103,15 @@ export class SeverableLinks implements AsyncDisposable {
     });
   }
 
-  #matches(statement: string): boolean {
+  #matches(statement: string, preceded: boolean): boolean {
     if (this.#step?.sql === undefined) return false;
     const { sql, following } = this.#step;
-    const matches = sql.test(statement) && (following === undefined || this.#preceded);
-    if (following?.test(statement) === true) this.#preceded = true;
-    return matches;
+    return sql.test(statement) && (following === undefined || preceded);
+  }
+
+  /** Whether a statement is the one that the step's must follow. */
+  #follows(statement: string): boolean {
+    return this.#step?.sql !== undefined && this.#step.following?.test(statement) === true;
   }
 
   #severable(transport: Transport): Transport {
