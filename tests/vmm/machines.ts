@@ -85,7 +85,9 @@ export async function printed(vm: MicroVm, expected: string | RegExp): Promise<v
     const text = (await vm.readConsole(64 * 1024)).toString();
     if (typeof expected === 'string' ? text.includes(expected) : expected.test(text)) return;
     if (!isProcessAlive(vm.description)) {
-      throw new Error(`the machine exited before it printed ${expected}: ${(await vm.exited).reason}`);
+      throw new Error(
+        `the machine exited before it printed ${expected}: ${(await vm.exited).reason}`,
+      );
     }
     if (performance.now() > deadline) throw new Error(`not printed: ${expected}; but:\n${text}`);
     await sleep(50);
