@@ -127,7 +127,7 @@ describe('sandboxes', () => {
     expect(error).toMatchObject({
       code: 'not_found',
       message: expect.any(String),
-      remedy: 'List the sandboxes to see which there are.',
+      remedy: 'List the sandboxes to see which exist.',
     });
   });
 

@@ -46,12 +46,12 @@ export const ERRORS = {
   capacity_exceeded: {
     http: 400,
     connect: 'InvalidArgument',
-    remedy: 'Ask for less; `torpor doctor` on the host shows what that machine has.',
+    remedy: 'Request less; `torpor doctor` on the host shows what that machine has.',
   },
   no_hosts_available: {
     http: 503,
     connect: 'ResourceExhausted',
-    remedy: 'Destroy or pause sandboxes that are not needed, or add a host.',
+    remedy: 'Destroy or pause sandboxes that are not needed.',
   },
   timeout: { http: 504, connect: 'DeadlineExceeded', remedy: '' },
   disk_full: {
@@ -84,7 +84,8 @@ export const ERRORS = {
   host_unavailable: {
     http: 503,
     connect: 'Unavailable',
-    remedy: 'Start the host agent again; its sandboxes keep running until then.',
+    remedy:
+      'Start the host agent again (`torpor up` includes one); its sandboxes keep running until then.',
   },
   database_unavailable: {
     http: 503,

@@ -4,11 +4,11 @@
  * finds by comparing with these. Tools of the host's operator (`torpor doctor`) are named as they are.
  */
 export const REMEDIES = {
-  listSandboxes: 'List the sandboxes to see which there are.',
+  listSandboxes: 'List the sandboxes to see which exist.',
   createSandbox: 'Create a new one.',
   resume: 'Resume it.',
   resumeFromBuild: 'Resume it from its last build.',
-  readConsole: "Read the console of the sandbox: it has the messages of the sandbox's kernel.",
+  readConsole: 'Read the console of the sandbox, which has the messages of its kernel.',
   readConsoleThenDestroy: 'Read its console, and destroy it.',
   readConsoleOrDestroy: 'Read the console of the sandbox; destroy it if it does not recover.',
   readConsoleOrCheckHost:
@@ -18,9 +18,9 @@ export const REMEDIES = {
   killPrograms:
     'Kill programs in the sandbox, for example with `pkill -KILL -u user` as root, or create one with more memory.',
   sendAsFile: 'Write large content to a file of the sandbox.',
-  listTemplates: 'List the snapshots and images to see which there are.',
+  listTemplates: 'List the snapshots and images to see which exist.',
   listOrMakeTemplates:
-    'List the snapshots and images to see which there are. A snapshot of a sandbox makes one more, and so does `torpor image build` on the host.',
+    'List the snapshots and images to see which exist. To add one, take a snapshot of a sandbox, or run `torpor image build` on the host.',
   replaceSnapshot: 'Choose another name, or set overwrite to replace that snapshot.',
   verifyBuilds:
     'Verify the builds of the host: the report names every damaged one. Sandboxes and snapshots that need one cannot be resumed; delete them.',

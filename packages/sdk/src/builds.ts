@@ -1,7 +1,7 @@
 import * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
 
-/** The builds behind paused sandboxes and snapshots. For the operator of the host. */
+/** The builds that hold the state of paused sandboxes and snapshots. For the operator of the host. */
 export class Builds {
   readonly #connection: Connection;
 
@@ -9,7 +9,7 @@ export class Builds {
     this.#connection = connection;
   }
 
-  /** Reads every build back. A damaged one has a `fault`. */
+  /** Reads every build back and checks it. A damaged one has a `fault`. */
   async verify(signal?: AbortSignal): Promise<rest.BuildReport[]> {
     const { builds } = await this.#connection.json(
       'GET',
@@ -23,7 +23,7 @@ export class Builds {
     return builds;
   }
 
-  /** Removes the builds that nothing reaches. */
+  /** Removes the builds that no sandbox or snapshot needs. */
   collect(signal?: AbortSignal): Promise<rest.CollectedBuilds> {
     return this.#connection.json('POST', '/v1/builds/collect', rest.collectedBuildsSchema, {
       signal,

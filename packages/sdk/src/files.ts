@@ -56,7 +56,7 @@ export class Files {
     });
   }
 
-  /** The entries of a directory, and of those below it down to `depth` levels (1 by default). */
+  /** Lists a directory and the directories below it, `depth` levels deep. The default is 1: only its own entries. */
   async list(
     path: string,
     options: FileOptions & { readonly depth?: number | undefined } = {},

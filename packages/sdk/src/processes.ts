@@ -15,7 +15,7 @@ export class Processes {
     this.#path = `${sandboxPath}/processes`;
   }
 
-  /** The running processes. `all`: also background programs that have exited; they have an `exit_code`. */
+  /** Lists the running ones; with `all`, also background programs that have exited, which have an `exit_code`. */
   async list(
     options: { readonly all?: boolean | undefined; readonly signal?: AbortSignal } = {},
   ): Promise<ProcessInfo[]> {
@@ -40,7 +40,7 @@ export class Processes {
     );
   }
 
-  /** Attaches to a running process: its output from now on, and its input. */
+  /** Attaches to a running process: to its output from now on, and to its input. */
   connect(selector: number | string, signal?: AbortSignal): Promise<ExecSession> {
     return ExecSession.open(this.#connection, `${this.#of(selector)}/stream`, undefined, signal);
   }

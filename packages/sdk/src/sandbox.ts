@@ -11,24 +11,24 @@ import { PtySession, type TerminalSize } from './streams/pty-session.ts';
 import { seconds } from './units.ts';
 
 export interface CommandOptions {
-  /** Added to the sandbox's own environment. */
+  /** Environment variables of the program, in addition to those of the sandbox. */
   readonly envs?: Record<string, string> | undefined;
-  /** The default is the home directory of the user. */
+  /** Working directory. The default is the home directory of the user. */
   readonly cwd?: string | undefined;
-  /** A user, or `user:group`, by name or number; a number needs no account. The default is `user`. */
+  /** The user to run as, or `user:group`, by name or number; a number needs no account. The default is `user`. */
   readonly user?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 export interface ExecOptions extends CommandOptions {
-  /** Time until the process is killed, in whole seconds; 0 is no limit. The default is 30 000. */
+  /** Time after which the process is killed, rounded up to whole seconds; 0 means no limit. The default is 30 000. */
   readonly timeoutMs?: number | undefined;
 }
 
 export interface ExecResult {
   readonly stdout: string;
   readonly stderr: string;
-  /** The output as bytes, for output that is not UTF-8. */
+  /** Standard output as bytes, for output that is not UTF-8. */
   readonly stdoutBytes: Buffer;
   readonly stderrBytes: Buffer;
   readonly exitCode: number;
@@ -40,21 +40,21 @@ export interface ExecResult {
 }
 
 export interface ExecStreamOptions extends CommandOptions {
-  /** Time until the process is killed, in whole seconds; 0, the default, is no limit. */
+  /** Time after which the process is killed, rounded up to whole seconds; 0, the default, means no limit. */
   readonly timeoutMs?: number | undefined;
-  /** Keep standard input open for `write`. The default is false: it is empty. */
+  /** Keep standard input open for `write`. The default is false: standard input is empty. */
   readonly stdin?: boolean | undefined;
   /** A name to find the process by. */
   readonly tag?: string | undefined;
-  /** Send input and output as bytes instead of text: more efficient for large amounts. The default is false. */
+  /** Send input and output as bytes instead of text, which is faster for large amounts. The default is false. */
   readonly binary?: boolean | undefined;
 }
 
 export interface PtyOptions extends CommandOptions {
-  /** The default is `/bin/bash`. */
+  /** The program to run. The default is `/bin/bash`. */
   readonly cmd?: string | undefined;
   readonly args?: readonly string[] | undefined;
-  /** The default is 80 × 24. */
+  /** Size of the terminal. The default is 80 columns and 24 rows. */
   readonly size?: TerminalSize | undefined;
 }
 
@@ -65,7 +65,7 @@ export interface PauseOptions {
 }
 
 export interface ResumeOptions {
-  /** A new idle timeout, which replaces the previous one; it cannot be set if the sandbox is already running. */
+  /** A new idle timeout, rounded up to whole seconds. A sandbox that is already running keeps its own. */
   readonly idleTimeoutMs?: number | undefined;
   /** Fail with `invalid_state` if it is already running. The default is false. */
   readonly strict?: boolean | undefined;
@@ -73,12 +73,12 @@ export interface ResumeOptions {
 }
 
 export interface ForkOptions {
-  /** Idle timeout of the copies; the source's by default. In whole seconds; 0 is never. */
+  /** Idle timeout of the copies, rounded up to whole seconds; 0 means never. The default is that of the source. */
   readonly idleTimeoutMs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The copies that were created, and the errors of the others. */
+/** The copies that were made, and the errors of those that could not be made. */
 export interface Forked {
   readonly sandboxes: readonly Sandbox[];
   readonly errors: readonly TorporError[];
@@ -88,7 +88,7 @@ export interface Forked {
 /** The properties of a sandbox, as the API returns them. */
 export type SandboxInfo = rest.Sandbox;
 
-/** One sandbox. `await using` destroys it at the end of the block. */
+/** A sandbox. `await using` destroys it at the end of the block. */
 export class Sandbox implements AsyncDisposable {
   readonly id: string;
   readonly files: Files;
@@ -106,7 +106,7 @@ export class Sandbox implements AsyncDisposable {
     this.processes = new Processes(connection, this.#path);
   }
 
-  /** The last known state; {@link refresh} fetches it again. */
+  /** The sandbox as the API last returned it; {@link refresh} fetches it again. */
   get info(): SandboxInfo {
     return this.#info;
   }
@@ -117,8 +117,8 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /**
-   * Stores memory and disk and frees all other resources, until {@link resume}. The result has
-   * the phases' `timings`, unless it was already paused.
+   * Pauses the sandbox: keeps its memory and disk and frees everything else until {@link resume}.
+   * The result has the `timings` of the phases, unless the sandbox was already paused.
    */
   async pause(options: PauseOptions = {}): Promise<SandboxInfo> {
     return this.#enter('paused', options.strict === true, options.signal, () =>
@@ -129,8 +129,8 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /**
-   * Resumes it where it was paused. Does nothing if it is already running; but then a new
-   * idle timeout is an error (`invalid_state`), unless it is the current one.
+   * Resumes the sandbox from where it was paused. A sandbox that is already running is left as
+   * it is; asking for an idle timeout other than its own is then an error (`invalid_state`).
    */
   async resume(options: ResumeOptions = {}): Promise<SandboxInfo> {
     const timeoutSec = seconds(options.idleTimeoutMs);
@@ -149,7 +149,7 @@ export class Sandbox implements AsyncDisposable {
     );
   }
 
-  /** Creates copies of its current state; it keeps running. If one fails, the others are still created. */
+  /** Makes copies of the sandbox as it is now, which keeps running. If one copy cannot be made, the others still are. */
   async fork(count = 1, options: ForkOptions = {}): Promise<Forked> {
     const body: z.input<typeof rest.forkSandboxSchema> = {
       count,
@@ -174,7 +174,7 @@ export class Sandbox implements AsyncDisposable {
     };
   }
 
-  /** Runs a program until it exits and returns its output. A status other than 0 is a result, not an error. */
+  /** Runs a program until it exits, and returns its output. An exit status other than 0 is a result, not an error. */
   async exec(
     cmd: string,
     args: readonly string[] = [],
@@ -225,7 +225,7 @@ export class Sandbox implements AsyncDisposable {
     return { pid, tag };
   }
 
-  /** Starts a program with its output, and optionally its input, attached. Kills it when the session is disposed. */
+  /** Starts a program with its output, and with `stdin` its input, attached. Disposing the session kills it. */
   execStream(
     cmd: string,
     args: readonly string[] = [],
@@ -274,7 +274,7 @@ export class Sandbox implements AsyncDisposable {
     );
   }
 
-  /** The last bytes that its kernel and init printed on the serial console; by default, as many as are stored. */
+  /** The last bytes that the kernel and init printed on the serial console; everything that is kept by default. */
   async console(
     options: { readonly maxBytes?: number | undefined; readonly signal?: AbortSignal } = {},
   ): Promise<Buffer> {
@@ -287,7 +287,7 @@ export class Sandbox implements AsyncDisposable {
     return Buffer.concat(await stream.toArray());
   }
 
-  /** Destroys the sandbox and everything that it wrote. */
+  /** Destroys the sandbox and removes everything that it wrote. */
   async destroy(signal?: AbortSignal): Promise<void> {
     await this.#connection.empty('DELETE', this.#path, { signal });
   }

@@ -6,23 +6,23 @@ import { Sandbox } from './sandbox.ts';
 import { seconds } from './units.ts';
 
 export interface CreateSandboxOptions {
-  /** An image of the platform or a snapshot, which determines the next three. The default is `base`. */
+  /** An image or a snapshot; a snapshot fixes vCPUs, memory and disk. The default is `base`. */
   readonly template?: string | undefined;
-  /** The default is 1. */
+  /** Number of virtual CPUs. The default is 1. */
   readonly vcpus?: number | undefined;
-  /** The default is 512. */
+  /** Memory in MiB. The default is 512. */
   readonly memoryMiB?: number | undefined;
-  /** Size of the writable disk; it uses only the space that the sandbox writes. */
+  /** Size of the writable disk in MiB, of which only what the sandbox writes takes space on the host. The default is that of the host. */
   readonly diskSizeMiB?: number | undefined;
-  /** Time without activity after which it is destroyed or paused, in whole seconds; 0, the default, is never. */
+  /** Time without activity after which the sandbox is destroyed or paused, rounded up to whole seconds; 0, the default, means never. */
   readonly idleTimeoutMs?: number | undefined;
-  /** Pause it instead of destroying it after `idleTimeoutMs`. The default is false. */
+  /** Pause the sandbox after the idle timeout instead of destroying it. The default is false. */
   readonly autoPause?: boolean | undefined;
-  /** Your own labels, to find it by. */
+  /** Labels to find the sandbox by. */
   readonly metadata?: Record<string, string> | undefined;
-  /** Environment of every process in it. */
+  /** Environment variables of every process in the sandbox. */
   readonly envs?: Record<string, string> | undefined;
-  /** The default is true. */
+  /** Whether the sandbox can reach the internet. The default is true. */
   readonly allowInternet?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -31,7 +31,7 @@ export interface ListSandboxesOptions {
   /** The default is all states but `stopped`. */
   readonly states?: readonly rest.Sandbox['status'][] | undefined;
   readonly template?: string | undefined;
-  /** Labels that a sandbox must have. */
+  /** Only sandboxes with these labels. */
   readonly metadata?: Record<string, string> | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -45,7 +45,7 @@ export class Sandboxes {
     this.#connection = connection;
   }
 
-  /** Starts a sandbox; resolves when it can run commands. */
+  /** Creates a sandbox; resolves when it can run programs. */
   async create(options: CreateSandboxOptions = {}): Promise<Sandbox> {
     const body: z.input<typeof rest.createSandboxSchema> = {
       template: options.template,
@@ -68,7 +68,7 @@ export class Sandboxes {
     return new Sandbox(this.#connection, info);
   }
 
-  /** All sandboxes that match; fetches the pages as needed. */
+  /** All sandboxes that match, newest first. Fetches further pages as needed. */
   async *list(options: ListSandboxesOptions = {}): AsyncGenerator<Sandbox, void> {
     let nextToken: string | undefined;
     do {

@@ -17,7 +17,7 @@ export interface ListSnapshotsOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Snapshots and images. To create a sandbox from one, pass its name as `template`. */
+/** Snapshots and images, the templates of sandboxes: pass the name of one as `template` to create a sandbox. */
 export class Snapshots {
   readonly #connection: Connection;
 
@@ -25,7 +25,7 @@ export class Snapshots {
     this.#connection = connection;
   }
 
-  /** Stores the current state of a running or paused sandbox under a name. The sandbox is paused afterwards. */
+  /** Saves the current state of a running or paused sandbox under a name. The sandbox is paused afterwards. */
   create(sandboxId: string, options: CreateSnapshotOptions = {}): Promise<rest.Snapshot> {
     const body: z.input<typeof rest.createSnapshotSchema> = {
       sandbox_id: sandboxId,
@@ -51,7 +51,7 @@ export class Snapshots {
     return this.#connection.json('GET', path(name), rest.snapshotSchema, { signal });
   }
 
-  /** Sandboxes that were created from it are not affected. */
+  /** Deletes a snapshot. Sandboxes that were made from it are not affected. */
   async delete(name: string, signal?: AbortSignal): Promise<void> {
     await this.#connection.empty('DELETE', path(name), { signal });
   }

@@ -13,8 +13,9 @@ import { Snapshots } from './snapshots.ts';
  * const { stdout } = await sandbox.exec('python3', ['-c', 'print(6*7)']);
  * ```
  *
- * Every method throws a TorporError with a stable `code`, a `message` and a `remedy`. An
- * aborted one throws the reason of the abort, and an upload the error of its source stream.
+ * A method that fails throws a TorporError with a stable `code`, a `message` that says what
+ * happened, and a `remedy` that says what to do. If it is aborted, it throws the reason of the
+ * abort; if the stream of an upload fails, the error of that stream.
  */
 export class Torpor implements AsyncDisposable {
   readonly sandboxes: Sandboxes;
@@ -33,12 +34,12 @@ export class Torpor implements AsyncDisposable {
     return this.#connection.apiUrl.href.replace(/\/$/, '');
   }
 
-  /** Whether the API serves, and its version. Needs no key. */
+  /** Whether the API is available, and the version of the server. Needs no API key. */
   health(signal?: AbortSignal): Promise<rest.Health> {
     return this.#connection.json('GET', '/health', rest.healthSchema, { signal });
   }
 
-  /** Closes the connections. */
+  /** Closes the connections to the API. Sandboxes are not affected. */
   async close(): Promise<void> {
     await this.#connection.close();
   }

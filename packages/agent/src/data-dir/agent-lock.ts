@@ -9,8 +9,8 @@ import { TorporError } from '@torpor/protocol';
 export async function lockDataDirectory(lockFile: string): Promise<FileLock> {
   const lock = await tryLockFile(lockFile);
   if (lock === undefined) {
-    throw new TorporError('conflict', `Another host agent is using this data directory.`, {
-      remedy: `Stop it first (its pid is in ${lockFile}), or give this one a data directory of its own.`,
+    throw new TorporError('conflict', `Another Torpor server is using this data directory.`, {
+      remedy: `Stop it first (its pid is in ${lockFile}), or use another data directory (--data-dir).`,
     });
   }
   await lock.file.truncate(0);

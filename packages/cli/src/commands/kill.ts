@@ -45,7 +45,7 @@ ${signalNames()}`,
 
 function signal(text: string): string {
   if (signalNumber(text) === undefined) {
-    throw new InvalidArgumentError('There is no such signal; see `torpor kill --help`.');
+    throw new InvalidArgumentError('`torpor kill --help` lists the signals.');
   }
   return text;
 }

@@ -82,7 +82,7 @@ Examples:
 function states(text: string): SandboxState[] {
   return text.split(',').map((name) => {
     if (!isSandboxState(name)) {
-      throw new InvalidArgumentError(`States are ${SANDBOX_STATES.join(', ')}.`);
+      throw new InvalidArgumentError(`The states are ${SANDBOX_STATES.join(', ')}.`);
     }
     return name;
   });

@@ -23,7 +23,7 @@ export function registerRm(cli: CliContext): void {
     .action(
       cli.action(async (ids: string[], options: RmOptions, _command: Command) => {
         if ((ids.length === 0) === (options.all !== true)) {
-          throw new TorporError('invalid_request', 'Say which sandboxes: their ids, or --all.');
+          throw new TorporError('invalid_request', 'Give either the ids of sandboxes or --all.');
         }
         return cli.withTorpor(options, async (torpor) => {
           const chosen = options.all ? await allIds(torpor) : [...new Set(ids)];
@@ -76,7 +76,7 @@ async function remove(
       } catch (reason) {
         const error = TorporError.from(reason);
         results.push({ id, error });
-        await line(io.stderr, `torpor: ${id}: ${error.message}`);
+        await line(io.stderr, `torpor: ${failureOf(id, error)}`);
       }
     }
   };
@@ -91,4 +91,9 @@ async function remove(
   }
   const failed = results.find(({ error }) => error !== undefined)?.error;
   return failed === undefined ? EXIT.ok : exitCodeOfError(failed);
+}
+
+/** Names the sandbox unless the message does, as there may be several. */
+function failureOf(id: string, { message }: TorporError): string {
+  return message.includes(id) ? message : `${id}: ${message}`;
 }

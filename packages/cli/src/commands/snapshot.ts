@@ -32,7 +32,10 @@ export function registerSnapshot(cli: CliContext): void {
       cli.action(async (id: string, options: SnapshotOptions, _command: Command) => {
         const { name, overwrite } = options;
         if (overwrite && name === undefined) {
-          throw new TorporError('invalid_request', '--overwrite needs the --name to replace.');
+          throw new TorporError(
+            'invalid_request',
+            '--overwrite needs --name, the snapshot to replace.',
+          );
         }
         await cli.withTorpor(options, async (torpor) => {
           const sandbox = await findSandbox(torpor, id);

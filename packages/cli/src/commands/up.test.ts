@@ -9,11 +9,11 @@ test.each([
   const env = { TORPOR_DATA_DIR: '/nonexistent/torpor', TORPOR_GUEST_TIMEOUT: value };
   const byVariable = await cli(['up'], { env });
   expect(byVariable).toMatchObject({ exitCode: 2, stdout: '' });
-  expect(byVariable.stderr).toContain(`TORPOR_GUEST_TIMEOUT is "${value}".`);
+  expect(byVariable.stderr).toContain(`TORPOR_GUEST_TIMEOUT has the invalid value "${value}".`);
   expect(byVariable.stderr).toMatch(remedy);
   const byOption = await cli(['up', '--guest-timeout', value], { env: {} });
   expect(byOption).toMatchObject({ exitCode: 2, stdout: '' });
-  expect(byOption.stderr).toMatch(/--guest-timeout <time>/);
+  expect(byOption.stderr).toContain(`--guest-timeout has the invalid value "${value}".`);
   expect(byOption.stderr).toMatch(remedy);
 });
 

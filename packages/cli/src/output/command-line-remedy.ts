@@ -22,7 +22,7 @@ const COMMANDS: Readonly<Record<RemedyName, (id: string) => string>> = {
   sendAsFile: () => 'Copy large content into the sandbox with `torpor cp`.',
   listTemplates: () => '`torpor templates` lists the snapshots and images.',
   listOrMakeTemplates: () =>
-    '`torpor templates` lists the snapshots and images; `torpor snapshot`, and `torpor image build` on the host, make more.',
+    '`torpor templates` lists the snapshots and images; `torpor snapshot`, and `torpor image build` on the host, add others.',
   replaceSnapshot: () => 'Choose another name, or replace that snapshot with --overwrite.',
   verifyBuilds: () =>
     'Run `torpor builds verify`: it names every damaged build. Sandboxes and snapshots that need one cannot be resumed; delete them.',

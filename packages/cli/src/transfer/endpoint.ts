@@ -21,7 +21,9 @@ export function parseEndpoint(text: string): Endpoint {
   const id = text.slice(0, colon);
   const path = text.slice(colon + 1);
   if (id === '') {
-    throw new TorporError('invalid_request', `"${text}" is neither a path nor ID:PATH.`);
+    throw new TorporError('invalid_request', `"${text}" is neither a path nor ID:PATH.`, {
+      remedy: 'Put the id of a sandbox in front of the colon, or ./ for a file of that name.',
+    });
   }
   return { kind: 'sandbox', id, path: path === '' ? '.' : path };
 }

@@ -139,10 +139,14 @@ describe('the file', () => {
     ['[server]\nport = 7070', /^server in/, /^`torpor config` lists/],
     ['port = [7070]', /^port in .* is not a single value/, /a string, a number/],
     ['port = 1979-05-27', /^port in .* is not a single value/, /a string, a number/],
-    ['port = "many"', /^port in .*torpor\.toml is "many"\.$/, /a whole number from 0 to 65535/],
-    ['port = 7070.5', /^port in .* is "7070.5"\.$/, /a whole number/],
-    ['vmm = ""', /^vmm in .* is ""\.$/, /must not be empty/],
-    ['debug = "perhaps"', /^debug in .* is "perhaps"\.$/, /true or false/],
+    [
+      'port = "many"',
+      /^port in .*torpor\.toml has the invalid value "many"\.$/,
+      /a whole number from 0 to 65535/,
+    ],
+    ['port = 7070.5', /^port in .* has the invalid value "7070.5"\.$/, /a whole number/],
+    ['vmm = ""', /^vmm in .* has the invalid value ""\.$/, /must not be empty/],
+    ['debug = "perhaps"', /^debug in .* has the invalid value "perhaps"\.$/, /true or false/],
     ['data_dir = "/elsewhere"', /^data_dir in .* cannot name/, /TORPOR_DATA_DIR or --data-dir/],
     ['vmm = "qemu"\nport 7070', /not valid TOML: .*torpor\.toml, line 2: /, /port = 7070/],
   ])('is refused with %j', async (text, message, remedy) => {
@@ -164,7 +168,7 @@ test.each([
 ])('%s=%s names the variable and what it must be', async (variable, text, remedy) => {
   await expect(load({ env: { [variable]: text } })).rejects.toMatchObject({
     code: 'invalid_request',
-    message: `${variable} is "${text}".`,
+    message: `${variable} has the invalid value "${text}".`,
     remedy: expect.stringMatching(remedy),
   });
 });

@@ -129,7 +129,7 @@ function parseSetting(
     if (!(error instanceof InvalidValueError)) throw error;
     const what = setting.secret
       ? `${origin} is not valid.`
-      : `${origin} is ${JSON.stringify(text)}.`;
+      : `${origin} has the invalid value ${JSON.stringify(text)}.`;
     throw new TorporError('invalid_request', what, { remedy: error.message, cause: error });
   }
 }

@@ -119,7 +119,8 @@ function listenError(error: unknown, { host, port }: Address): TorporError {
       cause: error,
     });
   }
-  return new TorporError('host_setup', `The API cannot listen on ${host}:${port}: ${error}`, {
+  const message = error instanceof Error ? error.message : String(error);
+  return new TorporError('host_setup', `The API cannot listen on ${host}:${port}: ${message}.`, {
     remedy: 'Check the address and the permissions of this user.',
     cause: error,
   });

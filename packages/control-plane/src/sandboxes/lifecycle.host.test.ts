@@ -99,7 +99,7 @@ describe('pause and resume', () => {
     await destroy(id);
     expect((await errorOf(await run(id))).remedy).toBe('Create a new one.');
     expect((await errorOf(await run('sbnosuchsandbox0000000'))).remedy).toBe(
-      'List the sandboxes to see which there are.',
+      'List the sandboxes to see which exist.',
     );
   });
 

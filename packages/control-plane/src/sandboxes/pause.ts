@@ -24,7 +24,7 @@ const PAUSE_TIMEOUT_MS = 10 * 60_000;
 const IS_PAUSED = { paused: 'There is nothing to do: it is paused already.' };
 const IS_RUNNING = { running: 'There is nothing to do: it is running already.' };
 const KEEPS_TIMEOUT = {
-  running: 'It gets another idle timeout when it is resumed: pause it first.',
+  running: 'Pause it first: a sandbox gets a new idle timeout when it is resumed.',
 };
 
 type AgentResponse = Pick<hostAgent.PauseSandboxResponse, 'sandbox' | 'timings'>;

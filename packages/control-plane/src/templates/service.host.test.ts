@@ -235,7 +235,7 @@ describe('list and delete', () => {
     expect(await errorOf(await harness.request('/v1/snapshots/nope'))).toMatchObject({
       status: 404,
       code: 'not_found',
-      remedy: 'List the snapshots and images to see which there are.',
+      remedy: 'List the snapshots and images to see which exist.',
     });
     expect(await errorOf(await remove('nope'))).toMatchObject({ status: 404, code: 'not_found' });
     expect(await errorOf(await remove('%2e%2e%2fetc'))).toMatchObject({

@@ -142,12 +142,14 @@ export class ImageStore {
   async remove(name: string): Promise<void> {
     const versions = await this.#versions(name);
     if (versions.length === 0) {
-      throw new TorporError('not_found', `There is no image named ${JSON.stringify(name)}.`);
+      throw new TorporError('not_found', `There is no image named ${JSON.stringify(name)}.`, {
+        remedy: '`torpor image ls` lists the images.',
+      });
     }
     for (const version of versions) {
       if (await this.#isInUse(version)) {
         throw new TorporError('conflict', `The image ${name} is in use.`, {
-          remedy: 'Destroy the sandboxes and templates that use it first.',
+          remedy: 'First destroy the sandboxes and delete the snapshots that use it.',
         });
       }
     }

@@ -16,7 +16,7 @@ export interface ConnectionOptions {
   readonly apiUrl?: string;
   /** The default is `TORPOR_API_KEY`. `torpor env` prints the local one. */
   readonly apiKey?: string;
-  /** How long the headers of a response may take; 0, the default, is no limit. */
+  /** How long the headers of a response may take; 0, the default, means no limit. */
   readonly requestTimeoutMs?: number;
 }
 

@@ -2,7 +2,7 @@ import { TorporError } from '@torpor/protocol/basics';
 import type { FrameSocket, ServerFrame } from './frame-socket.ts';
 
 export interface ExitStatus {
-  /** As in a shell's `$?`. */
+  /** The exit status, as a shell has it in `$?`. */
   readonly exitCode: number;
   /** The signal, if one terminated it: `signal: killed`. */
   readonly error?: string;
@@ -28,7 +28,7 @@ export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
     this.#lostMessage = lostMessage;
   }
 
-  /** The frames until the program exits. For one reader; a slow one slows the program. */
+  /** The frames until the program exits. For one reader; a slow reader slows down the program. */
   async *frames(): AsyncGenerator<WithoutEnd<Incoming>, void> {
     while (this.#exit === undefined) {
       const frame = await this.#socket.receive();
@@ -44,7 +44,7 @@ export class AttachedProgram<Incoming extends ServerFrame, Outgoing> {
     }
   }
 
-  /** Waits for the exit; frames without a reader are dropped. */
+  /** Waits until the program exits; frames that are not being read are dropped. */
   async wait(): Promise<ExitStatus> {
     if (this.#exit === undefined) for await (const _ of this.frames());
     if (this.#exit === undefined) {

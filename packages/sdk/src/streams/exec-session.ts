@@ -64,7 +64,7 @@ export class ExecSession implements AsyncDisposable {
     }
   }
 
-  /** The output until the process exits. For one reader; a slow reader slows the process. */
+  /** The output until the process exits. For one reader; a slow reader slows down the process. */
   async *output(): AsyncGenerator<OutputChunk, void> {
     for await (const frame of this.#program.frames()) {
       if (frame.type === 'start') continue;
@@ -77,14 +77,14 @@ export class ExecSession implements AsyncDisposable {
     }
   }
 
-  /** Waits until the process exits; output without a reader is dropped. */
+  /** Waits until the process exits; output that is not being read is dropped. */
   wait(): Promise<ExitStatus> {
     return this.#program.wait();
   }
 
   /**
-   * Writes to the process's standard input. Resolves when more can be written. Pieces of
-   * calls that have not resolved may be interleaved.
+   * Writes to the standard input of the process. Resolves when more can be written. The data of
+   * calls that are not awaited may be interleaved.
    */
   async write(data: Uint8Array | string): Promise<void> {
     if (!this.#binary) {
@@ -101,7 +101,7 @@ export class ExecSession implements AsyncDisposable {
     await this.#socket.send({ type: 'stdin_close' });
   }
 
-  /** Kills the process with its whole group. */
+  /** Kills the process and its process group. */
   async stop(): Promise<void> {
     await this.#socket.send({ type: 'stop' });
   }

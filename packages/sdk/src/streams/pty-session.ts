@@ -65,12 +65,12 @@ export class PtySession implements AsyncDisposable {
     }
   }
 
-  /** Waits until the program exits; output without a reader is dropped. */
+  /** Waits until the program exits; output that is not being read is dropped. */
   wait(): Promise<ExitStatus> {
     return this.#program.wait();
   }
 
-  /** Writes to the terminal. Resolves when more can be written. */
+  /** Types into the terminal. Resolves when more can be written. */
   write(data: Uint8Array | string): Promise<void> {
     return this.#program.write(data, (base64) => ({ type: 'input', data: base64 }));
   }

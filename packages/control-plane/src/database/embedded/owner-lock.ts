@@ -22,8 +22,8 @@ export async function takeOwnerLock(
   while (!(await tryLock(client))) {
     if (Date.now() > deadline) {
       await client.end();
-      throw new TorporError('conflict', 'Another control plane uses this data directory.', {
-        remedy: `Stop it first (its pid is in ${pidFile}), or choose another TORPOR_DATA_DIR.`,
+      throw new TorporError('conflict', 'Another Torpor server is using this data directory.', {
+        remedy: `Stop it first (its pid is in ${pidFile}), or use another data directory (--data-dir).`,
       });
     }
     await delay(50);
