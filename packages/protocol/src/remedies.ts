@@ -1,7 +1,8 @@
 /**
- * What a reader can do about an error with the API, in words that are true for every client. A
- * client that calls an operation by a name of its own says that in place of the sentence, which it
- * finds by comparing with these. Tools of the host's operator (`torpor doctor`) are named as they are.
+ * What a reader can do about an error, in words that are true for every client of the API. A
+ * client with names of its own, such as the commands of the CLI, recognises a remedy by its
+ * sentence and says its own; what it does not know it prints as it is. Commands that the
+ * operator runs on the host (`torpor doctor`) are the same for everyone.
  */
 export const REMEDIES = {
   listSandboxes: 'List the sandboxes to see which exist.',
