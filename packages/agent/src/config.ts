@@ -8,7 +8,7 @@ import type { VmmPrograms, VmmSetting } from './vmm-choice.ts';
 
 /** Where a host keeps what it has, and what runs its sandboxes. */
 export interface HostSettings {
-  /** Everything of this host: sandboxes, journal, keys. One agent at a time uses it. */
+  /** The data directory: sandboxes, journal, keys. Used by one agent at a time. */
   readonly dataDir: string;
   /** Kernels and images, which several data directories may share. */
   readonly cacheDir: string;
@@ -22,7 +22,7 @@ export interface HostSettings {
 
 export interface HostAgentConfig extends HostSettings {
   readonly logger: Logger;
-  /** What one sandbox may ask for; by default all that the machine has. */
+  /** The limits of one sandbox; by default the resources of the machine. */
   readonly limits?: Partial<SandboxLimits>;
   readonly network?: Pick<
     SlotPoolOptions,
@@ -34,7 +34,7 @@ export interface HostAgentConfig extends HostSettings {
   readonly guestTimeoutMs?: number;
   /** Keep the first boot of each image and shape, and restore later sandboxes from it; true if omitted. */
   readonly keepBoots?: boolean;
-  /** What is being made or downloaded, at the first start above all. */
+  /** Reports what is being built or downloaded, mainly at the first start. */
   readonly onProgress?: OnProgress;
   /** Called after a Terminate call has destroyed all sandboxes and returned. */
   readonly onTerminate?: () => void;
@@ -44,13 +44,13 @@ export const DEFAULT_NAMESERVERS: readonly string[] = ['1.1.1.1', '8.8.8.8'];
 /** Under emulation on a loaded machine a boot takes tens of seconds. A slower one needs the setting. */
 export const DEFAULT_GUEST_TIMEOUT_MS = 120_000;
 
-/** Enough for one step of a start on most hosts, however soon a guest is given up. */
+/** Enough for one step of a start on most hosts, even if the guest's time limit is shorter. */
 const LEAST_STEP_TIMEOUT_MS = 60_000;
 
 /**
- * How long each other step of a machine's start may take (the responses of the VMM, its page server,
- * the guest's identity): as long as a guest, since a host that needs this long for that is
- * slow in all of it.
+ * The time limit of each other step of a machine's start (the responses of the VMM and its page
+ * server, the guest's identity): that of the guest, since a host where a guest needs longer is
+ * slow in every step.
  */
 export function stepTimeoutMs(guestTimeoutMs: number): number {
   return Math.max(LEAST_STEP_TIMEOUT_MS, guestTimeoutMs);
@@ -58,7 +58,10 @@ export function stepTimeoutMs(guestTimeoutMs: number): number {
 
 const MAX_DISK_MIB = 1024 * 1024;
 
-/** A sandbox may have the whole machine but no more: vCPUs beyond it only take turns, memory beyond it is not there. */
+/**
+ * A sandbox may have the whole machine but no more: further vCPUs would only share its
+ * processors, and further memory does not exist.
+ */
 export function hostLimits(configured: Partial<SandboxLimits> = {}): SandboxLimits {
   const memoryMiB = Math.floor(totalmem() / (1024 * 1024));
   return {

@@ -12,7 +12,7 @@ import { agentRoutes } from './rpc/routes.ts';
 /** The agent of one machine: all its sandboxes, and the RPCs that control them. */
 export class HostAgent {
   readonly accelerator: AcceleratorChoice;
-  /** Tag in the names of everything that this agent makes outside its data directory. */
+  /** Tag in the names of all resources that this agent creates outside its data directory. */
   readonly instance: string;
   readonly #config: HostAgentConfig;
   readonly #registry: SandboxRegistry;
@@ -20,10 +20,10 @@ export class HostAgent {
   readonly #resources: AsyncDisposableStack;
 
   /**
-   * Starts the agent of a data directory: makes what guests need if the cache lacks it,
-   * adopts the sandboxes that still run, and takes down what an earlier agent left. Throws
-   * `conflict` if another agent uses the directory, and `host_setup` with the remedy for
-   * what this machine lacks.
+   * Starts the agent of a data directory: builds the guest artefacts that the cache lacks,
+   * adopts the running sandboxes, and releases what an earlier agent left. Throws `conflict` if
+   * another agent uses the directory, and `host_setup` with a remedy for what this machine
+   * lacks.
    */
   static async open(config: HostAgentConfig): Promise<HostAgent> {
     await using stack = new AsyncDisposableStack();
@@ -71,8 +71,8 @@ export class HostAgent {
   }
 
   /**
-   * Stops the agent. Running sandboxes keep running and are adopted by the next agent,
-   * unless all are to be destroyed. Operations that are under way are finished first.
+   * Stops the agent. Running sandboxes keep running and are adopted by the next agent, unless
+   * all are to be destroyed. Operations in progress are finished first.
    */
   async close(options: { readonly destroyAll?: boolean } = {}): Promise<void> {
     try {

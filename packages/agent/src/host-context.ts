@@ -12,11 +12,11 @@ export interface BaseImage {
   readonly name: string;
   /** A read-only ext4 image; never changed while a sandbox uses it. */
   readonly path: string;
-  /** Whose commands run unless the sandbox says otherwise. */
+  /** The user that commands run as unless the sandbox has another. */
   readonly defaultUser?: string;
 }
 
-/** An image that this host has, for a person. */
+/** An image of this host, for display. */
 export interface ImageSummary {
   readonly name: string;
   readonly sizeBytes: number;
@@ -31,18 +31,18 @@ export interface BaseImages {
   list(): Promise<readonly ImageSummary[]>;
 }
 
-/** What a single sandbox may ask for. */
+/** The limits of a single sandbox. */
 export interface SandboxLimits {
   readonly maxVcpus: number;
   readonly maxMemoryMiB: number;
   readonly maxDiskMiB: number;
 }
 
-/** Milliseconds of a clock that never goes back; its zero means nothing. */
+/** Milliseconds of a monotonic clock; its zero is arbitrary. */
 export type MonotonicClock = () => number;
 
 export interface PageServiceRequest {
-  /** Names the VM at the pager; never used twice. */
+  /** The VM's id at the pager; never reused. */
   readonly vm: string;
   readonly socketPath: string;
   readonly headerPath: string;
@@ -53,13 +53,13 @@ export interface PageServiceRequest {
 }
 
 /**
- * Serves the page faults of restored machines. A VM whose pages can no longer be served
- * hangs, so its owner is told at once.
+ * Serves the page faults of restored machines. A VM whose pages can no longer be served hangs,
+ * so its owner is notified at once.
  */
 export interface PageService {
   /**
-   * Has a VM served; resolves when its VMM may connect. `onFailure` is called at most
-   * once, if its pages can no longer be served. Throws `vmm_failed` with the pager's message.
+   * Serves a VM; resolves when its VMM may connect. `onFailure` is called at most once, if its
+   * pages can no longer be served. Throws `vmm_failed` with the pager's message.
    */
   serve(request: PageServiceRequest, onFailure: (reason: string) => void): Promise<void>;
   /**
@@ -67,13 +67,13 @@ export interface PageService {
    * longer serves it: then its guest hangs, and must be killed.
    */
   adopt(vm: string, onFailure: (reason: string) => void): Promise<void>;
-  /** What the pager has done for a VM so far; undefined if that is nothing. */
+  /** The pager's statistics for a VM; undefined if there are none. */
   describe(vm: string): Promise<VmDescription | undefined>;
   /** The VM has exited, or is about to. Idempotent. */
   release(vm: string): Promise<void>;
 }
 
-/** What pausing and restoring work with. */
+/** Services for committing and restoring. */
 export interface SnapshotContext {
   readonly builds: BuildStore;
   readonly pages: PageService;
@@ -90,7 +90,7 @@ export interface HostContext {
     'acquire' | 'release' | 'adopt' | 'destroySlot' | 'resetConnections'
   >;
   readonly driver: VmmDriver;
-  /** What {@link driver} runs machines on: states are good for no other. */
+  /** The platform of {@link driver}: saved states can be loaded on this one only. */
   readonly vmm: VmmPlatform;
   readonly images: BaseImages;
   readonly artifacts: Pick<
@@ -99,7 +99,7 @@ export interface HostContext {
   >;
   readonly snapshots: SnapshotContext;
   readonly kernelArguments: readonly string[];
-  /** Makes the empty disk of a new sandbox. */
+  /** Creates the empty disk of a new sandbox. */
   readonly createUpperDisk: (path: string, sizeMiB: number) => Promise<void>;
   readonly secrets: GuestSecrets;
   readonly limits: SandboxLimits;
@@ -111,9 +111,9 @@ export interface HostContext {
   readonly guestTimeoutMs: number;
   /** How long each other step of a machine's start may take. */
   readonly stepTimeoutMs: number;
-  /** Machines that come up at a time; the others wait, so that none boots too slowly. */
+  /** How many machines boot or are restored at a time; the others wait, so that none is too slow. */
   readonly concurrentBoots: number;
   readonly agentVersion: string;
-  /** Where the host agent reaches envd of the guest in this slot. */
+  /** The endpoint of envd of the guest in this slot. */
   readonly guestUrl: (slot: NetworkSlot) => string;
 }

@@ -4,12 +4,12 @@ import { TorporError } from '@torpor/protocol';
 import { restoreObstacle } from '@torpor/vmm';
 import type { HostContext } from '../host-context.ts';
 
-/** A build that is not collected until this is disposed of. */
+/** A build that is leased until this is disposed of. */
 export interface HeldBuild extends Disposable {
   readonly build: Build;
 }
 
-/** The build that a template's id names, held. Throws `not_found` and `build_invalid`. */
+/** The build that a template's id names, leased. Throws `not_found` and `build_invalid`. */
 export async function holdTemplate(host: HostContext, templateId: string): Promise<HeldBuild> {
   const { builds } = host.snapshots;
   const buildId = builds.references.get('template', templateId);
@@ -26,8 +26,8 @@ export async function holdTemplate(host: HostContext, templateId: string): Promi
 }
 
 /**
- * A saved state is only good for the VMM, accelerator and machine that wrote it. Throws
- * `build_invalid` with the file that is missing or foreign, and what to do.
+ * A saved state can be loaded only by the VMM, accelerator and machine type that wrote it.
+ * Throws `build_invalid` with the file that is missing or does not match, and the remedy.
  */
 export async function checkRestorable(host: HostContext, build: Build): Promise<void> {
   const { origin, manifest } = build;
@@ -44,7 +44,7 @@ export async function checkRestorable(host: HostContext, build: Build): Promise<
   }
 }
 
-/** What a sandbox made from a build cannot choose. */
+/** The properties of a sandbox that its build fixes. */
 export function frozenShape({ manifest }: Build) {
   const { vcpus, memoryMiB, diskMiB } = manifest;
   return { vcpus, memoryMiB, diskSizeMiB: diskMiB };

@@ -1,6 +1,6 @@
 import type { HostContext } from '../host-context.ts';
 
-/** Several sandboxes that are destroyed at once are one collection. */
+/** Sandboxes that are destroyed within this time share one collection. */
 const COLLECT_AFTER_MS = 2_000;
 
 export interface Collection {
@@ -18,7 +18,7 @@ export async function collectBuilds(host: HostContext): Promise<Collection> {
   return { removedBuildIds, freedBytes };
 }
 
-/** Collects builds some time after something has stopped needing one. */
+/** Collects builds some time after one may have become unreferenced. */
 export class BuildCollector {
   readonly #host: HostContext;
   #timer: NodeJS.Timeout | undefined;
@@ -29,7 +29,7 @@ export class BuildCollector {
     this.#host = host;
   }
 
-  /** Something may be unreachable now. */
+  /** A build may be unreachable now. */
   soon(): void {
     if (this.#closed || this.#timer !== undefined) return;
     this.#timer = setTimeout(() => {
@@ -39,7 +39,7 @@ export class BuildCollector {
     }, COLLECT_AFTER_MS).unref();
   }
 
-  /** Starts no collection any more, and waits for those that run. */
+  /** Starts no further collection, and waits for those in progress. */
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);

@@ -12,7 +12,7 @@ import type { HostContext } from '../host-context.ts';
 import type { PhaseTimer } from '../phase-timer.ts';
 
 export interface CommitRequest {
-  /** Its vCPUs are stopped, and stay so. */
+  /** Its vCPUs are stopped, and remain stopped. */
   readonly vm: MicroVm;
   /** What its RAM is compared with. */
   readonly base: DirtyBase;
@@ -20,7 +20,7 @@ export interface CommitRequest {
   readonly diskMiB: number;
   /** The sandbox whose reference keeps the build. */
   readonly owner: string;
-  /** Whose guest it is; not set for one that has no identity yet. */
+  /** The identity of the guest; not set if it has none yet. */
   readonly sandboxId?: string;
   readonly upperDisk: string;
   /** `move`: the machine is released after this, so its disk may become the build's. `copy`: it keeps running. */
@@ -35,11 +35,10 @@ export interface CommittedMachine {
 }
 
 /**
- * Makes a build of a machine: state, what changed of its memory, and its disk. It is
- * durable and the owner's reference names it when this resolves; before, nothing of the
- * machine has changed, but for what its VMM knows of changed memory. Throws `disk_full`,
- * `vmm_failed`, `build_invalid`; then nothing is left of the attempt, and the reference
- * is as it was.
+ * Makes a build of a machine: state, what changed of its memory, and its disk. It is durable
+ * and the owner's reference names it when this resolves; until then the machine is unchanged,
+ * except for its VMM's record of dirty memory. Throws `disk_full`, `vmm_failed`,
+ * `build_invalid`; then nothing is left of the attempt, and the reference is as it was.
  */
 export async function commitMachine(
   host: HostContext,
@@ -60,7 +59,7 @@ export async function commitMachine(
     await builds.references.set('sandbox', request.owner, build.id);
     return { build, base: committedAs(build.id, capture) };
   } catch (error) {
-    // The machine keeps running, and may write to the very file that is the build's disk.
+    // The machine keeps running, and may write to the file that is the build's disk.
     await builds.discard(staged.id);
     throw error;
   }

@@ -12,14 +12,14 @@ import { SandboxRegistry } from '../registry/registry.ts';
 
 const MIB = 2 ** 20;
 
-test('builds may lie on a file system of their own: a disk is copied to it, holes and all', async () => {
+test('builds may be on a file system of their own: a disk is copied to it, with its holes', async () => {
   await using stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-two-disks-'));
   const elsewhere = await mkdtemp('/dev/shm/torpor-two-disks-');
   stack.defer(() => rm(elsewhere, { recursive: true, force: true }));
   await mkdir(join(elsewhere, 'builds'));
   await symlink(join(elsewhere, 'builds'), join(dataDir, 'builds'));
-  // Otherwise a link would do, and nothing be tried here.
+  // Otherwise a hard link would be made, and this would test nothing.
   expect((await stat(dataDir)).dev).not.toBe((await stat(elsewhere)).dev);
   const host = stack.use(await StubHost.open(dataDir));
   const registry = host.manage(new SandboxRegistry(host.parts()));

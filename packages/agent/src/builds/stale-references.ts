@@ -4,8 +4,8 @@ import type { HostContext } from '../host-context.ts';
 import { BOOT_PREFIX } from './reference-names.ts';
 
 /**
- * Drops, at start-up, the references of sandboxes that no longer exist, and of kept boots
- * whose files no longer exist or that another VMM was used for.
+ * Drops, at start-up, the references of sandboxes that no longer exist, and of kept boots whose
+ * files no longer exist or that were made with another VMM.
  */
 export async function dropStaleReferences(
   host: HostContext,

@@ -3,11 +3,11 @@ import type { HostContext } from '../host-context.ts';
 
 export interface BuildReport {
   readonly buildId: string;
-  /** What is wrong with it; undefined for a sound build. */
+  /** What is wrong with it; undefined for a valid build. */
   readonly fault?: string;
   /** Bytes that it occupies. */
   readonly sizeBytes: number;
-  /** What keeps it: `sandbox NAME` or `template NAME`. */
+  /** Its references: `sandbox NAME` or `template NAME`. */
   readonly references: readonly string[];
 }
 

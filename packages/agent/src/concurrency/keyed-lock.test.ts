@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { KeyedLock } from './keyed-lock.ts';
 
-test('actions of one key never overlap and keep their order; nothing is left over', async () => {
+test('actions of one key never overlap and keep their order; no lock is left', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.scheduler(),

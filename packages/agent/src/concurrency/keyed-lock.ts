@@ -2,13 +2,13 @@ import { Semaphore } from './semaphore.ts';
 
 interface Lock {
   readonly semaphore: Semaphore;
-  /** Those that hold it or wait for it. */
+  /** The number of actions that have it or wait for it. */
   users: number;
 }
 
 /**
- * One lock per key, first come, first served. It is not re-entrant: an action must not ask
- * for the lock of the key that it holds.
+ * One lock per key, first come, first served. It is not re-entrant: an action must not take the
+ * lock of its own key.
  */
 export class KeyedLock {
   readonly #locks = new Map<string, Lock>();

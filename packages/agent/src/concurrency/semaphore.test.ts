@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Semaphore } from './semaphore.ts';
 
-/** An action that says when it runs and ends when it is told to. */
+/** An action that logs when it starts, and finishes when it is released. */
 function held(log: string[], name: string) {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const action = async () => {
@@ -63,7 +63,7 @@ test.each([0, -1, 1.5, Number.NaN])('%s permits are refused', (permits) => {
   expect(() => new Semaphore(permits)).toThrow(RangeError);
 });
 
-test('never do more run than there are permits, and all run in the end', async () => {
+test('no more actions run at a time than there are permits, and all run eventually', async () => {
   const job = fc.record({
     turns: fc.integer({ min: 1, max: 4 }),
     urgent: fc.boolean(),

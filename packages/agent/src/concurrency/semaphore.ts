@@ -1,11 +1,11 @@
 export interface SemaphoreOptions {
-  /** Before all that wait without it; first come, first served among themselves. */
+  /** Runs before all waiting actions that are not urgent; first come, first served among urgent ones. */
   readonly urgent?: boolean;
 }
 
 /**
- * Runs a bounded number of actions at a time, first come, first served. A permit passes from
- * the action that ends straight to the one that has waited longest, so that no newcomer
+ * Runs a bounded number of actions at a time, first come, first served. A permit passes from an
+ * action that has settled directly to the one that has waited longest, so that no new one
  * overtakes it.
  */
 export class Semaphore {

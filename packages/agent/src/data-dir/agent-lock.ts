@@ -2,9 +2,9 @@ import { type FileLock, tryLockFile } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 
 /**
- * Makes this process the only host agent of a data directory. The lock is the
- * kernel's (flock(2)), so one that a killed agent held is free at once; the pid in
- * the file is for people. Throws `conflict` if another agent is at work.
+ * Makes this process the only host agent of a data directory. The lock is the kernel's
+ * (flock(2)), so that of a killed agent is free at once; the pid in the file is informational.
+ * Throws `conflict` if another agent has the lock.
  */
 export async function lockDataDirectory(lockFile: string): Promise<FileLock> {
   const lock = await tryLockFile(lockFile);

@@ -14,7 +14,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(directory, { recursive: true }));
 
-test('a data directory can be traversed, but only root sees what is in it', async () => {
+test('a data directory can be traversed, but only root can list it', async () => {
   const layout = await openLayout(join(directory, 'data'));
   try {
     const mode = async (path: string) => (await stat(path)).mode & 0o777;
@@ -27,7 +27,7 @@ test('a data directory can be traversed, but only root sees what is in it', asyn
   }
 });
 
-test('one data directory has one tag, by whatever path it is named', async () => {
+test('a data directory has the same tag under every path', async () => {
   const data = join(directory, 'data');
   const layout = await openLayout(data);
   await symlink(data, join(directory, 'link'));
@@ -43,7 +43,7 @@ test('one data directory has one tag, by whatever path it is named', async () =>
   }
 });
 
-test('socket paths stay short enough however deep the data directory is', async () => {
+test('socket paths are short enough for any data directory', async () => {
   const deep = join(directory, 'x'.repeat(200));
   const layout = await openLayout(deep);
   try {
@@ -55,7 +55,7 @@ test('socket paths stay short enough however deep the data directory is', async 
   await expect(stat(layout.runRoot)).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
-test('what a sandbox still uses outlives the agent', async () => {
+test('directories that a sandbox still uses outlive the agent', async () => {
   const layout = await openLayout(directory);
   const file = layout.memoryFile(newId('sandbox'));
   await writeFile(file, 'ram');
@@ -75,7 +75,7 @@ test('a second agent is refused until the first has exited', async () => {
   await using _ = await lockDataDirectory(path);
 });
 
-test('the key is made once, is private, and is never replaced', async () => {
+test('the key is created once, is private, and is never replaced', async () => {
   const path = join(directory, 'guest.key');
   const key = await loadOrCreateKey(path);
   expect(key).toHaveLength(32);

@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import { newId } from '@torpor/protocol';
 
 /**
- * Where the host agent keeps things. Directories that lead to files which other
- * users may have to reach can be traversed but not listed (0711); everything of a
- * sandbox is root's own. A VMM runs under an unprivileged user: it opens its files
- * before it gives up root, and an escape from it can open none.
+ * The paths of the host agent. Parent directories of files that other users may need can be
+ * traversed but not listed (0711); the files of a sandbox are accessible to root only. A VMM
+ * runs under an unprivileged user: it opens its files before it drops root, and a process that
+ * escapes from it can open none.
  */
 export interface DataLayout {
   readonly dataDir: string;
-  /** Six hexadecimal digits that tell this data directory from others on the machine. */
+  /** Six hexadecimal digits that distinguish this data directory from others on the machine. */
   readonly instance: string;
   readonly lockFile: string;
   readonly journalFile: string;
@@ -91,7 +91,7 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
   };
 }
 
-/** Makes a directory with exactly this mode, whatever the umask; an existing one gets it too. */
+/** Creates a directory with exactly this mode, regardless of the umask; an existing one gets it too. */
 export async function makeDirectory(path: string, mode: number): Promise<void> {
   await mkdir(path, { recursive: true, mode });
   await chmod(path, mode);

@@ -6,9 +6,9 @@ import { TorporError } from '@torpor/protocol';
 const KEY_BYTES = 32;
 
 /**
- * The 32 random bytes in the file at `path` (mode 0600), made at first use. Throws
- * `host_setup` for a file of another size: making a new key would lock the agent
- * out of the guests that run.
+ * The 32 random bytes in the file at `path` (mode 0600), created at first use. Throws
+ * `host_setup` for a file of another size: a new key would lock the agent out of the running
+ * guests.
  */
 export async function loadOrCreateKey(path: string): Promise<Buffer> {
   const existing = await readIfPresent(path);

@@ -10,7 +10,7 @@ test('each sandbox has a token of its own, the same after a restart', () => {
   expect(secrets.accessToken('a')).not.toBe(new GuestSecrets(Buffer.alloc(32, 2)).accessToken('a'));
 });
 
-test('the machine id says nothing about the token', () => {
+test('the machine id reveals nothing about the token', () => {
   expect(secrets.machineId('a')).toMatch(/^[0-9a-f]{32}$/);
   expect(secrets.accessToken('a')).not.toContain(secrets.machineId('a'));
 });

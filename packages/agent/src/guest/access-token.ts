@@ -1,9 +1,9 @@
 import { createHmac } from 'node:crypto';
 
 /**
- * What only the host agent and one guest know, derived from the key of the data
- * directory, so that nothing has to be stored per sandbox and an agent that starts
- * again can talk to the guests that it adopts.
+ * Secrets shared by the host agent and one guest, derived from the key of the data directory,
+ * so that nothing is stored per sandbox and a restarted agent has access to the guests that it
+ * adopts.
  */
 export class GuestSecrets {
   readonly #key: Buffer;

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { coalesce } from './coalesce.ts';
 
-test('the bytes stay the same, and only the last chunk may be short', async () => {
+test('the bytes are unchanged, and only the last chunk may be short', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(fc.uint8Array({ maxLength: 9 })),

@@ -1,7 +1,6 @@
 /**
- * Joins small chunks into ones of at least `leastBytes`, the last one excepted: each
- * message of an RPC has a cost of its own. What waits is bounded by `leastBytes` and
- * one chunk.
+ * Joins small chunks into ones of at least `leastBytes`, the last one excepted: each message of
+ * an RPC has a cost of its own. At most `leastBytes` and one chunk are buffered.
  */
 export async function* coalesce(
   chunks: AsyncIterable<Uint8Array>,

@@ -9,7 +9,7 @@ import {
 } from './process-events.ts';
 import { Supervision } from './supervision.ts';
 
-/** What is kept of each output stream when the caller does not say. */
+/** The default of how much of each output stream is kept. */
 export const DEFAULT_MAX_OUTPUT_BYTES = 8 * 1024 * 1024;
 
 export interface ExecLimits {
@@ -26,14 +26,14 @@ export interface ExecResult {
   readonly status?: string | undefined;
   readonly stdoutDroppedBytes: bigint;
   readonly stderrDroppedBytes: bigint;
-  /** The program was killed at its time limit; the output is what came until then. */
+  /** The program was killed at its time limit; the output is what it printed until then. */
   readonly timedOut: boolean;
 }
 
 /**
- * Runs a program to its end and returns what it printed. When the time is up, the
- * whole process group is killed and the result says so. When the caller's signal
- * aborts, it is killed as well: no other caller can get its output.
+ * Runs a program until it exits and returns its output. At the time limit the whole process
+ * group is killed, and the result says so. When the caller's signal aborts, it is killed as
+ * well: no other caller can get its output.
  */
 export async function exec(
   guest: GuestClient,
@@ -74,9 +74,9 @@ export async function exec(
 }
 
 /**
- * Runs a program and passes its events on. The consumer may leave (`request.signal`,
- * or by ending the iteration): the program lives on and can be connected to by its
- * pid, and its time limit still holds. Throws `timeout` when it was killed at that limit.
+ * Runs a program and yields its events. The consumer may disconnect (`request.signal`, or by
+ * stopping the iteration): the program keeps running and can be connected to by its pid, and
+ * its time limit still applies. Throws `timeout` when it was killed at that limit.
  */
 export async function* execStream(
   guest: GuestClient,
@@ -85,7 +85,7 @@ export async function* execStream(
 ): AsyncGenerator<ProcessEvent> {
   const supervision = new Supervision(guest, timeoutMs);
   const events = startProgram(guest, { ...request, signal: supervision.signal });
-  let ended = false;
+  let exited = false;
   try {
     for (;;) {
       const next = await untilAborted(events.next(), request.signal);
@@ -93,17 +93,17 @@ export async function* execStream(
       if (next.done) break;
       if (next.value.case === 'start') supervision.started(next.value.value.pid);
       if (next.value.case === 'end') {
-        ended = true;
+        exited = true;
         if (supervision.timedOut) throw supervision.timeoutError();
       }
       yield next.value;
     }
-    if (!ended) throw missingEnd(guest);
+    if (!exited) throw missingEnd(guest);
   } catch (error) {
-    ended = true;
+    exited = true;
     throw supervision.timedOut ? supervision.timeoutError() : error;
   } finally {
-    if (ended || !supervision.hasLimit) {
+    if (exited || !supervision.hasLimit) {
       supervision.detach();
       supervision[Symbol.dispose]();
     } else {
@@ -112,14 +112,14 @@ export async function* execStream(
   }
 }
 
-/** Follows a program whose caller has disconnected, until it exits or its time is up. */
+/** Follows a program whose caller has disconnected, until it exits or its time limit passes. */
 async function drain(events: AsyncIterable<ProcessEvent>, supervision: Supervision): Promise<void> {
   try {
     for await (const event of events) {
       if (event.case === 'start') supervision.started(event.value.pid);
     }
   } catch {
-    // The guest or the time of the program is over; no caller is left to be told.
+    // The guest has stopped or the time limit has passed; there is no caller left to report to.
   } finally {
     supervision[Symbol.dispose]();
   }

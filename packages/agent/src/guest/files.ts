@@ -40,7 +40,7 @@ export async function makeDirectory(
   return entry === undefined ? undefined : fileEntry(entry);
 }
 
-/** Removes a file, or a directory with all that is in it. What does not exist is removed already. */
+/** Removes a file, or a directory with all that is in it. Succeeds if it does not exist. */
 export async function removePath(
   guest: GuestClient,
   path: string,

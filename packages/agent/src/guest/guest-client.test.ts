@@ -20,11 +20,11 @@ async function listen(server: Server | ReturnType<typeof createTcpServer>): Prom
 
 async function guestAt(baseUrl: string): Promise<GuestClient> {
   const guest = new GuestClient({ sandboxId: 'sb1', baseUrl, accessToken: 'token' });
-  cleanup.add(async () => guest.close(new TorporError('conflict', 'The test is over.')));
+  cleanup.add(async () => guest.close(new TorporError('conflict', 'The test has finished.')));
   return guest;
 }
 
-async function answering(listener: RequestListener): Promise<GuestClient> {
+async function guestResponding(listener: RequestListener): Promise<GuestClient> {
   const server = createServer(listener);
   const url = await listen(server);
   cleanup.add(async () => {
@@ -34,7 +34,7 @@ async function answering(listener: RequestListener): Promise<GuestClient> {
   return guestAt(url);
 }
 
-/** A guest that takes connections and says nothing. */
+/** A guest that accepts connections and never responds. */
 async function hanging(): Promise<GuestClient> {
   const sockets = new Set<Socket>();
   const server = createTcpServer((socket) => sockets.add(socket.on('error', () => undefined)));
@@ -52,12 +52,12 @@ async function read(guest: GuestClient): Promise<void> {
 
 describe('a guest that refuses', () => {
   const refusing = (status: number, message: string) =>
-    answering((_request, response) => {
+    guestResponding((_request, response) => {
       response.writeHead(status, { 'content-type': 'application/json' });
       response.end(JSON.stringify({ code: status, message }));
     });
 
-  test('to be made a sandbox says at which step, and what to do', async () => {
+  test('its identity is reported with the step that failed, and a remedy', async () => {
     const guest = await refusing(500, 'init failed at machine-id: EROFS');
     await expect(guest.init({}, { timeoutMs: 5_000 })).rejects.toMatchObject({
       code: 'init_failed',
@@ -67,7 +67,7 @@ describe('a guest that refuses', () => {
     });
   });
 
-  test('to start a program because its default account is missing says so', async () => {
+  test('to start a program without its default account is reported as such', async () => {
     const guest = await refusing(401, "invalid username: 'user'");
     await expect(read(guest)).rejects.toMatchObject({
       code: 'invalid_request',
@@ -78,7 +78,7 @@ describe('a guest that refuses', () => {
 });
 
 describe('a guest that cannot be reached', () => {
-  test('is named as such by every kind of call', async () => {
+  test('is an error of every kind of call', async () => {
     const server = createServer();
     const url = await listen(server);
     await new Promise((resolve) => server.close(resolve));
@@ -93,14 +93,14 @@ describe('a guest that cannot be reached', () => {
     expect(await guest.isHealthy(1000)).toBe(false);
   });
 
-  test('that hangs does not hold up a program with a time limit', async () => {
+  test('that hangs does not block a program with a time limit', async () => {
     const guest = await hanging();
     const program = { cmd: 'true', args: [], envs: {} };
     const result = await exec(guest, program, { timeoutMs: 50, maxOutputBytes: 1 });
     expect(result).toMatchObject({ timedOut: true, exitCode: -1 });
   });
 
-  test('that does not take on its identity in time is told of, with the setting', async () => {
+  test('that is not initialised in time is an error that names the setting', async () => {
     const guest = await hanging();
     await expect(guest.init({}, { timeoutMs: 50 })).rejects.toMatchObject({
       code: 'guest_unreachable',
@@ -109,7 +109,7 @@ describe('a guest that cannot be reached', () => {
     });
   });
 
-  test('that is silent ends a stream; a consumer that takes its time does not', async () => {
+  test('that is silent fails a stream; a slow consumer does not', async () => {
     async function* slow() {
       yield 1;
       await new Promise<never>(() => undefined);
@@ -120,7 +120,7 @@ describe('a guest that cannot be reached', () => {
     );
     const consumed = (async () => {
       for await (const _ of failOnSilence(slow(), 20, abort)) {
-        // Longer than the silence that is allowed: nothing must come of it.
+        // Longer than the time limit for silence: it must have no effect.
         await new Promise((resolve) => setTimeout(resolve, 60));
         expect(abort.signal.aborted).toBe(false);
       }
@@ -131,7 +131,7 @@ describe('a guest that cannot be reached', () => {
   });
 });
 
-test('when the sandbox ends, every call that waits ends with the reason', async () => {
+test('when the sandbox is lost, every pending call fails with the reason', async () => {
   const guest = await hanging();
   const program = { cmd: 'sleep', args: ['9'], envs: {} };
   const calls = [
@@ -157,8 +157,8 @@ test.each([
   [503, 'sandbox_exhausted'],
   [507, 'sandbox_disk_full'],
   [500, 'guest_failed'],
-])('status %i of the file service is the error %s, with its sentence', async (status, code) => {
-  const guest = await answering((request, response) => {
+])('status %i of the file service is the error %s, with its message', async (status, code) => {
+  const guest = await guestResponding((request, response) => {
     request.resume();
     response.writeHead(status).end(JSON.stringify({ code: status, message: 'so it is' }));
   });
@@ -167,8 +167,8 @@ test.each([
   if (code !== 'guest_unreachable') expect(error).toMatchObject({ message: 'So it is.' });
 });
 
-test('a user that the guest does not know is the fault of who named it', async () => {
-  const guest = await answering((request, response) => {
+test('a user that does not exist in the guest is an error of the caller', async () => {
+  const guest = await guestResponding((request, response) => {
     request.resume();
     response.writeHead(401).end(JSON.stringify({ code: 401, message: "invalid username: 'x'" }));
   });
@@ -178,8 +178,8 @@ test('a user that the guest does not know is the fault of who named it', async (
   await expect(reading).rejects.toMatchObject({ code: 'invalid_request' });
 });
 
-test('an upload that the guest refuses stops where it is', async () => {
-  const guest = await answering((_, response) => {
+test('an upload that the guest refuses is stopped', async () => {
+  const guest = await guestResponding((_, response) => {
     response.writeHead(507, { connection: 'close' }).end('{"code":507,"message":"no space left"}');
   });
   let sent = 0;

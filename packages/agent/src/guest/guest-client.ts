@@ -13,9 +13,12 @@ import {
 import { Pool } from 'undici';
 import { fromGuest, fromGuestStatus, GUEST_TIMEOUT_REMEDY, initError } from './guest-errors.ts';
 
-/** A unary call that takes longer than this has met a guest that hangs. */
+/** A unary call that takes longer means that the guest hangs. */
 const UNARY_TIMEOUT_MS = 30_000;
-/** envd sends a keepalive on silent streams this often; twice as long without anything means that it no longer runs. */
+/**
+ * envd sends a keepalive on silent streams this often; if nothing is received for twice as
+ * long, it no longer runs.
+ */
 const KEEPALIVE_SECONDS = 30;
 export const STREAM_SILENCE_LIMIT_MS = 2 * KEEPALIVE_SECONDS * 1000 + 15_000;
 const CONNECT_TIMEOUT_MS = 5_000;
@@ -33,15 +36,15 @@ export interface FileRequest {
   readonly user?: string | undefined;
 }
 
-/** What every call may carry: the account in the guest, and the caller's interest in the response. */
+/** Options of every call: the account in the guest, and a signal that cancels the call. */
 export interface CallOptions {
   readonly user?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * The host agent's side of one guest's envd: pooled keep-alive connections that end
- * with {@link GuestClient.close}. All that is thrown is a TorporError.
+ * The host agent's client of one guest's envd: pooled keep-alive connections that {@link
+ * GuestClient.close} closes. Every error is a TorporError.
  */
 export class GuestClient {
   readonly sandboxId: string;
@@ -64,7 +67,7 @@ export class GuestClient {
       baseUrl: endpoint.baseUrl,
       httpVersion: '1.1',
       nodeOptions: { agent: this.#agent },
-      // The guest is a hop away on the same machine: compressing would only cost.
+      // The guest is on the same machine: compression would only cost time.
       acceptCompression: [],
       interceptors: [this.#authenticate()],
     });
@@ -72,7 +75,7 @@ export class GuestClient {
     this.filesystem = createClient(envdFilesystem.Filesystem, transport);
   }
 
-  /** Ends every call with `reason` and drops the connections. */
+  /** Fails every call with `reason` and closes the connections. */
   close(reason: TorporError): void {
     if (this.#closed.signal.aborted) return;
     this.#closed.abort(reason);
@@ -80,7 +83,7 @@ export class GuestClient {
     this.#pool.destroy(reason).catch(() => undefined);
   }
 
-  /** Call options for a unary RPC: deadline, user, and the end of this client. */
+  /** Call options for a unary RPC: deadline, user, and the signal of this client's close. */
   unary(options: CallOptions = {}): { headers: Headers; signal: AbortSignal; timeoutMs: number } {
     return { ...this.stream(options), timeoutMs: UNARY_TIMEOUT_MS };
   }
@@ -94,7 +97,7 @@ export class GuestClient {
     return { headers, signal: this.#signal(options.signal) };
   }
 
-  /** Runs a call to the guest; what it throws becomes a TorporError. */
+  /** Makes a call to the guest; its error becomes a TorporError. */
   async call<T>(options: CallOptions, action: () => Promise<T>): Promise<T> {
     try {
       return await action();
@@ -126,9 +129,9 @@ export class GuestClient {
   }
 
   /**
-   * `POST /init`: makes the guest this sandbox. `proof` is the token that a restored
-   * guest was frozen with. Throws unless envd did all of it: `init_failed` with the step
-   * that failed, `guest_unreachable` if not within `timeoutMs`.
+   * `POST /init`: gives the guest the identity of this sandbox. `proof` is the token that a
+   * restored guest had when it was committed. Throws unless all steps succeeded: `init_failed`
+   * with the step that failed, `guest_unreachable` if not within `timeoutMs`.
    */
   async init(
     request: InitRequest,
@@ -160,7 +163,7 @@ export class GuestClient {
     }
   }
 
-  /** Writes a file as its chunks come, at the speed at which the guest takes them. */
+  /** Writes a file from chunks, with back-pressure from the guest. */
   async writeFile(file: FileRequest, content: AsyncIterable<Uint8Array>, signal?: AbortSignal) {
     const body = Readable.from(content, { objectMode: false });
     const response = await this.#request({
@@ -173,7 +176,7 @@ export class GuestClient {
     await response.dump();
   }
 
-  /** Reads a file in chunks, no faster than they are taken. */
+  /** Reads a file in chunks, with back-pressure from the consumer. */
   async *readFile(file: FileRequest, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
     const options = { user: file.user, signal };
     const body = await this.#request({
@@ -194,7 +197,7 @@ export class GuestClient {
     path: string;
     headers: Record<string, string>;
     body?: string | Readable;
-    /** undici's own if omitted. */
+    /** undici's default if omitted. */
     headersTimeoutMs?: number;
     options: CallOptions;
   }) {
@@ -234,7 +237,7 @@ export class GuestClient {
 
 function userHeaders(user: string | undefined): Record<string, string> {
   if (user === undefined) return {};
-  // A daemon that does not know the header takes names of accounts, so it refuses a group.
+  // A daemon that does not know the header takes only account names, so it refuses a group.
   const account = user.replace(':', '/');
   return { [USER_HEADER]: user, authorization: `Basic ${btoa(`${account}:`)}` };
 }

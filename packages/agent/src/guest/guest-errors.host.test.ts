@@ -12,8 +12,8 @@ import { GuestClient } from './guest-client.ts';
 import { sendInput, startBackground } from './processes.ts';
 
 /*
- * What the file systems and limits of a sandbox say reaches the caller with the right code
- * and with their own message, by the real daemon.
+ * Errors of a sandbox's file systems and limits reach the caller with the right code and their
+ * own message, through the real daemon.
  */
 
 const stack = new AsyncDisposableStack();
@@ -47,7 +47,7 @@ beforeAll(async () => {
   const envd = stack.use(await PlainEnvd.start());
   envdUrl = envd.url;
   guest = new GuestClient({ sandboxId: 'sb', baseUrl: envd.url, accessToken: '' });
-  stack.defer(() => guest.close(new TorporError('guest_unreachable', 'The test has ended.')));
+  stack.defer(() => guest.close(new TorporError('guest_unreachable', 'The test has finished.')));
 }, 60_000);
 
 afterAll(() => stack.disposeAsync());
@@ -67,7 +67,7 @@ async function failureOf(call: Promise<unknown>): Promise<TorporError> {
     (reason: unknown) => reason,
   );
   if (error instanceof TorporError) return error;
-  throw new Error(`It is no TorporError: ${String(error)}`);
+  throw new Error(`It is not a TorporError: ${String(error)}`);
 }
 
 const ROOM = /Remove files in the sandbox/;
@@ -120,7 +120,7 @@ describe('a file system of the sandbox', () => {
       'invalid_request',
       /EINVAL/,
     ],
-  ])('says what it says: %s', async (what, call, code, message) => {
+  ])('reports its error: %s', async (what, call, code, message) => {
     const error = await failureOf(call());
     expect([what, error.code, error.message]).toEqual([what, code, expect.stringMatching(message)]);
     expect(error.message).toMatch(/^[A-Z].*\.$/s);
@@ -128,7 +128,7 @@ describe('a file system of the sandbox', () => {
     else expect(error.remedy).not.toMatch(/defect|data directory/);
   });
 
-  test('keeps nothing of an upload that unpacks to more than there is room for', async () => {
+  test('keeps nothing of an upload whose unpacked content does not fit', async () => {
     const bomb = gzipSync(Buffer.alloc(50_000_000));
     const response = await fetch(`${envdUrl}/files?path=${at('full/bomb')}`, {
       method: 'POST',
@@ -138,7 +138,7 @@ describe('a file system of the sandbox', () => {
     expect([response.status, await readdir(at('full'))]).toEqual([507, ['ballast']]);
   });
 
-  test('says that a running program cannot be overwritten', async () => {
+  test('reports that a running program cannot be overwritten', async () => {
     const started = await startBackground(guest, { cmd: at('running'), args: ['60'], envs: {} });
     const error = await failureOf(write('running'));
     expect(error).toMatchObject({
@@ -150,7 +150,7 @@ describe('a file system of the sandbox', () => {
 });
 
 describe('limits', () => {
-  test('on arguments are told as such, and so are limits on messages', async () => {
+  test('on arguments are reported as such, and so are limits on messages', async () => {
     const limits = { timeoutMs: 0, maxOutputBytes: 1 };
     const long = { cmd: 'true', args: ['x'.repeat(200_000)], envs: {} };
     expect(await failureOf(exec(guest, long, limits))).toMatchObject({

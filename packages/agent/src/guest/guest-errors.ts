@@ -7,7 +7,7 @@ import {
   withFullStop,
 } from '@torpor/protocol';
 
-/** What was asked of the guest, for the sentence of an error. */
+/** A call to the guest, for an error message. */
 export interface GuestCall {
   readonly sandboxId: string;
   /** The account that the caller named, if any. */
@@ -26,11 +26,11 @@ const FROM_CONNECT: Partial<Record<Code, ErrorCode>> = {
   [Code.Unimplemented]: 'not_implemented',
   [Code.Unavailable]: 'guest_unreachable',
   [Code.Aborted]: 'guest_unreachable',
-  // By a caller that has disconnected; an abort for a reason of ours is that reason.
+  // Cancelled by a caller that has disconnected; an abort of our own has its reason.
   [Code.Canceled]: 'conflict',
 };
 
-/** Codes of our table that envd may name itself; the guest is not trusted with those about the host. */
+/** Codes of our table that envd may return; the guest is not trusted with those about the host. */
 const NAMED_BY_ENVD: ReadonlySet<string> = new Set<ErrorCode>([
   'program_not_found',
   'program_not_executable',
@@ -56,7 +56,7 @@ const FROM_HTTP: Readonly<Record<number, ErrorCode>> = {
   507: 'sandbox_disk_full',
 };
 
-/** For what a guest did not do in the time that it has when it starts. */
+/** The remedy where a guest exceeded a time limit of its start. */
 export const GUEST_TIMEOUT_REMEDY =
   'If this host is slow or loaded, give guests more time: `torpor up --guest-timeout 10m`, or set TORPOR_GUEST_TIMEOUT.';
 
@@ -66,10 +66,9 @@ const GUEST_REMEDIES: Partial<Record<ErrorCode, string>> = {
 };
 
 /**
- * The TorporError for a failed call to envd: errors of envd keep their meaning and
- * sentence, those without a meaning of their own (an input/output error of the sandbox's
- * disk) are `guest_failed`, a broken or refused connection is `guest_unreachable`. An abort whose
- * reason is a TorporError is that error.
+ * The TorporError for a failed call to envd: errors of envd keep their meaning and message,
+ * others (an input/output error of the sandbox's disk) are `guest_failed`, a broken or refused
+ * connection is `guest_unreachable`. An abort whose reason is a TorporError is that error.
  */
 export function fromGuest(reason: unknown, call: GuestCall): TorporError {
   if (reason instanceof TorporError) return reason;
@@ -93,7 +92,7 @@ export function fromGuestStatus(status: number, body: string, call: GuestCall): 
   return guestError(FROM_HTTP[status] ?? 'guest_failed', message, undefined);
 }
 
-/** What a failed `/init` means: envd's own message names the step. */
+/** The error for a failed `/init`: envd's message names the step. */
 export function initError(reason: unknown, sandboxId: string): unknown {
   if (!(reason instanceof TorporError) || reason.code !== 'guest_failed') return reason;
   return new TorporError(
@@ -116,7 +115,7 @@ function guestError(
     issues = [],
   }: Pick<TorporErrorOptions, 'remedy' | 'issues'> = {},
 ): TorporError {
-  // The phrase then begins with the name of a field.
+  // The message then begins with the name of a field.
   const sentence =
     issues.length === 0 ? asSentence(message) : `Invalid request: ${withFullStop(message)}`;
   return new TorporError(code, sentence, {
@@ -126,12 +125,12 @@ function guestError(
   });
 }
 
-/** The wire of E2B has phrases, `path '/x' does not exist`; people get sentences. */
+/** Messages of E2B's protocol are phrases (`path '/x' does not exist`); ours are sentences. */
 function asSentence(phrase: string): string {
   return withFullStop(`${phrase.charAt(0).toUpperCase()}${phrase.slice(1)}`);
 }
 
-/** envd returns this for a user that does not exist, and for a token that is not its own. */
+/** envd returns this for a user that does not exist, and for a wrong token. */
 function refused(cause: Error, call: GuestCall): TorporError {
   const message = cause instanceof ConnectError ? cause.rawMessage : cause.message;
   const user = /invalid username: '(.*)'$/.exec(message)?.[1] || call.user;
@@ -176,7 +175,7 @@ function messageOf(body: string): string | undefined {
     if (typeof parsed === 'object' && parsed !== null && 'message' in parsed)
       return String(parsed.message);
   } catch {
-    // Not JSON: the status has to do.
+    // Not JSON: only the status is known.
   }
   return undefined;
 }

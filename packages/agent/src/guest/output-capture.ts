@@ -1,4 +1,4 @@
-/** Keeps the first bytes of a stream and counts the rest, so that a talkative process costs no memory. */
+/** Keeps the first bytes of a stream and counts the rest, so that memory stays bounded. */
 export class OutputCapture {
   readonly #chunks: Uint8Array[] = [];
   readonly #limit: number;

@@ -12,9 +12,9 @@ export interface ProgramRequest extends CallOptions {
   readonly tag?: string | undefined;
   /** Keep standard input open. */
   readonly stdin?: boolean | undefined;
-  /** Its caller does not wait for it: how it exited stays listed for a while. */
+  /** Its caller does not wait for it: its exit is listed for a while. */
   readonly detached?: boolean | undefined;
-  /** Present: the program runs on a terminal of this size. */
+  /** If given, the program runs on a terminal of this size. */
   readonly terminal?: { readonly cols: number; readonly rows: number } | undefined;
 }
 
@@ -25,9 +25,9 @@ export type ProcessSelector =
 export type ProcessEvent = envdProcess.ProcessEvent['event'];
 
 /**
- * Starts a program and yields its events, the start event first. Ending the
- * iteration disconnects from the program, which keeps running. Throws `program_not_found`
- * for a program that does not exist.
+ * Starts a program and yields its events, the start event first. Stopping the iteration
+ * disconnects from the program, which keeps running. Throws `program_not_found` for a program
+ * that does not exist.
  */
 export function startProgram(
   guest: GuestClient,
@@ -51,7 +51,7 @@ export function startProgram(
   return processEvents(guest, request, (options) => guest.process.start(message, options));
 }
 
-/** The events of a process that runs, beginning with a start event and what it printed last. Throws `not_found`. */
+/** The events of a running process, beginning with a start event and its latest output. Throws `not_found`. */
 export function connectProgram(
   guest: GuestClient,
   selector: ProcessSelector,
@@ -62,7 +62,7 @@ export function connectProgram(
   );
 }
 
-/** How a program exited, as the control plane is told. */
+/** How a program exited, as reported to the control plane. */
 export interface ProgramEnd {
   readonly exitCode: number;
   /** What the exit code alone does not say: `signal: killed`, or `exit status 137: out of memory`. */

@@ -57,7 +57,7 @@ export async function listProcesses(
   }));
 }
 
-/** Signals a process and its group. Throws `not_found`. */
+/** Sends a signal to a process and its group. Throws `not_found`. */
 export async function killProcess(
   guest: GuestClient,
   selector: ProcessSelector,
@@ -94,8 +94,8 @@ type InputMessage = MessageInitShape<typeof envdProcess.StreamInputRequestSchema
 const INPUT_MESSAGE_BYTES = 127 * 1024;
 
 /**
- * Writes to the standard input of a process as the pieces come, at the speed at which it
- * takes them. `close` is the last piece, and closes it once all has been taken.
+ * Writes to the standard input of a process as the pieces arrive, with back-pressure from the
+ * process. `close` is the last piece, and closes it after all has been read.
  */
 export async function streamInput(
   guest: GuestClient,
@@ -125,7 +125,7 @@ export async function streamInput(
   });
 }
 
-/** The enum of the wire has two names, but its values are the numbers of signals. */
+/** The wire's enum names two signals, but its values are signal numbers. */
 function wireSignal(name: string): envdProcess.Signal {
   const number = signalNumber(name);
   if (number !== undefined) return number as envdProcess.Signal;

@@ -8,7 +8,7 @@ import {
 } from './process-events.ts';
 import { newTag } from './processes.ts';
 
-/** What programs on a terminal expect of their environment, unless the caller says otherwise. */
+/** Environment variables of programs on a terminal, unless the caller sets others. */
 const TERMINAL_ENVIRONMENT = { TERM: 'xterm-256color', LANG: 'C.UTF-8', LC_ALL: 'C.UTF-8' };
 const DEFAULT_SIZE = { cols: 80, rows: 24 };
 const MAX_SIZE = 0xffff;
@@ -33,8 +33,8 @@ export interface AttachedPty {
 }
 
 /**
- * Starts a program on a new terminal, or connects to the terminal with the tag if there is
- * no `cmd`. Ending the iteration leaves the terminal as it is.
+ * Starts a program on a new terminal, or connects to the terminal with the tag if there is no
+ * `cmd`. Stopping the iteration does not affect the terminal.
  */
 export function attachPty(guest: GuestClient, request: PtyRequest): AttachedPty {
   const { cmd } = request;
@@ -79,7 +79,7 @@ export async function resizePty(
   );
 }
 
-/** The size of a new terminal. Throws `invalid_request` for one that cannot be. */
+/** The size of a new terminal. Throws `invalid_request` for an impossible one. */
 function sizeOf({ cols, rows }: PtyRequest): TerminalSize {
   if (cols === undefined && rows === undefined) return DEFAULT_SIZE;
   return checkedSize({ cols: cols ?? 0, rows: rows ?? 0 });

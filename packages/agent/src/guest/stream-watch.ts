@@ -1,9 +1,9 @@
 import { TorporError } from '@torpor/protocol';
 
 /**
- * Passes the events of a guest's stream on, and throws `guest_unreachable` when
- * there has been none, not even a keepalive, for `limitMs`: a guest that hangs does
- * not close its connections. Time that the consumer takes does not count.
+ * Yields the events of a guest's stream, and throws `guest_unreachable` when there has been
+ * none, not even a keepalive, for `limitMs`: a guest that hangs does not close its connections.
+ * The consumer's time does not count.
  */
 export async function* failOnSilence<T>(
   events: AsyncIterable<T>,

@@ -1,13 +1,13 @@
 import { envdProcess, TorporError } from '@torpor/protocol';
 import type { GuestClient } from './guest-client.ts';
 
-/** How long a killed process group may take to end before the guest counts as stuck. */
+/** How long a killed process group may take to exit before the guest counts as hung. */
 const KILL_GRACE_MS = 5_000;
 
 /**
- * Watches over one program in the guest: ends its whole process group when its time
- * is up or it is no longer wanted. The time limit is the agent's own, not a deadline
- * of the RPC, so that it holds whether a caller is connected or not; it does not outlive the agent.
+ * Supervises one program in the guest: kills its whole process group at its time limit or when
+ * it is no longer needed. The time limit is the agent's own, not a deadline of the RPC, so that
+ * it applies whether a caller is connected or not; it does not outlive the agent.
  */
 export class Supervision implements Disposable {
   readonly #guest: GuestClient;
@@ -45,11 +45,11 @@ export class Supervision implements Disposable {
 
   started(pid: number): void {
     this.#pid = pid;
-    // Its time was up before the guest said which process it is.
+    // Its time limit passed before the guest reported its pid.
     if (this.#grace !== undefined) this.#signalGroup();
   }
 
-  /** Kills the process group. Its last output may still come, for a few seconds. */
+  /** Kills the process group. Its last output may still arrive, for a few seconds. */
   kill(): void {
     if (this.#grace !== undefined) return;
     this.#grace = setTimeout(() => this.detach(), KILL_GRACE_MS);
@@ -77,7 +77,7 @@ export class Supervision implements Disposable {
   #signalGroup(): void {
     if (this.#pid === undefined) return;
     const selector = { case: 'pid' as const, value: this.#pid };
-    // It may just have exited; and if the guest is stuck, the grace period ends the wait.
+    // It may just have exited; and if the guest hangs, the grace period bounds the wait.
     this.#guest.process
       .sendSignal(
         { process: { selector }, signal: envdProcess.Signal.SIGKILL },

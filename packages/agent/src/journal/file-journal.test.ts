@@ -24,7 +24,7 @@ async function reopened(): Promise<readonly JournalEntry[]> {
 }
 
 describe('the resource journal', () => {
-  test('what was recorded and not forgotten is there after a restart', async () => {
+  test('resources that were recorded and not forgotten are there after a restart', async () => {
     {
       await using journal = await FileJournal.open(path);
       await journal.record('a', slot(1));
@@ -109,7 +109,7 @@ describe('the resource journal', () => {
         fc.double({ min: 0, max: 1, noNaN: true }),
         async (operations, fraction) => {
           await rm(path, { force: true });
-          // After each acknowledgement: how long the file was, and what it said.
+          // After each acknowledgement: the length of the file, and its entries.
           const acknowledged: { size: number; entries: readonly JournalEntry[] }[] = [];
           {
             await using journal = await FileJournal.open(path);
@@ -128,7 +128,7 @@ describe('the resource journal', () => {
           await truncate(path, cut);
           const durable = acknowledged.findLast(({ size }) => size <= cut);
           expect(await reopened()).toEqual(durable?.entries);
-          // And the journal works on after the crash.
+          // And the journal can be written after the crash.
           {
             await using journal = await FileJournal.open(path);
             await journal.record('after', slot(99));

@@ -6,16 +6,15 @@ import { z } from 'zod';
 import type { HostResource, JournalEntry, ResourceJournal } from './journal.ts';
 
 /*
- * The journal is a file of JSON lines. The first line names format and version;
- * every other line is a list of operations that became durable with one fdatasync.
- * Because a batch is one line, a crash can only tear the last one, and a torn batch
- * was never acknowledged: nothing that it names has been made yet (record) or its
- * resource no longer exists (forget), so dropping it is safe. A damaged line that is
- * followed by others cannot come from a crash; such a file is refused, since reading
- * past it could forget a resource.
+ * The journal is a file of JSON lines. The first line names format and version; every other
+ * line is a list of operations that became durable with one fdatasync. Because a batch is one
+ * line, a crash can only tear the last one, and a torn batch was never acknowledged: nothing
+ * that it names has been made yet (record) or its resource no longer exists (forget), so
+ * dropping it is safe. A damaged line that is followed by others cannot be due to a crash; such
+ * a file is refused, since skipping the line could lose a resource.
  *
- * The file is rewritten (temporary file, fsync, rename) when it is opened and
- * whenever most of its operations are dead.
+ * The file is rewritten (temporary file, fsync, rename) when it is opened and whenever most of
+ * its operations are obsolete.
  */
 
 const FORMAT = 'torpor-resource-journal';
@@ -53,7 +52,10 @@ interface PendingOperation {
   readonly reject: (reason: unknown) => void;
 }
 
-/** The {@link ResourceJournal} on disk. Calls may overlap; those that wait together share one fdatasync. */
+/**
+ * The {@link ResourceJournal} on disk. Calls may overlap; those that wait at the same time
+ * share one fdatasync.
+ */
 export class FileJournal implements ResourceJournal, AsyncDisposable {
   readonly #path: string;
   readonly #live: Map<string, JournalEntry>;
@@ -100,7 +102,7 @@ export class FileJournal implements ResourceJournal, AsyncDisposable {
     return [...this.#live.values()];
   }
 
-  /** Waits for what is being written, then closes the file. */
+  /** Waits for pending writes, then closes the file. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
     await this.#flushing;

@@ -1,8 +1,7 @@
 /**
- * The write-ahead journal of host resources: what is made outside the data
- * directory, or must be taken down in an orderly way, is recorded *before* it is
- * made. After a crash, whatever the journal names and no living sandbox owns is
- * taken down.
+ * The write-ahead journal of host resources: every resource outside the data directory, or that
+ * needs an orderly release, is recorded *before* it is created. After a crash, resources in the
+ * journal that no running sandbox owns are released.
  */
 
 export type HostResource =
@@ -16,7 +15,7 @@ export type HostResource =
   | { readonly kind: 'directory'; readonly path: string };
 
 export interface JournalEntry {
-  /** Sandbox id, or `pool` for what waits to be used. */
+  /** Sandbox id, or `pool` for a pooled slot. */
   readonly owner: string;
   readonly resource: HostResource;
 }
@@ -24,7 +23,7 @@ export interface JournalEntry {
 export interface ResourceJournal {
   /** Durable when it resolves. Recording the same resource again changes its owner. */
   record(owner: string, resource: HostResource): Promise<void>;
-  /** To be called once the resource no longer exists. Unknown resources are ignored. */
+  /** Called once the resource no longer exists. Unknown resources are ignored. */
   forget(resource: HostResource): Promise<void>;
   entries(): readonly JournalEntry[];
 }

@@ -6,10 +6,10 @@ import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
 import { watchMachine } from './machine-exit.ts';
 
-/** Where the machine of a sandbox comes from. */
+/** The source of a sandbox's machine. */
 export type MachineSource = Pick<BringUpRequest, 'build' | 'environment' | 'timer'>;
 
-/** Brings up the machine of a sandbox, which is `running` then. If that fails, nothing is left of the machine. */
+/** Starts the machine of a sandbox, which becomes `running`. If that fails, nothing is left of the machine. */
 export async function bringUpSandbox(
   registry: SandboxRegistry,
   sandbox: Sandbox,
@@ -37,7 +37,7 @@ export async function bringUpSandbox(
   watchMachine(registry, sandbox, machine);
 }
 
-/** Of all that runs the sandbox. */
+/** The versions of the software that runs the sandbox. */
 function versions(host: HostContext, { vm }: RunningMachine): Record<string, string> {
   const { artifacts, agentVersion } = host;
   const { driver, vmmVersion, accelerator } = vm.description;

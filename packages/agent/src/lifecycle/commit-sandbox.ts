@@ -11,7 +11,7 @@ import { originalError } from './original-error.ts';
 import { requireRunning } from './refusals.ts';
 import { freeSandbox } from './release.ts';
 
-/** Commits a machine whose vCPUs are stopped afterwards. If that fails, it keeps running. */
+/** Commits a machine and leaves its vCPUs stopped. If that fails, it keeps running. */
 export async function commitSandbox(
   registry: SandboxRegistry,
   sandbox: Sandbox,

@@ -6,9 +6,9 @@ import { collectBuilds } from '../builds/collect.ts';
 import { pauseSandbox } from './pause.ts';
 
 /*
- * After a pause the chain of a sandbox's builds is compacted where most of what it holds
- * is dead. That is a service to the next resume: whether it comes about or not, the
- * sandbox is paused, and goes on where it was.
+ * After a pause the chain of a sandbox's builds is compacted if most of its blocks are unused.
+ * That only makes the next resume cheaper: whether it succeeds or not, the sandbox is paused
+ * and can be resumed.
  */
 
 let world: World;
@@ -21,7 +21,7 @@ beforeEach(async () => {
 });
 afterEach(() => world[Symbol.asyncDispose]());
 
-/** What is in the directory of builds once nothing unreferenced is left, also hidden. */
+/** The entries of the directory of builds after a collection, including hidden ones. */
 async function stored(): Promise<string[]> {
   await collectBuilds(world.registry.host);
   return (await readdir(join(world.host.directory, 'builds'))).sort();
@@ -34,7 +34,7 @@ async function expectIntact(): Promise<void> {
   expect(await world.read(world.source)).toBe(2);
 }
 
-test('a chain that is mostly dead becomes one build, which the sandbox comes back from', async () => {
+test('a chain that is mostly unused becomes one build, from which the sandbox is resumed', async () => {
   await pauseSandbox(world.registry, world.source);
   const { buildId = '' } = world.registry.get(world.source);
   expect(await stored()).toEqual([buildId]);
@@ -44,12 +44,12 @@ test('a chain that is mostly dead becomes one build, which the sandbox comes bac
   await expectIntact();
 });
 
-test('a compaction without room leaves the sandbox paused on its old build, and nothing half-made', async () => {
+test('a compaction without disk space leaves the sandbox paused on its old build, and nothing half-made', async () => {
   const { builds } = world.host;
   const stage = builds.stage.bind(builds);
   let staged = 0;
   builds.stage = async () => {
-    // The first is the pause's own.
+    // The first is that of the pause.
     if (staged++ > 0) throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
     return stage();
   };
@@ -60,7 +60,7 @@ test('a compaction without room leaves the sandbox paused on its old build, and 
   await expectIntact();
 });
 
-test('a compaction that is made but cannot be referenced is given up', async () => {
+test('a compacted build that cannot be referenced is discarded', async () => {
   const { references } = world.host.builds;
   const set = references.set.bind(references);
   const named: string[] = [];

@@ -19,7 +19,7 @@ const request: CreateRequest = {
 };
 
 describe('a request to create a sandbox', () => {
-  test('gets the defaults for what it leaves out', () => {
+  test('gets defaults for omitted fields', () => {
     expect(checkedSpec(request, limits)).toMatchObject({
       templateId: 'base',
       diskSizeMiB: DEFAULT_DISK_MIB,
@@ -27,7 +27,7 @@ describe('a request to create a sandbox', () => {
     });
   });
 
-  test('that names no user has none, so that the image decides', () => {
+  test("without a user has none, so that the image's default applies", () => {
     const { defaultUser: _user, ...anonymous } = request;
     expect(checkedSpec(request, limits)).toHaveProperty('defaultUser', 'user');
     expect(checkedSpec(anonymous, limits)).not.toHaveProperty('defaultUser');
@@ -44,7 +44,7 @@ describe('a request to create a sandbox', () => {
     ['another kind of id', { id: newId('team') }],
     ['a path as id', { id: '../../etc' }],
     ['a user name with a colon', { defaultUser: 'a:b' }],
-    ['a host name with a line end', { hostname: 'a\nb' }],
+    ['a host name with a newline', { hostname: 'a\nb' }],
     ['a variable with "="', { envs: { 'A=B': 'c' } }],
     ['a variable with NUL', { defaultEnv: { A: 'b\0' } }],
     ['a huge environment', { envs: { A: 'x'.repeat(600_000) } }],
@@ -58,15 +58,12 @@ describe('a request to create a sandbox', () => {
     ['vCPUs', { vcpus: 10_000 }, /10000 vCPUs.*at most 2/],
     ['memory', { memoryMiB: 4097 }, /4097 MiB of memory.*at most 4096/],
     ['disk', { diskSizeMiB: 100_001 }, /100001 MiB of disk.*at most 100000/],
-  ])(
-    'for more %s than the host has says what was asked and what there is',
-    (_, change, message) => {
-      expect(() => checkedSpec({ ...request, ...change }, limits)).toThrowError(
-        expect.objectContaining({
-          code: 'capacity_exceeded',
-          message: expect.stringMatching(message),
-        }),
-      );
-    },
-  );
+  ])('for more %s than the host has is refused with both numbers', (_, change, message) => {
+    expect(() => checkedSpec({ ...request, ...change }, limits)).toThrowError(
+      expect.objectContaining({
+        code: 'capacity_exceeded',
+        message: expect.stringMatching(message),
+      }),
+    );
+  });
 });

@@ -13,7 +13,7 @@ export interface CreateRequest {
   readonly teamId: string;
   /** Name of the image, {@link DEFAULT_TEMPLATE} if omitted; or id of the snapshot. */
   readonly templateId?: string | undefined;
-  /** That of the image if omitted. */
+  /** The image's default if omitted. */
   readonly defaultUser?: string | undefined;
   readonly defaultEnv: Readonly<Record<string, string>>;
   readonly envs: Readonly<Record<string, string>>;
@@ -21,9 +21,9 @@ export interface CreateRequest {
   /** The sandbox's id if omitted. */
   readonly hostname?: string | undefined;
   readonly autoPause: boolean;
-  /** The user's own. */
+  /** User-defined. */
   readonly labels: Readonly<Record<string, string>>;
-  /** `templateId` names a snapshot, not an image; vCPUs, memory and disk are as frozen in it. */
+  /** `templateId` names a snapshot, not an image; vCPUs, memory and disk are those of the snapshot. */
   readonly fromSnapshot: boolean;
 }
 
@@ -33,7 +33,7 @@ const MIN_DISK_MIB = 64;
 const MAX_TIMEOUT_SEC = 365 * 24 * 3600;
 const MAX_ENVIRONMENT_BYTES = 512 * 1024;
 
-/** Throws `invalid_request` for what makes no sense and `capacity_exceeded` for what this host cannot give. */
+/** Throws `invalid_request` for invalid values and `capacity_exceeded` for more than this host provides. */
 export function checkedSpec(request: CreateRequest, limits: SandboxLimits): SandboxSpec {
   const { id, templateId = DEFAULT_TEMPLATE, defaultUser, hostname = id } = request;
   const { diskSizeMiB = DEFAULT_DISK_MIB } = request;

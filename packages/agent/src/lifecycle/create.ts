@@ -16,10 +16,10 @@ import { outcome, type SandboxOutcome } from './outcome.ts';
 import { removeSandbox } from './release.ts';
 
 /**
- * Creates a sandbox and resolves when its guest is ready. If it fails, nothing is left.
- * Throws `already_exists` for an id that is taken, also by one that is just being created;
+ * Creates a sandbox and resolves when its guest is ready. If it fails, nothing is left. Throws
+ * `already_exists` for an id that is taken, even by a sandbox that is being created;
  * `invalid_request`, `capacity_exceeded`, `no_hosts_available`, `not_found` for an image,
- * `conflict` if it is destroyed meanwhile, and what the steps throw.
+ * `conflict` if it is destroyed meanwhile, and the errors of the steps.
  */
 export async function createSandbox(
   registry: SandboxRegistry,
@@ -36,16 +36,16 @@ export async function createSandbox(
   return await createFrom(registry, { id: request.id, spec, environment, build });
 }
 
-/** What a new sandbox is made of. */
+/** The parameters of a new sandbox. */
 export interface NewSandbox {
   readonly id: string;
   readonly spec: SandboxSpec;
   readonly environment: Readonly<Record<string, string>>;
-  /** What to check out; if undefined, the image that the spec names. */
+  /** The build to check out; if undefined, the image in the spec is booted. */
   readonly build: Build | undefined;
 }
 
-/** As {@link createSandbox}, once it is known what the sandbox is made of. The build is leased or referenced. */
+/** As {@link createSandbox}, with resolved parameters. The build is leased or referenced. */
 export async function createFrom(
   registry: SandboxRegistry,
   request: NewSandbox,
@@ -94,7 +94,7 @@ async function provision(
   }
 }
 
-/** Makes the sandbox's directory, which must be new: what lies in an old one is not ours to remove. */
+/** Creates the sandbox's directory, which must be new: the contents of an existing one must not be removed. */
 async function claimDirectory(registry: SandboxRegistry, sandbox: Sandbox): Promise<void> {
   const { layout } = registry.host;
   try {

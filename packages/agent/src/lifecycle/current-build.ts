@@ -7,8 +7,8 @@ import { pauseRunning } from './pause.ts';
 import { notPossible } from './refusals.ts';
 
 /**
- * The build of a sandbox as it is now: the one it is paused in, or a new one. The caller
- * holds the sandbox's lock. Throws `invalid_state` for one that neither runs nor is paused.
+ * A build of the current state of a sandbox: the one it is paused in, or a new one. The caller
+ * holds the sandbox's lock. Throws `invalid_state` unless it is running or paused.
  */
 export async function currentBuild(
   registry: SandboxRegistry,

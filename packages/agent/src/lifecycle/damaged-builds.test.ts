@@ -138,7 +138,7 @@ const DAMAGES: [string, () => Promise<string>][] = [
 ];
 
 describe.each(DAMAGES)('%s', (_, damage) => {
-  test('keeps a sandbox paused and is named; nothing is left of the attempt', async () => {
+  test('leaves a sandbox paused and is named; nothing is left of the attempt', async () => {
     const file = await damage();
     const failure = await resumeSandbox(world.registry, world.source).catch((error: unknown) =>
       TorporError.from(error),
@@ -174,7 +174,7 @@ test('a sandbox whose build is damaged can be destroyed, and the next agent stil
   expect(await world.host.leftovers()).toEqual([]);
 });
 
-test('a kept boot that cannot be restored is made again', async () => {
+test('a kept boot that cannot be restored is replaced', async () => {
   await using host = await World.open(undefined, true);
   await host.createSource();
   const [boot] = await host.host.builds.list();
@@ -187,7 +187,7 @@ test('a kept boot that cannot be restored is made again', async () => {
   await host.registry.close();
 });
 
-test('a boot that was kept for another VMM is forgotten at the next start', async () => {
+test('a boot that was kept for another VMM is dropped at the next start', async () => {
   await using kept = await World.open(undefined, true);
   await kept.createSource();
   const [boot = ''] = await kept.host.builds.list();
@@ -227,7 +227,7 @@ test('the reference of a sandbox whose record cannot be read is kept, and so is 
   expect(await world.read(world.source)).toBe(1);
 });
 
-test('the reference tells the last build where a crash kept the record from it', async () => {
+test('the reference gives the last build if a crash prevented its entry in the record', async () => {
   const record = world.registry.get(world.source);
   await world.registry.close();
   await writeRecord(world.host.layout.recordFile(world.source), { ...record, buildId: first });

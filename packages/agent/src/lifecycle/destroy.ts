@@ -5,9 +5,9 @@ import type { Sandbox } from '../registry/sandbox.ts';
 import { releaseMachine, removeSandbox, resetConnections } from './release.ts';
 
 /**
- * Destroys a sandbox and removes all of it. Idempotent: one that does not exist is
- * destroyed already. One that is being created is cancelled. If something cannot be
- * removed, the sandbox stays in state `error` and destroying it can be tried again.
+ * Destroys a sandbox and removes all of its resources. Idempotent: succeeds if it does not
+ * exist. A creation in progress is cancelled. If something cannot be removed, the sandbox stays
+ * in state `error` and destroying it can be retried.
  */
 export async function destroySandbox(registry: SandboxRegistry, id: string): Promise<void> {
   if (!registry.has(id)) return;
@@ -20,7 +20,7 @@ export async function destroySandbox(registry: SandboxRegistry, id: string): Pro
   });
 }
 
-/** Destroys a sandbox for a reason, if it still meets the condition once its lock is held. */
+/** Destroys a sandbox with a reason, if the condition still applies once its lock is held. */
 export async function destroyIf(
   registry: SandboxRegistry,
   sandbox: Sandbox,
@@ -52,7 +52,7 @@ async function destroy(
   try {
     await releaseMachine(registry, sandbox);
     await resetConnections(registry, sandbox);
-    // What takes the space goes before what needs some: the disk may be full.
+    // Files are removed before the record is written: the disk may be full.
     await rm(host.layout.upperDisk(id), { force: true });
     await removeSandbox(registry, sandbox);
   } catch (error) {

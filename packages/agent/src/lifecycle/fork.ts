@@ -18,8 +18,8 @@ export interface ForkOutcome {
 }
 
 /**
- * Makes copies of a sandbox, which itself stays as it was. One that cannot be made does not
- * keep the others from being made.
+ * Makes copies of a sandbox, which itself is unchanged. A copy that fails does not affect the
+ * others.
  */
 export async function forkSandbox(
   registry: SandboxRegistry,

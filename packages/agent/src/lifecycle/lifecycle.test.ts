@@ -56,7 +56,7 @@ async function onDisk(id: string): Promise<string | undefined> {
 }
 
 describe('creating and destroying', () => {
-  test('a sandbox comes up, is initialised as itself, and leaves nothing', async () => {
+  test('a sandbox starts, gets its identity, and leaves nothing when destroyed', async () => {
     const registry = host.manage(new SandboxRegistry(host.parts()));
     const watcher = follow(registry);
     const { record, timings } = await createSandbox(registry, request());
@@ -95,7 +95,7 @@ describe('creating and destroying', () => {
     watcher.stop();
   });
 
-  test('a state is on disk before it is acted on', async () => {
+  test('a state is on disk before the operation proceeds', async () => {
     const seen: (string | undefined)[] = [];
     host.driver.beforeStart = async ({ id }) => void seen.push(await onDisk(id));
     host.driver.beforeKill = async (vm) => void seen.push(await onDisk(vm.description.spec.id));
@@ -110,7 +110,7 @@ describe('creating and destroying', () => {
     ['the disk', () => (host.beforeDisk = failing), 'internal_error', /broken/],
     ['the VMM', () => (host.driver.beforeStart = failing), 'internal_error', /broken/],
     [
-      'the boot, because the VMM ends',
+      'the boot, because the VMM exits',
       () => {
         host.guests.healthy = false;
         host.driver.afterStart = (vm: StubVm) => vm.die();
@@ -145,7 +145,7 @@ describe('creating and destroying', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('one that cannot be undone either is kept as an error until it can', async () => {
+  test('one that cannot be undone either stays in state error until it can', async () => {
     host.guests.initStatus = 500;
     host.slots.beforeRelease = failing;
     const registry = host.manage(new SandboxRegistry(host.parts()));
@@ -170,7 +170,7 @@ describe('creating and destroying', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('of two creations with one id, one succeeds and the other does no harm', async () => {
+  test('of two creations with one id, one succeeds and the other has no effect', async () => {
     const registry = host.manage(new SandboxRegistry(host.parts()));
     const create = request();
     const results = await Promise.allSettled([
@@ -200,7 +200,7 @@ describe('creating and destroying', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('one that waits for its turn to boot can be destroyed', async () => {
+  test('one that waits to boot can be destroyed', async () => {
     host.guests.healthy = false;
     const registry = host.manage(new SandboxRegistry(host.parts({ concurrentBoots: 1 })));
     const [first, second] = [request(), request()];
@@ -221,7 +221,7 @@ describe('creating and destroying', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('what cannot be released is tried again, and reported if it still cannot', async () => {
+  test('a failed release is retried, and reported if it fails again', async () => {
     const registry = host.manage(new SandboxRegistry(host.parts()));
     const { record } = await createSandbox(registry, request());
     host.slots.beforeRelease = failing;
@@ -236,8 +236,8 @@ describe('creating and destroying', () => {
   });
 });
 
-describe('the end of a VMM', () => {
-  test('is reported with the reason, frees everything, and touches no other sandbox', async () => {
+describe('the exit of a VMM', () => {
+  test('is reported with the reason, releases everything, and affects no other sandbox', async () => {
     const vms: StubVm[] = [];
     host.driver.afterStart = (vm) => vms.push(vm);
     const registry = host.manage(new SandboxRegistry(host.parts()));
@@ -262,7 +262,7 @@ describe('the end of a VMM', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('while it is being destroyed is the end that was asked for', async () => {
+  test('while it is being destroyed is the requested one', async () => {
     const registry = host.manage(new SandboxRegistry(host.parts()));
     const { record } = await createSandbox(registry, request());
     host.driver.beforeKill = (vm) => vm.die();
@@ -277,7 +277,7 @@ describe('the end of a VMM', () => {
 });
 
 describe('the time to live', () => {
-  test('ends a sandbox that nobody uses, and only that', async () => {
+  test('destroys an unused sandbox, and no other', async () => {
     const registry = host.manage(new SandboxRegistry(host.parts()));
     const { record: mortal } = await createSandbox(registry, request({ timeoutSec: 10 }));
     const { record: immortal } = await createSandbox(registry, request());
@@ -307,7 +307,7 @@ describe('the time to live', () => {
   });
 });
 
-test('an agent that stops releases its machines, and does nothing more', async () => {
+test('an agent that stops detaches from its machines, and does nothing more', async () => {
   const vms: StubVm[] = [];
   host.driver.afterStart = (vm) => vms.push(vm);
   const registry = host.manage(new SandboxRegistry(host.parts()));
@@ -325,7 +325,7 @@ test('an agent that stops releases its machines, and does nothing more', async (
   await expect(registry.use(record.id)).rejects.toMatchObject({ code: 'host_unavailable' });
 });
 
-test('whatever happens at the same time, no slot is released twice and nothing is left', async () => {
+test('with any operations at the same time, no slot is released twice and nothing is left', async () => {
   const ids = Array.from({ length: 3 }, () => newId('sandbox'));
   const step = fc.record({
     action: fc.constantFrom('create', 'create', 'destroy', 'die', 'idle'),

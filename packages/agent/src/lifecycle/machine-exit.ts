@@ -6,7 +6,7 @@ import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
 import { freeSandbox, resetConnections } from './release.ts';
 
-/** Reports a VMM that exits without having been asked to, at once, and frees what the sandbox held. */
+/** Reports an unexpected exit of a VMM at once, and releases the sandbox's resources. */
 export function watchMachine(
   registry: SandboxRegistry,
   sandbox: Sandbox,

@@ -3,7 +3,7 @@ import type { SandboxRecord } from '../registry/record.ts';
 import { currentRecord } from '../registry/records.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
 
-/** What a lifecycle operation results in, and how long its phases took. */
+/** The result of a lifecycle operation, and how long its phases took. */
 export interface SandboxOutcome {
   readonly record: SandboxRecord;
   readonly timings: readonly PhaseTiming[];

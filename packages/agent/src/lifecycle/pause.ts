@@ -10,7 +10,7 @@ import { outcome, type SandboxOutcome } from './outcome.ts';
 import { requireRunning } from './refusals.ts';
 import { freeSandbox } from './release.ts';
 
-/** Idempotent. Throws `not_found`, `invalid_state`, and what making a build throws; then it keeps running. */
+/** Idempotent. Throws `not_found`, `invalid_state`, and the errors of a commit; then it keeps running. */
 export async function pauseSandbox(registry: SandboxRegistry, id: string): Promise<SandboxOutcome> {
   registry.requireOpen();
   return registry.run(id, async () => {
@@ -21,7 +21,7 @@ export async function pauseSandbox(registry: SandboxRegistry, id: string): Promi
   });
 }
 
-/** As {@link pauseSandbox}, if the sandbox still meets the condition once its lock is held. */
+/** As {@link pauseSandbox}, if the condition still applies once the sandbox's lock is held. */
 export async function pauseIf(
   registry: SandboxRegistry,
   id: string,
@@ -36,8 +36,8 @@ export async function pauseIf(
 
 /**
  * The caller holds the sandbox's lock. The build is durable and referenced before the machine
- * that it was made from is released, so a failure at any step leaves a sandbox that runs, or
- * one that is paused.
+ * that it was made from is released, so a failure at any step leaves the sandbox running or
+ * paused.
  */
 export async function pauseRunning(
   registry: SandboxRegistry,

@@ -14,8 +14,8 @@ import { resumeSandbox } from './resume.ts';
 import { deleteSnapshot, snapshotSandbox } from './snapshot.ts';
 
 /*
- * Operations that meet. Where one has to come while the other is in a certain place,
- * a gate holds the other there.
+ * Concurrent operations. Where one must start while the other is at a certain point, a gate
+ * blocks the other there.
  */
 
 let world: World;
@@ -28,7 +28,7 @@ afterEach(async () => {
   await world[Symbol.asyncDispose]();
 });
 
-/** Somebody who comes to the gate waits there until it is opened. */
+/** A caller that enters the gate waits there until it is opened. */
 class Gate {
   readonly reached: Promise<void>;
   readonly #reach = Promise.withResolvers<void>();
@@ -62,7 +62,7 @@ async function snapshot(resumeSource = true): Promise<string> {
   return build.id;
 }
 
-/** A pause that has come to the point where the state is saved. */
+/** A pause that has reached the point where the state is saved. */
 async function pausing(): Promise<{ gate: Gate; pause: Promise<unknown> }> {
   const gate = new Gate();
   world.host.driver.beforeSave = () => gate.pass();
@@ -73,7 +73,7 @@ async function pausing(): Promise<{ gate: Gate; pause: Promise<unknown> }> {
   return { gate, pause };
 }
 
-/** A resume that has come to its network slot. */
+/** A resume that has reached the acquisition of its network slot. */
 async function resuming(): Promise<{ gate: Gate; resume: Promise<unknown> }> {
   const gate = new Gate();
   world.host.slots.beforeAcquire = () => gate.pass();
@@ -94,7 +94,7 @@ test('a sandbox that is destroyed while it is paused is paused, and then removed
   expect(await world.clear()).toEqual([]);
 });
 
-test('a pause that comes after the end finds no sandbox', async () => {
+test('a pause after the destruction finds no sandbox', async () => {
   await world.createSource();
   const gate = new Gate();
   world.host.driver.beforeKill = () => gate.pass();
@@ -106,7 +106,7 @@ test('a pause that comes after the end finds no sandbox', async () => {
   expect(await pause).toBe('not_found');
 });
 
-test('two resumes make one machine, and both have it', async () => {
+test('two resumes start one machine, and both return it', async () => {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
   const { gate, resume } = await resuming();
@@ -118,7 +118,7 @@ test('two resumes make one machine, and both have it', async () => {
   expect(await world.read(world.source)).toBe(1);
 });
 
-test('a resume that is overtaken by the end of its sandbox leaves nothing', async () => {
+test('a resume of a sandbox that is destroyed meanwhile leaves nothing', async () => {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
   const { gate, resume } = await resuming();
@@ -132,7 +132,7 @@ test('a resume that is overtaken by the end of its sandbox leaves nothing', asyn
 test.each([
   ['destroyed', false],
   ['paused', true],
-])('an idle sandbox is not %s that is used while the reaper waits for it', async (_, autoPause) => {
+])('an idle sandbox that is used while the reaper waits for it is not %s', async (_, autoPause) => {
   await createSandbox(world.registry, request({ id: world.source, timeoutSec: 10, autoPause }));
   world.host.clock += 20_000;
   const before = resumeSandbox(world.registry, world.source, 10);
@@ -143,17 +143,17 @@ test.each([
 });
 
 test.each([
-  ['gone', false, 'not_found', []],
+  ['destroyed', false, 'not_found', []],
   ['paused', true, 'done', ['paused']],
 ])(
-  'a pause that comes with the end of the time to live finds the sandbox %s',
-  async (_, autoPause, answer, states) => {
+  'a pause at the end of the time to live finds the sandbox %s',
+  async (_, autoPause, result, states) => {
     await createSandbox(world.registry, request({ id: world.source, timeoutSec: 10, autoPause }));
     world.host.clock += 20_000;
     const reaped = reapIdle(world.registry);
     const pause = code(pauseSandbox(world.registry, world.source));
     await reaped;
-    expect(await pause).toBe(answer);
+    expect(await pause).toBe(result);
     expect(Object.values(world.states())).toEqual(states);
   },
 );
@@ -173,7 +173,7 @@ test.each([false, true])(
   },
 );
 
-test('a snapshot that meets a resume waits for it', async () => {
+test('a snapshot during a resume waits for it', async () => {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
   const { gate, resume } = await resuming();
@@ -184,7 +184,7 @@ test('a snapshot that meets a resume waits for it', async () => {
   expect(world.registry.get(world.source)).toMatchObject({ state: 'running', buildId });
 });
 
-/** A snapshot after which the sandbox keeps running, that has come to the point where the state is saved. */
+/** A snapshot that keeps the sandbox running, and has reached the point where the state is saved. */
 async function snapshotting(): Promise<{ gate: Gate; vm: StubVm; taken: Promise<string> }> {
   const gate = new Gate();
   const reached = Promise.withResolvers<StubVm>();
@@ -199,7 +199,7 @@ async function snapshotting(): Promise<{ gate: Gate; vm: StubVm; taken: Promise<
   return { gate, vm, taken };
 }
 
-test('a call to the guest that meets a snapshot waits for it, and goes on', async () => {
+test('a call to the guest during a snapshot waits for it, and proceeds', async () => {
   await world.createSource();
   const { gate, taken } = await snapshotting();
   const used = world.registry.use(world.source);
@@ -212,7 +212,7 @@ test('a call to the guest that meets a snapshot waits for it, and goes on', asyn
   await taken;
 });
 
-test('a call to the guest that meets a snapshot is refused when the machine does not go on', async () => {
+test('a call to the guest during a snapshot is refused if the machine does not resume', async () => {
   await world.createSource();
   const { gate, vm, taken } = await snapshotting();
   const used = code(world.registry.use(world.source));
@@ -224,7 +224,7 @@ test('a call to the guest that meets a snapshot is refused when the machine does
   expect(world.registry.get(world.source).state).toBe('error');
 });
 
-test('a call to the guest that meets a snapshot does not wait without end', async () => {
+test('a call to the guest during a snapshot does not wait forever', async () => {
   await world.createSource();
   const { gate, taken } = await snapshotting();
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
@@ -240,7 +240,7 @@ test('a call to the guest that meets a snapshot does not wait without end', asyn
   expect(world.registry.get(world.source).state).toBe('running');
 });
 
-test('a call to the guest that meets a pause is refused at once', async () => {
+test('a call to the guest during a pause is refused at once', async () => {
   await world.createSource();
   const { gate, pause } = await pausing();
   expect(await code(world.registry.use(world.source))).toBe('invalid_state');
@@ -248,7 +248,7 @@ test('a call to the guest that meets a pause is refused at once', async () => {
   await pause;
 });
 
-test('a snapshot that is deleted and collected while a sandbox is made from it harms nobody', async () => {
+test('deleting and collecting a snapshot while a sandbox is created from it has no effect on the sandbox', async () => {
   await world.createSource();
   await snapshot();
   await destroySandbox(world.registry, world.source);
@@ -267,11 +267,11 @@ test('a snapshot that is deleted and collected while a sandbox is made from it h
   expect(await world.clear()).toEqual([]);
 });
 
-test('a snapshot is held from the moment in which its name was looked up', async () => {
+test('a snapshot is leased as soon as its name is looked up', async () => {
   await world.createSource();
   await snapshot();
   await destroySandbox(world.registry, world.source);
-  // Before anything of the creation has run but the lookup itself.
+  // Before any step of the creation but the lookup itself.
   const creation = createSandbox(
     world.registry,
     request({ templateId: TEMPLATE, fromSnapshot: true }),
@@ -287,7 +287,7 @@ test('a snapshot is held from the moment in which its name was looked up', async
   expect(await code(createSandbox(world.registry, late))).toBe('not_found');
 });
 
-test('a fork gives its children although the source is destroyed meanwhile', async () => {
+test('a fork returns its children even if the source is destroyed meanwhile', async () => {
   await world.createSource();
   const gate = new Gate();
   world.host.slots.beforeAcquire = () => gate.pass();
@@ -303,7 +303,7 @@ test('a fork gives its children although the source is destroyed meanwhile', asy
   expect(await world.clear()).toEqual([]);
 });
 
-test('a collection spares what has been published and is not referenced yet', async () => {
+test('a collection keeps a build that is published and not referenced yet', async () => {
   await world.createSource();
   const { references } = world.host.builds;
   const set = references.set.bind(references);
@@ -318,7 +318,7 @@ test('a collection spares what has been published and is not referenced yet', as
   expect(await world.read(world.source)).toBe(1);
 });
 
-test('a reference that comes while a collection reads headers keeps its build', async () => {
+test('a reference that is added while a collection reads headers keeps its build', async () => {
   await world.createSource();
   const kept = await snapshot();
   await world.write(world.source, 2);
@@ -342,7 +342,7 @@ test('a reference that comes while a collection reads headers keeps its build', 
   expect(await world.faults()).toEqual([]);
 });
 
-test('two snapshots under one name: the later one has it, also on disk', async () => {
+test('two snapshots under one name: the later one replaces the earlier, also on disk', async () => {
   await world.createSource();
   const second = newId('sandbox');
   await createSandbox(world.registry, request({ id: second }));
@@ -361,7 +361,7 @@ test('two snapshots under one name: the later one has it, also on disk', async (
   expect(reopened.references.get('template', TEMPLATE)).toBe(name);
 });
 
-test('the end of the pager during a pause loses the machine, and the last build comes back', async () => {
+test('an exit of the pager during a pause loses the machine, and the last build can be resumed', async () => {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
   await resumeSandbox(world.registry, world.source);
@@ -374,7 +374,7 @@ test('the end of the pager during a pause loses the machine, and the last build 
   await expect.poll(() => world.registry.get(world.source).state).toMatch(/^(?:error|paused)$/);
   const { state, reason } = world.registry.get(world.source);
   await world.revive(world.source);
-  // A build that was complete before the machine died is as good as any.
+  // A build that was complete before the machine was killed is valid.
   expect([
     ['error', 1],
     ['paused', 2],
@@ -383,7 +383,7 @@ test('the end of the pager during a pause loses the machine, and the last build 
   expect(await world.clear()).toEqual([]);
 });
 
-test('the end of the pager during a resume leaves the sandbox paused', async () => {
+test('an exit of the pager during a resume leaves the sandbox paused', async () => {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
   world.host.guests.healthy = false;
@@ -398,7 +398,7 @@ test('the end of the pager during a resume leaves the sandbox paused', async () 
   expect(await world.read(world.source)).toBe(1);
 });
 
-test('the end of the pager ends the machines that it served, and no other', async () => {
+test('an exit of the pager loses the machines that it served, and no other', async () => {
   await world.createSource();
   const other = newId('sandbox');
   await createSandbox(world.registry, request({ id: other }));
@@ -414,7 +414,7 @@ test('the end of the pager ends the machines that it served, and no other', asyn
   expect(await world.read(world.source)).toBe(1);
 });
 
-test('a guest that falls silent is not resumed, and is when it responds again', async () => {
+test('a guest that does not respond is not resumed, and is once it responds again', async () => {
   await world.createSource();
   await pauseSandbox(world.registry, world.source);
   world.host.guests.healthy = false;
@@ -432,7 +432,7 @@ test('a guest that falls silent is not resumed, and is when it responds again', 
   expect(await world.read(world.source)).toBe(1);
 });
 
-test('a sandbox goes on after a crash between the publication of its build and the reference', async () => {
+test('a sandbox keeps running after a crash between the publication of its build and the reference', async () => {
   await world.createSource();
   const { references } = world.host.builds;
   references.set = () => new Promise(() => undefined);
@@ -441,7 +441,7 @@ test('a sandbox goes on after a crash between the publication of its build and t
   const before = world.registry;
   await world.nextAgent();
   expect(world.registry.get(world.source).state).toBe('running');
-  // The build had the sandbox's very disk.
+  // The build had the sandbox's own disk file.
   expect(await world.host.builds.list()).toEqual([]);
   await world.write(world.source, 5);
   await pauseSandbox(world.registry, world.source);
@@ -451,7 +451,7 @@ test('a sandbox goes on after a crash between the publication of its build and t
   expect((await readRecord(world.host.layout.recordFile(world.source)))?.state).toBe('running');
 });
 
-test('a resumed sandbox has its address again, unless another has it meanwhile', async () => {
+test('a resumed sandbox gets its address back, unless another has it meanwhile', async () => {
   const { registry, source, host } = world;
   const { record } = await createSandbox(registry, request());
   await pauseSandbox(registry, record.id);

@@ -6,7 +6,7 @@ import { pauseIf } from './pause.ts';
 
 const INTERVAL_MS = 1000;
 
-/** Destroys, or pauses if they ask for it, the sandboxes that have not been used for longer than their time to live. */
+/** Destroys, or pauses if they have auto-pause, the sandboxes that were not used for their time to live. */
 export async function reapIdle(registry: SandboxRegistry): Promise<void> {
   const { logger } = registry.host;
   await Promise.all(
@@ -43,7 +43,7 @@ export class Reaper implements AsyncDisposable {
 
   constructor(registry: SandboxRegistry, logger: Logger) {
     this.#timer = setInterval(() => {
-      // No round starts while another runs.
+      // Rounds do not overlap.
       this.#round ??= reapIdle(registry)
         .catch((error: unknown) => logger.error({ err: error }, 'Idle sandboxes not reaped'))
         .finally(() => {
@@ -53,7 +53,7 @@ export class Reaper implements AsyncDisposable {
     this.#timer.unref();
   }
 
-  /** Waits for the round that runs. */
+  /** Waits for the current round. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     await this.#round;

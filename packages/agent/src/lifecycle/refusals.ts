@@ -2,7 +2,7 @@ import { TorporError } from '@torpor/protocol';
 import type { RunningMachine } from '../machine/running-machine.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
 
-/** The machine of a running sandbox. Throws `invalid_state`: it cannot be `participle`. */
+/** The machine of a running sandbox. Throws `invalid_state`, saying that it cannot be `participle`. */
 export function requireRunning(sandbox: Sandbox, participle: string): RunningMachine {
   const { machine, record } = sandbox;
   if (record.state === 'running' && machine !== undefined) return machine;

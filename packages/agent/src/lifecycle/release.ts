@@ -5,11 +5,11 @@ import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
 
 /*
- * How a sandbox gives back what it holds, in three degrees: its machine; everything outside
- * its directory; everything.
+ * Releases the resources of a sandbox, at three levels: its machine; everything outside its
+ * directory; everything.
  */
 
-/** Kills the machine and releases what was made for it. What that fails at is in the journal. */
+/** Kills the machine and releases its resources. Those that cannot be released stay in the journal. */
 export async function releaseMachine({ host }: SandboxRegistry, sandbox: Sandbox): Promise<void> {
   const { machine } = sandbox;
   sandbox.machine = undefined;
@@ -20,13 +20,13 @@ export async function releaseMachine({ host }: SandboxRegistry, sandbox: Sandbox
   }
 }
 
-/** Frees everything outside the sandbox's directory. Throws if something cannot be taken down. */
+/** Releases everything outside the sandbox's directory. Throws if something cannot be released. */
 export async function freeSandbox(registry: SandboxRegistry, sandbox: Sandbox): Promise<void> {
   await releaseMachine(registry, sandbox);
   await takeDownOwned(registry.host, sandbox.id);
 }
 
-/** Removes all that is left of a sandbox without a machine. Throws if something cannot be removed. */
+/** Removes all remaining resources of a sandbox without a machine. Throws if something cannot be removed. */
 export async function removeSandbox(registry: SandboxRegistry, sandbox: Sandbox): Promise<void> {
   const { host } = registry;
   await takeDownOwned(host, sandbox.id);

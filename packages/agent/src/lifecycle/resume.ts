@@ -14,7 +14,7 @@ import { freeSandbox } from './release.ts';
 
 /**
  * Idempotent. `timeoutSec`: a new time to live. Throws `not_found`, `invalid_state`,
- * `build_invalid`, and what bringing a machine up throws; then it is paused as before.
+ * `build_invalid`, and the errors of starting a machine; then it is paused as before.
  */
 export async function resumeSandbox(
   registry: SandboxRegistry,
@@ -48,7 +48,7 @@ async function resume(
   const build = await builds.check(buildId);
   await checkRestorable(host, build);
   await requireFreeMemory(host, spec.memoryMiB);
-  // What an earlier attempt may not have been able to take down.
+  // Resources that an earlier attempt may have failed to release.
   await freeSandbox(registry, sandbox);
   await records.transition(sandbox, 'resuming', {
     ...NO_MACHINE,
@@ -65,7 +65,7 @@ async function resume(
   }
 }
 
-/** Takes down what a failed resume left; the sandbox is `error` if that fails too. */
+/** Releases what a failed resume left; the sandbox becomes `error` if that fails too. */
 async function stayPaused(
   registry: SandboxRegistry,
   sandbox: Sandbox,

@@ -7,7 +7,7 @@ vi.mock('node:fs/promises', async (original) => {
   return withPoints(await original());
 });
 
-/** The same where RAM is written out with each snapshot, all of it or what changed. */
+/** The same for a VMM that writes RAM out with each snapshot, all of it or the changes. */
 const WITH_SNAPSHOTS = SCENARIOS.map(
   (scenario): Scenario => ({
     ...scenario,

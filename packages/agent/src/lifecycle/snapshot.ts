@@ -12,8 +12,8 @@ export interface SnapshotOutcome extends SandboxOutcome {
 }
 
 /**
- * Keeps the present state of a sandbox under a template's id, which then no longer names
- * what it named before. A running source is paused by it, unless it is to keep running.
+ * Saves the current state of a sandbox under a template's id, replacing the build that it named
+ * before. A running source is paused, unless it is to keep running.
  */
 export async function snapshotSandbox(
   registry: SandboxRegistry,
@@ -30,14 +30,14 @@ export async function snapshotSandbox(
     const source = { keepRunning: options.resumeSource, timer };
     const build = await currentBuild(registry, sandbox, source);
     await host.snapshots.builds.references.set('template', templateId, build.id);
-    // What the name referred to before may be garbage now.
+    // The previous build of the name may be unreferenced now.
     registry.collector.soon();
     const sizeBytes = await host.snapshots.builds.size(build.id);
     return { ...outcome(sandbox, timer), build, sizeBytes };
   });
 }
 
-/** The name is free at once; the build is collected when nothing else needs it. Idempotent. */
+/** The name is free at once; the build is collected when nothing else refers to it. Idempotent. */
 export async function deleteSnapshot(registry: SandboxRegistry, templateId: string): Promise<void> {
   checkTemplateId(templateId);
   await registry.host.snapshots.builds.references.delete('template', templateId);
