@@ -38,9 +38,9 @@ export interface OpenHost {
 }
 
 /**
- * Opens the host of a data directory, and makes what guests need if the cache lacks it. What
- * is to be closed goes on the stack, also when this throws. Throws `conflict` if another
- * agent uses the directory, and `host_setup` with the remedy for what this machine lacks.
+ * Opens the host of a data directory, and makes what guests need if the cache lacks it.
+ * Resources to be closed are pushed on the stack, even when this throws. Throws `conflict` if
+ * another agent uses the directory, and `host_setup` with a remedy for what this machine lacks.
  */
 export async function openHost(
   config: HostAgentConfig,

@@ -1,6 +1,6 @@
 /*
- * What the stubs of `@torpor/testkit`, the tests that span packages and the benchmarks need
- * of the inside of this package. Production code may not import it (tests/architecture).
+ * Internals of this package for the stubs of `@torpor/testkit`, tests that span packages and
+ * benchmarks. Production code may not import it (tests/architecture).
  */
 export { collectBuilds } from './builds/collect.ts';
 export { verifyBuilds } from './builds/verify.ts';

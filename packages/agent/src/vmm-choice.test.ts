@@ -9,26 +9,26 @@ const FIRECRACKER = { path: '/opt/firecracker', version: '1.16.1' };
 interface Machine {
   readonly qemu?: boolean;
   readonly firecracker?: boolean;
-  /** Whether /dev/kvm opens, and whether a guest runs under it. */
-  readonly kvm?: 'absent' | 'broken' | 'working';
+  /** Whether /dev/kvm can be opened, and whether a guest runs under it. */
+  readonly kvm?: 'missing' | 'broken' | 'working';
 }
 
-/** A host that has what it is said to have; notes what was looked for. */
+/** A host with the given programs; records what was looked for. */
 function hostWith({ qemu = true, firecracker = true, kvm = 'working' }: Machine) {
   const asked: string[] = [];
-  const absent = (what: string) => {
+  const missing = (what: string) => {
     throw new TorporError('host_setup', `${what} is not installed.`, { remedy: `Get ${what}.` });
   };
   const probes: HostProbes = {
     findQemu: async () => {
       asked.push('qemu');
-      return qemu ? QEMU : absent('QEMU');
+      return qemu ? QEMU : missing('QEMU');
     },
     findFirecracker: async () => {
       asked.push('firecracker');
-      return firecracker ? FIRECRACKER : absent('Firecracker');
+      return firecracker ? FIRECRACKER : missing('Firecracker');
     },
-    kvmObstacle: async () => (kvm === 'absent' ? 'there is no /dev/kvm' : undefined),
+    kvmObstacle: async () => (kvm === 'missing' ? 'there is no /dev/kvm' : undefined),
     probeAccelerator: async ({ forced }) => {
       asked.push('probe');
       const accelerator = forced ?? (kvm === 'working' ? 'kvm' : 'tcg');
@@ -61,7 +61,7 @@ describe('by itself', () => {
     });
   });
 
-  test.each(['absent', 'broken'] as const)('QEMU is chosen where KVM is %s', async (kvm) => {
+  test.each(['missing', 'broken'] as const)('QEMU is chosen where KVM is %s', async (kvm) => {
     const { choice } = choose({}, { kvm });
     expect(await choice).toMatchObject({
       installation: { kind: 'qemu', qemu: QEMU },
@@ -75,7 +75,7 @@ describe('by itself', () => {
     });
   });
 
-  test('QEMU is chosen where there is no Firecracker, and it says so', async () => {
+  test('QEMU is chosen where there is no Firecracker, with that as the reason', async () => {
     const { choice } = choose({}, { firecracker: false });
     const { platform, reason, accelerator } = await choice;
     expect(platform).toMatchObject({ vmm: 'qemu', accelerator: 'kvm' });
@@ -83,7 +83,7 @@ describe('by itself', () => {
     expect(accelerator satisfies AcceleratorChoice).toMatchObject({ accelerator: 'kvm' });
   });
 
-  test('a failure that is no answer is none', async () => {
+  test('an unexpected failure is not taken for a missing program', async () => {
     const { probes } = hostWith({});
     const findFirecracker = async () => Promise.reject(new Error('EMFILE'));
     const options = { kernelPath: '', stateDirectory: '' };
@@ -100,7 +100,7 @@ describe('by itself', () => {
 });
 
 describe('QEMU, forced', () => {
-  test('is chosen whatever else there is, and nothing else is looked for', async () => {
+  test('is chosen whatever else is installed, and nothing else is looked for', async () => {
     const { choice, asked } = choose({ setting: 'qemu' }, {});
     expect(await choice).toMatchObject({
       platform: { vmm: 'qemu', accelerator: 'kvm' },
@@ -109,7 +109,7 @@ describe('QEMU, forced', () => {
     expect(asked).not.toContain('firecracker');
   });
 
-  test('must be there', async () => {
+  test('must be installed', async () => {
     const { choice } = choose({ setting: 'qemu' }, { qemu: false });
     await expect(choice).rejects.toMatchObject({ code: 'host_setup', remedy: 'Get QEMU.' });
   });
@@ -124,13 +124,13 @@ describe('Firecracker, forced', () => {
     });
   });
 
-  test('must be there', async () => {
+  test('must be installed', async () => {
     const { choice } = choose({ setting: 'firecracker' }, { firecracker: false });
     await expect(choice).rejects.toMatchObject({ code: 'host_setup', remedy: 'Get Firecracker.' });
   });
 
   test.each([
-    ['absent', /there is no \/dev\/kvm/],
+    ['missing', /there is no \/dev\/kvm/],
     ['broken', /A probe boot failed/],
   ] as const)('is refused where KVM is %s', async (kvm, message) => {
     const { choice } = choose({ setting: 'firecracker' }, { kvm });
@@ -150,7 +150,7 @@ describe('Firecracker, forced', () => {
     });
   });
 
-  test('and KVM, forced too, do without QEMU', async () => {
+  test('and KVM, forced too, do not need QEMU', async () => {
     const { choice, asked } = choose(
       { setting: 'firecracker', forcedAccelerator: 'kvm' },
       { qemu: false },
@@ -162,7 +162,7 @@ describe('Firecracker, forced', () => {
   test('and KVM, forced too, are refused where KVM cannot even be opened', async () => {
     const { choice } = choose(
       { setting: 'firecracker', forcedAccelerator: 'kvm' },
-      { kvm: 'absent' },
+      { kvm: 'missing' },
     );
     await expect(choice).rejects.toMatchObject({
       code: 'host_setup',
@@ -170,7 +170,7 @@ describe('Firecracker, forced', () => {
     });
   });
 
-  test('needs QEMU to find out about KVM, and says how to do without', async () => {
+  test('needs QEMU to test KVM, and the remedy says how to do without', async () => {
     const { choice } = choose({ setting: 'firecracker' }, { qemu: false });
     await expect(choice).rejects.toMatchObject({
       code: 'host_setup',

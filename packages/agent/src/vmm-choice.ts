@@ -17,15 +17,18 @@ import {
 } from '@torpor/vmm';
 
 /*
- * Which VMM runs the sandboxes of a host. Firecracker is the better one where it can run
- * at all, which takes a KVM that works. Whether it does is found out by a boot in QEMU, so
- * QEMU is needed on every host but one where both Firecracker and `kvm` are forced.
+ * Which VMM runs the sandboxes of a host. Firecracker is preferred where it can run, which
+ * needs a working KVM. KVM is tested by a boot in QEMU, so QEMU is needed on every host except
+ * one where both Firecracker and `kvm` are forced.
  */
 
 /** `auto`: Firecracker where there is one and KVM works, else QEMU. */
 export type VmmSetting = 'auto' | VmmKind;
 
-/** Where the programs are. One that is not given is looked for on the `PATH`, a jailer beside its Firecracker first. */
+/**
+ * Where the programs are. If omitted, a program is searched on the `PATH`, a jailer beside its
+ * Firecracker first.
+ */
 export interface VmmPrograms {
   readonly qemu?: string | undefined;
   readonly firecracker?: string | undefined;
@@ -35,19 +38,19 @@ export interface VmmPrograms {
 export interface VmmChoiceOptions {
   readonly setting?: VmmSetting | undefined;
   readonly programs?: VmmPrograms | undefined;
-  /** The guest's kernel and what guests have on its command line, for a probe boot in QEMU. */
+  /** The guest's kernel and its command line, for a probe boot in QEMU. */
   readonly kernelPath: string;
   readonly kernelArguments?: readonly string[];
-  /** Where the results of probe boots are remembered. */
+  /** The directory of the results of probe boots. */
   readonly stateDirectory: string;
   readonly forcedAccelerator?: Accelerator | undefined;
-  /** Probe again, whatever is remembered. */
+  /** Probe again, even if there is a result. */
   readonly refresh?: boolean;
   /** Called before a probe that boots. */
   readonly onProbe?: () => void;
 }
 
-/** How a host is looked at. */
+/** The checks of a host. */
 export interface HostProbes {
   readonly findQemu: typeof findQemu;
   readonly findFirecracker: typeof findFirecracker;
@@ -64,16 +67,16 @@ export interface VmmChoice {
   readonly accelerator: AcceleratorChoice;
   readonly platform: VmmPlatform;
   readonly programs: VmmPrograms;
-  /** For a person: why this VMM. */
+  /** Why this VMM was chosen, human-readable. */
   readonly reason: string;
 }
 
 const HOST: HostProbes = { findQemu, findFirecracker, kvmObstacle, probeAccelerator };
 
 /**
- * Chooses the VMM, as set or by what the host has. Throws `host_setup` with the remedy for
- * what is missing: the VMM that is forced, a working KVM for a forced Firecracker, or the
- * QEMU that would find out about KVM.
+ * Chooses the VMM, as set or by what the host has. Throws `host_setup` with the remedy for what
+ * is missing: the VMM that is forced, a working KVM for a forced Firecracker, or the QEMU that
+ * tests KVM.
  */
 export async function chooseVmm(
   options: VmmChoiceOptions,
@@ -124,7 +127,7 @@ async function chooseQemu(
   return chosen(options, { kind: 'qemu', qemu }, choice, reason);
 }
 
-/** For a Firecracker that is there: without QEMU where no probe boot is needed. */
+/** For an installed Firecracker: without QEMU if no probe boot is needed. */
 async function chooseAccelerator(
   options: VmmChoiceOptions,
   host: HostProbes,

@@ -4,7 +4,7 @@ import { HostDriver } from './vmm-driver.ts';
 
 const QEMU = { path: '/nonexistent/qemu', version: '10.0.2', machineType: 'microvm' } as const;
 
-/** Of a process that has exited, if ever it was. */
+/** Of a process that does not exist. */
 function description(driver: MachineDescription['driver']): MachineDescription {
   const runDirectory = '/nonexistent/run';
   return {
@@ -15,7 +15,7 @@ function description(driver: MachineDescription['driver']): MachineDescription {
     memoryOrigin: 'zeros',
     startTimeTicks: '0',
     spec: {
-      id: 'gone',
+      id: 'exited',
       vcpus: 1,
       memoryMiB: 128,
       kernelPath: '/nonexistent/kernel',
@@ -29,7 +29,7 @@ function description(driver: MachineDescription['driver']): MachineDescription {
   };
 }
 
-test('machines are adopted by the driver that started them, whichever is chosen now', async () => {
+test('machines are adopted by the driver that started them, whichever driver is chosen now', async () => {
   const asked: string[] = [];
   const chosen = new QemuDriver({ qemu: QEMU, accelerator: 'tcg' });
   const driver = new HostDriver(chosen, async () => {

@@ -15,7 +15,7 @@ import {
 import type { VmmChoice } from './vmm-choice.ts';
 
 /**
- * The driver of the VMM that was chosen. `cacheDir` takes what QEMU's is compiled to;
+ * The driver of the VMM that was chosen. `cacheDir` is for the library that QEMU's compiles;
  * `startTimeoutMs` is how long a VMM may take from its start to its first response.
  */
 export async function openDriver(
@@ -44,7 +44,7 @@ export async function openDriver(
   );
 }
 
-/** One VMM for all new machines; those that run in the other since an earlier choice are adopted too. */
+/** One VMM for all new machines; machines of the other one, from an earlier choice, are adopted too. */
 export class HostDriver implements VmmDriver {
   readonly kind: VmmKind;
   readonly capabilities: VmmCapabilities;

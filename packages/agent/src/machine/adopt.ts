@@ -7,7 +7,7 @@ import { adoptMemory } from './served-memory.ts';
 
 const HEALTH_TIMEOUT_MS = 15_000;
 
-/** What an earlier agent has recorded of a machine. */
+/** An earlier agent's record of a machine. */
 export interface RecordedMachine {
   readonly id: string;
   readonly description: MachineDescription;
@@ -25,7 +25,7 @@ export async function adoptMachine(
   recorded: RecordedMachine,
 ): Promise<RunningMachine | undefined> {
   const { id, description, servedAs } = recorded;
-  // The pager forgets a machine that has exited, and would be blamed for it.
+  // The pager drops a machine that has exited, and would be reported as the cause.
   if (!isProcessAlive(description)) return undefined;
   await using resources = new AsyncDisposableStack();
   const served = servedAs === undefined ? undefined : await adoptMemory(host, servedAs, resources);
@@ -42,7 +42,7 @@ export async function adoptMachine(
   const guest = connectGuest(context, slot);
   // It may have been stopped to be committed.
   await vm.resume();
-  // A guest that is busy keeps running: only the exit of its VMM is the end of a sandbox.
+  // A guest that does not respond keeps running: only the exit of its VMM loses a sandbox.
   if (!(await guest.isHealthy(HEALTH_TIMEOUT_MS))) {
     host.logger.warn({ sandbox: id }, 'Guest of an adopted sandbox does not respond');
   }

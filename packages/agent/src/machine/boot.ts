@@ -50,7 +50,7 @@ export async function boot(
   };
 }
 
-/** The VMM, its vCPUs running. */
+/** Starts the VMM, with its vCPUs running. */
 async function startMachine(
   context: MachineContext,
   image: BaseImage,

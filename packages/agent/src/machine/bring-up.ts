@@ -9,23 +9,23 @@ import type { RunningMachine } from './running-machine.ts';
 
 export const DEFAULT_TEMPLATE = 'base';
 
-/** What bounds the boots of a host. */
+/** The limits on concurrent boots of a host. */
 export interface BootLimits {
-  /** Machines that come up at a time. */
+  /** How many machines start at a time. */
   readonly machines: Semaphore;
-  /** One boot at a time for each shape of machine: those that wait restore what it left. */
+  /** One boot at a time for each shape of machine: those that wait restore its kept boot. */
   readonly shapes: KeyedLock;
 }
 
 export interface BringUpRequest extends MachineRequest {
-  /** What to check out; if omitted, the image that the spec names. */
+  /** The build to check out; if omitted, the image in the spec is booted. */
   readonly build?: Build | undefined;
   readonly boots: BootLimits;
 }
 
 /**
- * Makes the machine of a sandbox, from a build or an image, up to a guest that has its
- * identity. If anything fails, nothing is left of it but the sandbox's reference to the build.
+ * Starts the machine of a sandbox, from a build or an image, until the guest has its identity.
+ * On failure nothing is left of it but the sandbox's reference to the build.
  */
 export async function bringUp(request: BringUpRequest): Promise<RunningMachine> {
   const queuedAt = performance.now();
@@ -38,7 +38,7 @@ export async function bringUp(request: BringUpRequest): Promise<RunningMachine> 
   });
 }
 
-/** Restores the kept boot of the image in this shape, or boots it and keeps that. */
+/** Restores the kept boot of the image in this shape, or boots the image and keeps the boot. */
 async function bootOrRestoreKept(request: BringUpRequest): Promise<RunningMachine> {
   const { host, spec, boots } = request;
   const image = await host.images.resolve(spec.templateId);

@@ -7,13 +7,12 @@ import type { NetworkSlot } from '../network/slot.ts';
 import type { PhaseTimer } from '../phase-timer.ts';
 
 /*
- * What the ways to a machine (boot, restore, adopt) have in common. Each step registers the
- * release of what it made on the stack at once, so a later failure unwinds them in reverse,
- * and records it in the journal before it makes it, so a crash at any point leaves nothing
- * that the next start does not know of.
+ * The steps common to boot, restore and adopt. Each step records its resource in the journal
+ * before it creates it, so after a crash at any point the next start knows of it, and registers
+ * the release on the stack at once, so a later failure unwinds the steps in reverse.
  */
 
-/** What of a sandbox's spec its machine and guest depend on. */
+/** The part of a sandbox's spec that its machine and guest depend on. */
 export interface GuestSpec {
   readonly vcpus: number;
   readonly memoryMiB: number;
@@ -26,7 +25,7 @@ export interface GuestSpec {
   readonly hostname: string;
 }
 
-/** What it takes to make a machine, whether it boots or is restored. */
+/** The parameters for starting a machine, by boot or restore. */
 export interface MachineRequest {
   readonly host: HostContext;
   /** The sandbox whose machine it is. */
@@ -42,9 +41,9 @@ export interface MachineRequest {
   readonly timer: PhaseTimer;
 }
 
-/** A machine in the making. */
+/** A machine that is being started. */
 export interface MachineContext extends MachineRequest {
-  /** Receives the releases of what the steps make. */
+  /** The releases of the resources that the steps create. */
   readonly stack: AsyncDisposableStack;
 }
 
@@ -61,7 +60,7 @@ export async function acquireSlot(context: MachineContext): Promise<NetworkSlot>
   return slot;
 }
 
-/** The run directory, and the place of guest RAM, which the VMM driver fills. */
+/** The run directory, and the directory of guest RAM, for the VMM driver. */
 export async function makeRunFiles({ host, id, stack }: MachineContext): Promise<void> {
   const { directory, memory } = runFiles(host, id);
   await host.journal.record(id, directory);

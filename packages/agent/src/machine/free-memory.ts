@@ -5,9 +5,9 @@ import type { HostContext } from '../host-context.ts';
 const MIB = 1024 * 1024;
 
 /**
- * Throws `no_hosts_available` if the host has less free memory than a new guest may come to
- * use, or less room on the tmpfs that holds guest RAM, if one does: memory that is promised
- * twice ends in the kernel killing VMMs.
+ * Throws `no_hosts_available` if the host has less free memory than a new guest may use, or
+ * less space on the tmpfs with guest RAM, if there is one: when overcommitted memory runs out,
+ * the kernel kills VMMs.
  */
 export async function requireFreeMemory(
   host: Pick<HostContext, 'driver' | 'layout'>,

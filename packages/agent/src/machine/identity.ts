@@ -6,18 +6,18 @@ import type { HostContext } from '../host-context.ts';
 import type { MachineContext } from './context.ts';
 import { waitForGuest } from './wait-for-guest.ts';
 
-/** What a guest is told of itself, beyond what follows from the sandbox. */
+/** The identity of a guest, beyond what follows from the sandbox. */
 export interface GuestIdentity {
   readonly environment: Readonly<Record<string, string>>;
-  /** Of the image; a sandbox may say otherwise. */
+  /** The image's default; a sandbox may have another. */
   readonly defaultUser?: string | undefined;
-  /** Whose guest it was when it was frozen: only its token authorises a change. */
+  /** The sandbox of the guest when it was committed: only its token authorises a change. */
   readonly previousSandboxId?: string | undefined;
 }
 
 /**
- * Makes a guest that has booted or been restored this sandbox (`POST /init`): clock, entropy, token, environment,
- * names. Nothing may use the guest before this has succeeded.
+ * Gives a booted or restored guest the identity of this sandbox (`POST /init`): clock, entropy,
+ * token, environment, names. The guest must not be used before this has succeeded.
  */
 export async function initGuest(
   { host, id, spec }: MachineContext,
@@ -46,7 +46,7 @@ export async function initGuest(
   );
 }
 
-/** Waits for a guest as {@link waitForGuest} does; throws `vmm_failed` where its memory was at fault. */
+/** Waits for a guest as {@link waitForGuest} does; throws `vmm_failed` if its memory could not be served. */
 export async function guestReady(
   { guestTimeoutMs }: Pick<HostContext, 'guestTimeoutMs'>,
   machine: {

@@ -15,7 +15,7 @@ import { bootKernel } from './machine-spec.ts';
  * from it.
  */
 
-/** Names the boots that are alike: everything that the guest's memory depends on. */
+/** The name of equal boots: a hash of all inputs of the guest's memory. */
 export function bootName(host: HostContext, image: BaseImage, spec: GuestSpec): string {
   const { artifacts, vmm, kernelArguments, agentVersion } = host;
   const shape = [
@@ -28,7 +28,7 @@ export function bootName(host: HostContext, image: BaseImage, spec: GuestSpec): 
   return `${BOOT_PREFIX}${key}`;
 }
 
-/** The kept boot of this name, held; undefined if there is none. One that cannot be read is forgotten. */
+/** The kept boot of this name, leased; undefined if there is none. One that cannot be read is dropped. */
 export async function findKeptBoot(
   host: HostContext,
   name: string,
@@ -53,8 +53,8 @@ export async function findKeptBoot(
 }
 
 /**
- * Commits a guest that has booted and has no identity yet, and lets it run again. A
- * sandbox does not fail because its boot could not be kept: undefined then.
+ * Commits a guest that has booted and has no identity yet, and resumes it. Returns undefined if
+ * the boot could not be kept: the sandbox itself does not fail then.
  */
 export async function keepBoot(
   { host, id, spec, timer }: MachineRequest,
@@ -88,9 +88,9 @@ export async function keepBoot(
 }
 
 /**
- * Has the guest do once what every sandbox does first, an `/init` and a program, so that
- * its code is compiled and in memory in all that are restored. It gets no identity: no
- * token, no name, and every restore brings entropy of its own.
+ * Makes the guest handle the first requests of every sandbox once, an `/init` and a program, so
+ * that their code is compiled and in memory after each restore. It gets no identity: no token,
+ * no name, and every restore adds its own entropy.
  */
 async function warmUp(guest: GuestClient, timeoutMs: number): Promise<void> {
   const entropy = randomBytes(64).toString('base64');
@@ -98,6 +98,6 @@ async function warmUp(guest: GuestClient, timeoutMs: number): Promise<void> {
   await guest.init({ timestamp, entropy }, { timeoutMs });
   const limits = { timeoutMs, maxOutputBytes: 1024 };
   const program = { cmd: '/bin/bash', args: ['-l', '-c', 'true'], envs: {} };
-  // An image without bash is only less warm.
+  // Without bash in the image, only less code is warmed up.
   await exec(guest, program, limits).catch(() => undefined);
 }

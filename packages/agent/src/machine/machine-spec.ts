@@ -6,7 +6,7 @@ import type { MachineContext } from './context.ts';
 
 const CONSOLE_LOG_BYTES = 1024 * 1024;
 
-/** What a machine is made of, whether it boots or is restored. */
+/** The parts of a machine, for a boot or a restore. */
 export interface MachineParts {
   readonly vcpus: number;
   readonly memoryMiB: number;

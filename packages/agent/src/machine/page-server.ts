@@ -21,8 +21,7 @@ export interface PageServerOptions {
 }
 
 /**
- * This host's pager, a process of its own that outlives the agent. It is started when it
- * is first needed.
+ * This host's pager, a separate process that outlives the agent. It is started on first use.
  */
 export class PageServer implements PageService {
   readonly #options: PageServerOptions;
@@ -46,7 +45,7 @@ export class PageServer implements PageService {
   }
 
   async adopt(vm: string, onFailure: (reason: string) => void): Promise<void> {
-    // Registered first: what fails before is in the pager's list, what fails after is an event.
+    // Registered first: an earlier failure is in the pager's list, a later one is an event.
     this.#failures.set(vm, onFailure);
     try {
       const status = await this.#statusOf(vm);
@@ -66,7 +65,7 @@ export class PageServer implements PageService {
   async #statusOf(vm: string): Promise<ServedVmStatus | undefined> {
     let hello: PagerHello;
     try {
-      // It lists its VMs in its greeting. No new one is started: it would know none.
+      // It lists its VMs when a client connects. No new pager is started: it would have none.
       const found = await PagerClient.connect(this.#options.socketPath);
       found.client.close();
       await this.#connect();
@@ -74,7 +73,7 @@ export class PageServer implements PageService {
       asked.client.close();
       hello = asked.hello;
     } catch (error) {
-      if (isAbsent(error)) return undefined;
+      if (isNotRunning(error)) return undefined;
       throw failure(error);
     }
     return hello.vms.find((served) => served.vm === vm);
@@ -99,7 +98,7 @@ export class PageServer implements PageService {
     }
   }
 
-  /** Disconnects from the pager, which exits if it serves no VM; also from one that an earlier agent started. */
+  /** Disconnects from the pager, which exits if it serves no VM; even if an earlier agent started it. */
   async close(): Promise<void> {
     this.#closing = true;
     const client = await (this.#client ?? this.#found()).catch(() => undefined);
@@ -108,7 +107,7 @@ export class PageServer implements PageService {
     await client?.closed;
   }
 
-  /** The pager if it runs. */
+  /** The pager, if it is running. */
   async #found(): Promise<PagerClient> {
     return (await PagerClient.connect(this.#options.socketPath)).client;
   }
@@ -165,7 +164,7 @@ export class PageServer implements PageService {
   }
 }
 
-function isAbsent(error: unknown): boolean {
+function isNotRunning(error: unknown): boolean {
   return (
     error instanceof Error &&
     'code' in error &&

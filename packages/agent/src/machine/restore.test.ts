@@ -11,10 +11,10 @@ beforeEach(async () => {
 });
 afterEach(() => world[Symbol.asyncDispose]());
 
-/** What `sun_path` of unix(7) holds. */
+/** The size of `sun_path`; unix(7). */
 const MAX_SOCKET_PATH_BYTES = 107;
 
-test('each restore has a socket of its own, which an earlier one that is given up cannot remove', async () => {
+test('each restore has a socket of its own, which the cleanup of an earlier attempt cannot remove', async () => {
   const serve = vi.spyOn(world.host.pages, 'serve');
   for (let round = 0; round < 3; round++) {
     await pauseSandbox(world.registry, world.source);

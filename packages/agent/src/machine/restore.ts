@@ -17,12 +17,12 @@ import { machineSpec } from './machine-spec.ts';
 import type { RunningMachine } from './running-machine.ts';
 import { ServedMemory } from './served-memory.ts';
 
-/** How soon after a restore the pages that it touched are taken for its working set. */
+/** How long after a restore its touched pages are recorded as its working set. */
 const WORKING_SET_AFTER_MS = 5_000;
 
 /**
- * Restores a machine from a build, up to a guest that has its identity. The sandbox's
- * reference names the build from then on. `image`: whose kept boot the build is.
+ * Restores a machine from a build, until the guest has its identity. The sandbox's reference
+ * names the build from then on. `image`: set if the build is a kept boot of it.
  */
 export async function restore(
   request: MachineRequest,
@@ -64,16 +64,16 @@ export async function restore(
 
 interface RestoredMachine {
   readonly vm: MicroVm;
-  /** Names the VM at the pager. */
+  /** The VM's id at the pager. */
   readonly servedAs: string;
   /** Why it was killed, if its memory could no longer be served. */
   readonly fault: () => string | undefined;
 }
 
 /**
- * Checks a build out for a sandbox: a private disk, memory that the pager fills, a VMM of
- * its own in the given slot. Its vCPUs are stopped. The build must be referenced or leased,
- * and has passed `checkRestorable`.
+ * Checks out a build for a sandbox: a private disk, memory served by the pager, and a VMM in
+ * the given slot. Its vCPUs are stopped. The build must be referenced or leased, and have
+ * passed `checkRestorable`.
  */
 async function restoreMachine(
   context: MachineContext,
@@ -86,7 +86,7 @@ async function restoreMachine(
   const files = await builds.open(build);
   const attempt = randomBytes(4).toString('hex');
   const servedAs = `${id}-${attempt}`;
-  // A path of its own: the pager removes the socket of an earlier attempt when it gives that up.
+  // A unique path: the pager removes the socket of an earlier attempt when that times out.
   const socketPath = join(host.layout.runDirectory(id), `pages-${attempt}`);
   const workingSet = await builds.workingSets.get(build.id);
   const served = new ServedMemory(host, servedAs);
@@ -129,7 +129,7 @@ function required(build: Build, role: string): string {
   throw new BuildFormatError(build.origin, `does not name its ${role}`);
 }
 
-/** Records, once, what this restore touched. Returns the cancellation. */
+/** Records, once, the pages that this restore touched. Returns a function that cancels it. */
 function recordWorkingSet(host: HostContext, servedAs: string, buildId: string): () => void {
   const { builds, pages } = host.snapshots;
   const timer = setTimeout(async () => {

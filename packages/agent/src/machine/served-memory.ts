@@ -8,7 +8,7 @@ export class ServedMemory {
   reason: string | undefined;
   #vm: MicroVm | undefined;
 
-  /** `servedAs`: names the VM at the pager. */
+  /** `servedAs`: the VM's id at the pager. */
   constructor(host: Pick<HostContext, 'logger'>, servedAs: string) {
     this.#host = host;
     this.#servedAs = servedAs;
@@ -33,8 +33,8 @@ export class ServedMemory {
 }
 
 /**
- * Adopts the memory of a VM that an earlier agent had served; the VM follows. A VM without
- * its pager may not even respond, so this comes first. Throws `vmm_failed`.
+ * Adopts the memory of a VM that an earlier agent started, before the VM itself: without its
+ * pager a VM may not even respond. Throws `vmm_failed`.
  */
 export async function adoptMemory(
   host: HostContext,

@@ -9,9 +9,9 @@ const ORDER: readonly HostResource['kind'][] = ['process', 'network-slot', 'file
 const KILL_TIMEOUT_MS = 10_000;
 
 /**
- * Takes down whatever the journal still names for this owner: processes first, then what
- * they used. Idempotent; what cannot be taken down stays in the journal, and the first such
- * error is thrown after all else has been tried.
+ * Releases all resources in the journal of this owner: processes first, then what they used.
+ * Idempotent; what cannot be released stays in the journal, and the first such error is thrown
+ * after all others have been tried.
  */
 export async function takeDownOwned(
   host: Pick<HostContext, 'journal' | 'slots'>,

@@ -1,15 +1,15 @@
 import { TorporError } from '@torpor/protocol';
 
 const FIRST_UID = 900_000;
-/** Ids per data directory, and how many data directories are told apart. */
+/** Ids per data directory, and the number of ranges. */
 const IDS = 4096;
 const BLOCKS = 16;
 
 /**
- * Unprivileged user ids for the VMMs, one per sandbox, so that a VMM that a guest
- * has broken out of can neither signal nor trace the others. The ids lie from
- * 900000 on, above what distributions, systemd and container tools hand out; two
- * data directories on one machine mostly use different ones.
+ * Unprivileged user ids for the VMMs, one per sandbox, so that a VMM that a guest has broken
+ * out of can neither signal nor trace the others. The ids start at 900000, above what
+ * distributions, systemd and container tools hand out; two data directories on one machine
+ * mostly use different ones.
  */
 export class VmmUsers {
   readonly #first: number;

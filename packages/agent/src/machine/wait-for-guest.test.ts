@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { GuestClient } from '../guest/guest-client.ts';
 import { exitReason, waitForGuest } from './wait-for-guest.ts';
 
-/** A guest that responds to a request after `delayMs`, if it is still asked then. */
+/** A guest that responds to a request after `delayMs`, if the request is still open then. */
 let server: Server;
 let guest: GuestClient;
 let delayMs: number;
@@ -15,7 +15,7 @@ let open: Set<ServerResponse>;
 
 beforeEach(async () => {
   open = new Set();
-  server = createServer((_, response) => void answer(response));
+  server = createServer((_, response) => void respond(response));
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
   guest = new GuestClient({
@@ -25,15 +25,15 @@ beforeEach(async () => {
   });
 });
 afterEach(async () => {
-  guest.close(new TorporError('host_unavailable', 'The test is over.'));
+  guest.close(new TorporError('host_unavailable', 'The test has finished.'));
   server.closeAllConnections();
   await new Promise((resolve) => server.close(resolve));
 });
 
-async function answer(response: ServerResponse): Promise<void> {
+async function respond(response: ServerResponse): Promise<void> {
   const asked = open.add(response);
   response.once('close', () => asked.delete(response));
-  // How slow the guest is: the thing that is tested, not a wait for something.
+  // The guest's delay is what is tested, not a wait for a condition.
   await delay(delayMs, undefined, { ref: false });
   if (!response.destroyed) response.writeHead(204).end();
 }
@@ -44,13 +44,14 @@ const vm = {
 };
 const { signal } = new AbortController();
 
-test('a guest that does not respond within half a second is waited for all the same', async () => {
+test('a guest that does not respond within half a second is still waited for', async () => {
   delayMs = 1_500;
   await waitForGuest({ vm, guest, timeoutMs: 60_000, signal });
 });
 
-test('a guest that is slower than any one patience is reached with a longer one', async () => {
-  // Responds to nobody who waits less than half a minute; that is said at once, to spend no time.
+test("a guest that is slower than the first probe's limit is reached by a longer one", async () => {
+  // Does not respond to probes that wait less than half a minute; refuses them at once, to save
+  // time.
   const slow = { isHealthy: async (patienceMs: number) => patienceMs > 30_000 };
   await waitForGuest({ vm, guest: slow, timeoutMs: 600_000, signal });
 });
@@ -61,7 +62,7 @@ test('no probe is left when the guest has responded', async () => {
   await expect.poll(() => open.size).toBe(0);
 });
 
-test('the reason for an end quotes the errors of the console, and nothing routine', () => {
+test('the reason for an exit quotes the errors of the console, and no routine lines', () => {
   const reason = 'QEMU was terminated by SIGKILL.';
   const routine = ['Running Firecracker v1.16.1', 'torpor: [1.2] init', 'listening on port 49983'];
   expect(exitReason({ reason, consoleTail: routine })).toBe(reason);
@@ -72,7 +73,7 @@ test('the reason for an end quotes the errors of the console, and nothing routin
   );
 });
 
-test('a guest that was never ready is told of with how far it came', async () => {
+test('the error for a guest that was never ready has the last lines of its console', async () => {
   delayMs = 60_000;
   const report = {
     reason: 'The guest could not start: the base drive /dev/vda did not appear.',
@@ -82,13 +83,13 @@ test('a guest that was never ready is told of with how far it came', async () =>
       '[ 3.3] reboot: System halted',
     ],
   };
-  const ended = { ...vm, exited: Promise.resolve(report) };
-  await expect(waitForGuest({ vm: ended, guest, timeoutMs: 60_000, signal })).rejects.toThrow(
+  const exited = { ...vm, exited: Promise.resolve(report) };
+  await expect(waitForGuest({ vm: exited, guest, timeoutMs: 60_000, signal })).rejects.toThrow(
     `before the guest was ready: ${report.reason} The console's last lines:\ntorpor: [1.2] init`,
   );
 });
 
-test('the patience ends with the time that there is', async () => {
+test('the limit of a probe does not exceed the remaining time', async () => {
   delayMs = 60_000;
   await expect(waitForGuest({ vm, guest, timeoutMs: 200, signal })).rejects.toMatchObject({
     code: 'guest_unreachable',

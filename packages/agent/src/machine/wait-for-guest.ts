@@ -4,12 +4,12 @@ import { type ExitReport, guestErrors, type MicroVm, withoutRoutine } from '@tor
 import type { GuestClient } from '../guest/guest-client.ts';
 import { GUEST_TIMEOUT_REMEDY } from '../guest/guest-errors.ts';
 
-/** A probe of a guest without a network yet goes unanswered; a short one finds a fresh daemon sooner. */
+/** A probe of a guest without a network yet gets no response; a short one finds a new daemon sooner. */
 const PROBE_TIMEOUT_MS = 500;
 /**
- * A guest on a loaded host responds to none of those in time. So when the first has gone
- * unanswered, a patient one is under way beside the others, and each of these waits longer
- * than the one before: however slow a guest is, one of them will be long enough for its response.
+ * A guest on a loaded host responds to none of those in time. So once the first has failed, a
+ * longer probe runs beside the others, each waiting longer than the one before: for any guest,
+ * one of them waits long enough.
  */
 const PATIENT_PROBE_TIMEOUT_MS = 5_000;
 const PATIENCE_GROWTH = 2;
@@ -56,8 +56,8 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
 }
 
 /**
- * Why the VMM of a guest that was ready exited. The guest's console is quoted only where it
- * tells of a failure: what it says in the course of its work is no reason for its exit.
+ * Why the VMM of a guest that was ready exited. The guest's console is quoted only if it
+ * reports a failure: routine output is no reason for an exit.
  */
 export function exitReason({ reason, consoleTail }: ExitReport): string {
   const errors = guestErrors(withoutRoutine(consoleTail));
@@ -69,7 +69,7 @@ interface Polling {
   /** How long the first probe waits for a response; each later one `growth` times as long. */
   readonly patienceMs: number;
   readonly growth: number;
-  /** As performance.now() tells it. */
+  /** In terms of performance.now(). */
   readonly deadline: number;
   readonly over: AbortSignal;
 }
@@ -94,7 +94,7 @@ async function poll(wait: GuestWait, { growth, deadline, over, ...polling }: Pol
   }
 }
 
-/** How far a guest came that was never ready: the last lines of its console. */
+/** Adds the last lines of the console of a guest that was never ready. */
 function withConsole(sentence: string, console: readonly string[]): string {
   const lines = withoutRoutine(console);
   if (lines.length === 0) return `${sentence} The console is empty.`;

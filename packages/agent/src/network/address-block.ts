@@ -12,17 +12,16 @@ import {
 } from './ipv4.ts';
 
 /**
- * Each instance owns a block of the address range. An `unreachable` route for the
- * block in the host's routing table is the claim: the kernel adds a prefix only
- * once, so that two instances that start at the same moment cannot both have it,
- * and packets to a slot that does not exist go nowhere instead of to the default
- * gateway. The state file remembers the block, so that running slots keep their
- * addresses when the agent starts again.
+ * Each instance owns a block of the address range. An `unreachable` route for the block in the
+ * host's routing table is the claim: the kernel adds a prefix only once, so that two instances
+ * that start at the same moment cannot both have it, and packets to a slot that does not exist
+ * are dropped instead of sent to the default gateway. The state file has the block, so that
+ * running slots keep their addresses when the agent restarts.
  *
- * The file is written before the claim (`claimedInBoot: null`) and after it. A
- * crash in between can leave a route that is not removed before the next boot; it
- * can never make one instance take the block of another. Routes do not survive a
- * boot, so a claim of an earlier one is none.
+ * The file is written before the claim (`claimedInBoot: null`) and after it. A crash in between
+ * can leave a route that is not removed before the next boot; it can never make one instance
+ * take the block of another. Routes do not survive a boot, so a claim of an earlier boot is
+ * void.
  */
 
 const stateSchema = z.strictObject({
@@ -41,7 +40,7 @@ const addressSchema = z.looseObject({
 });
 
 export interface AddressBlockOptions {
-  /** Where the block is remembered; the directory exists. */
+  /** The state file; its directory exists. */
   readonly stateFile: string;
   readonly addressRange: Ipv4Prefix;
   /** Two addresses for each. */
@@ -52,8 +51,8 @@ export interface AddressBlockOptions {
 }
 
 /**
- * Claims the block of this instance: the remembered one, or one that no address
- * and no route of the machine touches. Throws `host_setup` if there is none.
+ * Claims the block of this instance: the one in the state file, or one that overlaps no address
+ * and no route of the machine. Throws `host_setup` if there is none.
  */
 export async function claimAddressBlock(options: AddressBlockOptions): Promise<Ipv4Prefix> {
   const length = 32 - Math.max(1, Math.ceil(Math.log2(2 * options.maxSlots)));
@@ -94,7 +93,7 @@ export async function claimAddressBlock(options: AddressBlockOptions): Promise<I
   );
 }
 
-/** Gives up the block that the state file names, if any; the file keeps remembering it. */
+/** Releases the claim on the block in the state file, if any; the file is kept. */
 export async function releaseAddressBlock(
   stateFile: string,
   hostNamespace: string | undefined,
@@ -116,13 +115,13 @@ function preferring(
 
 interface FreeBlocks {
   readonly blocks: readonly Ipv4Prefix[];
-  /** Whether what this prefix stands for keeps the block from being ours. */
+  /** Whether a use of this prefix conflicts with the block. */
   inTheWay(prefix: Ipv4Prefix, block: Ipv4Prefix): boolean;
 }
 
 /**
- * The blocks that nothing on this machine uses. Where routes that are as wide as
- * the whole range (a VPN's 10.0.0.0/8) leave none, such routes do not count.
+ * The blocks that are unused on this machine. If routes as wide as the whole range (a VPN's
+ * 10.0.0.0/8) leave none, such routes are ignored.
  */
 async function freeBlocks(options: AddressBlockOptions, length: number): Promise<FreeBlocks> {
   const { addressRange } = options;
@@ -161,7 +160,7 @@ function claimRoute(block: Ipv4Prefix): string {
   return `unreachable ${formatIpv4Prefix(block)}`;
 }
 
-/** Whether the route was added; false if one is there already. */
+/** Whether the route was added; false if it exists already. */
 async function addClaim(block: Ipv4Prefix, namespace: string | undefined): Promise<boolean> {
   try {
     await ipBatch([`route add ${claimRoute(block)}`], { namespace });

@@ -12,7 +12,7 @@ import type { NetworkSlot } from './slot.ts';
 
 /*
  * What happens to the host's TCP connections to a guest when it is paused, resumed and
- * destroyed. A namespace plays the guest: like the RAM of a paused one, it keeps the
+ * destroyed. A namespace stands in for the guest: like the RAM of a paused one, it keeps the
  * guest's side of a connection while there is no slot.
  */
 
@@ -36,7 +36,7 @@ afterEach(() => resources.disposeAsync());
 const acquire = (owner: string, preferredIndex?: number) =>
   opened.pool.acquire({ owner, allowInternet: false, preferredIndex });
 
-/** Connects the guest's namespace with a slot; the end of the slot disconnects it. */
+/** Connects the guest's namespace with a slot; releasing the slot disconnects it. */
 async function attachGuest(slot: NetworkSlot): Promise<void> {
   const { tapDevice } = slot;
   const { address, gateway, prefixLength, macAddress, interfaceName } = GUEST;
@@ -86,14 +86,14 @@ class Peer {
   }
 }
 
-/** Sends back what it gets, and what it is told. */
+/** Echoes what it receives, and sends what it is given. */
 const ECHO = `require('node:net').createServer((socket) => {
   socket.on('error', () => undefined);
   socket.pipe(socket);
   process.stdin.pipe(socket);
 }).listen(8080, () => console.log('listening'));`;
 
-/** Sends what it is told and prints what comes back, or why the connection ended. */
+/** Sends what it is given and prints the replies, or why the connection was closed. */
 const CLIENT = `const socket = require('node:net').connect(8080, process.argv[1], () => console.log('connected'));
 socket.on('data', (data) => process.stdout.write(data));
 socket.on('error', (error) => console.log(error.code));
@@ -128,7 +128,7 @@ test('with the same slot a connection continues after the pause', async () => {
   expect(await client.line()).toBe('after');
 });
 
-test('with the same slot the guest may be the first to speak', async () => {
+test('with the same slot the guest may send first', async () => {
   const { slot, client, server } = await connectedGuest('sba');
   await opened.pool.release(slot);
   await attachGuest(await acquire('sba', slot.index));
@@ -138,7 +138,7 @@ test('with the same slot the guest may be the first to speak', async () => {
   expect(await client.line()).toBe('thanks');
 });
 
-test('nobody connects to a guest that is paused, and learns so at once', async () => {
+test('a connection to a paused guest is refused at once', async () => {
   const { slot } = await connectedGuest('sba');
   await opened.pool.release(slot);
   const late = new Peer(hostNamespace, CLIENT, slot.hostAddress);
@@ -163,7 +163,7 @@ test('a connection is reset when another sandbox gets the address', async () => 
   expect((await acquire('sba', slot.index)).index).not.toBe(slot.index);
 });
 
-test('a connection is reset when the guest no longer exists, and not while somebody has the slot', async () => {
+test('a connection is reset when the guest no longer exists, and not while the slot is in use', async () => {
   const { slot, client } = await connectedGuest('sba');
   await opened.pool.resetConnections(slot.index);
   client.say('still there');
@@ -173,7 +173,7 @@ test('a connection is reset when the guest no longer exists, and not while someb
   expect(await client.line()).toBe('ECONNABORTED');
 });
 
-test('a slot that waits in the pool is preferred too, and another is given where it is taken', async () => {
+test('a pooled slot is preferred too, and another is used if it is taken', async () => {
   const first = await acquire('sba');
   const second = await acquire('sbb', first.index);
   expect(second.index).not.toBe(first.index);

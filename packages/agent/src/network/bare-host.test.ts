@@ -8,8 +8,8 @@ import { listInstanceSlots } from './instance.ts';
 import { formatIpv4Prefix, parseIpv4Prefix } from './ipv4.ts';
 
 /*
- * What ip and nft print on hosts where nothing has been used yet, or of another version.
- * The programs are played, because this machine's kernel is another one.
+ * Output of ip and nft on hosts where nothing has been used yet, or of another version. The
+ * programs are faked, because this machine's kernel differs.
  */
 
 let directory: string;
@@ -25,7 +25,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true });
 });
 
-/** A program that prints a text whatever it is asked, and takes any batch. */
+/** A program that prints a text for any arguments, and accepts any batch. */
 async function plays(name: string, output: string, status = 0): Promise<void> {
   const script = `#!/bin/sh\ncase "$*" in *batch*) cat >/dev/null; exit 0;; esac\ncat <<'END'\n${output}\nEND\nexit ${status}\n`;
   await writeFile(join(directory, name), script);

@@ -8,10 +8,10 @@ import { CRASHING_POOL, openTestPool, testInstance } from '@torpor/testkit/agent
 import { expect, test } from 'vitest';
 import { listInstanceSlots, removeInstance } from './instance.ts';
 
-/** Each round kills the agent when it has made this many slots: early, and in full swing. */
+/** Each round kills the agent when it has made this many slots: early, and under load. */
 const KILL_AT = [0, 1, 2, 3, 5, 5];
 
-test('whenever the agent is killed, its journal names all slots that are left', {
+test('an agent killed at any point has all remaining slots in its journal', {
   timeout: 180_000,
 }, async () => {
   await using resources = new AsyncDisposableStack();
@@ -39,7 +39,8 @@ test('whenever the agent is killed, its journal names all slots that are left', 
         expect(Date.now()).toBeLessThan(deadline);
       }
     } finally {
-      // Its whole group: a tool that it had started could otherwise finish after the next agent has looked.
+      // Its whole group: a tool that it had started could otherwise finish after the next
+      // agent's check.
       if (agent.pid !== undefined) process.kill(-agent.pid, 'SIGKILL');
       await exited;
     }

@@ -2,8 +2,8 @@ import type { ToolObject } from '@torpor/linux';
 import type { z } from 'zod';
 
 /**
- * Those of the objects that ip(8) or nft(8) listed that have what the schema asks for. Others
- * are things that we do not know, such as a route without a destination; never ours.
+ * The objects listed by ip(8) or nft(8) that match the schema. Others are of unknown kinds,
+ * such as a route without a destination; never ours.
  */
 export function entriesOf<T extends z.ZodType>(
   schema: T,

@@ -5,17 +5,16 @@ import { formatIpv4Prefix, type Ipv4Prefix } from './ipv4.ts';
 import type { InstanceNames } from './layout.ts';
 
 /**
- * The firewall of the host: one nftables table for each instance. Its rules speak
- * of the instance's interfaces by the prefix of their names and of their device
- * group, so that they are the same whether there is one slot or a thousand, and
- * making a slot does not touch them.
+ * The firewall of the host: one nftables table for each instance. Its rules match the
+ * instance's interfaces by name prefix and device group, so that they are the same for any
+ * number of slots, and creating a slot does not change them.
  *
- * Whether a guest may reach the internet is the device group of its veth end. It
- * stands on the device itself: it survives a restart of the agent as well as an
- * `nft flush ruleset`, and a device that is made again has none and is denied.
+ * Whether a guest may reach the internet is the device group of its veth end. It is a property
+ * of the device: it survives a restart of the agent as well as an `nft flush ruleset`, and a
+ * recreated device has none and is denied.
  *
- * A `drop` of any table is final and an `accept` is not: another firewall on the
- * machine can still forbid what is allowed here. See {@link forwardingObstacles}.
+ * A `drop` of any table is final and an `accept` is not: another firewall on the machine can
+ * still drop what is allowed here. See {@link forwardingObstacles}.
  */
 
 /** The device group (`ip link set … group`) of slots whose guests may reach the internet. */
@@ -24,9 +23,9 @@ export const INTERNET_GROUP = 29_808;
 export const NO_INTERNET_GROUP = 0;
 
 /**
- * What is no public unicast address (RFC 6890), and 168.63.129.16, where Azure
- * serves a machine's credentials. The documentation prefixes are not listed: no
- * one can be reached there.
+ * Ranges that are not public unicast (RFC 6890), and 168.63.129.16, where Azure serves a
+ * machine's credentials. The documentation prefixes are not listed: no host has such an
+ * address.
  */
 export const DENIED_RANGES = [
   '0.0.0.0/8',
@@ -46,15 +45,15 @@ export const DENIED_RANGES = [
 export interface HostFirewallOptions {
   readonly names: InstanceNames;
   readonly block: Ipv4Prefix;
-  /** Refused in addition to {@link DENIED_RANGES}: an operator's own public addresses, for instance. */
+  /** Denied in addition to {@link DENIED_RANGES}: an operator's own public addresses, for instance. */
   readonly deniedRanges: readonly Ipv4Prefix[];
-  /** The only interface to the internet; any that the routes name, if undefined. */
+  /** The only interface to the internet; if undefined, any that the routes use. */
   readonly uplinkInterface: string | undefined;
-  /** The user who may open connections to guests. */
+  /** The user that may open connections to guests. */
   readonly uid: number;
 }
 
-/** The script that puts the table in place of whatever has its name, in one transaction. */
+/** The script that replaces the table of this name in one transaction. */
 export function hostFirewallScript(options: HostFirewallOptions): string {
   const { table, interfacePrefix } = options.names;
   const slots = `"${interfacePrefix}*"`;
@@ -115,7 +114,7 @@ table inet ${table} {
 `;
 }
 
-/** The instance's table in the host, and the means to see whether it is still what was put there. */
+/** The instance's table in the host, with a check that it is unchanged. */
 export class HostFirewall {
   readonly #script: string;
   readonly #table: string;
@@ -129,15 +128,15 @@ export class HostFirewall {
     this.#namespace = hostNamespace;
   }
 
-  /** Puts the table in place, whatever was there. Throws CommandError. */
+  /** Installs the table, replacing any of its name. Throws CommandError. */
   async apply(): Promise<void> {
     await nftApply(this.#script, { namespace: this.#namespace });
     this.#applied = await this.#read();
   }
 
   /**
-   * Puts the table in place again if it is not as {@link apply} left it. Calls at
-   * the same time share one check. Throws CommandError.
+   * Installs the table again if it is not as {@link apply} left it. Calls at the same time
+   * share one check. Throws CommandError.
    */
   ensure(): Promise<'intact' | 'repaired'> {
     this.#check ??= this.#ensure().finally(() => {
@@ -180,9 +179,9 @@ const chainSchema = z.looseObject({
 });
 
 /**
- * The chains of other firewalls that drop forwarded packets unless a rule of
- * their own accepts them (Docker's `ip filter FORWARD` is one), as
- * `family table chain`. Guests may be without internet because of them.
+ * The chains of other firewalls that drop forwarded packets unless a rule of their own accepts
+ * them (Docker's `ip filter FORWARD` is one), as `family table chain`. They may block the
+ * guests' internet access.
  */
 export async function forwardingObstacles(hostNamespace?: string): Promise<string[]> {
   const list = entriesOf(chainSchema, await nftList(['chains'], { namespace: hostNamespace }));

@@ -6,7 +6,7 @@ import { listSlots, removeSlot } from './slot-namespace.ts';
 export interface InstanceOptions {
   /** Tag of the data directory: six characters of `[a-z0-9]`. */
   readonly instance: string;
-  /** The namespace that plays the host; the caller's own if omitted. */
+  /** The namespace that stands in for the host; the caller's own if omitted. */
   readonly hostNamespace?: string | undefined;
 }
 
@@ -19,9 +19,9 @@ export async function listInstanceSlots(options: InstanceOptions): Promise<numbe
 }
 
 /**
- * Removes everything of an instance from the machine: all slots, also those in
- * use, the firewall table and the claim on its addresses. Idempotent. IPv4
- * forwarding stays on, since others may have come to rely on it.
+ * Removes everything of an instance from the machine: all slots, also those in use, the
+ * firewall table and the claim on its addresses. Idempotent. IPv4 forwarding stays on, since
+ * other software may depend on it by now.
  */
 export async function removeInstance(
   options: InstanceOptions & { readonly stateFile: string },

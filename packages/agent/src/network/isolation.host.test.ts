@@ -17,9 +17,9 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { NetworkSlot, SlotPool } from './slot.ts';
 
-/** Where an answer is expected it comes at once; the machine may be slow. */
+/** An expected response arrives at once; the limit allows for a slow machine. */
 const PATIENT_MS = 20_000;
-/** Where none is expected, this is waited in full. */
+/** If none is expected, this is waited in full. */
 const IMPATIENT_MS = 1_500;
 
 const resources = new AsyncDisposableStack();
@@ -66,7 +66,7 @@ describe('the host', () => {
     ]);
   });
 
-  test('reaches all that the guests are kept from, so that silence means a rule', async () => {
+  test('reaches everything that the guests must not, so that no response means a rule', async () => {
     const outcomes = await probe.visitFromHost({
       targets: [...INTERNET, ...Object.values(FORBIDDEN)],
       patienceMs: PATIENT_MS,
@@ -74,7 +74,7 @@ describe('the host', () => {
     expect(outcomes.filter((outcome) => !outcome.reached)).toEqual([]);
   });
 
-  test('lets no user but its own reach a guest', async () => {
+  test('lets only its own user connect to a guest', async () => {
     const [guest, world] = await Promise.all([
       probe.visitFromHost({ targets: [envd(online)], patienceMs: IMPATIENT_MS, uid: 65534 }),
       probe.visitFromHost({ targets: [INTERNET[0]], patienceMs: PATIENT_MS, uid: 65534 }),
@@ -102,7 +102,8 @@ describe('a guest with internet', () => {
     const shared = { targets: [INTERNET[0]], patienceMs: IMPATIENT_MS };
     await onlineGuest.visit({ ...shared, sourceAddress: spoofed, datagram: 'spoofed' });
     await onlineGuest.visit({ ...shared, datagram: 'honest' });
-    // Datagrams on one path keep their order: when the later one is there, the earlier never comes.
+    // Datagrams on one path keep their order: once the later one has arrived, the earlier was
+    // dropped.
     await probe.world.next((event) => event.event === 'udp' && event.text === 'honest');
     expect(probe.world.events).not.toContainEqual(expect.objectContaining({ text: 'spoofed' }));
   });
@@ -204,7 +205,7 @@ test('a neighbour of the host that routes to the slots through it reaches no gue
   expect(onlineGuest.service.events.slice(before)).toEqual([]);
 });
 
-describe('after somebody has flushed the ruleset of the host', () => {
+describe('after the ruleset of the host was flushed', () => {
   beforeAll(() => nftApply('flush ruleset', { namespace: probe.hostNamespace }));
 
   test('private ranges, other guests and the link are still out of reach', async () => {

@@ -1,10 +1,10 @@
 import { formatIpv4Address, type Ipv4Prefix } from './ipv4.ts';
 
-/** The names under which everything of one instance is found again after a crash. */
+/** The names by which the resources of one instance are found after a crash. */
 export interface InstanceNames {
   /** Of namespaces; the slot's index follows. */
   readonly namespacePrefix: string;
-  /** Of the veth ends in the host; the slot's index follows. */
+  /** Of the veth interfaces in the host; the slot's index follows. */
   readonly interfacePrefix: string;
   /** The nftables table, family inet, in the host. */
   readonly table: string;

@@ -4,8 +4,8 @@ import { instanceNames, slotLayout } from './layout.ts';
 import { slotRules } from './slot-namespace.ts';
 
 /**
- * A script of nft(8) with every rule that the agent uses, of the host and of a slot. Applied
- * in a network namespace of its own, it tells whether this kernel has what they need.
+ * A script of nft(8) with every rule that the agent uses, of the host and of a slot. Applied in
+ * a network namespace of its own, it shows whether this kernel supports them.
  */
 export function sampleRules(): string {
   const names = instanceNames('sample');

@@ -30,15 +30,14 @@ import {
  * the guest sees them come from its gateway. The guest's own connections leave
  * with `hostAddress` as their source, and the host masquerades them.
  *
- * A resumed guest has connections of the host that this namespace, which is new, has not
- * seen. Where the host speaks first they are translated as new ones are; where the guest
- * does, its segments go to the host's end of the link, which knows them as replies. A
- * segment with SYN never does, so that no connection can begin there.
+ * A resumed guest has connections of the host that this new namespace has not seen. If the host
+ * sends first they are translated like new ones; if the guest does, its segments go to the
+ * host's end of the link, which has the connection. A segment with SYN never goes there, so the
+ * guest cannot open a connection to it.
  *
- * The rules in here do not trust the host's: they keep private ranges out of
- * reach, and the host's end of the link too, even while the host's ruleset is
- * flushed. The one thing that only the host knows is whether the guest may reach
- * the internet.
+ * The rules in here do not trust the host's: they deny private ranges, and the host's end of
+ * the link too, even while the host's ruleset is flushed. Only the host's rules decide whether
+ * the guest may reach the internet.
  */
 
 export interface TapOwner {
@@ -48,7 +47,7 @@ export interface TapOwner {
 
 const TABLE = 'torpor';
 
-/** The script that puts the table of a slot in place of whatever has its name, in one transaction. */
+/** The script that replaces the table of a slot in one transaction. */
 export function slotRules(layout: SlotLayout): string {
   const { address: guest, gateway } = GUEST;
   return `
@@ -96,7 +95,7 @@ table inet ${TABLE} {
 `;
 }
 
-/** Whether the kernel has IPv6 at all: with `ipv6.disable=1` it knows none of its settings. */
+/** Whether the kernel has IPv6 at all: with `ipv6.disable=1` it has none of its settings. */
 const HAS_IPV6 = existsSync('/proc/sys/net/ipv6');
 
 function withoutIpv6Address(device: string): string[] {
@@ -143,9 +142,9 @@ const SYSCTLS = {
 };
 
 /**
- * Makes a slot. What has its names is removed first: the tools that a killed agent
- * had started may finish after it. Throws CommandError and leaves what was made
- * until then.
+ * Creates a slot. Existing resources with its names are removed first: tools that a killed
+ * agent had started may finish after it. Throws CommandError and leaves what was created until
+ * then.
  */
 export async function makeSlot(
   names: InstanceNames,
@@ -169,7 +168,7 @@ async function secureSlot(layout: SlotLayout): Promise<void> {
   await writeNetSysctls(SYSCTLS, { namespace: layout.namespace });
 }
 
-/** Gives a ready slot to a sandbox: its permission to the internet, and the tap to its VMM's user. */
+/** Configures a ready slot for a sandbox: its internet access, and the tap's owner, its VMM's user. */
 export async function configureSlot(
   layout: SlotLayout,
   hostNamespace: string | undefined,
@@ -190,14 +189,14 @@ const linkSchema = z.looseObject({
 });
 type Link = z.infer<typeof linkSchema>;
 
-/** What {@link repairSlot} found: nothing amiss, the link made again, or no namespace or tap to repair. */
+/** The result of {@link repairSlot}: nothing to do, the link recreated, or no namespace or tap to repair. */
 export type SlotCondition = 'intact' | 'relinked' | 'lost';
 
 /**
- * Brings a slot that a VMM uses back into the state in which it was made. The
- * rules are replaced in any case, which disturbs no connection. A link that is
- * missing or has other addresses is made again, without permission to the internet. A
- * namespace or a tap that no longer exists cannot be brought back under a running VMM.
+ * Restores a slot that a VMM uses to its initial state. The rules are always replaced, which
+ * interrupts no connection. A link that is missing or has other addresses is recreated, without
+ * internet access. A namespace or a tap that no longer exists cannot be recreated under a
+ * running VMM.
  */
 export async function repairSlot(
   layout: SlotLayout,
@@ -232,9 +231,9 @@ function hasAddress(links: readonly Link[], name: string, address: string): bool
 }
 
 /**
- * Removes a slot, whole or half-made; idempotent. The link goes first and at
- * once, so that a VMM that still runs in the namespace is cut off. Throws
- * CommandError if something of it remains.
+ * Removes a slot, complete or half-made; idempotent. The link is removed first and at once,
+ * which disconnects a VMM that still runs in the namespace. Throws CommandError if part of it
+ * remains.
  */
 export async function removeSlot(
   names: InstanceNames,
@@ -249,7 +248,7 @@ export async function removeSlot(
       force: true,
     });
   } catch (error) {
-    // Part of it was missing, or could not be removed: only what is left tells.
+    // Part of it was missing, or could not be removed: check what is left.
     const left = await listSlots(names, hostNamespace);
     if (left.includes(index) || !(error instanceof CommandError)) throw error;
   }

@@ -62,7 +62,7 @@ async function until(condition: () => boolean): Promise<void> {
   }
 }
 
-test('slots are made ahead of time, and made up for when one is taken', async () => {
+test('slots are made ahead of time, and replaced when one is taken', async () => {
   const opened = await open({ poolSize: 2 });
   await until(() => opened.pool.stats().ready === 2);
   const slot = await opened.pool.acquire({ owner: 'sba', allowInternet: false });
@@ -72,7 +72,7 @@ test('slots are made ahead of time, and made up for when one is taken', async ()
   expect(owners(opened)).toContainEqual(['sba', { kind: 'network-slot', index: slot.index }]);
 });
 
-test('the tap has the gateway address of every slot, and belongs to the user of the VMM', async () => {
+test('the tap has the same gateway address in every slot, and is owned by the user of the VMM', async () => {
   const { pool } = await open();
   const slot = await pool.acquire({
     owner: 'sba',
@@ -128,7 +128,7 @@ test('a released slot is removed, and its index is the last to be used again', a
   expect(next.index).not.toBe(slot.index);
 });
 
-test('a second release leaves the slot to the sandbox that has it meanwhile', async () => {
+test('a second release does not affect the sandbox that has the slot meanwhile', async () => {
   const opened = await open({ maxSlots: 1 });
   const old = await opened.pool.acquire({ owner: 'sba', allowInternet: true });
   await Promise.all([opened.pool.release(old), opened.pool.release(old)]);
@@ -141,7 +141,7 @@ test('a second release leaves the slot to the sandbox that has it meanwhile', as
   expect(owners(opened)).toEqual([['sbb', { kind: 'network-slot', index: current.index }]]);
 });
 
-test('nothing is made that the journal could not record', async () => {
+test('nothing is created that the journal could not record', async () => {
   const opened = await open();
   await opened.journal[Symbol.asyncDispose]();
   await expect(opened.pool.acquire({ owner: 'sba', allowInternet: false })).rejects.toThrow(
@@ -150,7 +150,7 @@ test('nothing is made that the journal could not record', async () => {
   expect(await listInstanceSlots({ instance: opened.instance, hostNamespace })).toEqual([]);
 });
 
-test('what a crash left half-made or pooled is removed at the next start', async () => {
+test('slots that a crash left half-made or pooled are removed at the next start', async () => {
   const first = await open({ poolSize: 1 });
   await until(() => first.pool.stats().ready === 1);
   await first.crash();
@@ -216,7 +216,7 @@ test('only its sandbox can adopt a slot, and one without a namespace cannot be a
   expect(owners(second)).toEqual([]);
 });
 
-test('a pooled slot that was taken away is not handed out', async () => {
+test('a pooled slot that was removed is not handed out', async () => {
   const opened = await open({ poolSize: 1 });
   await until(() => opened.pool.stats().ready === 1);
   await ipBatch([`link del tp${opened.instance}v0`], { namespace: hostNamespace });
@@ -225,7 +225,7 @@ test('a pooled slot that was taken away is not handed out', async () => {
   expect(namespaceExists(slot)).toBe(true);
 });
 
-test('a slot whose names are taken by what a dying agent still made is made all the same', async () => {
+test('a slot is created even if a killed agent left resources with its names', async () => {
   const opened = await open();
   const { instance } = opened;
   await ipBatch([`netns add tp-${instance}-0`]);
@@ -238,7 +238,7 @@ test('a slot whose names are taken by what a dying agent still made is made all 
   for (const slot of slots) expect(await group(opened, slot)).toBe(`${INTERNET_GROUP}`);
 });
 
-test('handing out a slot restores a firewall that somebody flushed', async () => {
+test('handing out a slot restores a firewall that was flushed', async () => {
   const opened = await open();
   await nftApply('flush ruleset', { namespace: hostNamespace });
   await opened.pool.acquire({ owner: 'sba', allowInternet: false });
@@ -266,7 +266,7 @@ test('two instances on one machine have different addresses, and keep them', asy
   expect(await readFile(join(b.own, 'network.json'), 'utf8')).toBe(before);
 });
 
-test('addresses that the machine uses already are left alone', async () => {
+test('addresses that the machine uses already are avoided', async () => {
   await ipBatch(['addr add 10.201.3.1/24 dev lo', 'route add unreachable 10.201.8.0/22'], {
     namespace: hostNamespace,
   });
@@ -275,7 +275,7 @@ test('addresses that the machine uses already are left alone', async () => {
   expect(slot.hostAddress).toBe('10.201.16.1');
 });
 
-test('a range without room is refused', async () => {
+test('a range without a free block is refused', async () => {
   await expect(open({ addressRange: '10.201.0.0/24', maxSlots: 200 })).rejects.toMatchObject({
     code: 'host_setup',
   });

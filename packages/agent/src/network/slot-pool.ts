@@ -17,9 +17,9 @@ import {
 import type { NetworkSlot, SlotPool, SlotPoolStats, SlotRequest } from './slot.ts';
 import { configureSlot, listSlots, makeSlot, removeSlot, repairSlot } from './slot-namespace.ts';
 
-/** Owner in the journal of a slot that waits to be used. */
+/** Owner in the journal of a pooled slot. */
 const POOL_OWNER = 'pool';
-/** Making a slot is a handful of short processes; more at a time only delays the VMs. */
+/** Creating a slot runs a few short processes; more at a time would only delay the VMs. */
 const CONCURRENT_CHANGES = 2;
 const FIREWALL_CHECK_INTERVAL_MS = 30_000;
 /** Five digits fit into the interface's name. */
@@ -29,7 +29,7 @@ export interface SlotPoolOptions {
   /** Tag of the data directory: six characters of `[a-z0-9]`, unique on the machine. */
   readonly instance: string;
   readonly journal: ResourceJournal;
-  /** Where the instance's block of addresses is remembered; the directory exists. */
+  /** The state file of the instance's block of addresses; its directory exists. */
   readonly stateFile: string;
   readonly logger: Logger;
   /** Slots kept ready; 4 if omitted. */
@@ -38,11 +38,11 @@ export interface SlotPoolOptions {
   readonly maxSlots?: number;
   /** Prefix from which instances take their blocks; 10.201.0.0/16 if omitted. */
   readonly addressRange?: string;
-  /** Prefixes that guests may not reach, besides all that are not public. */
+  /** Prefixes that guests may not reach, besides those that are not public. */
   readonly deniedRanges?: readonly string[];
-  /** The only interface to the internet; any that the routes name, if omitted. */
+  /** The only interface to the internet; if omitted, any that the routes use. */
   readonly uplinkInterface?: string;
-  /** The namespace that plays the host; the caller's own if omitted. */
+  /** The namespace that stands in for the host; the caller's own if omitted. */
   readonly hostNamespace?: string;
 }
 
@@ -53,10 +53,10 @@ type SlotState =
   | { readonly kind: 'leased'; readonly owner: string; readonly slot: NetworkSlot };
 
 /**
- * Opens the pool of an instance: claims its addresses, puts the host's firewall
- * in place, switches IPv4 forwarding on, removes slots that an earlier run had
- * pooled or left half-made, and starts to fill the pool. Slots that the journal
- * gives to a sandbox are left for {@link SlotPool.adopt} and
+ * Opens the pool of an instance: claims its addresses, installs the host's firewall, switches
+ * IPv4 forwarding on, removes slots that an earlier run had pooled or left half-made, and
+ * starts to fill the pool. Slots of sandboxes in the journal are left for {@link
+ * SlotPool.adopt} and
  * {@link SlotPool.destroySlot}. Throws `host_setup`.
  */
 export async function openSlotPool(options: SlotPoolOptions): Promise<SlotPool> {
@@ -99,7 +99,7 @@ export async function openSlotPool(options: SlotPoolOptions): Promise<SlotPool> 
     await firewall.apply();
     await enableForwarding(hostNamespace, logger);
     logger.info({ block: formatIpv4Prefix(block), table: names.table }, 'Network ready');
-    // A block that running slots hold may be smaller than what is asked for now.
+    // A block that running slots use may be smaller than the one configured now.
     const slots = Math.min(maxSlots, prefixSize(block) / 2);
     const pool = new Pool(options, names, block, slots, firewall, owners);
     pool.start();
@@ -147,7 +147,7 @@ class Pool implements SlotPool {
   readonly #changing = new Semaphore(CONCURRENT_CHANGES);
   /** Every index that is not free. Changed synchronously, so that no two calls have the same slot. */
   readonly #states = new Map<number, SlotState>();
-  /** In the order in which they became free: an address is used again as late as possible. */
+  /** In the order in which they became free: an address is reused as late as possible. */
   readonly #free: number[] = [];
   readonly #changes = new Set<Promise<unknown>>();
   #filling = 0;
@@ -202,7 +202,7 @@ class Pool implements SlotPool {
       try {
         return await this.#track(this.#orDiscard(index, work));
       } catch (error) {
-        // A pooled slot that was damaged meanwhile is replaced; each round uses one up.
+        // A pooled slot that was damaged meanwhile is replaced; each round consumes one.
         if (!isMade && index !== preferredIndex) throw error;
         preferredIndex = undefined;
       } finally {
@@ -299,7 +299,7 @@ class Pool implements SlotPool {
     return resetTcpConnections(this.#layout(index).hostAddress, { namespace });
   }
 
-  /** A slot for the taking, the preferred one if possible; undefined: wait for a change. */
+  /** A free slot, the preferred one if possible; undefined: wait for a change. */
   #choose(preferred: number | undefined): { index: number; isMade: boolean } | undefined {
     if (preferred !== undefined) {
       const kind = this.#states.get(preferred)?.kind;
@@ -318,7 +318,7 @@ class Pool implements SlotPool {
     return index === undefined ? undefined : { index, isMade: false };
   }
 
-  /** Waits until some slot has changed its state. Throws `no_hosts_available` if none is about to. */
+  /** Waits until a slot has changed its state. Throws `no_hosts_available` if none is changing. */
   async #anyChange(): Promise<void> {
     if (this.#changes.size === 0) throw noSlotLeft(this.#states.size);
     await Promise.race([...this.#changes].map((change) => change.catch(() => undefined)));
@@ -331,7 +331,7 @@ class Pool implements SlotPool {
     return tracked;
   }
 
-  /** Starts to make slots until enough are ready; a failure waits for the next occasion. */
+  /** Starts to create slots until enough are ready; a failure is retried at the next call. */
   #fill(): void {
     const { ready } = this.stats();
     while (!this.#closed && ready + this.#filling < this.#poolSize) {
@@ -374,7 +374,7 @@ class Pool implements SlotPool {
     await this.#options.journal.record(owner, { kind: 'network-slot', index });
     await allDone([
       this.checkFirewall(),
-      // Who had the address before may be paused, with connections that wait for it.
+      // The previous user of the address may be paused, with connections that wait for it.
       ...(request.preferredIndex === index ? [] : [this.#resetConnections(index)]),
       configureSlot(layout, this.#options.hostNamespace, allowInternet, vmmUser),
     ]);
@@ -402,7 +402,7 @@ class Pool implements SlotPool {
     return leasedSlot(layout);
   }
 
-  /** Takes down what the work left if it fails, then throws its error. */
+  /** If the work fails, removes what it left, then throws its error. */
   async #orDiscard<T>(index: number, work: Promise<T>): Promise<T> {
     try {
       return await work;

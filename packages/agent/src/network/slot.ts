@@ -5,7 +5,7 @@
  */
 export interface NetworkSlot {
   readonly index: number;
-  /** Unique for each time that a slot is handed out: an outdated slot object releases nothing. */
+  /** Unique for each lease: an outdated slot object releases nothing. */
   readonly lease: string;
   /** Name of the network namespace. */
   readonly namespace: string;
@@ -25,15 +25,15 @@ export interface SlotRequest {
   readonly vmmUser?: { readonly uid: number; readonly gid: number };
 }
 
-/** How many slots there are, by what they are for. */
+/** The number of slots by state. */
 export interface SlotPoolStats {
-  /** Made, and waiting to be used. */
+  /** Ready, in the pool. */
   readonly ready: number;
   /** Handed out, or kept for a sandbox of an earlier run that has not been adopted yet. */
   readonly inUse: number;
-  /** Being made, repaired or taken down. */
+  /** Being created, repaired or removed. */
   readonly changing: number;
-  /** Not made; further ones than these there cannot be. */
+  /** Not created: the remaining capacity. */
   readonly free: number;
 }
 
@@ -41,31 +41,31 @@ export interface SlotPool {
   /** A slot that is ready for use, from the pool if there is one. Throws `no_hosts_available` when all are taken. */
   acquire(request: SlotRequest): Promise<NetworkSlot>;
   /**
-   * Takes the slot down, after which its index may be used again. Idempotent: a
-   * slot of an earlier lease is left alone. The VMM should have exited by then; one
-   * that has not loses its network at once.
+   * Removes the slot, after which its index may be reused. Idempotent: a slot of an earlier
+   * lease is ignored. The VMM should have exited by then; otherwise it loses its network at
+   * once.
    */
   release(slot: NetworkSlot): Promise<void>;
   /**
-   * After a restart: claims a slot that a running sandbox still uses, and repairs
-   * its rules. Throws `conflict` if it is another's, `guest_unreachable` if the
-   * namespace or the tap device no longer exists.
+   * After a restart: claims a slot that a running sandbox still uses, and repairs its rules.
+   * Throws `conflict` if it belongs to another, `guest_unreachable` if the namespace or the tap
+   * device no longer exists.
    */
   adopt(owner: string, index: number): Promise<NetworkSlot>;
   /**
-   * After a restart: takes down a slot that the journal names and no living
-   * sandbox owns; or, at any time, a slot that could not be released, by its owner.
-   * Idempotent. Throws `conflict` if the slot is handed out to another.
+   * After a restart: removes a slot that is in the journal and that no running sandbox owns;
+   * or, at any time, a slot that could not be released, by its owner. Idempotent. Throws
+   * `conflict` if the slot is handed out to another.
    */
   destroySlot(index: number, owner?: string): Promise<void>;
   /**
-   * Resets the host's TCP connections to a guest that no longer exists: one that waits
-   * without sending would never learn of it. Does nothing while the slot is in use.
+   * Resets the host's TCP connections to a guest that no longer exists: a client that only
+   * receives would never notice. Does nothing while the slot is in use.
    */
   resetConnections(index: number): Promise<void>;
   /** Restores the host's firewall rules if they were removed or changed. */
   checkFirewall(): Promise<'intact' | 'repaired'>;
   stats(): SlotPoolStats;
-  /** Stops filling the pool and takes down what is pooled; slots in use stay. */
+  /** Stops filling the pool and removes pooled slots; slots in use are kept. */
   close(): Promise<void>;
 }

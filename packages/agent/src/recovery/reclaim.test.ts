@@ -31,7 +31,7 @@ async function nextAgent(): Promise<SandboxRegistry> {
   return host.manage(await recoverSandboxes(parts));
 }
 
-/** A sandbox whose agent has exited: it has released everything and writes nothing any more. */
+/** A sandbox whose agent has exited and writes nothing any more. */
 async function runningSandbox(): Promise<SandboxRecord> {
   const registry = new SandboxRegistry(host.parts());
   const { record } = await createSandbox(registry, request());
@@ -55,7 +55,7 @@ function endGroup(pid: number): void {
 }
 
 describe('an agent that starts after another was killed', () => {
-  test('takes running sandboxes over, and can end them', async () => {
+  test('adopts running sandboxes, and can destroy them', async () => {
     const [first, second] = [await runningSandbox(), await runningSandbox()];
     const registry = await nextAgent();
     expect(registry.list().map(({ id, state }) => [id, state])).toEqual(
@@ -90,7 +90,7 @@ describe('an agent that starts after another was killed', () => {
     expect(record.uid).not.toBe(old.uid);
   });
 
-  test('says of a sandbox whose VMM has exited when it did, and frees what it held', async () => {
+  test('reports a sandbox whose VMM has exited meanwhile, and releases its resources', async () => {
     const { id } = await runningSandbox();
     vms[0]?.die();
     await vms[0]?.exited;
@@ -143,7 +143,7 @@ describe('an agent that starts after another was killed', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('does not blame the pager for the end of a VMM that it served', async () => {
+  test('does not report the pager as the cause of the exit of a VMM that it served', async () => {
     const { id } = await runningSandbox();
     const before = await nextAgent();
     await pauseSandbox(before, id);
@@ -160,7 +160,7 @@ describe('an agent that starts after another was killed', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('ends what was being created, with the reason', async () => {
+  test('fails what was being created, with the reason', async () => {
     const { id } = await interruptedIn('creating');
     const registry = await nextAgent();
     expect(registry.get(id)).toMatchObject({
@@ -223,7 +223,7 @@ describe('an agent that starts after another was killed', () => {
     expect(await host.leftovers()).toEqual([]);
   });
 
-  test('ends a VMM that no journal entry tells of, and no other program', async () => {
+  test('kills a VMM that is in no journal entry, and no other program', async () => {
     const { runDirectory } = host.layout;
     const id = newId('sandbox');
     await mkdir(runDirectory(id));
@@ -245,7 +245,7 @@ describe('an agent that starts after another was killed', () => {
     expect(others.map((child) => child.signalCode)).toEqual([null, null]);
   });
 
-  test('leaves a process alone that has the pid of a VMM of old', async () => {
+  test('does not touch a process with the recycled pid of a VMM', async () => {
     const { id } = await runningSandbox();
     vms[0]?.die();
     await vms[0]?.exited;
@@ -282,7 +282,7 @@ describe('an agent that starts after another was killed', () => {
       'of a later version',
       (text: string) => text.replace('"formatVersion": 2', '"formatVersion": 3'),
     ],
-  ])('leaves a sandbox alone whose record is %s', async (_, damage) => {
+  ])('does not touch a sandbox whose record is %s', async (_, damage) => {
     const { id } = await runningSandbox();
     const path = host.layout.recordFile(id);
     const damaged = damage(await readFile(path, 'utf8'));

@@ -10,23 +10,23 @@ import { adopt, fail, type RecoveredSandbox } from './recovered-sandbox.ts';
 import { settle } from './settle.ts';
 
 /*
- * What an agent does when it starts, before it serves any call. An earlier one may have been
- * killed at any point, so nothing is assumed of how far it came:
+ * Recovery when an agent starts, before it serves any call. An earlier agent may have been
+ * killed at any point:
  *
- * - a sandbox that was running and whose VMM still lives is adopted as it is;
+ * - a sandbox that was running and whose VMM still runs is adopted as it is;
  * - the destruction of one that was being destroyed is finished;
  * - one that was being paused is paused if its build was made, and keeps running if not;
  * - one that was being resumed is paused as before;
  * - one that was being created becomes `error`, since its guest may be half-made;
- * - what the journal names and no running sandbox owns is taken down, and so is what
- *   lies in the places that are ours alone (run directories, guest RAM).
+ * - resources in the journal that no running sandbox owns are released, and so are the contents
+ *   of our own directories (run directories, guest RAM).
  *
- * A record that cannot be read is left alone with everything that it may own.
+ * A sandbox whose record cannot be read is not touched, nor is anything that it may own.
  */
 
 const POOL_OWNER = 'pool';
 
-/** Returns the sandboxes that there are now. Whatever it cannot free stays in the journal for the next start. */
+/** Returns the recovered sandboxes. Resources that it cannot release stay in the journal for the next start. */
 export async function reclaim(host: HostContext): Promise<RecoveredSandbox[]> {
   const { known, unreadable } = await loadRecords(host);
   const recovered = (await Promise.all(known.map((record) => recover(host, record)))).filter(
@@ -53,7 +53,7 @@ async function loadRecords(
     if (!isId('sandbox', id)) continue;
     try {
       const record = await readRecord(host.layout.recordFile(id));
-      // A directory without a record: the crash came before the sandbox existed.
+      // A directory without a record: the crash was before the sandbox existed.
       if (record === undefined) await removeDirectory(host, id);
       else known.push(record);
     } catch (error) {
@@ -90,7 +90,10 @@ async function recover(
   }
 }
 
-/** The last build of a sandbox that has one of its own: a crash may have come between its reference and its record. */
+/**
+ * Adds the last build of a sandbox that has its own: a crash may have occurred between its
+ * reference and its record.
+ */
 function withLastBuild(host: HostContext, record: SandboxRecord): SandboxRecord {
   const referenced = host.snapshots.builds.references.get('sandbox', record.id);
   if (record.buildId === undefined || referenced === undefined) return record;
@@ -112,8 +115,8 @@ async function finishDestroying(
 }
 
 /**
- * Kills the VMMs of run directories that no running sandbox owns: a crash between the start
- * of a VMM and the journal's entry for it leaves one that only the directory tells of.
+ * Kills the VMMs of run directories that no running sandbox owns: a crash between the start of
+ * a VMM and the journal's entry for it leaves one that only its directory identifies.
  */
 async function killOrphans(host: HostContext, living: ReadonlySet<string>): Promise<void> {
   for (const id of await readdir(host.layout.runRoot)) {

@@ -4,13 +4,13 @@ import { adoptMachine } from '../machine/adopt.ts';
 import type { RunningMachine } from '../machine/running-machine.ts';
 import { type SandboxRecord, writeRecord } from '../registry/record.ts';
 
-/** What start-up found: a sandbox, with its machine if it runs. */
+/** A sandbox found at start-up, with its machine if it runs. */
 export interface RecoveredSandbox {
   readonly record: SandboxRecord;
   readonly machine?: RunningMachine;
 }
 
-/** Adopts the machine of a sandbox. If that cannot be, the sandbox is `error` with the reason. */
+/** Adopts the machine of a sandbox. If that fails, the sandbox becomes `error` with the reason. */
 export async function adopt(host: HostContext, record: SandboxRecord): Promise<RecoveredSandbox> {
   const { id, machine: description, slot, memory } = record;
   try {
@@ -47,7 +47,7 @@ export async function fail(
   return { record: failed };
 }
 
-/** Writes a record. On a full disk the old one stays, from which the next start comes to the same. */
+/** Writes a record. On a full disk the old one is kept, and the next start has the same result. */
 export async function remember(host: HostContext, record: SandboxRecord): Promise<void> {
   try {
     await writeRecord(host.layout.recordFile(record.id), record);

@@ -6,9 +6,9 @@ import type { SandboxRecord } from '../registry/record.ts';
 import { adopt, type RecoveredSandbox, remember } from './recovered-sandbox.ts';
 
 /**
- * Settles a sandbox that was between running and paused. Its reference tells how far the
- * earlier agent came: it names another build than the machine's parent as soon as a new one
- * is durable.
+ * Recovers a sandbox that was between running and paused. Its reference shows how far the
+ * earlier agent got: it names another build than the machine's parent as soon as a new one is
+ * durable.
  */
 export async function settle(host: HostContext, record: SandboxRecord): Promise<RecoveredSandbox> {
   const { id, state, memory, machine } = record;
@@ -21,7 +21,7 @@ export async function settle(host: HostContext, record: SandboxRecord): Promise<
     return await paused(host, record, referenced ?? record.buildId);
   }
   if (machine === undefined && buildId !== undefined) return await paused(host, record, buildId);
-  // Published, but not yet referenced when the crash came, from a sandbox that keeps running.
+  // Published, but not yet referenced at the crash, from a sandbox that keeps running.
   await host.snapshots.builds.discardSharingDisk(host.layout.upperDisk(id));
   const present: SandboxRecord = {
     ...record,
@@ -45,7 +45,7 @@ async function paused(
 ): Promise<RecoveredSandbox> {
   assertTransition(record.id, record.state, 'paused');
   const { machine: _machine, slot: _slot, memory: _memory, ...kept } = record;
-  // Its machine, if one is left, is taken down with all else that no running sandbox owns.
+  // Its machine, if one is left, is released with everything else that no running sandbox owns.
   const settled: SandboxRecord = { ...kept, state: 'paused', buildId };
   await remember(host, settled);
   await rm(host.layout.upperDisk(record.id), { force: true });

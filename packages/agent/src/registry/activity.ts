@@ -1,8 +1,8 @@
 import type { MonotonicClock } from '../host-context.ts';
 
 /**
- * When a sandbox was used last. An open stream counts as use for as long as it is
- * open. After a restart of the agent the count starts again.
+ * When a sandbox was used last. An open stream counts as use as long as it is open. After a
+ * restart of the agent the time starts again.
  */
 export class Activity {
   readonly #now: MonotonicClock;

@@ -32,7 +32,7 @@ test('the snapshot comes first, then every change in order', async () => {
   expect(await events.next()).toMatchObject({ done: true });
 });
 
-test('what changes while the snapshot is being sent is told after it', async () => {
+test('changes while the snapshot is being sent are sent after it', async () => {
   const feed = new ChangeFeed<number>();
   const stop = new AbortController();
   const events = feed.watch(() => [1], 60_000, stop.signal);
@@ -42,7 +42,7 @@ test('what changes while the snapshot is being sent is told after it', async () 
   await events.return(undefined);
 });
 
-test('a silent feed sends keepalives, and an abort ends the wait', async () => {
+test('a silent feed sends keepalives, and an abort stops the wait', async () => {
   const feed = new ChangeFeed<number>();
   const stop = new AbortController();
   const events = feed.watch(() => [], 1, stop.signal);
@@ -58,7 +58,7 @@ test('a silent feed sends keepalives, and an abort ends the wait', async () => {
   expect(await next).toMatchObject({ done: true });
 });
 
-test('a consumer that falls behind is told to start again', async () => {
+test('a consumer that falls behind gets an error and must start again', async () => {
   const feed = new ChangeFeed<number>();
   const events = feed.watch(() => [], 60_000, new AbortController().signal);
   await take(events, 1);

@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/protocol';
 
-/** A consumer that is this far behind must watch again, so that it cannot fill the memory. */
+/** A consumer that is this far behind must watch again, so that memory stays bounded. */
 const MAX_BACKLOG = 10_000;
 
 export type FeedEvent<T> =
@@ -27,9 +27,9 @@ export class ChangeFeed<T> {
   }
 
   /**
-   * What `snapshot` returns, then `synchronised`, then every change since, with a
-   * keepalive after each `keepAliveMs` of silence. Ends when `signal` aborts. Throws
-   * `conflict` when the consumer has fallen too far behind.
+   * What `snapshot` returns, then `synchronised`, then every change since, with a keepalive
+   * after each `keepAliveMs` of silence. Returns when `signal` aborts. Throws `conflict` when
+   * the consumer has fallen too far behind.
    */
   async *watch(
     snapshot: () => readonly T[],

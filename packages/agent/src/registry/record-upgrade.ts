@@ -4,8 +4,8 @@ import { z } from 'zod';
 /*
  * Records of earlier versions of Torpor, whose sandboxes must be adopted and resumed.
  *
- * Version 1 kept what RAM is compared with as two fields, each of which could be missing, and
- * did not say what RAM began as: that followed from whether a page server served it.
+ * Version 1 stored the base of RAM in two fields, each of which could be missing, and not the
+ * origin of RAM: that followed from whether a page server served it.
  *
  * A spec without a default user had an empty one, also in early records of version 2.
  */
@@ -26,7 +26,7 @@ type Version1Memory = NonNullable<z.infer<typeof version1Schema>['memory']>;
 
 const emptyUserSchema = z.looseObject({ spec: z.looseObject({ defaultUser: z.literal('') }) });
 
-/** What is read from a record's file, as the present version would have written it; other values as they are. */
+/** Converts the content of a record's file to the current version; other values are returned as they are. */
 export function upgradeRecord(value: unknown): unknown {
   return upgradeVersion1(withoutEmptyUser(value));
 }

@@ -54,7 +54,7 @@ const VERSION_1 = {
 };
 
 const { defaultUser: _empty, ...named } = VERSION_1.spec;
-/** Records had no labels before the control plane gave them to the agent, and an empty user for none. */
+/** Early records had no labels, and an empty user in place of none. */
 const SPEC = { ...named, labels: {} };
 
 const BUILD = '0199a0de-0000-7000-8000-000000000001';

@@ -36,7 +36,7 @@ const recordSchema = z.strictObject({
     /** At the end of its time to live the sandbox is paused, not destroyed. */
     autoPause: z.boolean(),
     hostname: z.string(),
-    /** The user's own, kept for the control plane; records did not always have them. */
+    /** User-defined, stored for the control plane; early records have none. */
     labels: z.record(z.string(), z.string()).default({}),
   }),
   /** User and group id of the VMM. */
@@ -45,26 +45,26 @@ const recordSchema = z.strictObject({
   createdAt: z.number(),
   lastActiveAt: z.number(),
   slot: z.strictObject({ index: z.int(), hostAddress: z.string() }).optional(),
-  /** Index of the slot that it had before it was paused: its address is kept for it where possible. */
+  /** Index of the slot that it had before it was paused: it gets the same address back if possible. */
   lastSlotIndex: z.int().optional(),
   machine: machineDescriptionSchema.optional(),
   /** Of the running machine: see `RunningMachine`. */
   memory: z.strictObject({ base: dirtyBaseSchema, servedAs: z.string().optional() }).optional(),
-  /** The last build of this sandbox itself: what it is paused in, or can be resumed from. */
+  /** The last build of this sandbox itself: the one it is paused in, or can be resumed from. */
   buildId: z.string().optional(),
-  /** Versions of what runs it. */
+  /** Versions of the software that runs it. */
   metadata: z.record(z.string(), z.string()),
 });
 
-/** What is remembered of a sandbox: `sandbox.json` in its directory. */
+/** The persistent state of a sandbox: `sandbox.json` in its directory. */
 export type SandboxRecord = Readonly<z.infer<typeof recordSchema>>;
 export type SandboxSpec = SandboxRecord['spec'];
 export type { MachineDescription };
 
-/** Changes that remove from a record what it says of a machine. */
+/** Changes that remove the machine from a record. */
 export const NO_MACHINE = { machine: undefined, slot: undefined, memory: undefined } as const;
 
-/** What the record of a sandbox keeps of its machine's memory. */
+/** The memory of a sandbox's machine, for its record. */
 export function memoryRecord({
   base,
   servedAs,

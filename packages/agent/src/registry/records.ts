@@ -12,8 +12,8 @@ export type RecordChanges = {
 };
 
 /**
- * How the records of sandboxes change: along the table of transitions, on disk first, then
- * for all watchers. The caller holds the sandbox's lock.
+ * Changes records of sandboxes: checked against the table of transitions, written to disk
+ * first, then published to watchers. The caller holds the sandbox's lock.
  */
 export class SandboxRecords {
   readonly #host: Pick<HostContext, 'layout' | 'logger'>;
@@ -32,7 +32,7 @@ export class SandboxRecords {
     return this.#changes.watch(list, keepAliveMs, signal);
   }
 
-  /** Resolves when the sandbox is in another state, or after `timeoutMs`. */
+  /** Resolves when the sandbox has changed its state, or after `timeoutMs`. */
   async left(sandbox: Sandbox, state: SandboxState, timeoutMs: number): Promise<void> {
     const events = this.watch(() => [], timeoutMs, AbortSignal.timeout(timeoutMs));
     for await (const { kind } of events) {
@@ -40,13 +40,13 @@ export class SandboxRecords {
     }
   }
 
-  /** Throws `invalid_state` for a transition that is not allowed, and what writing throws. */
+  /** Throws `invalid_state` for a transition that is not allowed, and the errors of writing. */
   async transition(sandbox: Sandbox, to: SandboxState, changes: RecordChanges = {}): Promise<void> {
     assertTransition(sandbox.id, sandbox.record.state, to);
     await this.#keep(sandbox, changed(sandbox, { ...changes, state: to }));
   }
 
-  /** Changes a record without leaving the state. */
+  /** Changes a record without a change of state. */
   async change(sandbox: Sandbox, changes: RecordChanges): Promise<void> {
     await this.#keep(sandbox, changed(sandbox, changes));
   }
@@ -57,7 +57,7 @@ export class SandboxRecords {
     this.#changes.publish({ ...record, state, ...(reason === undefined ? {} : { reason }) });
   }
 
-  /** So that the next agent can tell when a sandbox was used last. */
+  /** So that the next agent knows when a sandbox was used last. */
   async rememberActivity(sandbox: Sandbox): Promise<void> {
     try {
       await writeRecord(this.#host.layout.recordFile(sandbox.id), currentRecord(sandbox));
@@ -80,15 +80,15 @@ export class SandboxRecords {
   }
 }
 
-/** The record, with the time of the last use as it is now. */
+/** The record, with the current time of the last use. */
 export function currentRecord(sandbox: Sandbox): SandboxRecord {
   return { ...sandbox.record, lastActiveAt: sandbox.activity.lastActiveAt };
 }
 
 /**
- * Whether a change of state stands although the disk is full. A VMM that has exited must
- * still be reported, and destroying a sandbox makes room. An operation that failed, or whose
- * build is published, leaves a record from which the next agent comes to the same state.
+ * Whether a change of state is kept although the disk is full. A VMM that has exited must still
+ * be reported, and destroying a sandbox frees space. After an operation that failed, or whose
+ * build is published, the next agent derives the same state from the old record.
  */
 function maySurviveUnwritten(from: SandboxState, to: SandboxState): boolean {
   if (to === 'error' || to === 'destroying') return true;

@@ -19,10 +19,10 @@ import { Sandbox } from './sandbox.ts';
 const SNAPSHOT_WAIT_MS = 10_000;
 
 /**
- * The sandboxes of this host, and what all operations on them share. The operations are
- * functions over this registry (`lifecycle/`): every change of a sandbox happens under its
- * lock ({@link run}), is checked against the table of transitions, and is on disk before it
- * is acted on ({@link records}). No operation depends on the connection of its caller.
+ * The sandboxes of this host, and the state that all operations on them share. The operations
+ * are functions over this registry (`lifecycle/`): every change of a sandbox happens under its
+ * lock ({@link run}), is checked against the table of transitions, and is on disk before the
+ * operation proceeds ({@link records}). No operation depends on the connection of its caller.
  */
 export class SandboxRegistry {
   readonly host: HostContext;
@@ -43,7 +43,7 @@ export class SandboxRegistry {
     this.collector = new BuildCollector(host);
   }
 
-  /** All sandboxes, as they are now. */
+  /** All sandboxes, in their current state. */
   all(): Sandbox[] {
     return [...this.#sandboxes.values()];
   }
@@ -63,7 +63,7 @@ export class SandboxRegistry {
     throw new TorporError('not_found', `There is no sandbox ${JSON.stringify(id)} on this host.`);
   }
 
-  /** Whether the sandbox is still the one of its id. */
+  /** Whether the sandbox is still registered under its id. */
   isPresent(sandbox: Sandbox): boolean {
     return this.#sandboxes.get(sandbox.id) === sandbox;
   }
@@ -84,9 +84,9 @@ export class SandboxRegistry {
   }
 
   /**
-   * The guest of a running sandbox, and a hold on the sandbox for as long as it is used.
-   * One that is stopped only to be committed is waited for. Throws `not_found`, and
-   * `invalid_state` with the reason for one that does not run.
+   * The guest of a running sandbox, with a lease that counts as use. Waits for a sandbox that
+   * is stopped only to be committed. Throws `not_found`, and `invalid_state` with the reason if
+   * it is not running.
    */
   async use(id: string): Promise<{ guest: GuestClient; hold: Disposable }> {
     const sandbox = this.find(id);
@@ -102,13 +102,13 @@ export class SandboxRegistry {
     return { guest: sandbox.machine.guest, hold: sandbox.activity.hold() };
   }
 
-  /** Path of the console log, also of a sandbox that has failed. Counts as use. Throws `not_found`. */
+  /** Path of the console log, even of a sandbox that has failed. Counts as use. Throws `not_found`. */
   consoleLog(id: string): string {
     this.touch(id);
     return this.host.layout.consoleLog(id);
   }
 
-  /** A sandbox of an id that no other has; its user id is taken from then on. */
+  /** Registers a sandbox under an unused id and allocates its user id. */
   add(record: SandboxRecord, machine?: RunningMachine): Sandbox {
     const sandbox = new Sandbox(record, this.host.now, machine);
     this.#sandboxes.set(record.id, sandbox);
@@ -116,13 +116,13 @@ export class SandboxRegistry {
     return sandbox;
   }
 
-  /** Forgets a sandbox of which nothing is left. */
+  /** Drops a sandbox whose resources are all released. */
   delete(sandbox: Sandbox): void {
     this.#sandboxes.delete(sandbox.id);
     this.users.release(sandbox.record.uid);
   }
 
-  /** Runs an operation under the sandbox's lock, to its end; {@link close} waits for it. */
+  /** Runs an operation under the sandbox's lock until it has finished; {@link close} waits for it. */
   run<T>(id: string, action: () => Promise<T>): Promise<T> {
     const operation = this.#locks.with(id, action);
     const settled = operation.then(
@@ -134,12 +134,15 @@ export class SandboxRegistry {
     return operation;
   }
 
-  /** Throws `host_unavailable` when the agent is stopping: no operation starts any more. */
+  /** Throws `host_unavailable` when the agent is stopping: no further operation starts. */
   requireOpen(): void {
     if (this.#closing) throw new TorporError('host_unavailable', 'The host agent is stopping.');
   }
 
-  /** Refuses new operations, waits for those that run, and detaches from the machines, which keep running. */
+  /**
+   * Refuses new operations, waits for those in progress, and detaches from the machines, which
+   * keep running.
+   */
   async close(): Promise<void> {
     this.#closing = true;
     await Promise.allSettled([...this.#operations, this.collector.close()]);

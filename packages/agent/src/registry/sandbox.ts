@@ -4,14 +4,14 @@ import { Activity } from './activity.ts';
 import type { SandboxRecord } from './record.ts';
 
 /**
- * A sandbox that this host knows. `record` and `machine` change only while the sandbox's
- * lock is held; they can be read at any time.
+ * A sandbox of this host. `record` and `machine` change only while the sandbox's lock is held;
+ * they can be read at any time.
  */
 export class Sandbox {
   readonly id: string;
   readonly #now: MonotonicClock;
   #activity: Activity;
-  /** Aborted when the sandbox is to be destroyed before it has come up. */
+  /** Aborted when the sandbox is to be destroyed before its creation has finished. */
   readonly creation = new AbortController();
   record: SandboxRecord;
   machine: RunningMachine | undefined;
@@ -28,7 +28,7 @@ export class Sandbox {
     return this.#activity;
   }
 
-  /** For a new machine: streams that are still open to the one before do not keep this one from being idle. */
+  /** For a new machine: streams that are still open to the previous one do not count as use of this one. */
   restartActivity(): void {
     this.#activity = new Activity(this.#now);
   }

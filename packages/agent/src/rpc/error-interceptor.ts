@@ -2,7 +2,7 @@ import { ConnectError, type Interceptor } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
 
-/** Sends every error with its code of Torpor's table, and logs those that are defects of ours. */
+/** Sends every error with its code of Torpor's table, and logs internal errors. */
 export function errorInterceptor(logger: Logger): Interceptor {
   const toConnect = (reason: unknown, procedure: string): ConnectError => {
     if (reason instanceof ConnectError) return reason;

@@ -18,8 +18,8 @@ const MAX_TIMEOUT_SEC = 7 * 24 * 3600;
 export function execRpc(registry: SandboxRegistry): Methods {
   return {
     /**
-     * A program whose time is up ends the call with the code `timeout`; what it had
-     * printed until then is attached to the error as an ExecResponse.
+     * At the time limit of the program the call fails with the code `timeout`; the output until
+     * then is attached to the error as an ExecResponse.
      */
     async exec(request, { signal }) {
       const { guest, hold } = await registry.use(request.sandboxId);

@@ -40,7 +40,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     for (const chunk of chunks) yield { content: { case: 'chunk' as const, value: chunk } };
   }
 
-  test('one of many megabytes arrives as it was sent, both ways', async () => {
+  test('one of many megabytes is transferred unchanged, both ways', async () => {
     const chunk = randomBytes(1024 * 1024);
     const count = 40;
     const path = `${directory}/big`;
@@ -78,7 +78,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     expect(await codeOf(client.listDir({ sandboxId, path }))).toBe('not_found');
   });
 
-  test('what does not exist, and what is no file, cannot be read', async () => {
+  test('what does not exist, and what is not a file, cannot be read', async () => {
     const read = async (path: string) => {
       for await (const _ of client.readFileStream({ sandboxId, path })) break;
     };
@@ -87,23 +87,23 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     expect(await codeOf(read(''))).toBe('invalid_request');
   });
 
-  test('an upload whose client goes away leaves no half of a file', async () => {
+  test('an upload whose client disconnects leaves no partial file', async () => {
     const path = `${directory}/half`;
-    const gone = new AbortController();
+    const disconnected = new AbortController();
     async function* half() {
       yield* upload(path, [Buffer.alloc(300_000)]);
-      gone.abort();
+      disconnected.abort();
       await new Promise(() => undefined);
     }
-    const call = client.writeFileStream(half(), { signal: gone.signal });
+    const call = client.writeFileStream(half(), { signal: disconnected.signal });
     await expect(call).rejects.toThrow();
-    // What comes after it, in its turn, sees what it left.
+    // The next call sees what it left.
     await client.writeFileStream(upload(`${directory}/after`, []));
     const { entries } = await client.listDir({ sandboxId, path: directory });
     expect(entries.map(({ name }) => name)).not.toContain('half');
   });
 
-  test('an upload must say first where it goes', async () => {
+  test('the first message of an upload must have its path', async () => {
     async function* chunkFirst() {
       yield { content: { case: 'chunk' as const, value: new Uint8Array(1) } };
     }

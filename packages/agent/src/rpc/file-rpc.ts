@@ -11,7 +11,7 @@ type Methods = Pick<
 
 const READ_CHUNK_BYTES = 256 * 1024;
 
-/** The calls about files in a guest. Contents are streamed both ways, never held. */
+/** The calls about files in a guest. Contents are streamed both ways, never buffered as a whole. */
 export function fileRpc(registry: SandboxRegistry): Methods {
   return {
     async writeFileStream(messages, { signal }) {
@@ -58,8 +58,8 @@ export function fileRpc(registry: SandboxRegistry): Methods {
 }
 
 /**
- * The contents of the messages. Over some transports those of a client that has
- * disconnected simply end: then half a file must not pass for a whole one.
+ * The contents of the messages. Over some transports the stream of a disconnected client just
+ * ends: a partial file must not be taken for a complete one.
  */
 async function* chunks(
   messages: AsyncIterator<hostAgent.WriteFileStreamRequest>,

@@ -17,7 +17,7 @@ export interface HostDescription {
 
 const MIB = 1024 * 1024;
 
-/** The calls about the machine and the agent itself. */
+/** The calls about the host and the agent itself. */
 export function hostRpc(
   registry: SandboxRegistry,
   host: HostDescription,

@@ -8,8 +8,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { reapIdle } from '../lifecycle/reap.ts';
 
 /*
- * A stream counts as use of its sandbox for as long as it is open and no longer, however
- * its reader leaves it: else the sandbox would never be idle again.
+ * A stream counts as use of its sandbox exactly as long as it is open, however its reader
+ * disconnects: else the sandbox would never be idle again.
  */
 
 type HostClient = Client<typeof hostAgent.HostAgentService>;
@@ -38,7 +38,7 @@ async function* upload(path: string, chunks: Iterable<Uint8Array>) {
   for (const value of chunks) yield { content: { case: 'chunk' as const, value } };
 }
 
-/** Of a sandbox in use, the time of the last use is always now. */
+/** The time of the last use of a sandbox in use is the current time. */
 async function inUse(): Promise<boolean> {
   const before = agent.registry.get(sandboxId).lastActiveAt;
   await delay(5);
@@ -54,9 +54,9 @@ type Open = (signal: AbortSignal) => Stream;
 
 interface Kind {
   readonly name: string;
-  /** Ends by itself. */
+  /** Closes by itself. */
   readonly short: Open;
-  /** Goes on until its reader leaves. */
+  /** Open until its reader disconnects. */
   readonly endless: Open;
   readonly lastEvent?: string;
 }
@@ -203,25 +203,25 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     await expect.poll(() => left).toBe(true);
   });
 
-  test('a watcher of the sandboxes that leaves is forgotten', async () => {
-    let ended = 0;
+  test('a watcher of the sandboxes that disconnects is dropped', async () => {
+    let closed = 0;
     const watching = agent.registry.watch.bind(agent.registry);
     agent.registry.watch = async function* (...request) {
       try {
         yield* watching(...request);
       } finally {
-        ended++;
+        closed++;
       }
     };
     for await (const { event } of client.watchSandboxes({})) {
       if (event.case === 'synchronised') break;
     }
-    await expect.poll(() => ended).toBe(1);
+    await expect.poll(() => closed).toBe(1);
     agent.registry.watch = watching;
   });
 });
 
-test('a pause ends the streams, says so, and leaves no use behind', async () => {
+test('a pause closes the streams with an error, and they no longer count as use', async () => {
   const stalled = client.execStream(shell('yes'))[Symbol.asyncIterator]();
   await stalled.next();
   const reading = (async () => {

@@ -21,7 +21,7 @@ type Methods = Pick<
 const KEEPALIVE_MS = 15_000;
 const MAX_CONSOLE_BYTES = 1024 * 1024;
 
-/** The calls about sandboxes as a whole. Those that change one are completed also if the caller disconnects. */
+/** The calls about sandboxes as a whole. Those that change one finish even if the caller disconnects. */
 export function lifecycleRpc(registry: SandboxRegistry): Methods {
   return {
     async createSandbox(request) {
@@ -123,7 +123,7 @@ function unixSeconds(milliseconds: number): bigint {
   return BigInt(Math.floor(milliseconds / 1000));
 }
 
-/** The last bytes of a file; none if there is no such file yet. */
+/** The last bytes of a file; empty if it does not exist yet. */
 async function readTail(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   const file = await open(path, 'r').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined;

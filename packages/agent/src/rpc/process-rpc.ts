@@ -10,7 +10,7 @@ type Methods = Pick<
   'listProcesses' | 'killProcess' | 'connectProcess' | 'sendProcessInput' | 'streamProcessInput'
 >;
 
-/** The calls about processes of a guest that run already. */
+/** The calls about running processes of a guest. */
 export function processRpc(registry: SandboxRegistry): Methods {
   return {
     async listProcesses({ sandboxId, includeExited }, { signal }) {

@@ -11,7 +11,7 @@ type Methods = Pick<
   'ptyAttach' | 'ptySendInput' | 'ptyResize' | 'ptyKill'
 >;
 
-/** The calls about terminals in a guest. A terminal lives on when its viewer leaves. */
+/** The calls about terminals in a guest. A terminal keeps running when its viewer disconnects. */
 export function ptyRpc(registry: SandboxRegistry): Methods {
   return {
     async *ptyAttach(request, { signal }) {

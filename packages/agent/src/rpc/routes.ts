@@ -35,7 +35,7 @@ export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void 
   return (router) => {
     router.service(hostAgent.HostAgentService, implementation, {
       interceptors: [errorInterceptor(logger), endWithCaller],
-      // File contents and output pass here in bulk: compressing them costs more than it saves.
+      // File contents and output are bulk data: compressing them costs more than it saves.
       acceptCompression: [],
     });
   };

@@ -5,7 +5,7 @@ import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/pr
 import { type RpcAgent, startRpcAgent, TRANSPORTS } from '@torpor/testkit/agent';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-/* The RPCs of the agent but those about files, over each transport. */
+/* The RPCs of the agent except those about files, over each transport. */
 
 type InputMessage = MessageInitShape<typeof hostAgent.StreamProcessInputRequestSchema>;
 
@@ -63,7 +63,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     client = createStreamingClient(hostAgent.HostAgentService, agent.transports[transport]);
   });
 
-  test('a sandbox is told with all that its row in a database would say', async () => {
+  test('a sandbox is returned with all fields of its database row', async () => {
     const { sandbox } = await client.getSandbox({ sandboxId });
     expect(sandbox).toMatchObject({
       status: 'running',
@@ -72,7 +72,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       autoPause: true,
       labels: LABELS,
     });
-    // What it does not have is unset, not empty.
+    // Missing values are unset, not empty.
     expect([sandbox?.reason, sandbox?.buildId]).toEqual([undefined, undefined]);
   });
 
@@ -113,7 +113,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(await codeOf(client.exec({ sandboxId, ...request }))).toBe(code);
     });
 
-    test('kills the whole process group when the time is up, and hands over what it printed', async () => {
+    test('kills the whole process group at the time limit, and returns its output', async () => {
       const error = await client
         .exec({ ...shell('echo begun; sleep 611 & sleep 611'), timeoutSec: 1 })
         .then(() => undefined, ConnectError.from);
@@ -124,7 +124,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(text(stdout)).toBe('none\n');
     });
 
-    test('keeps no more output than it is told to, and counts the rest', async () => {
+    test('keeps no more output than requested, and counts the rest', async () => {
       const result = await client.exec({
         ...shell('head -c 300000 /dev/zero; head -c 10 /dev/zero >&2'),
         maxOutputBytes: 1000n,
@@ -145,7 +145,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       await running(marker, false);
     });
 
-    test('of a sandbox that does not exist says so', async () => {
+    test('of a sandbox that does not exist is refused', async () => {
       const unknown = newId('sandbox');
       expect(await codeOf(client.exec({ sandboxId: unknown, cmd: 'true' }))).toBe('not_found');
       expect(await codeOf(client.pingSandbox({ sandboxId: unknown }))).toBe('not_found');
@@ -154,7 +154,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   });
 
   describe('exec stream', () => {
-    test('passes the events on as they come', async () => {
+    test('yields the events as they arrive', async () => {
       const events: string[] = [];
       let stdout = '';
       for await (const { event } of client.execStream(shell('echo a; echo b; exit 4'))) {
@@ -195,7 +195,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         if (close) yield { content: { case: 'close', value: {} } };
       }
 
-      test('takes all of it in order, and closes it', async () => {
+      test('accepts all of it in order, and closes it', async () => {
         let output = '';
         const stream = client.execStream({ sandboxId, cmd: 'sha256sum', args: [], stdin: true });
         for await (const { event } of stream) {
@@ -207,7 +207,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         expect(output).toBe(`${createHash('sha256').update(input).digest('hex')}  -\n`);
       });
 
-      test('leaves it open unless told to close it', async () => {
+      test('leaves it open unless it is to be closed', async () => {
         let output = '';
         const stream = client.execStream({ sandboxId, cmd: 'wc', args: ['-c'], stdin: true });
         for await (const { event } of stream) {
@@ -220,7 +220,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         expect(Number(output)).toBe(2 * BYTES);
       });
 
-      test('waits for a program that does not read, until the caller leaves', async () => {
+      test('waits for a program that does not read, until the caller disconnects', async () => {
         const leave = new AbortController();
         let taken = 0;
         async function* counted(pid: number) {
@@ -283,7 +283,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(exitCode).toBe(0);
     });
 
-    test('ends with `timeout` when the time is up', async () => {
+    test('fails with `timeout` at the time limit', async () => {
       const stream = client.execStream({ ...shell('echo begun; sleep 613'), timeoutSec: 1 });
       let output = '';
       const end = (async () => {
@@ -295,7 +295,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(output).toBe('begun\n');
     });
 
-    test('the time limit holds also when nobody listens any more', async () => {
+    test('the time limit applies even when the caller has disconnected', async () => {
       const leave = new AbortController();
       const marker = `sleep 614.${process.pid}`;
       const stream = client.execStream(
@@ -335,7 +335,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   });
 
   describe('terminals', () => {
-    test('one can be typed into, resized, left, found again and killed', async () => {
+    test('one gets input, and can be resized, disconnected, found again and killed', async () => {
       const leave = new AbortController();
       const events = client.ptyAttach(
         { sandboxId, cmd: '/bin/sh', args: ['-i'], cols: 90, rows: 20 },
@@ -378,7 +378,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       );
     });
 
-    test('a size that cannot be, and no tag, are refused', async () => {
+    test('an impossible size, and a missing tag, are refused', async () => {
       expect(await codeOf(client.ptyResize({ sandboxId, tag: 'x', cols: 70_000, rows: 1 }))).toBe(
         'invalid_request',
       );
@@ -396,14 +396,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       });
     });
 
-    test('shows the console of a sandbox, or its end', async () => {
+    test('returns the console of a sandbox, or its last bytes', async () => {
       const all = await client.readConsole({ sandboxId });
       expect(text(all.content)).toMatch(/Linux boots.*no such device/s);
       const end = await client.readConsole({ sandboxId, maxBytes: 8 });
       expect(text(end.content)).toBe('device\r\n');
     });
 
-    test('tells a watcher of every sandbox and then of every change', async () => {
+    test('sends a watcher every sandbox and then every change', async () => {
       const stop = new AbortController();
       const seen: string[] = [];
       const doomed = newId('sandbox');
@@ -411,7 +411,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         for await (const { event } of client.watchSandboxes({}, { signal: stop.signal })) {
           if (event.case === 'synchronised') {
             seen.push('synchronised');
-            // envd belongs to the first sandbox: the second fails at /init, which is a change as well.
+            // envd belongs to the first sandbox: the second fails at /init, which is a change
+            // as well.
             expect(
               await codeOf(client.createSandbox({ sandboxId: doomed, vcpus: 1, memoryMb: 128 })),
             ).not.toBe('internal_error');

@@ -23,7 +23,7 @@ type Methods = Pick<
 
 const MAX_CHILDREN = 100;
 
-/** The calls that make builds and check them out. They are completed also if the caller disconnects. */
+/** The calls that make builds and check them out. They finish even if the caller disconnects. */
 export function snapshotRpc(registry: SandboxRegistry): Methods {
   return {
     async pauseSandbox({ sandboxId }) {

@@ -2,7 +2,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { hostAgent } from '@torpor/protocol';
 import { type ProcessEvent, programEnd } from '../guest/process-events.ts';
 
-/** An event of a program as a message of the RPCs that stream it; undefined for one that is not passed on. */
+/** An event of a program as a message of the RPCs that stream it; undefined for one that is not sent. */
 export function streamMessage(
   event: ProcessEvent,
 ): MessageInitShape<typeof hostAgent.ExecStreamResponseSchema> | undefined {
