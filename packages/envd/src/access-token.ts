@@ -1,8 +1,8 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 
 /**
- * The secret of this sandbox. Unset until the first `/init` that brings one;
- * until then every request is let through, as in a template that is being built.
+ * The secret of this sandbox. Unset until the first `/init` with one; until then every request
+ * is accepted, as in a guest without an identity.
  */
 export class AccessToken {
   #value: string | undefined;
@@ -24,14 +24,14 @@ export class AccessToken {
     this.#value = value;
   }
 
-  /** Whether a request that carries this token may pass. Takes the same time for any wrong token. */
+  /** Whether a request that carries this token may pass. Constant-time for any wrong token. */
   allows(candidate: string | undefined): boolean {
     if (this.#value === undefined) return true;
     return equalInConstantTime(candidate ?? '', this.#value);
   }
 }
 
-/** Whether two secrets are the same; the time does not tell how much of them is. */
+/** Whether two secrets are equal; the time does not depend on how much of them is. */
 export function equalInConstantTime(left: string, right: string): boolean {
   const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
   return timingSafeEqual(digest(left), digest(right));

@@ -5,17 +5,17 @@ import { AccessToken } from './access-token.ts';
 import { type User, UserDatabase } from './users.ts';
 
 export interface EnvdContextOptions {
-  /** Account of requests that name none. Default `root`; `/init` changes it. */
+  /** Account of requests without one. Default `root`; `/init` changes it. */
   readonly defaultUser?: string;
-  /** Directory of commands and paths that name none. Default: the user's home. */
+  /** Working directory of commands without one, and base of relative paths. Default: the user's home. */
   readonly defaultWorkdir?: string;
   readonly accessToken?: string;
   readonly users?: UserDatabase;
 }
 
 /**
- * What the services share: who may call, who the caller is in the guest, and
- * what `/init` laid down. Changed only by `/init`.
+ * State shared by the services: the access token, the accounts, and the settings of `/init`.
+ * Changed only by `/init`.
  */
 export class EnvdContext {
   readonly accessToken: AccessToken;
@@ -40,19 +40,19 @@ export class EnvdContext {
     return this.users.resolve(name === undefined || name === '' ? this.defaultUser : name);
   }
 
-  /** Looks the default user up now, so that it is still known when the list of accounts is damaged. */
+  /** Resolves the default user now, so that it is still known if /etc/passwd is damaged later. */
   rememberDefaultUser(): void {
     try {
       this.resolveUser();
     } catch {
-      // Nobody has asked for a program yet; that the account is missing is told to who does.
+      // No program was requested yet; the request of one returns the error of the missing account.
     }
   }
 
   /**
-   * The user of a call: the one in the header `Torpor-User`
-   * ({@link UserDatabase.resolveIdentity}); else the account that E2B's clients name in
-   * `Authorization: Basic base64("user:")`; else the default user.
+   * The user of a call: the one in the header `Torpor-User` ({@link
+   * UserDatabase.resolveIdentity}); else the account that E2B's clients send in `Authorization:
+   * Basic base64("user:")`; else the default user.
    */
   userOfCall(headers: Headers): User {
     const identity = headers.get(USER_HEADER);
@@ -61,7 +61,7 @@ export class EnvdContext {
   }
 
   /**
-   * The absolute path that a client means: an empty one is the default working
+   * Resolves a path of a client to an absolute one: an empty one is the default working
    * directory, `~` and relative ones begin at the user's home. Throws ConnectError
    * `invalid_argument` for a NUL byte and for another user's `~name`.
    */

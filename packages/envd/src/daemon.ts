@@ -15,9 +15,9 @@ const USAGE = `envd: the daemon in the guest
 `;
 
 /**
- * Runs the daemon that the arguments describe until a signal stops it, and resolves
- * as soon as it listens; undefined if only help was asked for. Throws the system
- * error if it cannot listen, and a TypeError for arguments that it does not know.
+ * Runs the daemon with these arguments until a signal stops it, and resolves as soon as it
+ * listens; undefined if only help was requested. Throws the system error if it cannot listen,
+ * and a TypeError for arguments that it does not know.
  */
 export async function runDaemon(args: readonly string[]): Promise<Envd | undefined> {
   const { values } = parseArgs({
@@ -36,7 +36,7 @@ export async function runDaemon(args: readonly string[]): Promise<Envd | undefin
     return undefined;
   }
   const { guest } = values;
-  // A defect in one request must not take the guest's only daemon along.
+  // A defect in one request must not stop the guest's only daemon.
   process.on('uncaughtException', (error) => console.error('envd:', error));
   process.on('unhandledRejection', (error) => console.error('envd:', error));
   const envd = await startEnvd({

@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { runDaemon } from './daemon.ts';
 
-// Compiling a parser for what is parsed a few times costs more than it saves, and most in a
+// Compiling a parser that is used a few times costs more than it saves, most of all in a
 // restored guest, which waits for its first `/init`.
 z.config({ jitless: true });
 

@@ -1,7 +1,7 @@
 import { readFile, statfs } from 'node:fs/promises';
 import { cpus } from 'node:os';
 
-/** What `/metrics` returns; bytes, except where the name says otherwise. */
+/** The response of `/metrics`; in bytes, unless the name has another unit. */
 export interface MetricsReport {
   /** Seconds since 1970. */
   readonly ts: number;
@@ -9,7 +9,7 @@ export interface MetricsReport {
   /** Of all processors together, 0 to 100, since the last report or the last second. */
   readonly cpu_used_pct: number;
   readonly mem_total: number;
-  /** What programs hold: neither free nor reclaimable. */
+  /** Memory in use: neither free nor reclaimable. */
   readonly mem_used: number;
   readonly mem_cache: number;
   readonly disk_used: number;
@@ -21,7 +21,7 @@ interface CpuTimes {
   readonly total: number;
 }
 
-/** Two readings closer together than this say nothing: the last percentage is repeated. */
+/** Readings closer together than this are too inaccurate: the last percentage is repeated. */
 const MIN_INTERVAL_MS = 250;
 
 /** The load of the whole guest, from /proc and the root file system. */
@@ -58,7 +58,7 @@ export class Metrics {
     const times = parseCpuTimes(stat);
     const before = this.#last ?? { busy: 0, total: 0 };
     const total = times.total - before.total;
-    // Counters can go back when a guest is restored.
+    // Counters can decrease when a guest is restored.
     const share = total > 0 ? (times.busy - before.busy) / total : 0;
     this.#cpuUsedPct = Math.round(Math.min(1, Math.max(0, share)) * 10_000) / 100;
     this.#last = times;

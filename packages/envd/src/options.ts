@@ -1,13 +1,13 @@
 export interface EnvdOptions {
-  /** Default 49983; 0 takes a free one. */
+  /** Default 49983; 0 for any free port. */
   readonly port?: number;
   /** Address to listen on. Default 127.0.0.1. */
   readonly host?: string;
-  /** Account of requests that name none, until `/init` says otherwise. Default `root`. */
+  /** Account of requests without one, until `/init` changes it. Default `root`. */
   readonly defaultUser?: string;
-  /** Working directory of commands that name none. Default: the user's home. */
+  /** Working directory of commands without one. Default: the user's home. */
   readonly defaultWorkdir?: string;
-  /** As if a first `/init` had set it. */
+  /** As set by a first `/init`. */
   readonly accessToken?: string;
   /** Default `PATH` of processes. */
   readonly searchPath?: string;

@@ -25,13 +25,13 @@ const list = (headers: Record<string, string> = {}): RequestInit => ({
   headers: { 'Content-Type': 'application/json', ...headers },
 });
 
-it('has a version that switches on all features of the clients', () => {
+it('has a version that enables all features of the clients', () => {
   const [major = 0, minor = 0, patch = 0] = ENVD_VERSION.split('.').map(Number);
   expect(major * 1e6 + minor * 1e3 + patch).toBeGreaterThanOrEqual(6004);
 });
 
 describe('the access token', () => {
-  it('is not asked for by the health check', async () => {
+  it('is not required by the health check', async () => {
     expect((await call(guarded, '/health')).status).toBe(204);
   });
 
@@ -42,7 +42,7 @@ describe('the access token', () => {
     ['/process.Process/List', list()],
     ['/filesystem.Filesystem/Stat', list()],
     ['/no/such/path', {}],
-  ] as [string, RequestInit][])('is asked for by %s', async (path, init) => {
+  ] as [string, RequestInit][])('is required by %s', async (path, init) => {
     for (const headers of [{}, { 'X-Access-Token': 'the secre' }, { 'X-Access-Token': '' }]) {
       const response = await call(guarded, path, {
         ...init,
@@ -62,13 +62,13 @@ describe('the access token', () => {
     expect(allowed.status).not.toBe(401);
   });
 
-  it('opens the services', async () => {
+  it('grants access to the services', async () => {
     const response = await call(guarded, '/process.Process/List', list(token));
     expect(response.status).toBe(200);
     expect(await response.json()).toEqual({});
   });
 
-  it('is not needed before one is set', async () => {
+  it('is not required before one is set', async () => {
     expect((await call(open, '/process.Process/List', list())).status).toBe(200);
   });
 });
@@ -121,7 +121,7 @@ describe('the routes', () => {
 });
 
 describe('cross-origin requests', () => {
-  it('are allowed to ask with any header, without the token', async () => {
+  it('may send a preflight request with any header, without the token', async () => {
     const response = await call(guarded, '/process.Process/Start', {
       method: 'OPTIONS',
       headers: {
@@ -148,7 +148,7 @@ describe('cross-origin requests', () => {
   });
 });
 
-it('kills what it has started, and cuts connections, when it is closed', async () => {
+it('kills its processes and closes connections when it is closed', async () => {
   const envd = await startEnvd({ port: 0 });
   const message = Buffer.from(JSON.stringify({ process: { cmd: 'sleep', args: ['600'] } }));
   const header = Buffer.alloc(5);

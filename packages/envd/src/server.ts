@@ -7,20 +7,20 @@ import type { Services } from './services.ts';
 /** A running daemon. */
 export interface Envd extends AsyncDisposable {
   readonly port: number;
-  /** Stops listening, cuts connections and kills the processes that were started. */
+  /** Stops listening, closes connections and kills the processes that were started. */
   close(): Promise<void>;
 }
 
-/** Longer than the proxy in front keeps an idle connection, so that it is never we who close first. */
+/** Longer than the proxy in front keeps an idle connection, so that we never close first. */
 const IDLE_TIMEOUT_MS = 640_000;
 const DEFAULT_PORT = 49983;
-/** A client whose machine vanished is noticed by TCP, so that its streams do not last forever. */
+/** TCP detects a client whose machine is unreachable, so that its streams do not stay open forever. */
 const SOCKET_OPTIONS = { keepAlive: true, keepAliveInitialDelay: 60_000 };
 
 /**
- * Starts envd. Resolves when `/health` responds; everything else is loaded behind
- * that, since the daemon also starts on emulated processors. Throws the system
- * error if the port cannot be listened on.
+ * Starts envd. Resolves when `/health` responds; everything else is loaded after that, since
+ * the daemon also starts on emulated processors. Throws the system error if the port cannot be
+ * listened on.
  */
 export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
   let services: Promise<Services> | undefined;
@@ -30,7 +30,7 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
   };
   const server = createServer(SOCKET_OPTIONS, (request, response) => {
     if (handleCors(request, response)) return;
-    if (isHealthCheck(request)) return answerHealth(response);
+    if (isHealthCheck(request)) return respondHealthy(response);
     loadServices().then(
       (loaded) => loaded.handle(request, response),
       (error: unknown) => {
@@ -40,7 +40,7 @@ export async function startEnvd(options: EnvdOptions = {}): Promise<Envd> {
     );
   });
   server.keepAliveTimeout = IDLE_TIMEOUT_MS;
-  // Uploads and streams last as long as they last; only the header has to come soon.
+  // Uploads and streams have no time limit; only the header must arrive soon.
   server.requestTimeout = 0;
   server.timeout = 0;
   const port = await listen(server, options);
@@ -66,7 +66,7 @@ function isHealthCheck(request: IncomingMessage): boolean {
   return request.url === '/health' && (request.method === 'GET' || request.method === 'HEAD');
 }
 
-function answerHealth(response: ServerResponse): void {
+function respondHealthy(response: ServerResponse): void {
   response.writeHead(204, { 'Cache-Control': 'no-store' }).end();
 }
 

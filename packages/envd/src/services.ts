@@ -17,13 +17,13 @@ import { runtimeDirectory } from './process/runtime-directory.ts';
 import { processService } from './process/service.ts';
 import { DaemonProtection } from './protection/daemon-protection.ts';
 
-/** A message is held in memory as a whole; files go through `/files` instead. */
+/** A message is kept in memory as a whole; files are transferred through `/files` instead. */
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
-/** setTimeout's limit; a longer deadline is none. */
+/** setTimeout's limit; a longer deadline is ignored. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
-/** What programs may open unless they ask for more; the guest's init sets how much that may be. */
+/** The default limit of open files of programs; the guest's init sets the hard limit. */
 const OPEN_FILES = 65_536;
-/** Where programs are found if nobody says otherwise; as on Debian. */
+/** The default `PATH`; as on Debian. */
 const DEFAULT_SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 export const UNAUTHORIZED_MESSAGE =
@@ -65,7 +65,8 @@ export class Services {
   handle(request: IncomingMessage, response: ServerResponse): void {
     const path = (request.url ?? '/').split('?', 1)[0] ?? '/';
     const method = request.method ?? 'GET';
-    // Reading and writing a file can be allowed by a signature instead; /init proves itself.
+    // Reading and writing a file can be authorised by a signature instead; /init checks its own
+    // token.
     const checksItself =
       path === '/init' ||
       (path === '/files' && (method === 'GET' || method === 'HEAD' || method === 'POST'));
@@ -111,13 +112,13 @@ export class Services {
     sendError(response, 405, `${path} does not support ${method}`);
   }
 
-  /** Kills what still runs. */
+  /** Kills all running processes. */
   close(): void {
     this.#processes.killAll();
   }
 }
 
-/** Zero means no deadline to E2B's clients, and so does one that no timer can hold. */
+/** Zero means no deadline to E2B's clients, as does one that is too long for a timer. */
 function dropUselessTimeout(request: IncomingMessage): void {
   const timeout = Number(request.headers['connect-timeout-ms']);
   if (timeout === 0 || timeout > MAX_TIMEOUT_MS) {

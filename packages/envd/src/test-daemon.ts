@@ -22,7 +22,7 @@ export interface Outcome {
   end: envdProcess.ProcessEvent_EndEvent | undefined;
 }
 
-/** Follows a stream to its end, or until `stop` holds. */
+/** Follows a stream to its end, or until `stop` returns true. */
 export async function collect(
   stream: AsyncIterable<{ event?: envdProcess.ProcessEvent | undefined }>,
   stop: (soFar: Outcome) => boolean = () => false,

@@ -38,7 +38,7 @@ twice:x:1000:user
 `;
 
 describe('UserDatabase', () => {
-  it('knows an account with all its groups', async () => {
+  it('resolves an account with all its groups', async () => {
     const users = await database(PASSWD, GROUP);
     expect(users.resolve('user')).toEqual({
       name: 'user',
@@ -55,12 +55,12 @@ describe('UserDatabase', () => {
     expect(users.resolve('bare')).toMatchObject({ home: '/', shell: '/bin/sh', groups: [1002] });
   });
 
-  it('takes a number for a name', async () => {
+  it('accepts a number in place of a name', async () => {
     const users = await database(PASSWD, GROUP);
     expect(users.resolve('1001').name).toBe('bare');
   });
 
-  it.each(['ghost', '', '4242', 'broken line', 'root:x'])('does not know %j', async (name) => {
+  it.each(['ghost', '', '4242', 'broken line', 'root:x'])('does not resolve %j', async (name) => {
     const users = await database(PASSWD, GROUP);
     expect(() => users.resolve(name)).toThrow(
       expect.objectContaining({
@@ -79,7 +79,7 @@ describe('UserDatabase', () => {
     ['user:users', { uid: 1000, gid: 100, groups: [100], home: '/home/user' }],
     ['1000:0', { name: 'user', uid: 1000, gid: 0, groups: [0] }],
     ['4294967294', { uid: 4_294_967_294 }],
-  ])('takes the identity %j as docker does', async (identity, expected) => {
+  ])('resolves the identity %j as docker does', async (identity, expected) => {
     const users = await database(PASSWD, GROUP);
     expect(users.resolveIdentity(identity)).toMatchObject(expected);
   });
@@ -89,7 +89,7 @@ describe('UserDatabase', () => {
     ['ghost:sudo', `invalid username: 'ghost'`],
     ['', `invalid username: ''`],
     [':sudo', `invalid username: ''`],
-    // To setresuid(2), this number means that the uid stays root's.
+    // setresuid(2) takes this number as no change of the uid, which is root's.
     ['4294967295', `invalid username: '4294967295'`],
     ['user:ghosts', `there is no group "ghosts" in the sandbox`],
     ['user:4294967295', `there is no group "4294967295" in the sandbox`],
@@ -110,11 +110,11 @@ describe('UserDatabase', () => {
   it.each([
     ['is missing', 'rm passwd'],
     ['is empty', ': > passwd'],
-    ['says something else', 'echo a::b > passwd'],
+    ['has other content', 'echo a::b > passwd'],
     ['is a directory', 'rm passwd; mkdir passwd'],
     ['is a link in a circle', 'rm passwd; ln -s passwd passwd'],
     ['is a named pipe', 'rm passwd; mkfifo passwd'],
-  ])('still knows who was asked for before passwd %s', async (_what, damage) => {
+  ])('still resolves an earlier account when passwd %s', async (_what, damage) => {
     const users = await database(PASSWD, GROUP);
     const before = users.resolve('user');
     execFileSync('sh', ['-c', damage], { cwd: directory });
@@ -124,21 +124,21 @@ describe('UserDatabase', () => {
     expect(() => users.resolve('bare')).toThrow(`invalid username: 'bare'`);
   });
 
-  it('does not know an account that was removed', async () => {
+  it('does not resolve an account that was removed', async () => {
     const users = await database(PASSWD, GROUP);
     users.resolve('user');
     await writeFile(join(directory, 'passwd'), PASSWD.replace('user:x', 'resu:x'));
     expect(() => users.resolve('user')).toThrow(`invalid username: 'user'`);
   });
 
-  it('notices accounts that are made later', async () => {
+  it('resolves accounts that are added later', async () => {
     const users = await database(PASSWD, GROUP);
     expect(() => users.resolve('late')).toThrow();
     await writeFile(join(directory, 'passwd'), `${PASSWD}late:x:2000:2000::/home/late:/bin/sh\n`);
     expect(users.resolve('late').uid).toBe(2000);
   });
 
-  it('names owners and groups, and numbers those without a name', async () => {
+  it('returns the names of owners and groups, or their numbers if they have none', async () => {
     const users = await database(PASSWD, GROUP);
     expect([
       users.userName(1),
@@ -165,7 +165,7 @@ describe('EnvdContext', () => {
     expect(basicUserName(header)).toBe(name);
   });
 
-  it('resolves paths from where the account is at home', async () => {
+  it('resolves paths from the home of the account', async () => {
     const context = new EnvdContext({ users: await database(PASSWD, GROUP), defaultUser: 'user' });
     const user = context.resolveUser();
     const resolved = ['', '~', '~/a', 'a/../b', './c', '/x//y/../z', '/'].map((path) =>

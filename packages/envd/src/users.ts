@@ -29,10 +29,10 @@ interface GroupEntry {
   readonly members: readonly string[];
 }
 
-/** Far above a sound passwd file. */
+/** Far above the size of a valid passwd file. */
 const MAX_BYTES = 16n * 1024n * 1024n;
 
-/** An image without /etc/passwd still has its superuser. */
+/** An image without /etc/passwd still has a superuser. */
 const ROOT: PasswdEntry = {
   name: 'root',
   uid: 0,
@@ -42,16 +42,15 @@ const ROOT: PasswdEntry = {
 };
 
 /**
- * The accounts of the guest. Reads passwd(5) and group(5) itself, because the C
- * library's lookup belongs to the daemon's own libc and not to the image's. A file
- * is read again when its modification time, size or inode changed. Where a file is
- * damaged, accounts that were asked for earlier are what they were then, so that
- * programs can still be started to repair it.
+ * The accounts of the guest. Reads passwd(5) and group(5) itself, because the C library's
+ * lookup is that of the daemon's libc and not of the image's. A file is read again when its
+ * modification time, size or inode changed. If a file is damaged, accounts that were resolved
+ * earlier are returned as they were then, so that programs can still be started to repair it.
  */
 export class UserDatabase {
   readonly #passwd: CachedFile<readonly PasswdEntry[]>;
   readonly #group: CachedFile<readonly GroupEntry[]>;
-  /** What was resolved last, by the name that was asked for. */
+  /** The last resolved accounts, by the requested name. */
   readonly #known = new Map<string, User>();
 
   constructor(passwdPath = '/etc/passwd', groupPath = '/etc/group') {
@@ -72,10 +71,10 @@ export class UserDatabase {
   }
 
   /**
-   * Whom `user` or `user:group` means, each by name or number, as docker's `--user` does: a
-   * number needs no account (it then has the group 0 and the home `/`), and a group that is
-   * named is the only one. Throws as {@link resolve} does, and ConnectError `invalid_argument`
-   * for an unknown group.
+   * Resolves `user` or `user:group`, each by name or number, like docker's `--user`: a number
+   * needs no account (it then has the group 0 and the home `/`), and a group that is named is
+   * the only one. Throws as {@link resolve} does, and ConnectError `invalid_argument` for an
+   * unknown group.
    */
   resolveIdentity(identity: string): User {
     const [name = '', group] = identity.split(/:(.*)/s, 2);
@@ -95,7 +94,7 @@ export class UserDatabase {
       this.#known.set(name, user);
       return user;
     }
-    // A sound file has an account of root's: without one, that others are missing says nothing.
+    // A valid file has an account of root: without one, it is taken as damaged.
     const known = entries.some(({ uid }) => uid === 0) ? undefined : this.#known.get(name);
     if (known !== undefined) return known;
     return name === ROOT.name || name === String(ROOT.uid) ? this.#describe(ROOT) : undefined;
@@ -138,26 +137,26 @@ function numberedUser(uid: string): User {
   return { name: uid, uid: Number(uid), gid: 0, groups: [0], home: '/', shell: '/bin/sh' };
 }
 
-/** A parsed file that is read again only when it changed; `absent` when it is no file that can be read. */
+/** A parsed file that is read again only when it changed; `fallback` when it cannot be read. */
 class CachedFile<T> {
   readonly #path: string;
   readonly #parse: (text: string) => T;
-  readonly #absent: T;
+  readonly #fallback: T;
   #key = '';
   #value: T;
 
-  constructor(path: string, parse: (text: string) => T, absent: T) {
+  constructor(path: string, parse: (text: string) => T, fallback: T) {
     this.#path = path;
     this.#parse = parse;
-    this.#absent = absent;
-    this.#value = absent;
+    this.#fallback = fallback;
+    this.#value = fallback;
   }
 
   read(): T {
     try {
       const stat = statSync(this.#path, { bigint: true });
-      // Opening a named pipe would stop the daemon until somebody writes to it.
-      if (!stat.isFile() || stat.size > MAX_BYTES) return this.#absent;
+      // Opening a named pipe would block the daemon until it has a writer.
+      if (!stat.isFile() || stat.size > MAX_BYTES) return this.#fallback;
       const key = `${stat.ino}:${stat.size}:${stat.mtimeNs}:${stat.ctimeNs}`;
       if (key !== this.#key) {
         this.#value = this.#parse(readFileSync(this.#path, 'utf8'));
@@ -165,7 +164,7 @@ class CachedFile<T> {
       }
       return this.#value;
     } catch {
-      return this.#absent;
+      return this.#fallback;
     }
   }
 }
@@ -199,7 +198,7 @@ function parseGroup(text: string): GroupEntry[] {
   return entries;
 }
 
-/** To the kernel, the largest 32-bit number is no id: setresuid(2) leaves the uid as it is. */
+/** The largest 32-bit number is not a valid id: setresuid(2) leaves the uid as it is. */
 const MAX_ID = 0xffff_fffe;
 
 function isId(field: string | undefined): field is string {

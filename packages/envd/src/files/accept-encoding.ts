@@ -1,12 +1,12 @@
 import { HttpError } from './http-error.ts';
 
-/** How a client wants a file: as it is, as gzip where that saves something, or never as it is. */
+/** The encoding that a client accepts: uncompressed, gzip if it is smaller, or gzip only. */
 export type WantedEncoding = 'identity' | 'gzip if smaller' | 'gzip only';
 
 /**
- * What an `Accept-Encoding` header (RFC 9110, section 12.5.3) prefers of the two
- * encodings that there are; `identity` without a preference. Throws HttpError 406 if it
- * forbids both.
+ * The preference of an `Accept-Encoding` header (RFC 9110, section 12.5.3) between the two
+ * supported encodings; `identity` without a preference. Throws HttpError 406 if it forbids
+ * both.
  */
 export function wantedEncoding(header: string | undefined): WantedEncoding {
   const weights = parseWeights(header ?? '');

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 
-/** Much more than the daemon may take for it. */
+/** Much more than the daemon may use for it. */
 const FILE_MIB = Number(process.env.TORPOR_TEST_FILE_MIB ?? '256');
 const ALLOWED_MIB = 160;
 
@@ -35,12 +35,12 @@ beforeEach(async () => {
 
 afterEach(async () => {
   envd.removeAllListeners('exit');
-  const ended = new Promise((resolve) => envd.once('exit', resolve));
-  if (envd.exitCode === null && envd.kill('SIGTERM')) await ended;
+  const exited = new Promise((resolve) => envd.once('exit', resolve));
+  if (envd.exitCode === null && envd.kill('SIGTERM')) await exited;
   await rm(directory, { recursive: true, force: true });
 });
 
-/** The most memory that the daemon ever had in use, in MiB. */
+/** The peak memory use of the daemon, in MiB. */
 async function peakMiB(): Promise<number> {
   const status = await readFile(`/proc/${envd.pid}/status`, 'utf8');
   return Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1]) / 1024;
@@ -76,7 +76,7 @@ it('moves files that are larger than its memory', { timeout: 300_000 }, async ()
     expect([round, (await stat(path)).size]).toEqual([round, FILE_MIB * 1024 * 1024]);
   }
   const stored = await hashOf(createReadStream(path));
-  // Random bytes: compressing them would take longer than any client waits.
+  // Random bytes: compressing them would exceed the time limits of clients.
   for (const [accepted, sent] of [
     ['identity', null],
     ['gzip, deflate', null],
@@ -89,7 +89,7 @@ it('moves files that are larger than its memory', { timeout: 300_000 }, async ()
   expect((await peakMiB()) - idle).toBeLessThan(ALLOWED_MIB);
 });
 
-it('closes the files of clients that leave in the middle', { timeout: 60_000 }, async () => {
+it('closes the files of clients that disconnect in the middle', { timeout: 60_000 }, async () => {
   const path = join(directory, 'file');
   await writeFile(path, randomBytes(32 * 1024 * 1024));
   const url = `${base}/files?path=${encodeURIComponent(path)}`;

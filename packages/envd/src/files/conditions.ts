@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http';
 
-/** What tells one state of a file from another. */
+/** Validators that distinguish versions of a file. */
 export interface Validators {
   readonly etag: string;
   /** Milliseconds since 1970. */
@@ -8,8 +8,8 @@ export interface Validators {
 }
 
 /**
- * What the conditional headers of a request for a file demand, in the order of RFC
- * 9110, section 13.2.2: send it, 304 (the client has it) or 412 (it is not the one meant).
+ * Evaluates the conditional headers of a request for a file, in the order of RFC 9110, section
+ * 13.2.2: send it, 304 (the client has it) or 412 (it has changed).
  */
 export function evaluateConditions(
   headers: IncomingHttpHeaders,
@@ -28,7 +28,7 @@ export function evaluateConditions(
   return isAfter(validators, headers['if-modified-since']) === false ? 'not modified' : 'send';
 }
 
-/** Whether `If-Range` lets the `Range` header count: the file is still the one it began with. */
+/** Whether `If-Range` permits the `Range` header: the file has not changed. */
 export function rangeStillMeant(headers: IncomingHttpHeaders, validators: Validators): boolean {
   const condition = headers['if-range'];
   if (typeof condition !== 'string') return true;
@@ -43,7 +43,7 @@ function listsTag(header: string, etag: string, comparison: 'strong' | 'weak'): 
   });
 }
 
-/** Undefined without a date that can be read. HTTP dates have whole seconds. */
+/** Undefined without a valid date. HTTP dates have whole seconds. */
 function isAfter(validators: Validators, header: string | undefined): boolean | undefined {
   const date = Date.parse(header ?? '');
   return Number.isNaN(date) ? undefined : toSeconds(validators.modifiedMs) > date;

@@ -27,14 +27,14 @@ const TYPES: Readonly<Record<string, string>> = {
   '.zip': 'application/zip',
 };
 
-/** The media type by the name, or by the first bytes: text, or anything. */
+/** The media type by the name, or by the first bytes: text or binary. */
 export function mediaTypeOf(path: string, head: Uint8Array): string {
   const known = TYPES[extname(path).toLowerCase()];
   if (known !== undefined) return known;
   return isText(head) ? 'text/plain; charset=utf-8' : 'application/octet-stream';
 }
 
-/** As the WHATWG's MIME sniffing standard tells text from binary data. */
+/** Distinguishes text from binary data as the WHATWG's MIME sniffing standard does. */
 function isText(head: Uint8Array): boolean {
   return head.every(
     (byte) => byte >= 0x20 || (byte >= 0x09 && byte <= 0x0d && byte !== 0x0b) || byte === 0x1b,

@@ -6,19 +6,19 @@ import { O_TMPFILE } from '@torpor/linux';
 import { errnoName } from '../filesystem/errors.ts';
 import type { ByteRange } from './range.ts';
 
-/** Bodies up to this size are put in place from memory; longer ones wait on the disk. */
+/** Bodies up to this size are kept in memory; longer ones are staged on the disk. */
 const IN_MEMORY_BYTES = 1024 * 1024;
 const COPY_BYTES = 1024 * 1024;
-/** As much as a client that is slow makes us hold. */
+/** The most that is buffered for a slow client. */
 const SEND_BYTES = 256 * 1024;
 
 /**
- * All the bytes of an upload. Nothing is done to its destination before they are
- * complete, so an upload that breaks off leaves no trace.
+ * The complete content of an upload. Its destination is not touched before it is complete, so
+ * an aborted upload leaves no trace.
  */
 export interface Content extends AsyncDisposable {
   readonly size: number;
-  /** The file without a name that holds them, on the destination's file system. */
+  /** The nameless file with it, on the destination's file system. */
   readonly file: FileHandle | undefined;
   chunks(): AsyncIterable<Buffer> | Iterable<Buffer>;
 }
@@ -61,8 +61,8 @@ export async function receive(body: AsyncIterable<Buffer>, directory: string): P
 }
 
 /**
- * Reads bytes of an open file; what is added to it meanwhile is not read. Throws if the
- * file ends before the last of them.
+ * Reads bytes of an open file; what is appended meanwhile is not read. Throws if the file is
+ * too short.
  */
 export async function* readRange(
   file: FileHandle,
@@ -71,7 +71,7 @@ export async function* readRange(
   for (let position = first; position <= last; ) {
     const wanted = Math.min(SEND_BYTES, last - position + 1);
     const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(wanted), 0, wanted, position);
-    if (bytesRead === 0) throw new Error(`the file ended after ${position} bytes`);
+    if (bytesRead === 0) throw new Error(`the file has only ${position} bytes`);
     position += bytesRead;
     yield buffer.subarray(0, bytesRead);
   }

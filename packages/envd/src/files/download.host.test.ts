@@ -115,28 +115,25 @@ describe('downloading', () => {
       ['too little to shrink', 'gzip', 'tiny', 'abc', undefined],
       ['nothing', 'gzip', 'empty', '', undefined],
       ['nothing', 'gzip, identity;q=0', 'empty', '', 'gzip'],
-    ])(
-      'sends %s for "%s" in the encoding that serves',
-      async (_, accept, name, bytes, expected) => {
-        const file = join(directory, name);
-        await writeFile(file, bytes);
-        const answer = await rawGet(file, { 'accept-encoding': accept });
-        const plain = Buffer.from(bytes);
-        const packed = answer.headers['content-encoding'] === 'gzip';
-        expect([answer.status, answer.headers['content-encoding']]).toEqual([200, expected]);
-        expect((packed ? gunzipSync(answer.body) : answer.body).equals(plain)).toBe(true);
-        expect(answer.headers).toMatchObject({
-          vary: 'Accept-Encoding',
-          etag: expect.stringMatching(packed ? /^W\/"/ : /^"/),
-          ...(packed ? {} : { 'content-length': String(plain.length), 'accept-ranges': 'bytes' }),
-        });
-        const head = await rawGet(file, { 'accept-encoding': accept }, 'HEAD');
-        const { date: _now, 'transfer-encoding': _framing, ...described } = answer.headers;
-        expect(head.headers).toMatchObject(described);
-      },
-    );
+    ])('sends %s for "%s" in the best encoding', async (_, accept, name, bytes, expected) => {
+      const file = join(directory, name);
+      await writeFile(file, bytes);
+      const response = await rawGet(file, { 'accept-encoding': accept });
+      const plain = Buffer.from(bytes);
+      const packed = response.headers['content-encoding'] === 'gzip';
+      expect([response.status, response.headers['content-encoding']]).toEqual([200, expected]);
+      expect((packed ? gunzipSync(response.body) : response.body).equals(plain)).toBe(true);
+      expect(response.headers).toMatchObject({
+        vary: 'Accept-Encoding',
+        etag: expect.stringMatching(packed ? /^W\/"/ : /^"/),
+        ...(packed ? {} : { 'content-length': String(plain.length), 'accept-ranges': 'bytes' }),
+      });
+      const head = await rawGet(file, { 'accept-encoding': accept }, 'HEAD');
+      const { date: _now, 'transfer-encoding': _framing, ...described } = response.headers;
+      expect(head.headers).toMatchObject(described);
+    });
 
-    it('sends ranges and applies conditions as the bytes are, or refuses', async () => {
+    it('applies ranges and conditions to the uncompressed bytes, or refuses', async () => {
       await writeFile(path, text);
       const range = await rawGet(path, { 'accept-encoding': 'gzip', range: 'bytes=2-5' });
       expect([range.status, range.body.toString()]).toEqual([206, 'line']);
@@ -150,7 +147,7 @@ describe('downloading', () => {
     });
   });
 
-  it('sends files of proc, which claim to be empty, and truly empty ones', async () => {
+  it('sends files of proc, whose size is 0, and empty files', async () => {
     const status = await fetch(files.url('/proc/self/status'), {
       headers: { 'accept-encoding': '*' },
     });
@@ -161,7 +158,7 @@ describe('downloading', () => {
   });
 
   it.each(['identity', 'gzip, identity;q=0'])(
-    'cuts the connection when the file shrinks under the download (%s)',
+    'closes the connection when the file shrinks during the download (%s)',
     async (encoding) => {
       await writeFile(path, randomBytes(50_000_000));
       const response = await get({ 'accept-encoding': encoding });
@@ -176,7 +173,7 @@ describe('downloading', () => {
   );
 
   it.each(['identity', 'gzip, identity;q=0'])(
-    'sends what the file had when the download began, though it grows (%s)',
+    'sends the content of the file when the download began, even if it grows (%s)',
     async (encoding) => {
       const bytes = randomBytes(20_000_000);
       await writeFile(path, bytes);
@@ -186,7 +183,7 @@ describe('downloading', () => {
     },
   );
 
-  it('tells missing files, directories, devices and unknown users apart', async () => {
+  it('distinguishes missing files, directories, devices and unknown users', async () => {
     const missing = await fetch(files.url(join(directory, 'none')));
     expect((await errorOf(missing)).message).toBe(
       `path '${join(directory, 'none')}' does not exist`,
@@ -210,14 +207,18 @@ describe('downloading', () => {
   });
 });
 
-interface RawAnswer {
+interface RawResponse {
   status: number | undefined;
   headers: NodeJS.Dict<string | string[]>;
   body: Buffer;
 }
 
 /** Without fetch, which unpacks and which sets headers of its own. */
-function rawGet(path: string, headers: Record<string, string>, method = 'GET'): Promise<RawAnswer> {
+function rawGet(
+  path: string,
+  headers: Record<string, string>,
+  method = 'GET',
+): Promise<RawResponse> {
   return new Promise((resolve, reject) => {
     const request = httpRequest(files.url(path), { headers, method }, (response) => {
       const chunks: Buffer[] = [];

@@ -30,7 +30,7 @@ export async function handleDownload(
   const path = context.resolvePath(query.get('path') ?? '', user);
   await assertReadable(path);
   const wanted = wantedEncoding(request.headersDistinct['accept-encoding']?.join(','));
-  // A FIFO put in the file's place meanwhile would block: hence O_NONBLOCK.
+  // A FIFO that replaced the file meanwhile would block, so O_NONBLOCK.
   await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   const stats = await file.stat({ bigint: true });
   const head = await readHead(file);
@@ -39,7 +39,7 @@ export async function handleDownload(
   response.setHeader('Content-Type', mediaTypeOf(path, head.subarray(0, SNIFF_BYTES)));
   const encoding = await chooseEncoding(wanted, request, path, head);
   const download = new Download(request, response, file, Number(stats.size));
-  // The files of proc and sysfs say that they are empty, and are not.
+  // The files of proc and sysfs have size 0, but are not empty.
   if (stats.size === 0n && head.length > 0) {
     return await download.sendUncounted(encoding, readAll(file));
   }
@@ -48,7 +48,7 @@ export async function handleDownload(
 
 type Encoding = 'gzip' | 'identity';
 
-/** As in E2B, ranges and conditions are about the bytes as they are. */
+/** As in E2B, ranges and conditions apply to the uncompressed bytes. */
 async function chooseEncoding(
   wanted: WantedEncoding,
   request: IncomingMessage,
@@ -104,13 +104,13 @@ class Download {
     }
     const whole = { first: 0, last: this.#size - 1 };
     if (encoding === 'identity') return this.#sendBytes(whole);
-    // The packed bytes are other bytes: they need another tag.
+    // The compressed bytes differ, so they need another ETag.
     response.setHeader('ETag', `W/${validators.etag}`);
     response.removeHeader('Accept-Ranges');
     return this.sendUncounted('gzip', readRange(this.#file, whole));
   }
 
-  /** Bytes of whose number nothing is known before the last of them is sent. */
+  /** Sends a file of unknown size. */
   async sendUncounted(encoding: Encoding, bytes: AsyncIterable<Buffer>): Promise<void> {
     if (encoding === 'gzip') this.#response.setHeader('Content-Encoding', 'gzip');
     if (this.#request.method === 'HEAD') return this.#end(200);

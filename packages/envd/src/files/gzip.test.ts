@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { gzip } from './gzip.ts';
 
 const BLOCK = 256 * 1024;
-const text = Buffer.alloc(BLOCK, 'the same words again and again\n');
+const text = Buffer.alloc(BLOCK, 'the same text again and again\n');
 const random = randomBytes(BLOCK);
 
 async function pieces(...chunks: Buffer[]): Promise<Buffer[]> {
@@ -22,7 +22,7 @@ it.each([
   ['a byte', [Buffer.from('x')]],
   ['a block and a byte', [Buffer.concat([text, Buffer.from('x')])]],
   ['empty chunks', [Buffer.alloc(0), text, Buffer.alloc(0)]],
-  ['random and other blocks by turns', [random, text, random, random, text]],
+  ['random and other blocks alternating', [random, text, random, random, text]],
   ['a random block that begins like text', [Buffer.concat([text.subarray(0, 20_000), random])]],
   [
     'stored blocks of the greatest length',
@@ -34,7 +34,7 @@ it.each([
   expect(gunzipSync(packed).equals(Buffer.concat(chunks))).toBe(true);
 });
 
-it('adds next to nothing to random bytes, and hands each block out in one piece', async () => {
+it('adds next to nothing to random bytes, and yields each block in one piece', async () => {
   const packed = await pieces(random, random);
   const lengths = packed.map((piece) => piece.length);
   // Header, blocks, trailer: a client that is slow with many small pieces gets few large ones.

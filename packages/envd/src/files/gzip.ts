@@ -3,25 +3,25 @@ import { promisify } from 'node:util';
 import { constants, crc32, deflateRaw as deflateRawCallback } from 'node:zlib';
 
 /*
- * Gzip for files on their way to a client on a fast network: the processor, not the
- * line, is what a download waits for. So it is level 1, and what does not shrink is not
- * compressed: as a whole where that can be known beforehand, else block by block.
+ * Gzip for downloads over a fast network, where the processor is the bottleneck. So it uses
+ * level 1, and incompressible content is not compressed: as a whole where that can be
+ * determined beforehand, else block by block.
  *
- * createGzip() would deflate random bytes at a tenth of the speed at which they can be
- * sent, and hand them out in pieces of 16 KiB, from which the fetch of Node 20 takes time
- * that is quadratic in the size of the file.
+ * createGzip() would deflate random bytes at a tenth of the speed at which they can be sent,
+ * and yield them in pieces of 16 KiB, which Node 20's fetch processes in time quadratic in the
+ * size of the file.
  */
 
-/** What is compressed at once, and sent in one piece. Matches are not found across blocks. */
+/** The size of blocks, each compressed and sent in one piece. Matches are not found across blocks. */
 const BLOCK_BYTES = 256 * 1024;
-/** What is tried to learn whether a block, or a file, is worth compressing. */
+/** The sample that decides whether a block, or a file, is worth compressing. */
 const SAMPLE_BYTES = 16 * 1024;
 /** Saving less than an eighth is not worth the time. */
 const WORTHWHILE = 7 / 8;
 /** The longest stored block of RFC 1951, section 3.2.4. */
 const STORED_BYTES = 0xffff;
 
-/** Of these an early part may shrink; the bulk does not. */
+/** Of these formats the beginning may be compressible; the bulk is not. */
 const COMPRESSED_EXTENSIONS = new Set(
   (
     '7z aac apk avif br bz2 crx deb docx egg epub flac gif gz heic ipa jar jpeg jpg jxl lz4 lzma m4a m4v mkv mov ' +
@@ -67,7 +67,7 @@ const LAST_BLOCK = Buffer.from([1, 0, 0, 0xff, 0xff]);
 
 const deflateRaw = promisify(deflateRawCallback);
 
-/** Deflate blocks that begin and end at a byte, so that others can be put behind them. */
+/** Deflate blocks that begin and end at a byte boundary, so that others can follow. */
 async function deflateOrStore(block: Buffer): Promise<Buffer> {
   if (!(await shrinks(block))) return store(block);
   const deflated = await deflate(block);
@@ -83,7 +83,7 @@ function deflate(bytes: Buffer): Promise<Buffer> {
   return deflateRaw(bytes, {
     level: constants.Z_BEST_SPEED,
     finishFlush: constants.Z_SYNC_FLUSH,
-    // Room for all of the result: it comes in one piece.
+    // Large enough for the whole result, which is returned in one piece.
     chunkSize: Math.max(constants.Z_MIN_CHUNK, bytes.length),
   });
 }

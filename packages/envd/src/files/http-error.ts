@@ -2,7 +2,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import { TorporError } from '@torpor/protocol';
 import { errnoName } from '../filesystem/errors.ts';
 
-/** A refusal with the HTTP status that E2B's envd gives it. */
+/** An error with the HTTP status that E2B's envd returns. */
 export class HttpError extends Error {
   override readonly name = 'HttpError';
   readonly status: number;
@@ -13,10 +13,9 @@ export class HttpError extends Error {
   }
 
   /**
-   * The HttpError for anything that was thrown: ConnectErrors and TorporErrors by their
-   * code, errors of the file system by their errno (a full disk 507, what the sandbox has
-   * run out of 503, a path that cannot be that of a file 400), else 500. `what` failed is
-   * said of the latter.
+   * The HttpError for anything that was thrown: ConnectErrors and TorporErrors by their code,
+   * errors of the file system by their errno (a full disk 507, exhausted resources of the
+   * sandbox 503, an impossible path of a file 400), else 500, with `what` in the message.
    */
   static from(reason: unknown, what?: string): HttpError {
     if (reason instanceof HttpError) return reason;

@@ -9,9 +9,9 @@ import { handleUpload } from './upload.ts';
 export { type FileOperation, type SignedRequest, signatureOf } from './signature.ts';
 
 /**
- * Serves `/files` and `/files/compose`, wire-compatible with E2B. The former checks
- * the access token or the signature itself; the latter relies on the server's check
- * of the token. Never rejects: a failure after the response has begun cuts the connection.
+ * Serves `/files` and `/files/compose`, wire-compatible with E2B. The former checks the access
+ * token or the signature itself; the latter relies on the server's check of the token. Never
+ * rejects: a failure after the response has begun closes the connection.
  */
 export async function handleFiles(
   request: IncomingMessage,
@@ -25,7 +25,7 @@ export async function handleFiles(
     const { status, message } = HttpError.from(error);
     for (const name of HEADERS_OF_A_FILE) response.removeHeader(name);
     sendError(response, status, message);
-    // What is still being sent is read and dropped, so that the client gets the response.
+    // The rest of the request is read and dropped, so that the client gets the response.
     request.unpipe();
     request.resume();
   }

@@ -4,15 +4,15 @@ import { HttpError } from './http-error.ts';
 const HEADER_PREFIX = 'x-metadata-';
 const PRINTABLE_ASCII = /^[\x20-\x7e]*$/;
 
-/** What an attribute's name may have (255 bytes), less the prefix `user.e2b.`. */
+/** The limit of an attribute's name (255 bytes), less the prefix `user.e2b.`. */
 const MAX_KEY_BYTES = 246;
 const XATTR_PREFIX_BYTES = 9;
 const MAX_TOTAL_BYTES = 4096;
 
 /**
- * The metadata that an upload brings in headers `X-Metadata-<key>: <value>`, keys in
- * lower case; of a header that is sent twice the first counts. Throws HttpError 400 for
- * what is not printable ASCII, for a key of over 246 bytes, and for over 4096 in all.
+ * The metadata of an upload, from headers `X-Metadata-<key>: <value>`, keys in lower case; of a
+ * repeated header the first is used. Throws HttpError 400 for what is not printable ASCII, for
+ * a key of over 246 bytes, and for over 4096 in all.
  */
 export function metadataOf(request: IncomingMessage): Record<string, string> {
   const metadata: Record<string, string> = {};

@@ -38,7 +38,7 @@ describe('uploading a form', () => {
       ]),
     });
 
-  it('stores each part under its own name, whatever characters it has', async () => {
+  it('stores each part under its own name, with any characters', async () => {
     const names = [
       'a',
       'sub/b',
@@ -50,7 +50,7 @@ describe('uploading a form', () => {
       "it's;a=b",
     ];
     const data = form(...names.map((name): [string, string] => [join(directory, name), name]));
-    data.append('other', 'passed over');
+    data.append('other', 'ignored');
     const response = await post('', data);
     expect(response.status).toBe(200);
     const stored = (await response.json()) as { path: string }[];
@@ -59,7 +59,8 @@ describe('uploading a form', () => {
   });
 
   it.each([
-    // As these clients send the name behind the arrow; what is escaped by % cannot be told from a % in a name.
+    // As these clients send the name after the arrow; a %-escape cannot be distinguished from a
+    // % in a name.
     ['fetch, curl: a"b', 'filename="a%22b"', 'a%22b'],
     ['fetch, curl: 100%22.txt', 'filename="100%22.txt"', '100%22.txt'],
     ['fetch, curl: a\\b', 'filename="a\\b"', 'a\\b'],
@@ -75,7 +76,7 @@ describe('uploading a form', () => {
     ['a token', 'filename=plain.txt', 'plain.txt'],
     ['in upper case, with blanks', ' FILENAME = "a b" ', 'a b'],
     ['raw UTF-8', 'filename="日本語 🎉"', '日本語 🎉'],
-  ])('takes the name as its sender means it (%s)', async (_client, parameter, name) => {
+  ])('decodes the name as its sender encoded it (%s)', async (_client, parameter, name) => {
     const sent = await postRaw(parameter);
     expect(await sent.json()).toMatchObject([
       { name, path: join(files.guest.directory, 'root', name) },
@@ -86,7 +87,7 @@ describe('uploading a form', () => {
     ['a name that is not UTF-8', Buffer.from('filename="a\xffb"', 'latin1')],
     ['a raw line break in a name', 'filename="a\nb"'],
     ['another charset', "filename*=iso-8859-1''a%E4"],
-  ])('refuses %s rather than store it under another', async (_what, parameter) => {
+  ])('refuses %s instead of storing it under another name', async (_what, parameter) => {
     const response = await postRaw(parameter);
     expect(response.status).toBe(400);
     expect((await errorOf(response)).message).toContain('error parsing multipart form');
@@ -111,7 +112,7 @@ describe('uploading a form', () => {
       expect((await readFile(name, 'utf8')) === contents[at]).toBe(true);
   });
 
-  it('refuses the same path twice, a part without any path, and a torn form', async () => {
+  it('refuses the same path twice, a part without any path, and a truncated form', async () => {
     const path = join(directory, 'twice');
     const twice = await post('', form([path, 'first'], [path, 'second']));
     expect((await errorOf(twice)).message).toContain('multiple files to the same path');

@@ -15,9 +15,9 @@ export interface FilePart {
 const LIMITS = { maxHeaderPairs: 20, maxHeaderSize: 32 * 1024 };
 
 /**
- * Hands the parts named `file` of a multipart body over, one after the other, as
- * they arrive. Throws what the handler throws, which ends the reading, and HttpError
- * 400 for a body that is malformed or cut off.
+ * Calls the handler with the parts named `file` of a multipart body, one after the other, as
+ * they arrive. Throws what the handler throws, which stops the reading, and HttpError 400 for a
+ * malformed or truncated body.
  */
 export async function readFileParts(
   body: Readable,
@@ -35,7 +35,7 @@ export async function readFileParts(
     part.on('header', (header: PartHeader) => {
       try {
         const parameters = parametersOf(header);
-        // Other parts are passed over.
+        // Other parts are ignored.
         if (parameters.get('name') !== 'file') return void part.resume();
         unread.add(part);
         handled = handled.then(async () => {

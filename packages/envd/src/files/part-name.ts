@@ -7,8 +7,8 @@
  * before backslashes only; and some send RFC 5987's `filename*`.
  *
  * So percent signs are never decoded: a file may really be named `100%22.txt`, and no sender
- * says whether it meant that. (E2B does the same.) Backslashes are taken as escapes where all
- * of the text can be read so, else they are part of the name.
+ * says whether it meant that. (E2B does the same.) Backslashes are taken as escapes if all of
+ * them can be, else they are part of the name.
  */
 
 /**
@@ -29,8 +29,8 @@ export function headerParameters(header: string): Map<string, string> {
 }
 
 /**
- * A quoted value ends at a quote with a semicolon or nothing behind it; of a sender that
- * escapes quotes it is one without a backslash, if there is such a one.
+ * The end of a quoted value is a quote followed by a semicolon or nothing; for a sender that
+ * escapes quotes, one without a backslash, if there is one.
  */
 const PARAMETER = /;\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*|[^"]*)"(?=\s*(?:;|$))|([^;"]*))/gs;
 

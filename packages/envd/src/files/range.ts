@@ -1,16 +1,16 @@
-/** Bytes of a file, both ends included. */
+/** Bytes of a file, first and last inclusive. */
 export interface ByteRange {
   readonly first: number;
   readonly last: number;
 }
 
-/** More would only make the server work. */
+/** More ranges would only cost the server time. */
 const MAX_RANGES = 100;
 
 /**
- * What a `Range` header (RFC 9110, section 14.2) asks of a file of `size` bytes: one
- * range, `unsatisfiable` (416), or `all` for a header that is malformed, not in bytes,
- * or asks for several separate pieces, to which a server may respond with the whole file.
+ * Parses a `Range` header (RFC 9110, section 14.2) for a file of `size` bytes: one range,
+ * `unsatisfiable` (416), or `all` for a header that is malformed, not in bytes, or asks for
+ * several separate pieces, to which a server may respond with the whole file.
  */
 export function parseRange(header: string, size: number): ByteRange | 'all' | 'unsatisfiable' {
   const specifiers = /^bytes=(.+)$/i.exec(header.trim())?.[1]?.split(',');

@@ -5,9 +5,8 @@ import { errnoName } from '../filesystem/errors.ts';
 import { HttpError } from './http-error.ts';
 
 /**
- * The body of a request as its sender meant it: unpacked if `Content-Encoding` is
- * gzip. Throws HttpError 400 for another encoding; reading it throws 400 for what
- * is not gzip or ends too early.
+ * The body of a request as its sender meant it: unpacked if `Content-Encoding` is gzip. Throws
+ * HttpError 400 for another encoding; reading it throws 400 for invalid or truncated gzip.
  */
 export function openBody(request: IncomingMessage): Readable {
   const encoding = (request.headers['content-encoding'] ?? 'identity').trim().toLowerCase();
@@ -18,7 +17,7 @@ export function openBody(request: IncomingMessage): Readable {
   const gunzip = createGunzip();
   // It can fail before it is read; a later reader gets the error.
   gunzip.on('error', () => undefined);
-  // Destroying the request would cut the connection that the response needs.
+  // Destroying the request would close the connection that the response needs.
   request.once('close', () => {
     if (!request.complete) gunzip.destroy(new HttpError(400, 'the request was cut off'));
   });
@@ -26,8 +25,8 @@ export function openBody(request: IncomingMessage): Readable {
 }
 
 /**
- * Reads a body without destroying it when reading ends early, so that the
- * connection can still carry the response. Throws HttpError 400 if it is cut off.
+ * Reads a body without destroying it when reading stops early, so that the response can still
+ * be sent on the connection. Throws HttpError 400 if it is truncated.
  */
 export async function* chunksOf(body: Readable): AsyncGenerator<Buffer> {
   try {

@@ -44,7 +44,7 @@ describe('authorization', () => {
   };
   const now = () => Math.floor(Date.now() / 1000);
 
-  it('lets the token and valid signatures pass', async () => {
+  it('accepts the token and valid signatures', async () => {
     const path = join(directory, 'file');
     expect((await files.put(path, 'x', { 'x-access-token': token })).status).toBe(200);
     expect((await fetch(signed(path, 'read'))).status).toBe(200);
@@ -58,7 +58,7 @@ describe('authorization', () => {
     expect(await upload.json()).toMatchObject([{ path: join(files.guest.home, 'hello.txt') }]);
   });
 
-  it('takes the user of a signed request from what is signed', async () => {
+  it('takes the user of a signed request from the signed parameters', async () => {
     const path = join(directory, 'file');
     const upload = await fetch(signed(path, 'write', { username: 'alice' }), {
       method: 'POST',
@@ -72,8 +72,8 @@ describe('authorization', () => {
   it('refuses everything else, and writes nothing then', async () => {
     const path = join(directory, 'file');
     const message = async (response: Promise<Response>) => {
-      const answer = await response;
-      return [answer.status, (await errorOf(answer)).message];
+      const refusal = await response;
+      return [refusal.status, (await errorOf(refusal)).message];
     };
     expect(await message(files.put(path, 'x'))).toEqual([401, 'missing signature query parameter']);
     expect(await message(files.put(path, 'x', { 'x-access-token': 'wrong' }))).toEqual([

@@ -9,12 +9,12 @@ import { HttpError } from './http-error.ts';
 export type FileOperation = 'read' | 'write';
 
 export interface SignedRequest {
-  /** The `path` parameter exactly as sent; relative ones stay so. */
+  /** The `path` parameter exactly as sent; relative ones are not resolved. */
   readonly path: string;
   readonly operation: FileOperation;
   /** The `username` parameter; empty for the default user. */
   readonly username: string;
-  /** Unix time in seconds after which the signature is void. */
+  /** Unix time in seconds after which the signature is invalid. */
   readonly expiration?: number | undefined;
 }
 
@@ -28,9 +28,9 @@ export function signatureOf(request: SignedRequest, accessToken: string): string
 }
 
 /**
- * Lets a request for a file pass if the sandbox has no token yet, if it carries the
- * token in `X-Access-Token`, or if its query is signed with it. Throws HttpError 401,
- * or 400 for an expiration that is no number.
+ * Accepts a request for a file if the sandbox has no token yet, if it has the token in
+ * `X-Access-Token`, or if its query is signed with it. Throws HttpError 401, or 400 for an
+ * expiration that is not a number.
  */
 export function authorizeFileRequest(
   request: IncomingMessage,
@@ -65,7 +65,7 @@ export function authorizeFileRequest(
 
 /**
  * The user of a request for a file: as for other calls ({@link EnvdContext.userOfCall}), with
- * the parameter `username` for E2B's. It alone is what a signature covers, so a signed URL
+ * the parameter `username` for E2B's. A signature covers only the latter, so a signed URL
  * cannot be used with the header.
  */
 export function userOfFileRequest(

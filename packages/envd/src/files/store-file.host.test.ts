@@ -43,7 +43,7 @@ describe('a full disk', () => {
     expect((await files.put(join(mount, 'new'), Buffer.alloc(1_000_000))).status).toBe(200);
   });
 
-  it('keeps an old file that a small new content has no room for', async () => {
+  it('keeps an old file if there is no space for a small new content', async () => {
     await writeFile(join(mount, 'old'), 'precious');
     await writeFile(join(mount, 'filler'), Buffer.alloc(1_800_000));
     expect((await files.put(join(mount, 'old'), Buffer.alloc(900_000, 1))).status).toBe(507);
@@ -54,7 +54,7 @@ describe('a full disk', () => {
 });
 
 describe('metadata', () => {
-  it('is kept with the file, told in the response, and replaced by the next upload', async () => {
+  it('is stored with the file, returned in the response, and replaced by the next upload', async () => {
     const path = join(directory, 'file');
     const first = await files.put(path, 'x', {
       'X-Metadata-Author': 'ann',
@@ -70,7 +70,7 @@ describe('metadata', () => {
     expect(readMetadata(join(directory, 'large'))).toEqual({ a: 'b' });
   });
 
-  it('is refused where the file system cannot keep it, and the file with it', async () => {
+  it('is refused where the file system cannot store it, and so is the file', async () => {
     execFileSync('mount', ['-t', 'ramfs', 'ramfs', directory]);
     try {
       const refused = await files.put(join(directory, 'file'), 'x', { 'x-metadata-a': 'b' });

@@ -12,20 +12,20 @@ import { HttpError } from './http-error.ts';
 /*
  * How an upload becomes a file.
  *
- * The body is received completely before the destination is touched: in memory, or in
- * a nameless file that the kernel drops by itself if we die. Then
+ * The body is received completely before the destination is touched: in memory, or in a
+ * nameless file that the kernel removes if we exit. Then
  *
- * - a new file is made in one step, by giving the nameless file its name, or by writing
- *   it from memory; if that fails the name is taken away again;
- * - an existing file is overwritten where it is, so that hard links, symbolic links,
- *   mounts and open descriptors keep meaning the same file, and its mode stays. Its
+ * - a new file is created in one step, by linking the nameless file, or by writing it from
+ *   memory; if that fails it is removed again;
+ * - an existing file is overwritten in place, so that hard links, symbolic links, mounts and open
+ *   descriptors still refer to the same file, and its mode is kept. Its
  *   blocks are reserved first: a full disk is found before the old content is touched.
  *   (Renaming a new file over it would be simpler, and would break all of these; writing
- *   while receiving would need no space for both contents, and would leave half of each
- *   when the client goes.)
+ *   while receiving would not need space for both contents, and would leave half of each when the
+ *   client disconnects.)
  *
- * Either way the directory's watchers see CREATE or WRITE of the file's own name, and no
- * names but that. As in E2B the file then belongs to the user.
+ * Either way the directory's watchers see CREATE or WRITE of the file's own name, and no other
+ * names. As in E2B the file then belongs to the user.
  */
 
 export interface StoreOptions {
@@ -33,14 +33,14 @@ export interface StoreOptions {
   readonly metadata: Readonly<Record<string, string>>;
 }
 
-/** As many symbolic links as the kernel follows. */
+/** The kernel's limit of symbolic links. */
 const MAX_LINKS = 40;
 
 /**
- * Stores a body as the file at an absolute path; missing parents are made for the
- * user. If anything fails, an existing file is as before, and there is no new one, nor
- * new parents. Throws HttpError 400 for a path that is a directory or no regular
- * file, and the errors of reading and of the file system (`ENOSPC`, …).
+ * Stores a body as the file at an absolute path; missing parents are created for the user. On
+ * failure, an existing file is unchanged, and no new file or parents are left. Throws HttpError
+ * 400 for a path that is a directory or no regular file, and the errors of reading and of the
+ * file system (`ENOSPC`, …).
  */
 export async function storeFile(
   path: string,
@@ -103,7 +103,7 @@ async function createByWriting(
 /** Why linkat(2) may refuse: the nameless file was unlinked, or its file system cannot do it. */
 const UNLINKABLE = new Set(['ENOENT', 'EXDEV', 'ENOTSUP', 'EPERM']);
 
-/** Returns false if the file cannot get a name. */
+/** Returns false if the file cannot be linked. */
 async function createByLink(
   path: string,
   file: FileHandle,
@@ -122,9 +122,9 @@ async function createByLink(
 }
 
 /**
- * Writes the first byte again. Watchers of the directory were told of a new file;
- * that it was written too they learn by a write through its name. If somebody has
- * removed the file by now, there is nothing to tell.
+ * Writes the first byte again. Watchers of the directory have got a CREATE; a write through the
+ * file's name makes them get a WRITE too. If the file was removed by now, there is nothing to
+ * report.
  */
 async function touchContent(path: string): Promise<void> {
   await using file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
@@ -152,7 +152,7 @@ function setMetadata(file: FileHandle, metadata: Readonly<Record<string, string>
   }
 }
 
-/** Writes from where a newly opened file begins; without positions, which proc does not take. */
+/** Writes from the beginning of a newly opened file; without positions, which proc does not support. */
 async function writeAll(file: FileHandle, content: Content): Promise<void> {
   for await (const chunk of content.chunks()) {
     for (let offset = 0; offset < chunk.length; ) {
@@ -177,7 +177,7 @@ function assertRegular(path: string, stats: Stats): Stats {
   return stats;
 }
 
-/** Where a new file has to be made for a path that may be a link to nothing. */
+/** The path at which to create a new file for a path that may be a dangling link. */
 async function followDanglingLinks(path: string): Promise<string> {
   let current = path;
   for (let links = 0; links < MAX_LINKS; links++) {
@@ -199,7 +199,7 @@ async function followDanglingLinks(path: string): Promise<string> {
 
 const locks = new Map<string, Promise<void>>();
 
-/** Puts uploads to one path in place one after the other, so that they do not mix. */
+/** Serialises uploads to one path, so that they do not mix. */
 async function withPathLock<T>(path: string, work: () => Promise<T>): Promise<T> {
   const before = locks.get(path) ?? Promise.resolve();
   const mine = before.then(work);

@@ -75,7 +75,7 @@ describe('uploading a raw body', () => {
     },
   );
 
-  it('overwrites the same file: links, mode and descriptors stay', async () => {
+  it('overwrites the same file: links, mode and descriptors are kept', async () => {
     const path = join(directory, 'file');
     await writeFile(path, 'a longer old content');
     await chmod(path, 0o600);
@@ -93,7 +93,7 @@ describe('uploading a raw body', () => {
     expect((await lstat(join(directory, 'soft'))).isSymbolicLink()).toBe(true);
   });
 
-  it('makes the target of a link that leads nowhere', async () => {
+  it('creates the target of a dangling link', async () => {
     await mkdir(join(directory, 'sub'));
     await symlink('sub/target', join(directory, 'soft'));
     expect((await files.put(join(directory, 'soft'), 'x')).status).toBe(200);
@@ -149,7 +149,7 @@ describe('uploading a raw body', () => {
     }
   });
 
-  it('leaves no trace of an upload that breaks off', async () => {
+  it('leaves no trace of an aborted upload', async () => {
     const old = join(directory, 'old');
     await writeFile(old, 'precious');
     for (const path of [old, join(directory, 'p/q/new')]) {
@@ -181,14 +181,14 @@ describe('uploading a raw body', () => {
   });
 });
 
-/** Sends part of a body that is announced longer, waits until it is sent, and hangs up. */
+/** Sends part of a body, waits until it is sent, and disconnects. */
 async function breakOff(path: string, size: number): Promise<void> {
   const upload = partialUpload(path, size);
   await upload.begun;
   upload.breakOff();
 }
 
-/** An upload of which one half is sent, and the other when it is told to. */
+/** An upload that sends one half at once, and the other on request. */
 function partialUpload(path: string, size = 1000) {
   const request = httpRequest(files.url(path), {
     method: 'POST',

@@ -86,7 +86,7 @@ class Upload {
   }
 }
 
-/** Throws HttpError 400 for a path that can only be a directory's. */
+/** Throws HttpError 400 for a path that can only be a directory. */
 export function resolveFilePath(context: EnvdContext, requested: string, user: User): string {
   const path = context.resolvePath(requested, user);
   if (requested.endsWith('/')) throw new HttpError(400, `path is a directory: ${path}`);

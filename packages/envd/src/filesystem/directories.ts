@@ -5,10 +5,10 @@ import type { User } from '../users.ts';
 import { errnoName, isMissing } from './errors.ts';
 
 /**
- * Makes a directory and the parents that it lacks, mode 0755, each owned by the
- * user; what exists already keeps its owner. Returns the directories that were made,
- * outermost first. Throws ConnectError `invalid_argument` if something on the way is
- * not a directory, else Node's errors; what was made until then is removed again.
+ * Creates a directory and its missing parents, mode 0755, each owned by the user; existing ones
+ * keep their owner. Returns the directories that were created, outermost first. Throws
+ * ConnectError `invalid_argument` if a part of the path is not a directory, else Node's errors;
+ * what was created until then is removed again.
  */
 export async function ensureDirectories(path: string, user: User): Promise<string[]> {
   const missing: string[] = [];
@@ -38,13 +38,13 @@ export async function removeDirectories(made: readonly string[]): Promise<void> 
     try {
       await rmdir(directory);
     } catch {
-      // Somebody uses it by now: it stays, and so do its parents.
+      // It is in use by now, so it is kept, with its parents.
       return;
     }
   }
 }
 
-/** Returns false if somebody else made the directory in the meantime. */
+/** Returns false if the directory was created by another process in the meantime. */
 async function makeOwned(directory: string, user: User): Promise<boolean> {
   try {
     await mkdir(directory, 0o755);

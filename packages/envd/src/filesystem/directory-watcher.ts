@@ -7,22 +7,20 @@ import { envdFilesystem, TorporError } from '@torpor/protocol';
 import { errnoName, filesystemError, isMissing } from './errors.ts';
 
 /*
- * A watch of one directory, or of a tree, by inotify. inotify watches single
- * directories, so a tree needs a watch on each of its directories, and three things
- * have to be got right:
+ * A watch of one directory, or of a tree, by inotify. inotify watches single directories, so a
+ * tree needs a watch on each of its directories, with three difficulties:
  *
- * - A directory that appears is watched at once, but what was put into it before
- *   would go unnoticed. It is therefore listed after the watch was attached, and its
- *   entries are reported as created. An entry made between the two is seen twice;
- *   the second sighting is dropped. It is known as such because it is in the kernel's
- *   queue when the listing ends: everything queued until then is read, and a marker
- *   behind it ends the dropping.
- * - A directory that is renamed keeps its watch (which belongs to the inode), so the
- *   tree of names has to follow. Both halves of a rename carry the same cookie; a
- *   first half whose second does not come has left the tree, and is no longer watched.
- * - Events can be lost, in the kernel's queue or in ours, which are both bounded. Then
- *   the watch fails with `data_loss`, after all that was not lost: a client that relies on
- *   it has to look for themselves.
+ * - A new directory is watched at once, but entries created in it before would be missed. It is
+ *   therefore listed after the watch was added, and its entries are reported as created. An entry
+ *   created between the two is seen twice; the second event is dropped. It is recognised because
+ *   it is in the kernel's queue when the listing finishes: everything queued until then is read,
+ *   and a marker after it stops the dropping.
+ * - A renamed directory keeps its watch (which belongs to the inode), so the tree of names is
+ *   updated. Both halves of a rename have the same cookie; if the second half is missing, the
+ *   directory has left the tree, and is no longer watched.
+ * - Events can be lost, in the kernel's queue or in ours, which are both bounded. Then the watch
+ *   fails with `data_loss`, after all events that were not lost, and the client must list the
+ *   directory again.
  *
  * Events are read as soon as the event loop polls, and handled one after the other.
  */
@@ -43,26 +41,26 @@ const MASK =
 /** Twice the kernel's own default queue (fs.inotify.max_queued_events). */
 const MAX_PENDING = 32_768;
 
-/** How the kernel calls a file that was opened with O_TMPFILE, and is in no directory. */
+/** The kernel's name of a file that was opened with O_TMPFILE, and is in no directory. */
 const NAMELESS = /^(#\d+|\/)$/;
 
-/** How long the second half of a rename may be behind the first. */
+/** How long the second half of a rename may take to follow the first. */
 const RENAME_GRACE_MS = 100;
 
 export interface WatchOptions {
   readonly recursive: boolean;
-  /** Watch directories on NFS, SMB, FUSE and the like, where others' changes go unnoticed. */
+  /** Watch directories on NFS, SMB, FUSE and the like, where changes by other hosts are missed. */
   readonly allowNetworkMounts: boolean;
 }
 
 export interface WatchHandlers {
   /** `name` is relative to the watched directory, which itself is `.`. Awaited before the next. */
   event(name: string, type: envdFilesystem.EventType): void | Promise<void>;
-  /** Called once, nothing follows: without an error when the watched directory no longer exists. */
+  /** Called once, as the last call: without an error when the watched directory no longer exists. */
   end(error?: ConnectError): void;
 }
 
-/** One watched directory. Its place in the tree is its name. */
+/** One watched directory. Its name is its path in the tree. */
 interface Node {
   watch: number;
   name: string;
@@ -90,9 +88,9 @@ export class DirectoryWatcher implements Disposable {
   #open = true;
 
   /**
-   * Watches a directory from now on; what happens while the tree is being walked
-   * is reported too. Throws the ConnectError of `sandbox_exhausted` if the kernel's limits
-   * of watches or instances are reached, `not_found`, …
+   * Watches a directory from now on; events while the tree is being walked are reported too.
+   * Throws the ConnectError of `sandbox_exhausted` if the kernel's limits of watches or
+   * instances are reached, `not_found`, …
    */
   static async start(
     path: string,
@@ -150,7 +148,7 @@ export class DirectoryWatcher implements Disposable {
     void this.#work();
   }
 
-  /** Handles what is pending; at most one call of it is at work. */
+  /** Handles pending events; at most one call runs at a time. */
   async #work(): Promise<void> {
     if (this.#working) return;
     this.#working = true;
@@ -187,7 +185,7 @@ export class DirectoryWatcher implements Disposable {
       if (!node.listed?.delete(name)) await this.#report(node, name, CREATE);
       if (isDirectory && this.#options.recursive) await this.#adopt(node, event);
     } else if (mask & (IN.MODIFY | IN.ATTRIB)) {
-      if (NAMELESS.test(name) && (await this.#isGone(node, name))) return;
+      if (NAMELESS.test(name) && (await this.#isMissing(node, name))) return;
       await this.#report(node, name, mask & IN.MODIFY ? WRITE : CHMOD);
     } else if (mask & IN.DELETE) {
       node.listed?.delete(name);
@@ -234,8 +232,8 @@ export class DirectoryWatcher implements Disposable {
   }
 
   /**
-   * Watches what a new directory holds, and reports it. A file of a directory that
-   * was made here was written here too; one that was moved in was not.
+   * Watches and reports the contents of a new directory. A file of a directory that was created
+   * here was written here too; one that was moved in was not.
    */
   async #reportContents(directory: Node, origin: 'made' | 'moved in'): Promise<void> {
     const unfinished = [directory];
@@ -267,7 +265,7 @@ export class DirectoryWatcher implements Disposable {
     return stats?.isFile() === true && stats.size > 0;
   }
 
-  async #isGone(node: Node, name: string): Promise<boolean> {
+  async #isMissing(node: Node, name: string): Promise<boolean> {
     return (await this.#statOf(node, name)) === undefined;
   }
 
@@ -280,7 +278,7 @@ export class DirectoryWatcher implements Disposable {
     }
   }
 
-  /** Watches everything below a directory, without a report. */
+  /** Watches everything below a directory, without reporting it. */
   async #attachChildren(directory: Node): Promise<void> {
     const unfinished = [directory];
     for (let node = unfinished.pop(); node !== undefined; node = unfinished.pop()) {
@@ -317,7 +315,7 @@ export class DirectoryWatcher implements Disposable {
         children: new Map(),
         listed: undefined,
       };
-      // A mount that shows its own parents again would make the tree of names endless.
+      // A bind mount of its own parents would make the tree of names endless.
       if (isAncestor(node, parent)) return undefined;
       this.#nodes.set(watch, node);
       this.#place(node, parent, name);
@@ -363,7 +361,7 @@ export class DirectoryWatcher implements Disposable {
     this.#nodes.delete(node.watch);
   }
 
-  /** The kernel has ended the watch: the directory is removed or unmounted. */
+  /** The kernel has removed the watch: the directory was removed or unmounted. */
   #forget(node: Node): void {
     this.#nodes.delete(node.watch);
     if (node.parent?.children.get(node.name) === node) node.parent.children.delete(node.name);

@@ -11,10 +11,9 @@ import { readMetadata } from './metadata.ts';
 export type EntryInfoInit = MessageInitShape<typeof envdFilesystem.EntryInfoSchema>;
 
 /**
- * What there is at a path. A symbolic link has the type, the mode and the metadata of
- * what it points to, its own size, time, owner and permissions, and the resolved path in
- * `symlinkTarget`; a link that leads nowhere is a `SYMLINK` whose target is itself.
- * Throws the errors of lstat(2).
+ * Describes the entry at a path. A symbolic link has the type, the mode and the metadata of its
+ * target, its own size, time, owner and permissions, and the resolved path in `symlinkTarget`;
+ * a dangling link is a `SYMLINK` whose target is itself. Throws the errors of lstat(2).
  */
 export async function entryInfo(path: string, users: UserDatabase): Promise<EntryInfoInit> {
   const own = await lstat(path, { bigint: true });

@@ -1,10 +1,10 @@
 import { Code, ConnectError } from '@connectrpc/connect';
 import { type ErrorCode, TorporError } from '@torpor/protocol';
 
-/** What a failed system call means to the caller of an RPC. */
+/** The RPC's error code for a failed system call. */
 const CODE_OF_ERRNO: Readonly<Record<string, Code>> = {
   ENOENT: Code.NotFound,
-  // A parent of the path is a file, so nothing can be at the path.
+  // A parent of the path is a file, so the path cannot exist.
   ENOTDIR: Code.NotFound,
   ESRCH: Code.NotFound,
   EEXIST: Code.AlreadyExists,
@@ -25,7 +25,7 @@ const CODE_OF_ERRNO: Readonly<Record<string, Code>> = {
   ENOTSUP: Code.InvalidArgument,
 };
 
-/** What the sandbox has run out of, which has a code of its own in all interfaces. */
+/** Exhausted resources of the sandbox, with a code of their own in all interfaces. */
 const EXHAUSTED: Readonly<Record<string, ErrorCode>> = {
   ENOSPC: 'sandbox_disk_full',
   EDQUOT: 'sandbox_disk_full',
@@ -35,23 +35,23 @@ const EXHAUSTED: Readonly<Record<string, ErrorCode>> = {
   EFBIG: 'too_large',
 };
 
-/** The name of the errno that an error of Node or of `@torpor/linux` carries. */
+/** The name of the errno in an error of Node or of `@torpor/linux`. */
 export function errnoName(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string'
     ? error.code
     : undefined;
 }
 
-/** Whether nothing exists at a path, as opposed to a path that cannot be looked at. */
+/** Whether the path does not exist, as opposed to other errors. */
 export function isMissing(error: unknown): boolean {
   const name = errnoName(error);
   return name === 'ENOENT' || name === 'ENOTDIR';
 }
 
 /**
- * The ConnectError for a failed operation: `what` says which one, the code is that
- * of the errno, `internal` for an unexpected one. A ConnectError stays as it is. Of a full
- * disk and the like it carries the code of the error table as well.
+ * The ConnectError for a failed operation: `what` says which one, the code is that of the
+ * errno, `internal` for an unexpected one. A ConnectError is returned as it is. For a full disk
+ * and the like it has the code of the error table as well.
  */
 export function filesystemError(what: string, error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;

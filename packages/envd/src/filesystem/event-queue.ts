@@ -1,13 +1,13 @@
 import { Code, ConnectError } from '@connectrpc/connect';
 
 /**
- * A bounded queue between a producer that cannot wait and one consumer. When it is
- * full the producer is told, and the consumer gets what was queued, then the failure.
+ * A bounded queue between a producer that cannot wait and one consumer. When it is full, `push`
+ * returns false, and the consumer gets what was queued, then the failure.
  */
 export class EventQueue<T> {
   readonly #limit: number;
   #items: T[] = [];
-  #ended = false;
+  #closed = false;
   #failure: ConnectError | undefined;
   #wake: (() => void) | undefined;
 
@@ -15,9 +15,9 @@ export class EventQueue<T> {
     this.#limit = limit;
   }
 
-  /** Returns false, and ends the queue with `data_loss`, if it is full. */
+  /** Returns false, and closes the queue with `data_loss`, if it is full. */
   push(item: T): boolean {
-    if (this.#ended) return false;
+    if (this.#closed) return false;
     if (this.#items.length >= this.#limit) {
       this.end(
         new ConnectError(
@@ -33,15 +33,15 @@ export class EventQueue<T> {
   }
 
   end(failure?: ConnectError): void {
-    if (this.#ended) return;
-    this.#ended = true;
+    if (this.#closed) return;
+    this.#closed = true;
     this.#failure = failure;
     this.#wake?.();
   }
 
   /**
-   * Takes all that is queued, perhaps nothing. Once the queue has ended with a
-   * failure and is empty, throws it.
+   * Takes all that is queued, perhaps nothing. Once the queue is closed with a failure and is
+   * empty, throws it.
    */
   take(): T[] {
     if (this.#items.length === 0 && this.#failure !== undefined) throw this.#failure;
@@ -51,12 +51,12 @@ export class EventQueue<T> {
   }
 
   /**
-   * Waits until there is something to take (`ready`), the queue has ended and is
-   * empty (`ended`), or the time is over (`idle`). Rejects with the signal's reason.
+   * Waits until there is something to take (`ready`), the queue is closed and empty (`closed`),
+   * or the time has passed (`idle`). Rejects with the signal's reason.
    */
-  async wait(timeoutMs: number, signal: AbortSignal): Promise<'ready' | 'ended' | 'idle'> {
+  async wait(timeoutMs: number, signal: AbortSignal): Promise<'ready' | 'closed' | 'idle'> {
     signal.throwIfAborted();
-    if (this.#items.length === 0 && !this.#ended) {
+    if (this.#items.length === 0 && !this.#closed) {
       const { promise, resolve } = Promise.withResolvers<void>();
       const timer = setTimeout(resolve, timeoutMs);
       this.#wake = resolve;
@@ -69,6 +69,6 @@ export class EventQueue<T> {
       signal.throwIfAborted();
     }
     if (this.#items.length > 0 || this.#failure !== undefined) return 'ready';
-    return this.#ended ? 'ended' : 'idle';
+    return this.#closed ? 'closed' : 'idle';
   }
 }

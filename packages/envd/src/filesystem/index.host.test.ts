@@ -74,7 +74,7 @@ describe('Stat', () => {
     expect(entry?.symlinkTarget).toBeUndefined();
   });
 
-  it('gives a link the type of its target, and says where it leads', async () => {
+  it('gives a link the type of its target, and returns the target', async () => {
     await mkdir(join(directory, 'real'));
     await symlink('real', join(directory, 'link'));
     const { entry } = await client.stat({ path: join(directory, 'link') });
@@ -88,7 +88,7 @@ describe('Stat', () => {
     });
   });
 
-  it('still describes a link that leads nowhere or in a circle', async () => {
+  it('still describes a dangling or cyclic link', async () => {
     await symlink('nowhere', join(directory, 'broken'));
     await symlink('loop', join(directory, 'loop'));
     const broken = await client.stat({ path: join(directory, 'broken') });
@@ -141,7 +141,7 @@ describe('permissionString', () => {
 });
 
 describe('MakeDir', () => {
-  it('makes the parents too, all of them owned by the user', async () => {
+  it('creates the parents too, all of them owned by the user', async () => {
     const path = join(directory, 'a/b/c');
     const { entry } = await client.makeDir({ path }, AS_ALICE);
     expect(entry).toMatchObject({ path, type: DIRECTORY, mode: 0o755, owner: 'alice' });
@@ -255,7 +255,7 @@ describe('ListDir', () => {
     return entries.map((entry) => entry.path.slice(path.length + 1));
   };
 
-  it('goes as deep as asked, in lexical order, and does not follow links inside', async () => {
+  it('lists down to the given depth, in lexical order, and does not follow links inside', async () => {
     expect(await names(directory)).toEqual(['a', 'b', 'd', 'link']);
     expect(await names(directory, 2)).toEqual(['a', 'b', 'b/c', 'd', 'link']);
     expect(await names(directory, 9)).toEqual(['a', 'b', 'b/c', 'b/c/deep', 'd', 'link']);
@@ -265,7 +265,7 @@ describe('ListDir', () => {
     expect(await names(join(directory, 'link'), 2)).toEqual(['c', 'c/deep']);
   });
 
-  it('tells a missing path, a file and a circle apart', async () => {
+  it('distinguishes a missing path, a file and a cycle', async () => {
     await symlink('loop', join(directory, 'loop'));
     const code = (name: string) => codeOf(client.listDir({ path: join(directory, name) }));
     expect(await code('none')).toBe(Code.NotFound);
@@ -283,7 +283,7 @@ describe('Remove', () => {
     expect(await codeOf(client.stat({ path: join(directory, 'tree') }))).toBe(Code.NotFound);
   });
 
-  it('removes a link and a hard link, not what they stand for', async () => {
+  it('removes a link and a hard link, not their targets', async () => {
     await writeFile(join(directory, 'file'), 'kept');
     await symlink('file', join(directory, 'link'));
     await link(join(directory, 'file'), join(directory, 'hard'));

@@ -22,9 +22,9 @@ export function registerFilesystem(router: ConnectRouter, context: EnvdContext):
 }
 
 /**
- * Implements `filesystem.Filesystem`, wire-compatible with E2B. As there, the daemon
- * does the work with its own permissions, those of root; the requesting user decides
- * where relative paths begin and who owns what is made.
+ * Implements `filesystem.Filesystem`, wire-compatible with E2B. As there, the daemon does the
+ * work with its own permissions, those of root; the requesting user determines the base of
+ * relative paths and the owner of new files.
  */
 export function filesystemService(
   context: EnvdContext,
@@ -86,7 +86,7 @@ async function makeDirectory(path: string, user: User): Promise<void> {
   throw new ConnectError(`directory already exists: ${path}`, Code.AlreadyExists);
 }
 
-/** Removes a file, or a directory with all that it holds; what does not exist is removed already. */
+/** Removes a file, or a directory with all its contents; succeeds if it does not exist. */
 async function removeTree(path: string): Promise<void> {
   if (path === '/') {
     throw new ConnectError('the root directory cannot be removed', Code.InvalidArgument);

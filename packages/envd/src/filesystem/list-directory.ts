@@ -6,18 +6,18 @@ import type { UserDatabase } from '../users.ts';
 import { type EntryInfoInit, entryInfo } from './entry-info.ts';
 import { errnoName, filesystemError, isMissing } from './errors.ts';
 
-/** One response holds them all in memory, about 1 KiB each. */
+/** All entries of a response are in memory, about 1 KiB each. */
 const MAX_ENTRIES = 200_000;
 
-/** Entries that are looked at together; the thread pool works on four at a time. */
+/** Entries that are read together; the thread pool works on four at a time. */
 const AT_ONCE = 64;
 
 /**
- * Describes what a directory holds, down to `depth` levels (1: its own entries),
- * each directory followed by its contents, names in lexical order. A symbolic link
- * at the path itself is followed, others are not; entries that vanish meanwhile are
- * left out. Throws ConnectError `not_found`, `invalid_argument` (not a directory),
- * `failed_precondition` (links in a circle), `resource_exhausted` (over 200,000 entries).
+ * Describes the contents of a directory, down to `depth` levels (1: its own entries), each
+ * directory followed by its contents, names in lexical order. A symbolic link at the path
+ * itself is followed, others are not; entries that are removed meanwhile are left out. Throws
+ * ConnectError `not_found`, `invalid_argument` (not a directory), `failed_precondition` (links
+ * in a circle), `resource_exhausted` (over 200,000 entries).
  */
 export async function listDirectory(
   path: string,

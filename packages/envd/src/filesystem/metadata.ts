@@ -13,7 +13,7 @@ const PREFIX = 'user.e2b.';
 /** A file system without extended attributes, and files of other kinds than regular ones and directories. */
 const WITHOUT_XATTRS = new Set(['ENOTSUP', 'EPERM', 'EACCES', 'ENOENT', 'ELOOP']);
 
-/** The metadata of a file; none where the file system cannot keep any. */
+/** The metadata of a file; none where the file system does not support any. */
 export function readMetadata(target: XattrTarget): Record<string, string> {
   const metadata: Record<string, string> = {};
   try {
@@ -30,9 +30,9 @@ export function readMetadata(target: XattrTarget): Record<string, string> {
 }
 
 /**
- * Makes these the metadata of a file: others that it had are removed. If that fails
- * the file keeps those it had. Throws SystemError, `ENOTSUP` where the file system
- * cannot keep any (not if there are none to keep), `ENOSPC` if it has no room for them.
+ * Replaces the metadata of a file. If that fails the file keeps its previous metadata. Throws
+ * SystemError, `ENOTSUP` where the file system does not support any (not if there are none to
+ * store), `ENOSPC` if it has no space for them.
  */
 export function replaceMetadata(
   target: XattrTarget,

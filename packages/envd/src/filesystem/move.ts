@@ -21,12 +21,12 @@ import { errnoName, filesystemError, isMissing } from './errors.ts';
 import { readMetadata, replaceMetadata } from './metadata.ts';
 
 /**
- * Renames a file or directory, as rename(2): an existing file is replaced, the
- * destination's missing parents are made for the user. Where the kernel refuses to
- * rename (`EXDEV`: another file system, or a directory of an overlay's lower layer)
- * the tree is copied beside the destination, put in place, and then removed at its
- * source. Throws ConnectError `not_found`, `invalid_argument` (into itself),
- * `failed_precondition` (destination is a directory that is not empty, …).
+ * Renames a file or directory, as rename(2): an existing file is replaced, the destination's
+ * missing parents are created for the user. Where the kernel refuses to rename (`EXDEV`:
+ * another file system, or a directory of an overlay's lower layer) the tree is copied beside
+ * the destination, put in place, and then removed at its source. Throws ConnectError
+ * `not_found`, `invalid_argument` (into itself), `failed_precondition` (destination is a
+ * directory that is not empty, …).
  */
 export async function moveEntry(source: string, destination: string, user: User): Promise<void> {
   try {

@@ -13,7 +13,7 @@ export interface TestGuest extends AsyncDisposable {
 
 export const TEST_USER = { name: 'alice', uid: 12_345, group: 'crew', gid: 12_346 } as const;
 
-/** The default user is root, whose home, like alice's, lies in the temporary directory. */
+/** The default user is root, whose home, like alice's, is in the temporary directory. */
 export async function testGuest(accessToken?: string): Promise<TestGuest> {
   const directory = await mkdtemp(join(tmpdir(), 'torpor-envd-'));
   const home = join(directory, 'alice');

@@ -66,7 +66,7 @@ class Watching implements AsyncDisposable {
     this.events.push(...(await client.getWatcherEvents({ watcherId: this.id })).events);
   }
 
-  /** Fetches until this event has come. */
+  /** Fetches until this event has arrived. */
   async until(type: envdFilesystem.EventType, name: string): Promise<this> {
     const found = () => this.events.some((event) => event.type === type && event.name === name);
     await eventually(async () => {
@@ -178,7 +178,7 @@ describe('the events of a directory', () => {
     await events.until(CREATE, 'file');
   });
 
-  it('carries the entry if asked to, and none for what no longer exists', async () => {
+  it('includes the entry on request, and none if it no longer exists', async () => {
     const events = await watch({ includeEntry: true });
     await writeFile(join(root, 'file'), 'hello');
     await events.until(WRITE, 'file');
@@ -189,7 +189,7 @@ describe('the events of a directory', () => {
     expect(events.events.find((event) => event.type === REMOVE)?.entry).toBeUndefined();
   });
 
-  it('says nothing of files without a name, but of those that are called like them', async () => {
+  it('ignores nameless files, but not files with similar names', async () => {
     const events = await watch();
     const nameless = await open(root, O_TMPFILE | constants.O_RDWR);
     await nameless.write('x');
@@ -199,7 +199,7 @@ describe('the events of a directory', () => {
     expect(events.seen).toEqual(['CREATE #123', 'WRITE #123']);
   });
 
-  it('ends with the directory itself', async () => {
+  it('closes when the directory itself is removed', async () => {
     const events = await watch();
     await rmdir(root);
     await events.until(REMOVE, '.');
@@ -266,7 +266,7 @@ describe('a recursive watch', () => {
     expect(events.count(CREATE, 'other/b/inner')).toBe(0);
   });
 
-  it('looks no further into a directory that was moved away', async () => {
+  it('stops watching a directory that was moved away', async () => {
     await mkdir(join(root, 'a'));
     const events = await watch();
     await rename(join(root, 'a'), join(guest.directory, 'away'));
@@ -279,7 +279,7 @@ describe('a recursive watch', () => {
     });
   });
 
-  it('reports what a directory holds that was moved in', async () => {
+  it('reports the contents of a directory that was moved in', async () => {
     await mkdir(join(guest.directory, 'outside/sub'), { recursive: true });
     await writeFile(join(guest.directory, 'outside/sub/file'), 'x');
     const events = await watch();
@@ -290,7 +290,7 @@ describe('a recursive watch', () => {
     await events.until(WRITE, 'in/sub/file');
   });
 
-  it('is not led in a circle by a mount that shows its own parents', async () => {
+  it('does not loop in a bind mount of its own parents', async () => {
     await mkdir(join(root, 'a/b/c'), { recursive: true });
     execFileSync('mount', ['--bind', join(root, 'a'), join(root, 'a/b/c')]);
     try {
@@ -315,7 +315,7 @@ describe('a recursive watch', () => {
 });
 
 describe('limits', () => {
-  it('fails, after what it could keep, when nobody fetches the events', async () => {
+  it('fails, after the queued events, when the events are not fetched', async () => {
     const events = await watch();
     const limit = Number(readFileSync('/proc/sys/fs/inotify/max_queued_events', 'utf8'));
     // Three events each, and none is read meanwhile: nothing here waits.
@@ -360,7 +360,7 @@ describe('limits', () => {
       expect(await codeOf(client.createWatcher({ path: root }))).toBe(Code.InvalidArgument);
       const allowed = client.createWatcher({ path: root, allowNetworkMounts: true });
       expect(await codeOf(allowed)).toBe(Code.PermissionDenied);
-      // Below a local directory it is passed over.
+      // Below a local directory it is skipped.
       await watch({ path: guest.directory });
     } finally {
       execFileSync('umount', ['-l', root]);
@@ -368,7 +368,7 @@ describe('limits', () => {
     }
   });
 
-  it('knows a watcher no more once it is removed', async () => {
+  it('does not find a watcher that was removed', async () => {
     const events = await watch();
     await client.removeWatcher({ watcherId: events.id });
     expect(await codeOf(client.getWatcherEvents({ watcherId: events.id }))).toBe(Code.NotFound);
@@ -377,7 +377,7 @@ describe('limits', () => {
 });
 
 describe('WatchDir', () => {
-  it('streams a start, the events, and ends with the directory', async () => {
+  it('streams a start, the events, and closes with the directory', async () => {
     const seen: string[] = [];
     for await (const { event } of client.watchDir({ path: root, recursive: true })) {
       if (event.case === 'start') await writeFile(join(root, 'file'), '');
@@ -388,7 +388,7 @@ describe('WatchDir', () => {
     expect(seen).toEqual(['CREATE file', 'REMOVE file', 'REMOVE .']);
   });
 
-  it('sends keepalives as often as the header asks', async () => {
+  it('sends keepalives at the interval in the header', async () => {
     const headers = { 'keepalive-ping-interval': '1' };
     const stream = client.watchDir({ path: root }, { headers });
     const cases: (string | undefined)[] = [];
@@ -399,16 +399,16 @@ describe('WatchDir', () => {
     expect(cases).toEqual(['start', 'keepalive', 'keepalive']);
   });
 
-  it('gives its inotify instance back when the client goes', async () => {
+  it('closes its inotify instance when the client disconnects', async () => {
     const instances = () =>
       readdirSync('/proc/self/fd').filter((fd) => linkOf(fd) === 'anon_inode:inotify').length;
     const before = instances();
     const abort = new AbortController();
     const stream = client.watchDir({ path: root }, { signal: abort.signal });
-    const ended = (async () => {
+    const closed = (async () => {
       for await (const { event } of stream) if (event.case === 'start') abort.abort();
     })();
-    await expect(ended).rejects.toThrow();
+    await expect(closed).rejects.toThrow();
     await eventually(async () => {
       if (instances() !== before) throw new Error(`${instances()} instances, ${before} before`);
     });

@@ -14,17 +14,17 @@ import { assertDirectory } from './list-directory.ts';
 type WatchRequest = envdFilesystem.WatchDirRequest | envdFilesystem.CreateWatcherRequest;
 type WatchResponse = MessageInitShape<typeof envdFilesystem.WatchDirResponseSchema>;
 
-/** About 200 bytes each, more with entries: some MiB for a watcher that nobody asks. */
+/** About 200 bytes each, more with entries: some MiB for a watcher whose events are not fetched. */
 const MAX_WAITING_EVENTS = 32_768;
 
-/** Watchers of the polling form live until they are removed. */
+/** Polled watchers exist until they are removed. */
 const MAX_POLLED_WATCHERS = 256;
 
 interface Watch extends Disposable {
   readonly events: EventQueue<envdFilesystem.FilesystemEvent>;
 }
 
-/** The four watch RPCs: a stream, and the same by polling for clients without streams. */
+/** The four watch RPCs: a stream, and polling for clients without streams. */
 export class WatchService {
   readonly #context: EnvdContext;
   readonly #polled = new Map<string, Watch>();
@@ -34,24 +34,25 @@ export class WatchService {
   }
 
   /**
-   * Streams a `start`, then the events of a directory as they happen, and a
-   * `keepalive` whenever nothing was sent for the interval that the header
-   * `Keepalive-Ping-Interval` asks for (seconds; default 90). Ends when the directory
-   * itself is removed or renamed, after that event.
+   * Streams a `start`, then the events of a directory as they happen, and a `keepalive`
+   * whenever nothing was sent for the interval that the header `Keepalive-Ping-Interval` asks
+   * for (seconds; default 90). Closes when the directory itself is removed or renamed, after
+   * that event.
    */
   async *watchDir(
     request: envdFilesystem.WatchDirRequest,
     call: HandlerContext,
   ): AsyncGenerator<WatchResponse> {
     using watch = await this.#open(request, call);
-    // A generator whose client has disconnected is not always resumed: it cannot clean up by itself.
+    // A generator whose client has disconnected is not always resumed: it cannot clean up by
+    // itself.
     call.signal.addEventListener('abort', () => watch[Symbol.dispose](), { once: true });
     call.signal.throwIfAborted();
     yield { event: { case: 'start', value: {} } };
     const silenceMs = keepaliveMs(call.requestHeader);
     for (;;) {
       const state = await watch.events.wait(silenceMs, call.signal);
-      if (state === 'ended') return;
+      if (state === 'closed') return;
       if (state === 'idle') yield { event: { case: 'keepalive', value: {} } };
       for (const event of watch.events.take()) {
         yield { event: { case: 'filesystem', value: event } };
@@ -72,7 +73,7 @@ export class WatchService {
     return { watcherId };
   }
 
-  /** What happened since the last call, in order; nothing is lost between two calls. */
+  /** The events since the last call, in order; none are lost between two calls. */
   getWatcherEvents(request: envdFilesystem.GetWatcherEventsRequest) {
     return { events: this.#find(request.watcherId).events.take() };
   }
@@ -131,7 +132,7 @@ export class WatchService {
 }
 
 async function assertNotOnNetwork(path: string): Promise<void> {
-  // What is wrong with the path otherwise is found when it is looked at.
+  // Other errors of the path are reported when it is watched.
   const type = await fileSystemType(path).catch(() => undefined);
   if (type?.kind !== 'network') return;
   throw new ConnectError(

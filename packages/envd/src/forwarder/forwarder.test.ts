@@ -8,11 +8,11 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { type Forwarder, startForwarder } from './forwarder.ts';
 import { parseListening } from './proc-net-tcp.ts';
 
-/** A loaded machine may take longer than the second that is given by default. */
+/** A loaded machine may take longer than the default of one second. */
 const PATIENCE = { timeout: 20_000 };
 
 /**
- * Stands for the guest's address: loopback, but not the one that the servers listen on, nor
+ * Used as the guest's address: loopback, but neither the one that the servers listen on, nor
  * that of another run of these tests, whose forwarder would serve the same ports.
  */
 const GUEST = `127.77.${(process.pid >> 8) & 0xff}.${(process.pid & 0xff) | 1}`;
@@ -45,7 +45,7 @@ function start(exclude: number[] = []): void {
   forwarder = startForwarder({ address: GUEST, exclude, intervalMs: 20 });
 }
 
-function answers(port: number): Promise<boolean> {
+function accepts(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(port, GUEST);
     socket.once('connect', () => resolve(true));
@@ -61,19 +61,19 @@ describe('the port forwarder', () => {
     async (host) => {
       const port = await serve(host);
       start();
-      await expect.poll(() => answers(port), PATIENCE).toBe(true);
+      await expect.poll(() => accepts(port), PATIENCE).toBe(true);
       const body = 'x'.repeat(3_000_000);
       const response = await fetch(`http://${GUEST}:${port}/`, { method: 'POST', body });
       expect(await response.text()).toBe(body);
       await Promise.all(servers.splice(0).map(close));
-      await expect.poll(() => answers(port), PATIENCE).toBe(false);
+      await expect.poll(() => accepts(port), PATIENCE).toBe(false);
     },
   );
 
   it('forwards servers that start later', async () => {
     start();
     const port = await serve('127.0.0.1');
-    await expect.poll(() => answers(port), PATIENCE).toBe(true);
+    await expect.poll(() => accepts(port), PATIENCE).toBe(true);
   });
 
   it('opens nothing after it was closed, also if it was reading the tables', async () => {
@@ -91,17 +91,17 @@ describe('the port forwarder', () => {
     await rm(directory, { recursive: true });
     start([port]);
     const marker = await serve('127.0.0.1');
-    await expect.poll(() => answers(marker), PATIENCE).toBe(true);
-    expect(await answers(port)).toBe(false);
+    await expect.poll(() => accepts(marker), PATIENCE).toBe(true);
+    expect(await accepts(port)).toBe(false);
   });
 
-  it('leaves excluded ports alone, and those that are served on every address', async () => {
+  it('skips excluded ports, and those that are served on every address', async () => {
     const excluded = await serve('127.0.0.1');
     const everywhere = await serve('0.0.0.0');
     const marker = await serve('127.0.0.1');
     start([excluded]);
-    await expect.poll(() => answers(marker), PATIENCE).toBe(true);
-    expect(await answers(excluded)).toBe(false);
+    await expect.poll(() => accepts(marker), PATIENCE).toBe(true);
+    expect(await accepts(excluded)).toBe(false);
     const response = await fetch(`http://${GUEST}:${everywhere}/`, {
       method: 'POST',
       body: 'itself',

@@ -22,9 +22,9 @@ const PROC_TABLES = ['/proc/net/tcp', '/proc/net/tcp6'];
 const MAX_FORWARDED = 256;
 
 /**
- * Makes servers that listen on loopback only reachable from outside the guest:
- * listens on the same port of the guest's address and passes bytes on, until the
- * server has exited. Ports that something already serves on that address are left alone.
+ * Makes servers that listen on loopback only reachable from outside the guest: listens on the
+ * same port of the guest's address and forwards bytes, until the server has exited. Ports that
+ * are already served on that address are skipped.
  */
 export function startForwarder(options: ForwarderOptions): Forwarder {
   const tables = options.tables ?? PROC_TABLES;
@@ -34,7 +34,7 @@ export function startForwarder(options: ForwarderOptions): Forwarder {
 
   const scan = async (): Promise<void> => {
     const texts = await Promise.all(tables.map((path) => readFile(path, 'latin1').catch(() => '')));
-    // What is opened after a close, nobody would close.
+    // Nothing would close what is opened after a close.
     if (closed) return;
     const listening = texts.flatMap((text) => parseListening(text));
     const summary = listening
@@ -54,7 +54,7 @@ export function startForwarder(options: ForwarderOptions): Forwarder {
       const server = forward(options.address, port, target);
       forwarded.set(port, server);
       server.on('error', () => {
-        // Somebody took the port between the scan and now; the next change is looked at again.
+        // The port was taken since the scan; it is checked again at the next change.
         forwarded.delete(port);
         lastTables = '';
       });

@@ -15,8 +15,8 @@ const EXPOSED = [
 const MAX_AGE_SECONDS = 7200;
 
 /**
- * Lets pages of any origin call: who may call is decided by the access token,
- * which a browser never adds by itself. Responds to a preflight request and returns true.
+ * Allows calls from pages of any origin: calls are authorised by the access token, which a
+ * browser never adds by itself. Responds to a preflight request and returns true.
  */
 export function handleCors(request: IncomingMessage, response: ServerResponse): boolean {
   response.setHeader('Access-Control-Allow-Origin', '*');

@@ -2,8 +2,8 @@ const DEFAULT_KEEPALIVE_SECONDS = 90;
 const MAX_KEEPALIVE_SECONDS = 24 * 3600;
 
 /**
- * After how much silence, in milliseconds, a stream sends a keepalive: what the
- * client's `Keepalive-Ping-Interval` header asks for in seconds, else 90 s.
+ * After how much silence, in milliseconds, a stream sends a keepalive: the client's
+ * `Keepalive-Ping-Interval` header, in seconds, else 90 s.
  */
 export function keepaliveMs(headers: Headers): number {
   const asked = Number.parseInt(headers.get('keepalive-ping-interval') ?? '', 10);

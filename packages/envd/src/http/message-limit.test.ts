@@ -65,7 +65,7 @@ describe.each([
   const client = () =>
     createClient(envdProcess.Process, createTransport({ baseUrl, httpVersion: '1.1', ...options }));
 
-  it('takes a message up to the limit, and says the limit of a longer one', async () => {
+  it('accepts a message up to the limit, and names the limit for a longer one', async () => {
     received = [];
     await client().sendInput({ input: input(FITTING) });
     const error = ConnectError.from(
@@ -82,7 +82,7 @@ describe.each([
     expect(TorporError.from(error).code).toBe('too_large');
   });
 
-  it('takes any number of messages of a stream, and refuses a long one among them', async () => {
+  it('accepts any number of messages of a stream, and refuses a long one among them', async () => {
     received = [];
     async function* messages(...sizes: number[]) {
       for (const size of sizes)

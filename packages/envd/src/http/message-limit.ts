@@ -9,8 +9,8 @@ const UNARY = /^application\/(?:proto|json)\b/;
 
 /**
  * The request, except that reading a message of more than `maxBytes` from it fails with
- * `too_large`. The library's own `readMaxBytes` says `resource_exhausted`, which the
- * clients of E2B call a rate limit.
+ * `too_large`. The library's own `readMaxBytes` returns `resource_exhausted`, which E2B's
+ * clients report as a rate limit.
  */
 export function limitMessages(
   request: UniversalServerRequest,
@@ -21,7 +21,7 @@ export function limitMessages(
     return { ...request, body: limitEnvelopes(request.body, maxBytes) };
   }
   const announced = Number(request.header.get('content-length') ?? 0);
-  // The library would judge by it before it reads.
+  // The library would check it before it reads.
   request.header.delete('content-length');
   return { ...request, body: limitBody(request.body, announced, maxBytes) };
 }

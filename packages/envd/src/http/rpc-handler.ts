@@ -11,17 +11,17 @@ import {
 import { limitMessages, limitUnpacked } from './message-limit.ts';
 
 export interface RpcHandlerOptions extends ConnectRouterOptions {
-  /** The most bytes that a message may have, packed or not. */
+  /** The largest size of a message in bytes, compressed or not. */
   readonly readMaxBytes: number;
   readonly routes: (router: ConnectRouter) => void;
-  /** Responds to requests for paths that are no method's. */
+  /** Responds to requests for paths without a method. */
   readonly fallback: (request: IncomingMessage, response: ServerResponse) => void;
 }
 
 /**
- * A request handler for the methods of a router, like `connectNodeAdapter`, except
- * that a client which leaves in the middle of a response is no failure to report:
- * that is how every watcher and terminal ends.
+ * A request handler for the methods of a router, like `connectNodeAdapter`, except that a
+ * client which disconnects in the middle of a response is not reported as a failure: every
+ * watcher and terminal is closed that way.
  */
 export function rpcHandler(
   options: RpcHandlerOptions,
@@ -33,7 +33,8 @@ export function rpcHandler(
     acceptCompression: acceptCompression.map(limitUnpacked),
   });
   routes(router);
-  // Node loads its web API at the first use. Better now than in the first call of every restored guest.
+  // Node loads its web API at the first use. This does it now instead of in the first call of
+  // every restored guest.
   void new Headers();
   const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
   return (request, response) => {

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 /*
- * What programs can do to /etc before their sandbox is paused, resumed and copied. Real file
- * systems, in a mount namespace of their own.
+ * Damage that programs can do to /etc before their sandbox is paused, resumed and copied. Real
+ * file systems, in a mount namespace of their own.
  */
 
 const NAMES = ['hostname', 'hosts', 'machine-id', 'resolv.conf'] as const;
@@ -14,7 +14,7 @@ type Name = (typeof NAMES)[number];
 type Reading = Readonly<Record<Name, string | null>>;
 
 interface Outcome {
-  /** What `/init` threw for the same sandbox, and for a copy of it. */
+  /** The errors of `/init` for the same sandbox, and for a copy of it. */
   readonly resume: string | null;
   readonly copy: string | null;
   readonly secondCopy: string | null;
@@ -99,13 +99,13 @@ for (const [name, command] of Object.entries(damages)) {
 console.log(JSON.stringify(outcomes));
 `;
 
-/** Where the files can be written, or at least be mounted over: they say who the copy is. */
+/** Where the files can be written, or at least be mounted over: they have the identity of the copy. */
 const CHANGEABLE = [
   ...['nothing', 'a full disk', 'no inodes left', 'a read-only disk', 'an immutable directory'],
   ...['immutable files', 'mounts over the files', 'dangling links', 'links in a circle'],
   ...['named pipes', 'no files', 'a directory in the place of the staged file'],
 ] as const;
-/** Where there is nothing to be changed: then there is nothing that tells of the original either. */
+/** Where there are no files to change: then none has the identity of the original either. */
 const UNCHANGEABLE = [
   ...['directories in the place of the files', 'no /etc', 'a file in the place of /etc'],
   'a link in a circle in the place of /etc',
@@ -131,12 +131,12 @@ describe.runIf(process.getuid?.() === 0)('/init where /etc is damaged', () => {
     rmSync(base, { recursive: true, force: true });
   });
 
-  it('knows all damages', () => {
+  it('covers all kinds of damage', () => {
     expect([...CHANGEABLE, ...UNCHANGEABLE].toSorted()).toEqual(Object.keys(DAMAGES).toSorted());
   });
 
   it.each(Object.keys(DAMAGES) as (keyof typeof DAMAGES)[])(
-    'lets the same sandbox be resumed with %s, and leaves its files alone',
+    'lets the same sandbox be resumed with %s, and does not touch its files',
     (damage) => {
       const { resume, before, afterResume, left } = outcomes[damage];
       expect(resume).toBeNull();
@@ -145,7 +145,7 @@ describe.runIf(process.getuid?.() === 0)('/init where /etc is damaged', () => {
     },
   );
 
-  it.each(CHANGEABLE)('makes copies with %s other machines', (damage) => {
+  it.each(CHANGEABLE)('gives copies with %s an identity of their own', (damage) => {
     const { copy, secondCopy, afterCopy, afterSecondCopy } = outcomes[damage];
     expect([copy, secondCopy]).toEqual([null, null]);
     expect(afterCopy).toMatchObject({
@@ -162,7 +162,7 @@ describe.runIf(process.getuid?.() === 0)('/init where /etc is damaged', () => {
     expect(ours).toEqual(['127.0.1.1\tsecond-copy\t# torpor: this sandbox']);
   });
 
-  it.each(UNCHANGEABLE)('makes copies with %s all the same', (damage) => {
+  it.each(UNCHANGEABLE)('initialises copies with %s all the same', (damage) => {
     const { copy, secondCopy, afterSecondCopy } = outcomes[damage];
     expect([copy, secondCopy]).toEqual([null, null]);
     expect(Object.values(afterSecondCopy).filter((text) => text !== null)).toEqual([]);

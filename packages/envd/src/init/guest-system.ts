@@ -4,7 +4,7 @@ import { addEntropy, setHostname, setSystemClock } from '@torpor/linux';
 import type { InitRequest } from '@torpor/protocol';
 import { SystemFile } from './system-file.ts';
 
-/** A clock that is closer than this is left alone: setting it would only add a jump. */
+/** A clock with a smaller error is not set: that would only add a jump. */
 const CLOCK_TOLERANCE_MS = 50;
 /** Marks the line of /etc/hosts that is ours. */
 const HOSTS_MARK = '# torpor: this sandbox';
@@ -12,7 +12,7 @@ const DEFAULT_HOSTS = '127.0.0.1\tlocalhost\n::1\tlocalhost\n';
 const MIN_ENTROPY_BYTES = 32;
 const MACHINE_ID = /^[0-9a-f]{32}\s*$/;
 
-/** What of the kernel `/init` changes. */
+/** The kernel state that `/init` changes. */
 export interface KernelControls {
   setClock(timeMs: number): void;
   addEntropy(bytes: Uint8Array): void;
@@ -20,12 +20,12 @@ export interface KernelControls {
 }
 
 export interface GuestSystemOptions {
-  /** The directory that stands for /etc. */
+  /** The directory to use as /etc. */
   readonly etc?: string;
   readonly kernel?: KernelControls;
 }
 
-/** A step of `/init` that failed; the guest must not count as this sandbox. */
+/** A step of `/init` that failed; the guest must not be used as this sandbox. */
 export class InitStepError extends Error {
   override readonly name = 'InitStepError';
 
@@ -35,14 +35,14 @@ export class InitStepError extends Error {
 }
 
 /**
- * Makes the system of a booted or restored guest this sandbox's own.
+ * Gives the system of a booted or restored guest the identity of this sandbox.
  *
- * Whatever the programs of the guest did to its files must not keep it from being resumed
- * or copied. So a value that this daemon has applied before, as at every resume of the same
- * sandbox, is not looked at again, and neither are the files with it. In a copy only what
- * makes it another machine has to succeed: clock, entropy and host name, which are the
- * kernel's, and that no program reads the machine id of the original. The other files are
- * changed where that is possible, and the console says where it was not.
+ * Damage that the guest's programs did to its files must not prevent it from being resumed or
+ * copied. So a value that this daemon has applied before, as at every resume of the same
+ * sandbox, is skipped, with its file. In a copy only the steps that make it a distinct machine
+ * must succeed: clock, entropy and host name, which are the kernel's, and that no program reads
+ * the machine id of the original. The other files are changed where possible, and failures are
+ * printed on the console.
  */
 export class GuestSystem {
   readonly #kernel: KernelControls;
@@ -64,7 +64,7 @@ export class GuestSystem {
   }
 
   /**
-   * Applies what the request says, first what time and chance depend on. Throws
+   * Applies a request, clock and entropy first. Throws
    * {@link InitStepError} at the first step that fails.
    */
   apply(request: InitRequest): void {
@@ -112,14 +112,14 @@ export class GuestSystem {
     try {
       this.#machineId.write(`${id}\n`);
     } catch (error) {
-      // Where there is no id to be read, nobody takes this machine for another.
+      // Without a readable id, no program takes this machine for another.
       if (MACHINE_ID.test(this.#machineId.read() ?? '')) throw error;
       console.error('envd:', error);
     }
   }
 }
 
-/** The kernel that this process runs on. The device is opened now: later programs may have removed it. */
+/** The kernel of this process. The device is opened now: programs may remove it later. */
 function openKernel(): KernelControls {
   const random = openSync('/dev/urandom', 'r');
   return {
@@ -137,7 +137,7 @@ function step(name: string, action: () => void): void {
   }
 }
 
-/** For a file that a sandbox can do without. */
+/** For a file that a sandbox does not need. */
 function leaveIfImpossible(write: () => void): void {
   try {
     write();

@@ -15,17 +15,17 @@ export class InitHandler {
   readonly #system: GuestSystem | undefined;
   #tail: Promise<void> = Promise.resolve();
 
-  /** @param system Left out on a machine that is not envd's own: only settings are applied then. */
+  /** @param system Omitted on a machine that is not a guest: only settings are applied then. */
   constructor(context: EnvdContext, system: GuestSystem | undefined) {
     this.#context = context;
     this.#system = system;
   }
 
   /**
-   * Handles `POST /init`: 204 when all steps succeeded; 400 for a body that is not
-   * as agreed; 401 if an access token is set and neither the body's nor the
-   * `X-Access-Token` header's is the same (the header lets the host give a restored
-   * guest a new token); 500 with the step that failed.
+   * Handles `POST /init`: 204 when all steps succeeded; 400 for an invalid body; 401 if an
+   * access token is set and neither the body's nor the `X-Access-Token` header's is the same
+   * (with the header the host gives a restored guest a new token); 500 with the step that
+   * failed.
    */
   async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await readBody(request);
@@ -82,7 +82,7 @@ async function readBody(request: IncomingMessage): Promise<string | undefined> {
   return Buffer.concat(chunks).toString('utf8');
 }
 
-/** The request, or a sentence that says what is wrong with it. */
+/** The request, or a message that says what is wrong with it. */
 function parseRequest(body: string): InitRequest | string {
   let value: unknown;
   try {

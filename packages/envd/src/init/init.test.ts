@@ -26,7 +26,7 @@ describe('POST /init on a plain host', () => {
   const get = (path: string, headers: Record<string, string> = {}): Promise<Response> =>
     fetch(`http://127.0.0.1:${envd.port}${path}`, { headers });
 
-  it('takes settings over and adds to the variables of earlier calls', async () => {
+  it('applies settings and adds to the variables of earlier calls', async () => {
     expect((await post({ envVars: { A: '1', B: '2' } })).status).toBe(204);
     expect((await post({ envVars: { B: '3' } })).status).toBe(204);
     expect(await (await get('/envs')).json()).toEqual({ A: '1', B: '3' });
@@ -36,7 +36,7 @@ describe('POST /init on a plain host', () => {
     expect((await post('')).status).toBe(204);
   });
 
-  it('sets the access token once; later calls must prove that they know it', async () => {
+  it('sets the access token once; later calls must present it', async () => {
     expect((await post({ accessToken: 'first' })).status).toBe(204);
     expect((await get('/envs')).status).toBe(401);
     expect((await get('/envs', { 'X-Access-Token': 'first' })).status).toBe(200);
@@ -102,7 +102,7 @@ describe('GuestSystem', () => {
     calls = [];
   });
 
-  /** Notes what the kernel would be told: a test must not change the clock of its machine. */
+  /** Records the calls to the kernel: a test must not change the clock of its machine. */
   const kernel: KernelControls = {
     setClock: (timeMs) => calls.push(`clock ${timeMs}`),
     addEntropy: (bytes) => calls.push(`entropy ${bytes.length}`),
@@ -111,7 +111,7 @@ describe('GuestSystem', () => {
 
   const text = (name: string): Promise<string> => readFile(join(etc, name), 'utf8');
 
-  it('gives a restored guest its own time, chance and names', async () => {
+  it('gives a restored guest its own clock, entropy and names', async () => {
     await writeFile(join(etc, 'hosts'), '127.0.0.1 localhost\n10.0.0.1 mine\n');
     await symlink('/nowhere/at/all', join(etc, 'resolv.conf'));
     const system = new GuestSystem({ etc, kernel });
@@ -140,7 +140,7 @@ describe('GuestSystem', () => {
     expect((await stat(join(etc, 'hosts'))).mode & 0o777).toBe(0o644);
   });
 
-  it('leaves a clock alone that is right', () => {
+  it('does not set a clock that is right', () => {
     new GuestSystem({ etc, kernel }).apply({ timestamp: new Date().toISOString() });
     expect(calls).toEqual([]);
   });
@@ -158,7 +158,7 @@ describe('GuestSystem', () => {
         },
       },
     ],
-  ])('says that the step %s failed, and goes no further', async (step, request, controls) => {
+  ])('reports that the step %s failed, and stops', async (step, request, controls) => {
     const system = new GuestSystem({ etc, kernel: controls });
     const apply = () => system.apply({ ...request, nameservers: ['9.9.9.9'] });
     expect(apply).toThrow(new RegExp(`^${step}: `));

@@ -12,14 +12,13 @@ import {
 } from 'node:fs';
 import { mountMemoryFile } from '@torpor/linux';
 
-/** Larger files are not of the kind that is written here, and reading one would stop the daemon. */
+/** Larger files were not written here, and reading one would block the daemon. */
 const MAX_BYTES = 16 * 1024 * 1024;
 
 /**
- * A small file of /etc that must say something else in every sandbox. It is replaced in its
- * directory where that can be done, so that it stays an ordinary file; else, on a disk that
- * is full, read-only or damaged, a file in memory is mounted over it, as container runtimes
- * do with theirs.
+ * A small file of /etc with different content in every sandbox. It is replaced in its directory
+ * if possible, so that it stays a regular file; else, on a disk that is full, read-only or
+ * damaged, a file in memory is mounted over it, as container runtimes do.
  */
 export class SystemFile {
   readonly #path: string;
@@ -32,7 +31,7 @@ export class SystemFile {
     this.#mode = mode;
   }
 
-  /** What programs read there; undefined if that is no ordinary file, or far too large. */
+  /** The content that programs read; undefined if it is not a regular file, or far too large. */
   read(): string | undefined {
     let fd: number;
     try {
@@ -52,9 +51,9 @@ export class SystemFile {
   }
 
   /**
-   * Makes programs read `content` there. Throws an Error that says why it can be neither
-   * replaced nor covered; then it is as it was. Synchronously: the files are tiny, and in a
-   * restored guest, where all code is cold, every turn through the thread pool takes long.
+   * Replaces the content that programs read. Throws an Error that says why it can be neither
+   * replaced nor mounted over; then it is unchanged. Synchronous: the files are tiny, and in a
+   * restored guest, where all code is cold, every use of the thread pool takes long.
    */
   write(content: string): void {
     if (this.read() === content || this.#rewriteCover(content)) return;
@@ -72,7 +71,7 @@ export class SystemFile {
     }
   }
 
-  /** At once: nobody reads half of it, and a dangling link in its place does not matter. */
+  /** Atomic: no reader sees a part of it, and a dangling link in its place does not matter. */
   #replace(content: string): void {
     const staged = `${this.#path}.torpor-new`;
     try {
@@ -80,7 +79,7 @@ export class SystemFile {
       writeFileSync(staged, content, { mode: this.#mode, flag: 'wx' });
       renameSync(staged, this.#path);
     } catch (error) {
-      // On a full disk the empty file may be there although its content has no room.
+      // On a full disk the empty file may exist although its content could not be written.
       attempt(() => rmSync(staged, { force: true }));
       throw error;
     }
@@ -92,13 +91,13 @@ export class SystemFile {
     this.#cover = cover;
   }
 
-  /** Whether a cover of before is still in its place, and says `content` now. */
+  /** Whether an earlier mount is still in place, and now has `content`. */
   #rewriteCover(content: string): boolean {
     const cover = this.#cover;
     if (cover === undefined) return false;
     return (
       attempt(() => {
-        // Of a machine id nothing but the digits changes: no reader sees half of one.
+        // A machine id has a fixed length, so no reader sees a part of one.
         const written = writeSync(cover, content, 0);
         ftruncateSync(cover, written);
       }) && this.read() === content

@@ -10,9 +10,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 const GIB = 1024 ** 3;
 const MIB = 1024 ** 2;
-/** A gibibyte takes its time on a machine that does other things as well. */
+/** Transferring a gibibyte is slow on a loaded machine. */
 const PATIENCE_MS = 300_000;
-/** Node's own footprint is about 80 MiB; what is in flight may come on top. */
+/** Node's own footprint is about 80 MiB, plus data in flight. */
 const ALLOWED_GROWTH_BYTES = 150 * MIB;
 
 let daemon: ChildProcess;
@@ -73,7 +73,7 @@ describe('the memory of envd', () => {
   );
 
   it(
-    'stays bounded when nobody follows',
+    'stays bounded without a follower',
     async () => {
       const before = memoryOf(daemon.pid, 'VmRSS');
       for await (const { event } of client().start(zeros(GIB / 4, 'ignored'))) {

@@ -4,14 +4,14 @@ import { OutputHub } from './output-hub.ts';
 import type { OutputKind } from './output-ring.ts';
 import { signalSession } from './session-signal.ts';
 
-/** What the client asked for, as `List` shows it. */
+/** The client's request, as `List` shows it. */
 export interface ProcessDescription {
   readonly cmd: string;
   readonly args: readonly string[];
   readonly envs: Readonly<Record<string, string>>;
   readonly cwd: string | undefined;
   readonly tag: string | undefined;
-  /** Nobody waits for it: how it exited stays listed for a while. */
+  /** No caller waits for it: its exit is listed for a while. */
   readonly detached?: boolean;
 }
 
@@ -20,7 +20,7 @@ export interface TerminalSize {
   readonly rows: number;
 }
 
-/** How a process is reached: pipes or a terminal. */
+/** The connection to a process: pipes or a terminal. */
 export interface ProcessChannel {
   readonly pid: number;
   readonly kind: 'pipes' | 'pty';
@@ -29,26 +29,26 @@ export interface ProcessChannel {
   write(bytes: Uint8Array): Promise<void>;
   closeInput(): Promise<void>;
   resize(size: TerminalSize): void;
-  /** Frees what is left of the channel once the process's end has been reported. */
+  /** Releases the channel once the process's end has been reported. */
   release(): void;
 }
 
 export interface ChannelEvents {
   onOutput(kind: OutputKind, bytes: Uint8Array): void;
-  /** All outputs are at their end: nobody holds the other side. */
+  /** All outputs are at their end: no process has the other side open. */
   onOutputClosed(): void;
   onExit(exit: ProcessExit): void;
 }
 
 /**
- * After a process has exited, a descendant may still hold its output open. When
- * nothing was written for this long, the end is reported nevertheless.
+ * After a process has exited, a descendant may still have its output open. When nothing was
+ * written for this long, the end is reported nevertheless.
  */
 const ORPHANED_OUTPUT_MS = 500;
-/** Input is handed over in slices, so that a client that gives up leaves no more than one behind. */
+/** Input is written in slices, so that at most one is left when a client disconnects. */
 const INPUT_SLICE_BYTES = 64 * 1024;
 
-/** A process of the guest and everybody who follows it. */
+/** A process of the guest and its followers. */
 export class GuestProcess {
   readonly description: ProcessDescription;
   readonly output: OutputHub;
@@ -87,7 +87,7 @@ export class GuestProcess {
 
   /**
    * @param open Connects the channel's events; called once, before any event.
-   * @param onEnd Called once, after the end was put behind the last output.
+   * @param onEnd Called once, after the end was queued after the last output.
    */
   static follow(
     description: ProcessDescription,
@@ -111,9 +111,9 @@ export class GuestProcess {
   }
 
   /**
-   * Writes to the process's input, after all earlier writes, and waits until the
-   * kernel has taken it. Throws ConnectError `failed_precondition` if the input is
-   * closed or of the other kind.
+   * Writes to the process's input, after all earlier writes, and waits until the kernel has
+   * accepted it. Throws ConnectError `failed_precondition` if the input is closed or of the
+   * other kind.
    */
   writeInput(kind: 'stdin' | 'pty', bytes: Uint8Array, signal: AbortSignal): Promise<void> {
     if ((kind === 'pty') !== (this.kind === 'pty')) {
@@ -142,8 +142,8 @@ export class GuestProcess {
   }
 
   /**
-   * Signals the process and everything in its session. Does nothing once the
-   * process has exited: its number may belong to another one by then.
+   * Signals the process and everything in its session. Does nothing once the process has
+   * exited: its pid may have been reused by then.
    */
   signal(signal: number | NodeJS.Signals): void {
     if (!this.exited) signalSession(this.pid, signal);
@@ -167,8 +167,8 @@ export class GuestProcess {
       this.#finish(exit);
       return;
     }
-    // The check after the timer comes behind the poll phase: what was waiting in
-    // the pipes has been read by then, however late the timer fires.
+    // The check after the timer runs after the poll phase: pending data in the pipes has been
+    // read by then, however late the timer fires.
     setTimeout(
       () => setImmediate(() => this.#watchOrphanedOutput()),
       ORPHANED_OUTPUT_MS / 4,

@@ -119,7 +119,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
       /its interpreter '\/no\/such\/interpreter' does not exist/,
     ],
     [
-      'an interpreter with the line end of Windows',
+      'an interpreter with a CR LF line ending',
       () => ({ cmd: 'windows' }),
       'program_not_found',
       /CR LF.*'\/bin\/sh\\r' does not exist/,
@@ -131,7 +131,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
       /neither a script nor a program for this processor/,
     ],
     [
-      'an interpreter that is no program',
+      'an interpreter that is not a program',
       () => ({ cmd: 'bad-interpreter' }),
       'program_not_executable',
       /its interpreter '\/etc\/passwd' is not executable/,
@@ -176,7 +176,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
     expect(table.running()).toEqual([]);
   });
 
-  it('says that the user has as many processes as it may', async () => {
+  it('reports that the user has reached its limit of processes', async () => {
     const error = await withLimit(RLIMIT_NPROC, 0, () =>
       failureOf(start(channel, { cmd: '/bin/true', user: TEST_USER.name, cwd: '/' })),
     );
@@ -186,14 +186,14 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
     });
   });
 
-  it('says that there are no descriptors, and keeps none', async () => {
+  it('reports that there are no descriptors, and leaks none', async () => {
     const launcher = new Launcher();
     const request = launchRequest('/bin/true');
     const attempt = async () =>
       channel === 'pipes'
         ? await launcher.startOnPipes(request, true)
         : launcher.startOnTerminal(request, { cols: 1, rows: 1 }, () => undefined);
-    // The first start may open what stays open.
+    // The first start may open descriptors that stay open.
     const highest = await freeDescriptor();
     for (const left of channel === 'pipes' ? [0, 1, 2, 5, 6] : [0]) {
       const error = await failureOf(withLimit(RLIMIT_NOFILE, highest + left, attempt));

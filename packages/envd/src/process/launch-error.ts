@@ -18,16 +18,16 @@ export interface LaunchRequest {
   readonly args: readonly string[];
   /** The whole environment of the program. */
   readonly env: Readonly<Record<string, string>>;
-  /** An absolute path that existed when it was asked for. */
+  /** An absolute path that existed at the request. */
   readonly cwd: string;
 }
 
-/** Where execvp(3) looks without a `PATH`. */
+/** execvp(3)'s search path without a `PATH`. */
 const FALLBACK_SEARCH_PATH = '/bin:/usr/bin';
 /** MAX_ARG_STRLEN of linux/binfmts.h without the NUL: 32 pages for one argument or variable. */
 const MAX_STRING_BYTES = 32 * 4096 - 1;
 
-/** The paths at which a program is looked for, in order. There is at least one. */
+/** The paths at which a program is searched, in order; at least one. */
 export function programPaths({ program, cwd, env }: LaunchRequest): string[] {
   if (program.includes('/')) return [resolve(cwd, program)];
   const directories = (env.PATH ?? FALLBACK_SEARCH_PATH).split(':');
@@ -36,12 +36,13 @@ export function programPaths({ program, cwd, env }: LaunchRequest): string[] {
 
 /**
  * The error for a program that could not be started, by the errno of fork(2), chdir(2) or
- * execve(2). It looks at the file system for what the errno leaves open, so it must run with
- * the credentials of the program's account.
+ * execve(2). It reads the file system to distinguish causes with the same errno, so it must run
+ * with the credentials of the program's account.
  *
  * `program_not_found` where a shell would exit with 127 (a missing interpreter among it),
- * `program_not_executable` where it would with 126; `too_large` for arguments and environment; `sandbox_exhausted` for what the
- * sandbox has run out of; `invalid_request` for the working directory.
+ * `program_not_executable` where it would with 126; `too_large` for arguments and environment;
+ * `sandbox_exhausted` for exhausted resources of the sandbox; `invalid_request` for the working
+ * directory.
  */
 export function launchError(request: LaunchRequest, cause: unknown): TorporError {
   const errno = errnoName(cause) ?? '';
@@ -177,11 +178,11 @@ const WHY_NOT_FOUND: Readonly<Record<string, string>> = {
   ENAMETOOLONG: ': its path is too long',
 };
 
-/** Who should run a file that exists, as part of a sentence. */
+/** The interpreter of a file that exists, as part of a sentence. */
 function interpreterOf(path: string): string {
   const interpreter = readInterpreter(path);
   if (interpreter === undefined) return 'the dynamic loader that it names';
-  // Invisible where it is printed, and the usual cause.
+  // A CR is invisible when printed, and the usual cause.
   return interpreter.endsWith('\r')
     ? `its lines end as on Windows (CR LF), and the interpreter '${interpreter.slice(0, -1)}\\r'`
     : `its interpreter '${interpreter}'`;
@@ -195,10 +196,10 @@ function whyRefused(path: string): string {
     : 'its file system is mounted with noexec';
 }
 
-/** As many bytes as the kernel looks at (BINPRM_BUF_SIZE). */
+/** The bytes that the kernel reads (BINPRM_BUF_SIZE). */
 const HEAD_BYTES = 256;
 
-/** Undefined for a file that is no script, or may not be read. */
+/** Undefined for a file that is not a script, or cannot be read. */
 function readInterpreter(path: string): string | undefined {
   return /^#![ \t]*([^ \t\n]+)/.exec(readHead(path).toString('utf8'))?.[1];
 }
@@ -207,8 +208,8 @@ function readInterpreter(path: string): string | undefined {
 const ELF_MACHINES = new Set([3, 62]);
 
 /**
- * Whether a file is an ELF image of another processor, or damaged. execvp(3) would run it as
- * a shell script, as it does with whatever the kernel does not know.
+ * Whether a file is an ELF image of another processor, or damaged. execvp(3) would run it as a
+ * shell script, like any format that the kernel does not know.
  */
 export function isForeignElf(path: string): boolean {
   const head = readHead(path);
@@ -216,7 +217,7 @@ export function isForeignElf(path: string): boolean {
   return head.length < 20 || !ELF_MACHINES.has(head.readUInt16LE(18));
 }
 
-/** The beginning of a file; empty if it may not be read. */
+/** The beginning of a file; empty if it cannot be read. */
 function readHead(path: string): Buffer {
   let fd: number | undefined;
   try {

@@ -21,7 +21,7 @@ export type { LaunchRequest } from './launch-error.ts';
 
 export interface LaunchedTerminal {
   readonly pid: number;
-  /** The terminal's other side, for the caller to close. */
+  /** The master of the terminal; the caller closes it. */
   readonly masterFd: number;
   readonly explainExit: ExplainExit;
 }
@@ -30,7 +30,7 @@ export interface LaunchedPipes {
   readonly child: ChildProcess;
   readonly pid: number;
   readonly explainExit: ExplainExit;
-  /** Absent if the program reads /dev/null. */
+  /** Undefined if the program reads /dev/null. */
   readonly stdin: Socket | undefined;
   readonly stdout: Socket;
   readonly stderr: Socket;
@@ -43,7 +43,7 @@ export interface LaunchedPipes {
 export class Launcher {
   readonly #protection: DaemonProtection | undefined;
 
-  /** @param protection What the daemon has and its children must not inherit. */
+  /** @param protection The daemon's protection, which its children must not inherit. */
   constructor(protection?: DaemonProtection) {
     this.#protection = protection;
   }
@@ -93,7 +93,7 @@ export class Launcher {
       for (const fd of [stdin, stdout, stderr]) {
         if (fd !== undefined) closeSync(fd);
       }
-      // Node throws some errors of spawn, and reports others so.
+      // Node throws some errors of spawn, and reports others as an event.
       const error = await new Promise<unknown>((resolve) => child.once('error', resolve));
       throw this.#explain(request, error);
     }
@@ -139,7 +139,7 @@ export class Launcher {
     }
   }
 
-  /** Looks at the file system as the account does. */
+  /** Reads the file system with the account's credentials. */
   #explain(request: LaunchRequest, cause: unknown): TorporError {
     if (cause instanceof TorporError) return cause;
     return this.asUser(request.user, () => launchError(request, cause));
@@ -163,7 +163,7 @@ export class Launcher {
     });
   }
 
-  /** To be called for every process that was forked in {@link asUser}; says more of its end. */
+  /** To be called for every process that was forked in {@link asUser}; returns what explains its exit. */
   #admit(pid: number, user: User): ExplainExit {
     return this.#protection?.admit(pid, user.uid) ?? ((end) => end);
   }
@@ -182,14 +182,17 @@ function isOwnIdentity(user: User): boolean {
   return own.size === new Set(user.groups).size && user.groups.every((gid) => own.has(gid));
 }
 
-/** Throws ENOEXEC where execvp(3) would have the shell read a program of another processor. */
+/** Throws ENOEXEC where execvp(3) would run a program of another processor as a shell script. */
 function refuseForeignElf({ program, cwd }: LaunchRequest): void {
-  // What is on the PATH belongs to the image; looking at it would cost every start.
+  // Programs on the PATH belong to the image; checking them would slow every start.
   if (!program.includes('/') || !isForeignElf(resolve(cwd, program))) return;
   throw Object.assign(new Error(`${program} is for another processor`), { code: 'ENOEXEC' });
 }
 
-/** What execvp(3) does, which Node uses for pipes: it searches, and runs a script without `#!` with the shell. */
+/**
+ * Does what execvp(3) does, which Node uses for pipes: searches the PATH, and runs a script
+ * without `#!` with the shell.
+ */
 function executeOnTerminal(
   request: LaunchRequest,
   terminal: string,
@@ -207,7 +210,7 @@ function executeOnTerminal(
       const name = errnoName(error) ?? '';
       if (name === 'ENOEXEC') return execute('/bin/sh', ['/bin/sh', path, ...args]);
       if (!SEARCHED_ON.has(name)) throw error;
-      // As with execvp, a file that may not be executed is what the search is remembered for.
+      // As with execvp, EACCES takes precedence over later errors of the search.
       if (failure === undefined || name === 'EACCES') failure = error;
     }
   }

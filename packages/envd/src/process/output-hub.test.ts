@@ -26,13 +26,13 @@ async function takeBytes(subscription: OutputSubscription, count: number): Promi
 }
 
 describe('OutputHub', () => {
-  it('never pauses a process that nobody follows', () => {
+  it('never pauses a process without a follower', () => {
     const { hub: output, paused } = hub();
     for (let index = 0; index < 100; index += 1) output.push(block(64 * KIB));
     expect(paused()).toBe(false);
   });
 
-  it('pauses while a follower lags, and goes on when it has caught up', async () => {
+  it('pauses while a follower lags, and continues when it has caught up', async () => {
     const { hub: output, paused } = hub();
     using slow = output.subscribe();
     using fast = output.subscribe();
@@ -47,7 +47,7 @@ describe('OutputHub', () => {
     expect(paused()).toBe(false);
   });
 
-  it('joins what waits of one kind to events of less than 256 KiB, in order', async () => {
+  it('joins queued chunks of one kind to events of less than 256 KiB, in order', async () => {
     const { hub: output } = hub();
     using follower = output.subscribe();
     const pushed = ['stdout', 'stdout', 'stderr', 'stdout'] as const;
@@ -79,7 +79,7 @@ describe('OutputHub', () => {
     expect(slow.closed).toBe(false);
   });
 
-  it('goes on when the follower that lagged leaves', () => {
+  it('continues when the lagging follower disconnects', () => {
     const { hub: output, paused } = hub();
     const slow = output.subscribe();
     for (let index = 0; index < 5; index += 1) output.push(block(64 * KIB));
@@ -88,7 +88,7 @@ describe('OutputHub', () => {
     expect(paused()).toBe(false);
   });
 
-  it('puts the end behind the last output, also for who comes later', async () => {
+  it('puts the end after the last output, also for later followers', async () => {
     const { hub: output } = hub();
     using early = output.subscribe();
     output.push(block(3));

@@ -7,26 +7,26 @@ export type OutputEvent =
   | { readonly type: 'data'; readonly chunk: OutputChunk }
   | { readonly type: 'end'; readonly end: ProcessExit };
 
-/** What a late subscriber gets first. */
+/** The output that a late subscriber gets first. */
 const REPLAY_BYTES = 64 * 1024;
 /** A subscriber with more than this in its queue lags: the process has to wait for it. */
 const LAGGING_BYTES = 256 * 1024;
-/** What an event counts beyond its bytes, so that tiny ones cannot pile up. */
+/** The overhead added to an event's bytes, so that tiny ones cannot accumulate. */
 const EVENT_BYTES = 256;
 /** A subscriber that lagged has caught up when its queue is down to this. */
 const CAUGHT_UP_BYTES = 64 * 1024;
 /**
- * Of an event that several chunks are joined in, as each event costs something on its whole
- * way. A little below a power of two, to which messages are allocated.
+ * The limit of an event of several joined chunks, as each event has a cost in every layer. A
+ * little below a power of two, to which messages are allocated.
  */
 const MAX_JOINED_BYTES = 255 * 1024;
-/** How long one subscriber that takes nothing may hold up a process that others follow. */
+/** How long a subscriber that reads nothing may block a process with other followers. */
 const STALLED_MS = 30_000;
 
 /**
- * Fans the output of one process out to any number of subscribers. Nobody loses a
- * byte: while a subscriber lags, the source is paused, so the process blocks on its
- * full pipe. Without subscribers nothing is paused and the last 64 KiB are kept.
+ * Fans the output of one process out to any number of subscribers. No subscriber loses a byte:
+ * while one lags, the source is paused, so the process blocks on its full pipe. Without
+ * subscribers nothing is paused and the last 64 KiB are kept.
  */
 export class OutputHub {
   readonly #ring = new OutputRing(REPLAY_BYTES);
@@ -66,7 +66,7 @@ export class OutputHub {
     }
   }
 
-  /** Follows the output: first what is still known of it, then all that comes. */
+  /** Follows the output: first what is still stored of it, then all new output. */
   subscribe(): OutputSubscription {
     const subscriber = new OutputSubscription(() => {
       if (subscriber.closed) this.#subscribers.delete(subscriber);
@@ -112,7 +112,7 @@ export class OutputHub {
   }
 }
 
-/** One follower of a process's output. To be closed when its client goes. */
+/** One follower of a process's output. To be closed when its client disconnects. */
 export class OutputSubscription implements Disposable {
   readonly #changed: () => void;
   #queue: OutputEvent[] = [];
@@ -162,7 +162,7 @@ export class OutputSubscription implements Disposable {
     return { type: 'data', chunk };
   }
 
-  /** The chunk and those of its kind that come next, as far as they fit into one event. */
+  /** The chunk joined with the next ones of its kind that fit into one event. */
   #joined({ kind, bytes }: OutputChunk): OutputChunk {
     const pieces = [bytes];
     let size = bytes.length;

@@ -26,7 +26,7 @@ describe('OutputRing', () => {
     );
   });
 
-  it('does not change what it has handed out', () => {
+  it('does not change what it has returned', () => {
     const ring = new OutputRing(4);
     ring.push({ kind: 'pty', bytes: Buffer.from('abcd') });
     const [before] = ring.chunks();
@@ -34,7 +34,7 @@ describe('OutputRing', () => {
     expect(Buffer.from(before?.bytes ?? []).toString()).toBe('abcd');
   });
 
-  it('bounds what alternating streams cost', () => {
+  it('bounds the cost of alternating streams', () => {
     const ring = new OutputRing(64 * 1024);
     for (let index = 0; index < 10_000; index += 1) {
       ring.push({ kind: index % 2 === 0 ? 'stdout' : 'stderr', bytes: Buffer.from([index & 255]) });

@@ -45,7 +45,7 @@ export class OutputRing {
     }
   }
 
-  /** Copies of what is kept, oldest first. */
+  /** Copies of the stored output, oldest first. */
   chunks(): OutputChunk[] {
     const all = this.#linear();
     let offset = 0;

@@ -42,8 +42,8 @@ export function openPipes(
       throw new ConnectError(`process ${pid} has no terminal`, Code.FailedPrecondition);
     },
     release() {
-      // A descendant may write on; its output is read and dropped so that it does
-      // not block, and must not keep the daemon alive.
+      // A descendant may keep writing; its output is read and dropped so that it does not
+      // block, and must not keep the daemon alive.
       for (const stream of [stdout, stderr]) {
         stream.removeAllListeners('data');
         stream.resume();
@@ -53,7 +53,7 @@ export function openPipes(
   };
 }
 
-/** Writes and waits until the kernel has taken the bytes. */
+/** Writes and waits until the kernel has accepted the bytes. */
 export function writeTo(socket: Socket | undefined, bytes: Uint8Array): Promise<void> {
   if (socket === undefined || !socket.writable) {
     throw new ConnectError('stdin is not enabled or is closed', Code.FailedPrecondition);
@@ -78,7 +78,7 @@ export function writeTo(socket: Socket | undefined, bytes: Uint8Array): Promise<
 
 function closeWritable(socket: Socket | undefined): Promise<void> {
   if (socket === undefined || !socket.writable) return Promise.resolve();
-  // All writes have been taken by the kernel, so nothing is cut off.
+  // The kernel has accepted all writes, so nothing is lost.
   return new Promise((resolve) => {
     socket.once('close', () => resolve());
     socket.destroy();

@@ -11,12 +11,12 @@ import { ProcessTable } from './process-table.ts';
 
 const isRoot = process.getuid?.() === 0;
 
-interface Ended {
+interface Outcome {
   readonly output: string;
   readonly exitCode: number;
 }
 
-async function endOf(process: GuestProcess): Promise<Ended> {
+async function endOf(process: GuestProcess): Promise<Outcome> {
   using subscription = process.output.subscribe();
   let output = '';
   for (;;) {
@@ -27,7 +27,7 @@ async function endOf(process: GuestProcess): Promise<Ended> {
   }
 }
 
-/** An account that exists only in files of this test: the machine's accounts are not needed. */
+/** An account that exists only in files of this test. */
 describe.runIf(isRoot)('a process of another account', () => {
   let directory: string;
   let table: ProcessTable;
@@ -141,7 +141,7 @@ describe('the table of processes', () => {
     expect(left).toEqual([]);
   });
 
-  it('forgets the oldest of very many that have exited', async () => {
+  it('drops the oldest of very many that have exited', async () => {
     const context = new EnvdContext({ defaultUser: process.env.USER ?? 'root' });
     const table = new ProcessTable({
       context,

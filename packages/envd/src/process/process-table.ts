@@ -35,7 +35,7 @@ const EXITED_RETENTION_MS = 30_000;
 const MAX_EXITED = 256;
 /** How many detached processes that have exited are still listed. */
 const MAX_EXITED_DETACHED = 100;
-/** The one locale with UTF-8 that every C library of today has built in. */
+/** The only UTF-8 locale that every current C library has built in. */
 const LANG = 'C.UTF-8';
 
 export interface ProcessTableOptions {
@@ -43,11 +43,11 @@ export interface ProcessTableOptions {
   readonly launcher: Launcher;
   /** `PATH` of processes whose request and `/init` set none. */
   readonly searchPath: string;
-  /** Finds an account's `XDG_RUNTIME_DIR`; without it, or where it finds none, programs have none. */
+  /** Returns an account's `XDG_RUNTIME_DIR`; if omitted or undefined, programs have none. */
   readonly runtimeDirectory?: ((user: User) => string | undefined) | undefined;
 }
 
-/** All processes that were started through envd and have not been forgotten yet. */
+/** All processes that were started through envd and are still listed. */
 export class ProcessTable {
   readonly #context: EnvdContext;
   readonly #launcher: Launcher;
@@ -108,12 +108,12 @@ export class ProcessTable {
     return process;
   }
 
-  /** A process that runs. Throws ConnectError `not_found`. */
+  /** A running process. Throws ConnectError `not_found`. */
   find(selector: Selector): GuestProcess {
     return newestMatch(this.#running, selector) ?? notFound(selector);
   }
 
-  /** A process that runs or exited at most 30 s ago. Throws ConnectError `not_found`. */
+  /** A process that is running or exited at most 30 s ago. Throws ConnectError `not_found`. */
   findOrExited(selector: Selector): GuestProcess {
     return (
       newestMatch(this.#running, selector) ??
@@ -122,7 +122,7 @@ export class ProcessTable {
     );
   }
 
-  /** Kills everything that runs. */
+  /** Kills all running processes. */
   killAll(): void {
     for (const process of this.#running) {
       if (!process.exited) process.signal('SIGKILL');
@@ -149,7 +149,7 @@ export class ProcessTable {
   #environment(user: User, requested: Readonly<Record<string, string>>): Record<string, string> {
     const runtimeDirectory = this.#runtimeDirectory?.(user);
     return {
-      // Where pip and others put the programs that an account other than root installs.
+      // The directory in which pip and others install programs of an account other than root.
       PATH:
         user.uid === 0 ? this.#searchPath : `${join(user.home, '.local/bin')}:${this.#searchPath}`,
       HOME: user.home,

@@ -27,7 +27,7 @@ export function openPty(
   );
   const terminal = new ReadStream(masterFd);
   terminal.on('data', (bytes: Buffer) => events.onOutput('pty', bytes));
-  // Reading a terminal whose other side nobody holds any more fails with EIO: that is its end.
+  // Reading a terminal whose other side is closed everywhere fails with EIO: the end of its output.
   terminal.on('error', () => terminal.destroy());
   terminal.on('close', () => events.onOutputClosed());
   return {
@@ -48,7 +48,7 @@ export function openPty(
       if (!terminal.destroyed) resizeTerminal(masterFd, window);
     },
     release() {
-      // Hangs up: a process that still holds the terminal gets SIGHUP.
+      // Hangs up: a process that still has the terminal open gets SIGHUP.
       terminal.destroy();
     },
   };

@@ -14,7 +14,7 @@ beforeEach(async () => {
 afterEach(() => rm(join(parent, '..'), { recursive: true }));
 
 it.runIf(OWN.uid === 0)(
-  'is made for the account alone, in a directory that all may enter',
+  'is created for the account only, in a directory that all may enter',
   async () => {
     const path = runtimeDirectory({ uid: 54321, gid: 54322 }, parent);
     expect(path).toBe(join(parent, '54321'));
@@ -25,18 +25,18 @@ it.runIf(OWN.uid === 0)(
   },
 );
 
-it('is not what is there instead of a directory', async () => {
+it('is undefined if something else than a directory exists', async () => {
   await mkdir(parent);
   await writeFile(join(parent, String(OWN.uid)), '');
   expect(runtimeDirectory(OWN, parent)).toBeUndefined();
 });
 
-it('is not where a link leads', async () => {
+it('is not the target of a link', async () => {
   await mkdir(parent);
   await symlink('/', join(parent, String(OWN.uid)));
   expect(runtimeDirectory(OWN, parent)).toBeUndefined();
 });
 
-it('is left out where nothing can be made', () => {
+it('is undefined where it cannot be created', () => {
   expect(runtimeDirectory(OWN, '/proc/none')).toBeUndefined();
 });

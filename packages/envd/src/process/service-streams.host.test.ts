@@ -31,7 +31,7 @@ afterEach(async () => {
 });
 
 describe('following', () => {
-  it('gives every follower everything, also when one leaves', async () => {
+  it('sends every follower all output, even when one disconnects', async () => {
     const script =
       'read go; i=0; while [ $i -lt 3000 ]; do echo "line $i of the output"; i=$((i+1)); done';
     const first = client
@@ -65,7 +65,7 @@ describe('following', () => {
     expect(stdout.endsWith('xlast')).toBe(true);
   });
 
-  it('lets a process that nobody follows write on', async () => {
+  it('lets a process without a follower keep writing', async () => {
     const started = client.start(
       shell('read go; head -c 5000000 /dev/zero; echo done', { stdin: true, tag: 'alone' }),
     );
@@ -76,7 +76,7 @@ describe('following', () => {
     expect(outcome.stdout.endsWith('done\n')).toBe(true);
   });
 
-  it('sends keepalives at the interval that the client asks for', async () => {
+  it('sends keepalives at the interval that the client requests', async () => {
     const stream = client.start(shell('sleep 600'), {
       headers: { 'Keepalive-Ping-Interval': '1' },
     });
@@ -84,7 +84,7 @@ describe('following', () => {
     expect(outcome.keepalives).toBe(2);
   });
 
-  it('kills the process when the deadline of its start passes, not when the client leaves', async () => {
+  it('kills the process when the deadline of its start passes, not when the client disconnects', async () => {
     const deadline = failureOf(
       collect(client.start(shell('sleep 600', { tag: 'late' }), { timeoutMs: 700 })),
     );
@@ -114,7 +114,7 @@ describe('following', () => {
 });
 
 describe('input', () => {
-  it('waits until the program takes it, and reports a closed one', async () => {
+  it('waits until the program reads it, and reports a closed one', async () => {
     const size = 1_000_000;
     const started = client
       .start(shell(`head -c 1 > /dev/null; echo started; wc -c`, { stdin: true, tag: 'reader' }))
@@ -128,7 +128,7 @@ describe('input', () => {
     expect(stdout).toContain('started');
   });
 
-  it('gives up with the client when the program does not read', async () => {
+  it('stops with the client when the program does not read', async () => {
     const started = client
       .start(shell('sleep 600', { stdin: true, tag: 'deaf' }))
       [Symbol.asyncIterator]();
@@ -138,7 +138,7 @@ describe('input', () => {
     expect(error.code).toBe(Code.DeadlineExceeded);
   });
 
-  it('is refused where the kind does not fit', async () => {
+  it('is refused if it is of the other kind', async () => {
     await collect(client.start(shell('sleep 600', { stdin: true, tag: 'pipes' })), () => true);
     const toPipes = client.sendInput({
       ...byTag('pipes'),

@@ -55,7 +55,7 @@ describe.each([
     });
   });
 
-  it('leaves bytes as they are', async () => {
+  it('does not change bytes', async () => {
     const outcome = await collect(
       client.start(
         shell('i=0; while [ $i -lt 256 ]; do printf "\\\\$(printf %o $i)"; i=$((i+1)); done'),
@@ -66,7 +66,7 @@ describe.each([
     );
   });
 
-  it('takes a stream of input', async () => {
+  it('accepts a stream of input', async () => {
     const running = client
       .start(shell('cat', { stdin: true, tag: 'streamed' }))
       [Symbol.asyncIterator]();
@@ -87,7 +87,7 @@ describe.each([
   });
 });
 
-it('also speaks gRPC-web', async () => {
+it('also supports gRPC-web', async () => {
   const grpc = createClient(
     envdProcess.Process,
     createGrpcWebTransport({ baseUrl: daemon.baseUrl, httpVersion: '1.1' }),
@@ -114,7 +114,7 @@ describe('starting', () => {
     ]);
   });
 
-  it('keeps the standard input open unless told otherwise', async () => {
+  it('keeps the standard input open by default', async () => {
     const running = client.start({ process: { cmd: 'cat' } })[Symbol.asyncIterator]();
     const first = await running.next();
     const pid = first.value?.event?.event.value?.pid;
@@ -137,7 +137,7 @@ describe('starting', () => {
     expect((await collect(client.start(shell('ls /proc/self/fd')))).stdout).toBe(before);
   });
 
-  it('says that a program does not exist', async () => {
+  it('reports that a program does not exist', async () => {
     const error = await failureOf(collect(client.start({ process: { cmd: '/no/such/program' } })));
     expect(TorporError.from(error)).toMatchObject({
       code: 'program_not_found',
@@ -237,7 +237,8 @@ describe('selecting', () => {
   it.each([1, 2, 3, 10, 14, 34, 64])(
     'sends signal %i, which E2B has no name for',
     async (signal) => {
-      // With a background job, as traps act only while the shell itself does not wait in the kernel.
+      // With a background job, as traps act only while the shell itself does not wait in the
+      // kernel.
       const script = `trap 'echo got ${signal}; exit 7' ${signal}; sleep 600 & echo ready; wait`;
       const events = client.start(shell(script, { tag: `signalled-${signal}` }));
       let output = '';

@@ -116,27 +116,26 @@ async function startProcess(
 }
 
 /**
- * A client that leaves this short before its deadline leaves because of it: its
- * own clock has started earlier than ours, on a busy machine by a second or more.
+ * A client that disconnects this shortly before its deadline does so because of it: its clock
+ * was started earlier than ours, on a busy machine by a second or more.
  */
 const DEADLINE_SKEW_MS = 2000;
 
 /**
- * Kills the process when the deadline of the request that started it passes while
- * the request is being handled. A client that has disconnected before does not
- * take its process along.
+ * Kills the process when the deadline of the request that started it passes while the request
+ * is being handled. A client that disconnects earlier does not stop its process.
  */
 function killAtDeadline(process: GuestProcess, call: HandlerContext): void {
   const timeoutMs = call.timeoutMs();
   if (timeoutMs === undefined) return;
-  // Not by the time of day, which /init changes when the guest is restored.
+  // Monotonic, because /init changes the time of day when the guest is restored.
   const deadlineMs = performance.now() + timeoutMs;
   call.signal.addEventListener('abort', () => {
     if (deadlineMs - performance.now() <= DEADLINE_SKEW_MS) process.signal('SIGKILL');
   });
 }
 
-/** What `Start` and `Connect` respond with. */
+/** The response messages of `Start` and `Connect`. */
 type EventMessage = { event: MessageInitShape<ProcessEventSchema> };
 
 async function* follow(

@@ -1,10 +1,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 
 /**
- * Sends a signal to the process group that `leader` leads and to every other
- * process of its session: the background jobs of an interactive shell are in groups
- * of their own. The leader must not have been reaped yet. A process that no longer exists
- * meanwhile is no error.
+ * Sends a signal to the process group that `leader` leads and to every other process of its
+ * session: the background jobs of an interactive shell are in groups of their own. The leader
+ * must not have been reaped yet. It is not an error if a process has exited meanwhile.
  */
 export function signalSession(leader: number, signal: number | NodeJS.Signals): void {
   const others = membersOfSession(leader);
@@ -19,13 +18,13 @@ function membersOfSession(leader: number): number[] {
     if (!/^\d+$/.test(name)) continue;
     try {
       const stat = readFileSync(`/proc/${name}/stat`, 'latin1');
-      // The name in parentheses may hold anything; the fields begin behind the last one.
+      // The name in parentheses may contain anything; the fields follow the last parenthesis.
       const [, , group, session] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
       if (Number(session) === leader && Number(group) !== leader) {
         members.push(Number(name));
       }
     } catch {
-      // It exited while we looked.
+      // It exited meanwhile.
     }
   }
   return members;
@@ -35,7 +34,7 @@ function signalIfAlive(pid: number, signal: number | NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch (error) {
-    const gone = error instanceof Error && 'code' in error && error.code === 'ESRCH';
-    if (!gone) throw error;
+    const hasExited = error instanceof Error && 'code' in error && error.code === 'ESRCH';
+    if (!hasExited) throw error;
   }
 }

@@ -3,7 +3,7 @@ import type { TerminalSize } from './guest-process.ts';
 
 const MAX_TERMINAL_SIDE = 65535;
 
-/** The size that a terminal gets; an absent side is that of a VT100. Throws ConnectError `invalid_argument`. */
+/** The size of a new terminal; a missing side is that of a VT100. Throws ConnectError `invalid_argument`. */
 export function terminalSize(size: TerminalSize | undefined): TerminalSize {
   const { cols, rows } = {
     cols: size?.cols || 80,

@@ -8,9 +8,9 @@ const DAEMON_OOM_SCORE_ADJ = -1000;
 const CHILD_OOM_SCORE_ADJ = 100;
 
 /**
- * Keeps the daemon responsive while programs of the guest take all CPU, memory and
- * processes: it is the last that the out-of-memory killer chooses and the first that
- * the scheduler runs, and programs have limits together ({@link ProgramGroups}).
+ * Keeps the daemon responsive while programs of the guest use all CPU, memory and processes:
+ * the out-of-memory killer chooses it last, the scheduler prefers it, and programs share limits
+ * ({@link ProgramGroups}).
  */
 export class DaemonProtection {
   readonly #isFirst: boolean;
@@ -23,10 +23,10 @@ export class DaemonProtection {
     this.#groups = groups;
   }
 
-  /** Protects this process. Needs root; what the kernel refuses is left as it was. */
+  /** Protects this process. Needs root; settings that the kernel refuses are unchanged. */
   static enable(cgroupRoot?: string): DaemonProtection {
     const isSpared = setOomScore(DAEMON_OOM_SCORE_ADJ);
-    // Nice values belong to threads; the ones that Node has started so far are listed here.
+    // Nice values are per thread; this lists those that Node has started so far.
     const raised = readdirSync('/proc/self/task').map((thread) =>
       attempt(() => setPriority(Number(thread), DAEMON_NICE)),
     );
@@ -40,8 +40,8 @@ export class DaemonProtection {
    * {@link admit}. Synchronous.
    */
   suspended<T>(fork: () => T): T {
-    // What could not be taken could not be taken back either. Where there are groups, admit() sets
-    // the score: a daemon that gives its own up for a moment can be killed in it.
+    // A nice value that could not be set needs no restoring. With groups, admit() sets the
+    // score: a daemon that gave up its own for a moment could be killed in it.
     const inheritsScore = this.#isSpared && this.#groups === undefined;
     if (inheritsScore) setOomScore(CHILD_OOM_SCORE_ADJ);
     if (this.#isFirst) attempt(() => setPriority(0));
@@ -54,8 +54,8 @@ export class DaemonProtection {
   }
 
   /**
-   * Puts a process that was just started for an account into its programs' group.
-   * Returns what explains its end, if there are groups.
+   * Moves a process that was just started for an account into its programs' group. Returns what
+   * explains its exit, if there are groups.
    */
   admit(pid: number, uid: number): ExplainExit | undefined {
     return this.#groups?.admit(pid, uid);
@@ -66,7 +66,7 @@ function setOomScore(value: number): boolean {
   return attempt(() => writeFileSync('/proc/self/oom_score_adj', String(value)));
 }
 
-/** Whether the kernel did it. Protection is best effort: a guest without a feature still has to run. */
+/** Whether the kernel accepted it. Protection is best effort: a guest without a feature must still work. */
 function attempt(action: () => void): boolean {
   try {
     action();

@@ -5,7 +5,8 @@ const MIB = 1024 ** 2;
 
 describe('the limits of programs', () => {
   it.each([
-    // What a guest of 128 MiB, 256 MiB, 512 MiB and 8 GiB has left for programs, and its threads-max.
+    // The memory available to programs in a guest of 128 MiB, 256 MiB, 512 MiB and 8 GiB, and
+    // its threads-max.
     [45, 800],
     [157, 1623],
     [417, 3636],

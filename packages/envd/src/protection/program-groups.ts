@@ -6,30 +6,33 @@ const CGROUP_ROOT = '/sys/fs/cgroup';
 const KIB = 1024;
 const MIB = 1024 ** 2;
 
-/** As setpriority(2) has it for the daemon's threads. */
+/** The counterpart of the daemon's nice value. */
 const DAEMON_CPU_NICE = -15;
-/** Node with what it has read and allocated: the kernel takes none of it for others. */
+/** Node with its page cache and heap, which the kernel does not reclaim for others. */
 const DAEMON_MEMORY_BYTES = 80 * MIB;
-/** Node's own threads are about a dozen; the rest is room for what a program forks before it is moved. */
+/** Node's own threads are about a dozen; the rest is for what a program forks before it is moved. */
 const DAEMON_PIDS = 128;
-/** What programs have forked by then is moved in a few passes, since no more than that fit in. */
+/** A few passes move what programs have forked by then, since no more than that fits in. */
 const MAX_PASSES = 50;
 const PROGRAM_OOM_SCORE_ADJ = 100;
-/** What a waiting shell costs. A fork bomb then meets this limit before that of memory, where all would wait for pages. */
+/**
+ * The memory of a waiting shell. So a fork bomb reaches this limit before that of memory, where
+ * all would wait for pages.
+ */
 const BYTES_PER_PROCESS = 512 * KIB;
 
-/** A terminal takes 40 KB or so of the kernel's memory, which counts for no group: all together get an eighth. */
+/** A terminal uses some 40 KB of kernel memory, which is accounted to no group: all together get an eighth. */
 const BYTES_PER_TERMINAL = 40 * KIB;
 const MAX_TERMINALS = 4096;
-/** Of these, what only the guest's own /dev/pts may use, not that of a container. */
+/** The share of these for the guest's own /dev/pts, not those of containers. */
 const RESERVED_TERMINALS = 32;
 
 /** An event this long ago does not explain why a program exited. */
 const RECENT_MS = 5_000;
 
-/** What of the machine the limits follow from. */
+/** The properties of the machine that determine the limits. */
 export interface Machine {
-  /** What programs could take before the daemon would have to give something back. */
+  /** Memory that programs can use without reclaiming the daemon's. */
   readonly availableBytes: number;
   /** How many threads the kernel allows in all. */
   readonly threads: number;
@@ -40,15 +43,15 @@ export interface Limits {
   readonly pids: number;
 }
 
-/** What the programs of each account may take together. */
+/** The limits of all programs of each account together. */
 export interface ProgramLimits {
   readonly all: Limits;
   readonly unprivileged: Limits;
 }
 
 /**
- * The kernel and envd keep what they need to work, and root's programs what they need to
- * put an end to those of other accounts.
+ * Reserves what the kernel and envd need, and what root's programs need to kill those of other
+ * accounts.
  */
 export function programLimits({ availableBytes, threads }: Machine): ProgramLimits {
   const forKernel = Math.min(64 * MIB, availableBytes / 4) + availableBytes / 64;
@@ -65,22 +68,22 @@ export function programLimits({ availableBytes, threads }: Machine): ProgramLimi
   };
 }
 
-/** Says of a program's end what the program itself cannot know. */
+/** Adds the kernel's reason to a program's exit. */
 export type ExplainExit = (exit: ProcessExit) => ProcessExit;
 
 /**
  * The control groups of the guest; cgroups(7):
  *
- *     /                  kernel threads, and what container runtimes of the guest make
+ *     /                  kernel threads, and groups of the guest's container runtimes
  *     ├─ torpor          tini and envd; /init of the initramfs makes it and starts them in it
- *     └─ programs        all that envd starts, and its descendants, of whatever account
+ *     └─ programs        everything that envd starts, and its descendants, of any account
  *        ├─ root
  *        └─ unprivileged
  *
- * A fork bomb or a memory hog ends at its group's limit, and envd, in a group of its own, is
- * not touched. Moving a process into a full group is allowed, so a single program can be
- * started whatever the others do. No process may be in the inner node `programs`; the root
- * has no such rule, so container runtimes can make their groups beside these.
+ * A fork bomb or a memory hog is stopped by its group's limit, and envd, in a group of its own,
+ * is not affected. Moving a process into a full group is allowed, so a single program can be
+ * started whatever the others do. No process may be in the inner node `programs`; the root has
+ * no such rule, so container runtimes can create their groups beside these.
  */
 export class ProgramGroups {
   readonly #daemon: string;
@@ -95,8 +98,8 @@ export class ProgramGroups {
   }
 
   /**
-   * Makes the groups and moves this process into its own. Undefined where there is no
-   * cgroup2 that can be written; a controller that the kernel lacks sets no limit.
+   * Creates the groups and moves this process into its own. Undefined without a writable
+   * cgroup2; a controller that the kernel lacks sets no limit.
    */
   static make(root = CGROUP_ROOT, machine = readMachine()): ProgramGroups | undefined {
     const programs = join(root, 'programs');
@@ -124,7 +127,8 @@ export class ProgramGroups {
     const terminals = Math.floor(machine.availableBytes / 8 / BYTES_PER_TERMINAL);
     set('/proc/sys/kernel/pty', 'reserve', String(RESERVED_TERMINALS));
     set('/proc/sys/kernel/pty', 'max', String(Math.min(MAX_TERMINALS, terminals)));
-    // Else the kernel lists all processes whenever it kills one: seconds of a busy guest.
+    // Otherwise the kernel logs all processes whenever it kills one, which takes seconds in a
+    // busy guest.
     set('/proc/sys/vm', 'oom_dump_tasks', '0');
     return new ProgramGroups(root);
   }
@@ -164,15 +168,15 @@ class ProgramGroup {
   }
 
   /**
-   * First the score, which children inherit: those of before are in envd's group and are
-   * found there, those of later have it.
+   * First the score, which children inherit: earlier children are found in envd's group, later
+   * ones have the score.
    */
   take(pid: number): void {
     set('/proc', `${pid}/oom_score_adj`, String(PROGRAM_OOM_SCORE_ADJ));
     set(this.#path, 'cgroup.procs', String(pid));
   }
 
-  /** To be called before the program can have met a limit. */
+  /** To be called before the program can have reached a limit. */
   explainer(): ExplainExit {
     const startMs = performance.now();
     this.#outOfMemory.read();
@@ -209,10 +213,10 @@ class EventCounter {
     this.#name = name;
     this.#value = this.#current();
     try {
-      // The kernel reports a change of these files like one of any other.
+      // The kernel reports changes of these files to inotify.
       watch(path, { persistent: false }, () => this.read()).on('error', () => undefined);
     } catch {
-      // Not watched, it is read when it is asked for.
+      // Without a watch, it is read on request.
     }
   }
 
@@ -262,11 +266,11 @@ function membersOf(group: string): number[] {
   }
 }
 
-/** Best effort: a guest whose kernel lacks a feature still has to run. */
+/** Best effort: a guest whose kernel lacks a feature must still work. */
 function set(group: string, file: string, value: string): void {
   try {
     writeFileSync(join(group, file), value);
   } catch {
-    // Without it there is no such limit; or the process has exited already.
+    // Then there is no such limit, or the process has exited already.
   }
 }
