@@ -633,7 +633,7 @@ export const Filesystem: GenService<{
     output: typeof WatchDirResponseSchema;
   },
   /**
-   * The polling form, for clients that cannot hold a stream open.
+   * The polling form, for clients that cannot keep a stream open.
    *
    * @generated from rpc filesystem.Filesystem.CreateWatcher
    */

@@ -124,7 +124,7 @@ export type ProcessInfo = Message<"process.ProcessInfo"> & {
   tag?: string | undefined;
 
   /**
-   * Present once the process has exited.
+   * Set once the process has exited.
    *
    * @generated from field: optional process.ProcessEvent.EndEvent end = 100;
    */
@@ -175,14 +175,14 @@ export type StartRequest = Message<"process.StartRequest"> & {
   tag?: string | undefined;
 
   /**
-   * Absent means true: clients older than this field expect an open stdin.
+   * True if omitted: clients older than this field expect an open stdin.
    *
    * @generated from field: optional bool stdin = 4;
    */
   stdin?: boolean | undefined;
 
   /**
-   * Nobody waits for the process: List can show how it exited.
+   * No client waits for the process: List can show its exit.
    *
    * @generated from field: bool detached = 100;
    */
@@ -674,7 +674,7 @@ export const ProcessSelectorSchema: GenMessage<ProcessSelector> = /*@__PURE__*/
   messageDesc(file_envd_process_process, 21);
 
 /**
- * The values are signal numbers. E2B's clients send these two; Torpor's envd takes 1 to 64.
+ * The values are signal numbers. E2B's clients send these two; Torpor's envd accepts 1 to 64.
  *
  * @generated from enum process.Signal
  */
@@ -696,7 +696,7 @@ export const Signal = {
 } as const;
 
 /**
- * The values are signal numbers. E2B's clients send these two; Torpor's envd takes 1 to 64.
+ * The values are signal numbers. E2B's clients send these two; Torpor's envd accepts 1 to 64.
  *
  * @generated from enum process.Signal
  */

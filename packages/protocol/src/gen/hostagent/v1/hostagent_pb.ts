@@ -2,9 +2,9 @@
 // @generated from file hostagent/v1/hostagent.proto (package hostagent.v1, syntax proto3)
 /* eslint-disable */
 
-// What the control plane asks of a host agent. Messages that the seed system
-// has keep its field numbers; fields that are Torpor's own start at 20.
-// What may be omitted is optional; an empty string or 0 is a value like others.
+// The API of a host agent, for the control plane. Messages of the seed system keep its field
+// numbers; Torpor's own fields start at 20. A field that may be omitted is optional; an empty
+// string or 0 is an ordinary value.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -160,7 +160,7 @@ export type CreateSandboxRequest = Message<"hostagent.v1.CreateSandboxRequest"> 
   fromSnapshot: boolean;
 
   /**
-   * The user's own; the agent keeps them, and knows nothing of their meaning.
+   * User-defined; the agent stores them and does not interpret them.
    *
    * @generated from field: map<string, string> labels = 25;
    */
@@ -483,7 +483,7 @@ export type CreateSnapshotResponse = Message<"hostagent.v1.CreateSnapshotRespons
   timings: PhaseTiming[];
 
   /**
-   * As frozen in the build; those of the sandbox if omitted.
+   * Those of the build; those of the sandbox if omitted.
    *
    * @generated from field: optional int32 vcpus = 22;
    */
@@ -560,7 +560,7 @@ export type VerifyBuildsResponse = Message<"hostagent.v1.VerifyBuildsResponse"> 
   buildId: string;
 
   /**
-   * What is wrong with the build; not set for a sound one.
+   * What is wrong with the build; not set for a valid one.
    *
    * @generated from field: optional string fault = 2;
    */
@@ -572,7 +572,7 @@ export type VerifyBuildsResponse = Message<"hostagent.v1.VerifyBuildsResponse"> 
   sizeBytes: bigint;
 
   /**
-   * What keeps the build: names of sandboxes and templates.
+   * What refers to the build: names of sandboxes and templates.
    *
    * @generated from field: repeated string references = 4;
    */
@@ -743,7 +743,7 @@ export type WatchSandboxesResponse = Message<"hostagent.v1.WatchSandboxesRespons
     case: "sandbox";
   } | {
     /**
-     * Sent once, after the sandboxes that were known when the call began.
+     * Sent once, after the sandboxes that existed when the call began.
      *
      * @generated from field: hostagent.v1.WatchSandboxesResponse.Synchronised synchronised = 2;
      */
@@ -820,7 +820,7 @@ export type SandboxInfo = Message<"hostagent.v1.SandboxInfo"> & {
   memoryMb: number;
 
   /**
-   * Absent without a network slot.
+   * Not set without a network slot.
    *
    * @generated from field: optional string host_ip = 6;
    */
@@ -852,7 +852,7 @@ export type SandboxInfo = Message<"hostagent.v1.SandboxInfo"> & {
   templateId: string;
 
   /**
-   * Versions of what it runs on.
+   * Versions of the software that it runs on.
    *
    * @generated from field: map<string, string> metadata = 12;
    */
@@ -878,7 +878,7 @@ export type SandboxInfo = Message<"hostagent.v1.SandboxInfo"> & {
   buildId?: string | undefined;
 
   /**
-   * As the create request said; a fork has those of its source.
+   * As in the create request; a fork has those of its source.
    *
    * @generated from field: bool deny_internet = 23;
    */
@@ -942,7 +942,7 @@ export type ReadConsoleRequest = Message<"hostagent.v1.ReadConsoleRequest"> & {
   sandboxId: string;
 
   /**
-   * The last so many bytes; all that is kept if omitted.
+   * The last bytes only; the whole stored log if omitted.
    *
    * @generated from field: optional uint32 max_bytes = 2;
    */
@@ -1017,7 +1017,7 @@ export type ExecRequest = Message<"hostagent.v1.ExecRequest"> & {
   user?: string | undefined;
 
   /**
-   * Per stream; what is beyond is dropped and counted. The agent's limit if omitted.
+   * Per stream; the rest is dropped and counted. The agent's limit if omitted.
    *
    * @generated from field: optional uint64 max_output_bytes = 23;
    */
@@ -1061,7 +1061,7 @@ export type ExecResponse = Message<"hostagent.v1.ExecResponse"> & {
   stderrDroppedBytes: bigint;
 
   /**
-   * What the exit code does not say: "signal: killed", "exit status 137: out of memory".
+   * Details beyond the exit code: "signal: killed", "exit status 137: out of memory".
    *
    * @generated from field: optional string status = 22;
    */
@@ -1241,7 +1241,7 @@ export type ExecStreamResponse_End = Message<"hostagent.v1.ExecStreamResponse.En
   exitCode: number;
 
   /**
-   * What the exit code does not say.
+   * Details beyond the exit code.
    *
    * @generated from field: optional string error = 2;
    */
@@ -1390,7 +1390,7 @@ export type ProcessEntry = Message<"hostagent.v1.ProcessEntry"> & {
   args: string[];
 
   /**
-   * Present once the program has exited.
+   * Set once the program has exited.
    *
    * @generated from field: optional hostagent.v1.ExecStreamResponse.End end = 5;
    */
@@ -1591,7 +1591,7 @@ export type StreamProcessInputRequest = Message<"hostagent.v1.StreamProcessInput
     case: "data";
   } | {
     /**
-     * Close stdin after data. The last message; a stream that ends without it leaves stdin open.
+     * Close stdin after data. The last message; a stream without it leaves stdin open.
      *
      * @generated from field: hostagent.v1.StreamProcessInputRequest.Close close = 3;
      */
@@ -1816,7 +1816,7 @@ export type PtyAttachResponse_Exited = Message<"hostagent.v1.PtyAttachResponse.E
   exitCode: number;
 
   /**
-   * What the exit code does not say.
+   * Details beyond the exit code.
    *
    * @generated from field: optional string error = 2;
    */
@@ -2431,8 +2431,8 @@ export const HostAgentService: GenService<{
     output: typeof ListSandboxesResponseSchema;
   },
   /**
-   * Every change of a sandbox's state from the time of the call on, preceded by
-   * one event per sandbox that the agent knows.
+   * Every change of a sandbox's state from the time of the call on, preceded by one event per
+   * sandbox of the agent.
    *
    * @generated from rpc hostagent.v1.HostAgentService.WatchSandboxes
    */
@@ -2442,7 +2442,7 @@ export const HostAgentService: GenService<{
     output: typeof WatchSandboxesResponseSchema;
   },
   /**
-   * Commits a build of the running sandbox, then frees everything it holds.
+   * Commits a build of the running sandbox, then releases all its resources.
    *
    * @generated from rpc hostagent.v1.HostAgentService.PauseSandbox
    */
@@ -2460,7 +2460,7 @@ export const HostAgentService: GenService<{
     output: typeof ResumeSandboxResponseSchema;
   },
   /**
-   * Copies of a running or paused sandbox; the source stays as it was.
+   * Copies of a running or paused sandbox; the source is unchanged.
    *
    * @generated from rpc hostagent.v1.HostAgentService.ForkSandbox
    */
@@ -2578,7 +2578,7 @@ export const HostAgentService: GenService<{
     output: typeof SendProcessInputResponseSchema;
   },
   /**
-   * Much input, as fast as the process takes it. Returns when it has taken all of it.
+   * Large input, with back-pressure. Returns when the process has read all of it.
    *
    * @generated from rpc hostagent.v1.HostAgentService.StreamProcessInput
    */
@@ -2660,7 +2660,7 @@ export const HostAgentService: GenService<{
     output: typeof RemovePathResponseSchema;
   },
   /**
-   * Capacity, versions and images of the machine.
+   * Capacity, versions and images of the host.
    *
    * @generated from rpc hostagent.v1.HostAgentService.DescribeHost
    */
