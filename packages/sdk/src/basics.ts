@@ -1,4 +1,4 @@
-// What programs around the client need without it: it loads in a fraction of the time of the whole package.
+// What programs need without the client. It loads in a fraction of the time of the whole package.
 export {
   type ErrorCode,
   formatBytes,

@@ -8,7 +8,7 @@ import { hostSettings } from '../platform/host-settings.ts';
 export function registerSetup(cli: CliContext): void {
   cli.command('setup', 'install what this machine lacks: Debian packages, with apt').action(
     cli.action(async (options: CommonOptions, _command: Command) => {
-      // Loaded here: most commands do without the host's side.
+      // Loaded here, because most commands do not need the code of the host.
       const { requirementsFor, setUpHost } = await import('@torpor/agent/host-setup');
       const settings = hostSettings(await readConfig(cli.io, options));
       const checked = await setUpHost({
