@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { runCommand, writeFileAtomically } from '@torpor/linux';
 import { findProgram } from './checks.ts';
 
-/** Our own apt source; its name says whose it is. */
+/** Our own apt source, with our name. */
 export const BACKPORTS_SOURCE = '/etc/apt/sources.list.d/torpor-backports.sources';
 
 const APT_OPTIONS = [
@@ -10,20 +10,20 @@ const APT_OPTIONS = [
   'Acquire::Retries=3',
   '-o',
   'Acquire::http::Timeout=30',
-  // Another apt (unattended upgrades, a provisioning script) may hold the lock for a while.
+  // Another apt (unattended upgrades, a provisioning script) may hold the lock.
   '-o',
   'DPkg::Lock::Timeout=300',
   '-q',
 ];
 const APT_TIMEOUT_MS = 30 * 60_000;
 
-/** A Debian release that has a suite of backports with what we want newer. */
+/** A Debian release whose backports have the newer packages that we need. */
 const RELEASE_WITH_BACKPORTS = 'bookworm';
 
 export interface SetupReport {
-  /** One line about what is being done. */
+  /** Called with a line about each step. */
   readonly step: (line: string) => void;
-  /** One line that apt printed. */
+  /** Called with each line that apt prints. */
   readonly output: (line: string) => void;
 }
 
@@ -36,7 +36,7 @@ export async function updateLists(report: SetupReport): Promise<void> {
   await apt(['update'], report);
 }
 
-/** Installs packages from the distribution's own suites, or from one that is named. */
+/** Installs packages from the distribution's own suites, or from a given one. */
 export async function installPackages(
   packages: readonly string[],
   report: SetupReport,
@@ -48,8 +48,8 @@ export async function installPackages(
 }
 
 /**
- * The name of the suite of backports, after adding a source for it if apt knows
- * none; undefined where this release needs or has none.
+ * The name of the backports suite, after adding a source for it if apt has none;
+ * undefined if this release needs or has none.
  */
 export async function ensureBackports(report: SetupReport): Promise<string | undefined> {
   if ((await releaseCodename()) !== RELEASE_WITH_BACKPORTS) return undefined;
@@ -82,7 +82,7 @@ async function releaseCodename(): Promise<string> {
   return /^VERSION_CODENAME="?([a-z]+)"?$/m.exec(text)?.[1] ?? '';
 }
 
-/** The archives that apt's sources name, with the mirror each comes from. */
+/** The archives in apt's sources, with their mirrors. */
 async function knownArchives(): Promise<{ uri: string; release: string }[]> {
   const output = await runCommand(
     'apt-get',

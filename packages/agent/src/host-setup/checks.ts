@@ -5,7 +5,7 @@ import { isStaticProgram } from '@torpor/images';
 import { findQemu } from '@torpor/vmm';
 import type { CheckResult } from './requirement.ts';
 
-/** Where programs of the super user are, which the PATH of a plain user lacks. */
+/** Directories of system programs, which are not on an ordinary user's PATH. */
 const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
 
 /** The path of an executable file with this name, or undefined. */
@@ -28,7 +28,7 @@ export async function isAccessible(path: string, mode: number = constants.F_OK):
   );
 }
 
-/** A check that all these programs are there. */
+/** A check that all these programs exist. */
 export function programs(...names: readonly string[]): () => Promise<CheckResult> {
   return async () => {
     const found = await Promise.all(names.map(findProgram));
@@ -39,7 +39,7 @@ export function programs(...names: readonly string[]): () => Promise<CheckResult
   };
 }
 
-/** A check that these files are there. */
+/** A check that these files exist. */
 export function files(...paths: readonly string[]): () => Promise<CheckResult> {
   return async () => {
     const present = await Promise.all(paths.map((path) => isAccessible(path)));
@@ -61,7 +61,7 @@ export function every(
   };
 }
 
-/** The initramfs holds busybox alone, so it must need no libraries. */
+/** The initramfs contains only busybox, so it must need no libraries. */
 export async function staticBusybox(): Promise<CheckResult> {
   const path = await findProgram('busybox');
   if (path === undefined) return { state: 'missing', detail: 'no program busybox' };
@@ -70,7 +70,7 @@ export async function staticBusybox(): Promise<CheckResult> {
     : { state: 'missing', detail: `${path} needs shared libraries` };
 }
 
-/** The QEMU at the path, else on the PATH. One below 10 serves, but with the slower machine type q35. */
+/** The QEMU at the path, else on the PATH. One below 10 works, but with the slower machine type q35. */
 export async function qemu(program?: string): Promise<CheckResult> {
   try {
     const { path, version, machineType } = await findQemu(program);
@@ -83,7 +83,7 @@ export async function qemu(program?: string): Promise<CheckResult> {
   }
 }
 
-/** Namespaces, taps and nftables are the super user's. */
+/** Namespaces, taps and nftables need root. */
 export async function superUser(): Promise<CheckResult> {
   return process.getuid?.() === 0
     ? { state: 'found', detail: 'uid 0' }

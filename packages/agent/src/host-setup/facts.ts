@@ -9,13 +9,13 @@ import { findProgram } from './checks.ts';
 import { HOST_KERNEL } from './kernel-features.ts';
 import type { Fact } from './requirement.ts';
 
-/** Less than this leaves no room for an image and a few disks. */
+/** Less than this is too little for an image and a few disks. */
 const LOW_DISK_BYTES = 4 * 1024 ** 3;
 /** One sandbox of the default size. */
 const LOW_MEMORY_BYTES = 768 * 1024 ** 2;
 const SHARED_MEMORY = '/dev/shm';
 
-/** What this machine is and has. Like the checks of requirements, it loads no kernel module. */
+/** The facts about this machine. Like the checks of requirements, it loads no kernel module. */
 export function collectFacts(
   dataDir: string,
   modules: KernelModules = HOST_KERNEL.modules,
@@ -50,7 +50,7 @@ async function memory(): Promise<Fact> {
   };
 }
 
-/** The RAM of guests is in files there. */
+/** Guest RAM is in files on /dev/shm. */
 async function sharedMemory(): Promise<Fact> {
   const remedy = `Enlarge it: \`mount -o remount,size=75% ${SHARED_MEMORY}\`.`;
   try {
@@ -92,7 +92,7 @@ async function statfsOfExisting(path: string): Promise<StatsFs> {
   }
 }
 
-/** Other firewalls that would keep guests from the internet. */
+/** Detects other firewalls that would block guests from the internet. */
 async function forwarding(modules: KernelModules): Promise<Fact> {
   const remedy =
     'Allow forwarding for the interfaces tp*: the other firewall drops what Torpor allows.';

@@ -11,7 +11,7 @@ import { setUpHost } from './setup.ts';
 const RELEASE = '6.1.0-41-amd64';
 const isRoot = process.getuid?.() === 0;
 
-/** Of modules.dep of Debian 12, what concerns us. */
+/** The relevant part of Debian 12's modules.dep. */
 const DEBIAN_MODULES = [
   ...['drivers/net/tun', 'drivers/net/veth', 'net/netfilter/nf_conntrack', 'net/netfilter/nf_nat'],
   ...['nf_tables', 'nft_chain_nat', 'nft_nat', 'nft_masq', 'nft_ct', 'nft_fib', 'nft_fib_inet'],
@@ -24,13 +24,13 @@ let host: HostKernel;
 let flags: string;
 const file = () => join(root, 'etc/modules-load.d/torpor.conf');
 
-/** A modprobe that loads what it is told: a kernel has what it loaded in /sys/module. */
+/** Installs a modprobe that "loads" a module into /sys/module. */
 async function installModprobe(script = 'mkdir -p "$root/sys/module/$2"'): Promise<void> {
   const text = `#!/bin/sh\nroot=${root}\n${script}\n`;
   await writeFile(join(root, 'modprobe'), text, { mode: 0o755 });
 }
 
-/** A Debian that has just booted: modules as files, none of them loaded. */
+/** A freshly booted Debian: modules as files, none of them loaded. */
 async function installModules(): Promise<void> {
   const directory = join(root, 'lib/modules', RELEASE);
   await mkdir(directory, { recursive: true });
@@ -77,7 +77,7 @@ describe('a freshly booted Debian', () => {
     flags = 'fpu vmx msr';
   });
 
-  test('is told by doctor what is not loaded, and nothing is loaded by looking', async () => {
+  test('is reported by doctor with the modules to load, and the check loads none', async () => {
     expect(await checked()).toEqual({
       tun: 'degraded: the kernel has not loaded tun',
       veth: 'degraded: the kernel has not loaded veth',
@@ -95,27 +95,30 @@ describe('a freshly booted Debian', () => {
     for (const { remedy } of kernelFeatures(host)) expect(remedy).toContain('`torpor setup`');
   });
 
-  test.runIf(isRoot)('is set up: modules are loaded, now and at every boot, and said', async () => {
-    const steps: string[] = [];
-    const results = await setUp(steps);
-    expect(results.map(({ result }) => result.state)).toEqual(Array(4).fill('found'));
-    const names = `tun veth nf_tables nf_conntrack nf_nat nft_chain_nat nft_nat nft_masq nft_ct nft_fib nft_fib_inet nft_reject_inet nft_limit kvm kvm_intel`;
-    expect(steps).toContain(`modprobe ${names}`);
-    expect(steps.at(-1)).toMatch(/loaded at every boot from now on, by .*torpor\.conf$/);
-    const lines = (await readFile(file(), 'utf8')).split('\n').filter((line) => line !== '');
-    expect(lines[0]).toMatch(/^#/);
-    expect(lines.slice(1)).toEqual(names.split(' '));
-    // Once more, with nothing to do, and once with one that somebody unloaded.
-    const again: string[] = [];
-    await setUp(again);
-    expect(again).toEqual([]);
-    await rm(join(root, 'sys/module/veth'), { recursive: true });
-    await setUp(again);
-    expect(again.at(-1)).toBe('modprobe veth');
-    expect((await readFile(file(), 'utf8')).match(/^veth$/gm)).toHaveLength(1);
-  });
+  test.runIf(isRoot)(
+    'is set up: modules are loaded, now and at every boot, and reported',
+    async () => {
+      const steps: string[] = [];
+      const results = await setUp(steps);
+      expect(results.map(({ result }) => result.state)).toEqual(Array(4).fill('found'));
+      const names = `tun veth nf_tables nf_conntrack nf_nat nft_chain_nat nft_nat nft_masq nft_ct nft_fib nft_fib_inet nft_reject_inet nft_limit kvm kvm_intel`;
+      expect(steps).toContain(`modprobe ${names}`);
+      expect(steps.at(-1)).toMatch(/loaded at every boot from now on, by .*torpor\.conf$/);
+      const lines = (await readFile(file(), 'utf8')).split('\n').filter((line) => line !== '');
+      expect(lines[0]).toMatch(/^#/);
+      expect(lines.slice(1)).toEqual(names.split(' '));
+      // Again with nothing to do, and once with one module unloaded.
+      const again: string[] = [];
+      await setUp(again);
+      expect(again).toEqual([]);
+      await rm(join(root, 'sys/module/veth'), { recursive: true });
+      await setUp(again);
+      expect(again.at(-1)).toBe('modprobe veth');
+      expect((await readFile(file(), 'utf8')).match(/^veth$/gm)).toHaveLength(1);
+    },
+  );
 
-  test.runIf(isRoot)('with KVM switched off in the firmware is set up without it', async () => {
+  test.runIf(isRoot)('with KVM disabled in the firmware is set up without it', async () => {
     const refusal = `modprobe: ERROR: could not insert 'kvm_intel': Operation not supported`;
     await installModprobe(
       `[ "$2" = kvm_intel ] && { echo "${refusal}" >&2; exit 1; }\nmkdir -p "$root/sys/module/$2"`,
@@ -130,7 +133,7 @@ describe('a freshly booted Debian', () => {
     expect(await readFile(file(), 'utf8')).not.toContain('kvm_intel');
   });
 
-  test('needs modprobe, and only while there is something to load', async () => {
+  test('needs modprobe only while there is something to load', async () => {
     const requirement = kmod(kernelFeatures(host), async () => undefined);
     expect((await requirement.check()).state).toBe('missing');
     expect(requirement.packages).toEqual(['kmod']);
@@ -142,7 +145,7 @@ describe('a freshly booted Debian', () => {
 });
 
 describe('a host without module files, such as a container', () => {
-  test.runIf(isRoot)('has what works, and nothing is loaded', async () => {
+  test.runIf(isRoot)('has the features that work, and nothing is loaded', async () => {
     await mkdir(join(root, 'sys/module/tun'), { recursive: true });
     expect(await checked()).toEqual({
       tun: 'found: /dev/net/tun',
@@ -159,13 +162,13 @@ describe('a host without module files, such as a container', () => {
     expect(tun).toBe("missing: ENOENT: no such file or directory, open '/dev/net/tun'");
   });
 
-  test('whose processor could virtualise is told so', async () => {
+  test('is told if its processor could virtualise', async () => {
     flags = 'fpu svm';
     const { kvm } = await checked();
     expect(kvm).toMatch(/^degraded: the processor has svm, but ENOENT.*\/dev\/kvm/);
   });
 
-  test.runIf(isRoot)('is told what its kernel refuses, with the message of the tool', async () => {
+  test.runIf(isRoot)('gets the message of the tool for what its kernel refuses', async () => {
     const { PATH } = process.env;
     process.env.PATH = `${root}:${PATH}`;
     const message = 'Error: Could not process rule: Operation not supported';

@@ -6,12 +6,12 @@ import { findProgram } from './checks.ts';
 import type { CheckResult, Requirement } from './requirement.ts';
 
 /*
- * What a host's kernel must have. It is tried by use, since a kernel may have it built in and
- * a container sees no modules. Only where a module is there as a file and is not loaded yet
- * is it not tried: trying would load it, and a check changes nothing.
+ * The kernel features that a host must have. They are tested by use, since a kernel may have them
+ * built in and a container sees no modules. A feature whose module exists as a file but is not
+ * loaded is not tested: the test would load it, and a check must not change anything.
  */
 
-/** What the rules of nftables need, sampleRules(); what a kernel has in other modules is not looked for. */
+/** The modules that the nftables rules of sampleRules() need; those of other kernels are not searched. */
 const NFT_MODULES = [
   ...['nf_tables', 'nf_conntrack', 'nf_nat', 'nft_chain_nat', 'nft_nat', 'nft_masq', 'nft_ct'],
   ...['nft_fib', 'nft_fib_inet', 'nft_reject_inet', 'nft_limit'],
@@ -53,7 +53,7 @@ export function kernelFeatures(kernel: HostKernel = HOST_KERNEL): Requirement[] 
   return features.map((feature) => requirementOf(feature, kernel));
 }
 
-/** Loading modules needs modprobe(8); a host that has none to load does without. */
+/** Loading modules needs modprobe(8); a host without modules to load does not need it. */
 export function kmod(
   features: readonly Requirement[],
   find: typeof findProgram = findProgram,
@@ -156,7 +156,7 @@ async function virtualisation(cpuInfo: HostKernel['cpuInfo']): Promise<string | 
   return /^flags\s*:.*\b(vmx|svm)\b/m.exec(await cpuInfo())?.[1];
 }
 
-/** Tries a command in a network namespace that ends with it. */
+/** Runs a command in a temporary network namespace. */
 async function inOwnNamespace(
   what: string,
   program: string,

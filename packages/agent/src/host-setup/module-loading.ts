@@ -9,17 +9,16 @@ export const MODULES_FILE = '/etc/modules-load.d/torpor.conf';
 export interface ModuleLoading {
   readonly requirements: readonly Requirement[];
   readonly modules: KernelModules;
-  /** {@link MODULES_FILE}, unless a test has its own. */
+  /** {@link MODULES_FILE}, except in tests. */
   readonly file: string;
-  /** One line about what is being done. */
+  /** Called with a line about each step. */
   readonly step: (line: string) => void;
 }
 
 /**
- * Loads the kernel modules that the requirements want and that are not loaded, and has them
- * loaded at every boot: a kernel that loads what is used by itself needs that less than one
- * that is hardened later in its boot. One that cannot be loaded is told of; whether that
- * matters shows when what needs it is checked.
+ * Loads the missing kernel modules of the requirements, now and at every boot: most kernels load
+ * modules on demand, but some disable that later in the boot. A module that cannot be loaded is
+ * reported; the check of its requirement decides whether that matters.
  */
 export async function loadModules(loading: ModuleLoading): Promise<void> {
   const wanted = await Promise.all(
@@ -41,7 +40,7 @@ export async function loadModules(loading: ModuleLoading): Promise<void> {
   if (loaded.length > 0) await loadAtBoot(loaded, loading);
 }
 
-/** The file's other lines stay: an earlier set-up may have needed modules that are loaded now. */
+/** Keeps the file's other lines: an earlier set-up may have needed modules that are loaded now. */
 async function loadAtBoot(names: readonly string[], { file, step }: ModuleLoading): Promise<void> {
   const text = await readFile(file, 'utf8').catch(() => '# Written by Torpor: `torpor setup`.\n');
   const lines = text.split('\n').filter((line) => line.trim() !== '');

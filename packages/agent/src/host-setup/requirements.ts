@@ -4,9 +4,8 @@ import { kernelFeatures, kmod } from './kernel-features.ts';
 import type { Requirement } from './requirement.ts';
 
 /**
- * What a host must have with these settings. One where Firecracker is forced does without
- * what QEMU alone needs, and without QEMU if KVM is forced too; one where emulation is forced
- * does without KVM.
+ * The requirements with these settings. If Firecracker is forced, the host does not need what only
+ * QEMU needs, nor QEMU itself if KVM is forced too; if emulation is forced, it does not need KVM.
  */
 export function requirementsFor({
   forcedAccelerator,
@@ -27,8 +26,8 @@ export function requirementsFor({
 const KERNEL_FEATURES = kernelFeatures();
 
 /**
- * Everything that a host must have beyond what npm brings. Set-up installs from
- * this table and doctor prints it.
+ * All requirements of a host beyond the npm packages. Set-up installs from this
+ * table and doctor prints it.
  */
 export const REQUIREMENTS: readonly Requirement[] = [
   {

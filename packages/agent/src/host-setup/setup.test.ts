@@ -22,14 +22,14 @@ function recorder() {
 }
 
 describe('setUpHost', () => {
-  test('does and says nothing where nothing is missing', async () => {
+  test('does and prints nothing if nothing is missing', async () => {
     const { steps, report } = recorder();
     const checked = await setUpHost({ report, requirements: [requirement('a', found)] });
     expect(checked).toHaveLength(1);
     expect(steps).toEqual([]);
   });
 
-  test('says which requirement no package can help with, and how to mend it', async () => {
+  test('names the requirement that no package provides, and its remedy', async () => {
     const { steps, report } = recorder();
     const requirements = [requirement('a', found), requirement('b', missing)];
     await expect(setUpHost({ report, requirements })).rejects.toMatchObject({
@@ -40,7 +40,7 @@ describe('setUpHost', () => {
     expect(steps).toEqual(['b (for a test) is missing: not there']);
   });
 
-  test('a degraded requirement without packages stops nothing', async () => {
+  test('a degraded requirement without packages is not an error', async () => {
     const { report } = recorder();
     const requirements = [requirement('a', { state: 'degraded', detail: 'old' })];
     await expect(setUpHost({ report, requirements })).resolves.toHaveLength(1);
@@ -48,7 +48,7 @@ describe('setUpHost', () => {
 });
 
 describe('assertHostReady', () => {
-  test('names what is missing and the packages that have it', async () => {
+  test('names the missing requirements and the packages that provide them', async () => {
     const requirements = [requirement('a', missing, ['a-package'])];
     await expect(assertHostReady(requirements)).rejects.toMatchObject({
       code: 'host_setup',
@@ -58,7 +58,7 @@ describe('assertHostReady', () => {
 });
 
 describe('the table', () => {
-  test('has no id twice, and a purpose and remedy for each', () => {
+  test('has unique ids, and a purpose and remedy for each', () => {
     expect(new Set(REQUIREMENTS.map(({ id }) => id)).size).toBe(REQUIREMENTS.length);
     for (const { purpose, remedy } of REQUIREMENTS) {
       expect(purpose).not.toBe('');

@@ -8,9 +8,9 @@ import { REQUIREMENTS } from './requirements.ts';
 
 export interface SetupOptions {
   readonly report: SetupReport;
-  /** The default is the table of this package; tests bring their own. */
+  /** The default is the table of this package; tests pass their own. */
   readonly requirements?: readonly Requirement[];
-  /** Where kernel modules come from, and which file has them loaded at boot: tests bring their own. */
+  /** The source of kernel modules, and the file that loads them at boot; tests pass their own. */
   readonly modules?: KernelModules;
   readonly modulesFile?: string;
 }
@@ -24,8 +24,8 @@ export async function assertHostReady(
 }
 
 /**
- * Installs packages and loads kernel modules that the host lacks. With nothing missing it
- * only looks, which takes well under a second. Throws `host_setup` where it cannot help.
+ * Installs packages and loads kernel modules that the host lacks. If nothing is missing, it
+ * only checks, which takes well under a second. Throws `host_setup` if it cannot help.
  */
 export async function setUpHost({
   report,
@@ -57,7 +57,7 @@ function finish(checked: CheckedRequirement[]): CheckedRequirement[] {
   return checked;
 }
 
-/** False where what is there will do and nothing newer can be had. Throws `host_setup` where it will not do. */
+/** False if the existing programs suffice and nothing newer is available. Throws `host_setup` if they do not suffice. */
 async function canInstall(missing: readonly CheckedRequirement[]): Promise<boolean> {
   if (process.getuid?.() !== 0) {
     throw new TorporError(
@@ -90,7 +90,7 @@ async function install(wanted: readonly CheckedRequirement[], report: SetupRepor
   }
 }
 
-/** QEMU of the backports where there are any; without it the release's own will do. */
+/** Installs QEMU of the backports if there are any; otherwise the release's own suffices. */
 async function installNewQemu(report: SetupReport): Promise<boolean> {
   try {
     const suite = await ensureBackports(report);

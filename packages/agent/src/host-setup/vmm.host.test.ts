@@ -16,7 +16,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(directory, { recursive: true }));
 
-/** A program that only knows its version. */
+/** A program that only prints its version. */
 async function program(name: string, message: string): Promise<string> {
   const path = join(directory, name);
   await writeFile(path, `#!/bin/sh\necho '${message}'\n`);
@@ -44,7 +44,7 @@ describe('doctor', () => {
     });
   });
 
-  test('says what is wrong with a Firecracker, which need not stop anything', async () => {
+  test('reports what is wrong with a Firecracker, which is not an error', async () => {
     const firecracker = await program('firecracker', 'Firecracker v1.2.0');
     const facts = await factsWith({ programs: { firecracker }, forcedAccelerator: 'tcg' });
     expect(facts.firecracker).toMatchObject({
@@ -53,7 +53,7 @@ describe('doctor', () => {
     });
   });
 
-  test('says which VMM is chosen and why', async () => {
+  test('reports which VMM is chosen and why', async () => {
     const qemu = await program('qemu', 'QEMU emulator version 10.0.2');
     const { accelerator, vmm } = await factsWith({
       vmm: 'qemu',
@@ -70,7 +70,7 @@ describe('doctor', () => {
     });
   });
 
-  test('says why the VMM that is forced cannot be had, and what to do', async () => {
+  test('reports why the forced VMM is not available, and what to do', async () => {
     const { vmm } = await factsWith({
       vmm: 'firecracker',
       programs: { firecracker: '/nonexistent/firecracker' },
@@ -83,11 +83,11 @@ describe('doctor', () => {
   });
 });
 
-/** Where KVM cannot even be tried, nothing is probed. */
+/** If KVM cannot be tried, nothing is probed. */
 const mayHaveKvm = (await kvmObstacle()) === undefined;
 
-describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
-  /** A cache with a kernel, as `ensureGuestArtifacts` leaves it, that nothing ever boots. */
+describe.runIf(mayHaveKvm)("doctor's result for KVM", () => {
+  /** A cache with a kernel, as `ensureGuestArtifacts` leaves it, which is never booted. */
   async function cacheKernel(): Promise<void> {
     const path = join(directory, 'kernels', '0123456789abcdef01234567');
     await mkdir(path, { recursive: true });
@@ -97,9 +97,9 @@ describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
     await writeFile(join(path, 'vmlinux'), 'not a kernel');
   }
 
-  test('is asked for once, and again with --probe', async () => {
+  test('is probed once, and again with --probe', async () => {
     await cacheKernel();
-    // It tells its version and does nothing else, as one that KVM refuses.
+    // It prints its version and does nothing else, like one that KVM refuses.
     const qemu = await program('qemu', 'QEMU emulator version 10.0.2');
     const settings = withDirectory({ programs: { qemu }, vmm: 'qemu' });
     let probes = 0;
@@ -124,17 +124,17 @@ describe.runIf(mayHaveKvm)('what doctor knows of KVM', () => {
   });
 });
 
-describe('what a host must have', () => {
+describe('the requirements of a host', () => {
   const idsOf = (requirements: readonly Requirement[]) => requirements.map(({ id }) => id);
   const ids = (settings: Partial<HostSettings>) => idsOf(requirementsFor(settings));
 
-  test('is all of the table unless Firecracker is forced', () => {
+  test('are all of the table unless Firecracker is forced', () => {
     const all = idsOf(REQUIREMENTS);
     expect(ids({})).toEqual(all);
     expect(ids({ vmm: 'auto', forcedAccelerator: 'kvm' })).toEqual(all);
   });
 
-  test('is less for Firecracker, and no QEMU where KVM is forced too', () => {
+  test('are fewer for Firecracker, and without QEMU if KVM is forced too', () => {
     const firecracker = ids({ vmm: 'firecracker' });
     expect(firecracker).toContain('qemu');
     expect(firecracker).not.toContain('gcc');
@@ -143,7 +143,7 @@ describe('what a host must have', () => {
     expect(both).toContain('nftables');
   });
 
-  test('is the QEMU of the setting', async () => {
+  test('include the QEMU of the setting', async () => {
     const path = await program('qemu', 'QEMU emulator version 10.0.2');
     const requirements = requirementsFor({ programs: { qemu: path } });
     const qemu = requirements.find(({ id }) => id === 'qemu');

@@ -9,11 +9,11 @@ import type { Fact } from './requirement.ts';
 export interface VmmFactsOptions {
   /** Try KVM again, even if the result of an earlier probe is known. */
   readonly probe?: boolean | undefined;
-  /** Called before guests are booted for that. */
+  /** Called before guests are booted for the probe. */
   readonly onProbe?: () => void;
 }
 
-/** Firecracker, which accelerator sandboxes get and which VMM runs them, and why. */
+/** The facts about Firecracker, and the chosen accelerator and VMM with the reasons. */
 export async function vmmFacts(
   settings: HostSettings,
   options: VmmFactsOptions = {},
@@ -21,7 +21,7 @@ export async function vmmFacts(
   return [await firecrackerFact(settings), ...(await choiceFacts(settings, options))];
 }
 
-/** Firecracker and its jailer can be had beside QEMU; no host must have them. */
+/** Firecracker and its jailer are optional beside QEMU. */
 async function firecrackerFact({ programs }: HostSettings): Promise<Fact> {
   const id = 'firecracker';
   const firecracker = programs?.firecracker ?? (await findProgram('firecracker'));
@@ -40,7 +40,7 @@ async function firecrackerFact({ programs }: HostSettings): Promise<Fact> {
   }
 }
 
-/** Boots a probe where KVM may work and no earlier result is known, or where `probe` asks for it. */
+/** Boots a probe if KVM may work and there is no earlier result, or if `probe` is set. */
 async function choiceFacts(
   { dataDir, cacheDir, vmm, programs, forcedAccelerator }: HostSettings,
   { probe = false, onProbe }: VmmFactsOptions,
