@@ -92,16 +92,17 @@ describe('node', () => {
     await writeFile(
       file,
       `import { Torpor } from '@torpor/sdk';
+      import { isId } from '@torpor/sdk/basics';
       await using torpor = new Torpor();
       const { status }: { status: string } = await torpor.health();
-      for await (const { id } of torpor.sandboxes.list()) console.log(id);
+      for await (const { id } of torpor.sandboxes.list()) console.log(id, isId('sandbox', id));
       console.log(status, ...process.argv.slice(2));
       process.exitCode = 3;`,
     );
     const { id } = await harness.create();
     expect(await runTorpor(harness.dataDir, ['node', file, 'a', '--json'])).toEqual({
       exitCode: 3,
-      stdout: `${id}\nok a --json\n`,
+      stdout: `${id} true\nok a --json\n`,
       stderr: '',
     });
   });

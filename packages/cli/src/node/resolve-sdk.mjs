@@ -2,12 +2,14 @@
 // unless they have their own.
 import { registerHooks } from 'node:module';
 
+const SDK = /^@torpor\/sdk(?:\/|$)/;
+
 registerHooks({
   resolve(specifier, context, nextResolve) {
     try {
       return nextResolve(specifier, context);
     } catch (error) {
-      if (specifier !== '@torpor/sdk' || error.code !== 'ERR_MODULE_NOT_FOUND') throw error;
+      if (!SDK.test(specifier) || error.code !== 'ERR_MODULE_NOT_FOUND') throw error;
       return nextResolve(specifier, { ...context, parentURL: import.meta.url });
     }
   },
