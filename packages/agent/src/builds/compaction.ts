@@ -2,7 +2,7 @@ import type { Build } from '@torpor/builds';
 import type { HostContext } from '../host-context.ts';
 
 /**
- * Compacts the chain of a paused sandbox's build if it names too many builds, or mostly dead
+ * Compacts the chain of a paused sandbox's build if it names too many builds, or mostly unused
  * blocks. The caller holds the sandbox's lock: the pause, and a resume after it, wait for this.
  * The sandbox's reference names the compacted build once `adopt` has resolved for it; if
  * anything fails, it names the old one. Does not throw.

@@ -166,8 +166,8 @@ class Packer {
       else this.#addSpecial(path, name, parent.id, stats);
     } catch (error) {
       if (errnoOf(error) === undefined) throw error;
-      const gone = errnoOf(error) === 'ENOENT';
-      this.#omit(path, gone ? 'it was removed during the copy' : reasonOf(error));
+      const isRemoved = errnoOf(error) === 'ENOENT';
+      this.#omit(path, isRemoved ? 'it was removed during the copy' : reasonOf(error));
     }
     yield* this.#full();
     return undefined;

@@ -2,7 +2,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { listCacheUsers } from '@torpor/images';
 import { recordTexts } from '../data-dir/record-texts.ts';
 
-/** An artefact of the cache lies in a directory that is named after its key. */
+/** An artefact of the cache is in a directory that is named after its key. */
 const KEY = /(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])/g;
 
 /**

@@ -59,10 +59,10 @@ describe('the host', () => {
       targets: [envd(online), envd(offline)],
       patienceMs: PATIENT_MS,
     });
-    const answer = { local: GUEST.address, peer: GUEST.gateway };
+    const response = { local: GUEST.address, peer: GUEST.gateway };
     expect(outcomes).toEqual([
-      { reached: true, answer },
-      { reached: true, answer },
+      { reached: true, response },
+      { reached: true, response },
     ]);
   });
 
@@ -89,7 +89,7 @@ describe('a guest with internet', () => {
     expect(outcomes).toEqual(
       INTERNET.map((target) => ({
         reached: true,
-        answer: { local: target.address, peer: probe.hostInternetAddress },
+        response: { local: target.address, peer: probe.hostInternetAddress },
       })),
     );
   });

@@ -35,7 +35,7 @@ export type StoredBlocks = (buildId: string) => number | undefined;
 export interface ParseOptions {
   /** Names the file in errors. */
   readonly path: string;
-  /** Where given, each run must lie within the diff file of an existing build. */
+  /** Where given, each run must be within the diff file of an existing build. */
   readonly storedBlocks?: StoredBlocks;
 }
 

@@ -18,7 +18,7 @@ const WINDOW_BLOCKS = 16;
 /** Limit on mapped blocks of the diff files while faults are served; 8 MiB. */
 const MAX_MAPPED_BLOCKS = 2048;
 
-const ABSENT = 0;
+const MISSING = 0;
 const PRESENT = 1;
 /** Discarded by the VMM: reads as zeros from then on, never as the build's content. */
 const REMOVED = 2;
@@ -60,7 +60,7 @@ export class GuestMemory {
     const block = this.#blockAt(address);
     if (block === undefined)
       throw new PageError(`A fault at 0x${address.toString(16)} is outside of RAM.`);
-    const late = this.#expected?.[block] === 1 && this.#state[block] === ABSENT;
+    const late = this.#expected?.[block] === 1 && this.#state[block] === MISSING;
     const result = this.#serveBlock(block);
     if (result === 'served') {
       this.counters.faults++;
@@ -110,12 +110,12 @@ export class GuestMemory {
         block = runEnd;
         continue;
       }
-      if (this.#state[block] !== ABSENT) {
+      if (this.#state[block] !== MISSING) {
         block++;
         continue;
       }
       let stop = block + 1;
-      while (stop < runEnd && this.#state[stop] === ABSENT) stop++;
+      while (stop < runEnd && this.#state[stop] === MISSING) stop++;
       const installed = this.#install(block, stop, run);
       if (installed < 0) return installed === UFFD_RETRY ? 'retry' : 'unmapped';
       this.counters.prefetchBytes += installed * BLOCK_SIZE;
@@ -193,7 +193,7 @@ export class GuestMemory {
     const zero = this.#isZero(run);
     let first = block;
     let at = run;
-    while (first > low && this.#state[first - 1] === ABSENT) {
+    while (first > low && this.#state[first - 1] === MISSING) {
       if (first === mapping.startOf(at) && this.#isZero(--at) !== zero) break;
       first--;
     }
@@ -208,7 +208,7 @@ export class GuestMemory {
     const zero = this.#isZero(run);
     let end = block + 1;
     let at = run;
-    while (end < high && this.#state[end] === ABSENT) {
+    while (end < high && this.#state[end] === MISSING) {
       if (end === mapping.endOf(at) && this.#isZero(++at) !== zero) break;
       end++;
     }
