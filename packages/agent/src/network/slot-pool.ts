@@ -396,7 +396,7 @@ class Pool implements SlotPool {
     if (condition === 'relinked') {
       this.#options.logger.warn(
         { owner, index },
-        'Link of a running sandbox was made again; the sandbox is without internet now',
+        'Link of a running sandbox recreated; the sandbox has no internet access now',
       );
     }
     return leasedSlot(layout);

@@ -99,6 +99,6 @@ function checkChildren(ids: readonly string[]): void {
   if (areNew && ids.length >= 1 && ids.length <= MAX_CHILDREN) return;
   throw new TorporError(
     'invalid_request',
-    `A fork makes 1 to ${MAX_CHILDREN} sandboxes, each with an id of its own.`,
+    `A fork makes 1 to ${MAX_CHILDREN} sandboxes with different ids.`,
   );
 }

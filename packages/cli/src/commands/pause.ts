@@ -30,7 +30,7 @@ const IDLE_TIMEOUT = '--idle-timeout <time>';
 export function registerPause(cli: CliContext): void {
   cli
     .command('pause <id>', 'pause a sandbox: keep its memory and disk, free everything else')
-    .option('--strict', 'fail if it is paused already')
+    .option('--strict', 'fail if it is already paused')
     .option(...TIMINGS)
     .action(
       cli.action(async (id: string, options: PauseOptions, _command: Command) => {
@@ -47,7 +47,7 @@ export function registerResume(cli: CliContext): void {
   cli
     .command('resume <id>', 'resume a paused sandbox from where it was paused')
     .option(IDLE_TIMEOUT, 'new idle timeout (default: unchanged)', duration)
-    .option('--strict', 'fail if it is running already')
+    .option('--strict', 'fail if it is already running')
     .option(...TIMINGS)
     .action(
       cli.action(async (id: string, options: ResumeOptions, _command: Command) => {

@@ -21,8 +21,8 @@ import { SandboxRepository, type TransitionChanges } from './repository.ts';
 /** For writing the memory of a large sandbox to a slow disk. */
 const PAUSE_TIMEOUT_MS = 10 * 60_000;
 
-const IS_PAUSED = { paused: 'There is nothing to do: it is paused already.' };
-const IS_RUNNING = { running: 'There is nothing to do: it is running already.' };
+const IS_PAUSED = { paused: 'There is nothing to do: it is already paused.' };
+const IS_RUNNING = { running: 'There is nothing to do: it is already running.' };
 const KEEPS_TIMEOUT = {
   running: 'Pause it first: a sandbox gets a new idle timeout when it is resumed.',
 };

@@ -43,7 +43,7 @@ function withoutEscapes(quoted: string): string {
 function decodeExtended(value: string): string {
   const [charset = '', , ...rest] = value.split("'");
   if (rest.length === 0 || !/^utf-8$/i.test(charset)) {
-    throw new TypeError('an extended parameter is not in UTF-8');
+    throw new TypeError('an extended parameter is not UTF-8');
   }
   const bytes = rest
     .join("'")

@@ -79,7 +79,7 @@ function tooLong({ program, args, env }: LaunchRequest, cause: unknown): TorporE
       `${name}=${value}`,
     ]),
   ] as const;
-  const remedy = 'Write what is long to a file in the sandbox, and give the program its path.';
+  const remedy = 'Write long values to a file in the sandbox, and give the program its path.';
   for (const [what = '', text = ''] of strings) {
     const bytes = Buffer.byteLength(text);
     if (bytes <= MAX_STRING_BYTES) continue;

@@ -122,7 +122,7 @@ export class PagerServer {
   /** Resolves when the VMM may connect. */
   async #serve(request: Extract<PagerRequest, { op: 'serve' }>): Promise<void> {
     const { vm, socketPath, headerPath, diffPaths, workingSet, connectTimeoutMs } = request;
-    if (this.#vms.has(vm)) throw new Error(`VM ${vm} is served already.`);
+    if (this.#vms.has(vm)) throw new Error(`VM ${vm} is already being served.`);
     const loop = this.#leastLoaded();
     this.#vms.set(vm, { status: { vm, state: 'waiting' }, loop, stopping: false });
     const listening = Promise.withResolvers<void>();

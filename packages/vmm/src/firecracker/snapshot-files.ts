@@ -61,7 +61,7 @@ export async function checkFree(path: string): Promise<void> {
     () => true,
     () => false,
   );
-  if (isThere) throw new TorporError('already_exists', `${path} exists already.`);
+  if (isThere) throw new TorporError('already_exists', `${path} already exists.`);
 }
 
 const PAGE_BYTES = 4096;
