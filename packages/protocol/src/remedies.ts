@@ -1,5 +1,5 @@
 /**
- * What a reader can do about an error, in words that are true for every client of the API. A
+ * What a reader can do about an error, in a form that is true for every client of the API. A
  * client with names of its own, such as the commands of the CLI, recognises a remedy by its
  * sentence and says its own; what it does not know it prints as it is. Commands that the
  * operator runs on the host (`torpor doctor`) are the same for everyone.

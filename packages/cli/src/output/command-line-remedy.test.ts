@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { commandLineRemedy } from './command-line-remedy.ts';
 
 describe('the remedy of an error, on the command line', () => {
-  test('is a command where the API says it in words for every client, with the id that the error names', () => {
+  test('is a command where the API says it for every client, with the id that the error names', () => {
     const id = newId('sandbox');
     const message = `Sandbox ${id} is not running, it is paused.`;
     const error = new TorporError('invalid_state', message, { remedy: REMEDIES.resume });

@@ -28,7 +28,7 @@ const COMMANDS: Readonly<Record<RemedyName, (id: string) => string>> = {
     'Run `torpor builds verify`: it names every damaged build. Sandboxes and snapshots that need one cannot be resumed; delete them.',
 };
 
-/** What to do about an error: as commands, where the API says it in words for every client. */
+/** What to do about an error: as commands, where the API says it for every client. */
 export function commandLineRemedy({ message, remedy }: TorporError): string {
   const name = Object.keys(COMMANDS).find(isRemedyName(remedy));
   if (name === undefined) return remedy;

@@ -22,7 +22,7 @@ export type TerminalEvent =
   | { readonly type: 'output'; readonly data: Uint8Array }
   | ({ readonly type: 'exited' } & Exit);
 
-/** Leaving the iteration early ends the call. */
+/** Leaving the iteration early cancels the call. */
 export async function* processEvents(
   messages: AsyncIterable<hostAgent.ExecStreamResponse>,
 ): AsyncGenerator<ProcessEvent> {
@@ -36,7 +36,7 @@ export async function* processEvents(
   }
 }
 
-/** Leaving the iteration early ends the call. */
+/** Leaving the iteration early cancels the call. */
 export async function* terminalEvents(
   messages: AsyncIterable<hostAgent.PtyAttachResponse>,
 ): AsyncGenerator<TerminalEvent> {

@@ -1,8 +1,8 @@
 import { TorporError } from '@torpor/protocol';
 
 /**
- * Forwards in both directions until one of them ends: the process exits, or the client
- * disconnects. What was attached to keeps running; `signal` ends the calls to its agent.
+ * Forwards in both directions until one of them finishes: the process exits, or the client
+ * disconnects. What was attached to keeps running; `signal` cancels the calls to its agent.
  */
 export async function whileConnected(
   forward: (signal: AbortSignal) => readonly [output: Promise<void>, input: Promise<void>],
