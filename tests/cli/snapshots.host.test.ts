@@ -56,7 +56,7 @@ describe('pause and resume', () => {
     // It fails with a new timeout, which would not be applied.
     const unchanged = await torpor('resume', id, '--idle-timeout', '9m');
     expect(unchanged.exitCode).toBe(5);
-    expect(unchanged.stderr).toContain('idle timeout when it is resumed: pause it first');
+    expect(unchanged.stderr).toContain('Pause it first: a sandbox gets a new idle timeout');
     expect(await torpor('pause', id)).toMatchObject(done);
     expect(await torpor('pause', id)).toMatchObject(done);
     expect(JSON.parse((await torpor('pause', id, '--json')).stdout)).toMatchObject({
