@@ -1,6 +1,5 @@
-import { constants } from 'node:fs';
-import { access, readFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { findProgram, SYSTEM_DIRECTORIES } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { isElf, parseElf } from './elf/elf.ts';
 
@@ -28,21 +27,10 @@ const REQUIRED_TOOLS: readonly RequiredTool[] = [
   { command: 'npm', package: 'npm' },
 ];
 
-/** Debian's directories of administrative programs, which a user's PATH may lack. */
-const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-
 /** The path of one of {@link REQUIRED_TOOLS}. Throws `host_setup` that names its package. */
-export async function findProgram(command: string): Promise<string> {
-  const path = `${process.env.PATH ?? ''}:${SYSTEM_PATH}`;
-  for (const directory of path.split(delimiter)) {
-    if (directory === '') continue;
-    const candidate = join(directory, command);
-    const executable = await access(candidate, constants.X_OK).then(
-      () => true,
-      () => false,
-    );
-    if (executable) return candidate;
-  }
+export async function requireTool(command: string): Promise<string> {
+  const path = await findProgram(command, { after: SYSTEM_DIRECTORIES });
+  if (path !== undefined) return path;
   const tool = REQUIRED_TOOLS.find((entry) => entry.command === command);
   throw new TorporError('host_setup', `The program ${command} is not installed.`, {
     remedy: `Install the Debian package ${tool?.package ?? command}.`,
@@ -54,7 +42,7 @@ export async function findProgram(command: string): Promise<string> {
  * dynamically linked.
  */
 export async function findStaticBusybox(): Promise<string> {
-  const path = await findProgram('busybox');
+  const path = await requireTool('busybox');
   if (await isStaticProgram(path)) return path;
   throw new TorporError('host_setup', 'busybox is not statically linked.', {
     remedy: 'Install the Debian package busybox-static.',

@@ -6,6 +6,7 @@ export { type Credentials, withCredentials } from './credentials.ts';
 export { addEntropy } from './entropy.ts';
 export { FileMapping } from './file-mapping.ts';
 export { type FileSystemType, fileSystemType } from './file-system-type.ts';
+export { findProgram, type ProgramSearch, SYSTEM_DIRECTORIES } from './find-program.ts';
 export { type FileLock, tryLockFile } from './flock.ts';
 export { setHostname } from './hostname.ts';
 export { IN, Inotify, type InotifyEvent } from './inotify.ts';

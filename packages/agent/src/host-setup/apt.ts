@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { runCommand, writeFileAtomically } from '@torpor/linux';
-import { findProgram } from './checks.ts';
+import { findSystemProgram } from './checks.ts';
 
 /** Our own apt source, with our name. */
 export const BACKPORTS_SOURCE = '/etc/apt/sources.list.d/torpor-backports.sources';
@@ -28,7 +28,7 @@ export interface SetupReport {
 }
 
 export async function hasApt(): Promise<boolean> {
-  return (await findProgram('apt-get')) !== undefined;
+  return (await findSystemProgram('apt-get')) !== undefined;
 }
 
 export async function updateLists(report: SetupReport): Promise<void> {

@@ -1,28 +1,16 @@
-import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
 import { isStaticProgram } from '@torpor/images';
+import { findProgram, SYSTEM_DIRECTORIES } from '@torpor/linux';
 import { findQemu } from '@torpor/vmm';
 import type { CheckResult } from './requirement.ts';
 
-/** Directories of system programs, which are not on an ordinary user's PATH. */
-const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
-
-/** The path of an executable file with this name, or undefined. */
-export async function findProgram(name: string): Promise<string | undefined> {
-  const directories = new Set([
-    ...(process.env.PATH ?? '').split(delimiter).filter((entry) => entry.startsWith('/')),
-    ...SYSTEM_DIRECTORIES,
-  ]);
-  for (const directory of directories) {
-    const path = join(directory, name);
-    if (await isAccessible(path, constants.X_OK)) return path;
-  }
-  return undefined;
+/** The path of a program that setup and the commands of root use, or undefined. */
+export function findSystemProgram(name: string): Promise<string | undefined> {
+  return findProgram(name, { after: SYSTEM_DIRECTORIES });
 }
 
-export async function isAccessible(path: string, mode: number = constants.F_OK): Promise<boolean> {
-  return access(path, mode).then(
+export async function isAccessible(path: string): Promise<boolean> {
+  return access(path).then(
     () => true,
     () => false,
   );
@@ -31,7 +19,7 @@ export async function isAccessible(path: string, mode: number = constants.F_OK):
 /** A check that all these programs exist. */
 export function programs(...names: readonly string[]): () => Promise<CheckResult> {
   return async () => {
-    const found = await Promise.all(names.map(findProgram));
+    const found = await Promise.all(names.map(findSystemProgram));
     const missing = names.filter((_, index) => found[index] === undefined);
     return missing.length === 0
       ? { state: 'found', detail: found.join(', ') }
@@ -63,7 +51,7 @@ export function every(
 
 /** The initramfs contains only busybox, so it must need no libraries. */
 export async function staticBusybox(): Promise<CheckResult> {
-  const path = await findProgram('busybox');
+  const path = await findSystemProgram('busybox');
   if (path === undefined) return { state: 'missing', detail: 'no program busybox' };
   return (await isStaticProgram(path))
     ? { state: 'found', detail: path }

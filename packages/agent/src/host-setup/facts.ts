@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import type { KernelModules } from '@torpor/linux';
 import { formatBytes } from '@torpor/protocol';
 import { forwardingObstacles } from '../network/index.ts';
-import { findProgram } from './checks.ts';
+import { findSystemProgram } from './checks.ts';
 import { HOST_KERNEL } from './kernel-features.ts';
 import type { Fact } from './requirement.ts';
 
@@ -96,7 +96,7 @@ async function statfsOfExisting(path: string): Promise<StatsFs> {
 async function forwarding(modules: KernelModules): Promise<Fact> {
   const remedy =
     'Allow forwarding for the interfaces tp*: the other firewall drops what Torpor allows.';
-  if ((await findProgram('nft')) === undefined || process.getuid?.() !== 0) {
+  if ((await findSystemProgram('nft')) === undefined || process.getuid?.() !== 0) {
     const result = { state: 'degraded', detail: 'not checked: this needs nft and root' } as const;
     return { id: 'forwarding', result, remedy: '' };
   }

@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { type CommandOptions, KernelModules, runCommand } from '@torpor/linux';
 import { sampleRules } from '../network/index.ts';
-import { findProgram } from './checks.ts';
+import { findSystemProgram } from './checks.ts';
 import type { CheckResult, Requirement } from './requirement.ts';
 
 /*
@@ -56,7 +56,7 @@ export function kernelFeatures(kernel: HostKernel = HOST_KERNEL): Requirement[] 
 /** Loading modules needs modprobe(8); a host without modules to load does not need it. */
 export function kmod(
   features: readonly Requirement[],
-  find: typeof findProgram = findProgram,
+  find: typeof findSystemProgram = findSystemProgram,
 ): Requirement {
   return {
     id: 'kmod',
@@ -164,7 +164,7 @@ async function inOwnNamespace(
   options: CommandOptions = {},
 ): Promise<CheckResult> {
   if (process.getuid?.() !== 0) return { state: 'degraded', detail: 'not tried: it needs root' };
-  const [unshare, path] = [await findProgram('unshare'), await findProgram(program)];
+  const [unshare, path] = [await findSystemProgram('unshare'), await findSystemProgram(program)];
   if (unshare === undefined || path === undefined) {
     const lacking = path === undefined ? program : 'unshare';
     return { state: 'degraded', detail: `not tried: no program ${lacking}` };

@@ -1,9 +1,10 @@
 import { findGuestKernel, kernelArguments } from '@torpor/images';
+import { findProgram } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { findFirecracker } from '@torpor/vmm';
 import type { HostSettings } from '../config.ts';
 import { chooseVmm, type VmmChoice } from '../vmm-choice.ts';
-import { findProgram, isAccessible } from './checks.ts';
+import { isAccessible } from './checks.ts';
 import type { Fact } from './requirement.ts';
 
 export interface VmmFactsOptions {

@@ -7,7 +7,7 @@ import { toImageError } from '../cache/image-error.ts';
 import { makeExt4FromTree, normalizeTimes } from '../disk/ext4.ts';
 import type { GuestKernel } from '../kernel/kernel.ts';
 import type { OnProgress } from '../progress.ts';
-import { findProgram, findStaticBusybox } from '../required-tools.ts';
+import { findStaticBusybox, requireTool } from '../required-tools.ts';
 import {
   bundleEnvd,
   copyNativePackages,
@@ -105,7 +105,7 @@ async function ingredients(kernel: GuestKernel, envdEntry = ENVD_ENTRY) {
   const nodePath = join(nodePackage, 'bin', 'node');
   const nodeVersion = (await readPackage(nodePackage)).version;
   const envdVersion = (await readPackage(join(dirname(ENVD_ENTRY), '..'))).version;
-  const programs = await Promise.all(HOST_PROGRAMS.map(findProgram));
+  const programs = await Promise.all(HOST_PROGRAMS.map(requireTool));
   const busyboxPath = await findStaticBusybox();
   const bundle = await bundleEnvd(envdEntry);
   const libraries = await collectLibraries([nodePath, ...programs, ...(await nativeModules())]);

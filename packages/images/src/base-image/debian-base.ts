@@ -15,7 +15,7 @@ import { runCommand } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
 import { packageDirectory, readPackage } from '../agent-drive/bundle.ts';
 import { makeExt4FromTree, toolEnvironment } from '../disk/ext4.ts';
-import { findProgram } from '../required-tools.ts';
+import { requireTool } from '../required-tools.ts';
 import { buildSources, imageSources, proxyOptions, SUITE } from './apt-sources.ts';
 
 /** Raised when the contents of the image change otherwise than by {@link PACKAGES}. */
@@ -157,7 +157,7 @@ async function assertSpace(directory: string): Promise<void> {
  * aborted, everything that it started is stopped, and no mount is left.
  */
 async function bootstrap(root: string, { report, signal }: BaseImageBuild): Promise<void> {
-  const mmdebstrap = await findProgram('mmdebstrap');
+  const mmdebstrap = await requireTool('mmdebstrap');
   const options = await proxyOptions();
   const progress = packageProgress(report);
   await runCommand(
@@ -203,7 +203,7 @@ async function installNode(root: string, build: BaseImageBuild): Promise<void> {
   await runCommand('strip', ['--strip-all', node]);
   const download = join(build.staging, 'npm');
   await mkdir(download);
-  await runCommand(await findProgram('npm'), ['pack', NPM_SPEC, '--silent'], {
+  await runCommand(await requireTool('npm'), ['pack', NPM_SPEC, '--silent'], {
     cwd: download,
     timeoutMs: BUILD_TIMEOUT_MS,
     ...(build.signal === undefined ? {} : { signal: build.signal }),

@@ -3,7 +3,7 @@ import { basename, dirname, join } from 'node:path';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { runCommand } from '@torpor/linux';
 import { ignoreMissing } from '../cache/artifact-cache.ts';
-import { findProgram } from '../required-tools.ts';
+import { requireTool } from '../required-tools.ts';
 import { withoutSignature } from './module-signature.ts';
 import { moduleName, readModuleInfo } from './modules.ts';
 
@@ -72,7 +72,7 @@ export async function makeModuleTree(
     const text = await readFile(join(source, name)).catch(ignoreMissing);
     if (text !== undefined) await writeFile(join(directory, name), text, { mode: 0o644 });
   }
-  await runCommand(await findProgram('depmod'), ['-b', target, release]);
+  await runCommand(await requireTool('depmod'), ['-b', target, release]);
   return { directory, paths };
 }
 

@@ -1,7 +1,6 @@
-import { constants } from 'node:fs';
-import { access, realpath } from 'node:fs/promises';
-import { delimiter, dirname, join } from 'node:path';
-import { CommandError, runCommand } from '@torpor/linux';
+import { realpath } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { CommandError, findProgram, runCommand } from '@torpor/linux';
 import { TorporError, withFullStop } from '@torpor/protocol';
 import { HUNG_AFTER_MS } from '../patience.ts';
 import { isVersionAtLeast } from './version.ts';
@@ -34,7 +33,7 @@ export async function findFirecracker({
   firecracker,
   jailer,
 }: FirecrackerLocations = {}): Promise<FirecrackerInstallation> {
-  const found = firecracker ?? (await firstExecutable('firecracker', pathDirectories()));
+  const found = firecracker ?? (await findProgram('firecracker'));
   if (found === undefined) throw setupError('Firecracker is not installed.');
   const path = await realpath(found).catch((error: Error) => {
     throw setupError(`Firecracker does not run: ${withFullStop(error.message)}`);
@@ -43,8 +42,7 @@ export async function findFirecracker({
   if (!isVersionAtLeast(version, OLDEST.major, OLDEST.minor)) {
     throw setupError(`${path} is Firecracker ${version}, which is too old.`);
   }
-  const places = [dirname(path), ...pathDirectories()];
-  const jailerPath = jailer ?? (await firstExecutable('jailer', places));
+  const jailerPath = jailer ?? (await findProgram('jailer', { before: [dirname(path)] }));
   if (jailerPath === undefined) return { path, version };
   const jailerVersion = await readVersion(jailerPath, 'Jailer');
   if (jailerVersion !== version) {
@@ -53,26 +51,6 @@ export async function findFirecracker({
     );
   }
   return { path, version, jailerPath };
-}
-
-function pathDirectories(): string[] {
-  return (process.env.PATH ?? '').split(delimiter).filter((directory) => directory !== '');
-}
-
-async function firstExecutable(
-  name: string,
-  directories: readonly string[],
-): Promise<string | undefined> {
-  for (const directory of directories) {
-    const candidate = join(directory, name);
-    try {
-      await access(candidate, constants.X_OK);
-      return candidate;
-    } catch {
-      // Not in this directory.
-    }
-  }
-  return undefined;
 }
 
 /** The first line of `--version` is `Firecracker v1.16.1` or `Jailer v1.16.1`. */

@@ -1,7 +1,4 @@
-import { constants } from 'node:fs';
-import { access } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
-import { CommandError, runCommand } from '@torpor/linux';
+import { CommandError, findProgram, runCommand } from '@torpor/linux';
 import { TorporError, withFullStop } from '@torpor/protocol';
 import { HUNG_AFTER_MS } from '../patience.ts';
 
@@ -25,7 +22,7 @@ const OLDEST = { major: 7, minor: 2 };
  * or one that is too old.
  */
 export async function findQemu(path?: string): Promise<QemuInstallation> {
-  const program = path ?? (await searchPath());
+  const program = path ?? (await findProgram(PROGRAM));
   if (program === undefined) {
     throw new TorporError('host_setup', `${PROGRAM} is not installed.`, { remedy: REMEDY });
   }
@@ -53,19 +50,6 @@ export function parseVersion(version: string): { major: number; minor: number } 
 export function isAtLeast(version: string, major: number, minor: number): boolean {
   const own = parseVersion(version);
   return own.major > major || (own.major === major && own.minor >= minor);
-}
-
-async function searchPath(): Promise<string | undefined> {
-  for (const directory of (process.env.PATH ?? '').split(delimiter)) {
-    const candidate = join(directory, PROGRAM);
-    try {
-      await access(candidate, constants.X_OK);
-      return candidate;
-    } catch {
-      // Not in this directory.
-    }
-  }
-  return undefined;
 }
 
 async function readVersion(program: string): Promise<string> {
