@@ -9,7 +9,7 @@ const PACKAGES = fileURLToPath(new URL('../../packages/', import.meta.url));
 /** The folders of the control plane that know no dialect of the API: all but those that speak one. */
 const DIALECTS = new Set(['http', 'openapi', 'streams', 'errors']);
 
-/** What the operator of a host types there, whoever the error is for. */
+/** What the operator of a host types there; errors for every client may name these. */
 const HOST_COMMANDS = new Set(['up', 'setup', 'doctor', 'config', 'env', 'image']);
 
 /** What a module imports, as `specifier` and `specifier#name`. */

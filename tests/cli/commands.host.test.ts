@@ -77,7 +77,7 @@ describe('create, ls, info, rm', () => {
     }
     const plain = (await torpor(['info', await create()])).stdout;
     expect(plain).toMatch(/^idle-timeout: +none$/m);
-    expect(plain).not.toMatch(/^(label|reason|ended):/m);
+    expect(plain).not.toMatch(/^(label|reason|destroyed):/m);
   });
 
   test('ls shows it until it is removed', async () => {

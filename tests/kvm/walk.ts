@@ -39,7 +39,7 @@ const STEPS: readonly (readonly [name: string, step: () => Promise<void>])[] = [
   ['torpor pause', async () => void (await torpor('pause', found.source))],
   ['a paused sandbox has no VMM', () => vmmsAre(0)],
   ['torpor resume', async () => void (await torpor('resume', found.source))],
-  ['the program went on', () => countsOn(found.source)],
+  ['the program kept running', () => countsOn(found.source)],
   ['torpor snapshot', async () => void (await torpor('snapshot', found.source, '--name', 'warm'))],
   ['torpor create --template', createCopy],
   ['the program keeps counting in the copy', () => countsOn(found.copy)],

@@ -6,7 +6,7 @@ import { type AgentClient, text } from '../agent/agent-under-test.ts';
 
 /** A target, and how long to wait for its response; if there is none, it is waited in full. */
 export interface Visit extends ProbeTarget {
-  readonly patienceMs: number;
+  readonly timeoutMs: number;
 }
 
 /** A UDP packet with any source address. */

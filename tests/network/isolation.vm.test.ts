@@ -24,9 +24,9 @@ import { GuestInVm } from './guest-in-vm.ts';
  */
 
 /** An expected response arrives at once, but the machine may be slow. */
-const PATIENT_MS = 120_000;
+const LONG_TIMEOUT_MS = 120_000;
 /** If none is expected, this is waited in full. */
-const IMPATIENT_MS = 3_000;
+const SHORT_TIMEOUT_MS = 3_000;
 const PORT = INTERNET[0].port;
 
 const resources = new AsyncDisposableStack();
@@ -59,7 +59,7 @@ async function createGuest(request: { denyInternet: boolean }): Promise<GuestInV
   if (hostIp === undefined) throw new Error('The sandbox has no address.');
   const guest = new GuestInVm(client, sandboxId, hostIp);
   await guest.listen(PORT);
-  await guest.nextEvent(({ event }) => event === 'ready', PATIENT_MS);
+  await guest.nextEvent(({ event }) => event === 'ready', LONG_TIMEOUT_MS);
   return guest;
 }
 
@@ -99,14 +99,14 @@ async function allEvents(): Promise<ListenerEvent[]> {
       at(online.hostAddress),
       at(offline.hostAddress),
     ],
-    patienceMs: PATIENT_MS,
+    timeoutMs: LONG_TIMEOUT_MS,
     datagram: last,
   });
   const isLast = (event: ListenerEvent) => event.event === 'udp' && event.text === last;
   await probe.world.next(isLast);
   await probe.host.next(isLast);
   const inside = await Promise.all(
-    [online, offline].map((guest) => guest.nextEvent(isLast, PATIENT_MS)),
+    [online, offline].map((guest) => guest.nextEvent(isLast, LONG_TIMEOUT_MS)),
   );
   return [...probe.world.events, ...probe.host.events, ...inside.flat()].filter(
     (event) => event.event !== 'udp' || !event.text.startsWith('barrier '),
@@ -121,7 +121,7 @@ test('the host reaches both guests and all targets that they must not reach', as
       ...INTERNET,
       ...Object.values(FORBIDDEN),
     ],
-    patienceMs: PATIENT_MS,
+    timeoutMs: LONG_TIMEOUT_MS,
   });
   expect(outcomes.filter(({ reached }) => !reached)).toEqual([]);
 });
@@ -145,8 +145,8 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
     before = await allEvents();
     const kept = Object.entries({ ...FORBIDDEN, ...surroundings(own(), other()) });
     const outcomes = await own().visit([
-      ...INTERNET.map((target) => ({ ...target, patienceMs: PATIENT_MS })),
-      ...kept.map(([, target]) => ({ ...target, patienceMs: IMPATIENT_MS })),
+      ...INTERNET.map((target) => ({ ...target, timeoutMs: LONG_TIMEOUT_MS })),
+      ...kept.map(([, target]) => ({ ...target, timeoutMs: SHORT_TIMEOUT_MS })),
     ]);
     internet = outcomes.slice(0, INTERNET.length);
     forbidden = Object.fromEntries(

@@ -101,7 +101,8 @@ async function findVmm(
     kernelArguments: kernelArguments(),
     stateDirectory: layout.dataDir,
     forcedAccelerator,
-    onProbe: () => logger.info('Booting a guest under KVM and in emulation, to use the faster'),
+    onProbe: () =>
+      logger.info('Accelerator race started: a guest boots under KVM and in emulation'),
   });
   logger.info(vmm.accelerator, 'Accelerator chosen');
   logger.info({ ...vmm.platform, reason: vmm.reason }, 'VMM chosen');

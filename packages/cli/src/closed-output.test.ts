@@ -20,7 +20,7 @@ test('a command exits without a message when its reader has exited', async () =>
   onTestFinished(() => void shell.kill('SIGKILL'));
   const [message] = await once(shell.stderr, 'data');
   expect(String(message)).toBe('closed\n');
-  shell.stdin.end('go on\n');
+  shell.stdin.end('continue\n');
   const [stderr] = await Promise.all([shell.stderr.toArray(), once(shell, 'close')]);
   expect(Buffer.concat(stderr).toString()).toBe('status 141\n');
 });

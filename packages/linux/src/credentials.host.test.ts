@@ -14,7 +14,7 @@ function threadsOfThisProcess(): string[] {
 }
 
 describe.runIf(isRoot)('withCredentials', () => {
-  it('gives a child the account, its groups, and no privilege of ours', () => {
+  it("gives a child the account, its groups, and none of its parent's privileges", () => {
     const { stdout } = withCredentials(NOBODY, () => spawnSync('cat', ['/proc/self/status']));
     const status = stdout.toString();
     expect(status).toMatch(/^Uid:\t65534\t65534\t65534\t65534$/m);

@@ -23,7 +23,7 @@ test.each<[string, ProcessExit]>([
   onTestFinished(() => closeFd(pidfd));
   expect([undefined, 'pending']).toContain(exitOfPidfd(pidfd));
   const exited = once(child, 'exit');
-  child.stdin?.end('go on\n');
+  child.stdin?.end('continue\n');
   await exited;
   if (kernelTells) expect(exitOfPidfd(pidfd)).toEqual(exit);
   else expect([undefined, 'pending']).toContain(exitOfPidfd(pidfd));

@@ -54,7 +54,7 @@ export interface ProcessExit {
 }
 
 /**
- * How the process of a pidfd exited, which need not have been a child of ours; `pending` while
+ * How the process of a pidfd exited, which need not have been a child of this process; `pending` while
  * it runs or its parent has not been notified of its exit, and forever on kernels that know the
  * request but not this field (6.13, 6.14); undefined on older ones. See PIDFD_INFO_EXIT in
  * linux/pidfd.h.

@@ -50,7 +50,7 @@ test.each([
   if (identity === undefined) throw new Error('not found');
   expect(exitOfZombie(identity)).toBeUndefined();
   await expect.poll(() => readFileSync(`/proc/${parent.pid}/stat`, 'latin1')).toMatch(/\) T /);
-  parent.stdin.end('go on\n');
+  parent.stdin.end('continue\n');
   await expect.poll(() => isProcessAlive(identity)).toBe(false);
   expect(exitOfZombie(identity)).toEqual(exit);
   expect(exitOfZombie({ ...identity, startTimeTicks: '1' })).toBeUndefined();

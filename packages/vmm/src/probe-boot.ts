@@ -53,8 +53,8 @@ const SHARED_MEMORY = '/dev/shm';
 const VERBOSITY = 'loglevel=6';
 
 /**
- * Boots the probe guest under one accelerator. Printing counts as a sign of life: only a boot
- * that is silent for too long is stopped before its whole time has passed. The outcome is
+ * Boots the probe guest under one accelerator. Only a boot that
+ * prints nothing for too long is stopped before its whole time has passed. The outcome is
  * `stopped` when the signal aborts. Leaves nothing behind.
  */
 export async function probeBoot(

@@ -36,7 +36,7 @@ test('the exit of an adopted process is noticed, with its signal where the kerne
 
 test('and so is its exit status', async () => {
   const { child, process } = await adopted('read line; exit 7');
-  child.stdin?.end('go on\n');
+  child.stdin?.end('continue\n');
   expect(reportable({ exitCode: 7 })).toContainEqual(await process.exited);
 });
 

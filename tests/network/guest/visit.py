@@ -1,7 +1,7 @@
 """Requests `GET /` from all targets of a JSON list concurrently; prints the outcomes in its order.
 
 The counterpart of ../probe-client.ts inside a guest. A target is
-{"address", "port", "patienceMs"}; an outcome is as in packages/testkit/src/network/isolation-probe.ts.
+{"address", "port", "timeoutMs"}; an outcome is as in packages/testkit/src/network/isolation-probe.ts.
 """
 
 import errno
@@ -17,7 +17,7 @@ outcomes = [None] * len(targets)
 def exchange(target):
     family = socket.AF_INET6 if ":" in target["address"] else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as connection:
-        connection.settimeout(target["patienceMs"] / 1000)
+        connection.settimeout(target["timeoutMs"] / 1000)
         connection.connect((target["address"], target["port"]))
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         response = b""

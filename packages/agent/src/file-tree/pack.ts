@@ -151,7 +151,7 @@ class Packer {
     return this.#take();
   }
 
-  /** Sends one name of a directory. Returns it, if it is a directory itself, to go on with. */
+  /** Sends one name of a directory. Returns it if it is a directory itself, whose names come next. */
   *#member(parent: Level, name: Buffer): Generator<Buffer, Level | undefined> {
     const path = Buffer.concat([parent.path, SLASH, name]);
     try {

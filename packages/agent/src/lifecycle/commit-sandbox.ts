@@ -33,7 +33,7 @@ export async function commitSandbox(
     });
   } catch (error) {
     const failure = TorporError.from(originalError(error));
-    host.logger.warn({ sandbox: id, err: error }, 'Sandbox not committed, it keeps running');
+    host.logger.warn({ sandbox: id, err: error }, 'Sandbox not committed and left running');
     await keepRunning(registry, sandbox, machine, {}).catch((resumeError: unknown) => {
       host.logger.error({ sandbox: id, err: resumeError }, 'Machine could not be resumed');
     });

@@ -44,7 +44,7 @@ export async function adoptMachine(
   await vm.resume();
   // A guest that does not respond keeps running: only the exit of its VMM loses a sandbox.
   if (!(await guest.isHealthy(HEALTH_TIMEOUT_MS))) {
-    host.logger.warn({ sandbox: id }, 'Guest of an adopted sandbox does not respond');
+    host.logger.warn({ sandbox: id }, 'Guest of an adopted sandbox did not respond');
   }
   stack.move();
   return {

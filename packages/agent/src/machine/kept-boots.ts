@@ -44,7 +44,7 @@ export async function findKeptBoot(
     const held = resources.move();
     return { build, [Symbol.dispose]: () => held.dispose() };
   } catch (error) {
-    host.logger.warn({ build: id, err: error }, 'Kept boot could not be read, booting again');
+    host.logger.warn({ build: id, err: error }, 'Kept boot could not be read and was discarded');
     if (builds.references.get('template', name) === id) {
       await builds.references.delete('template', name);
     }

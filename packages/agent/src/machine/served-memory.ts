@@ -20,7 +20,7 @@ export class ServedMemory {
   }
 
   fail(reason: string): void {
-    this.#host.logger.error({ vm: this.#servedAs, reason }, 'Memory can no longer be served');
+    this.#host.logger.error({ vm: this.#servedAs, reason }, 'Pager failed to serve memory');
     this.reason = reason;
     if (this.#vm !== undefined) this.#kill(this.#vm);
   }

@@ -52,7 +52,7 @@ test('a guest that does not respond within half a second is still waited for', a
 test("a guest that is slower than the first probe's limit is reached by a longer one", async () => {
   // Does not respond to probes that wait less than half a minute; refuses them at once, to save
   // time.
-  const slow = { isHealthy: async (patienceMs: number) => patienceMs > 30_000 };
+  const slow = { isHealthy: async (timeoutMs: number) => timeoutMs > 30_000 };
   await waitForGuest({ vm, guest: slow, timeoutMs: 600_000, signal });
 });
 

@@ -11,8 +11,8 @@ const PROBE_TIMEOUT_MS = 500;
  * longer probe runs beside the others, each waiting longer than the one before: for any guest,
  * one of them waits long enough.
  */
-const PATIENT_PROBE_TIMEOUT_MS = 5_000;
-const PATIENCE_GROWTH = 2;
+const LONG_PROBE_TIMEOUT_MS = 5_000;
+const TIMEOUT_GROWTH = 2;
 const PROBE_INTERVAL_MS = 30;
 const CONSOLE_TAIL_BYTES = 2048;
 const CONSOLE_TAIL_LINES = 12;
@@ -41,12 +41,12 @@ export async function waitForGuest(wait: GuestWait): Promise<void> {
     );
   });
   const deadline = performance.now() + wait.timeoutMs;
-  const ask = (patienceMs: number, growth: number) =>
-    poll(wait, { patienceMs, growth, deadline, over: over.signal });
-  const patient = sleep(PROBE_TIMEOUT_MS, undefined, { signal: over.signal }).then(() =>
-    ask(PATIENT_PROBE_TIMEOUT_MS, PATIENCE_GROWTH),
+  const ask = (timeoutMs: number, growth: number) =>
+    poll(wait, { timeoutMs, growth, deadline, over: over.signal });
+  const longProbes = sleep(PROBE_TIMEOUT_MS, undefined, { signal: over.signal }).then(() =>
+    ask(LONG_PROBE_TIMEOUT_MS, TIMEOUT_GROWTH),
   );
-  const outcomes = [exited, ask(PROBE_TIMEOUT_MS, 1), patient];
+  const outcomes = [exited, ask(PROBE_TIMEOUT_MS, 1), longProbes];
   try {
     await Promise.race(outcomes);
   } finally {
@@ -67,7 +67,7 @@ export function exitReason({ reason, consoleTail }: ExitReport): string {
 
 interface Polling {
   /** How long the first probe waits for a response; each later one `growth` times as long. */
-  readonly patienceMs: number;
+  readonly timeoutMs: number;
   readonly growth: number;
   /** In terms of performance.now(). */
   readonly deadline: number;
@@ -75,10 +75,10 @@ interface Polling {
 }
 
 async function poll(wait: GuestWait, { growth, deadline, over, ...polling }: Polling) {
-  for (let { patienceMs } = polling; !over.aborted; patienceMs *= growth) {
+  for (let { timeoutMs } = polling; !over.aborted; timeoutMs *= growth) {
     wait.signal.throwIfAborted();
     const leftMs = Math.max(1, Math.ceil(deadline - performance.now()));
-    if (await wait.guest.isHealthy(Math.min(patienceMs, leftMs), over)) return;
+    if (await wait.guest.isHealthy(Math.min(timeoutMs, leftMs), over)) return;
     if (performance.now() > deadline) {
       const console = (await wait.vm.readConsole(CONSOLE_TAIL_BYTES)).toString();
       throw new TorporError(

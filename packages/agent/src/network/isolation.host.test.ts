@@ -18,9 +18,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { NetworkSlot, SlotPool } from './slot.ts';
 
 /** An expected response arrives at once; the limit allows for a slow machine. */
-const PATIENT_MS = 20_000;
+const LONG_TIMEOUT_MS = 20_000;
 /** If none is expected, this is waited in full. */
-const IMPATIENT_MS = 1_500;
+const SHORT_TIMEOUT_MS = 1_500;
 
 const resources = new AsyncDisposableStack();
 let probe: IsolationProbe;
@@ -57,7 +57,7 @@ describe('the host', () => {
   test('reaches the services of each guest, which sees its gateway as the peer', async () => {
     const outcomes = await probe.visitFromHost({
       targets: [envd(online), envd(offline)],
-      patienceMs: PATIENT_MS,
+      timeoutMs: LONG_TIMEOUT_MS,
     });
     const response = { local: GUEST.address, peer: GUEST.gateway };
     expect(outcomes).toEqual([
@@ -69,15 +69,15 @@ describe('the host', () => {
   test('reaches everything that the guests must not, so that no response means a rule', async () => {
     const outcomes = await probe.visitFromHost({
       targets: [...INTERNET, ...Object.values(FORBIDDEN)],
-      patienceMs: PATIENT_MS,
+      timeoutMs: LONG_TIMEOUT_MS,
     });
     expect(outcomes.filter((outcome) => !outcome.reached)).toEqual([]);
   });
 
   test('lets only its own user connect to a guest', async () => {
     const [guest, world] = await Promise.all([
-      probe.visitFromHost({ targets: [envd(online)], patienceMs: IMPATIENT_MS, uid: 65534 }),
-      probe.visitFromHost({ targets: [INTERNET[0]], patienceMs: PATIENT_MS, uid: 65534 }),
+      probe.visitFromHost({ targets: [envd(online)], timeoutMs: SHORT_TIMEOUT_MS, uid: 65534 }),
+      probe.visitFromHost({ targets: [INTERNET[0]], timeoutMs: LONG_TIMEOUT_MS, uid: 65534 }),
     ]);
     expect([...unreached(guest), ...unreached(world)]).toEqual([false, true]);
   });
@@ -85,7 +85,7 @@ describe('the host', () => {
 
 describe('a guest with internet', () => {
   test('reaches it under the address of the host', async () => {
-    const outcomes = await onlineGuest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+    const outcomes = await onlineGuest.visit({ targets: INTERNET, timeoutMs: LONG_TIMEOUT_MS });
     expect(outcomes).toEqual(
       INTERNET.map((target) => ({
         reached: true,
@@ -99,7 +99,7 @@ describe('a guest with internet', () => {
     await ipBatch([`addr add ${spoofed}/32 dev ${GUEST.interfaceName}`], {
       namespace: onlineGuest.namespace,
     });
-    const shared = { targets: [INTERNET[0]], patienceMs: IMPATIENT_MS };
+    const shared = { targets: [INTERNET[0]], timeoutMs: SHORT_TIMEOUT_MS };
     await onlineGuest.visit({ ...shared, sourceAddress: spoofed, datagram: 'spoofed' });
     await onlineGuest.visit({ ...shared, datagram: 'honest' });
     // Datagrams on one path keep their order: once the later one has arrived, the earlier was
@@ -111,12 +111,12 @@ describe('a guest with internet', () => {
 
 describe('a guest without internet', () => {
   test('is refused at once', async () => {
-    const outcomes = await offlineGuest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+    const outcomes = await offlineGuest.visit({ targets: INTERNET, timeoutMs: LONG_TIMEOUT_MS });
     expect(outcomes).toEqual(INTERNET.map(() => ({ reached: false, code: 'EHOSTUNREACH' })));
   });
 
   test('sends no datagram to it either', async () => {
-    const shared = { targets: [INTERNET[0]], patienceMs: IMPATIENT_MS };
+    const shared = { targets: [INTERNET[0]], timeoutMs: SHORT_TIMEOUT_MS };
     await offlineGuest.visit({ ...shared, datagram: 'from offline' });
     await onlineGuest.visit({ ...shared, datagram: 'from online' });
     await probe.world.next((event) => event.event === 'udp' && event.text === 'from online');
@@ -133,7 +133,7 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
 
   test.each(Object.entries(FORBIDDEN))('does not reach %s', async (_what, target) => {
     const before = { world: probe.world.events.length, host: probe.host.events.length };
-    const outcomes = await guest().visit({ targets: [target], patienceMs: IMPATIENT_MS });
+    const outcomes = await guest().visit({ targets: [target], timeoutMs: SHORT_TIMEOUT_MS });
     expect(unreached(outcomes)).toEqual([false]);
     expect(probe.world.events.slice(before.world)).toEqual([]);
     expect(probe.host.events.slice(before.host)).toEqual([]);
@@ -144,7 +144,7 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
     const addresses = [linkAddress(own()), linkAddress(other()), own().hostAddress, GUEST.gateway];
     const outcomes = await guest().visit({
       targets: addresses.map((address) => ({ address, port: 8080 })),
-      patienceMs: IMPATIENT_MS,
+      timeoutMs: SHORT_TIMEOUT_MS,
     });
     expect(unreached(outcomes)).toEqual(addresses.map(() => false));
     expect(probe.host.events.slice(before)).toEqual([]);
@@ -153,13 +153,13 @@ describe.each(['online', 'offline'] as const)('a guest that is %s', (which) => {
   test('does not reach another guest', async () => {
     const neighbour = which === 'online' ? offlineGuest : onlineGuest;
     const before = neighbour.service.events.length;
-    const outcomes = await guest().visit({ targets: [envd(other())], patienceMs: IMPATIENT_MS });
+    const outcomes = await guest().visit({ targets: [envd(other())], timeoutMs: SHORT_TIMEOUT_MS });
     expect(unreached(outcomes)).toEqual([false]);
     expect(neighbour.service.events.slice(before)).toEqual([]);
   });
 });
 
-test('a guest of another instance reaches what its own operator allows, and no guest of ours', async () => {
+test('a guest of another instance reaches what its own operator allows, and no guest of this one', async () => {
   await using own = new AsyncDisposableStack();
   const directory = await mkdtemp(join(tmpdir(), 'torpor-isolation-'));
   own.defer(() => rm(directory, { recursive: true }));
@@ -175,9 +175,9 @@ test('a guest of another instance reaches what its own operator allows, and no g
   const slot = await other.pool.acquire({ owner: 'sbother', allowInternet: true });
   const guest = own.use(await attachStandInGuest(slot));
   const before = onlineGuest.service.events.length;
-  const outcomes = await guest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+  const outcomes = await guest.visit({ targets: INTERNET, timeoutMs: LONG_TIMEOUT_MS });
   expect(outcomes).toMatchObject([{ reached: true }, { reached: false, code: 'EHOSTUNREACH' }]);
-  const request = { targets: [envd(online)], patienceMs: IMPATIENT_MS };
+  const request = { targets: [envd(online)], timeoutMs: SHORT_TIMEOUT_MS };
   expect(unreached(await guest.visit(request))).toEqual([false]);
   expect(onlineGuest.service.events.slice(before)).toEqual([]);
 });
@@ -192,7 +192,7 @@ test('no guest uses an interface that is not the uplink', async () => {
   );
   const slot = await other.pool.acquire({ owner: 'sbother', allowInternet: true });
   const guest = own.use(await attachStandInGuest(slot));
-  const outcomes = await guest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+  const outcomes = await guest.visit({ targets: INTERNET, timeoutMs: LONG_TIMEOUT_MS });
   expect(outcomes).toEqual(INTERNET.map(() => ({ reached: false, code: 'EHOSTUNREACH' })));
 });
 
@@ -200,7 +200,7 @@ test('a neighbour of the host that routes to the slots through it reaches no gue
   const route = `${online.hostAddress} via ${probe.hostInternetAddress}`;
   await ipBatch([`route add ${route}`], { namespace: probe.worldNamespace });
   const before = onlineGuest.service.events.length;
-  const request = { targets: [envd(online)], patienceMs: IMPATIENT_MS };
+  const request = { targets: [envd(online)], timeoutMs: SHORT_TIMEOUT_MS };
   expect(unreached(await visitFrom(probe.worldNamespace, request))).toEqual([false]);
   expect(onlineGuest.service.events.slice(before)).toEqual([]);
 });
@@ -214,7 +214,7 @@ describe('after the ruleset of the host was flushed', () => {
     const before = { world: probe.world.events.length, host: probe.host.events.length };
     const outcomes = await onlineGuest.visit({
       targets: [LAN, metadata, FORBIDDEN['host, LAN address'], link, envd(offline)],
-      patienceMs: IMPATIENT_MS,
+      timeoutMs: SHORT_TIMEOUT_MS,
     });
     expect(unreached(outcomes)).toEqual([false, false, false, false, false]);
     expect(probe.world.events.slice(before.world)).toEqual([]);
@@ -224,10 +224,10 @@ describe('after the ruleset of the host was flushed', () => {
   test('a check restores it', async () => {
     expect(await pool.checkFirewall()).toBe('repaired');
     expect(await pool.checkFirewall()).toBe('intact');
-    const [internet] = await onlineGuest.visit({ targets: INTERNET, patienceMs: PATIENT_MS });
+    const [internet] = await onlineGuest.visit({ targets: INTERNET, timeoutMs: LONG_TIMEOUT_MS });
     const [denied, host] = await offlineGuest.visit({
       targets: [INTERNET[0], FORBIDDEN['host, public address']],
-      patienceMs: IMPATIENT_MS,
+      timeoutMs: SHORT_TIMEOUT_MS,
     });
     expect([internet?.reached, denied?.reached, host?.reached]).toEqual([true, false, false]);
   });

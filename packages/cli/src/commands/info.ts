@@ -39,7 +39,7 @@ function properties(info: SandboxInfo): Record<string, string | undefined> {
     started: info.started_at,
     'last active': info.last_active_at,
     'last changed': info.last_updated,
-    ended: info.ended_at,
+    destroyed: info.ended_at,
     versions: versionList(info.versions),
   };
 }

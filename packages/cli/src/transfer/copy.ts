@@ -133,8 +133,8 @@ async function receivedBy(
   } catch (error) {
     // If its input stops early, the receiver removes what it has created, unless that was complete.
     const end = session.closeStdin().then(() => result);
-    const patience = delay(CLEAN_UP_MS, undefined, { ref: false });
-    const complete = await Promise.race([end, patience]).catch(() => undefined);
+    const timeout = delay(CLEAN_UP_MS, undefined, { ref: false });
+    const complete = await Promise.race([end, timeout]).catch(() => undefined);
     if (complete !== undefined) return complete;
     throw error;
   } finally {

@@ -115,7 +115,7 @@ export interface OperationTable {
   resource: string;
   /** One acquisition of one control plane. */
   holder: string;
-  /** The holder whose operation the other columns describe: differs from `holder` after a takeover. */
+  /** The holder whose operation the other columns describe: differs from `holder` once another control plane has acquired the lease. */
   begun_by: string;
   kind: OperationKind;
   team_id: string | null;

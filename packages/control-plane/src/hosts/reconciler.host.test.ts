@@ -72,7 +72,7 @@ test('a change that the stream did not report is found by the list', async () =>
   await becomes(id, 'error');
 });
 
-test('a sandbox of ours that the database does not know is adopted, not destroyed', async () => {
+test('a sandbox of this instance that the database does not know is adopted, not destroyed', async () => {
   const id = newId('sandbox');
   const destroys = harness.agent.count('destroySandbox');
   const labels = { project: 'demo' };

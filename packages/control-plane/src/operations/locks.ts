@@ -14,7 +14,7 @@
  *   before anything else.
  * - A process that only hung may still believe that it holds a lease. So every write of
  *   an operation confirms its leases in the transaction of the write ({@link confirm}):
- *   after a takeover it fails.
+ *   it fails once another holder has acquired the lease.
  * - The last write of an operation releases its leases in the same transaction
  *   ({@link release}). So a lease that still exists means that the operation has not
  *   completed.
@@ -160,7 +160,7 @@ export class OperationLocks {
   }
 
   /** Makes the lease describe its own operation, after the abandoned one has been settled. */
-  async takeOver(
+  async describeAcquired(
     transaction: Transaction<Database>,
     { holder }: HeldLocks,
     resource: string,

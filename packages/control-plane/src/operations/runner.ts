@@ -342,7 +342,7 @@ export class OperationRunner {
         metadata: { ...event.metadata, recovered: 'true' },
       }));
       await appendEvents(transaction, recovered);
-      await locks.takeOver(transaction, held, resource, next);
+      await locks.describeAcquired(transaction, held, resource, next);
       return recovered;
     });
     if (events.length > 0) onEvents();

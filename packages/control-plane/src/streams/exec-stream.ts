@@ -6,7 +6,7 @@ import type { Session } from './session.ts';
 import type { FrameSocket } from './socket.ts';
 
 /** How long to wait for the start of a program whose client has disconnected, to kill it. */
-const START_PATIENCE_MS = 10_000;
+const START_TIMEOUT_MS = 10_000;
 
 /** Errors of the guest for input to a program that has closed it, or has exited. */
 const INPUT_CLOSED: ReadonlySet<string> = new Set(['invalid_request', 'not_found']);
@@ -122,7 +122,7 @@ class ExecStream {
     await Promise.race([
       this.#kill(),
       output,
-      delay(START_PATIENCE_MS, undefined, { ref: false }),
+      delay(START_TIMEOUT_MS, undefined, { ref: false }),
     ]).catch(() => undefined);
     this.#abort.abort(new TorporError('conflict', 'The client disconnected.'));
   }

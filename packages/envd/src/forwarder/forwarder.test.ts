@@ -9,7 +9,7 @@ import { type Forwarder, startForwarder } from './forwarder.ts';
 import { parseListening } from './proc-net-tcp.ts';
 
 /** A loaded machine may take longer than the default of one second. */
-const PATIENCE = { timeout: 20_000 };
+const POLLING = { timeout: 20_000 };
 
 /**
  * Used as the guest's address: loopback, but neither the one that the servers listen on, nor
@@ -61,19 +61,19 @@ describe('the port forwarder', () => {
     async (host) => {
       const port = await serve(host);
       start();
-      await expect.poll(() => accepts(port), PATIENCE).toBe(true);
+      await expect.poll(() => accepts(port), POLLING).toBe(true);
       const body = 'x'.repeat(3_000_000);
       const response = await fetch(`http://${GUEST}:${port}/`, { method: 'POST', body });
       expect(await response.text()).toBe(body);
       await Promise.all(servers.splice(0).map(close));
-      await expect.poll(() => accepts(port), PATIENCE).toBe(false);
+      await expect.poll(() => accepts(port), POLLING).toBe(false);
     },
   );
 
   it('forwards servers that start later', async () => {
     start();
     const port = await serve('127.0.0.1');
-    await expect.poll(() => accepts(port), PATIENCE).toBe(true);
+    await expect.poll(() => accepts(port), POLLING).toBe(true);
   });
 
   it('opens nothing after it was closed, also if it was reading the tables', async () => {
@@ -91,7 +91,7 @@ describe('the port forwarder', () => {
     await rm(directory, { recursive: true });
     start([port]);
     const marker = await serve('127.0.0.1');
-    await expect.poll(() => accepts(marker), PATIENCE).toBe(true);
+    await expect.poll(() => accepts(marker), POLLING).toBe(true);
     expect(await accepts(port)).toBe(false);
   });
 
@@ -100,7 +100,7 @@ describe('the port forwarder', () => {
     const everywhere = await serve('0.0.0.0');
     const marker = await serve('127.0.0.1');
     start([excluded]);
-    await expect.poll(() => accepts(marker), PATIENCE).toBe(true);
+    await expect.poll(() => accepts(marker), POLLING).toBe(true);
     expect(await accepts(excluded)).toBe(false);
     const response = await fetch(`http://${GUEST}:${everywhere}/`, {
       method: 'POST',

@@ -54,11 +54,11 @@ export class InitHandler {
       if (!(error instanceof InitStepError)) throw error;
       return sendError(response, 500, `init failed at ${error.message}`);
     }
-    this.#takeOver(request);
+    this.#applyToDaemon(request);
     response.writeHead(204, { 'Cache-Control': 'no-store' }).end();
   }
 
-  #takeOver(request: InitRequest): void {
+  #applyToDaemon(request: InitRequest): void {
     const context = this.#context;
     if (request.accessToken) context.accessToken.set(request.accessToken);
     if (request.envVars !== undefined) {

@@ -25,7 +25,7 @@ export type Outcome =
 export interface ProbeRequest {
   readonly targets: readonly ProbeTarget[];
   /** How long to wait for a response: short if none is expected, because then it is waited in full. */
-  readonly patienceMs: number;
+  readonly timeoutMs: number;
   readonly sourceAddress?: string;
   /** Run as this user. */
   readonly uid?: number;

@@ -27,11 +27,11 @@ function visit(target: ProbeTarget): Promise<Outcome> {
         response.on('end', () => resolve({ reached: true, response: JSON.parse(body) }));
       },
     );
-    const patience = setTimeout(() => {
+    const timer = setTimeout(() => {
       resolve({ reached: false, code: 'silence' });
       outgoing.destroy();
-    }, request.patienceMs);
-    outgoing.on('close', () => clearTimeout(patience));
+    }, request.timeoutMs);
+    outgoing.on('close', () => clearTimeout(timer));
     outgoing.on('error', (error: NodeJS.ErrnoException) => {
       resolve({ reached: false, code: error.code ?? error.message });
     });

@@ -3,7 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { runCommand } from '@torpor/linux';
 import { ConsoleLog } from '../console-log.ts';
-import { HUNG_AFTER_MS } from '../patience.ts';
+import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 
 /** Longer than any line that is searched for, with its prefix. */
 const REMEMBERED_CHARACTERS = 200;

@@ -2,7 +2,7 @@ import { realpath } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { CommandError, findProgram, runCommand } from '@torpor/linux';
 import { TorporError, withFullStop } from '@torpor/protocol';
-import { HUNG_AFTER_MS } from '../patience.ts';
+import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 import { isVersionAtLeast } from './version.ts';
 
 /** A usable Firecracker, with the jailer of the same version if there is one. */

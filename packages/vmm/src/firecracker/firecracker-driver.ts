@@ -9,8 +9,8 @@ import type {
   VmmDriver,
 } from '../driver.ts';
 import { startErrors } from '../exit-report.ts';
+import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
-import { HUNG_AFTER_MS } from '../patience.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { FirecrackerClient, FirecrackerFault } from './api-client.ts';
 import { ConsolePipe, makeConsolePipe, openForFirecracker } from './console-pipe.ts';

@@ -1,6 +1,6 @@
 import { CommandError, findProgram, runCommand } from '@torpor/linux';
 import { TorporError, withFullStop } from '@torpor/protocol';
-import { HUNG_AFTER_MS } from '../patience.ts';
+import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 
 /** `microvm` needs QEMU 10: the one of 7.2 hangs now and then under pure emulation. */
 export type QemuMachineType = 'microvm' | 'q35';

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TorporError, withFullStop } from '@torpor/protocol';
 import { z } from 'zod';
 import type { MachineDescription } from '../driver.ts';
-import { HUNG_AFTER_MS } from '../patience.ts';
+import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 import { isAtLeast } from './find-qemu.ts';
 import type { QmpClient } from './qmp-client.ts';
 import { STATE_FD } from './run-files.ts';

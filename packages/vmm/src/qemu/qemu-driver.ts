@@ -11,8 +11,8 @@ import type {
   VmmDriver,
 } from '../driver.ts';
 import { startErrors } from '../exit-report.ts';
+import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
-import { HUNG_AFTER_MS } from '../patience.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { type MemoryBacking, qemuArguments } from './command-line.ts';
 import { ConsoleReader } from './console-reader.ts';

@@ -47,7 +47,7 @@ const IMMEDIATE_SHUTDOWN_MS = 10_000;
  * commits in every case. Resolves when the process has exited.
  */
 export async function stopPostmaster(pid: number, dataDirectory: string): Promise<void> {
-  for (const [signal, patienceMs] of [
+  for (const [signal, timeoutMs] of [
     ['SIGINT', FAST_SHUTDOWN_MS],
     ['SIGQUIT', IMMEDIATE_SHUTDOWN_MS],
     ['SIGKILL', IMMEDIATE_SHUTDOWN_MS],
@@ -58,7 +58,7 @@ export async function stopPostmaster(pid: number, dataDirectory: string): Promis
     } catch {
       return;
     }
-    const deadline = Date.now() + patienceMs;
+    const deadline = Date.now() + timeoutMs;
     while (Date.now() < deadline) {
       if (!(await isPostmasterOf(pid, dataDirectory))) return;
       await delay(20);
