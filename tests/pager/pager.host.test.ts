@@ -139,7 +139,7 @@ describe('a client in another process', () => {
     expect(statistics.removedPages).toBeGreaterThan(FAULTS / 4);
     expect(statistics.latency.reduce((sum, count) => sum + count, 0)).toBe(statistics.faults);
     client.child.stdin?.end();
-    expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
+    expect((await nextEvent('released', 'vm')).vm).toBe('vm');
   });
 
   test('may disconnect after the handshake: it is served, and the pager waits without using the processor', async () => {
@@ -152,7 +152,7 @@ describe('a client in another process', () => {
     await delay(1000);
     expect((await processorTicks(pagerPid)) - before).toBeLessThan(30);
     client.child.stdin?.end();
-    expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
+    expect((await nextEvent('released', 'vm')).vm).toBe('vm');
   });
 
   test('is not affected by a working set that crosses its regions, or is outside of its RAM', async () => {
@@ -166,14 +166,14 @@ describe('a client in another process', () => {
     const { statistics } = await pager.describe('vm');
     expect(statistics.prefetchBytes).toBeGreaterThan(0);
     client.child.stdin?.end();
-    expect((await nextEvent('ended', 'vm')).vm).toBe('vm');
+    expect((await nextEvent('released', 'vm')).vm).toBe('vm');
   });
 
   test('faults less when its recorded working set is prefetched', async () => {
     const blocks = 4096;
     const build = await makeBuild(blocks);
     const run = async (vm: string, workingSet?: number[]) => {
-      const released = nextEvent('ended', vm);
+      const released = nextEvent('released', vm);
       await serve(vm, build, workingSet === undefined ? {} : { workingSet });
       const client = startClient(vm, blocks, 4, 2);
       expect((await client.results)?.map((result) => result.wrong)).toEqual([0, 0]);
@@ -290,14 +290,14 @@ describe('the pager', () => {
     await serve('stopped', build);
     await pager.stop('stopped');
 
-    const killed = nextEvent('ended', 'killed');
+    const killed = nextEvent('released', 'killed');
     await serve('killed', build);
     const client = startClient('killed', 4, 4, 2);
     await client.results;
     client.child.kill('SIGKILL');
     await killed;
 
-    const materialised = nextEvent('ended', 'materialised');
+    const materialised = nextEvent('released', 'materialised');
     await serve('materialised', build);
     await pager.materialise('materialised');
     startClient('materialised', 4, 4, 2);
@@ -307,7 +307,7 @@ describe('the pager', () => {
     // blocks all are installed by then, of 256 some are missing.
     for (const blocks of [4, 256]) {
       const vm = `replaced-${blocks}`;
-      const replaced = nextEvent('ended', vm);
+      const replaced = nextEvent('released', vm);
       await serve(vm, await makeBuild(blocks));
       const { child, results } = startClient(vm, blocks, 4, 2, 'execute');
       await results;

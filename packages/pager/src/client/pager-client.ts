@@ -4,11 +4,11 @@ import {
   descriptionSchema,
   helloSchema,
   MAX_LINE_BYTES,
-  PAGER_PROTOCOL_VERSION,
   type PagerEvent,
   type PagerHello,
   pagerEventSchema,
   pagerResponseSchema,
+  UNDERSTOOD_VERSIONS,
   type VmDescription,
 } from '../control/protocol.ts';
 
@@ -64,7 +64,7 @@ export class PagerClient {
     await promise;
     const client = new PagerClient(socket);
     const hello = helloSchema.parse(await client.#request({ op: 'hello' }));
-    if (hello.protocolVersion !== PAGER_PROTOCOL_VERSION) {
+    if (!UNDERSTOOD_VERSIONS.has(hello.protocolVersion)) {
       client.close();
       throw new PagerRequestError(
         `The page server has version ${hello.protocolVersion} of the protocol.`,

@@ -4,8 +4,16 @@ import { z } from 'zod';
  * The pager's control protocol: one JSON object per line over a Unix socket that only its owner
  * can open. A request has an `id`, and its response repeats it; events have none, and are sent
  * to every client.
+ *
+ * Version 2 calls the event of a VM's release `released`; version 1 called it `ended`.
  */
-export const PAGER_PROTOCOL_VERSION = 1;
+export const PAGER_PROTOCOL_VERSION = 2;
+
+/**
+ * Versions that a client understands. A pager outlives the agent that started it, so an agent of a
+ * newer release meets one of an older.
+ */
+export const UNDERSTOOD_VERSIONS: ReadonlySet<number> = new Set([1, PAGER_PROTOCOL_VERSION]);
 
 export const MAX_LINE_BYTES = 4 * 1024 * 1024;
 
@@ -79,7 +87,10 @@ export type VmDescription = z.infer<typeof descriptionSchema>;
 export const pagerEventSchema = z.discriminatedUnion('event', [
   z.strictObject({ event: z.literal('connected'), vm, pid: z.int() }),
   z.strictObject({ event: z.literal('materialised'), vm }),
-  z.strictObject({ event: z.literal('ended'), vm }),
+  // `ended` is what pagers of version 1 send.
+  z
+    .strictObject({ event: z.literal(['released', 'ended']), vm })
+    .transform(({ vm }) => ({ event: 'released' as const, vm })),
   z.strictObject({ event: z.literal('failed'), vm, reason: z.string() }),
 ]);
 export type PagerEvent = z.infer<typeof pagerEventSchema>;

@@ -199,7 +199,7 @@ export class PagerServer {
       case 'released':
         this.#vms.delete(event.vm);
         logRelease(event.vm, event.release);
-        this.#broadcast({ event: 'ended', vm: event.vm });
+        this.#broadcast({ event: 'released', vm: event.vm });
         return;
       case 'failed':
         this.#onFailure(event.vm, event.reason, entry);

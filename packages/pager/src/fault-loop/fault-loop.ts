@@ -25,7 +25,7 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
   let changed = true;
   for (;;) {
     if (changed) watch();
-    poll.wait(patience(served));
+    poll.wait(shortestTimeout(served));
     changed = false;
     if (poll.isReady(wakeUp.fd)) {
       changed = true;
@@ -48,12 +48,12 @@ function runFaultLoop(port: NonNullable<typeof parentPort>): void {
 }
 
 /** How long the loop may wait; undefined: forever. */
-function patience(vms: readonly ServedVm[]): number | undefined {
-  let timeoutMs: number | undefined;
-  for (const { patienceMs } of vms) {
-    if (patienceMs !== undefined) timeoutMs = Math.min(patienceMs, timeoutMs ?? patienceMs);
+function shortestTimeout(vms: readonly ServedVm[]): number | undefined {
+  let shortest: number | undefined;
+  for (const { timeoutMs } of vms) {
+    if (timeoutMs !== undefined) shortest = Math.min(timeoutMs, shortest ?? timeoutMs);
   }
-  return timeoutMs;
+  return shortest;
 }
 
 function handleRequest(

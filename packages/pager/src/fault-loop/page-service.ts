@@ -32,7 +32,7 @@ export class PageService implements Disposable {
   }
 
   /** How long the loop may wait before it calls {@link step}; undefined: until the userfaultfd has events. */
-  get patienceMs(): number | undefined {
+  get timeoutMs(): number | undefined {
     if (this.#deferred.length > 0) return RETRY_MS;
     return this.#pieces.length > 0 ? 0 : undefined;
   }

@@ -105,9 +105,9 @@ export class ServedVm {
   }
 
   /** How long the loop may wait for descriptors before it calls {@link step}; undefined: forever. */
-  get patienceMs(): number | undefined {
+  get timeoutMs(): number | undefined {
     const phase = this.#phase;
-    if (phase.name === 'serving') return phase.service.patienceMs;
+    if (phase.name === 'serving') return phase.service.timeoutMs;
     return 'deadline' in phase ? Math.max(0, phase.deadline - performance.now()) + 1 : undefined;
   }
 
