@@ -11,7 +11,7 @@ import { BLOCK_SIZE, type Mapping, MappingBuilder } from './mapping.ts';
  *
  * UUIDs are raw, in RFC order; the nil UUID marks zero blocks, whose storage offset is ignored.
  * Records continue to the end of the file; none at all means that the build itself stores
- * everything. The seed system's format, byte for byte.
+ * everything. Wrenn's format, byte for byte.
  */
 export interface MemoryHeader {
   /** 0 for a build without parent, else the parent's plus one. */

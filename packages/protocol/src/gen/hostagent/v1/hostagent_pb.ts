@@ -2,8 +2,8 @@
 // @generated from file hostagent/v1/hostagent.proto (package hostagent.v1, syntax proto3)
 /* eslint-disable */
 
-// The API of a host agent, for the control plane. Messages of the seed system keep its field
-// numbers; Torpor's own fields start at 20. A field that may be omitted is optional; an empty
+// The API of a host agent, for the control plane. Fields from 20 on are Torpor's own; the
+// lower numbers are those of Wrenn's host agent. A field that may be omitted is optional; an empty
 // string or 0 is an ordinary value.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
@@ -449,7 +449,7 @@ export type CreateSnapshotRequest = Message<"hostagent.v1.CreateSnapshotRequest"
   templateId: string;
 
   /**
-   * Resume the source afterwards; the seed system leaves it paused.
+   * Resume the source afterwards.
    *
    * @generated from field: bool resume_source = 20;
    */
