@@ -1,6 +1,5 @@
 import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
-import { agentCall } from '../hosts/connection.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
 
 /** Every build is read from disk. */
@@ -36,21 +35,21 @@ export class BuildService {
   /** Reads every build back. Throws `forbidden`. */
   async verify(principal: Principal): Promise<BuildReport[]> {
     this.#requireOperator(principal);
-    return agentCall(async () => {
-      const reports: BuildReport[] = [];
-      for (const { client } of this.#hosts.all()) {
-        for await (const report of client.verifyBuilds({}, { timeoutMs: VERIFY_TIMEOUT_MS })) {
-          const { buildId, fault, sizeBytes, references } = report;
-          reports.push({
-            buildId,
-            sizeBytes: Number(sizeBytes),
-            ...(fault === undefined ? {} : { fault }),
-            references,
-          });
-        }
+    const reports: BuildReport[] = [];
+    for (const host of this.#hosts.all()) {
+      const found = host.stream((client) =>
+        client.verifyBuilds({}, { timeoutMs: VERIFY_TIMEOUT_MS }),
+      );
+      for await (const { buildId, fault, sizeBytes, references } of found) {
+        reports.push({
+          buildId,
+          sizeBytes: Number(sizeBytes),
+          ...(fault === undefined ? {} : { fault }),
+          references,
+        });
       }
-      return reports;
-    });
+    }
+    return reports;
   }
 
   /** Removes the builds that nothing reaches. Throws `forbidden`. */
@@ -59,8 +58,8 @@ export class BuildService {
     const collected = await Promise.all(
       this.#hosts
         .all()
-        .map(({ client }) =>
-          agentCall(() => client.collectBuilds({}, { timeoutMs: COLLECT_TIMEOUT_MS })),
+        .map((host) =>
+          host.call((client) => client.collectBuilds({}, { timeoutMs: COLLECT_TIMEOUT_MS })),
         ),
     );
     return {

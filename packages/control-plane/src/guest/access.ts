@@ -1,5 +1,5 @@
 import type { Principal } from '../auth/principal.ts';
-import type { HostClient } from '../hosts/connection.ts';
+import type { HostConnection } from '../hosts/connection.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
 
@@ -13,9 +13,9 @@ export class GuestAccess {
     this.#hosts = hosts;
   }
 
-  /** A client of the host that has the sandbox. Throws what {@link SandboxService.requireRunning} throws. */
-  async client(principal: Principal, id: string): Promise<HostClient> {
+  /** The connection to the host that has the sandbox. Throws what {@link SandboxService.requireRunning} throws. */
+  async host(principal: Principal, id: string): Promise<HostConnection> {
     const { host_id: hostId } = await this.#sandboxes.requireRunning(principal, id);
-    return this.#hosts.connection(hostId).client;
+    return this.#hosts.connection(hostId);
   }
 }

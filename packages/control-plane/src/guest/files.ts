@@ -1,6 +1,5 @@
 import { type hostAgent, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
-import { agentCall } from '../hosts/connection.ts';
 import type { GuestAccess } from './access.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 60_000;
@@ -41,7 +40,7 @@ export class GuestFiles {
 
   /** Throws what a transfer would throw, before its content is read. */
   async requireRunning(principal: Principal, id: string): Promise<void> {
-    await this.#access.client(principal, id);
+    await this.#access.host(principal, id);
   }
 
   /**
@@ -57,10 +56,10 @@ export class GuestFiles {
     content: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<void> {
-    const client = await this.#access.client(principal, id);
+    const host = await this.#access.host(principal, id);
     const meta = { sandboxId: id, ...fileMessage(location) };
     using cancellation = new DelayedCancellation(signal, CANCEL_GRACE_MS);
-    await agentCall(() =>
+    await host.call((client) =>
       client.writeFileStream(
         (async function* () {
           yield { content: { case: 'meta' as const, value: meta } };
@@ -87,11 +86,13 @@ export class GuestFiles {
     location: FileLocation,
     signal: AbortSignal,
   ): Promise<AsyncIterable<Uint8Array>> {
-    const client = await this.#access.client(principal, id);
-    const messages = client
-      .readFileStream({ sandboxId: id, ...fileMessage(location) }, { signal })
+    const host = await this.#access.host(principal, id);
+    const messages = host
+      .stream((client) =>
+        client.readFileStream({ sandboxId: id, ...fileMessage(location) }, { signal }),
+      )
       [Symbol.asyncIterator]();
-    const first = await agentCall(() => messages.next());
+    const first = await messages.next();
     return contentOf(first, messages);
   }
 
@@ -100,8 +101,8 @@ export class GuestFiles {
     id: string,
     { depth, ...location }: FileLocation & { readonly depth: number },
   ): Promise<readonly FileEntry[]> {
-    const client = await this.#access.client(principal, id);
-    const response = await agentCall(() =>
+    const host = await this.#access.host(principal, id);
+    const response = await host.call((client) =>
       client.listDir(
         { sandboxId: id, depth, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
@@ -116,8 +117,8 @@ export class GuestFiles {
     id: string,
     location: FileLocation,
   ): Promise<FileEntry> {
-    const client = await this.#access.client(principal, id);
-    const response = await agentCall(() =>
+    const host = await this.#access.host(principal, id);
+    const response = await host.call((client) =>
       client.makeDir(
         { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
@@ -133,8 +134,8 @@ export class GuestFiles {
   }
 
   async remove(principal: Principal, id: string, location: FileLocation): Promise<void> {
-    const client = await this.#access.client(principal, id);
-    await agentCall(() =>
+    const host = await this.#access.host(principal, id);
+    await host.call((client) =>
       client.removePath(
         { sandboxId: id, ...fileMessage(location) },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
@@ -186,7 +187,7 @@ function contentOf(
   const iterator: AsyncIterator<Uint8Array, undefined> = {
     async next() {
       for (;;) {
-        const message = next ?? (await agentCall(() => messages.next()));
+        const message = next ?? (await messages.next());
         next = undefined;
         if (message.done === true) return { done: true, value: undefined };
         if (message.value.chunk.length > 0) return { done: false, value: message.value.chunk };

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type hostAgent, sendStream } from '@torpor/protocol';
-import { agentCall, type HostClient } from '../hosts/connection.ts';
+import type { HostConnection } from '../hosts/connection.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import {
   type ProcessEvent,
@@ -21,12 +21,12 @@ export interface TerminalSize {
 /** The programs and terminals of one sandbox, for a stream that has been admitted. Throws the agent's errors. */
 export class ProcessStreams {
   readonly #sandboxId: string;
-  readonly #client: HostClient;
+  readonly #host: HostConnection;
   readonly #metrics: Metrics;
 
-  constructor(sandboxId: string, client: HostClient, metrics: Metrics) {
+  constructor(sandboxId: string, host: HostConnection, metrics: Metrics) {
     this.#sandboxId = sandboxId;
-    this.#client = client;
+    this.#host = host;
     this.#metrics = metrics;
   }
 
@@ -38,26 +38,26 @@ export class ProcessStreams {
   ): AsyncIterable<ProcessEvent> {
     this.#metrics.execs.inc({ kind: 'stream' });
     const message = { ...programMessage(program), ...options, sandboxId: this.#sandboxId };
-    return processEvents(this.#client.execStream(message, { signal }));
+    return processEvents(this.#host.stream((client) => client.execStream(message, { signal })));
   }
 
   /** Follows the events of a running process. */
   connect(selector: ProcessSelector, signal: AbortSignal): AsyncIterable<ProcessEvent> {
     const message = { sandboxId: this.#sandboxId, selector };
-    return processEvents(this.#client.connectProcess(message, { signal }));
+    return processEvents(this.#host.stream((client) => client.connectProcess(message, { signal })));
   }
 
   /** Sends a signal, by name or number, to a process and its session. */
   async kill(selector: ProcessSelector, signal: string): Promise<void> {
-    await agentCall(() =>
-      this.#client.killProcess({ sandboxId: this.#sandboxId, selector, signal }, CALL_OPTIONS),
+    await this.#host.call((client) =>
+      client.killProcess({ sandboxId: this.#sandboxId, selector, signal }, CALL_OPTIONS),
     );
   }
 
   /** `end`: close the standard input after `data`. */
   async sendInput(selector: ProcessSelector, data: Uint8Array, end: boolean): Promise<void> {
     const message = { sandboxId: this.#sandboxId, selector, data, end };
-    await agentCall(() => this.#client.sendProcessInput(message, CALL_OPTIONS));
+    await this.#host.call((client) => client.sendProcessInput(message, CALL_OPTIONS));
   }
 
   /** Sends input as fast as the process reads it. `close` is the last piece, and closes its standard input. */
@@ -66,9 +66,9 @@ export class ProcessStreams {
     pieces: AsyncIterable<Uint8Array | 'close'>,
     signal: AbortSignal,
   ): Promise<void> {
-    await agentCall(() =>
+    await this.#host.call((client) =>
       sendStream(inputMessages(this.#sandboxId, selector, pieces), (messages) =>
-        this.#client.streamProcessInput(messages, { signal }),
+        client.streamProcessInput(messages, { signal }),
       ),
     );
   }
@@ -82,28 +82,28 @@ export class ProcessStreams {
     this.#metrics.execs.inc({ kind: 'pty' });
     const tag = `pty-${randomBytes(4).toString('hex')}`;
     const message = { ...programMessage(program), cols, rows, sandboxId: this.#sandboxId, tag };
-    return terminalEvents(this.#client.ptyAttach(message, { signal }));
+    return terminalEvents(this.#host.stream((client) => client.ptyAttach(message, { signal })));
   }
 
   /** Follows an existing terminal. */
   connectTerminal(tag: string, signal: AbortSignal): AsyncIterable<TerminalEvent> {
     const message = { sandboxId: this.#sandboxId, tag };
-    return terminalEvents(this.#client.ptyAttach(message, { signal }));
+    return terminalEvents(this.#host.stream((client) => client.ptyAttach(message, { signal })));
   }
 
   async sendTerminalInput(tag: string, data: Uint8Array): Promise<void> {
     const message = { sandboxId: this.#sandboxId, tag, data };
-    await agentCall(() => this.#client.ptySendInput(message, CALL_OPTIONS));
+    await this.#host.call((client) => client.ptySendInput(message, CALL_OPTIONS));
   }
 
   async resizeTerminal(tag: string, { cols, rows }: TerminalSize): Promise<void> {
     const message = { sandboxId: this.#sandboxId, tag, cols, rows };
-    await agentCall(() => this.#client.ptyResize(message, CALL_OPTIONS));
+    await this.#host.call((client) => client.ptyResize(message, CALL_OPTIONS));
   }
 
   async killTerminal(tag: string): Promise<void> {
     const message = { sandboxId: this.#sandboxId, tag };
-    await agentCall(() => this.#client.ptyKill(message, CALL_OPTIONS));
+    await this.#host.call((client) => client.ptyKill(message, CALL_OPTIONS));
   }
 }
 

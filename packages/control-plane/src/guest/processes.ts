@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto';
 import type { Principal } from '../auth/principal.ts';
-import { agentCall } from '../hosts/connection.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { GuestAccess } from './access.ts';
 import { type Exit, exitOf } from './process-events.ts';
@@ -36,7 +35,7 @@ export interface ProcessEntry {
   readonly end?: Exit;
 }
 
-/** Programs in sandboxes. Every method throws what {@link GuestAccess.client} throws, and the agent's errors. */
+/** Programs in sandboxes. Every method throws what {@link GuestAccess.host} throws, and the agent's errors. */
 export class GuestProcesses {
   readonly #access: GuestAccess;
   readonly #metrics: Metrics;
@@ -54,10 +53,10 @@ export class GuestProcesses {
     { timeoutSec, maxOutputBytes }: ExecOptions,
     signal: AbortSignal,
   ): Promise<ExecOutcome> {
-    const client = await this.#access.client(principal, id);
+    const host = await this.#access.host(principal, id);
     this.#metrics.execs.inc({ kind: 'foreground' });
     const started = performance.now();
-    const response = await agentCall(() =>
+    const response = await host.call((client) =>
       client.exec(
         {
           ...programMessage(program),
@@ -87,9 +86,9 @@ export class GuestProcesses {
     program: Program,
     tag = `proc-${randomBytes(4).toString('hex')}`,
   ): Promise<{ readonly pid: number; readonly tag: string }> {
-    const client = await this.#access.client(principal, id);
+    const host = await this.#access.host(principal, id);
     this.#metrics.execs.inc({ kind: 'background' });
-    return agentCall(() =>
+    return host.call((client) =>
       client.startBackground(
         { ...programMessage(program), sandboxId: id, tag },
         { timeoutMs: AGENT_CALL_TIMEOUT_MS },
@@ -103,8 +102,8 @@ export class GuestProcesses {
     id: string,
     options: { readonly includeExited: boolean },
   ): Promise<readonly ProcessEntry[]> {
-    const client = await this.#access.client(principal, id);
-    const { processes } = await agentCall(() =>
+    const host = await this.#access.host(principal, id);
+    const { processes } = await host.call((client) =>
       client.listProcesses({ sandboxId: id, ...options }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
     return processes.map(({ pid, tag, cmd, args, end }) => ({
@@ -128,6 +127,6 @@ export class GuestProcesses {
 
   /** Admits a stream to a sandbox. */
   async open(principal: Principal, id: string): Promise<ProcessStreams> {
-    return new ProcessStreams(id, await this.#access.client(principal, id), this.#metrics);
+    return new ProcessStreams(id, await this.#access.host(principal, id), this.#metrics);
   }
 }

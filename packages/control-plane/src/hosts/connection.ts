@@ -1,7 +1,7 @@
 import { type Client, Code, ConnectError, type Transport } from '@connectrpc/connect';
 import { createStreamingClient, hostAgent, TorporError } from '@torpor/protocol';
 
-export type HostClient = Client<typeof hostAgent.HostAgentService>;
+type HostClient = Client<typeof hostAgent.HostAgentService>;
 
 /** The facts of a host that create requests are checked against. */
 export interface HostDescription {
@@ -31,17 +31,40 @@ const WAITS_PER_GUEST_START = 5;
 /** Far below 2^31 ms, the limit of timers. */
 const LONGEST_CALL_MS = 24 * 3_600_000;
 
-/** A host, and the connection to its agent. */
+/** A host, and the connection to its agent, which only this module has a client of. */
 export class HostConnection {
   readonly id: string;
-  readonly client: HostClient;
+  readonly #client: HostClient;
   readonly #guestTimeoutMs: number;
 
   /** `guestTimeoutMs`: how long the agent waits for the first response of a guest that it started. */
   constructor(id: string, transport: Transport, guestTimeoutMs: number) {
     this.id = id;
-    this.client = createStreamingClient(hostAgent.HostAgentService, transport);
+    this.#client = createStreamingClient(hostAgent.HostAgentService, transport);
     this.#guestTimeoutMs = guestTimeoutMs;
+  }
+
+  /** Calls the agent. Throws a TorporError; for a call that we cancelled, it is `conflict`. */
+  async call<T>(call: (client: HostClient) => Promise<T>): Promise<T> {
+    try {
+      return await call(this.#client);
+    } catch (error) {
+      throw callError(error);
+    }
+  }
+
+  /** The messages of a call that streams them, with the errors of {@link call}. Leaving the iteration cancels it. */
+  stream<M>(call: (client: HostClient) => AsyncIterable<M>): AsyncIterable<M> {
+    const messages = call(this.#client)[Symbol.asyncIterator]();
+    return {
+      [Symbol.asyncIterator]: () => ({
+        next: () => this.call(() => messages.next()),
+        async return() {
+          await messages.return?.();
+          return { done: true, value: undefined };
+        },
+      }),
+    };
   }
 
   /**
@@ -56,8 +79,8 @@ export class HostConnection {
   /** What the agent reports about a sandbox; undefined if it does not know it. Throws `host_unavailable`. */
   async fetchSandboxInfo(id: string): Promise<hostAgent.SandboxInfo | undefined> {
     try {
-      const response = await agentCall(() =>
-        this.client.getSandbox({ sandboxId: id }, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
+      const response = await this.call((client) =>
+        client.getSandbox({ sandboxId: id }, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
       );
       return response.sandbox;
     } catch (reason) {
@@ -69,8 +92,8 @@ export class HostConnection {
 
   /** Asks the agent each time, because images are added and removed. */
   async describe(): Promise<HostDescription> {
-    const response = await agentCall(() =>
-      this.client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
+    const response = await this.call((client) =>
+      client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
     );
     const images = response.images
       .map(({ name, sizeBytes, createdAtUnix }) => ({
@@ -89,22 +112,17 @@ export class HostConnection {
   }
 }
 
-/** Runs a call to an agent. Throws a TorporError; for a call that we cancelled, it is `conflict`. */
-export async function agentCall<T>(call: () => Promise<T>): Promise<T> {
-  try {
-    return await call();
-  } catch (error) {
-    if (error instanceof ConnectError && error.code === Code.Canceled) {
-      throw new TorporError('conflict', 'The client disconnected.', { cause: error });
-    }
-    if (isLate(error)) {
-      throw new TorporError('timeout', 'The host agent did not respond in time.', {
-        remedy: 'Try again; the host may be overloaded.',
-        cause: error,
-      });
-    }
-    throw TorporError.from(error);
+function callError(error: unknown): TorporError {
+  if (error instanceof ConnectError && error.code === Code.Canceled) {
+    return new TorporError('conflict', 'The client disconnected.', { cause: error });
   }
+  if (isLate(error)) {
+    return new TorporError('timeout', 'The host agent did not respond in time.', {
+      remedy: 'Try again; the host may be overloaded.',
+      cause: error,
+    });
+  }
+  return TorporError.from(error);
 }
 
 /** Whether our own deadline for the call has passed; an agent's own timeout has a detail. */

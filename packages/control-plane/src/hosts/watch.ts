@@ -85,7 +85,8 @@ export class HostWatch implements AsyncDisposable {
       }
     }, this.#timing.silenceMs / 4);
     try {
-      for await (const { event } of host.client.watchSandboxes({}, { signal })) {
+      const messages = host.stream((client) => client.watchSandboxes({}, { signal }));
+      for await (const { event } of messages) {
         lastEvent = Date.now();
         this.#heard();
         if (event.case === 'sandbox' && this.#watching) {
@@ -115,15 +116,15 @@ export class HostWatch implements AsyncDisposable {
   }
 
   async #list(): Promise<void> {
-    const { reconciler } = this.#parts;
+    const { host, reconciler } = this.#parts;
     const expected = await reconciler.expected();
-    const { sandboxes } = await this.#parts.host.client.listSandboxes(
-      {},
-      { timeoutMs: LIST_TIMEOUT_MS, signal: this.#stopping.signal },
+    const { signal } = this.#stopping;
+    const { sandboxes } = await host.call((client) =>
+      client.listSandboxes({}, { timeoutMs: LIST_TIMEOUT_MS, signal }),
     );
     this.#heard();
     const known = new Map(sandboxes.map((info) => [info.sandboxId, info]));
-    await this.#parts.reconciler.reconcile(expected, known);
+    await reconciler.reconcile(expected, known);
   }
 
   async #noticeSilence(): Promise<void> {

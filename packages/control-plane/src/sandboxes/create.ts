@@ -1,7 +1,6 @@
 import { type hostAgent, newId, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow, TemplateRow } from '../database/schema.ts';
-import { agentCall } from '../hosts/connection.ts';
 import { type Place, reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Operation } from '../operations/runner.ts';
@@ -55,8 +54,8 @@ export function createOperation(
         return requireRow(id, inserted);
       }),
     perform: (row) =>
-      agentCall(() =>
-        host.client.createSandbox(agentRequest(row, request), {
+      host.call((client) =>
+        client.createSandbox(agentRequest(row, request), {
           timeoutMs: host.guestStartTimeoutMs(),
         }),
       ),

@@ -1,14 +1,14 @@
 import { assertTransition, TorporError } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
 import type { Actor } from '../events/outbox.ts';
-import { agentCall } from '../hosts/connection.ts';
+import type { HostConnection } from '../hosts/connection.ts';
 import { hasFailedToStart } from '../hosts/report.ts';
 import type { Operation } from '../operations/runner.ts';
 import { claim } from './claim.ts';
 import { observe, requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
 import { SandboxRepository } from './repository.ts';
 
-export const DESTROY_TIMEOUT_MS = 2 * 60_000;
+const DESTROY_TIMEOUT_MS = 2 * 60_000;
 
 /** Destroys a sandbox and everything that it has on its host. Does nothing if it is already stopped. */
 export function destroyOperation(
@@ -36,7 +36,7 @@ export function destroyOperation(
             : new SandboxRepository(transaction).transition(id, row.state, 'destroying'),
       }),
     perform: async (row) => {
-      if (row.state !== 'stopped') await destroyOnHost(hosts, row);
+      if (row.state !== 'stopped') await destroyOnHost(hosts.connection(row.host_id), id);
     },
     complete: async (transaction, row) => {
       if (row.state === 'stopped') return { result: undefined, events: [] };
@@ -72,17 +72,17 @@ export function destroyAgainOperation(
     teamId: row.team_id,
     actor,
     begin: async () => row,
-    perform: () => destroyOnHost(hosts, row),
+    perform: () => destroyOnHost(hosts.connection(row.host_id), row.id),
     complete: async () => ({ result: undefined, events: [sandboxEvent(row, 'success')] }),
     settle: async () => async () => [sandboxEvent(row, 'error')],
   };
 }
 
-async function destroyOnHost(hosts: SandboxParts['hosts'], row: SandboxRow): Promise<void> {
-  const { client } = hosts.connection(row.host_id);
+/** Also succeeds if the host does not know the sandbox. */
+export async function destroyOnHost(host: HostConnection, id: string): Promise<void> {
   try {
-    await agentCall(() =>
-      client.destroySandbox({ sandboxId: row.id }, { timeoutMs: DESTROY_TIMEOUT_MS }),
+    await host.call((client) =>
+      client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS }),
     );
   } catch (reason) {
     if (TorporError.from(reason).code !== 'not_found') throw reason;

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
 import type { HostConnection } from '../hosts/connection.ts';
-import { DESTROY_TIMEOUT_MS } from './destroy.ts';
+import { destroyOnHost } from './destroy.ts';
 import { SandboxRepository } from './repository.ts';
 
 interface Parts {
@@ -31,12 +31,11 @@ export async function discard(
 
 async function isRemoved({ host, logger }: Parts, id: string): Promise<boolean> {
   try {
-    await host.client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS });
+    await destroyOnHost(host, id);
     return true;
   } catch (reason) {
-    const error = TorporError.from(reason);
-    if (error.code === 'not_found') return true;
-    logger.warn({ sandbox: id, err: error }, 'Could not remove what a failed create left');
+    const err = TorporError.from(reason);
+    logger.warn({ sandbox: id, err }, 'Could not remove what a failed create left');
     return false;
   }
 }

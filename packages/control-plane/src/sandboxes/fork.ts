@@ -4,7 +4,6 @@ import type { Principal } from '../auth/principal.ts';
 import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
 import { apiKeyActor } from '../events/outbox.ts';
-import { agentCall } from '../hosts/connection.ts';
 import { lockFreeMemory, noMemory } from '../hosts/placement.ts';
 import { reportOf } from '../hosts/report.ts';
 import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
@@ -100,8 +99,8 @@ function forkOperation(
     perform: async ({ source, rows, timeoutSec }) => {
       if (rows.length === 0) return { children: [], timings: [] };
       const host = parts.hosts.connection(source.host_id);
-      return agentCall(() =>
-        host.client.forkSandbox(
+      return host.call((client) =>
+        client.forkSandbox(
           { sandboxId: id, childIds: rows.map((row) => row.id), timeoutSec },
           { timeoutMs: host.guestStartTimeoutMs(rows.length) },
         ),

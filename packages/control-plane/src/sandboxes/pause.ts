@@ -1,7 +1,6 @@
 import { canTransition, type hostAgent } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
-import { agentCall } from '../hosts/connection.ts';
 import { reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Operation } from '../operations/runner.ts';
@@ -49,11 +48,9 @@ export function pauseOperation(
         move: moveTo('pausing'),
       }),
     perform: (row) =>
-      agentCall(() =>
-        parts.hosts
-          .connection(row.host_id)
-          .client.pauseSandbox({ sandboxId: id }, { timeoutMs: PAUSE_TIMEOUT_MS }),
-      ),
+      parts.hosts
+        .connection(row.host_id)
+        .call((client) => client.pauseSandbox({ sandboxId: id }, { timeoutMs: PAUSE_TIMEOUT_MS })),
     ...outcomeOf(parts, id, {}),
   };
 }
@@ -91,8 +88,8 @@ export function resumeOperation(
     },
     perform: (row) => {
       const host = parts.hosts.connection(row.host_id);
-      return agentCall(() =>
-        host.client.resumeSandbox(
+      return host.call((client) =>
+        client.resumeSandbox(
           {
             sandboxId: id,
             ...(timeoutSec === undefined ? {} : { timeoutSec }),

@@ -6,7 +6,6 @@
 import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import { apiKeyActor, SYSTEM } from '../events/outbox.ts';
-import { agentCall } from '../hosts/connection.ts';
 import type { Placement } from '../hosts/placement.ts';
 import { findOwn, notInState } from './access.ts';
 import { createOperation, type NewSandbox } from './create.ts';
@@ -100,8 +99,8 @@ export class SandboxService {
   /** Counts as activity: restarts the idle timeout. */
   async ping(principal: Principal, id: string): Promise<void> {
     const { hosts, sandboxes } = this.#parts;
-    const { client } = hosts.connection((await this.requireRunning(principal, id)).host_id);
-    await agentCall(() =>
+    const host = hosts.connection((await this.requireRunning(principal, id)).host_id);
+    await host.call((client) =>
       client.pingSandbox({ sandboxId: id }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
     await sandboxes.touch(id);
@@ -111,8 +110,8 @@ export class SandboxService {
   async console(principal: Principal, id: string, maxBytes: number): Promise<Uint8Array> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);
     if (row.state === 'stopped') throw notInState(row, 'there');
-    const { client } = this.#parts.hosts.connection(row.host_id);
-    const response = await agentCall(() =>
+    const host = this.#parts.hosts.connection(row.host_id);
+    const response = await host.call((client) =>
       client.readConsole({ sandboxId: id, maxBytes }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
     );
     return response.content;

@@ -3,7 +3,6 @@ import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
 import { apiKeyActor } from '../events/outbox.ts';
-import { agentCall } from '../hosts/connection.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Completion, Operation } from '../operations/runner.ts';
 import { notInState } from '../sandboxes/access.ts';
@@ -78,14 +77,14 @@ export function createSnapshotOperation(
       return { source, pending };
     },
     perform: ({ source, pending }) =>
-      agentCall(() =>
-        parts.hosts
-          .connection(source.host_id)
-          .client.createSnapshot(
+      parts.hosts
+        .connection(source.host_id)
+        .call((client) =>
+          client.createSnapshot(
             { sandboxId, teamId, templateId: pending.id },
             { timeoutMs: SNAPSHOT_TIMEOUT_MS },
           ),
-      ),
+        ),
     complete: (transaction, subject, response) => publish(transaction, subject, response),
     settle: async ({ pending }) => {
       const record = await observe(parts, sandboxId);

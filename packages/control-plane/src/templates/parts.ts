@@ -1,6 +1,5 @@
 import { TorporError } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
-import { agentCall } from '../hosts/connection.ts';
 import type { PhaseTiming } from '../hosts/timings.ts';
 import type { ResourceEvent } from '../operations/runner.ts';
 import type { SandboxParts } from '../sandboxes/parts.ts';
@@ -45,14 +44,14 @@ export async function releaseTemplate(
   const row = await templates.findDeleting(id);
   if (row === undefined) return;
   try {
-    await agentCall(() =>
-      hosts
-        .connection(row.host_id)
-        .client.deleteSnapshot(
+    await hosts
+      .connection(row.host_id)
+      .call((client) =>
+        client.deleteSnapshot(
           { teamId: row.team_id, templateId: row.id },
           { timeoutMs: DELETE_TIMEOUT_MS },
         ),
-    );
+      );
   } catch (reason) {
     const error = TorporError.from(reason);
     if (error.code !== 'not_found') {
