@@ -3,7 +3,7 @@ import { TorporError } from '@torpor/protocol';
 import { drained, readTail } from '../console-log.ts';
 import { captureOf, type DirtyBase } from '../dirty-base.ts';
 import type { Capture, CaptureTarget, ExitReport, MachineDescription, MicroVm } from '../driver.ts';
-import { reportExit } from '../exit-report.ts';
+import { MachineExit } from '../machine-exit.ts';
 import type { VmmProcess } from '../vmm-process.ts';
 import type { FirecrackerClient } from './api-client.ts';
 import type { ConsolePipe } from './console-pipe.ts';
@@ -49,7 +49,7 @@ export class FirecrackerMachine implements MicroVm {
   readonly #control: FirecrackerClient;
   readonly #console: ConsolePipe;
   readonly #releaseOutside: () => Promise<void>;
-  #intendedExit: string | undefined;
+  readonly #exit: MachineExit;
   #hasHalted = false;
 
   constructor(parts: FirecrackerMachineParts) {
@@ -62,7 +62,21 @@ export class FirecrackerMachine implements MicroVm {
     // An exit closes the pipe first; checking then is quicker than the next poll.
     void parts.console.finished.then(() => parts.process.check());
     void parts.halted.then(() => this.#endHalted());
-    this.exited = parts.process.exited.then((exit) => this.#report(exit));
+    this.#exit = new MachineExit({
+      process: parts.process,
+      vmm: 'Firecracker',
+      release: () => this.#release(),
+      evidence: (exit) => ({
+        // The signal that kills a VMM whose guest has halted says nothing about the guest.
+        exit: this.#hasHalted ? {} : exit,
+        shutdownReason: this.#shutdownReason(exit),
+        consolePath: this.description.spec.console.path,
+        outputPath: this.#layout.output,
+        logPath: this.#layout.log,
+        statusMeanings: STATUS_MEANINGS,
+      }),
+    });
+    this.exited = this.#exit.reported;
   }
 
   async pause(): Promise<void> {
@@ -127,27 +141,18 @@ export class FirecrackerMachine implements MicroVm {
     }
   }
 
-  async stop(graceMs: number): Promise<void> {
-    this.#intendedExit ??= 'The machine was stopped.';
-    try {
-      if (graceMs > 0) {
-        await this.resume();
-        const body = { action_type: 'SendCtrlAltDel' } as const;
-        await this.#control.send({ method: 'PUT', path: '/actions', body });
-        await this.#process.exitsWithin(graceMs);
-      }
-    } catch {
-      // A Firecracker that does not respond is killed, like one that does not exit.
-    } finally {
-      await this.#process.kill();
-      await this.exited;
-    }
+  stop(graceMs: number): Promise<void> {
+    return this.#exit.stop(async () => {
+      if (graceMs <= 0) return;
+      await this.resume();
+      const body = { action_type: 'SendCtrlAltDel' } as const;
+      await this.#control.send({ method: 'PUT', path: '/actions', body });
+      await this.#process.exitsWithin(graceMs);
+    });
   }
 
-  async kill(): Promise<void> {
-    this.#intendedExit ??= 'The machine was killed.';
-    await this.#process.kill();
-    await this.exited;
+  kill(): Promise<void> {
+    return this.#exit.kill();
   }
 
   readConsole(maxBytes: number): Promise<Buffer> {
@@ -164,28 +169,6 @@ export class FirecrackerMachine implements MicroVm {
   async #endHalted(): Promise<void> {
     this.#hasHalted = true;
     await this.#process.kill().catch(() => undefined);
-  }
-
-  /** Never rejects: a report without a console's tail is better than none. */
-  async #report(exit: ProcessExit): Promise<ExitReport> {
-    const { spec } = this.description;
-    try {
-      await this.#release();
-      return await reportExit({
-        vmm: 'Firecracker',
-        // The signal that kills a VMM whose guest has halted says nothing about the guest.
-        exit: this.#hasHalted ? {} : exit,
-        intended: this.#intendedExit,
-        shutdownReason: this.#shutdownReason(exit),
-        consolePath: spec.console.path,
-        outputPath: this.#layout.output,
-        logPath: this.#layout.log,
-        statusMeanings: STATUS_MEANINGS,
-      });
-    } catch (error) {
-      const reason = `Firecracker exited; it is not known how: ${TorporError.from(error).message}`;
-      return { reason: this.#intendedExit ?? reason, ...exit, consoleTail: [] };
-    }
   }
 
   #shutdownReason({ exitCode }: ProcessExit): string | undefined {

@@ -1,10 +1,8 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
-import type { ProcessExit } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol';
 import { drained, readTail } from '../console-log.ts';
 import type { DirtyBase } from '../dirty-base.ts';
 import type { Capture, CaptureTarget, ExitReport, MachineDescription, MicroVm } from '../driver.ts';
-import { reportExit } from '../exit-report.ts';
+import { MachineExit } from '../machine-exit.ts';
 import type { VmmProcess } from '../vmm-process.ts';
 import type { ConsoleReader } from './console-reader.ts';
 import { saveDeviceState } from './migration.ts';
@@ -27,9 +25,9 @@ export class QemuMachine implements MicroVm {
   readonly #process: VmmProcess;
   readonly control: QmpClient;
   readonly #console: ConsoleReader;
+  readonly #exit: MachineExit;
   /** The state file has the machine's state, and the machine has not run since. */
   #isSaved = false;
-  #intendedExit: string | undefined;
   #shutdownReason: string | undefined;
 
   constructor(parts: QemuMachineParts) {
@@ -40,7 +38,18 @@ export class QemuMachine implements MicroVm {
     parts.control.onEvent((event) => this.#note(event));
     // An exit closes the connection first; checking then is quicker than the next poll.
     void parts.control.closed.then(() => parts.process.check());
-    this.exited = parts.process.exited.then((exit) => this.#report(exit));
+    this.#exit = new MachineExit({
+      process: parts.process,
+      vmm: 'QEMU',
+      release: () => this.#release(),
+      evidence: (exit) => ({
+        exit,
+        shutdownReason: this.#shutdownReason,
+        consolePath: this.description.spec.console.path,
+        outputPath: runFiles(this.description.spec.runDirectory).output,
+      }),
+    });
+    this.exited = this.#exit.reported;
   }
 
   async pause(): Promise<void> {
@@ -72,9 +81,8 @@ export class QemuMachine implements MicroVm {
     };
   }
 
-  async stop(graceMs: number): Promise<void> {
-    this.#intendedExit ??= 'The machine was stopped.';
-    try {
+  stop(graceMs: number): Promise<void> {
+    return this.#exit.stop(async () => {
       if (graceMs > 0) {
         await this.control.execute('cont');
         await this.control.execute('system_powerdown');
@@ -83,18 +91,11 @@ export class QemuMachine implements MicroVm {
       // An orderly exit writes out QEMU's own buffers of the disks.
       await this.control.execute('quit', undefined, QUIT_TIMEOUT_MS);
       await this.#process.exitsWithin(QUIT_TIMEOUT_MS);
-    } catch {
-      // A QEMU that does not respond is killed, like one that does not exit.
-    } finally {
-      await this.#process.kill();
-      await this.exited;
-    }
+    });
   }
 
-  async kill(): Promise<void> {
-    this.#intendedExit ??= 'The machine was killed.';
-    await this.#process.kill();
-    await this.exited;
+  kill(): Promise<void> {
+    return this.#exit.kill();
   }
 
   readConsole(maxBytes: number): Promise<Buffer> {
@@ -109,25 +110,6 @@ export class QemuMachine implements MicroVm {
 
   #note(event: QmpEvent): void {
     if (event.event === 'SHUTDOWN') this.#shutdownReason = String(event.data.reason);
-  }
-
-  /** Never rejects: a report without a console's tail is better than none. */
-  async #report(exit: ProcessExit): Promise<ExitReport> {
-    const { spec } = this.description;
-    try {
-      await this.#release();
-      return await reportExit({
-        vmm: 'QEMU',
-        exit,
-        intended: this.#intendedExit,
-        shutdownReason: this.#shutdownReason,
-        consolePath: spec.console.path,
-        outputPath: runFiles(spec.runDirectory).output,
-      });
-    } catch (error) {
-      const reason = `QEMU exited; it is not known how: ${TorporError.from(error).message}`;
-      return { reason: this.#intendedExit ?? reason, ...exit, consoleTail: [] };
-    }
   }
 
   async #release(): Promise<void> {
