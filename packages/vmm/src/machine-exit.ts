@@ -6,8 +6,6 @@ import type { VmmProcess } from './vmm-process.ts';
 
 export interface MachineExitOptions {
   readonly process: VmmProcess;
-  /** What the VMM is called in messages. */
-  readonly vmm: string;
   /** Releases what only a running machine needs; called once the process has exited. */
   readonly release: () => Promise<void>;
   /** What the driver knows about the exit; called after `release`, when the console is complete. */
@@ -54,7 +52,8 @@ export class MachineExit {
 
   /** A report without a console's tail is better than none. */
   async #report(exit: ProcessExit): Promise<ExitReport> {
-    const { vmm, release, evidence } = this.#options;
+    const { process, release, evidence } = this.#options;
+    const vmm = process.name;
     try {
       await release();
       return await reportExit({ vmm, intended: this.#intended, ...evidence(exit) });

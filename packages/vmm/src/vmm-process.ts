@@ -53,13 +53,14 @@ const KILL_POLL_MS = 20;
  * one did. Both are watched in /proc; a child's exit is known at once, with its status.
  */
 export class VmmProcess {
+  /** What the VMM is called in messages. */
+  readonly name: string;
   readonly identity: ProcessIdentity;
   /**
    * Resolves within {@link POLL_MS} and a little of the exit, unless {@link unwatch} was called
    * before. Empty for one that is not our child and whose status the kernel does not report.
    */
   readonly exited: Promise<ProcessExit>;
-  readonly #name: string;
   readonly #boundedPaths: readonly string[];
   readonly #exited: (exit: ProcessExit) => void;
   readonly #isChild: boolean;
@@ -78,7 +79,7 @@ export class VmmProcess {
   ) {
     const child = 'pidfd' in watched ? undefined : watched;
     this.#pidfd = 'pidfd' in watched ? watched.pidfd : undefined;
-    this.#name = name;
+    this.name = name;
     this.identity = identity;
     this.#boundedPaths = boundedPaths;
     const { promise, resolve } = Promise.withResolvers<ProcessExit>();
@@ -191,7 +192,7 @@ export class VmmProcess {
     }
     throw new TorporError(
       'vmm_failed',
-      `${this.#name} (pid ${this.identity.pid}) did not exit when killed.`,
+      `${this.name} (pid ${this.identity.pid}) did not exit when killed.`,
     );
   }
 

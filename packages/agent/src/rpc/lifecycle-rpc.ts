@@ -4,6 +4,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
 import { createSandbox } from '../lifecycle/create.ts';
 import { destroySandbox } from '../lifecycle/destroy.ts';
+import type { SandboxOutcome } from '../lifecycle/outcome.ts';
 import type { SandboxRecord } from '../registry/record.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
 
@@ -25,7 +26,7 @@ const MAX_CONSOLE_BYTES = 1024 * 1024;
 export function lifecycleRpc(registry: SandboxRegistry): Methods {
   return {
     async createSandbox(request) {
-      const { record, timings } = await createSandbox(registry, {
+      const outcome = await createSandbox(registry, {
         id: request.sandboxId,
         vcpus: request.vcpus,
         memoryMiB: request.memoryMb,
@@ -42,13 +43,7 @@ export function lifecycleRpc(registry: SandboxRegistry): Methods {
         labels: request.labels,
         fromSnapshot: request.fromSnapshot,
       });
-      return {
-        sandboxId: record.id,
-        ...hostIpOf(record),
-        metadata: record.metadata,
-        sandbox: sandboxInfo(record),
-        timings: [...timings],
-      };
+      return startedSandbox(outcome);
     },
 
     async destroySandbox({ sandboxId }) {
@@ -89,6 +84,17 @@ export function lifecycleRpc(registry: SandboxRegistry): Methods {
   };
 }
 
+/** The response about a sandbox that was created or resumed. */
+export function startedSandbox({ record, timings }: SandboxOutcome) {
+  return {
+    sandboxId: record.id,
+    ...hostIpOf(record),
+    metadata: record.metadata,
+    sandbox: sandboxInfo(record),
+    timings: [...timings],
+  };
+}
+
 export function sandboxInfo(
   record: SandboxRecord,
 ): MessageInitShape<typeof hostAgent.SandboxInfoSchema> {
@@ -115,7 +121,7 @@ export function sandboxInfo(
 }
 
 /** Of a sandbox that has a network slot. */
-export function hostIpOf({ slot }: SandboxRecord): { hostIp?: string } {
+function hostIpOf({ slot }: SandboxRecord): { hostIp?: string } {
   return slot === undefined ? {} : { hostIp: slot.hostAddress };
 }
 

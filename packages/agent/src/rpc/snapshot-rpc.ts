@@ -8,7 +8,7 @@ import { pauseSandbox } from '../lifecycle/pause.ts';
 import { resumeSandbox } from '../lifecycle/resume.ts';
 import { deleteSnapshot, snapshotSandbox } from '../lifecycle/snapshot.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
-import { hostIpOf, sandboxInfo } from './lifecycle-rpc.ts';
+import { sandboxInfo, startedSandbox } from './lifecycle-rpc.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
@@ -32,14 +32,7 @@ export function snapshotRpc(registry: SandboxRegistry): Methods {
     },
 
     async resumeSandbox({ sandboxId, timeoutSec }) {
-      const { record, timings } = await resumeSandbox(registry, sandboxId, timeoutSec);
-      return {
-        sandboxId: record.id,
-        ...hostIpOf(record),
-        metadata: record.metadata,
-        sandbox: sandboxInfo(record),
-        timings: [...timings],
-      };
+      return startedSandbox(await resumeSandbox(registry, sandboxId, timeoutSec));
     },
 
     async forkSandbox({ sandboxId, childIds, timeoutSec }) {

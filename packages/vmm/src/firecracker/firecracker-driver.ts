@@ -8,9 +8,9 @@ import type {
   RestoreSource,
   VmmDriver,
 } from '../driver.ts';
-import { startErrors } from '../exit-report.ts';
 import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
+import { exitedWhileStarting, explainStartFailure } from '../start-failure.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { FirecrackerClient, FirecrackerFault } from './api-client.ts';
 import { ConsolePipe, makeConsolePipe, openForFirecracker } from './console-pipe.ts';
@@ -36,8 +36,6 @@ export interface FirecrackerDriverOptions {
 
 const NAME = 'Firecracker';
 const CGROUP_ROOT = '/sys/fs/cgroup';
-/** How long one that has stopped responding may take to exit. */
-const EXIT_AFTER_FAILURE_MS = 1_000;
 
 /** Machines in Firecracker, with its jailer where there is one. Needs root, as both of them do. */
 export class FirecrackerDriver implements VmmDriver {
@@ -159,10 +157,7 @@ export class FirecrackerDriver implements VmmDriver {
   ): Promise<FirecrackerClient> {
     const control = await FirecrackerClient.connect(layout.control, {
       timeoutMs: this.#startTimeoutMs,
-      givenUp: () => {
-        process.check();
-        return process.status === undefined ? undefined : exitedEarly();
-      },
+      givenUp: () => exitedWhileStarting(process),
     });
     undo.defer(() => control.close());
     return control;
@@ -197,10 +192,6 @@ async function openConsole(layout: MachineLayout, spec: MachineSpec, undo: Async
   return { console, halted };
 }
 
-function exitedEarly(): TorporError {
-  return new TorporError('vmm_failed', 'Firecracker exited while it started.');
-}
-
 /** Firecracker's own message: from its response if it sent one, else what it, or its jailer, printed last. */
 async function explained(
   error: unknown,
@@ -208,9 +199,5 @@ async function explained(
   layout: MachineLayout,
 ): Promise<unknown> {
   if (error instanceof TorporError && error.cause instanceof FirecrackerFault) return error;
-  if (!(await process.exitsWithin(process.status === undefined ? EXIT_AFTER_FAILURE_MS : 0)))
-    return error;
-  const errors = await startErrors([layout.output, layout.log]);
-  const what = `Firecracker exited while it started: ${errors}`;
-  return new TorporError('vmm_failed', what, { cause: error });
+  return explainStartFailure(error, process, [layout.output, layout.log]);
 }

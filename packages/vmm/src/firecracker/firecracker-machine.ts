@@ -64,7 +64,6 @@ export class FirecrackerMachine implements MicroVm {
     void parts.halted.then(() => this.#endHalted());
     this.#exit = new MachineExit({
       process: parts.process,
-      vmm: 'Firecracker',
       release: () => this.#release(),
       evidence: (exit) => ({
         // The signal that kills a VMM whose guest has halted says nothing about the guest.

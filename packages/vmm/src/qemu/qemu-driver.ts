@@ -10,9 +10,9 @@ import type {
   RestoreSource,
   VmmDriver,
 } from '../driver.ts';
-import { startErrors } from '../exit-report.ts';
 import { HUNG_AFTER_MS } from '../hung-timeout.ts';
 import { checkMachineSpec } from '../machine-spec.ts';
+import { exitedWhileStarting, explainStartFailure } from '../start-failure.ts';
 import { VmmProcess } from '../vmm-process.ts';
 import { type MemoryBacking, qemuArguments } from './command-line.ts';
 import { ConsoleReader } from './console-reader.ts';
@@ -41,9 +41,6 @@ interface LaunchMemory {
   readonly backing: MemoryBacking;
   readonly environment?: Readonly<Record<string, string>>;
 }
-
-/** How long one that has stopped responding may take to exit. */
-const EXIT_AFTER_FAILURE_MS = 1_000;
 
 /** Machines in QEMU: `microvm` with virtio-mmio, or q35 with virtio-pci on an old QEMU. */
 export class QemuDriver implements VmmDriver {
@@ -148,7 +145,7 @@ export class QemuDriver implements VmmDriver {
       if (statePath !== undefined) await loadDeviceState(machine.control, spec.id);
       return machine;
     } catch (error) {
-      throw await explained(error, process, files.output);
+      throw await explainStartFailure(error, process, [files.output]);
     }
   }
 
@@ -180,10 +177,7 @@ export class QemuDriver implements VmmDriver {
     const files = runFiles(spec.runDirectory);
     const control = await QmpClient.connect(files.control, {
       timeoutMs: this.#startTimeoutMs,
-      givenUp: () => {
-        process.check();
-        return process.status === undefined ? undefined : exitedEarly();
-      },
+      givenUp: () => exitedWhileStarting(process),
     });
     undo.defer(() => control.close());
     const console = await ConsoleReader.open(files.console, spec.console);
@@ -216,20 +210,4 @@ async function prepareState(spec: MachineSpec, statePath: string | undefined): P
   } finally {
     await file.close();
   }
-}
-
-function exitedEarly(): TorporError {
-  return new TorporError('vmm_failed', 'QEMU exited while it started.');
-}
-
-/** QEMU's own message is more useful than a closed connection. */
-async function explained(
-  error: unknown,
-  process: VmmProcess,
-  outputPath: string,
-): Promise<unknown> {
-  if (!(await process.exitsWithin(process.status === undefined ? EXIT_AFTER_FAILURE_MS : 0)))
-    return error;
-  const what = `QEMU exited while it started: ${await startErrors([outputPath])}`;
-  return new TorporError('vmm_failed', what, { cause: error });
 }

@@ -40,7 +40,6 @@ export class QemuMachine implements MicroVm {
     void parts.control.closed.then(() => parts.process.check());
     this.#exit = new MachineExit({
       process: parts.process,
-      vmm: 'QEMU',
       release: () => this.#release(),
       evidence: (exit) => ({
         exit,
