@@ -5,27 +5,17 @@ import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { gunzipSync } from 'node:zlib';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { errorOf, FilesServer } from './files-server.ts';
+import { errorOf, FilesServer } from '@torpor/testkit/envd';
+import { beforeEach, describe, expect, it } from 'vitest';
 
-let files: FilesServer;
-let directory: string;
-
-beforeEach(async () => {
-  files = await FilesServer.start();
-  directory = files.directory;
-});
-
-afterEach(async () => {
-  await files[Symbol.asyncDispose]();
-});
+const files = FilesServer.forEachTest();
 
 describe('downloading', () => {
   const content = 'abcdefghij';
   let path: string;
 
   beforeEach(async () => {
-    path = join(directory, 'data.bin');
+    path = join(files.directory, 'data.bin');
     await writeFile(path, content);
   });
 
@@ -116,7 +106,7 @@ describe('downloading', () => {
       ['nothing', 'gzip', 'empty', '', undefined],
       ['nothing', 'gzip, identity;q=0', 'empty', '', 'gzip'],
     ])('sends %s for "%s" in the best encoding', async (_, accept, name, bytes, expected) => {
-      const file = join(directory, name);
+      const file = join(files.directory, name);
       await writeFile(file, bytes);
       const response = await rawGet(file, { 'accept-encoding': accept });
       const plain = Buffer.from(bytes);
@@ -184,12 +174,12 @@ describe('downloading', () => {
   );
 
   it('distinguishes missing files, directories, devices and unknown users', async () => {
-    const missing = await fetch(files.url(join(directory, 'none')));
+    const missing = await fetch(files.url(join(files.directory, 'none')));
     expect((await errorOf(missing)).message).toBe(
-      `path '${join(directory, 'none')}' does not exist`,
+      `path '${join(files.directory, 'none')}' does not exist`,
     );
     expect(missing.status).toBe(404);
-    expect((await fetch(files.url(directory))).status).toBe(400);
+    expect((await fetch(files.url(files.directory))).status).toBe(400);
     expect((await fetch(files.url('/dev/zero'))).status).toBe(400);
     expect((await fetch(files.url(path, { username: 'mallory' }))).status).toBe(401);
     expect((await fetch(files.url(path), { method: 'DELETE' })).status).toBe(405);
@@ -198,8 +188,8 @@ describe('downloading', () => {
 
   it('streams many megabytes both ways unchanged', async () => {
     const bytes = randomBytes(30_000_000);
-    await writeFile(join(directory, 'source'), bytes);
-    const stream = Readable.toWeb(createReadStream(join(directory, 'source')));
+    await writeFile(join(files.directory, 'source'), bytes);
+    const stream = Readable.toWeb(createReadStream(join(files.directory, 'source')));
     expect((await files.put(path, stream as unknown as ReadableStream)).status).toBe(200);
     const hash = createHash('sha256');
     for await (const chunk of (await get()).body ?? []) hash.update(chunk);

@@ -1,19 +1,9 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { errorOf, FilesServer } from './files-server.ts';
+import { errorOf, FilesServer } from '@torpor/testkit/envd';
+import { describe, expect, it } from 'vitest';
 
-let files: FilesServer;
-let directory: string;
-
-beforeEach(async () => {
-  files = await FilesServer.start();
-  directory = files.directory;
-});
-
-afterEach(async () => {
-  await files[Symbol.asyncDispose]();
-});
+const files = FilesServer.forEachTest();
 
 describe('uploading a form', () => {
   const form = (...files: [name: string | undefined, content: string][]) => {
@@ -49,13 +39,18 @@ describe('uploading a form', () => {
       'b\\c\\',
       "it's;a=b",
     ];
-    const data = form(...names.map((name): [string, string] => [join(directory, name), name]));
+    const data = form(
+      ...names.map((name): [string, string] => [join(files.directory, name), name]),
+    );
     data.append('other', 'ignored');
     const response = await post('', data);
     expect(response.status).toBe(200);
     const stored = (await response.json()) as { path: string }[];
-    expect(stored.map((file) => file.path)).toEqual(names.map((name) => join(directory, name)));
-    for (const name of names) expect(await readFile(join(directory, name), 'utf8')).toBe(name);
+    expect(stored.map((file) => file.path)).toEqual(
+      names.map((name) => join(files.directory, name)),
+    );
+    for (const name of names)
+      expect(await readFile(join(files.directory, name), 'utf8')).toBe(name);
   });
 
   it.each([
@@ -104,7 +99,7 @@ describe('uploading a form', () => {
 
   it('stores large parts next to small ones', async () => {
     const large = 'x'.repeat(3_000_000);
-    const names = ['s1', 'l1', 's2', 'l2', 's3'].map((name) => join(directory, name));
+    const names = ['s1', 'l1', 's2', 'l2', 's3'].map((name) => join(files.directory, name));
     const contents = ['a', large, '', `${large}y`, 'b'];
     const data = form(...names.map((name, at): [string, string] => [name, contents[at] ?? '']));
     expect((await post('', data)).status).toBe(200);
@@ -113,7 +108,7 @@ describe('uploading a form', () => {
   });
 
   it('refuses the same path twice, a part without any path, and a truncated form', async () => {
-    const path = join(directory, 'twice');
+    const path = join(files.directory, 'twice');
     const twice = await post('', form([path, 'first'], [path, 'second']));
     expect((await errorOf(twice)).message).toContain('multiple files to the same path');
     expect(await readFile(path, 'utf8')).toBe('first');
@@ -121,7 +116,7 @@ describe('uploading a form', () => {
     const torn = await fetch(`${files.base}/files`, {
       method: 'POST',
       headers: { 'content-type': 'multipart/form-data; boundary=XX' },
-      body: `--XX\r\nContent-Disposition: form-data; name="file"; filename="${directory}/torn"\r\n\r\nabc`,
+      body: `--XX\r\nContent-Disposition: form-data; name="file"; filename="${files.directory}/torn"\r\n\r\nabc`,
     });
     expect(torn.status).toBe(400);
     const boundless = await fetch(`${files.base}/files`, {
@@ -130,12 +125,15 @@ describe('uploading a form', () => {
       body: 'x',
     });
     expect(boundless.status).toBe(400);
-    expect(await readdir(directory)).toEqual(['twice']);
+    expect(await readdir(files.directory)).toEqual(['twice']);
   });
 
   it('responds although the client is still sending', async () => {
-    const data = form([directory, 'a directory'], [join(directory, 'big'), 'x'.repeat(20_000_000)]);
+    const data = form(
+      [files.directory, 'a directory'],
+      [join(files.directory, 'big'), 'x'.repeat(20_000_000)],
+    );
     expect((await post('', data)).status).toBe(400);
-    expect(await readdir(directory)).toEqual([]);
+    expect(await readdir(files.directory)).toEqual([]);
   });
 });

@@ -2,22 +2,11 @@ import { createHash } from 'node:crypto';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { USER_HEADER } from '@torpor/protocol';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { TEST_USER } from '../filesystem/test-guest.ts';
-import { errorOf, FilesServer } from './files-server.ts';
+import { errorOf, FilesServer, TEST_USER } from '@torpor/testkit/envd';
+import { beforeEach, describe, expect, it } from 'vitest';
 import { signatureOf } from './index.ts';
 
-let files: FilesServer;
-let directory: string;
-
-beforeEach(async () => {
-  files = await FilesServer.start();
-  directory = files.directory;
-});
-
-afterEach(async () => {
-  await files[Symbol.asyncDispose]();
-});
+const files = FilesServer.forEachTest();
 
 describe('authorization', () => {
   const token = 'secret-token';
@@ -45,7 +34,7 @@ describe('authorization', () => {
   const now = () => Math.floor(Date.now() / 1000);
 
   it('accepts the token and valid signatures', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     expect((await files.put(path, 'x', { 'x-access-token': token })).status).toBe(200);
     expect((await fetch(signed(path, 'read'))).status).toBe(200);
     expect((await fetch(signed(path, 'read', { expiration: now() + 60 }))).status).toBe(200);
@@ -59,7 +48,7 @@ describe('authorization', () => {
   });
 
   it('takes the user of a signed request from the signed parameters', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     const upload = await fetch(signed(path, 'write', { username: 'alice' }), {
       method: 'POST',
       headers: { 'content-type': 'application/octet-stream', [USER_HEADER]: 'root' },
@@ -70,7 +59,7 @@ describe('authorization', () => {
   });
 
   it('refuses everything else, and writes nothing then', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     const message = async (response: Promise<Response>) => {
       const refusal = await response;
       return [refusal.status, (await errorOf(refusal)).message];
@@ -92,7 +81,7 @@ describe('authorization', () => {
       `signature_expiration=${now() + 99}`,
     );
     expect(await message(fetch(extended))).toEqual([401, 'invalid signature']);
-    expect(await readdir(directory)).toEqual([]);
+    expect(await readdir(files.directory)).toEqual([]);
   });
 
   it('signs as the SDK does', () => {

@@ -2,27 +2,17 @@ import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { errorOf, FilesServer } from '@torpor/testkit/envd';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { readMetadata } from '../filesystem/metadata.ts';
-import { errorOf, FilesServer } from './files-server.ts';
 
-let files: FilesServer;
-let directory: string;
-
-beforeEach(async () => {
-  files = await FilesServer.start();
-  directory = files.directory;
-});
-
-afterEach(async () => {
-  await files[Symbol.asyncDispose]();
-});
+const files = FilesServer.forEachTest();
 
 describe('a full disk', () => {
   let mount: string;
 
   beforeEach(async () => {
-    mount = join(directory, 'small');
+    mount = join(files.directory, 'small');
     await mkdir(mount);
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=2m,mode=755', 'tmpfs', mount]);
   });
@@ -55,7 +45,7 @@ describe('a full disk', () => {
 
 describe('metadata', () => {
   it('is stored with the file, returned in the response, and replaced by the next upload', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     const first = await files.put(path, 'x', {
       'X-Metadata-Author': 'ann',
       'x-metadata-empty': '',
@@ -66,33 +56,39 @@ describe('metadata', () => {
     expect(readMetadata(path)).toEqual({ purpose: 'test' });
     await files.put(path, 'x');
     expect(readMetadata(path)).toEqual({});
-    await files.put(join(directory, 'large'), randomBytes(2_000_000), { 'X-Metadata-A': 'b' });
-    expect(readMetadata(join(directory, 'large'))).toEqual({ a: 'b' });
+    await files.put(join(files.directory, 'large'), randomBytes(2_000_000), {
+      'X-Metadata-A': 'b',
+    });
+    expect(readMetadata(join(files.directory, 'large'))).toEqual({ a: 'b' });
   });
 
   it('is refused where the file system cannot store it, and so is the file', async () => {
-    execFileSync('mount', ['-t', 'ramfs', 'ramfs', directory]);
+    execFileSync('mount', ['-t', 'ramfs', 'ramfs', files.directory]);
     try {
-      const refused = await files.put(join(directory, 'file'), 'x', { 'x-metadata-a': 'b' });
+      const refused = await files.put(join(files.directory, 'file'), 'x', { 'x-metadata-a': 'b' });
       expect((await errorOf(refused)).message).toContain('cannot keep metadata');
-      expect(await readdir(directory)).toEqual([]);
-      expect((await files.put(join(directory, 'file'), 'x')).status).toBe(200);
-      expect((await files.put(join(directory, 'large'), randomBytes(2_000_000))).status).toBe(200);
-      expect((await files.put(join(directory, 'large'), randomBytes(3_000_000))).status).toBe(200);
-      expect((await readdir(directory)).toSorted()).toEqual(['file', 'large']);
+      expect(await readdir(files.directory)).toEqual([]);
+      expect((await files.put(join(files.directory, 'file'), 'x')).status).toBe(200);
+      expect((await files.put(join(files.directory, 'large'), randomBytes(2_000_000))).status).toBe(
+        200,
+      );
+      expect((await files.put(join(files.directory, 'large'), randomBytes(3_000_000))).status).toBe(
+        200,
+      );
+      expect((await readdir(files.directory)).toSorted()).toEqual(['file', 'large']);
     } finally {
-      execFileSync('umount', [directory]);
+      execFileSync('umount', [files.directory]);
     }
   });
 
   it('is refused when it is too long or not printable ASCII', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     for (const headers of [
       { 'x-metadata-a': 'x'.repeat(4100) },
       { [`x-metadata-${'k'.repeat(247)}`]: 'x' },
       { 'x-metadata-a': 'caf\u00e9' },
     ])
       expect((await files.put(path, 'x', headers)).status).toBe(400);
-    expect(await readdir(directory)).toEqual([]);
+    expect(await readdir(files.directory)).toEqual([]);
   });
 });

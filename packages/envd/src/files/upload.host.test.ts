@@ -16,34 +16,23 @@ import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { USER_HEADER } from '@torpor/protocol';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { TEST_USER } from '../filesystem/test-guest.ts';
-import { errorOf, FilesServer } from './files-server.ts';
+import { errorOf, FilesServer, TEST_USER } from '@torpor/testkit/envd';
+import { describe, expect, it } from 'vitest';
 
-let files: FilesServer;
-let directory: string;
-
-beforeEach(async () => {
-  files = await FilesServer.start();
-  directory = files.directory;
-});
-
-afterEach(async () => {
-  await files[Symbol.asyncDispose]();
-});
+const files = FilesServer.forEachTest();
 
 describe('uploading a raw body', () => {
   it('makes the file and its parents for the user', async () => {
-    const path = join(directory, 'a/b/file');
+    const path = join(files.directory, 'a/b/file');
     const response = await files.put(path, 'hello', {}, { username: 'alice' });
     expect(response.status).toBe(200);
     expect(await response.json()).toEqual([{ name: 'file', path, type: 'file' }]);
     expect(await readFile(path, 'utf8')).toBe('hello');
-    for (const made of [path, join(directory, 'a'), join(directory, 'a/b')]) {
+    for (const made of [path, join(files.directory, 'a'), join(files.directory, 'a/b')]) {
       expect((await stat(made)).uid).toBe(TEST_USER.uid);
     }
     expect((await stat(path)).mode & 0o7777).toBe(0o644);
-    expect((await stat(directory)).uid).toBe(0);
+    expect((await stat(files.directory)).uid).toBe(0);
   });
 
   it.each([
@@ -51,7 +40,7 @@ describe('uploading a raw body', () => {
     ['4242:4343', [4242, 4343]],
     ['alice:0', [TEST_USER.uid, 0]],
   ])('makes the file for the identity %j', async (identity, expected) => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     expect((await files.put(path, 'x', { [USER_HEADER]: identity })).status).toBe(200);
     const { uid, gid } = await stat(path);
     expect([uid, gid]).toEqual(expected);
@@ -66,42 +55,42 @@ describe('uploading a raw body', () => {
     'keeps %d bytes as they are',
     async (size) => {
       const bytes = randomBytes(size);
-      const path = join(directory, 'file');
+      const path = join(files.directory, 'file');
       for (const round of ['new', 'existing']) {
         expect([round, (await files.put(path, bytes)).status]).toEqual([round, 200]);
         expect(Buffer.compare(await readFile(path), bytes)).toBe(0);
       }
-      expect(await readdir(directory)).toEqual(['file']);
+      expect(await readdir(files.directory)).toEqual(['file']);
     },
   );
 
   it('overwrites the same file: links, mode and descriptors are kept', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     await writeFile(path, 'a longer old content');
     await chmod(path, 0o600);
     await chown(path, 7, 7);
-    await link(path, join(directory, 'hard'));
-    await symlink('file', join(directory, 'soft'));
+    await link(path, join(files.directory, 'hard'));
+    await symlink('file', join(files.directory, 'soft'));
     const before = await stat(path);
     expect(
-      (await files.put(join(directory, 'soft'), 'new', {}, { username: 'alice' })).status,
+      (await files.put(join(files.directory, 'soft'), 'new', {}, { username: 'alice' })).status,
     ).toBe(200);
     const after = await stat(path);
     expect([after.ino, after.mode, after.nlink]).toEqual([before.ino, before.mode, 2]);
     expect([after.uid, after.gid]).toEqual([TEST_USER.uid, TEST_USER.gid]);
-    expect(await readFile(join(directory, 'hard'), 'utf8')).toBe('new');
-    expect((await lstat(join(directory, 'soft'))).isSymbolicLink()).toBe(true);
+    expect(await readFile(join(files.directory, 'hard'), 'utf8')).toBe('new');
+    expect((await lstat(join(files.directory, 'soft'))).isSymbolicLink()).toBe(true);
   });
 
   it('creates the target of a dangling link', async () => {
-    await mkdir(join(directory, 'sub'));
-    await symlink('sub/target', join(directory, 'soft'));
-    expect((await files.put(join(directory, 'soft'), 'x')).status).toBe(200);
-    expect(await readFile(join(directory, 'sub/target'), 'utf8')).toBe('x');
+    await mkdir(join(files.directory, 'sub'));
+    await symlink('sub/target', join(files.directory, 'soft'));
+    expect((await files.put(join(files.directory, 'soft'), 'x')).status).toBe(200);
+    expect(await readFile(join(files.directory, 'sub/target'), 'utf8')).toBe('x');
   });
 
   it('unpacks gzip, and refuses what is not gzip or another encoding', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     const gzip = { 'content-encoding': 'gzip' };
     const text = 'some text '.repeat(500_000);
     expect((await files.put(path, gzipSync(text), gzip)).status).toBe(200);
@@ -117,11 +106,11 @@ describe('uploading a raw body', () => {
   });
 
   it('refuses directories, devices, a missing path and an unknown user', async () => {
-    await writeFile(join(directory, 'file'), '');
+    await writeFile(join(files.directory, 'file'), '');
     for (const path of [
-      directory,
-      `${directory}/new/`,
-      join(directory, 'file/x'),
+      files.directory,
+      `${files.directory}/new/`,
+      join(files.directory, 'file/x'),
       '/dev/null',
       '~x/y',
     ])
@@ -135,7 +124,7 @@ describe('uploading a raw body', () => {
     expect((await errorOf(none)).message).toContain('path query parameter is required');
     const text = await fetch(files.url('x'), { method: 'POST', body: 'x' });
     expect((await errorOf(text)).message).toContain('unsupported content type');
-    expect(await readdir(directory)).toEqual(['file']);
+    expect(await readdir(files.directory)).toEqual(['file']);
   });
 
   it('writes into a file of proc', async () => {
@@ -150,30 +139,30 @@ describe('uploading a raw body', () => {
   });
 
   it('leaves no trace of an aborted upload', async () => {
-    const old = join(directory, 'old');
+    const old = join(files.directory, 'old');
     await writeFile(old, 'precious');
-    for (const path of [old, join(directory, 'p/q/new')]) {
+    for (const path of [old, join(files.directory, 'p/q/new')]) {
       for (const size of [1000, 3_000_000]) {
         await breakOff(path, size);
         expect(await readFile(old, 'utf8')).toBe('precious');
-        await until(async () => (await readdir(directory)).join() === 'old');
+        await until(async () => (await readdir(files.directory)).join() === 'old');
       }
     }
   });
 
   it('survives the failure of another upload that had made its parents', async () => {
-    const first = partialUpload(join(directory, 'p/first'));
-    await until(async () => (await readdir(directory)).join() === 'p');
-    const second = partialUpload(join(directory, 'p/second'), 2_000_000);
-    await until(async () => await holdsNamelessFile(join(directory, 'p')));
+    const first = partialUpload(join(files.directory, 'p/first'));
+    await until(async () => (await readdir(files.directory)).join() === 'p');
+    const second = partialUpload(join(files.directory, 'p/second'), 2_000_000);
+    await until(async () => await holdsNamelessFile(join(files.directory, 'p')));
     first.breakOff();
-    await until(async () => (await readdir(directory)).length === 0);
+    await until(async () => (await readdir(files.directory)).length === 0);
     expect(await second.finish()).toBe(200);
-    expect(await readdir(join(directory, 'p'))).toEqual(['second']);
+    expect(await readdir(join(files.directory, 'p'))).toEqual(['second']);
   });
 
   it('does not mix uploads to one path', async () => {
-    const path = join(directory, 'file');
+    const path = join(files.directory, 'file');
     const bodies = Array.from({ length: 6 }, (_, index) => Buffer.alloc(1_500_000 + index, index));
     await Promise.all(bodies.map((body) => files.put(path, body)));
     const stored = await readFile(path);

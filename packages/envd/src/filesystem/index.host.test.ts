@@ -14,10 +14,10 @@ import { join } from 'node:path';
 import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect';
 import { setXattr } from '@torpor/linux';
 import { envdFilesystem } from '@torpor/protocol';
+import { TEST_USER, type TestGuest, testGuest } from '@torpor/testkit/envd';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { permissionString } from './entry-info.ts';
 import { registerFilesystem } from './index.ts';
-import { TEST_USER, type TestGuest, testGuest } from './test-guest.ts';
 
 const { FILE, DIRECTORY, SYMLINK } = envdFilesystem.FileType;
 const AS_ALICE = { headers: { authorization: `Basic ${btoa('alice:')}` } };

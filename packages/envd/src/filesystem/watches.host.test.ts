@@ -25,9 +25,9 @@ import { join } from 'node:path';
 import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect';
 import { O_TMPFILE } from '@torpor/linux';
 import { envdFilesystem } from '@torpor/protocol';
+import { type TestGuest, testGuest } from '@torpor/testkit/envd';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { registerFilesystem } from './index.ts';
-import { type TestGuest, testGuest } from './test-guest.ts';
 
 const { CREATE, WRITE, REMOVE, RENAME, CHMOD } = envdFilesystem.EventType;
 const NAMES = new Map<envdFilesystem.EventType, string>([

@@ -9,9 +9,9 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ErrorCode, TorporError } from '@torpor/protocol';
+import { TEST_USER, type TestGuest, testGuest } from '@torpor/testkit/envd';
 import koffi from 'koffi';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { TEST_USER, type TestGuest, testGuest } from '../filesystem/test-guest.ts';
 import type { GuestProcess } from './guest-process.ts';
 import { launchError } from './launch-error.ts';
 import { Launcher } from './launcher.ts';

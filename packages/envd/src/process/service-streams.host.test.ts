@@ -1,33 +1,21 @@
 import { Code } from '@connectrpc/connect';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
   byPid,
   byTag,
   collect,
   failureOf,
   type ProcessClient,
+  ProcessDaemon,
   shell,
   stdin,
-  TestDaemon,
-} from '../test-daemon.ts';
+} from '@torpor/testkit/envd';
+import { beforeEach, describe, expect, it } from 'vitest';
 
-let daemon: TestDaemon;
+const daemon = ProcessDaemon.forAllTests();
 let client: ProcessClient;
-
-beforeAll(async () => {
-  daemon = await TestDaemon.start();
-});
-
-afterAll(async () => {
-  await daemon[Symbol.asyncDispose]();
-});
 
 beforeEach(() => {
   client = daemon.client();
-});
-
-afterEach(async () => {
-  await daemon.killAll();
 });
 
 describe('following', () => {

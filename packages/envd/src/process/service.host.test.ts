@@ -2,37 +2,25 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { Code, createClient } from '@connectrpc/connect';
 import { createGrpcWebTransport } from '@connectrpc/connect-node';
 import { envdProcess, TorporError, USER_HEADER } from '@torpor/protocol';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
   byPid,
   byTag,
   collect,
   failureOf,
   type ProcessClient,
+  ProcessDaemon,
   shell,
   stdin,
-  TestDaemon,
-} from '../test-daemon.ts';
+} from '@torpor/testkit/envd';
+import { beforeEach, describe, expect, it } from 'vitest';
 
 const isRoot = process.getuid?.() === 0;
 
-let daemon: TestDaemon;
+const daemon = ProcessDaemon.forAllTests();
 let client: ProcessClient;
-
-beforeAll(async () => {
-  daemon = await TestDaemon.start();
-});
-
-afterAll(async () => {
-  await daemon[Symbol.asyncDispose]();
-});
 
 beforeEach(() => {
   client = daemon.client();
-});
-
-afterEach(async () => {
-  await daemon.killAll();
 });
 
 describe.each([

@@ -1,8 +1,7 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { EnvdContext } from '../context.ts';
-import { UserDatabase } from '../users.ts';
+import { EnvdContext, UserDatabase } from '@torpor/envd/testing';
 
 /** Accounts and a home of their own in a temporary directory, for tests on the plain host. */
 export interface TestGuest extends AsyncDisposable {

@@ -1,8 +1,9 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, ConnectError, createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
+import { type Envd, startEnvd } from '@torpor/envd';
 import { envdProcess } from '@torpor/protocol';
-import { type Envd, startEnvd } from './index.ts';
+import { afterAll, afterEach, beforeAll } from 'vitest';
 
 export type ProcessClient = Client<typeof envdProcess.Process>;
 export type StartInit = MessageInitShape<typeof envdProcess.StartRequestSchema>;
@@ -82,19 +83,23 @@ export async function failureOf(promise: Promise<unknown>): Promise<ConnectError
 }
 
 /** A daemon on this machine, and clients of its Process service. */
-export class TestDaemon implements AsyncDisposable {
-  readonly envd: Envd;
+export class ProcessDaemon {
+  #envd: Envd | undefined;
 
-  private constructor(envd: Envd) {
-    this.envd = envd;
-  }
-
-  static async start(): Promise<TestDaemon> {
-    return new TestDaemon(await startEnvd({ port: 0 }));
+  /** Starts one for the tests of the file that calls it; each test's processes are killed. */
+  static forAllTests(): ProcessDaemon {
+    const daemon = new ProcessDaemon();
+    beforeAll(async () => {
+      daemon.#envd = await startEnvd({ port: 0 });
+    });
+    afterEach(() => daemon.#killAll());
+    afterAll(() => daemon.#envd?.close());
+    return daemon;
   }
 
   get baseUrl(): string {
-    return `http://127.0.0.1:${this.envd.port}`;
+    if (this.#envd === undefined) throw new Error('No test runs: the daemon is not started.');
+    return `http://127.0.0.1:${this.#envd.port}`;
   }
 
   client(useBinaryFormat = true): ProcessClient {
@@ -102,7 +107,7 @@ export class TestDaemon implements AsyncDisposable {
     return createClient(envdProcess.Process, createConnectTransport(transport));
   }
 
-  async killAll(): Promise<void> {
+  async #killAll(): Promise<void> {
     const client = this.client();
     const { processes } = await client.list({});
     await Promise.all(
@@ -112,9 +117,5 @@ export class TestDaemon implements AsyncDisposable {
           .catch(() => undefined),
       ),
     );
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.envd.close();
   }
 }
