@@ -1,10 +1,9 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Sandbox } from '@torpor/sdk';
 import type { Benchmark, BenchmarkContext, Cost } from '../harness/benchmark.ts';
 import { interleave } from '../harness/interleave.ts';
 import type { Measurements } from '../harness/measurements.ts';
 import type { Platform } from '../support/platform.ts';
+import { buildIdOf, newestBuildId, storedMemoryBytes } from '../support/stored-builds.ts';
 import { WorkingSetFile } from '../support/working-set.ts';
 
 const DIRTY_MIB = 32;
@@ -183,7 +182,7 @@ async function settle(sandbox: Sandbox): Promise<void> {
 
 async function asTemplate(platform: Platform, source: Sandbox, name: string): Promise<Template> {
   await platform.torpor.snapshots.create(source.id, { name });
-  const buildId = await newestBuild(platform);
+  const buildId = await newestBuildId(platform);
   return { name, workingSet: new WorkingSetFile(platform.dataDir, buildId) };
 }
 
@@ -230,20 +229,5 @@ function phaseCosts(measured: Measurements, prefix: string): Cost[] {
 
 /** MiB in the memory file of a paused sandbox's build. */
 async function storedMiB(platform: Platform, sandbox: Sandbox): Promise<number> {
-  const record = JSON.parse(
-    await readFile(join(platform.dataDir, 'sandboxes', sandbox.id, 'sandbox.json'), 'utf8'),
-  );
-  const id: unknown = record.buildId;
-  if (typeof id !== 'string') throw new Error(`Sandbox ${sandbox.id} has no build.`);
-  return (await stat(join(platform.dataDir, 'builds', id, 'memfile'))).size / MIB;
-}
-
-/** Build ids start with their time (UUIDv7), so they sort by it. */
-async function newestBuild(platform: Platform): Promise<string> {
-  const ids = (await readdir(join(platform.dataDir, 'builds'))).filter((name) =>
-    /^[0-9a-f-]{36}$/.test(name),
-  );
-  const newest = ids.sort().at(-1);
-  if (newest === undefined) throw new Error('There is no build.');
-  return newest;
+  return (await storedMemoryBytes(platform, await buildIdOf(platform, sandbox.id))) / MIB;
 }

@@ -9,6 +9,7 @@ import {
   type NetworkSlot,
   openSlotPool,
   readRecord,
+  recordFileIn,
   removeInstance,
   type SlotPool,
 } from '@torpor/agent/testing';
@@ -61,7 +62,7 @@ export class FrozenGuest implements AsyncDisposable {
     const sandbox = await platform.create();
     stack.defer(() => sandbox.destroy());
     for (let count = 0; count < 3; count++) await sandbox.exec('true');
-    const recordFile = join(platform.dataDir, 'sandboxes', sandbox.id, 'sandbox.json');
+    const recordFile = recordFileIn(platform.dataDir, sandbox.id);
     const machine = (await readRecord(recordFile))?.machine?.spec;
     await sandbox.pause();
     const buildId = (await readRecord(recordFile))?.buildId;

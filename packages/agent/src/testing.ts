@@ -4,7 +4,7 @@
  */
 export { collectBuilds } from './builds/collect.ts';
 export { verifyBuilds } from './builds/verify.ts';
-export { type DataLayout, openLayout } from './data-dir/layout.ts';
+export { type DataLayout, instanceTag, openLayout, recordFileIn } from './data-dir/layout.ts';
 export { GuestSecrets } from './guest/access-token.ts';
 export { GuestClient, type GuestEndpoint } from './guest/guest-client.ts';
 export type { HostContext, PageService, PageServiceRequest } from './host-context.ts';

@@ -92,7 +92,7 @@ export async function openLayout(dataDir: string): Promise<DataLayout> {
 }
 
 /** Creates a directory with exactly this mode, regardless of the umask; an existing one gets it too. */
-export async function makeDirectory(path: string, mode: number): Promise<void> {
+async function makeDirectory(path: string, mode: number): Promise<void> {
   await mkdir(path, { recursive: true, mode });
   await chmod(path, mode);
 }
