@@ -116,7 +116,7 @@ export function formatAim({ aim }: Comparison, { median }: Ratio): string {
 }
 
 /** Three significant digits, without exponents. */
-export function format(value: number): string {
+function format(value: number): string {
   if (Math.abs(value) >= 1000) return String(Math.round(value));
   return String(Number(value.toPrecision(3)));
 }

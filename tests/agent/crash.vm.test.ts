@@ -2,7 +2,7 @@ import { mkdtemp, readdir, readFile, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { instanceTag } from '@torpor/agent';
+import { instanceTag } from '@torpor/agent/testing';
 import { newId } from '@torpor/protocol';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { leftovers, run, text, vmmsOf } from './agent-under-test.ts';

@@ -13,7 +13,7 @@ export interface Import {
 }
 
 const SOURCE = /\.(?:ts|mts|mjs|js)$/;
-const IGNORED_FOLDERS = new Set(['node_modules', 'gen', 'openapi']);
+const IGNORED_FOLDERS = new Set(['node_modules', 'gen']);
 
 /** All imports of the sources under `folders`, which are relative to `repository`. */
 export async function readImports(
@@ -36,7 +36,8 @@ export async function readImports(
   return imports;
 }
 
-async function sources(folder: string): Promise<string[]> {
+/** The paths of the sources under a folder, without generated ones. */
+export async function sources(folder: string): Promise<string[]> {
   const entries = await readdir(folder, { withFileTypes: true });
   const found = await Promise.all(
     entries.map(async (entry) => {

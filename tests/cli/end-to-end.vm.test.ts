@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { spawn as spawnPty } from '@lydell/node-pty';
-import { instanceTag } from '@torpor/agent';
+import { instanceTag } from '@torpor/agent/testing';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { leftovers, vmmsOf } from '../agent/agent-under-test.ts';
 import { describeTree, makeTreeOfEveryKind } from '../support/file-tree.ts';

@@ -12,7 +12,7 @@ import { runCommand, runInNamespace } from '@torpor/linux';
 import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
 import { findQemu, type MachineSpec, type MicroVm, QemuDriver } from '@torpor/vmm';
 
-export const CACHE_DIR = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
+const CACHE_DIR = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
 
 /** Far above any successful boot, even under emulation on a busy machine. */
 const BOOT_TIMEOUT_MS = 200_000;

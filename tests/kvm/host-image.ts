@@ -27,7 +27,7 @@ Pin-Priority: 990
 `;
 
 /** The walk's output goes to the second serial port; the first is the machine's console. */
-export const REPORT_DEVICE = '/dev/ttyS1';
+const REPORT_DEVICE = '/dev/ttyS1';
 
 const UNIT = `[Unit]
 Description=Torpor's command line under KVM

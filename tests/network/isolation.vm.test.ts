@@ -1,7 +1,7 @@
 import { mkdtemp, realpath, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { instanceTag } from '@torpor/agent';
+import { instanceTag } from '@torpor/agent/testing';
 import { GUEST, newId } from '@torpor/protocol';
 import {
   FORBIDDEN,

@@ -1,8 +1,7 @@
 import { readdir, realpath } from 'node:fs/promises';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
-import { instanceTag } from '@torpor/agent';
-import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
+import { DEFAULT_DISK_MIB, instanceTag } from '@torpor/agent/testing';
 import { newId, rest, SANDBOX_STATES } from '@torpor/protocol';
 import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';

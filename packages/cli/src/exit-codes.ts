@@ -72,7 +72,7 @@ export function exitCodeOfProgramError(error: TorporError): number {
 }
 
 /** A signal's number as a shell reports it: 128 + n. */
-export const SIGNAL_EXIT_BASE = 128;
+const SIGNAL_EXIT_BASE = 128;
 
 /** The exit status after a signal. */
 export function exitCodeOfSignal(signal: SignalName): number {

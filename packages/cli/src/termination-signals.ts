@@ -1,4 +1,4 @@
-export const TERMINATION_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
+const TERMINATION_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
 
 /** A signal that requests a command to exit. */
 export type TerminationSignal = (typeof TERMINATION_SIGNALS)[number];

@@ -7,5 +7,4 @@ export { line, processIo } from './io.ts';
 export { optionName } from './output/option-names.ts';
 export { printStatus, progressStatus } from './output/progress.ts';
 export { setupReport } from './output/setup-report.ts';
-export { terminateWithNpm } from './platform/npm-parent.ts';
 export { StopRequest } from './platform/stop-request.ts';

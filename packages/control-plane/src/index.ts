@@ -1,2 +1,2 @@
 export { ControlPlane, type ControlPlaneOptions } from './control-plane.ts';
-export { type ApiFile, apiFileSchema } from './data-directory/api-file.ts';
+export type { ApiFile } from './data-directory/api-file.ts';

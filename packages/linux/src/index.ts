@@ -19,7 +19,6 @@ export { makeNode } from './mknod.ts';
 export { setModificationTime } from './modification-time.ts';
 export { mountMemoryFile } from './mount.ts';
 export {
-  checkedNamespaceName,
   listNamespaces,
   type NamespaceOptions,
   NETNS_DIRECTORY,
@@ -27,11 +26,11 @@ export {
   runInNamespace,
   writeNetSysctls,
 } from './netns.ts';
-export { checkedNftName, nftApply, nftInetTable, nftList } from './nft.ts';
+export { nftApply, nftInetTable, nftList } from './nft.ts';
 export { lowerOpenFilesLimit } from './open-files-limit.ts';
 export { exitOfPidfd, killPidfd, openPidfd, type ProcessExit } from './pidfd.ts';
 export { createPipe, type Pipe, widenPipe } from './pipe.ts';
-export { closeFd, notifyFd, POLL, PollSet, WakeUp } from './poll.ts';
+export { closeFd, notifyFd, PollSet, WakeUp } from './poll.ts';
 export { reserveBlocks } from './preallocate.ts';
 export {
   exitOfZombie,
@@ -66,7 +65,6 @@ export {
   uffdCopy,
   uffdRegister,
   uffdUnregister,
-  uffdWake,
   uffdZero,
 } from './userfaultfd.ts';
 export { getXattr, listXattrs, removeXattr, setXattr, type XattrTarget } from './xattr.ts';

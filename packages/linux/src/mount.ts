@@ -65,7 +65,7 @@ export function mountMemoryFile(content: string, target: string, mode: number): 
 }
 
 /** Detaches the mount on top of `target`, even while it is in use; umount(2). Throws SystemError. */
-export function unmount(target: string): void {
+function unmount(target: string): void {
   checked('umount2', umount2(target, MNT_DETACH));
 }
 

@@ -10,8 +10,8 @@ const write = libc.func('intptr_t write(int fd, void *buffer, size_t length)');
 
 const EFD_CLOEXEC_NONBLOCK = 0o2004000;
 
-/** Bits of struct pollfd; poll(2). */
-export const POLL = { IN: 0x1, ERR: 0x8, HUP: 0x10, NVAL: 0x20 } as const;
+/** A bit of struct pollfd; poll(2). */
+const POLLIN = 0x1;
 
 /** struct pollfd: fd (4 bytes), events (2), revents (2). */
 const ENTRY_BYTES = 8;
@@ -34,8 +34,8 @@ export class PollSet {
     this.#indexes = [];
   }
 
-  /** Waits for input on `fd` too; returns its index for {@link events}. */
-  add(fd: number): number {
+  /** Waits for input on `fd` too. */
+  add(fd: number): void {
     const index = this.#count++;
     if (this.#count * ENTRY_BYTES > this.#bytes.byteLength) {
       const larger = new Uint8Array(this.#bytes.byteLength * 2);
@@ -44,10 +44,9 @@ export class PollSet {
       this.#entries = new DataView(larger.buffer);
     }
     this.#entries.setInt32(index * ENTRY_BYTES, fd, true);
-    this.#entries.setInt16(index * ENTRY_BYTES + 4, POLL.IN, true);
+    this.#entries.setInt16(index * ENTRY_BYTES + 4, POLLIN, true);
     this.#entries.setInt16(index * ENTRY_BYTES + 6, 0, true);
     this.#indexes[fd] = index;
-    return index;
   }
 
   /**
@@ -64,15 +63,10 @@ export class PollSet {
     }
   }
 
-  /** Bits of {@link POLL}. */
-  events(index: number): number {
-    return this.#entries.getInt16(index * ENTRY_BYTES + 6, true);
-  }
-
   /** Whether the last wait found events of `fd`; false if it is not waited for. */
   isReady(fd: number): boolean {
     const index = this.#indexes[fd];
-    return index !== undefined && this.events(index) !== 0;
+    return index !== undefined && this.#entries.getInt16(index * ENTRY_BYTES + 6, true) !== 0;
   }
 
   /** struct timespec: seconds and nanoseconds, 8 bytes each. */

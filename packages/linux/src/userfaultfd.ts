@@ -131,7 +131,7 @@ function outcome(
 const rangeArgument = new Uint32Array(4);
 
 /** Wakes the threads that wait for pages of this range, which another handler installed. */
-export function uffdWake(fd: number, start: number, length: number): void {
+function uffdWake(fd: number, start: number, length: number): void {
   setAddress(rangeArgument, 0, start);
   setAddress(rangeArgument, 2, length);
   ioctl(fd, UFFDIO_WAKE, rangeArgument);

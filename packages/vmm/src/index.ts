@@ -41,7 +41,6 @@ export {
   FirecrackerDriver,
   type FirecrackerDriverOptions,
 } from './firecracker/firecracker-driver.ts';
-export { findFirecrackers } from './firecracker/leftovers.ts';
 export { killLeftovers } from './leftovers.ts';
 export { isSamePlatform, restoreObstacle, type VmmPlatform, vmmPlatform } from './platform.ts';
 export { PROBE_MESSAGE, probeInitramfs } from './probe-guest.ts';

@@ -39,7 +39,7 @@ const MAX_BODY_BYTES = 1024 * 1024;
 /** Of one data record. */
 export const DATA_BYTES = 448 * 1024;
 
-export const KINDS = ['directory', 'file', 'symlink', 'fifo', 'device', 'link'] as const;
+const KINDS = ['directory', 'file', 'symlink', 'fifo', 'device', 'link'] as const;
 /** `link` is a further name of an entry before it. */
 export type Kind = (typeof KINDS)[number];
 

@@ -3,7 +3,7 @@ import { runCommand, writeFileAtomically } from '@torpor/linux';
 import { findSystemProgram } from './checks.ts';
 
 /** Our own apt source, with our name. */
-export const BACKPORTS_SOURCE = '/etc/apt/sources.list.d/torpor-backports.sources';
+const BACKPORTS_SOURCE = '/etc/apt/sources.list.d/torpor-backports.sources';
 
 const APT_OPTIONS = [
   '-o',

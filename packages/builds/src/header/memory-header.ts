@@ -22,7 +22,7 @@ export interface MemoryHeader {
   readonly mapping: Mapping;
 }
 
-export const HEADER_VERSION = 1;
+const HEADER_VERSION = 1;
 const METADATA_BYTES = 64;
 const RECORD_BYTES = 40;
 

@@ -70,7 +70,7 @@ export type ManifestFile = Manifest['files'][number];
 export type Producer = Manifest['producer'];
 
 /** Larger than any valid manifest; a larger file is not read. */
-export const MAX_MANIFEST_BYTES = 64 * 1024;
+const MAX_MANIFEST_BYTES = 64 * 1024;
 
 /** Reads a manifest, or throws {@link BuildFormatError} with what is wrong. `path` names the file. */
 export function parseManifest(text: string, path: string): Manifest {

@@ -4,7 +4,7 @@ import { type Io, line } from '../io.ts';
 type Timings = NonNullable<SandboxInfo['timings']>;
 
 /** `memory 41 ms · total 87 ms` */
-export function formatTimings(timings: Timings): string {
+function formatTimings(timings: Timings): string {
   return timings
     .map(({ phase, milliseconds }) => `${phase} ${Math.round(milliseconds)} ms`)
     .join(' · ');

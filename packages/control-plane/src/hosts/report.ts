@@ -2,8 +2,8 @@
 import { type hostAgent, isSandboxState, type SandboxState, TorporError } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
 
-export const LOST_REASON = 'The host no longer has this sandbox.';
-export const INTERRUPTED_REASON = 'The create was interrupted before the host had the sandbox.';
+const LOST_REASON = 'The host no longer has this sandbox.';
+const INTERRUPTED_REASON = 'The create was interrupted before the host had the sandbox.';
 export const SILENT_REASON = 'The host agent does not respond; the sandbox may still be running.';
 
 /** The columns that are copied from the agent. */

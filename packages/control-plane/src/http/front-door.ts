@@ -76,7 +76,7 @@ export class FrontDoor {
 }
 
 /** RFC 9112, section 3.2: a target in absolute form overrides the Host header. */
-export function destinationOf({ url = '/', headers }: IncomingMessage): Destination {
+function destinationOf({ url = '/', headers }: IncomingMessage): Destination {
   if (!url.startsWith('/') && URL.canParse(url)) {
     const { hostname, pathname } = new URL(url);
     return { hostname, path: pathname };

@@ -29,7 +29,7 @@ import { currentTransaction } from '../database/transactions.ts';
 import type { Actor } from '../events/outbox.ts';
 
 /** Long enough to survive a stalled process or database, short enough to wait for. */
-export const DEFAULT_LEASE_MS = 30_000;
+const DEFAULT_LEASE_MS = 30_000;
 
 const RETRY_MS = 50;
 const LONGEST_RETRY_MS = 500;

@@ -4,7 +4,7 @@ import type { HostDescription } from '../hosts/connection.ts';
 import { invalidFields } from '../validation/parse-with.ts';
 
 /** Below this the guest's kernel, Node.js and envd do not start. */
-export const MIN_MEMORY_MB = 128;
+const MIN_MEMORY_MB = 128;
 
 /** The requested size; undefined where the template, the host or a default decides. */
 export interface RequestedShape {

@@ -13,7 +13,7 @@ export interface RetentionOptions {
 
 const DAY_MS = 24 * 60 * 60_000;
 
-export const DEFAULT_RETENTION: RetentionOptions = {
+const DEFAULT_RETENTION: RetentionOptions = {
   keepStoppedMs: 7 * DAY_MS,
   intervalMs: 60 * 60_000,
 };

@@ -26,9 +26,7 @@ export function registerFilesystem(router: ConnectRouter, context: EnvdContext):
  * work with its own permissions, those of root; the requesting user determines the base of
  * relative paths and the owner of new files.
  */
-export function filesystemService(
-  context: EnvdContext,
-): ServiceImpl<typeof envdFilesystem.Filesystem> {
+function filesystemService(context: EnvdContext): ServiceImpl<typeof envdFilesystem.Filesystem> {
   const watches = new WatchService(context);
   const userOf = (call: HandlerContext): User => context.userOfCall(call.requestHeader);
 

@@ -15,7 +15,7 @@ const MAX_OPEN_FILES = 1_048_576;
  * The kernel's parameters of guests, by their paths below /proc/sys: what Debian's
  * procps and systemd set, and what Docker sets for containers.
  */
-export const SYSCTLS: Readonly<Record<string, string>> = {
+const SYSCTLS: Readonly<Record<string, string>> = {
   'kernel/hostname': 'sandbox',
   // Needed modules are loaded automatically, in any image: the program is on the agent drive.
   'kernel/modprobe': MODPROBE,

@@ -27,7 +27,7 @@ export interface ServeOptions {
 }
 
 /** A request that the pager refused, with its reason, or to which it can no longer respond. */
-export class PagerRequestError extends Error {
+class PagerRequestError extends Error {
   override readonly name = 'PagerRequestError';
 }
 

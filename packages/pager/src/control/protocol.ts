@@ -99,4 +99,3 @@ export const pagerResponseSchema = z.union([
   z.strictObject({ id: z.int(), result: z.unknown() }),
   z.strictObject({ id: z.int(), error: z.string() }),
 ]);
-export type PagerResponse = z.infer<typeof pagerResponseSchema>;

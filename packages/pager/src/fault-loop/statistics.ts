@@ -1,5 +1,5 @@
 /** Buckets of the latency histogram: bucket n counts faults of less than 2^n µs. */
-export const LATENCY_BUCKETS = 24;
+const LATENCY_BUCKETS = 24;
 
 /** What the pager has done for one VM. */
 export interface PagerStatistics {

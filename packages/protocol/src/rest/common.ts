@@ -35,9 +35,9 @@ const encoder = new TextEncoder();
 const nulMessage = 'must not contain a NUL byte';
 
 /** Linux's limit of one argument, in bytes of UTF-8; execve(2). */
-export const MAX_ARGUMENT_BYTES = 131_071;
+const MAX_ARGUMENT_BYTES = 131_071;
 /** Linux's limit of arguments and environment together, in bytes; execve(2). */
-export const MAX_ARGUMENTS_BYTES = 2 * 1024 * 1024;
+const MAX_ARGUMENTS_BYTES = 2 * 1024 * 1024;
 /** The overhead of each argument: its terminating NUL, and a pointer to it. */
 const ARGUMENT_OVERHEAD_BYTES = 9;
 

@@ -5,13 +5,13 @@ import { environmentSchema } from './common.ts';
 
 export const sandboxIdSchema = z.string().meta({ example: 'sb4k2v9q0c7m1x8z5t3a6w' });
 
-export const templateNameSchema = z
+const templateNameSchema = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$/, 'must be the name of a template')
   .meta({ example: 'base' });
 
 /** The user's labels. */
-export const sandboxMetadataSchema = z
+const sandboxMetadataSchema = z
   .record(z.string().min(1).max(128), z.string().max(4096))
   .refine((labels) => Object.keys(labels).length <= 64, 'must have at most 64 entries')
   .meta({ example: { project: 'demo' } });

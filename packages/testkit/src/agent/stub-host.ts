@@ -20,8 +20,6 @@ import { type Logger, pino } from 'pino';
 import { closeHandles, point } from '../fault-points/index.ts';
 import { StubDriver, StubPages } from './stub-vmm.ts';
 
-export { StubDriver, StubPages, StubVm } from './stub-vmm.ts';
-
 /*
  * A host without virtual machines and namespaces, for tests of the rest of the agent: the
  * journal, the records, the processes and the HTTP to the guest are real, a VMM is a `sleep`,
@@ -265,7 +263,7 @@ export class StubSlots implements HostSlots {
 }
 
 /** One HTTP server for all guests. */
-export class StubGuests {
+class StubGuests {
   readonly url: string;
   healthy = true;
   initStatus = 204;

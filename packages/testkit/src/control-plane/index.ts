@@ -11,9 +11,8 @@ export {
   type TestSite,
   until,
 } from './harness.ts';
-export { MemoryAgent } from './memory-agent.ts';
 export { BUILD_SIZE_BYTES } from './memory-builds.ts';
-export { SeverableLinks, type Step } from './severable.ts';
+export type { Step } from './severable.ts';
 
 /** Programs that a test kills. Their argument is a data directory. */
 export const EMBEDDED_OWNER = fileURLToPath(new URL('./embedded-owner.ts', import.meta.url));

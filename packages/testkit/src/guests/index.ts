@@ -3,5 +3,4 @@ export {
   openDataDirWithBoots,
   type Shape,
   type TestDataDir,
-  temporaryDirectory,
 } from './kept-boots.ts';

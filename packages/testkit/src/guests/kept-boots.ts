@@ -67,7 +67,7 @@ export async function openDataDirWithBoots(
 }
 
 /** A directory that lasts as long as the test. */
-export async function temporaryDirectory(prefix: string): Promise<TestDataDir> {
+async function temporaryDirectory(prefix: string): Promise<TestDataDir> {
   const path = await mkdtemp(join(tmpdir(), prefix));
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }

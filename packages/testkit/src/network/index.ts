@@ -9,7 +9,6 @@ export {
   type ProbeRequest,
   type ProbeTarget,
   startIsolationProbe,
-  startListener,
   visitFrom,
 } from './isolation-probe.ts';
 export { attachStandInGuest, type StandInGuest } from './stand-in-guest.ts';

@@ -20,7 +20,7 @@ export async function killFirecrackerLeftovers(runDirectory: string): Promise<Pr
  * The command line does not name the directory, but from the start, jailed or not, the
  * machine's root is the process's working directory.
  */
-export async function findFirecrackers(runDirectory: string): Promise<ProcessIdentity[]> {
+async function findFirecrackers(runDirectory: string): Promise<ProcessIdentity[]> {
   const roots = await rootsBelow(machineLayout(runDirectory).jail);
   const found: ProcessIdentity[] = [];
   for (const name of roots.size === 0 ? [] : await readdir('/proc')) {

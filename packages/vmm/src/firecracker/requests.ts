@@ -9,7 +9,7 @@ import type { ApiFeatures } from './version.ts';
  * which emulates only the reset of an i8042; the guest is kept from probing for the rest.
  * `clock_realtime` adjusts only KVM's clock, so the guest must use that one.
  */
-export const DRIVER_KERNEL_ARGUMENTS = [
+const DRIVER_KERNEL_ARGUMENTS = [
   'console=ttyS0',
   'reboot=k',
   'panic=-1',

@@ -24,7 +24,7 @@ export interface CommandLineOptions {
  * What the driver adds to a kernel command line: the console that is logged, and
  * that a panic or a reboot stops the machine at once (`-no-reboot`).
  */
-export const DRIVER_KERNEL_ARGUMENTS = ['console=ttyS0', 'reboot=t', 'panic=-1'];
+const DRIVER_KERNEL_ARGUMENTS = ['console=ttyS0', 'reboot=t', 'panic=-1'];
 
 /**
  * An emulated guest reads the host's time stamp counter, but can learn its frequency only from

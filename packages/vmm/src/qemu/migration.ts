@@ -27,7 +27,7 @@ const migrationSchema = z.looseObject({
 });
 
 /** Whether the machine's vCPUs run, and QEMU's own name for the state: enum RunState. */
-export async function queryStatus(
+async function queryStatus(
   control: QmpClient,
 ): Promise<{ readonly status: string; readonly running: boolean }> {
   return statusSchema.parse(await control.execute('query-status'));

@@ -4,7 +4,7 @@ import type { Account } from './account.ts';
 import { runProgram } from './run-program.ts';
 
 /** The unprivileged account under which the embedded PostgreSQL runs when we are root. */
-export const DATABASE_ACCOUNT = 'torpor-db';
+const DATABASE_ACCOUNT = 'torpor-db';
 
 /**
  * The account for the database, or undefined if this process is unprivileged
