@@ -296,11 +296,11 @@ describe('the time to live', () => {
   test('does not run while a stream is open', async () => {
     const registry = host.manage(new SandboxRegistry(host.parts()));
     const { record } = await createSandbox(registry, request({ timeoutSec: 10 }));
-    const { hold } = await registry.use(record.id);
+    const lease = await registry.use(record.id);
     host.clock = 100_000;
     await reapIdle(registry);
     expect(registry.get(record.id)).toMatchObject({ state: 'running' });
-    hold[Symbol.dispose]();
+    lease[Symbol.dispose]();
     host.clock += 10_000;
     await reapIdle(registry);
     expect(registry.list()).toEqual([]);

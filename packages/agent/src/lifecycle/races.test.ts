@@ -205,9 +205,8 @@ test('a call to the guest during a snapshot waits for it, and proceeds', async (
   const used = world.registry.use(world.source);
   expect(world.registry.get(world.source).state).toBe('snapshotting');
   gate.open();
-  const { guest, hold } = await used;
-  using _ = hold;
-  expect(await guest.isHealthy(2_000)).toBe(true);
+  using lease = await used;
+  expect(await lease.guest.isHealthy(2_000)).toBe(true);
   expect(world.registry.get(world.source).state).toBe('running');
   await taken;
 });

@@ -27,14 +27,14 @@ export class Activity {
   }
 
   /** Counts as use until it is disposed of. */
-  hold(): Disposable {
+  lease(): Disposable {
     this.touch();
     this.#open++;
-    let held = true;
+    let open = true;
     return {
       [Symbol.dispose]: () => {
-        if (!held) return;
-        held = false;
+        if (!open) return;
+        open = false;
         this.#open--;
         this.touch();
       },

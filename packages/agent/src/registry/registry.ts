@@ -18,6 +18,11 @@ import { Sandbox } from './sandbox.ts';
  */
 const SNAPSHOT_WAIT_MS = 10_000;
 
+/** The guest of a running sandbox; the sandbox is in use until this is disposed of. */
+export interface GuestLease extends Disposable {
+  readonly guest: GuestClient;
+}
+
 /**
  * The sandboxes of this host, and the state that all operations on them share. The operations
  * are functions over this registry (`lifecycle/`): every change of a sandbox happens under its
@@ -84,11 +89,11 @@ export class SandboxRegistry {
   }
 
   /**
-   * The guest of a running sandbox, with a lease that counts as use. Waits for a sandbox that
+   * Leases the guest of a running sandbox. Waits for a sandbox that
    * is stopped only to be committed. Throws `not_found`, and `invalid_state` with the reason if
    * it is not running.
    */
-  async use(id: string): Promise<{ guest: GuestClient; hold: Disposable }> {
+  async use(id: string): Promise<GuestLease> {
     const sandbox = this.find(id);
     if (sandbox.record.state === 'snapshotting') {
       await this.records.left(sandbox, 'snapshotting', SNAPSHOT_WAIT_MS);
@@ -99,7 +104,7 @@ export class SandboxRegistry {
       const why = reason === undefined ? '.' : `: ${reason}`;
       throw new TorporError('invalid_state', `Sandbox ${id} is not running, it is ${state}${why}`);
     }
-    return { guest: sandbox.machine.guest, hold: sandbox.activity.hold() };
+    return Object.assign(sandbox.activity.lease(), { guest: sandbox.machine.guest });
   }
 
   /** Path of the console log, even of a sandbox that has failed. Counts as use. Throws `not_found`. */

@@ -22,8 +22,8 @@ export function execRpc(registry: SandboxRegistry): Methods {
      * then is attached to the error as an ExecResponse.
      */
     async exec(request, { signal }) {
-      const { guest, hold } = await registry.use(request.sandboxId);
-      using _ = hold;
+      using lease = await registry.use(request.sandboxId);
+      const { guest } = lease;
       const timeoutMs = timeoutOf(request.timeoutSec);
       const result = await exec(
         guest,
@@ -35,8 +35,8 @@ export function execRpc(registry: SandboxRegistry): Methods {
     },
 
     async *execStream(request, { signal }) {
-      const { guest, hold } = await registry.use(request.sandboxId);
-      using _ = hold;
+      using lease = await registry.use(request.sandboxId);
+      const { guest } = lease;
       const program = { ...programOf(request), stdin: request.stdin, tag: request.tag, signal };
       for await (const event of execStream(guest, program, timeoutOf(request.timeoutSec))) {
         const message = streamMessage(event);
@@ -45,8 +45,8 @@ export function execRpc(registry: SandboxRegistry): Methods {
     },
 
     async startBackground(request, { signal }) {
-      const { guest, hold } = await registry.use(request.sandboxId);
-      using _ = hold;
+      using lease = await registry.use(request.sandboxId);
+      const { guest } = lease;
       return startBackground(guest, { ...programOf(request), tag: request.tag, signal });
     },
   };

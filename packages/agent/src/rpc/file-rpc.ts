@@ -22,35 +22,35 @@ export function fileRpc(registry: SandboxRegistry): Methods {
         throw new TorporError('invalid_request', 'The first message must name the file.');
       }
       const { sandboxId, path, user } = content.value;
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await guest.writeFile({ path: required(path), user }, chunks(iterator, signal), signal);
       return {};
     },
 
     async *readFileStream({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       const content = guest.readFile({ path: required(path), user }, signal);
       for await (const chunk of coalesce(content, READ_CHUNK_BYTES)) yield { chunk };
     },
 
     async listDir({ sandboxId, path, depth, user }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       return { entries: await listDirectory(guest, path, depth, { user, signal }) };
     },
 
     async makeDir({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       const entry = await makeDirectory(guest, required(path), { user, signal });
       return entry === undefined ? {} : { entry };
     },
 
     async removePath({ sandboxId, path, user }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await removePath(guest, required(path), { user, signal });
       return {};
     },

@@ -14,22 +14,22 @@ type Methods = Pick<
 export function processRpc(registry: SandboxRegistry): Methods {
   return {
     async listProcesses({ sandboxId, includeExited }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       const processes = await listProcesses(guest, { includeExited, signal });
       return { processes: processes.map((entry) => ({ ...entry, args: [...entry.args] })) };
     },
 
     async killProcess({ sandboxId, selector, signal: name = 'SIGKILL' }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await killProcess(guest, selected(selector), name, { signal });
       return {};
     },
 
     async *connectProcess({ sandboxId, selector }, context: HandlerContext) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       const events = connectProgram(guest, selected(selector), { signal: context.signal });
       for await (const event of events) {
         const message = streamMessage(event);
@@ -38,8 +38,8 @@ export function processRpc(registry: SandboxRegistry): Methods {
     },
 
     async sendProcessInput({ sandboxId, selector, data, end }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await sendInput(guest, selected(selector), { data, end }, { signal });
       return {};
     },
@@ -52,8 +52,8 @@ export function processRpc(registry: SandboxRegistry): Methods {
         throw new TorporError('invalid_request', 'The first message must name the process.');
       }
       const { sandboxId, selector } = content.value;
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await streamInput(guest, selected(selector), inputPieces(iterator), { signal });
       return {};
     },

@@ -15,8 +15,8 @@ type Methods = Pick<
 export function ptyRpc(registry: SandboxRegistry): Methods {
   return {
     async *ptyAttach(request, { signal }) {
-      const { guest, hold } = await registry.use(request.sandboxId);
-      using _ = hold;
+      using lease = await registry.use(request.sandboxId);
+      const { guest } = lease;
       const { tag, cmd, args, envs, cwd, user, cols, rows } = request;
       const pty = attachPty(guest, { tag, cmd, args, envs, cwd, user, cols, rows, signal });
       for await (const event of pty.events) {
@@ -26,22 +26,22 @@ export function ptyRpc(registry: SandboxRegistry): Methods {
     },
 
     async ptySendInput({ sandboxId, tag, data }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await sendPtyInput(guest, tag, data, { signal });
       return {};
     },
 
     async ptyResize({ sandboxId, tag, cols, rows }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await resizePty(guest, tag, { cols, rows }, { signal });
       return {};
     },
 
     async ptyKill({ sandboxId, tag }, { signal }) {
-      const { guest, hold } = await registry.use(sandboxId);
-      using _ = hold;
+      using lease = await registry.use(sandboxId);
+      const { guest } = lease;
       await killProcess(guest, byTag(tag), 'SIGKILL', { signal });
       return {};
     },
