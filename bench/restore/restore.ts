@@ -2,8 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import type { NetworkSlot } from '@torpor/agent/testing';
 import { connectPager, type PagerClient } from '@torpor/pager';
+import { createQemuDriver } from '@torpor/testkit/vmm';
 import type { MicroVm, RestoreSource, VmmDriver } from '@torpor/vmm';
-import createDriver from '../../tests/vmm/qemu-under-test.ts';
 import type { Benchmark } from '../harness/benchmark.ts';
 import { interleave } from '../harness/interleave.ts';
 import { FrozenGuest } from '../support/frozen-guest.ts';
@@ -104,7 +104,7 @@ export const restore: Benchmark = {
     });
     const slot = stack.use(await guest.slot());
     const tmpfsImagePath = await guest.imageOnTmpfs();
-    const restorer = new Restorer(guest, slot, await createDriver(), pager);
+    const restorer = new Restorer(guest, slot, await createQemuDriver(), pager);
     let round = context.quick ? 0 : -1;
     const keep = (series: string, values: Readonly<Record<string, number>>) => {
       for (const [name, value] of Object.entries(values)) {

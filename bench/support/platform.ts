@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { GuestClient, type GuestEndpoint, GuestSecrets } from '@torpor/agent/testing';
 import { GUEST } from '@torpor/protocol';
 import { type CreateSandboxOptions, type Sandbox, Torpor } from '@torpor/sdk';
+import { TorporProcess, temporaryDataDir } from '@torpor/testkit/cli';
 import { z } from 'zod';
-import { TorporProcess, temporaryDataDir } from '../../tests/support/torpor-process.ts';
 
 export type OpenDataDir = () => Promise<AsyncDisposable & { readonly path: string }>;
 

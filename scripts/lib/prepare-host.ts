@@ -6,6 +6,7 @@ import type { Io } from '@torpor/cli';
 import { printStatus, progressStatus, setupReport } from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
 import { ImageStore, kernelArguments } from '@torpor/images';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
 
 /**
@@ -18,6 +19,7 @@ export async function prepareHost(io: Io): Promise<Record<string, string>> {
   const { cacheDir } = config;
   const artifacts = await prepareGuest(new ImageStore({ cacheDir }), {
     cacheDir,
+    envdEntry: ENVD_ENTRY,
     onProgress: progressStatus(io),
   });
   // Once for all tests: each has its own data directory, and would probe again.

@@ -5,7 +5,7 @@ import { writeFile } from 'node:fs/promises';
 import { processIo, terminateWithNpm } from '@torpor/cli';
 import { line, printStatus } from '@torpor/cli/testing';
 import { TorporError } from '@torpor/protocol';
-import { readHost, settledLeaks } from '../../tests/support/leak-check.ts';
+import { readHost, settledLeaks } from '@torpor/testkit/leaks';
 import { type Counts, type Result, runProject } from './vitest.ts';
 
 const LEAK_GRACE_MS = 10_000;

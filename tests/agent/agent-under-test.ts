@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { type Client, createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { hostAgent } from '@torpor/protocol';
-import { readHost } from '../support/leak-check.ts';
+import { readHost } from '@torpor/testkit/leaks';
 
 export type AgentClient = Client<typeof hostAgent.HostAgentService>;
 

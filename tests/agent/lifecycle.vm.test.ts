@@ -6,6 +6,7 @@ import { createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
 import { currentKeys, listCacheUsers } from '@torpor/images';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, leftovers, run, text, vmmsOf } from './agent-under-test.ts';
@@ -20,6 +21,7 @@ const sandboxId = newId('sandbox');
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'torpor-lifecycle-'));
   agent = await HostAgent.open({
+    envdEntry: ENVD_ENTRY,
     dataDir,
     cacheDir: CACHE_DIR,
     logger: pino({ level: 'warn' }, pino.destination(2)),
@@ -39,7 +41,7 @@ test('the cache knows which data directory uses what of it, so that pruning spar
   const users = await listCacheUsers(CACHE_DIR);
   const own = await realpath(dataDir);
   expect(users.find((user) => user.dataDir === own)?.keys).toEqual(
-    await currentKeys({ cacheDir: CACHE_DIR }),
+    await currentKeys({ cacheDir: CACHE_DIR, envdEntry: ENVD_ENTRY }),
   );
 });
 

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { createClient, createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
 import { hostAgent, newId, TorporError } from '@torpor/protocol';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, run, text, vmmsOf } from './agent-under-test.ts';
@@ -25,6 +26,7 @@ let client: AgentClient;
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'torpor-snapshots-'));
   agent = await HostAgent.open({
+    envdEntry: ENVD_ENTRY,
     dataDir,
     cacheDir: CACHE_DIR,
     forcedAccelerator: 'tcg',

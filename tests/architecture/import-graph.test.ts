@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { findCircles, type Import, specifiersOf } from './import-graph.ts';
+import { findCircles, type Import, referencesOf } from './import-graph.ts';
 
 describe('the imports of a module', () => {
   test.each([
@@ -17,12 +17,35 @@ describe('the imports of a module', () => {
     // biome-ignore lint/suspicious/noTemplateCurlyInString: the source of a module
     ['const a = await import(`./${name}.ts`);', []],
     ['const text = "import { a } from \'./a.ts\';";', []],
+    ["const a = require('./a.cjs');", ['./a.cjs']],
+    ["const a = createRequire(import.meta.url)('a');", ['a']],
+    ['check(condition).require(id);', []],
   ])('%s', (text, specifiers) => {
-    expect(specifiersOf('module.ts', text)).toEqual(specifiers);
+    expect(referencesOf('module.ts', text)).toEqual(
+      specifiers.map((specifier) => ({ specifier, kind: 'import' })),
+    );
+  });
+
+  test.each([
+    ["const a = new URL('./a.ts', import.meta.url);", ['./a.ts']],
+    ["const a = fileURLToPath(new URL('a.ts', import.meta.url)).length;", ['./a.ts']],
+    ["const a = createRequire(new URL('../linux/', import.meta.url));", ['../linux/']],
+    ["const a = import.meta.resolve('@torpor/a/b');", ['@torpor/a/b']],
+    ["const a = require.resolve('a');", ['a']],
+    ["const a = createRequire(import.meta.url).resolve('@torpor/a/b');", ['@torpor/a/b']],
+    ["const a = join(import.meta.dirname, '../a.ts');", ['../a.ts']],
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: the source of a module
+    ['const a = `${import.meta.dirname}/a.ts`;', ['./a.ts']],
+    ["const a = new URL('./a', 'http://127.0.0.1');", []],
+    ["const text = `new URL('./a.ts', import.meta.url)`;", []],
+  ])('%s is a path', (text, specifiers) => {
+    expect(referencesOf('module.ts', text)).toEqual(
+      specifiers.map((specifier) => ({ specifier, kind: 'path' })),
+    );
   });
 
   test('a file that does not parse is an error, not a module without imports', () => {
-    expect(() => specifiersOf('module.ts', 'import {')).toThrow(/module\.ts/);
+    expect(() => referencesOf('module.ts', 'import {')).toThrow(/module\.ts/);
   });
 });
 
@@ -31,7 +54,7 @@ describe('circles', () => {
   function importsOf(...arrows: string[]): Import[] {
     return arrows.map((arrow) => {
       const [from = '', to = ''] = arrow.split(' > ');
-      return { from, to, specifier: to };
+      return { from, to, specifier: to, kind: 'import' };
     });
   }
 

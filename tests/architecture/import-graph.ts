@@ -2,14 +2,22 @@ import { readdir, readFile } from 'node:fs/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { parseSync } from 'vite';
 
-/** One import, re-export or dynamic import; types count, because they tie two files together as well. */
-export interface Import {
+/**
+ * One import, re-export or dynamic import, or the path of a file that another thread, process or
+ * bundler loads. Types and paths count, because they tie two files together as well.
+ */
+export interface Import extends Reference {
   /** The importing file, relative to the repository. */
   readonly from: string;
-  /** As it is written: `./header.ts`, `@torpor/protocol`, `node:fs`. */
-  readonly specifier: string;
   /** The imported file, relative to the repository; undefined if it is found by its package's name. */
   readonly to: string | undefined;
+}
+
+export interface Reference {
+  /** As it is written: `./header.ts`, `@torpor/protocol`, `node:fs`; a relative path starts with a dot. */
+  readonly specifier: string;
+  /** `path`: the module gets the name of the file, and does not load it itself. */
+  readonly kind: 'import' | 'path';
 }
 
 const SOURCE = /\.(?:ts|mts|mjs|js)$/;
@@ -25,11 +33,11 @@ export async function readImports(
     for (const path of await sources(join(repository, folder))) {
       const text = await readFile(path, 'utf8');
       const from = relative(repository, path);
-      for (const specifier of specifiersOf(from, text)) {
-        const to = specifier.startsWith('.')
-          ? relative(repository, resolve(dirname(path), specifier))
+      for (const reference of referencesOf(from, text)) {
+        const to = reference.specifier.startsWith('.')
+          ? relative(repository, resolve(dirname(path), reference.specifier))
           : undefined;
-        imports.push({ from, specifier, to });
+        imports.push({ ...reference, from, to });
       }
     }
   }
@@ -49,23 +57,89 @@ export async function sources(folder: string): Promise<string[]> {
   return found.flat().sort();
 }
 
-/** The specifiers of a module's imports, in every form of the language. Throws for a file that does not parse. */
-export function specifiersOf(path: string, text: string): string[] {
-  const { module, errors } = parseSync(path, text);
+/** What a module refers to, in every form of the language. Throws for a file that does not parse. */
+export function referencesOf(path: string, text: string): Reference[] {
+  const { module, program, errors } = parseSync(path, text);
   if (errors.length > 0) throw new Error(`${path}: ${errors[0]?.message}`);
   const reExports = module.staticExports
     .flatMap(({ entries }) => entries)
     .flatMap(({ moduleRequest }) => (moduleRequest === null ? [] : [moduleRequest.value]));
-  const dynamic = module.dynamicImports.flatMap(({ moduleRequest: { start, end } }) =>
-    literal(text.slice(start, end)),
-  );
-  // The parser does not list `import('./a.ts').A` in a type.
-  const inTypes = [...text.matchAll(/\bimport\('([^']+)'\)/g)].map(([, value = '']) => value);
-  const all = module.staticImports.map(({ moduleRequest }) => moduleRequest.value);
-  return [...new Set([...all, ...reExports, ...dynamic, ...inTypes])];
+  const imports = module.staticImports.map(({ moduleRequest }) => moduleRequest.value);
+  const { loaded, paths } = referencesInExpressions(program, text);
+  return [
+    ...[...new Set([...imports, ...reExports, ...loaded])].map(
+      (specifier) => ({ specifier, kind: 'import' }) as const,
+    ),
+    ...[...new Set(paths)].map((specifier) => ({ specifier, kind: 'path' }) as const),
+  ];
 }
 
-/** A computed specifier names no file here. */
+interface SyntaxNode {
+  readonly type: string;
+  readonly start: number;
+  readonly end: number;
+  readonly [property: string]: unknown;
+}
+
+const REQUIRE = /^(?:require|createRequire\(.*\))$/s;
+const RESOLVE = /^(?:import\.meta|require|createRequire\(.*\))\.resolve$/s;
+const JOIN = /^(?:\w+\.)?(?:join|resolve)$/;
+
+/** What a module refers to anywhere in its code. A computed specifier names no file here. */
+function referencesInExpressions(program: unknown, text: string) {
+  const loaded: string[] = [];
+  const paths: string[] = [];
+  const source = (node: SyntaxNode | undefined) =>
+    node === undefined ? '' : text.slice(node.start, node.end);
+  walk(program, (node) => {
+    const [first, second] = nodesIn(node.arguments);
+    const callee = isNode(node.callee) ? source(node.callee) : '';
+    switch (node.type) {
+      case 'ImportExpression':
+      case 'TSImportType':
+        loaded.push(...literal(source(isNode(node.source) ? node.source : undefined)));
+        break;
+      case 'NewExpression':
+        if (callee === 'URL' && source(second) === 'import.meta.url') {
+          paths.push(...literal(source(first)).map(relativePath));
+        }
+        break;
+      case 'CallExpression':
+        if (REQUIRE.test(callee)) loaded.push(...literal(source(first)));
+        if (RESOLVE.test(callee)) paths.push(...literal(source(first)));
+        if (JOIN.test(callee) && source(first) === 'import.meta.dirname') {
+          paths.push(...literal(source(second)).map(relativePath));
+        }
+        break;
+      case 'TemplateLiteral': {
+        const [, path] = /^`\$\{import\.meta\.dirname\}\/([^$]*)`$/.exec(source(node)) ?? [];
+        if (path !== undefined) paths.push(relativePath(path));
+      }
+    }
+  });
+  return { loaded, paths };
+}
+
+/** Relative to the module, as URLs and paths are without a dot too. */
+function relativePath(path: string): string {
+  return /^\.{1,2}(?:\/|$)/.test(path) ? path : `./${path}`;
+}
+
+function walk(value: unknown, visit: (node: SyntaxNode) => void): void {
+  if (Array.isArray(value)) for (const each of value) walk(each, visit);
+  if (!isNode(value)) return;
+  visit(value);
+  for (const child of Object.values(value)) walk(child, visit);
+}
+
+function isNode(value: unknown): value is SyntaxNode {
+  return typeof value === 'object' && value !== null && 'type' in value && 'start' in value;
+}
+
+function nodesIn(value: unknown): SyntaxNode[] {
+  return Array.isArray(value) ? value.filter(isNode) : [];
+}
+
 function literal(text: string): string[] {
   return /^(['"`])[^$]*\1$/.test(text) ? [text.slice(1, -1)] : [];
 }

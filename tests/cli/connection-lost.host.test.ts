@@ -1,10 +1,9 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
-import { cli } from '@torpor/testkit/cli';
+import { cli, TORPOR } from '@torpor/testkit/cli';
 import { expect, test } from 'vitest';
 import { startHostStack } from '../support/host-stack.ts';
 import { eventually, openTerminal } from '../support/terminal.ts';
-import { TORPOR } from '../support/torpor-process.ts';
 
 test('one signal terminates exec --tty while it reconnects: it cannot be passed on', async () => {
   await using stack = await startHostStack();

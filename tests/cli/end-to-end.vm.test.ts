@@ -8,18 +8,12 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { spawn as spawnPty } from '@lydell/node-pty';
 import { instanceTag } from '@torpor/agent/testing';
+import { runShell, runTorpor, TORPOR, TorporProcess, temporaryDataDir } from '@torpor/testkit/cli';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { leftovers, vmmsOf } from '../agent/agent-under-test.ts';
 import { describeTree, makeTreeOfEveryKind } from '../support/file-tree.ts';
 import { readmeBlocks } from '../support/readme.ts';
 import { RestClient } from '../support/rest-client.ts';
-import {
-  runShell,
-  runTorpor,
-  TORPOR,
-  TorporProcess,
-  temporaryDataDir,
-} from '../support/torpor-process.ts';
 
 const MIB = 1024 * 1024;
 const LARGE_FILE_MIB = 200;

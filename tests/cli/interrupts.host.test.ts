@@ -4,12 +4,11 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { cli } from '@torpor/testkit/cli';
+import { cli, TORPOR } from '@torpor/testkit/cli';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type HostStack, startHostStack } from '../support/host-stack.ts';
 import { eventually } from '../support/terminal.ts';
 import { SIGNAL_RECORDER, TerminalScene } from '../support/terminal-scene.ts';
-import { TORPOR } from '../support/torpor-process.ts';
 
 /*
  * The CLI as a user's shell runs it: a process in the foreground group of a real terminal, on

@@ -6,11 +6,10 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { cli } from '@torpor/testkit/cli';
+import { cli, runTorpor, TORPOR } from '@torpor/testkit/cli';
 import { type Harness, startHarness } from '@torpor/testkit/control-plane';
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { openTerminal } from '../support/terminal.ts';
-import { runTorpor, TORPOR } from '../support/torpor-process.ts';
 
 const resources = new AsyncDisposableStack();
 let harness: Harness;

@@ -2,10 +2,10 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
 import type { rest } from '@torpor/protocol';
+import { runTorpor, TorporProcess } from '@torpor/testkit/cli';
 import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { CACHE_DIR, vmmsOf } from '../agent/agent-under-test.ts';
-import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 
 /** For emulated machines that share two processors with others. */
 const SLOW = 10 * 60_000;

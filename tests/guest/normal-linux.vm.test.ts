@@ -2,10 +2,10 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DEFAULT_DISK_MIB } from '@torpor/agent/testing';
 import { type Sandbox, Torpor } from '@torpor/sdk';
+import { runTorpor, TorporProcess } from '@torpor/testkit/cli';
 import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CACHE_DIR } from '../agent/agent-under-test.ts';
-import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 import { EXPECTATIONS } from './expectations.ts';
 import { downloadPodman } from './podman.ts';
 

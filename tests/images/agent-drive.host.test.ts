@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ensureGuestArtifacts, type GuestArtifacts } from '@torpor/images';
 import { runCommand } from '@torpor/linux';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 /* The agent drive alone, on an empty root: no C library, no shell, no /usr. */
@@ -13,7 +14,7 @@ let artifacts: GuestArtifacts;
 
 beforeAll(async () => {
   const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
-  artifacts = await ensureGuestArtifacts({ cacheDir });
+  artifacts = await ensureGuestArtifacts({ cacheDir, envdEntry: ENVD_ENTRY });
   directory = await mkdtemp(join(tmpdir(), 'agent-drive-'));
   await mkdir(join(directory, 'drive'));
   await runCommand('mount', [
@@ -71,6 +72,7 @@ test('a second call creates nothing', async () => {
   const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
   const again = await ensureGuestArtifacts({
     cacheDir,
+    envdEntry: ENVD_ENTRY,
     onProgress: ({ message }) => messages.push(message),
   });
   expect(again).toEqual(artifacts);

@@ -10,6 +10,7 @@ import {
 } from '@torpor/images';
 import { runCommand, runInNamespace } from '@torpor/linux';
 import { GUEST, GUEST_DRIVES } from '@torpor/protocol';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { findQemu, type MachineSpec, type MicroVm, QemuDriver } from '@torpor/vmm';
 
 const CACHE_DIR = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
@@ -42,7 +43,7 @@ export class GuestUnderTest implements AsyncDisposable {
     change: (spec: MachineSpec) => MachineSpec = (spec) => spec,
   ): Promise<GuestUnderTest> {
     await using stack = new AsyncDisposableStack();
-    const artifacts = await ensureGuestArtifacts({ cacheDir: CACHE_DIR });
+    const artifacts = await ensureGuestArtifacts({ cacheDir: CACHE_DIR, envdEntry: ENVD_ENTRY });
     const image = await new ImageStore({ cacheDir: CACHE_DIR }).build('base');
     const directory = await mkdtemp('/tmp/torpor-images-');
     stack.defer(() => rm(directory, { recursive: true, force: true }));

@@ -1,5 +1,6 @@
 // `npm run test:kvm`: sets the machine up, makes the disks, and runs `walk.ts` in an emulated
 // machine that has KVM. Exit status 0 if every step passed.
+
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { prepareGuest } from '@torpor/agent/guest-artifacts';
@@ -8,6 +9,7 @@ import { processIo, progressStatus, setupReport } from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
 import { BASE_IMAGE, ImageStore } from '@torpor/images';
 import { TorporError } from '@torpor/protocol';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { type FirecrackerInstallation, findFirecracker, findQemu } from '@torpor/vmm';
 import { consolePath, runEmulatedMachine } from './emulated-machine.ts';
 import { ensureHostImage } from './host-image.ts';
@@ -46,7 +48,11 @@ async function run(options: KvmTestOptions): Promise<number> {
   const firecracker = await suppliedFirecracker(options);
   const { cacheDir } = (await loadConfig({ env: process.env })).config;
   const store = new ImageStore({ cacheDir });
-  const artifacts = await prepareGuest(store, { cacheDir, onProgress: progressStatus(io) });
+  const artifacts = await prepareGuest(store, {
+    cacheDir,
+    envdEntry: ENVD_ENTRY,
+    onProgress: progressStatus(io),
+  });
   const image = await store.resolve(BASE_IMAGE);
   if (image === undefined) throw new Error(`the cache has no image ${BASE_IMAGE}`);
   say('Debian for the emulated machine (made once, in some five minutes)');

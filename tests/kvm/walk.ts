@@ -4,8 +4,8 @@
 import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
+import { type CommandResult, runTorpor, TorporProcess } from '@torpor/testkit/cli';
 import { z } from 'zod';
-import { type CommandResult, runTorpor, TorporProcess } from '../support/torpor-process.ts';
 import { EXPECTED_VMM, PRODUCT } from './product-disk.ts';
 import { verdictLine } from './verdict.ts';
 

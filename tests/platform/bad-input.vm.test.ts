@@ -3,11 +3,11 @@ import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { DEFAULT_DISK_MIB, instanceTag } from '@torpor/agent/testing';
 import { newId, rest, SANDBOX_STATES } from '@torpor/protocol';
+import { runTorpor, TorporProcess } from '@torpor/testkit/cli';
 import { openDataDirWithBoots } from '@torpor/testkit/guests';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CACHE_DIR, leftovers } from '../agent/agent-under-test.ts';
 import { RestClient } from '../support/rest-client.ts';
-import { runTorpor, TorporProcess } from '../support/torpor-process.ts';
 
 /*
  * The errors of requests that cannot be fulfilled. They must leave nothing behind: no row, no

@@ -4,8 +4,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { TORPOR } from '@torpor/testkit/cli';
 import { eventually, openTerminal, type Terminal } from './terminal.ts';
-import { TORPOR } from './torpor-process.ts';
 
 /** A program that records each signal that it receives. */
 export const SIGNAL_RECORDER = fileURLToPath(new URL('./signal-recorder.mjs', import.meta.url));

@@ -3,10 +3,10 @@ import { join } from 'node:path';
 import { BLOCK_SIZE, type Build, type BuildStore, LocalBuildStore } from '@torpor/builds';
 import { copySparse, dataExtents } from '@torpor/linux';
 import { connectPager, type PagerClient } from '@torpor/pager';
+import { createQemuDriver } from '@torpor/testkit/vmm';
 import { BOOTED, type MicroVm, restoredFrom, type VmmDriver } from '@torpor/vmm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { counted, MachineBench, printed } from './machines.ts';
-import createDriver from './qemu-under-test.ts';
 import { GUEST_MODES, makeTestGuest, type TestGuest } from './test-guest.ts';
 
 const UNPRIVILEGED = { uid: 61_234, gid: 61_234 };
@@ -23,7 +23,7 @@ beforeAll(async () => {
   bench = await MachineBench.create();
   directory = await mkdtemp('/tmp/torpor-served-');
   guest = await makeTestGuest(bench.directory, 'bzImage');
-  driver = await createDriver();
+  driver = await createQemuDriver();
   store = await LocalBuildStore.open({ directory, dataExtents, copySparse });
   const connection = await connectPager({
     socketPath: join(directory, 'pager'),

@@ -1,12 +1,12 @@
+import { createQemuDriver, QEMU_DRIVER_MODULE } from '@torpor/testkit/vmm';
 import { describeDriver } from './driver-suite.ts';
-import createDriver from './qemu-under-test.ts';
 import { makeTestGuest } from './test-guest.ts';
 
 describeDriver({
   name: 'QEMU',
   makeGuest: (directory) => makeTestGuest(directory, 'bzImage'),
-  createDriver,
-  driverModule: new URL('qemu-under-test.ts', import.meta.url),
+  createDriver: createQemuDriver,
+  driverModule: QEMU_DRIVER_MODULE,
   dropsPrivileges: true,
   memoryIsFile: true,
   isReal: true,

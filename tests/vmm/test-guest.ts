@@ -2,6 +2,7 @@ import { appendFile, copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureGuestArtifacts } from '@torpor/images';
 import { runCommand } from '@torpor/linux';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 
 /** Which kernel image a VMM boots. */
 export type KernelFormat = 'bzImage' | 'vmlinux';
@@ -55,7 +56,7 @@ while :; do count=$((count + 1)); echo "guest: count $count"; usleep 100000; don
  */
 export async function makeTestGuest(directory: string, format: KernelFormat): Promise<TestGuest> {
   const cacheDir = process.env.TORPOR_CACHE_DIR ?? '/var/lib/torpor';
-  const { kernel, initramfsPath } = await ensureGuestArtifacts({ cacheDir });
+  const { kernel, initramfsPath } = await ensureGuestArtifacts({ cacheDir, envdEntry: ENVD_ENTRY });
   const root = join(directory, 'guest');
   await mkdir(root);
   await writeFile(join(root, 'init'), INIT, { mode: 0o755 });

@@ -21,6 +21,8 @@ export interface HostSettings {
 }
 
 export interface HostAgentConfig extends HostSettings {
+  /** The daemon for guests, which is packed into the agent drive: a module that exports `runDaemon(args)`. */
+  readonly envdEntry: string;
   readonly logger: Logger;
   /** The limits of one sandbox; by default the resources of the machine. */
   readonly limits?: Partial<SandboxLimits>;

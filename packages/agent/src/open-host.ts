@@ -125,12 +125,13 @@ async function openSnapshots(
 }
 
 async function openGuestArtifacts(
-  { cacheDir, onProgress }: HostAgentConfig,
+  { cacheDir, envdEntry, onProgress }: HostAgentConfig,
   { dataDir }: DataLayout,
 ): Promise<{ readonly artifacts: GuestArtifacts; readonly images: BaseImages }> {
   const store = openImageStore(cacheDir, dataDir);
   const artifacts = await prepareGuest(store, {
     cacheDir,
+    envdEntry,
     ...(onProgress === undefined ? {} : { onProgress }),
   });
   await registerCacheUser(cacheDir, { dataDir, keys: keysOf(artifacts) });

@@ -47,8 +47,7 @@ export function execScript(script, args) {
   if (process.execve !== undefined && fds.size === STANDARD_STREAMS.length) {
     process.execve(node, [node, script, ...args]);
   }
-  // koffi is a dependency of @torpor/linux.
-  const koffi = createRequire(new URL('../../linux/', import.meta.url))('koffi');
+  const koffi = createRequire(import.meta.url)('koffi');
   const libc = koffi.load('libc.so.6');
   const fcntl = libc.func('int fcntl(int fd, int command, ...)');
   for (const fd of fds) fcntl(fd, F_SETFD, 'int', 0);

@@ -3,10 +3,8 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { TORPOR } from '@torpor/testkit/cli';
 import { expect, onTestFinished, test } from 'vitest';
-
-const TORPOR = fileURLToPath(new URL('../bin/torpor.mjs', import.meta.url));
 
 test('a command exits without a message when its reader has exited', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-closed-'));

@@ -28,8 +28,8 @@ export interface GuestArtifacts {
 export interface GuestArtifactOptions {
   /** The cache directory; created if it does not exist. */
   readonly cacheDir: string;
-  /** Source of the daemon in the guest; by default the envd of this checkout. */
-  readonly envdEntry?: string;
+  /** Source of the daemon in the guest: a module that exports `runDaemon(args)`, in `src` of its package. */
+  readonly envdEntry: string;
   readonly onProgress?: OnProgress;
 }
 

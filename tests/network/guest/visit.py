@@ -1,7 +1,7 @@
 """Requests `GET /` from all targets of a JSON list concurrently; prints the outcomes in its order.
 
 The counterpart of ../probe-client.ts inside a guest. A target is
-{"address", "port", "timeoutMs"}; an outcome is as in packages/testkit/src/network/isolation-probe.ts.
+{"address", "port", "timeoutMs"}; an outcome is as in packages/testkit/src/network/probe-request.ts.
 """
 
 import errno

@@ -1,4 +1,5 @@
-import { FILE_TREE_PROGRAM, type FileTreeRequest } from './program-request.ts';
+import { FILE_TREE_PROGRAM } from './program-path.ts';
+import type { FileTreeRequest } from './program-request.ts';
 
 /** What runs the far side of a copy in a guest. */
 export interface GuestProgram {

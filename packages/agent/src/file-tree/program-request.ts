@@ -1,9 +1,4 @@
-import { fileURLToPath } from 'node:url';
-
-/** The module to bundle and run on the other side; see `program.ts`. A path, because nothing imports it. */
-export const FILE_TREE_PROGRAM = fileURLToPath(new URL('program.ts', import.meta.url));
-
-/** What the program is asked to do, as JSON in its first argument. */
+/** What `program.ts` is asked to do, as JSON in its first argument. */
 export type FileTreeRequest =
   | { readonly role: 'send'; readonly path: string; readonly archive: boolean }
   | {

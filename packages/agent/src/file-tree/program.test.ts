@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { packTree } from './pack.ts';
-import { FILE_TREE_PROGRAM, type FileTreeRequest } from './program-request.ts';
+import { FILE_TREE_PROGRAM } from './program-path.ts';
+import type { FileTreeRequest } from './program-request.ts';
 import { RECORD, readRecords } from './records.ts';
 import { failureOf } from './unpack.ts';
 

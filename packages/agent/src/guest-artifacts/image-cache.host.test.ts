@@ -4,6 +4,7 @@ import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { currentKeys, findGuestKernel, registerCacheUser } from '@torpor/images';
+import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openImageStore, pruneCache } from './image-cache.ts';
 
@@ -87,9 +88,9 @@ test('what no build refers to goes, of every kind, and is told with its size', a
   ];
   const artifacts = { base: usedImage, agent: used, initramfs: usedInitramfs };
   await build(dataDir, JSON.stringify({ artifacts }));
-  const told = await pruneCache(cacheDir, dataDir, { dryRun: true });
+  const told = await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: true });
   expect(await left('agent-drives')).toHaveLength(2);
-  const pruned = await pruneCache(cacheDir, dataDir, { dryRun: false });
+  const pruned = await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false });
   expect(pruned).toEqual(told);
   expect(pruned.map(({ path }) => basename(path))).toEqual(
     [old, oldInitramfs, oldImage].map(keyOf),
@@ -103,14 +104,18 @@ test('what no build refers to goes, of every kind, and is told with its size', a
 test('a build keeps what it names under another name of the cache, and in a damaged manifest', async () => {
   const used = await artifact('agent-drives');
   await build(dataDir, `{"artifacts":{"agent":"/elsewhere/agent-drives/${keyOf(used)}/agent.ext4"`);
-  expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toEqual([]);
+  expect(await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false })).toEqual(
+    [],
+  );
 });
 
 test('a manifest that cannot be read keeps everything', async () => {
   await artifact('agent-drives');
   const path = join(dataDir, 'builds', '019a0000-0000-7000-8000-000000000001');
   await mkdir(join(path, 'manifest.json'), { recursive: true });
-  await expect(pruneCache(cacheDir, dataDir, { dryRun: false })).rejects.toThrow('EISDIR');
+  await expect(
+    pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false }),
+  ).rejects.toThrow('EISDIR');
   expect(await left('agent-drives')).toHaveLength(1);
 });
 
@@ -119,16 +124,22 @@ test('a build of another data directory that uses the cache keeps what it names'
   const other = await directory('other');
   await build(other, JSON.stringify({ artifacts: { agent: used } }));
   await registerCacheUser(cacheDir, { dataDir: other, keys: [keyOf(started)] });
-  expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toEqual([]);
+  expect(await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false })).toEqual(
+    [],
+  );
   await rm(other, { recursive: true });
-  expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toHaveLength(2);
+  expect(
+    await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false }),
+  ).toHaveLength(2);
 });
 
 test('a sandbox keeps what its record names', async () => {
   const used = await artifact('agent-drives');
   const sandbox = await directory('data/sandboxes/sb1');
   await writeFile(join(sandbox, 'sandbox.json'), JSON.stringify({ machine: { drive: used } }));
-  expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toEqual([]);
+  expect(await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false })).toEqual(
+    [],
+  );
 });
 
 test('a running program keeps what its arguments name', async () => {
@@ -136,23 +147,29 @@ test('a running program keeps what its arguments name', async () => {
   const program = spawn('tail', ['--follow', used], { stdio: 'ignore' });
   try {
     await once(program, 'spawn');
-    expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toEqual([]);
+    expect(
+      await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false }),
+    ).toEqual([]);
   } finally {
     program.kill('SIGKILL');
     await once(program, 'exit');
   }
-  expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toHaveLength(1);
+  expect(
+    await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false }),
+  ).toHaveLength(1);
 });
 
 test('what the next sandbox of this version needs stays', async () => {
   const kernel = await guestKernel();
-  const keys = await currentKeys({ cacheDir });
+  const keys = await currentKeys({ cacheDir, envdEntry: ENVD_ENTRY });
   expect(keys).toHaveLength(3);
   expect(keys).toContain(kernel);
   const [initramfs = '', drive = ''] = keys.filter((key) => key !== kernel);
   await mkdir(join(cacheDir, 'initramfs', initramfs), { recursive: true });
   await mkdir(join(cacheDir, 'agent-drives', drive), { recursive: true });
-  expect(await pruneCache(cacheDir, dataDir, { dryRun: false })).toEqual([]);
+  expect(await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun: false })).toEqual(
+    [],
+  );
   expect(await left('kernels')).toEqual([kernel]);
   expect(await left('initramfs')).toEqual([initramfs]);
   expect(await left('agent-drives')).toEqual([drive]);

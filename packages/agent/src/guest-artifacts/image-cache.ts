@@ -9,18 +9,25 @@ export function openImageStore(cacheDir: string, dataDir: string): ImageStore {
   });
 }
 
+/** What this version of Torpor uses a cache for. */
+export interface CacheUse {
+  readonly cacheDir: string;
+  readonly dataDir: string;
+  /** See {@link GuestArtifactOptions}. */
+  readonly envdEntry: string;
+}
+
 /**
  * Removes kernels, initramfs, agent drives and old versions of images that neither the
  * next sandbox of this version of Torpor needs nor anything that {@link keysInUse}
  * finds, and returns those that went; with `dryRun`, those that would go.
  */
 export async function pruneCache(
-  cacheDir: string,
-  dataDir: string,
+  { cacheDir, dataDir, envdEntry }: CacheUse,
   options: { readonly dryRun: boolean },
 ): Promise<PrunedArtifact[]> {
   const needed = await keysInUse(cacheDir, dataDir);
-  for (const key of await currentKeys({ cacheDir })) needed.add(key);
+  for (const key of await currentKeys({ cacheDir, envdEntry })) needed.add(key);
   const isNeeded = (key: string) => needed.has(key);
   return [
     ...(await pruneGuestArtifacts({ cacheDir, isNeeded, ...options })),

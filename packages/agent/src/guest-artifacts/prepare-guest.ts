@@ -12,7 +12,7 @@ import {
  */
 export async function prepareGuest(
   store: ImageStore,
-  options: Pick<GuestArtifactOptions, 'cacheDir' | 'onProgress'>,
+  options: GuestArtifactOptions,
 ): Promise<GuestArtifacts> {
   const artifacts = await ensureGuestArtifacts(options);
   const { onProgress } = options;

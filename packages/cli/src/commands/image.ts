@@ -99,9 +99,10 @@ server uses the cache.`,
     .action(
       cli.action(async (options: PruneOptions, _command: Command) => {
         const { pruneCache } = await import('@torpor/agent/guest-artifacts');
+        const { ENVD_ENTRY } = await import('../platform/envd-entry.ts');
         const { cacheDir, dataDir } = await readConfig(cli.io, options);
         const dryRun = options.dryRun === true;
-        const pruned = await pruneCache(cacheDir, dataDir, { dryRun });
+        const pruned = await pruneCache({ cacheDir, dataDir, envdEntry: ENVD_ENTRY }, { dryRun });
         const freed = pruned.reduce((sum, { bytes }) => sum + bytes, 0);
         if (options.json) {
           const removed = pruned.map(({ path, bytes }) => ({ path, size_bytes: bytes }));

@@ -3,6 +3,7 @@ import { type AcceleratorChoice, HostAgent, type Progress } from '@torpor/agent'
 import { ControlPlane } from '@torpor/control-plane';
 import type { Config } from '@torpor/control-plane/config';
 import type { Logger } from 'pino';
+import { ENVD_ENTRY } from './envd-entry.ts';
 import { hostSettings } from './host-settings.ts';
 
 export interface PlatformOptions {
@@ -35,6 +36,7 @@ export class Platform {
     const { dataDir, guestTimeoutMs } = config;
     const agent = await HostAgent.open({
       ...hostSettings(config),
+      envdEntry: ENVD_ENTRY,
       guestTimeoutMs,
       logger: logger.child({ part: 'agent' }),
       onProgress: options.onProgress,

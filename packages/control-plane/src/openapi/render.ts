@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
 import { pino } from 'pino';
@@ -7,7 +8,9 @@ import type { Database } from '../database/schema.ts';
 import { openApiDocument } from '../http/openapi.ts';
 
 /** Where the description of the API is kept under version control. */
-export const OPENAPI_FILE = new URL('../../../protocol/openapi/torpor.v1.json', import.meta.url);
+export const OPENAPI_FILE = createRequire(import.meta.url).resolve(
+  '@torpor/protocol/openapi/torpor.v1.json',
+);
 
 /** The OpenAPI description as it should be in {@link OPENAPI_FILE}. The application is composed, but connected to nothing. */
 export async function renderOpenApi(): Promise<string> {

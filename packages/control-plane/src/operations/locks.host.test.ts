@@ -6,7 +6,6 @@ import { openDatabase } from '../database/database.ts';
 import type { Database } from '../database/schema.ts';
 import { SYSTEM } from '../events/outbox.ts';
 import { Metrics } from '../observability/metrics.ts';
-import { SandboxRepository } from '../sandboxes/repository.ts';
 import { OperationLocks } from './locks.ts';
 import { OperationRunner } from './runner.ts';
 
@@ -104,7 +103,7 @@ test('a lease that has expired is not revived by the renewal of others', async (
 test('an abandoned operation is settled as what it is, and not again once another has settled it', async () => {
   const { db, logger } = await open();
   const locks = new OperationLocks({ db, logger });
-  const metrics = new Metrics(new SandboxRepository(db));
+  const metrics = new Metrics({ countByState: async () => new Map() });
   const runner = new OperationRunner({ db, locks, metrics, logger, onEvents: () => undefined });
   const settled: string[] = [];
   runner.registerRecovery('abandoned', async ({ intent }) => {

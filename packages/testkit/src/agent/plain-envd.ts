@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 
-const ENVD = fileURLToPath(new URL('../../../envd/src/main.ts', import.meta.url));
+const ENVD = createRequire(import.meta.url).resolve('@torpor/envd/main');
 
 /** The real envd, as a process on this host. */
 export class PlainEnvd implements AsyncDisposable {

@@ -1,61 +1,10 @@
-import { PassThrough, Writable } from 'node:stream';
-import { type Io, runCli } from '@torpor/cli';
-
-export interface CliResult {
-  readonly exitCode: number;
-  readonly stdout: string;
-  readonly stderr: string;
-  readonly stdoutBytes: Buffer;
-}
-
-export interface CliInput {
-  readonly env?: Record<string, string>;
-  /** Standard input; empty by default. */
-  readonly stdin?: string | Buffer;
-  /** Called before the command runs, with a function that sends it a signal. */
-  readonly onStart?: (interrupt: (signal: 'SIGINT' | 'SIGTERM') => void) => void;
-}
-
-/** Runs a command line in this process, and records its output. */
-export async function cli(args: readonly string[], input: CliInput = {}): Promise<CliResult> {
-  const stdout = new Memory();
-  const stderr = new Memory();
-  const stdin = new PassThrough();
-  stdin.end(input.stdin ?? '');
-  const handlers = new Set<Parameters<Io['onSignal']>[0]>();
-  input.onStart?.((signal) => {
-    for (const handler of handlers) handler(signal);
-  });
-  const io: Io = {
-    stdin,
-    stdout,
-    stderr,
-    env: input.env ?? {},
-    onSignal: (handler) => {
-      handlers.add(handler);
-      return () => handlers.delete(handler);
-    },
-    onSuspend: () => () => undefined,
-    onResize: () => () => undefined,
-  };
-  const exitCode = await runCli(args, io);
-  return {
-    exitCode,
-    stdout: stdout.content.toString(),
-    stderr: stderr.content.toString(),
-    stdoutBytes: stdout.content,
-  };
-}
-
-class Memory extends Writable {
-  readonly #chunks: Buffer[] = [];
-
-  get content(): Buffer {
-    return Buffer.concat(this.#chunks);
-  }
-
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.#chunks.push(chunk);
-    done();
-  }
-}
+/** The command line, in this process and as a program. */
+export { type CliInput, type CliResult, cli } from './in-process.ts';
+export {
+  type CommandResult,
+  runShell,
+  runTorpor,
+  TORPOR,
+  TorporProcess,
+  temporaryDataDir,
+} from './torpor-process.ts';

@@ -1,4 +1,5 @@
 /** Real guests for tests. */
+export { ENVD_ENTRY } from './envd-entry.ts';
 export {
   openDataDirWithBoots,
   type Shape,

@@ -5,10 +5,8 @@ export {
   type IsolationProbe,
   type Listener,
   type ListenerEvent,
-  type Outcome,
-  type ProbeRequest,
-  type ProbeTarget,
   startIsolationProbe,
   visitFrom,
 } from './isolation-probe.ts';
+export type { Outcome, ProbeRequest, ProbeTarget } from './probe-request.ts';
 export { attachStandInGuest, type StandInGuest } from './stand-in-guest.ts';

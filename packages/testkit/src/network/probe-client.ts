@@ -5,7 +5,7 @@
  */
 import { createSocket } from 'node:dgram';
 import { request as httpRequest } from 'node:http';
-import type { Outcome, ProbeRequest, ProbeTarget } from './isolation-probe.ts';
+import type { Outcome, ProbeRequest, ProbeTarget } from './probe-request.ts';
 
 const request = JSON.parse(process.argv[2] ?? '') as ProbeRequest;
 if (request.uid !== undefined) process.setuid?.(request.uid);

@@ -1,13 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { ipBatch } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
-import {
-  type Listener,
-  type Outcome,
-  type ProbeRequest,
-  startListener,
-  visitFrom,
-} from './isolation-probe.ts';
+import { type Listener, startListener, visitFrom } from './isolation-probe.ts';
+import type { Outcome, ProbeRequest } from './probe-request.ts';
 
 /** A namespace instead of a guest, with the guest's addresses. */
 export interface StandInGuest extends AsyncDisposable {

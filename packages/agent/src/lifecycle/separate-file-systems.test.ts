@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { BUILD_FILES } from '@torpor/builds';
 import { request, StubHost } from '@torpor/testkit/agent';
 import { expect, test } from 'vitest';
-import { createSandbox } from '../lifecycle/create.ts';
-import { destroySandbox } from '../lifecycle/destroy.ts';
-import { pauseSandbox } from '../lifecycle/pause.ts';
-import { resumeSandbox } from '../lifecycle/resume.ts';
 import { SandboxRegistry } from '../registry/registry.ts';
+import { createSandbox } from './create.ts';
+import { destroySandbox } from './destroy.ts';
+import { pauseSandbox } from './pause.ts';
+import { resumeSandbox } from './resume.ts';
 
 const MIB = 2 ** 20;
 

@@ -1,7 +1,7 @@
 import { World } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { pauseSandbox } from '../lifecycle/pause.ts';
-import { resumeSandbox } from '../lifecycle/resume.ts';
+import { pauseSandbox } from './pause.ts';
+import { resumeSandbox } from './resume.ts';
 
 let world: World;
 

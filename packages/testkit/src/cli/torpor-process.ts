@@ -7,9 +7,9 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 
-export const TORPOR = fileURLToPath(new URL('../../packages/cli/bin/torpor.mjs', import.meta.url));
+export const TORPOR = fileURLToPath(new URL('../../../cli/bin/torpor.mjs', import.meta.url));
 
-const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+const REPOSITORY = fileURLToPath(new URL('../../../../', import.meta.url));
 
 const readySchema = z.strictObject({
   event: z.literal('ready'),
