@@ -9,6 +9,7 @@ export { type FileSystemType, fileSystemType } from './file-system-type.ts';
 export { findProgram, type ProgramSearch, SYSTEM_DIRECTORIES } from './find-program.ts';
 export { type FileLock, tryLockFile } from './flock.ts';
 export { setHostname } from './hostname.ts';
+export { ignoreMissing } from './ignore-missing.ts';
 export { IN, Inotify, type InotifyEvent } from './inotify.ts';
 export { checkedInterfaceName, type IpBatchOptions, ipBatch, ipJson } from './ip.ts';
 export { KernelModules, type KernelModulesOptions } from './kernel-modules.ts';

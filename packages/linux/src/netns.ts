@@ -1,5 +1,6 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { type CommandOptions, runCommand } from './command.ts';
+import { ignoreMissing } from './ignore-missing.ts';
 
 /** Where iproute2 binds named network namespaces (ip-netns(8)). */
 export const NETNS_DIRECTORY = '/run/netns';
@@ -43,12 +44,7 @@ export function runInNamespace(
 
 /** The names of all named network namespaces. */
 export async function listNamespaces(): Promise<string[]> {
-  try {
-    return await readdir(NETNS_DIRECTORY);
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
-    throw error;
-  }
+  return (await readdir(NETNS_DIRECTORY).catch(ignoreMissing)) ?? [];
 }
 
 /** A network setting below /proc/sys/net, such as `ipv4/ip_forward`. */

@@ -1,5 +1,6 @@
 import { type FileHandle, open, rename } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ignoreMissing } from '@torpor/linux';
 
 /** How long a console's last bytes may take to reach its log after the VMM has exited. */
 const DRAIN_MS = 500;
@@ -76,15 +77,9 @@ export async function drained(finished: Promise<void>): Promise<void> {
 }
 
 /** The last bytes of a file, fewer if it is shorter; empty if it does not exist. */
-export async function readTail(path: string, maxBytes: number): Promise<Buffer> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT')
-      return Buffer.alloc(0);
-    throw error;
-  }
+export async function readTail(path: string, maxBytes: number): Promise<Buffer<ArrayBuffer>> {
+  const file = await open(path, 'r').catch(ignoreMissing);
+  if (file === undefined) return Buffer.alloc(0);
   try {
     const { size } = await file.stat();
     const length = Math.min(size, maxBytes);

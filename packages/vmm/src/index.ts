@@ -6,6 +6,7 @@ export {
   type ProbeOptions,
   probeAccelerator,
 } from './accelerator.ts';
+export { readTail } from './console-log.ts';
 export {
   BOOTED,
   buildOf,

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { writeFileAtomically } from '@torpor/linux';
+import { ignoreMissing, writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 
 const KEY_BYTES = 32;
@@ -11,7 +11,7 @@ const KEY_BYTES = 32;
  * guests.
  */
 export async function loadOrCreateKey(path: string): Promise<Buffer> {
-  const existing = await readIfPresent(path);
+  const existing = await readFile(path).catch(ignoreMissing);
   if (existing === undefined) {
     const key = randomBytes(KEY_BYTES);
     await writeFileAtomically(path, key);
@@ -25,13 +25,4 @@ export async function loadOrCreateKey(path: string): Promise<Buffer> {
     );
   }
   return existing;
-}
-
-async function readIfPresent(path: string): Promise<Buffer | undefined> {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
-    throw error;
-  }
 }

@@ -1,6 +1,6 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open, readFile } from 'node:fs/promises';
-import { writeFileAtomically } from '@torpor/linux';
+import { ignoreMissing, writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import type { HostResource, JournalEntry, ResourceJournal } from './journal.ts';
@@ -187,10 +187,7 @@ function apply(live: Map<string, JournalEntry>, operation: Operation): void {
 
 async function readJournal(path: string): Promise<Map<string, JournalEntry>> {
   const live = new Map<string, JournalEntry>();
-  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined;
-    throw error;
-  });
+  const text = await readFile(path, 'utf8').catch(ignoreMissing);
   if (text === undefined) return live;
   const [header, ...lines] = text.split('\n');
   checkHeader(path, header ?? '');

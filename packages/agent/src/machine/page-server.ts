@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   connectPager,
+  isNotListening,
   PagerClient,
   type PagerEvent,
   type PagerHello,
@@ -73,7 +74,7 @@ export class PageServer implements PageService {
       asked.client.close();
       hello = asked.hello;
     } catch (error) {
-      if (isNotRunning(error)) return undefined;
+      if (isNotListening(error)) return undefined;
       throw failure(error);
     }
     return hello.vms.find((served) => served.vm === vm);
@@ -162,14 +163,6 @@ export class PageServer implements PageService {
     this.#failures.delete(vm);
     onFailure?.(reason);
   }
-}
-
-function isNotRunning(error: unknown): boolean {
-  return (
-    error instanceof Error &&
-    'code' in error &&
-    (error.code === 'ENOENT' || error.code === 'ECONNREFUSED')
-  );
 }
 
 function failure(error: unknown): TorporError {

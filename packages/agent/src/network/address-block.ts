@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { CommandError, ipBatch, ipJson, writeFileAtomically } from '@torpor/linux';
+import { CommandError, ignoreMissing, ipBatch, ipJson, writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import { entriesOf } from './entries.ts';
@@ -186,13 +186,8 @@ interface BlockState {
 }
 
 async function readState(path: string): Promise<BlockState | undefined> {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
-    throw error;
-  }
+  const text = await readFile(path, 'utf8').catch(ignoreMissing);
+  if (text === undefined) return undefined;
   const bootId = await currentBootId();
   try {
     const state = stateSchema.parse(JSON.parse(text));

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { writeFileAtomically } from '@torpor/linux';
+import { ignoreMissing, writeFileAtomically } from '@torpor/linux';
 import { SANDBOX_STATES, TorporError } from '@torpor/protocol';
 import type { DirtyBase } from '@torpor/vmm';
 import { z } from 'zod';
@@ -86,13 +86,8 @@ export async function writeRecord(path: string, record: SandboxRecord): Promise<
  * is damaged or of another version, without touching it.
  */
 export async function readRecord(path: string): Promise<SandboxRecord | undefined> {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
-    throw error;
-  }
+  const text = await readFile(path, 'utf8').catch(ignoreMissing);
+  if (text === undefined) return undefined;
   try {
     return recordSchema.parse(upgradeRecord(JSON.parse(text)));
   } catch (error) {

@@ -1,7 +1,7 @@
-import { open } from 'node:fs/promises';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
+import { readTail } from '@torpor/vmm';
 import { createSandbox } from '../lifecycle/create.ts';
 import { destroySandbox } from '../lifecycle/destroy.ts';
 import type { SandboxOutcome } from '../lifecycle/outcome.ts';
@@ -127,21 +127,4 @@ function hostIpOf({ slot }: SandboxRecord): { hostIp?: string } {
 
 function unixSeconds(milliseconds: number): bigint {
   return BigInt(Math.floor(milliseconds / 1000));
-}
-
-/** The last bytes of a file; empty if it does not exist yet. */
-async function readTail(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
-  const file = await open(path, 'r').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined;
-    throw error;
-  });
-  if (file === undefined) return new Uint8Array();
-  try {
-    const { size } = await file.stat();
-    const content = new Uint8Array(Math.min(size, maxBytes));
-    const { bytesRead } = await file.read(content, 0, content.length, size - content.length);
-    return content.subarray(0, bytesRead);
-  } finally {
-    await file.close();
-  }
 }

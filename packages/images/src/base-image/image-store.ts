@@ -1,12 +1,11 @@
 import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeFileAtomically } from '@torpor/linux';
+import { ignoreMissing, writeFileAtomically } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 import {
   computeKey,
   ensureArtifact,
-  ignoreMissing,
   isKey,
   listArtifacts,
   removeArtifact,

@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeFileAtomically } from '@torpor/linux';
+import { ignoreMissing, writeFileAtomically } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
-import { exists, ignoreMissing, isKey } from './artifact-cache.ts';
+import { exists, isKey } from './artifact-cache.ts';
 
 // Several data directories can share a cache, each with a server of another version. So each
 // server records in the cache which artefacts it started with, and where its builds are:

@@ -1,14 +1,9 @@
 import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { runCommand } from '@torpor/linux';
+import { ignoreMissing, runCommand } from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
-import {
-  computeKey,
-  ensureArtifact,
-  ignoreMissing,
-  listArtifacts,
-} from '../cache/artifact-cache.ts';
+import { computeKey, ensureArtifact, listArtifacts } from '../cache/artifact-cache.ts';
 import { toImageError } from '../cache/image-error.ts';
 import type { OnProgress } from '../progress.ts';
 import { extractVmlinux } from './bz-image.ts';

@@ -1,8 +1,7 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
-import { runCommand } from '@torpor/linux';
-import { ignoreMissing } from '../cache/artifact-cache.ts';
+import { ignoreMissing, runCommand } from '@torpor/linux';
 import { requireTool } from '../required-tools.ts';
 import { withoutSignature } from './module-signature.ts';
 import { moduleName, readModuleInfo } from './modules.ts';

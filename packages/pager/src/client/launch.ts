@@ -66,7 +66,8 @@ async function startPager({ socketPath, logPath, threads }: PagerLaunch): Promis
   }
 }
 
-function isNotListening(error: unknown): boolean {
+/** Whether connecting to a pager failed because none listens on the socket. */
+export function isNotListening(error: unknown): boolean {
   return (
     error instanceof Error &&
     'code' in error &&

@@ -1,7 +1,13 @@
 import { constants } from 'node:fs';
 import { open, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { copySparse, linkOpenFile, SystemError, writeFileAtomically } from '@torpor/linux';
+import {
+  copySparse,
+  ignoreMissing,
+  linkOpenFile,
+  SystemError,
+  writeFileAtomically,
+} from '@torpor/linux';
 import { TorporError } from '@torpor/protocol';
 import type { MachineLayout } from './machine-layout.ts';
 
@@ -15,12 +21,7 @@ import type { MachineLayout } from './machine-layout.ts';
  * undefined if the file that should say so is lost or damaged.
  */
 export async function attemptedSnapshots(layout: MachineLayout): Promise<number | undefined> {
-  const text = await readFile(layout.snapshotCount, 'utf8').catch(
-    (error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return '';
-      throw error;
-    },
-  );
+  const text = (await readFile(layout.snapshotCount, 'utf8').catch(ignoreMissing)) ?? '';
   const count = /^\d+$/.test(text) ? Number(text) : undefined;
   return Number.isSafeInteger(count) ? count : undefined;
 }
