@@ -10,7 +10,6 @@ import {
   openSlotPool,
   readRecord,
   recordFileIn,
-  removeInstance,
   type SlotPool,
 } from '@torpor/agent/testing';
 import {
@@ -22,7 +21,7 @@ import {
 } from '@torpor/builds';
 import { copySparse, dataExtents, runCommand } from '@torpor/linux';
 import { GUEST, TorporError } from '@torpor/protocol';
-import { testInstance } from '@torpor/testkit/agent';
+import { removeInstance, testInstance } from '@torpor/testkit/agent';
 import type { MachineSpec } from '@torpor/vmm';
 import { pino } from 'pino';
 import { execInGuest } from './exec-in-guest.ts';

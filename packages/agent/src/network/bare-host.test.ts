@@ -1,10 +1,10 @@
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { listInstanceSlots } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { claimAddressBlock } from './address-block.ts';
 import { forwardingObstacles } from './host-firewall.ts';
-import { listInstanceSlots } from './instance.ts';
 import { formatIpv4Prefix, parseIpv4Prefix } from './ipv4.ts';
 
 /*

@@ -4,9 +4,14 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ipBatch } from '@torpor/linux';
-import { CRASHING_POOL, openTestPool, testInstance } from '@torpor/testkit/agent';
+import {
+  CRASHING_POOL,
+  listInstanceSlots,
+  openTestPool,
+  removeInstance,
+  testInstance,
+} from '@torpor/testkit/agent';
 import { expect, test } from 'vitest';
-import { listInstanceSlots, removeInstance } from './instance.ts';
 
 /** Each round kills the agent when it has made this many slots: early, and under load. */
 const KILL_AT = [0, 1, 2, 3, 5, 5];

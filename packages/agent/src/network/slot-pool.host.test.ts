@@ -5,14 +5,15 @@ import { join } from 'node:path';
 import { ipBatch, ipJson, nftApply, nftInetTable } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import {
+  listInstanceSlots,
   openTestPool,
+  removeInstance,
   type TestPool,
   type TestPoolOptions,
   testInstance,
 } from '@torpor/testkit/agent';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { forwardingObstacles, INTERNET_GROUP } from './host-firewall.ts';
-import { listInstanceSlots, removeInstance } from './instance.ts';
 import { GATEWAY_MAC_ADDRESS } from './layout.ts';
 import type { NetworkSlot } from './slot.ts';
 

@@ -1,6 +1,7 @@
 /** A host agent on stubs of VMMs, slots and pagers; the real envd without a guest; real slots. */
 import { fileURLToPath } from 'node:url';
 
+export { listInstanceSlots, removeInstance } from './network-instance.ts';
 export { PlainEnvd } from './plain-envd.ts';
 export { type RpcAgent, startRpcAgent, TRANSPORTS, type TransportName } from './rpc-agent.ts';
 export {

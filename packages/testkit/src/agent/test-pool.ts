@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import {
   FileJournal,
   openSlotPool,
-  removeInstance,
   type SlotPool,
   type SlotPoolOptions,
 } from '@torpor/agent/testing';
 import { pino } from 'pino';
+import { removeInstance } from './network-instance.ts';
 
 export interface TestPool extends AsyncDisposable {
   readonly pool: SlotPool;

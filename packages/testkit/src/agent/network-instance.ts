@@ -1,7 +1,10 @@
-import { releaseAddressBlock } from './address-block.ts';
-import { removeHostFirewall } from './host-firewall.ts';
-import { instanceNames } from './layout.ts';
-import { listSlots, removeSlot } from './slot-namespace.ts';
+import {
+  instanceNames,
+  listSlots,
+  releaseAddressBlock,
+  removeHostFirewall,
+  removeSlot,
+} from '@torpor/agent/testing';
 
 export interface InstanceOptions {
   /** Tag of the data directory: six characters of `[a-z0-9]`. */
