@@ -12,13 +12,14 @@ const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const LAUNCHER = fileURLToPath(new URL('../../packages/cli/bin/torpor', import.meta.url));
 const PRELOAD = new URL('../support/loaded-modules.mjs', import.meta.url).href;
 
-const directory = mkdtempSync(join(tmpdir(), 'torpor-start-up-'));
+let directory: string;
 const api = createServer((_request, response) => {
   response.setHeader('content-type', 'application/json').end('{"sandboxes":[]}');
 });
 let apiUrl: string;
 
 beforeAll(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'torpor-start-up-'));
   await new Promise<void>((resolve) => api.listen(0, '127.0.0.1', resolve));
   apiUrl = `http://127.0.0.1:${(api.address() as AddressInfo).port}`;
 });

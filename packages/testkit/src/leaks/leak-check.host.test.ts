@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCommand } from '@torpor/linux';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { findLeaks, readHost, settledLeaks } from './leak-check.ts';
 
 const MARKER = `TORPOR_LEAK_CHECK_TEST=${process.pid}`;
@@ -33,6 +33,34 @@ describe('leak check', () => {
       child.kill('SIGKILL');
     }
     await expect.poll(() => leaksNaming('sleep 4711', before)).toEqual([]);
+  });
+
+  test('does not name a process of another test run', async () => {
+    const before = await readHost({ environmentMarker: MARKER });
+    const [name = ''] = MARKER.split('=');
+    const env = { ...process.env, [name]: 'another' };
+    const other = spawn('sleep', ['4713'], { argv0: 'qemu-system-x86_64', env });
+    const own = spawn('sleep', ['4714'], { argv0: 'qemu-system-x86_64' });
+    try {
+      await expect.poll(() => leaksNaming('4714', before)).toHaveLength(1);
+      expect(await leaksNaming('4713', before)).toEqual([]);
+    } finally {
+      other.kill('SIGKILL');
+      own.kill('SIGKILL');
+    }
+  });
+
+  test('does not name to an ordinary user what another user has', async () => {
+    const before = await readHost();
+    const directory = await mkdtemp(join(tmpdir(), 'torpor-leak-owner-'));
+    try {
+      vi.spyOn(process, 'getuid').mockReturnValue(4711);
+      expect(await leaksNaming(directory, before)).toEqual([]);
+      vi.restoreAllMocks();
+      expect(await leaksNaming(directory, before)).toEqual([`directories: ${directory}`]);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
   });
 
   test('names one of our programs without the marker', async () => {

@@ -1,4 +1,4 @@
-import { readdir, readFile, readlink } from 'node:fs/promises';
+import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -22,7 +22,7 @@ export interface HostReading {
 export interface ReadingOptions {
   /**
    * A line `NAME=VALUE` of the environment that everything started by the tests
-   * inherits: it finds processes with any name.
+   * inherits: it finds processes with any name. One with another value is of another run.
    */
   readonly environmentMarker?: string;
 }
@@ -38,11 +38,11 @@ export async function readHost(options: ReadingOptions = {}): Promise<HostReadin
   const [processes, namespaces, interfaces, routes, mounts, loopDevices, nftTables, directories] =
     await Promise.all([
       readProcesses(options.environmentMarker),
-      list('/run/netns', () => true),
-      list('/sys/class/net', (name) => OUR_INTERFACES.test(name)),
+      ofRoot(list('/run/netns', () => true)),
+      ofRoot(list('/sys/class/net', (name) => OUR_INTERFACES.test(name))),
       readRoutes(),
-      readMounts(),
-      readLoopDevices(),
+      ofRoot(readMounts()),
+      ofRoot(readLoopDevices()),
       readNftTables(),
       readDirectories(),
     ]);
@@ -92,12 +92,36 @@ async function readProcesses(marker: string | undefined): Promise<Set<string>> {
       const command = (await readText(`/proc/${pid}/cmdline`)).replaceAll('\0', ' ').trim();
       // Kernel threads and zombies have none.
       if (command === '') return;
-      const environment = marker === undefined ? '' : await readText(`/proc/${pid}/environ`);
-      const isMarked = marker !== undefined && environment.split('\0').includes(marker);
-      if (isMarked || OUR_PROGRAMS.test(command)) found.add(`${pid} ${command.slice(0, 200)}`);
+      if (!(await canBeOurs(`/proc/${pid}`))) return;
+      const run = marker === undefined ? undefined : await runOf(pid, marker);
+      if (run === 'another') return;
+      if (run === 'this' || OUR_PROGRAMS.test(command)) {
+        found.add(`${pid} ${command.slice(0, 200)}`);
+      }
     }),
   );
   return found;
+}
+
+/** The test run that started a process; undefined if its environment does not say so. */
+async function runOf(pid: string, marker: string): Promise<'this' | 'another' | undefined> {
+  const environment = (await readText(`/proc/${pid}/environ`)).split('\0');
+  if (environment.includes(marker)) return 'this';
+  const name = `${marker.split('=', 1)[0]}=`;
+  return environment.some((line) => line.startsWith(name)) ? 'another' : undefined;
+}
+
+/** What only root can make: nothing of it is an ordinary user's. */
+async function ofRoot(found: Promise<Set<string>>): Promise<Set<string>> {
+  return process.getuid?.() === 0 ? await found : new Set();
+}
+
+/** Whether this user could have made a file or process: another user's is not ours, unless we are root. */
+async function canBeOurs(path: string): Promise<boolean> {
+  const uid = process.getuid?.();
+  if (uid === 0) return true;
+  const owner = await stat(path).catch(() => undefined);
+  return owner?.uid === uid;
 }
 
 /** Addresses that an instance reserves. */
@@ -129,6 +153,7 @@ async function readDirectories(): Promise<Set<string>> {
   for (const parent of ['/dev/shm', '/run', tmpdir()]) {
     for (const name of await list(parent, (entry) => OUR_DIRECTORIES.test(entry))) {
       const path = join(parent, name);
+      if (!(await canBeOurs(path))) continue;
       // A link is only a name of another directory.
       const target = await readlink(path).catch(() => undefined);
       found.add(target === undefined ? path : `${path} -> ${target}`);
