@@ -85,6 +85,25 @@ test.each([['config'], ['ls'], ['up'], ['env'], ['doctor'], ['image', 'ls']])(
   },
 );
 
+test.each([['config'], ['ls'], ['up'], ['env'], ['image', 'ls']])(
+  'torpor %s %s refuses a setting that has an invalid value, and starts nothing',
+  async (...command) => {
+    const invalid = { ...env(), DATABASE_URL: 'nonsense' };
+    const { stdout, stderr, exitCode } = await cli(command, { env: invalid });
+    expect([exitCode, stdout]).toEqual([2, '']);
+    expect(stderr).toMatch(/^torpor: DATABASE_URL is not valid\.\n {2}→ It must be a URL/);
+  },
+);
+
+test.each([
+  ['up', '--host', 'bogus host'],
+  ['ls', '--api-url', 'foo'],
+])('torpor %s %s %j names the option', async (command, option, value) => {
+  const { stderr, exitCode } = await cli([command, option, value], { env: env() });
+  expect(exitCode).toBe(2);
+  expect(stderr).toContain(`torpor: ${option} has the invalid value "${value}".`);
+});
+
 test('a file that --config names sets the address of the server', async () => {
   const file = join(dataDir, 'other.toml');
   await writeFile(file, `data_dir = "."\nport = 1234\napi_key = "tpr_1"\n`);

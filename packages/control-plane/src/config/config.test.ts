@@ -165,12 +165,37 @@ test.each([
   ['TORPOR_LOG_LEVEL', 'loud', /^It must be trace, .* or silent\.$/],
   ['TORPOR_GUEST_TIMEOUT', '2h', 'It must be a time from 100ms to 1h.'],
   ['TORPOR_KEEP_STOPPED', 'long', 'It must be a time such as 30s, 5m or 2h.'],
+  ['TORPOR_API_URL', 'foo', /starts with http/],
+  ['TORPOR_API_URL', '10.0.0.1:7070', /starts with http/],
+  ['TORPOR_API_URL', 'ftp://10.0.0.1', /starts with http/],
+  ['TORPOR_HOST', 'bogus host', /IP address or a host name/],
+  ['TORPOR_HOST', '10.0.0.999', /IP address or a host name/],
+  ['TORPOR_HOST', '0.0.0.0:7070', /IP address or a host name/],
+  ['TORPOR_HOST', '[::1]', /IP address or a host name/],
+  ['TORPOR_HOST', 'http://localhost', /IP address or a host name/],
+  ['TORPOR_HOST', '-h', /IP address or a host name/],
 ])('%s=%s names the variable and what it must be', async (variable, text, remedy) => {
   await expect(load({ env: { [variable]: text } })).rejects.toMatchObject({
     code: 'invalid_request',
     message: `${variable} has the invalid value "${text}".`,
     remedy: expect.stringMatching(remedy),
   });
+});
+
+test.each(['127.0.0.1', '::', 'fe80::1%eth0', 'localhost', 'torpor.example.com', 'db-1_a'])(
+  'the API may listen on %s',
+  async (host) => expect((await load({ env: { TORPOR_HOST: host } })).config.host).toBe(host),
+);
+
+test('an invalid value is refused wherever it is set, with the name of the place', async () => {
+  const refusal = (message: unknown) => ({ code: 'invalid_request', message });
+  await expect(load({ flags: { host: 'bogus host' } })).rejects.toMatchObject(
+    refusal('--host has the invalid value "bogus host".'),
+  );
+  const path = await file('api_url = "foo"');
+  await expect(load()).rejects.toMatchObject(
+    refusal(`api_url in ${path} has the invalid value "foo".`),
+  );
 });
 
 describe('a secret', () => {
@@ -180,7 +205,8 @@ describe('a secret', () => {
     [`postgres://torpor:${secret}@db:5432/torpor`, 'postgres://torpor:***@db:5432/torpor'],
     [`postgres://db/torpor?user=u&password=${secret}`, 'postgres://db/torpor?user=u&password=***'],
     ['postgres://torpor@db/torpor', 'postgres://torpor@db/torpor'],
-    [`host=db password=${secret}`, undefined],
+    [`postgres://u:${secret}@/db?host=/run/sockets`, 'postgres://u:***@/db?host=/run/sockets'],
+    ['postgresql:///db?host=%2Frun&port=1', 'postgresql:///db?host=%2Frun&port=1'],
   ])('is not in what is shown of %s', async (url, shown) => {
     const { entries, config } = await load({ env: { DATABASE_URL: url, TORPOR_API_KEY: secret } });
     expect(config.databaseUrl).toBe(url);
@@ -188,7 +214,28 @@ describe('a secret', () => {
     expect(JSON.stringify(entries)).not.toContain(secret);
   });
 
-  test('is not in the error about a value that is refused', async () => {
+  test.each([
+    ['DATABASE_URL', 'nonsense'],
+    ['DATABASE_URL', secret],
+    ['DATABASE_URL', `host=db password=${secret}`],
+    ['DATABASE_URL', `mysql://u:${secret}@db/torpor`],
+    ['DATABASE_URL', `postgres://u:a/${secret}@db/torpor`],
+    ['DATABASE_URL', `postgres://u:1/${secret}@db/torpor`],
+    ['DATABASE_URL', `postgres://u:1?${secret}@db/torpor`],
+    ['DATABASE_URL', `postgres://u:1#${secret}@db/torpor`],
+    ['TORPOR_API_KEY', `${secret}\nx`],
+    ['TORPOR_API_URL', `u:${secret}@h`],
+  ])('is not in the error about %s=%j', async (variable, text) => {
+    const error = await load({ env: { [variable]: text } }).catch((reason: unknown) => reason);
+    expect(error).toMatchObject({
+      code: 'invalid_request',
+      message: `${variable} is not valid.`,
+      remedy: expect.stringMatching(/^It must be /),
+    });
+    expect(JSON.stringify(error)).not.toContain(secret);
+  });
+
+  test('is not in the error about a value of the wrong type', async () => {
     await file(`api_key = ["${secret}"]`);
     const error = await load().catch((reason: Error) => reason);
     expect(String(error)).toContain('api_key');

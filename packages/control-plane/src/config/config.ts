@@ -127,9 +127,11 @@ function parseSetting(
     return setting.parse(text, directory);
   } catch (error) {
     if (!(error instanceof InvalidValueError)) throw error;
-    const what = setting.secret
-      ? `${origin} is not valid.`
-      : `${origin} has the invalid value ${JSON.stringify(text)}.`;
+    // What precedes an @ may be a password.
+    const what =
+      setting.secret || text.includes('@')
+        ? `${origin} is not valid.`
+        : `${origin} has the invalid value ${JSON.stringify(text)}.`;
     throw new TorporError('invalid_request', what, { remedy: error.message, cause: error });
   }
 }

@@ -6,5 +6,5 @@ export {
   loadConfig,
   type SettingOrigin,
 } from './config.ts';
-export { LOG_LEVELS, SETTINGS, type SettingKey } from './settings.ts';
+export { LOG_LEVELS, placesOf, SETTINGS, type SettingKey } from './settings.ts';
 export { duration, durationWithin, InvalidValueError, integer, type Parser } from './values.ts';

@@ -1,12 +1,16 @@
 import {
-  anyText,
   choice,
   duration,
   durationWithin,
   formatDuration,
+  hostName,
+  httpUrl,
   integer,
+  key,
   type Parser,
+  parsePostgresUrl,
   path,
+  postgresUrl,
   program,
   truth,
 } from './values.ts';
@@ -77,7 +81,7 @@ export const SETTINGS = {
     variable: 'TORPOR_HOST',
     flag: '--host',
     meaning: 'address that the API listens on',
-    parse: anyText,
+    parse: hostName,
     defaultValue: '127.0.0.1',
   }),
   port: withDefault({
@@ -92,7 +96,7 @@ export const SETTINGS = {
     name: 'database_url',
     variable: 'DATABASE_URL',
     meaning: 'a PostgreSQL to use instead of the embedded one',
-    parse: anyText,
+    parse: postgresUrl,
     show: withoutPassword,
     secret: true,
     unset: 'the embedded PostgreSQL',
@@ -102,7 +106,7 @@ export const SETTINGS = {
     variable: 'TORPOR_API_URL',
     flag: '--api-url',
     meaning: 'where clients find the API',
-    parse: anyText,
+    parse: httpUrl,
     unset: 'that of the server of the data directory',
   }),
   apiKey: setting({
@@ -110,7 +114,7 @@ export const SETTINGS = {
     variable: 'TORPOR_API_KEY',
     flag: '--api-key',
     meaning: 'key of the API',
-    parse: anyText,
+    parse: key,
     show: () => undefined,
     secret: true,
     unset: 'the one in the data directory',
@@ -191,13 +195,19 @@ type ValueOf<S> =
 /** The values of all settings. Times are in milliseconds. */
 export type SettingValues = { readonly [K in SettingKey]: ValueOf<(typeof SETTINGS)[K]> };
 
-/** The URL of a database without its password; undefined if the password cannot be told from the rest. */
+/** All places where a setting can be given, as a phrase. */
+export function placesOf({ flag, variable, name }: Setting<unknown>): string {
+  const places = flag === undefined ? variable : `${flag}, ${variable}`;
+  return `${places} or ${name} in torpor.toml`;
+}
+
+/** The URL of a database without its password. */
 function withoutPassword(text: string): string | undefined {
-  if (!URL.canParse(text)) return undefined;
-  const url = new URL(text);
+  const url = parsePostgresUrl(text);
+  if (url === null) return undefined;
   if (url.password !== '') url.password = '***';
   for (const name of url.searchParams.keys()) {
     if (/pass|secret|token|key/i.test(name)) url.searchParams.set(name, '***');
   }
-  return url.href;
+  return text.includes('@/') ? url.href.replace('@socket/', '@/') : url.href;
 }

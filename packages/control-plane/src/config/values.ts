@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 
 /** An invalid value of a setting or an option. The message is a sentence that says what it must be. */
@@ -70,8 +71,53 @@ export function truth(text: string): boolean {
   throw new InvalidValueError('It must be true or false.');
 }
 
-export function anyText(text: string): string {
-  return text;
+/** An IP address, or a name of letters, digits and hyphens that is to be resolved (RFC 1123, section 2.1). */
+export function hostName(text: string): string {
+  const labels = text.replace(/\.$/, '').split('.');
+  const isName =
+    text.length <= MAX_HOST_NAME_LENGTH &&
+    labels.every((label) => /^(?!-)[\w-]{1,63}(?<!-)$/.test(label)) &&
+    // Such as 10.0.0.999, which is a mistyped address.
+    !/^\d+$/.test(labels.at(-1) ?? '');
+  if (isIP(text) !== 0 || isName) return text;
+  throw new InvalidValueError('It must be an IP address or a host name, without a port.');
+}
+
+const MAX_HOST_NAME_LENGTH = 253;
+
+export function httpUrl(text: string): string {
+  const url = URL.parse(text);
+  if (url !== null && ['http:', 'https:'].includes(url.protocol)) return text;
+  throw new InvalidValueError(
+    'It must be a URL that starts with http:// or https://, such as http://127.0.0.1:7070.',
+  );
+}
+
+/**
+ * A URL as psql(1) takes it. Its host may be omitted, with a directory of sockets in the
+ * parameter `host`. A password with a `/`, `?` or `#` that is not percent-encoded is refused,
+ * as it would be taken for another part, and shown.
+ */
+export function postgresUrl(text: string): string {
+  const url = parsePostgresUrl(text);
+  if (url !== null && ['postgres:', 'postgresql:'].includes(url.protocol)) {
+    const names = [...url.searchParams.keys()].join();
+    if (url.hash === '' && !url.pathname.includes('@') && !names.includes('@')) return text;
+  }
+  throw new InvalidValueError(
+    'It must be a URL such as postgres://user:password@host:5432/database, with special characters of the password percent-encoded.',
+  );
+}
+
+/** A URL may not have a user without a host, but that of a database may: the host is then `socket`. */
+export function parsePostgresUrl(text: string): URL | null {
+  return URL.parse(text) ?? URL.parse(text.replace('@/', '@socket/'));
+}
+
+/** A key as it can be sent in a header. */
+export function key(text: string): string {
+  if (/^[\x21-\x7e]+$/.test(text)) return text;
+  throw new InvalidValueError('It must be one word of ASCII characters.');
 }
 
 /** The path of a file or directory, made absolute. */

@@ -58,7 +58,7 @@ async function migrate(db: Kysely<Database>): Promise<void> {
   const step = failed === undefined ? '' : ` (step ${failed})`;
   throw new TorporError('host_setup', `The database cannot be prepared${step}: ${reason}`, {
     remedy:
-      'Check that DATABASE_URL names a database that can be reached and lets Torpor create tables, and that no newer version of Torpor has used it.',
+      'Check that DATABASE_URL (or database_url in torpor.toml) names a database that can be reached and lets Torpor create tables, and that no newer version of Torpor has used it.',
     cause: error,
   });
 }

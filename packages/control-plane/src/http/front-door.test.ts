@@ -80,11 +80,11 @@ test('a request without a Host header has no host name', async () => {
   expect(await text(socket)).toMatch(/api$/);
 });
 
-test('an address that is in use is host_setup with a remedy', async () => {
+test('an address that is in use is host_setup, and the remedy names all places where the port is set', async () => {
   const url = await open(API);
   const second = FrontDoor.open({ host: '127.0.0.1', port: Number(url.port) }, [API]);
   await expect(second).rejects.toMatchObject({
     code: 'host_setup',
-    remedy: expect.stringContaining('TORPOR_PORT'),
+    remedy: expect.stringContaining('--port, TORPOR_PORT or port in torpor.toml'),
   });
 });

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { TorporError } from '@torpor/protocol';
+import { placesOf, SETTINGS } from '../config/index.ts';
 import { errorBody } from '../errors/public-error.ts';
 import { refuseUpgrade } from '../errors/refuse-upgrade.ts';
 
@@ -115,13 +116,13 @@ function listenError(error: unknown, { host, port }: Address): TorporError {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
   if (code === 'EADDRINUSE') {
     return new TorporError('host_setup', `Port ${port} of ${host} is in use.`, {
-      remedy: 'Choose another one with TORPOR_PORT, or stop what uses it.',
+      remedy: `Choose another one with ${placesOf(SETTINGS.port)}, or stop what uses it.`,
       cause: error,
     });
   }
   const message = error instanceof Error ? error.message : String(error);
   return new TorporError('host_setup', `The API cannot listen on ${host}:${port}: ${message}.`, {
-    remedy: 'Check the address and the permissions of this user.',
+    remedy: `Check the permissions of this user, and the address: it is set by ${placesOf(SETTINGS.host)}.`,
     cause: error,
   });
 }
