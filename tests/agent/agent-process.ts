@@ -2,7 +2,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { HostAgent } from '@torpor/agent';
-import { ENVD_ENTRY } from '@torpor/testkit/guests';
+import { GUEST_OPTIONS } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { CACHE_DIR } from './agent-under-test.ts';
 
@@ -15,7 +15,7 @@ import { CACHE_DIR } from './agent-under-test.ts';
 const [dataDir] = process.argv.slice(2);
 if (dataDir === undefined) throw new Error('usage: agent-process.ts DATA_DIR');
 const agent = await HostAgent.open({
-  envdEntry: ENVD_ENTRY,
+  ...GUEST_OPTIONS,
   dataDir,
   cacheDir: CACHE_DIR,
   logger: pino({ level: 'warn' }, pino.destination(2)),

@@ -1,7 +1,7 @@
 import { createClient, createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
 import { hostAgent, newId } from '@torpor/protocol';
-import { ENVD_ENTRY, openDataDirWithBoots } from '@torpor/testkit/guests';
+import { GUEST_OPTIONS, openDataDirWithBoots } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, run, text } from './agent-under-test.ts';
@@ -26,7 +26,7 @@ beforeAll(async () => {
   const shape = { vcpus: 1, memoryMiB: 256, diskMiB: 1024 };
   dataDir = resources.use(await openDataDirWithBoots(CACHE_DIR, shape)).path;
   agent = await HostAgent.open({
-    envdEntry: ENVD_ENTRY,
+    ...GUEST_OPTIONS,
     dataDir,
     cacheDir: CACHE_DIR,
     forcedAccelerator: 'tcg',

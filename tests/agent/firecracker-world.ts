@@ -78,11 +78,8 @@ export class FirecrackerWorld implements AsyncDisposable {
       driver: this.#driver,
       vmm: vmmPlatform({ driver: 'firecracker', vmmVersion: '1.16.1', accelerator: 'kvm' }),
       slots: this.#slots,
-      snapshots: {
-        ...parts.snapshots,
-        pages: this.#pages,
-        keepBoots: this.#options.keepBoots ?? false,
-      },
+      pages: this.#pages,
+      keepBoots: this.#options.keepBoots ?? false,
       ...changes,
     };
   }

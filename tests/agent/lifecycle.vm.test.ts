@@ -6,7 +6,7 @@ import { createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
 import { currentKeys, listCacheUsers } from '@torpor/images';
 import { createStreamingClient, hostAgent, newId, TorporError } from '@torpor/protocol';
-import { ENVD_ENTRY } from '@torpor/testkit/guests';
+import { ENVD_ENTRY, GUEST_OPTIONS } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, leftovers, run, text, vmmsOf } from './agent-under-test.ts';
@@ -21,7 +21,7 @@ const sandboxId = newId('sandbox');
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'torpor-lifecycle-'));
   agent = await HostAgent.open({
-    envdEntry: ENVD_ENTRY,
+    ...GUEST_OPTIONS,
     dataDir,
     cacheDir: CACHE_DIR,
     logger: pino({ level: 'warn' }, pino.destination(2)),

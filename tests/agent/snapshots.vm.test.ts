@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { createClient, createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
 import { hostAgent, newId, TorporError } from '@torpor/protocol';
-import { ENVD_ENTRY } from '@torpor/testkit/guests';
+import { GUEST_OPTIONS } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type AgentClient, CACHE_DIR, run, text, vmmsOf } from './agent-under-test.ts';
@@ -26,7 +26,7 @@ let client: AgentClient;
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'torpor-snapshots-'));
   agent = await HostAgent.open({
-    envdEntry: ENVD_ENTRY,
+    ...GUEST_OPTIONS,
     dataDir,
     cacheDir: CACHE_DIR,
     forcedAccelerator: 'tcg',
@@ -322,7 +322,7 @@ describe('finally', () => {
     await client.collectBuilds({});
     const left: string[][] = [];
     for await (const build of client.verifyBuilds({})) left.push(build.references);
-    expect(left).toEqual([[expect.stringMatching(/^template boot-/)]]);
+    expect(left).toEqual([[expect.stringMatching(/^kept-boot /)]]);
     for (const { sandboxId } of sandboxes) expect(await vmmsOf(sandboxId)).toEqual([]);
     expect(await readdir(join('/dev/shm', `torpor-${agent.instance}`))).toEqual([]);
   });

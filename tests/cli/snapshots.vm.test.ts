@@ -198,7 +198,7 @@ test(
     await output('builds', 'gc');
     const left = await verified();
     expect(left.map(({ references }) => references)).toEqual([
-      [expect.stringMatching(/^template boot-/)],
+      [expect.stringMatching(/^kept-boot /)],
     ]);
     expect(await readdir(join(dataDir, 'builds'))).toEqual(left.map(({ build_id }) => build_id));
     expect(JSON.parse(await output('builds', 'gc', '--json'))).toEqual({

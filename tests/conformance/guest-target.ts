@@ -5,7 +5,7 @@ import { createClient, createRouterTransport } from '@connectrpc/connect';
 import { HostAgent } from '@torpor/agent';
 import { GuestSecrets } from '@torpor/agent/testing';
 import { GUEST, hostAgent, type InitRequest, newId } from '@torpor/protocol';
-import { ENVD_ENTRY, openDataDirWithBoots } from '@torpor/testkit/guests';
+import { GUEST_OPTIONS, openDataDirWithBoots } from '@torpor/testkit/guests';
 import { pino } from 'pino';
 import { CACHE_DIR } from '../agent/agent-under-test.ts';
 import type { ConformanceTarget } from './harness.ts';
@@ -16,7 +16,7 @@ const SHAPE = { vcpus: 1, memoryMiB: 512, diskMiB: 2048 } as const;
 export async function guestTarget(stack: AsyncDisposableStack): Promise<ConformanceTarget> {
   const { path: dataDir } = stack.use(await openDataDirWithBoots(CACHE_DIR, SHAPE));
   const agent = await HostAgent.open({
-    envdEntry: ENVD_ENTRY,
+    ...GUEST_OPTIONS,
     dataDir,
     cacheDir: CACHE_DIR,
     forcedAccelerator: 'tcg',

@@ -32,8 +32,8 @@ export interface HostAgentConfig extends HostSettings {
   >;
   /** For the guests' /etc/resolv.conf; they cannot reach resolvers in private networks. */
   readonly nameservers?: readonly string[];
-  /** How long a guest may take from its start, booted or restored, to its first response; two minutes if omitted. */
-  readonly guestTimeoutMs?: number;
+  /** How long a guest may take from its start, booted or restored, to its first response. */
+  readonly guestTimeoutMs: number;
   /** Keep the first boot of each image and shape, and restore later sandboxes from it; true if omitted. */
   readonly keepBoots?: boolean;
   /** Reports what is being built or downloaded, mainly at the first start. */
@@ -43,8 +43,6 @@ export interface HostAgentConfig extends HostSettings {
 }
 
 export const DEFAULT_NAMESERVERS: readonly string[] = ['1.1.1.1', '8.8.8.8'];
-/** Under emulation on a loaded machine a boot takes tens of seconds. A slower one needs the setting. */
-export const DEFAULT_GUEST_TIMEOUT_MS = 120_000;
 
 /** Enough for one step of a start on most hosts, even if the guest's time limit is shorter. */
 const LEAST_STEP_TIMEOUT_MS = 60_000;

@@ -73,14 +73,6 @@ export interface PageService {
   release(vm: string): Promise<void>;
 }
 
-/** Services for committing and restoring. */
-export interface SnapshotContext {
-  readonly builds: BuildStore;
-  readonly pages: PageService;
-  /** Whether the first boot of an image in a given shape is kept, and later ones restored from it. */
-  readonly keepBoots: boolean;
-}
-
 /** This host, as the operations on its sandboxes see it. */
 export interface HostContext {
   readonly layout: DataLayout;
@@ -97,7 +89,10 @@ export interface HostContext {
     GuestArtifacts,
     'kernel' | 'initramfsPath' | 'agentDrivePath' | 'envdVersion'
   >;
-  readonly snapshots: SnapshotContext;
+  readonly builds: BuildStore;
+  readonly pages: PageService;
+  /** Whether the first boot of an image in a given shape is kept, and later ones restored from it. */
+  readonly keepBoots: boolean;
   readonly kernelArguments: readonly string[];
   /** Creates the empty disk of a new sandbox. */
   readonly createUpperDisk: (path: string, sizeMiB: number) => Promise<void>;

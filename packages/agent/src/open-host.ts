@@ -11,13 +11,7 @@ import {
 import { copySparse, dataExtents } from '@torpor/linux';
 import { GUEST } from '@torpor/protocol';
 import type { AcceleratorChoice } from '@torpor/vmm';
-import {
-  DEFAULT_GUEST_TIMEOUT_MS,
-  DEFAULT_NAMESERVERS,
-  type HostAgentConfig,
-  hostLimits,
-  stepTimeoutMs,
-} from './config.ts';
+import { DEFAULT_NAMESERVERS, type HostAgentConfig, hostLimits, stepTimeoutMs } from './config.ts';
 import { lockDataDirectory } from './data-dir/agent-lock.ts';
 import { closeLayout, type DataLayout, openLayout } from './data-dir/layout.ts';
 import { loadOrCreateKey } from './data-dir/secret-key.ts';
@@ -62,15 +56,16 @@ export async function openHost(
     logger,
   });
   stack.defer(() => slots.close());
-  const snapshots = await openSnapshots(config, layout, stack);
-  const guestTimeoutMs = config.guestTimeoutMs ?? DEFAULT_GUEST_TIMEOUT_MS;
+  const { guestTimeoutMs } = config;
   const host: HostContext = {
     layout,
     journal,
     slots,
     driver: await openDriver(vmm, config.cacheDir, stepTimeoutMs(guestTimeoutMs)),
     vmm: vmm.platform,
-    snapshots,
+    builds: await LocalBuildStore.open({ directory: layout.dataDir, dataExtents, copySparse }),
+    pages: openPageServer(config, layout, stack),
+    keepBoots: config.keepBoots ?? true,
     images,
     artifacts,
     kernelArguments: kernelArguments(),
@@ -109,19 +104,14 @@ async function findVmm(
   return vmm;
 }
 
-async function openSnapshots(
-  config: HostAgentConfig,
-  layout: DataLayout,
+function openPageServer(
+  { logger }: HostAgentConfig,
+  { pagerSocket: socketPath, pagerLog: logPath }: DataLayout,
   stack: AsyncDisposableStack,
-): Promise<HostContext['snapshots']> {
-  const { pagerSocket: socketPath, pagerLog: logPath } = layout;
-  const pages = new PageServer({ socketPath, logPath, logger: config.logger });
+): PageServer {
+  const pages = new PageServer({ socketPath, logPath, logger });
   stack.defer(() => pages.close());
-  return {
-    builds: await LocalBuildStore.open({ directory: layout.dataDir, dataExtents, copySparse }),
-    pages,
-    keepBoots: config.keepBoots ?? true,
-  };
+  return pages;
 }
 
 async function openGuestArtifacts(

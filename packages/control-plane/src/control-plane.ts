@@ -183,7 +183,12 @@ async function startWork(
     resources.use(new HostWatch({ host, reconciler, logger }, timing));
   }
   resources.use(startTemplateSweeper(parts, timing?.listIntervalMs));
-  resources.use(startRetention(parts, retention));
+  resources.use(
+    startRetention(parts, {
+      keepStoppedMs: SETTINGS.keepStoppedMs.defaultValue,
+      ...retention,
+    }),
+  );
 }
 
 /** Opens the front door, and tells local clients where it is. Returns the base URL of the API. */

@@ -11,7 +11,7 @@ export interface HeldBuild extends Disposable {
 
 /** The build that a template's id names, leased. Throws `not_found` and `build_invalid`. */
 export async function holdTemplate(host: HostContext, templateId: string): Promise<HeldBuild> {
-  const { builds } = host.snapshots;
+  const { builds } = host;
   const buildId = builds.references.get('template', templateId);
   if (buildId === undefined) {
     throw new TorporError('not_found', `This host has no snapshot ${templateId}.`);

@@ -10,7 +10,7 @@ export interface Collection {
 
 /** Removes the builds that nothing reaches. */
 export async function collectBuilds(host: HostContext): Promise<Collection> {
-  const { builds } = host.snapshots;
+  const { builds } = host;
   const sizes = new Map<string, number>();
   for (const id of await builds.list()) sizes.set(id, await builds.size(id));
   const removedBuildIds = await builds.collect();

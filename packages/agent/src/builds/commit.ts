@@ -44,7 +44,7 @@ export async function commitMachine(
   host: HostContext,
   request: CommitRequest,
 ): Promise<CommittedMachine> {
-  const { builds } = host.snapshots;
+  const { builds } = host;
   const { timer } = request;
   await using staged = await builds.stage();
   const capture = await captureInto(host, request, staged);
@@ -87,7 +87,7 @@ async function captureInto(
   const blockCount = (memoryMiB * 2 ** 20) / BLOCK_SIZE;
   await timer.measure('memory', async () => {
     const parentId = buildOf(base);
-    const parent = parentId === undefined ? undefined : await host.snapshots.builds.get(parentId);
+    const parent = parentId === undefined ? undefined : await host.builds.get(parentId);
     await staged.writeMemory({ path, blockCount, holes }, parent);
   });
   return capture;

@@ -13,7 +13,7 @@ export async function compactIfDue(
   build: Build,
   adopt: (buildId: string) => Promise<void>,
 ): Promise<void> {
-  const { builds } = host.snapshots;
+  const { builds } = host;
   const refer = (buildId: string) => builds.references.set('sandbox', sandboxId, buildId);
   // Until the reference names the compacted build, or the old one again.
   using _lease = builds.lease(build.id);

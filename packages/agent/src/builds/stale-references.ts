@@ -11,7 +11,7 @@ export async function dropStaleReferences(
   host: HostContext,
   sandboxExists: (id: string) => boolean,
 ): Promise<void> {
-  const { builds } = host.snapshots;
+  const { builds } = host;
   const isStale = (kind: ReferenceKind, name: string, buildId: string) => {
     if (kind === 'sandbox') return !sandboxExists(name);
     return name.startsWith(BOOT_PREFIX) && isStaleBoot(host, buildId);
@@ -22,7 +22,7 @@ export async function dropStaleReferences(
 }
 
 async function isStaleBoot(host: HostContext, buildId: string): Promise<boolean> {
-  const build = await host.snapshots.builds.get(buildId).catch(() => undefined);
+  const build = await host.builds.get(buildId).catch(() => undefined);
   if (build === undefined) return true;
   const { producer, artifacts } = build.manifest;
   const { initramfsPath, agentDrivePath } = host.artifacts;

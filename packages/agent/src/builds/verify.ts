@@ -1,5 +1,6 @@
 import { TorporError } from '@torpor/protocol';
 import type { HostContext } from '../host-context.ts';
+import { describeReference } from './reference-names.ts';
 
 export interface BuildReport {
   readonly buildId: string;
@@ -7,20 +8,20 @@ export interface BuildReport {
   readonly fault?: string;
   /** Bytes that it occupies. */
   readonly sizeBytes: number;
-  /** Its references: `sandbox NAME` or `template NAME`. */
+  /** Its references: `sandbox NAME`, `template NAME` or `kept-boot NAME`. */
   readonly references: readonly string[];
 }
 
 /** Reads every build back. */
 export async function* verifyBuilds(host: HostContext): AsyncGenerator<BuildReport> {
-  const { builds } = host.snapshots;
+  const { builds } = host;
   for (const buildId of await builds.list()) {
     using lease = await builds.leaseListed(buildId);
     if (lease === undefined) continue;
     const references = builds.references
       .all()
       .filter((reference) => reference.buildId === buildId)
-      .map(({ kind, name }) => `${kind} ${name}`);
+      .map(describeReference);
     const sizeBytes = await builds.size(buildId);
     const fault = await builds.verify(buildId).then(
       () => undefined,

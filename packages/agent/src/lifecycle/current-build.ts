@@ -21,5 +21,5 @@ export async function currentBuild(
   }
   const { state, buildId } = sandbox.record;
   if (state !== 'paused' || buildId === undefined) throw notPossible(sandbox, 'committed');
-  return registry.host.snapshots.builds.check(buildId);
+  return registry.host.builds.check(buildId);
 }

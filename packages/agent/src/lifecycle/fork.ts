@@ -34,7 +34,7 @@ export async function forkSandbox(
   const { build, sandbox } = await registry.run(id, async () => {
     const source = registry.find(id);
     const present = await currentBuild(registry, source, { keepRunning: true, timer });
-    resources.use(host.snapshots.builds.lease(present.id));
+    resources.use(host.builds.lease(present.id));
     await checkRestorable(host, present);
     return { build: present, sandbox: source };
   });

@@ -32,7 +32,7 @@ export async function removeSandbox(registry: SandboxRegistry, sandbox: Sandbox)
   await takeDownOwned(host, sandbox.id);
   await rm(host.layout.sandboxDirectory(sandbox.id), { recursive: true, force: true });
   await syncDirectory(host.layout.sandboxesRoot);
-  const { references } = host.snapshots.builds;
+  const { references } = host.builds;
   if (references.get('sandbox', sandbox.id) !== undefined) {
     await references.delete('sandbox', sandbox.id);
     registry.collector.soon();

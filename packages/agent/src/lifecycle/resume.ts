@@ -43,7 +43,7 @@ async function resume(
   if (buildId === undefined || (state !== 'paused' && state !== 'error')) {
     throw notPossible(sandbox, 'resumed');
   }
-  const { builds } = host.snapshots;
+  const { builds } = host;
   using _lease = builds.lease(buildId);
   const build = await builds.check(buildId);
   await checkRestorable(host, build);

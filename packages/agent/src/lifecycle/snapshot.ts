@@ -29,10 +29,10 @@ export async function snapshotSandbox(
     const sandbox = registry.find(id);
     const source = { keepRunning: options.resumeSource, timer };
     const build = await currentBuild(registry, sandbox, source);
-    await host.snapshots.builds.references.set('template', templateId, build.id);
+    await host.builds.references.set('template', templateId, build.id);
     // The previous build of the name may be unreferenced now.
     registry.collector.soon();
-    const sizeBytes = await host.snapshots.builds.size(build.id);
+    const sizeBytes = await host.builds.size(build.id);
     return { ...outcome(sandbox, timer), build, sizeBytes };
   });
 }
@@ -40,6 +40,6 @@ export async function snapshotSandbox(
 /** The name is free at once; the build is collected when nothing else refers to it. Idempotent. */
 export async function deleteSnapshot(registry: SandboxRegistry, templateId: string): Promise<void> {
   checkTemplateId(templateId);
-  await registry.host.snapshots.builds.references.delete('template', templateId);
+  await registry.host.builds.references.delete('template', templateId);
   registry.collector.soon();
 }

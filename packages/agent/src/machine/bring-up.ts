@@ -42,7 +42,7 @@ export async function bringUp(request: BringUpRequest): Promise<RunningMachine> 
 async function bootOrRestoreKept(request: BringUpRequest): Promise<RunningMachine> {
   const { host, spec, boots } = request;
   const image = await host.images.resolve(spec.templateId);
-  if (!host.snapshots.keepBoots) return boot(request, image);
+  if (!host.keepBoots) return boot(request, image);
   const name = bootName(host, image, spec);
   const restoreKept = async () => {
     using kept = await findKeptBoot(host, name);

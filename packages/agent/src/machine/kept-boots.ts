@@ -33,7 +33,7 @@ export async function findKeptBoot(
   host: HostContext,
   name: string,
 ): Promise<HeldBuild | undefined> {
-  const { builds } = host.snapshots;
+  const { builds } = host;
   const id = builds.references.get('template', name);
   if (id === undefined) return undefined;
   using resources = new DisposableStack();
@@ -62,7 +62,7 @@ export async function keepBoot(
   guest: GuestClient,
   name: string,
 ): Promise<CommittedMachine | undefined> {
-  const { references } = host.snapshots.builds;
+  const { references } = host.builds;
   try {
     await timer.measure('warm', () => warmUp(guest, host.stepTimeoutMs));
     await vm.pause();

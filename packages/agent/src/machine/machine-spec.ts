@@ -46,7 +46,7 @@ export function machineSpec(
   };
 }
 
-/** The kernel's image in the form that this host's VMM boots. */
+/** The kernel, in the format that this host's VMM boots. */
 export function bootKernel({ artifacts, driver }: HostContext): string {
   const { vmlinuxPath, qemuPath } = artifacts.kernel;
   return driver.capabilities.kernelFormat === 'elf' ? vmlinuxPath : qemuPath;

@@ -30,8 +30,8 @@ export async function restore(
   image?: BaseImage,
 ): Promise<RunningMachine> {
   const { host, id, environment, signal, timer } = request;
-  const { references } = host.snapshots.builds;
-  using _lease = host.snapshots.builds.lease(build.id);
+  const { references } = host.builds;
+  using _lease = host.builds.lease(build.id);
   if (references.get('sandbox', id) !== build.id) await references.set('sandbox', id, build.id);
   await using stack = new AsyncDisposableStack();
   const context: MachineContext = { ...request, stack };
@@ -81,7 +81,7 @@ async function restoreMachine(
   slot: NetworkSlot,
 ): Promise<RestoredMachine> {
   const { host, id, stack } = context;
-  const { builds, pages } = host.snapshots;
+  const { builds, pages } = host;
   await builds.materialise(build, host.layout.upperDisk(id));
   const files = await builds.open(build);
   const attempt = randomBytes(4).toString('hex');
@@ -131,7 +131,7 @@ function required(build: Build, role: string): string {
 
 /** Records, once, the pages that this restore touched. Returns a function that cancels it. */
 function recordWorkingSet(host: HostContext, servedAs: string, buildId: string): () => void {
-  const { builds, pages } = host.snapshots;
+  const { builds, pages } = host;
   const timer = setTimeout(async () => {
     try {
       const description = await pages.describe(servedAs);

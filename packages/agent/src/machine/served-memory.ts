@@ -41,7 +41,7 @@ export async function adoptMemory(
   servedAs: string,
   stack: AsyncDisposableStack,
 ): Promise<ServedMemory> {
-  const { pages } = host.snapshots;
+  const { pages } = host;
   const served = new ServedMemory(host, servedAs);
   await pages.adopt(servedAs, (reason) => served.fail(reason));
   stack.defer(() => pages.release(servedAs));

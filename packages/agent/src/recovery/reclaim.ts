@@ -95,7 +95,7 @@ async function recover(
  * reference and its record.
  */
 function withLastBuild(host: HostContext, record: SandboxRecord): SandboxRecord {
-  const referenced = host.snapshots.builds.references.get('sandbox', record.id);
+  const referenced = host.builds.references.get('sandbox', record.id);
   if (record.buildId === undefined || referenced === undefined) return record;
   return { ...record, buildId: referenced };
 }

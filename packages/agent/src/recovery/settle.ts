@@ -12,7 +12,7 @@ import { adopt, type RecoveredSandbox, remember } from './recovered-sandbox.ts';
  */
 export async function settle(host: HostContext, record: SandboxRecord): Promise<RecoveredSandbox> {
   const { id, state, memory, machine } = record;
-  const referenced = host.snapshots.builds.references.get('sandbox', id);
+  const referenced = host.builds.references.get('sandbox', id);
   const parent = memory && buildOf(memory.base);
   const committed = referenced === parent ? undefined : referenced;
   const buildId = committed ?? record.buildId;
@@ -22,7 +22,7 @@ export async function settle(host: HostContext, record: SandboxRecord): Promise<
   }
   if (machine === undefined && buildId !== undefined) return await paused(host, record, buildId);
   // Published, but not yet referenced at the crash, from a sandbox that keeps running.
-  await host.snapshots.builds.discardSharingDisk(host.layout.upperDisk(id));
+  await host.builds.discardSharingDisk(host.layout.upperDisk(id));
   const present: SandboxRecord = {
     ...record,
     ...(committed === undefined

@@ -161,6 +161,7 @@ export const SETTINGS = {
     meaning: 'how long a guest may take to respond when it boots or resumes',
     parse: durationWithin('100ms', '1h'),
     show: formatDuration,
+    // Under emulation on a loaded machine a boot takes tens of seconds.
     defaultValue: 120_000,
   }),
   keepStoppedMs: withDefault({

@@ -8,18 +8,12 @@ import type { SandboxRepository } from './repository.ts';
 export interface RetentionOptions {
   /** How long a destroyed sandbox stays listed. */
   readonly keepStoppedMs: number;
-  readonly intervalMs: number;
+  /** An hour if omitted. */
+  readonly intervalMs?: number;
 }
 
-const DAY_MS = 24 * 60 * 60_000;
-
-const DEFAULT_RETENTION: RetentionOptions = {
-  keepStoppedMs: 7 * DAY_MS,
-  intervalMs: 60 * 60_000,
-};
-
 /** Delivered events are kept for inspection. */
-const KEEP_EVENTS_MS = 7 * DAY_MS;
+const KEEP_EVENTS_MS = 7 * 24 * 60 * 60_000;
 
 interface Parts {
   readonly db: Kysely<Database>;
@@ -30,9 +24,8 @@ interface Parts {
 /** Removes the rows of sandboxes that were destroyed long ago, and old events. The audit log keeps its entries. */
 export function startRetention(
   { db, sandboxes, logger }: Parts,
-  options: Partial<RetentionOptions> = {},
+  { keepStoppedMs, intervalMs = 60 * 60_000 }: RetentionOptions,
 ): AsyncDisposable {
-  const { keepStoppedMs, intervalMs } = { ...DEFAULT_RETENTION, ...options };
   return new PeriodicTask(
     { intervalMs, logger, failure: 'Could not remove old rows' },
     async () => {

@@ -14,7 +14,7 @@ export const buildReportSchema = z
       .meta({ description: 'What is wrong with it; not set if it is intact.' }),
     references: z
       .array(z.string())
-      .meta({ description: 'What needs it: `sandbox ID` or `template ID`.' }),
+      .meta({ description: 'What needs it: `sandbox ID`, `template ID` or `kept-boot ID`.' }),
   })
   .meta({ id: 'BuildReport' });
 

@@ -174,8 +174,7 @@ export class World implements AsyncDisposable {
   }
 
   #parts() {
-    const parts = this.host.parts({ guestTimeoutMs: 2_000 });
-    return { ...parts, snapshots: { ...parts.snapshots, keepBoots: this.#keepBoots } };
+    return this.host.parts({ guestTimeoutMs: 2_000, keepBoots: this.#keepBoots });
   }
 }
 

@@ -84,11 +84,9 @@ export class StubHost implements AsyncDisposable {
       slots: this.slots,
       driver: this.driver,
       vmm: vmmPlatform({ driver: 'qemu', vmmVersion: '10.0.0', accelerator: 'tcg' }),
-      snapshots: {
-        builds: this.builds,
-        pages: this.pages,
-        keepBoots: false,
-      },
+      builds: this.builds,
+      pages: this.pages,
+      keepBoots: false,
       images: {
         resolve: async (name) => {
           if (name === 'base') return { name, path: this.artifact('base.ext4') };

@@ -1,5 +1,5 @@
 /** Real guests for tests. */
-export { ENVD_ENTRY } from './envd-entry.ts';
+export { ENVD_ENTRY, GUEST_OPTIONS } from './envd-entry.ts';
 export {
   openDataDirWithBoots,
   type Shape,

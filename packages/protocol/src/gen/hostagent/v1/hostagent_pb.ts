@@ -572,7 +572,7 @@ export type VerifyBuildsResponse = Message<"hostagent.v1.VerifyBuildsResponse"> 
   sizeBytes: bigint;
 
   /**
-   * What refers to the build: names of sandboxes and templates.
+   * What refers to the build: `sandbox ID`, `template ID` or `kept-boot ID`.
    *
    * @generated from field: repeated string references = 4;
    */
