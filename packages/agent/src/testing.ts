@@ -25,6 +25,7 @@ export type { NetworkSlot, SlotPool, SlotRequest } from './network/slot.ts';
 export { listSlots, removeSlot } from './network/slot-namespace.ts';
 export { openSlotPool, type SlotPoolOptions } from './network/slot-pool.ts';
 export { recoverSandboxes } from './recovery/recover.ts';
+export { Fences } from './registry/fences.ts';
 export { readRecord, writeRecord } from './registry/record.ts';
 export { SandboxRegistry } from './registry/registry.ts';
 export { agentRoutes } from './rpc/routes.ts';

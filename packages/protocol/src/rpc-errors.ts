@@ -22,7 +22,11 @@ const FROM_CONNECT_CODE: Partial<Record<Code, ErrorCode>> = {
 
 function toConnectError(error: TorporError): ConnectError {
   const { code, remedy, issues, message } = error;
-  const detail = create(ErrorDetailSchema, { code, remedy, issues: [...issues] });
+  const detail = create(ErrorDetailSchema, {
+    code,
+    issues: [...issues],
+    ...(remedy === '' ? {} : { remedy }),
+  });
   return new ConnectError(
     message,
     Code[ERRORS[code].connect],
@@ -36,7 +40,7 @@ function fromConnectError(error: ConnectError): TorporError {
   const [detail] = error.findDetails(ErrorDetailSchema);
   if (detail !== undefined && isErrorCode(detail.code)) {
     return new TorporError(detail.code, error.rawMessage, {
-      remedy: detail.remedy,
+      remedy: detail.remedy ?? '',
       issues: detail.issues.map(({ field, problem }) => ({ field, problem })),
       cause: error,
     });

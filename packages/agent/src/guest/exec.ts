@@ -13,8 +13,8 @@ import { Supervision } from './supervision.ts';
 export const DEFAULT_MAX_OUTPUT_BYTES = 8 * 1024 * 1024;
 
 export interface ExecLimits {
-  /** 0 means no limit. */
-  readonly timeoutMs: number;
+  /** No limit if undefined. */
+  readonly timeoutMs: number | undefined;
   readonly maxOutputBytes: number;
 }
 
@@ -81,7 +81,7 @@ export async function exec(
 export async function* execStream(
   guest: GuestClient,
   request: ProgramRequest,
-  timeoutMs: number,
+  timeoutMs: number | undefined,
 ): AsyncGenerator<ProcessEvent> {
   const supervision = new Supervision(guest, timeoutMs);
   const events = startProgram(guest, { ...request, signal: supervision.signal });

@@ -88,7 +88,7 @@ describe('a guest that cannot be reached', () => {
     await expect(guest.init({}, { timeoutMs: 1000 })).rejects.toMatchObject(unreachable);
     await expect(listProcesses(guest, {})).rejects.toMatchObject(unreachable);
     const program = { cmd: 'true', args: [], envs: {} };
-    const limits = { timeoutMs: 0, maxOutputBytes: 1 };
+    const limits = { timeoutMs: undefined, maxOutputBytes: 1 };
     await expect(exec(guest, program, limits)).rejects.toMatchObject(unreachable);
     expect(await guest.isHealthy(1000)).toBe(false);
   });
@@ -138,7 +138,7 @@ test('when the sandbox is lost, every pending call fails with the reason', async
     read(guest),
     guest.init({}, { timeoutMs: 60_000 }),
     listProcesses(guest, {}),
-    exec(guest, program, { timeoutMs: 0, maxOutputBytes: 1 }),
+    exec(guest, program, { timeoutMs: undefined, maxOutputBytes: 1 }),
   ];
   guest.close(new TorporError('vmm_failed', 'QEMU was terminated by SIGKILL.'));
   for (const outcome of await Promise.allSettled(calls)) {

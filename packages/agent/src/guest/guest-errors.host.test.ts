@@ -151,7 +151,7 @@ describe('a file system of the sandbox', () => {
 
 describe('limits', () => {
   test('on arguments are reported as such, and so are limits on messages', async () => {
-    const limits = { timeoutMs: 0, maxOutputBytes: 1 };
+    const limits = { timeoutMs: undefined, maxOutputBytes: 1 };
     const long = { cmd: 'true', args: ['x'.repeat(200_000)], envs: {} };
     expect(await failureOf(exec(guest, long, limits))).toMatchObject({
       code: 'too_large',

@@ -47,7 +47,7 @@ export function attachPty(guest: GuestClient, request: PtyRequest): AttachedPty 
       events: startProgram(guest, { ...request, cmd, tag, terminal, envs, stdin: true }),
     };
   }
-  const selector = byTag(request.tag ?? '');
+  const selector = byTag(requireTag(request.tag));
   return { tag: selector.value, events: connectProgram(guest, selector, request) };
 }
 
@@ -82,7 +82,21 @@ export async function resizePty(
 /** The size of a new terminal. Throws `invalid_request` for an impossible one. */
 function sizeOf({ cols, rows }: PtyRequest): TerminalSize {
   if (cols === undefined && rows === undefined) return DEFAULT_SIZE;
-  return checkedSize({ cols: cols ?? 0, rows: rows ?? 0 });
+  if (cols === undefined || rows === undefined) {
+    throw new TorporError(
+      'invalid_request',
+      'A terminal needs both its columns and its rows, or neither.',
+    );
+  }
+  return checkedSize({ cols, rows });
+}
+
+function requireTag(tag: string | undefined): string {
+  if (tag !== undefined) return tag;
+  throw new TorporError(
+    'invalid_request',
+    'Give a program to start on a new terminal, or the tag of an existing terminal.',
+  );
 }
 
 /** A terminal by its tag. Throws `invalid_request` for an empty one. */

@@ -12,17 +12,17 @@ const KILL_GRACE_MS = 5_000;
 export class Supervision implements Disposable {
   readonly #guest: GuestClient;
   readonly #giveUp = new AbortController();
-  readonly #timeoutMs: number;
+  readonly #timeoutMs: number | undefined;
   readonly #limit: NodeJS.Timeout | undefined;
   #grace: NodeJS.Timeout | undefined;
   #pid: number | undefined;
   #timedOut = false;
 
-  /** `timeoutMs`: 0 means no limit. */
-  constructor(guest: GuestClient, timeoutMs: number) {
+  /** `timeoutMs`: no limit if undefined. */
+  constructor(guest: GuestClient, timeoutMs: number | undefined) {
     this.#guest = guest;
     this.#timeoutMs = timeoutMs;
-    if (timeoutMs > 0) {
+    if (timeoutMs !== undefined) {
       this.#limit = setTimeout(() => {
         this.#timedOut = true;
         this.kill();
@@ -40,7 +40,7 @@ export class Supervision implements Disposable {
   }
 
   get hasLimit(): boolean {
-    return this.#timeoutMs > 0;
+    return this.#timeoutMs !== undefined;
   }
 
   started(pid: number): void {
@@ -62,9 +62,10 @@ export class Supervision implements Disposable {
   }
 
   timeoutError(): TorporError {
+    const limit = this.#timeoutMs === undefined ? 'in time' : `within ${this.#timeoutMs / 1000} s`;
     return new TorporError(
       'timeout',
-      `The program did not exit within ${this.#timeoutMs / 1000} s; its process group was killed.`,
+      `The program did not exit ${limit}; its process group was killed.`,
       { remedy: 'Give it more time, or start it in the background.' },
     );
   }

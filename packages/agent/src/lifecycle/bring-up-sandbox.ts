@@ -16,7 +16,7 @@ export async function bringUpSandbox(
   source: MachineSource,
 ): Promise<void> {
   const { host, boots } = registry;
-  const { id, spec, uid, lastSlotIndex: preferredSlot } = sandbox.record;
+  const { id, spec, uid, lastSlotIndex: preferredSlot, startedAt } = sandbox.record;
   const { signal } = sandbox.creation;
   const machine = await bringUp({ ...source, host, boots, id, spec, uid, preferredSlot, signal });
   const { slot } = machine;
@@ -24,6 +24,7 @@ export async function bringUpSandbox(
     await registry.records.transition(sandbox, 'running', {
       slot: { index: slot.index, hostAddress: slot.hostAddress },
       lastSlotIndex: undefined,
+      startedAt: startedAt ?? Date.now(),
       machine: machine.vm.description,
       memory: memoryRecord(machine),
       metadata: versions(host, machine),

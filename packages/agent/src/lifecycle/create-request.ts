@@ -13,6 +13,8 @@ export interface CreateRequest {
   readonly teamId: string;
   /** Name of the image, {@link DEFAULT_TEMPLATE} if omitted; or id of the snapshot. */
   readonly templateId?: string | undefined;
+  /** The name by which the template was chosen, if that is not its id. */
+  readonly templateName?: string | undefined;
   /** The image's default if omitted. */
   readonly defaultUser?: string | undefined;
   readonly defaultEnv: Readonly<Record<string, string>>;
@@ -25,6 +27,7 @@ export interface CreateRequest {
   readonly labels: Readonly<Record<string, string>>;
   /** `templateId` names a snapshot, not an image; vCPUs, memory and disk are those of the snapshot. */
   readonly fromSnapshot: boolean;
+  readonly fence?: number | undefined;
 }
 
 export const DEFAULT_DISK_MIB = 5120;
@@ -35,7 +38,7 @@ const MAX_ENVIRONMENT_BYTES = 512 * 1024;
 
 /** Throws `invalid_request` for invalid values and `capacity_exceeded` for more than this host provides. */
 export function checkedSpec(request: CreateRequest, limits: SandboxLimits): SandboxSpec {
-  const { id, templateId = DEFAULT_TEMPLATE, defaultUser, hostname = id } = request;
+  const { id, templateId = DEFAULT_TEMPLATE, templateName, defaultUser, hostname = id } = request;
   const { diskSizeMiB = DEFAULT_DISK_MIB } = request;
   require(isId('sandbox', id), `${JSON.stringify(id)} is not a sandbox id`);
   requireWhole('the number of vCPUs', request.vcpus, 1);
@@ -62,6 +65,7 @@ export function checkedSpec(request: CreateRequest, limits: SandboxLimits): Sand
     timeoutSec: request.timeoutSec,
     teamId: request.teamId,
     templateId,
+    ...(templateName === undefined ? {} : { templateName }),
     ...(defaultUser === undefined ? {} : { defaultUser }),
     allowInternet: request.allowInternet,
     autoPause: request.autoPause,

@@ -19,7 +19,7 @@ import { removeSandbox } from './release.ts';
  * Creates a sandbox and resolves when its guest is ready. If it fails, nothing is left. Throws
  * `already_exists` for an id that is taken, even by a sandbox that is being created;
  * `invalid_request`, `capacity_exceeded`, `no_hosts_available`, `not_found` for an image,
- * `conflict` if it is destroyed meanwhile, and the errors of the steps.
+ * `conflict` if it is destroyed meanwhile or the fence is too low, and the errors of the steps.
  */
 export async function createSandbox(
   registry: SandboxRegistry,
@@ -33,7 +33,13 @@ export async function createSandbox(
   const shape = build === undefined ? {} : frozenShape(build);
   const spec = checkedSpec({ ...request, ...shape }, host.limits);
   const environment = { ...request.defaultEnv, ...request.envs };
-  return await createFrom(registry, { id: request.id, spec, environment, build });
+  return await createFrom(registry, {
+    id: request.id,
+    spec,
+    environment,
+    build,
+    fence: request.fence,
+  });
 }
 
 /** The parameters of a new sandbox. */
@@ -43,6 +49,7 @@ export interface NewSandbox {
   readonly environment: Readonly<Record<string, string>>;
   /** The build to check out; if undefined, the image in the spec is booted. */
   readonly build: Build | undefined;
+  readonly fence: number | undefined;
 }
 
 /** As {@link createSandbox}, with resolved parameters. The build is leased or referenced. */
@@ -51,7 +58,8 @@ export async function createFrom(
   request: NewSandbox,
 ): Promise<SandboxOutcome> {
   registry.requireOpen();
-  const { id, spec } = request;
+  const { id, spec, fence } = request;
+  registry.admit(id, fence);
   if (registry.has(id)) {
     throw new TorporError('already_exists', `There is already a sandbox ${id}.`, {
       remedy: 'Each sandbox needs a new id.',
@@ -67,6 +75,7 @@ export async function createFrom(
       createdAt: now,
       lastActiveAt: now,
       metadata: {},
+      ...(fence === undefined ? {} : { fence }),
     }),
   );
   return registry.run(id, () => provision(registry, sandbox, request));

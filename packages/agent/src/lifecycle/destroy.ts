@@ -7,16 +7,23 @@ import { releaseMachine, removeSandbox, resetConnections } from './release.ts';
 /**
  * Destroys a sandbox and removes all of its resources. Idempotent: succeeds if it does not
  * exist. A creation in progress is cancelled. If something cannot be removed, the sandbox stays
- * in state `error` and destroying it can be retried.
+ * in state `error` and destroying it can be retried. Throws `conflict` for a fence that is too low.
  */
-export async function destroySandbox(registry: SandboxRegistry, id: string): Promise<void> {
+export async function destroySandbox(
+  registry: SandboxRegistry,
+  id: string,
+  fence?: number,
+): Promise<void> {
+  registry.admit(id, fence);
   if (!registry.has(id)) return;
   const sandbox = registry.find(id);
   sandbox.creation.abort(
     new TorporError('conflict', `Sandbox ${id} was destroyed while it was being created.`),
   );
   await registry.run(id, async () => {
-    if (registry.isPresent(sandbox)) await destroy(registry, sandbox, undefined);
+    if (!registry.isPresent(sandbox)) return;
+    registry.admit(id, fence);
+    await destroy(registry, sandbox, undefined);
   });
 }
 

@@ -19,15 +19,17 @@ export interface ForkOutcome {
 
 /**
  * Makes copies of a sandbox, which itself is unchanged. A copy that fails does not affect the
- * others.
+ * others. Throws `conflict` for a fence that is too low for one of them.
  */
 export async function forkSandbox(
   registry: SandboxRegistry,
   id: string,
   childIds: readonly string[],
   timeoutSec: number,
+  fence?: number,
 ): Promise<ForkOutcome> {
   registry.requireOpen();
+  for (const childId of childIds) registry.admit(childId, fence);
   const { host } = registry;
   const timer = new PhaseTimer();
   using resources = new DisposableStack();
@@ -41,7 +43,13 @@ export async function forkSandbox(
   const { spec } = sandbox.record;
   const createChild = async (childId: string): Promise<ForkedSandbox> => {
     const child: SandboxSpec = { ...spec, timeoutSec, hostname: childId };
-    const created = createFrom(registry, { id: childId, spec: child, environment: {}, build });
+    const created = createFrom(registry, {
+      id: childId,
+      spec: child,
+      environment: {},
+      build,
+      fence,
+    });
     return {
       id: childId,
       result: await created.catch((error: unknown) => TorporError.from(error)),

@@ -10,12 +10,17 @@ import { outcome, type SandboxOutcome } from './outcome.ts';
 import { requireRunning } from './refusals.ts';
 import { freeSandbox } from './release.ts';
 
-/** Idempotent. Throws `not_found`, `invalid_state`, and the errors of a commit; then it keeps running. */
-export async function pauseSandbox(registry: SandboxRegistry, id: string): Promise<SandboxOutcome> {
+/** Idempotent. Throws `not_found`, `conflict` for a fence that is too low, `invalid_state`, and the errors of a commit; then it keeps running. */
+export async function pauseSandbox(
+  registry: SandboxRegistry,
+  id: string,
+  fence?: number,
+): Promise<SandboxOutcome> {
   registry.requireOpen();
   return registry.run(id, async () => {
     const timer = new PhaseTimer();
     const sandbox = registry.find(id);
+    registry.admit(id, fence);
     if (sandbox.record.state !== 'paused') await pauseRunning(registry, sandbox, timer);
     return outcome(sandbox, timer);
   });

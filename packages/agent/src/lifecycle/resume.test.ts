@@ -29,3 +29,22 @@ test('each restore has a socket of its own, which the cleanup of an earlier atte
     expect(Buffer.byteLength(longest + name)).toBeLessThanOrEqual(MAX_SOCKET_PATH_BYTES);
   }
 });
+
+test.each(['base', 'agent', 'kernel'])(
+  'a build that does not name its %s is refused',
+  async (role) => {
+    const { builds } = world.host;
+    await pauseSandbox(world.registry, world.source);
+    const check = builds.check.bind(builds);
+    builds.check = async (id) => {
+      const build = await check(id);
+      const { [role]: _missing, ...artifacts } = build.manifest.artifacts;
+      return { ...build, manifest: { ...build.manifest, artifacts } };
+    };
+    await expect(resumeSandbox(world.registry, world.source)).rejects.toMatchObject({
+      code: 'build_invalid',
+      message: expect.stringContaining(`does not name its ${role}`),
+    });
+    expect(world.registry.get(world.source).state).toBe('paused');
+  },
+);

@@ -13,18 +13,20 @@ import { notPossible } from './refusals.ts';
 import { freeSandbox } from './release.ts';
 
 /**
- * Idempotent. `timeoutSec`: a new time to live. Throws `not_found`, `invalid_state`,
- * `build_invalid`, and the errors of starting a machine; then it is paused as before.
+ * Idempotent. `timeoutSec`: a new time to live. Throws `not_found`, `conflict` for a fence that
+ * is too low, `invalid_state`, `build_invalid`, and the errors of starting a machine; then it is paused as before.
  */
 export async function resumeSandbox(
   registry: SandboxRegistry,
   id: string,
   timeoutSec?: number,
+  fence?: number,
 ): Promise<SandboxOutcome> {
   registry.requireOpen();
   return registry.run(id, async () => {
     const timer = new PhaseTimer();
     const sandbox = registry.find(id);
+    registry.admit(id, fence);
     if (sandbox.record.state !== 'running') await resume(registry, sandbox, timer);
     if (timeoutSec !== undefined) {
       await registry.records.change(sandbox, { spec: { ...sandbox.record.spec, timeoutSec } });

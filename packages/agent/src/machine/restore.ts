@@ -112,14 +112,14 @@ async function restoreMachine(
 }
 
 function partsOf(build: Build) {
-  const { artifacts, memoryMiB, vcpus } = build.manifest;
+  const { memoryMiB, vcpus } = build.manifest;
   return {
     vcpus,
     memoryMiB,
     kernelPath: required(build, 'kernel'),
     initramfsPath: required(build, 'initramfs'),
-    basePath: artifacts.base ?? '',
-    agentDrivePath: artifacts.agent ?? '',
+    basePath: required(build, 'base'),
+    agentDrivePath: required(build, 'agent'),
   };
 }
 

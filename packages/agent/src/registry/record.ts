@@ -30,6 +30,8 @@ const recordSchema = z.strictObject({
     timeoutSec: z.int(),
     teamId: z.string(),
     templateId: z.string(),
+    /** The name by which the template was chosen; `templateId` if omitted. */
+    templateName: z.string().optional(),
     /** The image's if omitted. */
     defaultUser: z.string().optional(),
     allowInternet: z.boolean(),
@@ -44,6 +46,8 @@ const recordSchema = z.strictObject({
   /** Unix milliseconds. */
   createdAt: z.number(),
   lastActiveAt: z.number(),
+  /** When it became `running` for the first time; early records have none. */
+  startedAt: z.number().optional(),
   slot: z.strictObject({ index: z.int(), hostAddress: z.string() }).optional(),
   /** Index of the slot that it had before it was paused: it gets the same address back if possible. */
   lastSlotIndex: z.int().optional(),
@@ -52,6 +56,8 @@ const recordSchema = z.strictObject({
   memory: z.strictObject({ base: dirtyBaseSchema, servedAs: z.string().optional() }).optional(),
   /** The last build of this sandbox itself: the one it is paused in, or can be resumed from. */
   buildId: z.string().optional(),
+  /** The highest fence of the calls about it: see `Fences`. */
+  fence: z.int().optional(),
   /** Versions of the software that runs it. */
   metadata: z.record(z.string(), z.string()),
 });

@@ -57,8 +57,8 @@ export class SandboxRecords {
     this.#changes.publish({ ...record, state, ...(reason === undefined ? {} : { reason }) });
   }
 
-  /** So that the next agent knows when a sandbox was used last. */
-  async rememberActivity(sandbox: Sandbox): Promise<void> {
+  /** So that the next agent knows when a sandbox was used last, and its fence. */
+  async save(sandbox: Sandbox): Promise<void> {
     try {
       await writeRecord(this.#host.layout.recordFile(sandbox.id), currentRecord(sandbox));
     } catch (error) {
@@ -80,9 +80,11 @@ export class SandboxRecords {
   }
 }
 
-/** The record, with the current time of the last use. */
+/** The record, with the current time of the last use and fence. */
 export function currentRecord(sandbox: Sandbox): SandboxRecord {
-  return { ...sandbox.record, lastActiveAt: sandbox.activity.lastActiveAt };
+  const { record, activity, fence } = sandbox;
+  const current = { ...record, lastActiveAt: activity.lastActiveAt };
+  return fence === undefined ? current : { ...current, fence };
 }
 
 /**

@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { isTransitional, TorporError } from '@torpor/protocol';
 import { BuildCollector } from '../builds/collect.ts';
 import { KeyedLock } from '../concurrency/keyed-lock.ts';
 import { Semaphore } from '../concurrency/semaphore.ts';
@@ -8,6 +8,7 @@ import type { BootLimits } from '../machine/bring-up.ts';
 import type { RunningMachine } from '../machine/running-machine.ts';
 import { VmmUsers } from '../machine/vmm-users.ts';
 import type { FeedEvent } from './change-feed.ts';
+import { Fences } from './fences.ts';
 import type { SandboxRecord } from './record.ts';
 import { currentRecord, SandboxRecords } from './records.ts';
 import { Sandbox } from './sandbox.ts';
@@ -35,6 +36,7 @@ export class SandboxRegistry {
   readonly users: VmmUsers;
   readonly boots: BootLimits;
   readonly collector: BuildCollector;
+  readonly fences: Fences;
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #locks = new KeyedLock();
   readonly #operations = new Set<Promise<unknown>>();
@@ -43,6 +45,7 @@ export class SandboxRegistry {
   constructor(host: HostContext) {
     this.host = host;
     this.records = new SandboxRecords(host);
+    this.fences = new Fences(host.now);
     this.users = new VmmUsers(host.layout.instance);
     this.boots = { machines: new Semaphore(host.concurrentBoots), shapes: new KeyedLock() };
     this.collector = new BuildCollector(host);
@@ -118,6 +121,7 @@ export class SandboxRegistry {
     const sandbox = new Sandbox(record, this.host.now, machine);
     this.#sandboxes.set(record.id, sandbox);
     this.users.reserve(record.uid);
+    this.fences.admit(record.id, record.fence);
     return sandbox;
   }
 
@@ -125,6 +129,29 @@ export class SandboxRegistry {
   delete(sandbox: Sandbox): void {
     this.#sandboxes.delete(sandbox.id);
     this.users.release(sandbox.record.uid);
+  }
+
+  /** Admits a call that changes a sandbox, which may not exist yet. Throws `conflict`: see {@link Fences}. */
+  admit(id: string, fence: number | undefined): void {
+    if (fence === undefined) return;
+    this.fences.admit(id, fence);
+    const sandbox = this.#sandboxes.get(id);
+    if (sandbox !== undefined) sandbox.fence = fence;
+  }
+
+  /**
+   * For a control plane that settles an operation: resolves when no call with a lower fence can
+   * begin to change the sandbox, neither in this agent nor in the next. One that has begun shows
+   * in the state. Throws `conflict` if a higher fence is known.
+   */
+  async fenceOff(id: string, fence: number): Promise<void> {
+    this.admit(id, fence);
+    const sandbox = this.#sandboxes.get(id);
+    if (sandbox === undefined || isTransitional(sandbox.record.state)) return;
+    // An admitted operation may hold the lock and not have changed the state yet.
+    await this.run(id, async () => {
+      if (this.isPresent(sandbox)) await this.records.save(sandbox);
+    });
   }
 
   /** Runs an operation under the sandbox's lock until it has finished; {@link close} waits for it. */
@@ -158,7 +185,7 @@ export class SandboxRegistry {
       sandbox.machine = undefined;
       machine.guest.close(reason);
       await machine.vm.detach();
-      await this.records.rememberActivity(sandbox);
+      await this.records.save(sandbox);
     }
   }
 }

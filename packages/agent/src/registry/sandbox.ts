@@ -15,10 +15,13 @@ export class Sandbox {
   readonly creation = new AbortController();
   record: SandboxRecord;
   machine: RunningMachine | undefined;
+  /** The highest of the calls about it; may change at any time. */
+  fence: number | undefined;
 
   constructor(record: SandboxRecord, now: MonotonicClock, machine?: RunningMachine) {
     this.id = record.id;
     this.record = record;
+    this.fence = record.fence;
     this.machine = machine;
     this.#now = now;
     this.#activity = new Activity(now, record.lastActiveAt);

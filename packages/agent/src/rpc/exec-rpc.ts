@@ -30,7 +30,7 @@ export function execRpc(registry: SandboxRegistry): Methods {
         { ...programOf(request), signal },
         { timeoutMs, maxOutputBytes: outputLimit(request.maxOutputBytes) },
       );
-      if (result.timedOut) throw timeoutError(result, request.timeoutSec);
+      if (result.timedOut) throw timeoutError(result, request.timeoutSec ?? 0);
       return execResponse(result);
     },
 
@@ -62,11 +62,13 @@ function programOf(
   return { cmd, args, envs, cwd, user };
 }
 
-function timeoutOf(seconds: number): number {
-  if (seconds >= 0 && seconds <= MAX_TIMEOUT_SEC) return seconds * 1000;
+/** Undefined if there is no limit. Throws `invalid_request`. */
+function timeoutOf(seconds: number | undefined): number | undefined {
+  if (seconds === undefined) return undefined;
+  if (seconds >= 1 && seconds <= MAX_TIMEOUT_SEC) return seconds * 1000;
   throw new TorporError(
     'invalid_request',
-    `The time limit is ${seconds} s; it must be between 0 (no limit) and ${MAX_TIMEOUT_SEC} s.`,
+    `The time limit is ${seconds} s; it must be between 1 and ${MAX_TIMEOUT_SEC} s.`,
   );
 }
 

@@ -34,6 +34,7 @@ export function lifecycleRpc(registry: SandboxRegistry): Methods {
         timeoutSec: request.timeoutSec,
         teamId: request.teamId,
         templateId: request.templateId,
+        templateName: request.templateName,
         defaultUser: request.defaultUser,
         defaultEnv: request.defaultEnv,
         envs: request.envs,
@@ -42,16 +43,18 @@ export function lifecycleRpc(registry: SandboxRegistry): Methods {
         autoPause: request.autoPause,
         labels: request.labels,
         fromSnapshot: request.fromSnapshot,
+        fence: fenceOf(request.fence),
       });
       return startedSandbox(outcome);
     },
 
-    async destroySandbox({ sandboxId }) {
-      await destroySandbox(registry, sandboxId);
+    async destroySandbox({ sandboxId, fence }) {
+      await destroySandbox(registry, sandboxId, fenceOf(fence));
       return {};
     },
 
-    getSandbox({ sandboxId }) {
+    async getSandbox({ sandboxId, fence }) {
+      if (fence !== undefined) await registry.fenceOff(sandboxId, Number(fence));
       return { sandbox: sandboxInfo(registry.get(sandboxId)) };
     },
 
@@ -98,7 +101,7 @@ export function startedSandbox({ record, timings }: SandboxOutcome) {
 export function sandboxInfo(
   record: SandboxRecord,
 ): MessageInitShape<typeof hostAgent.SandboxInfoSchema> {
-  const { spec, reason, buildId } = record;
+  const { spec, reason, buildId, startedAt } = record;
   return {
     sandboxId: record.id,
     status: record.state,
@@ -111,6 +114,8 @@ export function sandboxInfo(
     timeoutSec: spec.timeoutSec,
     teamId: spec.teamId,
     templateId: spec.templateId,
+    ...(spec.templateName === undefined ? {} : { templateName: spec.templateName }),
+    ...(startedAt === undefined ? {} : { startedAtUnix: unixSeconds(startedAt) }),
     metadata: record.metadata,
     ...(reason === undefined ? {} : { reason }),
     ...(buildId === undefined ? {} : { buildId }),
@@ -118,6 +123,11 @@ export function sandboxInfo(
     autoPause: spec.autoPause,
     labels: spec.labels,
   };
+}
+
+/** Of a call; far below the limit of exact numbers. */
+export function fenceOf(fence: bigint | undefined): number | undefined {
+  return fence === undefined ? undefined : Number(fence);
 }
 
 /** Of a sandbox that has a network slot. */

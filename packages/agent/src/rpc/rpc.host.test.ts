@@ -28,6 +28,7 @@ beforeAll(async () => {
     denyInternet: true,
     timeoutSec: 600,
     autoPause: true,
+    templateName: 'warm',
     labels: LABELS,
   });
 });
@@ -71,7 +72,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       timeoutSec: 600,
       autoPause: true,
       labels: LABELS,
+      templateName: 'warm',
     });
+    expect(sandbox?.startedAtUnix).toBeGreaterThanOrEqual(sandbox?.createdAtUnix ?? 0n);
     // Missing values are unset, not empty.
     expect([sandbox?.reason, sandbox?.buildId]).toEqual([undefined, undefined]);
   });
@@ -382,6 +385,12 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(await codeOf(client.ptyResize({ sandboxId, tag: 'x', cols: 70_000, rows: 1 }))).toBe(
         'invalid_request',
       );
+      for (const request of [{ cmd: 'bash', cols: 80 }, { cmd: 'bash', rows: 24 }, {}]) {
+        const attached = (async () => {
+          for await (const _ of client.ptyAttach({ sandboxId, ...request }));
+        })();
+        expect(await codeOf(attached)).toBe('invalid_request');
+      }
       expect(await codeOf(client.ptyKill({ sandboxId }))).toBe('invalid_request');
     });
   });

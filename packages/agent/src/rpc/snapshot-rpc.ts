@@ -6,9 +6,9 @@ import { verifyBuilds } from '../builds/verify.ts';
 import { type ForkedSandbox, forkSandbox } from '../lifecycle/fork.ts';
 import { pauseSandbox } from '../lifecycle/pause.ts';
 import { resumeSandbox } from '../lifecycle/resume.ts';
-import { deleteSnapshot, snapshotSandbox } from '../lifecycle/snapshot.ts';
+import { deleteSnapshot, listSnapshots, snapshotSandbox } from '../lifecycle/snapshot.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
-import { sandboxInfo, startedSandbox } from './lifecycle-rpc.ts';
+import { fenceOf, sandboxInfo, startedSandbox } from './lifecycle-rpc.ts';
 
 type Methods = Pick<
   ServiceImpl<typeof hostAgent.HostAgentService>,
@@ -17,6 +17,7 @@ type Methods = Pick<
   | 'forkSandbox'
   | 'createSnapshot'
   | 'deleteSnapshot'
+  | 'listSnapshots'
   | 'verifyBuilds'
   | 'collectBuilds'
 >;
@@ -26,23 +27,32 @@ const MAX_CHILDREN = 100;
 /** The calls that make builds and check them out. They finish even if the caller disconnects. */
 export function snapshotRpc(registry: SandboxRegistry): Methods {
   return {
-    async pauseSandbox({ sandboxId }) {
-      const { record, timings } = await pauseSandbox(registry, sandboxId);
+    async pauseSandbox({ sandboxId, fence }) {
+      const { record, timings } = await pauseSandbox(registry, sandboxId, fenceOf(fence));
       return { sandbox: sandboxInfo(record), timings: [...timings] };
     },
 
-    async resumeSandbox({ sandboxId, timeoutSec }) {
-      return startedSandbox(await resumeSandbox(registry, sandboxId, timeoutSec));
+    async resumeSandbox({ sandboxId, timeoutSec, fence }) {
+      return startedSandbox(await resumeSandbox(registry, sandboxId, timeoutSec, fenceOf(fence)));
     },
 
-    async forkSandbox({ sandboxId, childIds, timeoutSec }) {
+    async forkSandbox({ sandboxId, childIds, timeoutSec, fence }) {
       checkChildren(childIds);
-      const { children, source } = await forkSandbox(registry, sandboxId, childIds, timeoutSec);
+      const { children, source } = await forkSandbox(
+        registry,
+        sandboxId,
+        childIds,
+        timeoutSec,
+        fenceOf(fence),
+      );
       return { children: children.map(forkResult), timings: [...source.timings] };
     },
 
-    async createSnapshot({ sandboxId, templateId, resumeSource }) {
-      const snapshot = await snapshotSandbox(registry, sandboxId, templateId, { resumeSource });
+    async createSnapshot({ sandboxId, templateId, resumeSource, fence }) {
+      const snapshot = await snapshotSandbox(registry, sandboxId, templateId, {
+        resumeSource,
+        fence: fenceOf(fence),
+      });
       const { vcpus, memoryMiB } = snapshot.build.manifest;
       return {
         sizeBytes: BigInt(snapshot.sizeBytes),
@@ -53,9 +63,13 @@ export function snapshotRpc(registry: SandboxRegistry): Methods {
       };
     },
 
-    async deleteSnapshot({ templateId }) {
-      await deleteSnapshot(registry, templateId);
+    async deleteSnapshot({ templateId, fence }) {
+      await deleteSnapshot(registry, templateId, fenceOf(fence));
       return {};
+    },
+
+    listSnapshots() {
+      return { templateIds: listSnapshots(registry) };
     },
 
     async *verifyBuilds() {
@@ -84,7 +98,8 @@ function forkResult({
     return { sandboxId: id, outcome: { case: 'sandbox', value: sandboxInfo(result.record) } };
   }
   const { code, remedy, message } = result;
-  return { sandboxId: id, message, outcome: { case: 'error', value: { code, remedy } } };
+  const detail = { code, ...(remedy === '' ? {} : { remedy }) };
+  return { sandboxId: id, outcome: { case: 'failure', value: { message, detail } } };
 }
 
 function checkChildren(ids: readonly string[]): void {

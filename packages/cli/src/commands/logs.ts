@@ -15,7 +15,8 @@ interface LogsOptions extends CommonOptions {
 }
 
 const POLL_INTERVAL_MS = 500;
-const MAX_BYTES = 0xffff_ffff;
+/** As much as a host keeps. */
+const MAX_BYTES = 1024 * 1024;
 
 export function registerLogs(cli: CliContext): void {
   cli

@@ -171,5 +171,3 @@ export type NewSandboxRow = Insertable<SandboxTable>;
 export type SandboxChanges = Updateable<SandboxTable>;
 export type TemplateRow = Selectable<TemplateTable>;
 export type NewTemplateRow = Insertable<TemplateTable>;
-export type ApiKeyRow = Selectable<ApiKeyTable>;
-export type OutboxRow = Selectable<OutboxTable>;

@@ -9,7 +9,7 @@ import {
   type TerminalEvent,
   terminalEvents,
 } from './process-events.ts';
-import { type ProcessSelector, type Program, programMessage } from './program.ts';
+import { type ProcessSelector, type Program, programMessage, timeoutMessage } from './program.ts';
 
 const CALL_OPTIONS = { timeoutMs: 30_000 } as const;
 
@@ -37,7 +37,13 @@ export class ProcessStreams {
     signal: AbortSignal,
   ): AsyncIterable<ProcessEvent> {
     this.#metrics.execs.inc({ kind: 'stream' });
-    const message = { ...programMessage(program), ...options, sandboxId: this.#sandboxId };
+    const { timeoutSec, ...rest } = options;
+    const message = {
+      ...programMessage(program),
+      ...timeoutMessage(timeoutSec),
+      ...rest,
+      sandboxId: this.#sandboxId,
+    };
     return processEvents(this.#host.stream((client) => client.execStream(message, { signal })));
   }
 

@@ -4,7 +4,7 @@ import type { Metrics } from '../observability/metrics.ts';
 import type { GuestAccess } from './access.ts';
 import { type Exit, exitOf } from './process-events.ts';
 import { ProcessStreams } from './process-streams.ts';
-import { type ProcessSelector, type Program, programMessage } from './program.ts';
+import { type ProcessSelector, type Program, programMessage, timeoutMessage } from './program.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 30_000;
 /** Added to the program's own timeout, for the round trip. */
@@ -61,7 +61,7 @@ export class GuestProcesses {
         {
           ...programMessage(program),
           sandboxId: id,
-          timeoutSec,
+          ...timeoutMessage(timeoutSec),
           maxOutputBytes: BigInt(maxOutputBytes),
         },
         { signal, ...(timeoutSec === 0 ? {} : { timeoutMs: timeoutSec * 1000 + EXEC_MARGIN_MS }) },

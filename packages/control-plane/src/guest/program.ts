@@ -23,3 +23,8 @@ export function programMessage({ cmd, args, envs, cwd, user }: Program) {
     ...(user === undefined ? {} : { user }),
   };
 }
+
+/** The time limit of a program in the agent's messages, which have none for 0. */
+export function timeoutMessage(timeoutSec: number): { timeoutSec?: number } {
+  return timeoutSec === 0 ? {} : { timeoutSec };
+}

@@ -76,11 +76,18 @@ export class HostConnection {
     return Math.min(GUEST_START_SLACK_MS + waitsMs, LONGEST_CALL_MS);
   }
 
-  /** What the agent reports about a sandbox; undefined if it does not know it. Throws `host_unavailable`. */
-  async fetchSandboxInfo(id: string): Promise<hostAgent.SandboxInfo | undefined> {
+  /**
+   * What the agent reports about a sandbox; undefined if it does not know it. With a fence, no
+   * call with a lower one can change the sandbox afterwards, unless the reported state says that
+   * one is doing so. Throws `host_unavailable`, and `conflict` if the fence is too low.
+   */
+  async fetchSandboxInfo(id: string, fence?: bigint): Promise<hostAgent.SandboxInfo | undefined> {
     try {
       const response = await this.call((client) =>
-        client.getSandbox({ sandboxId: id }, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
+        client.getSandbox(
+          { sandboxId: id, ...(fence === undefined ? {} : { fence }) },
+          { timeoutMs: HOST_CALL_TIMEOUT_MS },
+        ),
       );
       return response.sandbox;
     } catch (reason) {

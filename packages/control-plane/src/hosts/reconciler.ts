@@ -209,12 +209,12 @@ export class Reconciler {
 
 function adoptedRow(hostId: string, info: hostAgent.SandboxInfo): NewSandboxRow {
   const { state, reason, build_id, host_ip } = reportOf(info);
-  const createdAt = new Date(Number(info.createdAtUnix) * 1000);
+  const createdAt = fromUnix(info.createdAtUnix);
   return {
     id: info.sandboxId,
     team_id: info.teamId,
     host_id: hostId,
-    template: info.templateId,
+    template: info.templateName ?? info.templateId,
     state,
     reason,
     build_id: build_id ?? null,
@@ -228,9 +228,14 @@ function adoptedRow(hostId: string, info: hostAgent.SandboxInfo): NewSandboxRow 
     metadata: JSON.stringify(info.labels),
     versions: JSON.stringify(info.metadata),
     created_at: createdAt,
-    started_at: createdAt,
-    last_active_at: new Date(Number(info.lastActiveAtUnix) * 1000),
+    // A failed create would be assumed of a sandbox in state `error` that has no start.
+    started_at: info.startedAtUnix === undefined ? createdAt : fromUnix(info.startedAtUnix),
+    last_active_at: fromUnix(info.lastActiveAtUnix),
     updated_at: new Date(),
     ended_at: null,
   };
+}
+
+function fromUnix(seconds: bigint): Date {
+  return new Date(Number(seconds) * 1000);
 }

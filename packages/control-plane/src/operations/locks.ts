@@ -14,7 +14,7 @@
  *   before anything else.
  * - A process that only hung may still believe that it holds a lease. So every write of
  *   an operation confirms its leases in the transaction of the write ({@link confirm}):
- *   it fails once another holder has acquired the lease.
+ *   it fails once another holder has acquired the lease. Its calls to the agent have a fence (operations/fence.ts).
  * - The last write of an operation releases its leases in the same transaction
  *   ({@link release}). So a lease that still exists means that the operation has not
  *   completed.

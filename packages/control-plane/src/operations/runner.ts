@@ -4,15 +4,15 @@
  * 1. take the locks of all resources, and settle abandoned operations on them;
  * 2. `begin`: check, and write the transitional states in one transaction. An
  *    operation that is refused here has changed nothing and has no event;
- * 3. `perform`: call the host agent;
+ * 3. `perform`: confirm the locks, and call the host agent with a fence (operations/fence.ts);
  * 4. `complete`: in one transaction write what the agent returned and the events for the
  *    outbox, and release the locks;
  * 5. or, if 3 or 4 failed, `settle`: ask the agent how far it got, and write that with the
  *    events of the failure in one transaction;
  * 6. `finish`: work that a crash may prevent, because a sweeper does it later.
  *
- * 5 and 6 may remove something from the host. So 5 confirms the leases first, and 6 is done
- * only by the process that has written the outcome.
+ * 5 and 6 may remove something from the host. So 5 confirms the leases and gets a new fence first,
+ * and 6 is done only by the process that has written the outcome.
  *
  * A process that dies in any of these steps leaves its leases. When they expire, any
  * control plane settles their operations ({@link OperationRunner.recover}). An operation
@@ -25,6 +25,7 @@ import type { Database, OperationKind, OperationStatus } from '../database/schem
 import { isCommitted } from '../database/transactions.ts';
 import { appendEvents, type OutboxEvent } from '../events/outbox.ts';
 import type { Metrics } from '../observability/metrics.ts';
+import { nextFence } from './fence.ts';
 import type { AbandonedLease, HeldLocks, Intent, OperationLocks } from './locks.ts';
 
 type Write = Transaction<Database>;
@@ -42,6 +43,13 @@ export interface Completion<R> {
 /** Runs a transaction in which the locks are confirmed first. */
 export type LockedWrite = <T>(write: (transaction: Write) => Promise<T>) => Promise<T>;
 
+/** What can be done while a lock is held. */
+export interface Locked {
+  readonly write: LockedWrite;
+  /** Confirms the lock, and returns a fence for a call to the agent. */
+  readonly fence: () => Promise<bigint>;
+}
+
 /** Writes the outcome of an operation that did not complete, and returns its events. */
 export type Settlement = (transaction: Write) => Promise<readonly ResourceEvent[]>;
 
@@ -50,6 +58,8 @@ export interface AbandonedOperation {
   readonly intent: Intent;
   /** Whether to wait if the agent is still working on it; `conflict` is thrown otherwise. */
   readonly wait: boolean;
+  /** For the questions to the agent: after them it refuses a late call of the abandoned operation. */
+  readonly fence: bigint;
 }
 
 /** Finds out, outside of a transaction, how far an abandoned operation got, and returns what to write. */
@@ -59,13 +69,13 @@ export interface Operation<Subject, AgentResponse, Result> extends Intent {
   /** The resources to lock. */
   readonly resources: readonly string[];
   begin(write: LockedWrite): Promise<Subject>;
-  perform(subject: Subject): Promise<AgentResponse>;
+  perform(subject: Subject, fence: bigint): Promise<AgentResponse>;
   complete(
     transaction: Write,
     subject: Subject,
     response: AgentResponse,
   ): Promise<Completion<Result>>;
-  settle(subject: Subject, error: TorporError): Promise<Settlement>;
+  settle(subject: Subject, error: TorporError, fence: bigint): Promise<Settlement>;
   finish?(subject: Subject, result: Result | undefined): Promise<void>;
   /** The error for the caller, if it is not that of the step. */
   explain?(subject: Subject, error: TorporError): TorporError;
@@ -179,9 +189,11 @@ export class OperationRunner {
   withLock<T>(
     resource: string,
     intent: Intent,
-    action: (write: LockedWrite) => Promise<T>,
+    action: (locked: Locked) => Promise<T>,
   ): Promise<T> {
-    return this.#locked([resource], intent, (held) => action((write) => this.#write(held, write)));
+    return this.#locked([resource], intent, (held) =>
+      action({ write: (write) => this.#write(held, write), fence: () => this.#fence(held) }),
+    );
   }
 
   /**
@@ -230,7 +242,7 @@ export class OperationRunner {
   ): Promise<Result> {
     const finished = this.#parts.metrics.startOperation(KINDS[operation.kind].metric);
     try {
-      const response = await operation.perform(subject);
+      const response = await operation.perform(subject, await this.#fence(held));
       const { result, events } = await this.#conclude(held, operation, (transaction) =>
         operation.complete(transaction, subject, response),
       );
@@ -253,8 +265,8 @@ export class OperationRunner {
   ): Promise<void> {
     try {
       // Settling may destroy something on the host, which another operation may use by now.
-      await this.#write(held, async () => undefined);
-      const settlement = await operation.settle(subject, error);
+      const fence = await this.#fence(held);
+      const settlement = await operation.settle(subject, error, fence);
       const { events } = await this.#conclude(held, operation, async (transaction) => ({
         result: undefined,
         events: withCode(await settlement(transaction), error),
@@ -328,11 +340,15 @@ export class OperationRunner {
     }
   }
 
-  async #recover(held: HeldLocks, abandoned: AbandonedOperation, next: Intent): Promise<void> {
+  async #recover(
+    held: HeldLocks,
+    abandoned: Omit<AbandonedOperation, 'fence'>,
+    next: Intent,
+  ): Promise<void> {
     const { locks, onEvents, logger } = this.#parts;
     const { resource, intent } = abandoned;
     const recovery = this.#recoveries.find(({ prefix }) => resource.startsWith(prefix))?.recovery;
-    const settlement = await recovery?.(abandoned);
+    const settlement = await recovery?.({ ...abandoned, fence: await this.#fence(held) });
     const events = await this.#write(held, async (transaction) => {
       const { kind, actor } = intent;
       const recovered = ((await settlement?.(transaction)) ?? []).map((event) => ({
@@ -348,6 +364,10 @@ export class OperationRunner {
     if (events.length > 0) onEvents();
     const status = events[0]?.status;
     logger.warn({ resource, operation: intent.kind, status }, 'Abandoned operation settled');
+  }
+
+  #fence(held: HeldLocks): Promise<bigint> {
+    return this.#write(held, nextFence);
   }
 
   #write<T>(held: HeldLocks, write: (transaction: Write) => Promise<T>): Promise<T> {

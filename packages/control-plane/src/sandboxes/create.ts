@@ -53,11 +53,14 @@ export function createOperation(
         const [inserted] = await new SandboxRepository(transaction).insert([row]);
         return requireRow(id, inserted);
       }),
-    perform: (row) =>
+    perform: (row, fence) =>
       host.call((client) =>
-        client.createSandbox(agentRequest(row, request), {
-          timeoutMs: host.guestStartTimeoutMs(),
-        }),
+        client.createSandbox(
+          { ...agentRequest(row, request), fence },
+          {
+            timeoutMs: host.guestStartTimeoutMs(),
+          },
+        ),
       ),
     complete: async (transaction, row, response) => {
       const now = new Date();
@@ -80,8 +83,8 @@ export function createOperation(
         events: [sandboxEvent(row, 'success', metadata)],
       };
     },
-    settle: async (row, error) => {
-      const record = await discard({ logger, host }, id, error);
+    settle: async (row, error, fence) => {
+      const record = await discard({ logger, host, fence }, id, error);
       return async (transaction) => {
         await record(transaction);
         return [sandboxEvent(row, 'error', metadata)];
@@ -99,6 +102,7 @@ function agentRequest(row: SandboxRow, { snapshot, envs }: NewSandbox) {
   return {
     sandboxId: row.id,
     templateId: snapshot?.id ?? row.template,
+    templateName: row.template,
     fromSnapshot: snapshot !== undefined,
     autoPause: row.auto_pause,
     teamId: row.team_id,

@@ -35,8 +35,8 @@ export function destroyOperation(
             ? row
             : new SandboxRepository(transaction).transition(id, row.state, 'destroying'),
       }),
-    perform: async (row) => {
-      if (row.state !== 'stopped') await destroyOnHost(hosts.connection(row.host_id), id);
+    perform: async (row, fence) => {
+      if (row.state !== 'stopped') await destroyOnHost(hosts.connection(row.host_id), id, fence);
     },
     complete: async (transaction, row) => {
       if (row.state === 'stopped') return { result: undefined, events: [] };
@@ -49,8 +49,8 @@ export function destroyOperation(
       requireRow(id, stopped);
       return { result: undefined, events: [sandboxEvent(row, 'success')] };
     },
-    settle: async (row) => {
-      const record = await observe(parts, id);
+    settle: async (row, _, fence) => {
+      const record = await observe(parts, id, fence);
       return async (transaction) => {
         await record(transaction);
         // Cleaning up after a failed create is retried until it succeeds; no user asked for it.
@@ -72,17 +72,21 @@ export function destroyAgainOperation(
     teamId: row.team_id,
     actor,
     begin: async () => row,
-    perform: () => destroyOnHost(hosts.connection(row.host_id), row.id),
+    perform: (_, fence) => destroyOnHost(hosts.connection(row.host_id), row.id, fence),
     complete: async () => ({ result: undefined, events: [sandboxEvent(row, 'success')] }),
     settle: async () => async () => [sandboxEvent(row, 'error')],
   };
 }
 
 /** Also succeeds if the host does not know the sandbox. */
-export async function destroyOnHost(host: HostConnection, id: string): Promise<void> {
+export async function destroyOnHost(
+  host: HostConnection,
+  id: string,
+  fence: bigint,
+): Promise<void> {
   try {
     await host.call((client) =>
-      client.destroySandbox({ sandboxId: id }, { timeoutMs: DESTROY_TIMEOUT_MS }),
+      client.destroySandbox({ sandboxId: id, fence }, { timeoutMs: DESTROY_TIMEOUT_MS }),
     );
   } catch (reason) {
     if (TorporError.from(reason).code !== 'not_found') throw reason;

@@ -10,6 +10,7 @@ import { SandboxRepository } from './repository.ts';
 interface Parts {
   readonly host: HostConnection;
   readonly logger: Logger;
+  readonly fence: bigint;
 }
 
 /**
@@ -29,9 +30,9 @@ export async function discard(
   };
 }
 
-async function isRemoved({ host, logger }: Parts, id: string): Promise<boolean> {
+async function isRemoved({ host, logger, fence }: Parts, id: string): Promise<boolean> {
   try {
-    await destroyOnHost(host, id);
+    await destroyOnHost(host, id, fence);
     return true;
   } catch (reason) {
     const err = TorporError.from(reason);

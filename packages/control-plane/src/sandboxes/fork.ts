@@ -85,7 +85,7 @@ function forkOperation(
     // The source is not locked: the agent serialises operations on it.
     resources: childIds,
     begin: async (write) => {
-      const source = await parts.runner.withLock(id, intent, (writeSource) =>
+      const source = await parts.runner.withLock(id, intent, ({ write: writeSource }) =>
         requireForkable(parts, principal, id, writeSource),
       );
       const { memoryMb } = await parts.hosts.connection(source.host_id).describe();
@@ -96,22 +96,22 @@ function forkOperation(
       onReserved(reservation);
       return reservation;
     },
-    perform: async ({ source, rows, timeoutSec }) => {
+    perform: async ({ source, rows, timeoutSec }, fence) => {
       if (rows.length === 0) return { children: [], timings: [] };
       const host = parts.hosts.connection(source.host_id);
       return host.call((client) =>
         client.forkSandbox(
-          { sandboxId: id, childIds: rows.map((row) => row.id), timeoutSec },
+          { sandboxId: id, childIds: rows.map((row) => row.id), timeoutSec, fence },
           { timeoutMs: host.guestStartTimeoutMs(rows.length) },
         ),
       );
     },
     complete: recordChildren,
-    settle: async ({ source, rows }, error) => {
+    settle: async ({ source, rows }, error, fence) => {
       const host = parts.hosts.connection(source.host_id);
       const { logger } = parts;
       const records = await Promise.all(
-        rows.map((row) => discard({ host, logger }, row.id, error)),
+        rows.map((row) => discard({ host, logger, fence }, row.id, error)),
       );
       return async (transaction) => {
         for (const record of records) await record(transaction);
@@ -197,18 +197,19 @@ function childOutcome(
   result: hostAgent.ForkResult | undefined,
 ): hostAgent.SandboxInfo | TorporError {
   if (result?.outcome.case === 'sandbox') return result.outcome.value;
-  const code = result?.outcome.case === 'error' ? result.outcome.value.code : '';
-  return new TorporError(
-    isErrorCode(code) ? code : 'internal_error',
-    result?.message || 'The host agent returned no result for this sandbox.',
-  );
+  if (result?.outcome.case !== 'failure') {
+    return new TorporError('internal_error', 'The host agent returned no result for this sandbox.');
+  }
+  const { message, detail } = result.outcome.value;
+  const code = detail !== undefined && isErrorCode(detail.code) ? detail.code : 'internal_error';
+  return new TorporError(code, message, { remedy: detail?.remedy ?? '' });
 }
 
 function childError(row: SandboxRow, error: TorporError): TorporError {
   return new TorporError(
     error.code,
     `Sandbox ${row.id} could not be created: ${publicMessage(error)}`,
-    { cause: error },
+    { remedy: error.remedy, cause: error },
   );
 }
 

@@ -57,25 +57,24 @@ export function requireRow(id: string, row: SandboxRow | undefined): SandboxRow 
 
 /**
  * After a failed operation: asks the agent for the sandbox's state, which the returned function
- * writes. If the host does not respond, it is `missing`; `fallback` applies if the agent does
- * not know it, or does not respond and it was only being created.
+ * writes. If the host does not respond, it is `missing`.
  */
 export async function observe(
   { db, hosts, logger }: Pick<SandboxParts, 'db' | 'hosts' | 'logger'>,
   id: string,
-  fallback?: SandboxReport,
+  fence: bigint,
 ): Promise<(transaction: Transaction<Database>) => Promise<void>> {
   const row = requireRow(id, await new SandboxRepository(db).findById(id));
   let report: SandboxReport;
   try {
-    const info = await hosts.connection(row.host_id).fetchSandboxInfo(id);
-    report = info === undefined && fallback !== undefined ? fallback : settledReport(row, info);
+    const info = await hosts.connection(row.host_id).fetchSandboxInfo(id, fence);
+    report = settledReport(row, info);
   } catch (reason) {
     logger.warn(
       { sandbox: id, err: TorporError.from(reason) },
       "Could not refresh the sandbox's state; the reconciler will retry",
     );
-    report = fallback ?? silentReport(row);
+    report = silentReport(row);
   }
   return async (transaction) => {
     await new SandboxRepository(transaction).recordAsHolder(row, report);

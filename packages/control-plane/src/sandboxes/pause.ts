@@ -47,10 +47,12 @@ export function pauseOperation(
         },
         move: moveTo('pausing'),
       }),
-    perform: (row) =>
+    perform: (row, fence) =>
       parts.hosts
         .connection(row.host_id)
-        .call((client) => client.pauseSandbox({ sandboxId: id }, { timeoutMs: PAUSE_TIMEOUT_MS })),
+        .call((client) =>
+          client.pauseSandbox({ sandboxId: id, fence }, { timeoutMs: PAUSE_TIMEOUT_MS }),
+        ),
     ...outcomeOf(parts, id, {}),
   };
 }
@@ -86,12 +88,13 @@ export function resumeOperation(
         },
       });
     },
-    perform: (row) => {
+    perform: (row, fence) => {
       const host = parts.hosts.connection(row.host_id);
       return host.call((client) =>
         client.resumeSandbox(
           {
             sandboxId: id,
+            fence,
             ...(timeoutSec === undefined ? {} : { timeoutSec }),
           },
           { timeoutMs: host.guestStartTimeoutMs() },
@@ -131,8 +134,8 @@ function outcomeOf(
         events: [sandboxEvent(before, 'success')],
       };
     },
-    settle: async (row) => {
-      const record = await observe(parts, id);
+    settle: async (row, _, fence) => {
+      const record = await observe(parts, id, fence);
       return async (transaction) => {
         await record(transaction);
         return [sandboxEvent(row, 'error')];

@@ -27,14 +27,14 @@ interface Parts {
 
 /**
  * Settles an operation on a sandbox whose control plane died: the row gets the state from the
- * agent, which has finished the operation, rolled it back, or never received it.
+ * agent, which has finished the operation, rolled it back, or will refuse it by its fence.
  */
 export function sandboxRecovery({ db, hosts }: Parts): Recovery {
-  return async ({ resource: id, intent, wait }: AbandonedOperation) => {
+  return async ({ resource: id, intent, wait, fence }: AbandonedOperation) => {
     const row = await new SandboxRepository(db).findById(id);
     // In any other state, the control plane died before it had written anything.
     if (row === undefined || !isTransitional(row.state)) return async () => [];
-    const info = await settledInfo(hosts.connection(row.host_id), row, wait);
+    const info = await settledInfo(hosts.connection(row.host_id), row, { wait, fence });
     const report = settledReport(row, info);
     return async (transaction): Promise<ResourceEvent[]> => {
       const settled = await new SandboxRepository(transaction).recordAsHolder(row, report);
@@ -47,14 +47,14 @@ export function sandboxRecovery({ db, hosts }: Parts): Recovery {
 }
 
 /** The agent's report once it is not working on the sandbox. Throws `conflict` rather than wait, unless `wait` is set. */
-export async function settledInfo(
+async function settledInfo(
   host: HostConnection,
   row: SandboxRow,
-  wait: boolean,
+  { wait, fence }: Pick<AbandonedOperation, 'wait' | 'fence'>,
 ): Promise<hostAgent.SandboxInfo | undefined> {
   const begun = Date.now();
   for (;;) {
-    const info = await host.fetchSandboxInfo(row.id);
+    const info = await host.fetchSandboxInfo(row.id, fence);
     if (info === undefined || !isTransitional(reportOf(info).state)) return info;
     const waitedMs = Date.now() - begun;
     if (!wait || waitedMs > host.guestStartTimeoutMs()) throw stillMoving(row, waitedMs);

@@ -212,6 +212,9 @@ describe('destroy', () => {
   });
 });
 
+/** Of the reconciler and the sweeper. */
+const BACKGROUND_CALLS = new Set(['listSandboxes', 'listSnapshots']);
+
 test.each(['nope', 'sb00000000000000000000', '%2e%2e', `sb${'a'.repeat(500)}`])(
   'there is no sandbox %s',
   async (id) => {
@@ -226,7 +229,7 @@ test.each(['nope', 'sb00000000000000000000', '%2e%2e', `sb${'a'.repeat(500)}`])(
       const error = await errorOf(await harness.request(`/v1/sandboxes/${id}${path}`, { method }));
       expect(error).toMatchObject({ status: 404, code: 'not_found' });
     }
-    const reached = harness.agent.calls.slice(calls).filter((call) => call !== 'listSandboxes');
+    const reached = harness.agent.calls.slice(calls).filter((call) => !BACKGROUND_CALLS.has(call));
     expect(reached).toEqual([]);
   },
 );
@@ -236,6 +239,12 @@ test('reads the console and resets the idle timer', async () => {
   const console = await harness.request(`/v1/sandboxes/${id}/console?max_bytes=6`);
   expect(console.headers.get('content-type')).toContain('text/plain');
   expect(await console.text()).toBe('ready\n');
+  const whole = await harness.request(`/v1/sandboxes/${id}/console`);
+  expect(await whole.text()).toBe(harness.agent.console.toString());
+  const most = await harness.request(`/v1/sandboxes/${id}/console?max_bytes=${1024 * 1024}`);
+  expect(most.status).toBe(200);
+  const more = await harness.request(`/v1/sandboxes/${id}/console?max_bytes=${1024 * 1024 + 1}`);
+  expect(more.status).toBe(400);
   expect((await harness.request(`/v1/sandboxes/${id}/ping`, { method: 'POST' })).status).toBe(204);
   expect(harness.agent.count('pingSandbox')).toBe(1);
 });

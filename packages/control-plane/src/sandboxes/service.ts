@@ -106,13 +106,20 @@ export class SandboxService {
     await sandboxes.touch(id);
   }
 
-  /** The last bytes of the serial console, even if the sandbox's VMM has died. */
-  async console(principal: Principal, id: string, maxBytes: number): Promise<Uint8Array> {
+  /** The last bytes of the serial console, all that is kept if `maxBytes` is omitted, even if the sandbox's VMM has died. */
+  async console(
+    principal: Principal,
+    id: string,
+    maxBytes: number | undefined,
+  ): Promise<Uint8Array> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);
     if (row.state === 'stopped') throw notInState(row, 'there');
     const host = this.#parts.hosts.connection(row.host_id);
     const response = await host.call((client) =>
-      client.readConsole({ sandboxId: id, maxBytes }, { timeoutMs: AGENT_CALL_TIMEOUT_MS }),
+      client.readConsole(
+        { sandboxId: id, ...(maxBytes === undefined ? {} : { maxBytes }) },
+        { timeoutMs: AGENT_CALL_TIMEOUT_MS },
+      ),
     );
     return response.content;
   }

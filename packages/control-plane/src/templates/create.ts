@@ -76,18 +76,18 @@ export function createSnapshotOperation(
       if (pending === undefined) throw new TorporError('internal_error', 'No row was inserted.');
       return { source, pending };
     },
-    perform: ({ source, pending }) =>
+    perform: ({ source, pending }, fence) =>
       parts.hosts
         .connection(source.host_id)
         .call((client) =>
           client.createSnapshot(
-            { sandboxId, teamId, templateId: pending.id },
+            { sandboxId, teamId, templateId: pending.id, fence },
             { timeoutMs: SNAPSHOT_TIMEOUT_MS },
           ),
         ),
     complete: (transaction, subject, response) => publish(transaction, subject, response),
-    settle: async ({ pending }) => {
-      const record = await observe(parts, sandboxId);
+    settle: async ({ pending }, _, fence) => {
+      const record = await observe(parts, sandboxId, fence);
       return async (transaction) => {
         await record(transaction);
         await new TemplateRepository(transaction).markDeleting(pending.id);

@@ -1,9 +1,10 @@
 import { TorporError } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
+import { SYSTEM } from '../events/outbox.ts';
 import type { PhaseTiming } from '../hosts/timings.ts';
 import type { ResourceEvent } from '../operations/runner.ts';
 import type { SandboxParts } from '../sandboxes/parts.ts';
-import type { TemplateRepository } from './repository.ts';
+import { TemplateRepository } from './repository.ts';
 
 const DELETE_TIMEOUT_MS = 60_000;
 
@@ -20,6 +21,12 @@ export interface OperatedSnapshot {
 
 /** Prefix of the resources of names; sandboxes are locked by their ids. */
 export const NAME_PREFIX = 'name:';
+
+/**
+ * Prefix of the resources of templates, which are locked while the host releases them. Not those
+ * of their names: an operation that holds a name releases templates.
+ */
+const TEMPLATE_PREFIX = 'template:';
 
 /** The resource that is locked while a name is assigned or deleted. */
 export function nameResource(teamId: string, name: string): string {
@@ -38,26 +45,26 @@ export function snapshotEvent(
  * A failure of the host is not an error: the sweeper retries.
  */
 export async function releaseTemplate(
-  { hosts, templates, logger }: Pick<TemplateParts, 'hosts' | 'templates' | 'logger'>,
-  { id }: TemplateRow,
+  parts: Pick<TemplateParts, 'hosts' | 'templates' | 'runner' | 'logger'>,
+  { id, team_id: teamId }: TemplateRow,
 ): Promise<void> {
-  const row = await templates.findDeleting(id);
-  if (row === undefined) return;
-  try {
-    await hosts
-      .connection(row.host_id)
-      .call((client) =>
-        client.deleteSnapshot(
-          { teamId: row.team_id, templateId: row.id },
-          { timeoutMs: DELETE_TIMEOUT_MS },
-        ),
-      );
-  } catch (reason) {
-    const error = TorporError.from(reason);
-    if (error.code !== 'not_found') {
-      logger.warn({ template: row.id, err: error }, 'Could not release a template; will retry');
-      return;
+  const { hosts, templates, runner, logger } = parts;
+  const intent = { kind: 'snapshot.delete', teamId, actor: SYSTEM } as const;
+  await runner.withLock(`${TEMPLATE_PREFIX}${id}`, intent, async ({ write, fence }) => {
+    const row = await templates.findDeleting(id);
+    if (row === undefined) return;
+    const message = { teamId, templateId: id, fence: await fence() };
+    try {
+      await hosts
+        .connection(row.host_id)
+        .call((client) => client.deleteSnapshot(message, { timeoutMs: DELETE_TIMEOUT_MS }));
+    } catch (reason) {
+      const error = TorporError.from(reason);
+      if (error.code !== 'not_found') {
+        logger.warn({ template: id, err: error }, 'Could not release a template; will retry');
+        return;
+      }
     }
-  }
-  await templates.remove(row.id);
+    await write((transaction) => new TemplateRepository(transaction).remove(id));
+  });
 }

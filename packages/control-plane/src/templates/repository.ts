@@ -9,8 +9,8 @@ export interface PublishedTemplate {
 
 /**
  * The rows of the table `templates`. An operation that holds the lock of a name inserts,
- * publishes and marks its rows. Any control plane may release one that is `deleting`,
- * and then removes its row.
+ * publishes and marks its rows. Any control plane may lock one that is `deleting`, release it and
+ * remove its row.
  */
 export class TemplateRepository {
   readonly #db: Kysely<Database>;
@@ -110,6 +110,17 @@ export class TemplateRepository {
       .where('host_id', '=', hostId)
       .where('state', '<>', 'ready')
       .execute();
+  }
+
+  /** Which of these ids have a row, in any state. */
+  async known(ids: readonly string[]): Promise<ReadonlySet<string>> {
+    if (ids.length === 0) return new Set();
+    const rows = await this.#db
+      .selectFrom('templates')
+      .select('id')
+      .where('id', 'in', ids)
+      .execute();
+    return new Set(rows.map(({ id }) => id));
   }
 
   /** Removes the row of a template that the host has released. */

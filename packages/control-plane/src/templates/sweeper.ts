@@ -1,15 +1,17 @@
 import { TorporError } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
 import { SYSTEM } from '../events/outbox.ts';
+import type { HostConnection } from '../hosts/connection.ts';
 import { PeriodicTask } from '../jobs/periodic-task.ts';
 import { nameResource, releaseTemplate, type TemplateParts } from './parts.ts';
 
 const DEFAULT_INTERVAL_MS = 30_000;
+const HOST_TIMEOUT_MS = 60_000;
 
 /**
  * Periodically cleans up templates after a crash, or after a host did not respond: those that
- * are pending although no operation has locked their name, and those that are deleted but
- * still kept by the host.
+ * are pending although no operation has locked their name, those that are deleted but
+ * still kept by the host, and those that a host keeps although no row has them.
  */
 export function startTemplateSweeper(
   parts: TemplateParts,
@@ -23,8 +25,32 @@ export function startTemplateSweeper(
         if (signal.aborted) return;
         await settle(parts, row);
       }
+      if (signal.aborted) return;
+      await releaseUnknown(parts, host);
     }
   });
+}
+
+/** A row is written before its template is made, so what has none now will not get one. */
+async function releaseUnknown(
+  { templates, logger }: TemplateParts,
+  host: HostConnection,
+): Promise<void> {
+  try {
+    const { templateIds } = await host.call((client) =>
+      client.listSnapshots({}, { timeoutMs: HOST_TIMEOUT_MS }),
+    );
+    const known = await templates.known(templateIds);
+    for (const templateId of templateIds.filter((id) => !known.has(id))) {
+      await host.call((client) =>
+        client.deleteSnapshot({ templateId }, { timeoutMs: HOST_TIMEOUT_MS }),
+      );
+      logger.warn({ template: templateId, host: host.id }, 'Unknown template released');
+    }
+  } catch (reason) {
+    const err = TorporError.from(reason);
+    logger.warn({ host: host.id, err }, 'Could not look for unknown templates; will retry');
+  }
 }
 
 async function settle(parts: TemplateParts, row: TemplateRow): Promise<void> {

@@ -13,6 +13,7 @@ import {
   type ServiceImpl,
   type Transport,
 } from '@connectrpc/connect';
+import { Fences } from '@torpor/agent/testing';
 import { hostAgent, type SandboxState, TorporError } from '@torpor/protocol';
 import { Feed } from './feed.ts';
 import { type BuildOwner, MemoryBuilds } from './memory-builds.ts';
@@ -28,9 +29,12 @@ export class MemoryAgent implements AsyncDisposable {
   readonly requests: hostAgent.CreateSandboxRequest[] = [];
   readonly sandboxes = new Map<string, Info>();
   readonly builds = new MemoryBuilds();
+  readonly fences = new Fences(() => performance.now());
   readonly limits = { memoryMb: 4096, maxVcpus: 4, maxMemoryMb: 2048 };
   /** Address of sandboxes that are created from now on. */
   hostIp = '10.11.0.2';
+  /** Larger than 64 KiB. */
+  readonly console = Buffer.from(`Linux version 6.12\n${'.'.repeat(100_000)}\nready\n`);
   readonly root: string;
   readonly programs: MemoryPrograms;
   readonly files: MemoryFiles;
@@ -105,6 +109,7 @@ export class MemoryAgent implements AsyncDisposable {
       diskSizeMb: 1024,
       hostIp: this.hostIp,
       createdAtUnix: BigInt(Math.floor(Date.now() / 1000)),
+      startedAtUnix: BigInt(Math.floor(Date.now() / 1000)),
       lastActiveAtUnix: BigInt(Math.floor(Date.now() / 1000)),
       ...fields,
     });
@@ -126,6 +131,7 @@ export class MemoryAgent implements AsyncDisposable {
   #owner(): BuildOwner {
     return {
       enter: (call) => this.#enter(call),
+      admit: (resource, fence) => this.#admit(resource, fence),
       require: (id) => this.#require(id),
       report: (id, status, reason) => this.report(id, status, reason),
       addSandbox: (id, teamId) => this.addSandbox(id, teamId),
@@ -135,6 +141,14 @@ export class MemoryAgent implements AsyncDisposable {
   #enter(call: string): void {
     this.calls.push(call);
     if (this.down !== undefined) throw this.down.toConnectError();
+  }
+
+  #admit(resource: string, fence: bigint | undefined): void {
+    try {
+      this.fences.admit(resource, fence === undefined ? undefined : Number(fence));
+    } catch (error) {
+      throw TorporError.from(error).toConnectError();
+    }
   }
 
   #require(id: string): Info {
@@ -162,11 +176,29 @@ export class MemoryAgent implements AsyncDisposable {
         this.requests.push(request);
         await this.createGate;
         if (this.createError !== undefined) throw this.createError.toConnectError();
+        this.#admit(request.sandboxId, request.fence);
         const { templateId = 'base' } = request;
         const frozen = request.fromSnapshot ? this.builds.frozen(templateId) : undefined;
         const info = this.addSandbox(request.sandboxId, request.teamId);
-        const { vcpus, memoryMb, timeoutSec, denyInternet, autoPause, labels } = request;
-        const spec = { templateId, vcpus, memoryMb, timeoutSec, denyInternet, autoPause, labels };
+        const {
+          vcpus,
+          memoryMb,
+          timeoutSec,
+          templateName = templateId,
+          denyInternet,
+          autoPause,
+          labels,
+        } = request;
+        const spec = {
+          templateId,
+          templateName,
+          vcpus,
+          memoryMb,
+          timeoutSec,
+          denyInternet,
+          autoPause,
+          labels,
+        };
         Object.assign(info, { ...spec, ...frozen?.shape });
         if (frozen !== undefined) this.builds.keep(request.sandboxId, frozen.buildId);
         await mkdir(join(this.root, request.sandboxId), { recursive: true });
@@ -179,11 +211,12 @@ export class MemoryAgent implements AsyncDisposable {
           timings: [{ phase: 'boot', milliseconds: 1.5 }],
         };
       },
-      destroySandbox: async ({ sandboxId }) => {
+      destroySandbox: async ({ sandboxId, fence }) => {
         this.#enter('destroySandbox');
         await this.destroyGate;
         if (this.destroyError !== undefined) throw this.destroyError.toConnectError();
         return this.builds.queue(sandboxId, async () => {
+          this.#admit(sandboxId, fence);
           this.#require(sandboxId);
           this.programs.killAll(sandboxId);
           this.report(sandboxId, 'stopped');
@@ -195,8 +228,9 @@ export class MemoryAgent implements AsyncDisposable {
 
   #sandboxMethods(): Pick<Methods, 'getSandbox' | 'pingSandbox' | 'readConsole'> {
     return {
-      getSandbox: ({ sandboxId }) => {
+      getSandbox: ({ sandboxId, fence }) => {
         this.#enter('getSandbox');
+        this.#admit(sandboxId, fence);
         return { sandbox: this.#require(sandboxId) };
       },
       pingSandbox: ({ sandboxId }) => {
@@ -207,7 +241,7 @@ export class MemoryAgent implements AsyncDisposable {
       readConsole: ({ sandboxId, maxBytes }) => {
         this.#enter('readConsole');
         this.#require(sandboxId);
-        return { content: Buffer.from('Linux version 6.12\nready\n').subarray(-(maxBytes ?? 0)) };
+        return { content: this.console.subarray(-(maxBytes ?? 0)) };
       },
     };
   }

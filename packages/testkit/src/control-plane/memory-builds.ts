@@ -16,6 +16,7 @@ type Methods = Pick<
   | 'forkSandbox'
   | 'createSnapshot'
   | 'deleteSnapshot'
+  | 'listSnapshots'
   | 'verifyBuilds'
   | 'collectBuilds'
 >;
@@ -23,6 +24,8 @@ type Methods = Pick<
 /** The parts of the agent that the builds use. */
 export interface BuildOwner {
   enter(call: string): void;
+  /** Throws `conflict`. */
+  admit(resource: string, fence: bigint | undefined): void;
   /** Throws `not_found`. */
   require(id: string): Info;
   report(id: string, status: SandboxState, reason?: string): void;
@@ -119,24 +122,27 @@ export class MemoryBuilds {
     owner: BuildOwner,
   ): Pick<Methods, 'pauseSandbox' | 'resumeSandbox' | 'forkSandbox'> {
     return {
-      pauseSandbox: ({ sandboxId }) => {
+      pauseSandbox: ({ sandboxId, fence }) => {
         owner.enter('pauseSandbox');
         return this.queue(sandboxId, async () => {
+          owner.admit(sandboxId, fence);
           if (owner.require(sandboxId).status !== 'paused') await this.#pause(owner, sandboxId);
           return { sandbox: { ...owner.require(sandboxId) }, timings: [phase('memory', 2)] };
         });
       },
-      resumeSandbox: ({ sandboxId, timeoutSec }) => {
+      resumeSandbox: ({ sandboxId, timeoutSec, fence }) => {
         owner.enter('resumeSandbox');
         return this.queue(sandboxId, async () => {
+          owner.admit(sandboxId, fence);
           const info = owner.require(sandboxId);
           if (info.status !== 'running') await this.#resume(owner, info);
           if (timeoutSec !== undefined) info.timeoutSec = timeoutSec;
           return { sandboxId, sandbox: { ...info }, timings: [phase('restore', 3)] };
         });
       },
-      forkSandbox: async ({ sandboxId, childIds, timeoutSec }) => {
+      forkSandbox: async ({ sandboxId, childIds, timeoutSec, fence }) => {
         owner.enter('forkSandbox');
+        for (const id of childIds) owner.admit(id, fence);
         const source = await this.queue(sandboxId, async () => {
           const info = owner.require(sandboxId);
           if (info.status === 'running') {
@@ -149,8 +155,17 @@ export class MemoryBuilds {
         const children = childIds.map((id, index) => {
           if (index >= childIds.length - this.failingChildren) return failedChild(id);
           const child = owner.addSandbox(id, source.teamId);
-          const { templateId, vcpus, memoryMb, denyInternet, autoPause, labels } = source;
-          const spec = { templateId, vcpus, memoryMb, denyInternet, autoPause, labels };
+          const { templateId, templateName, vcpus, memoryMb, denyInternet, autoPause, labels } =
+            source;
+          const spec = {
+            templateId,
+            templateName,
+            vcpus,
+            memoryMb,
+            denyInternet,
+            autoPause,
+            labels,
+          };
           Object.assign(child, { ...spec, timeoutSec });
           this.keep(id, buildOf(source));
           owner.report(id, 'running');
@@ -161,13 +176,18 @@ export class MemoryBuilds {
     };
   }
 
-  #snapshotMethods(owner: BuildOwner): Pick<Methods, 'createSnapshot' | 'deleteSnapshot'> {
+  #snapshotMethods(
+    owner: BuildOwner,
+  ): Pick<Methods, 'createSnapshot' | 'deleteSnapshot' | 'listSnapshots'> {
     return {
-      createSnapshot: ({ sandboxId, templateId }) => {
+      createSnapshot: ({ sandboxId, templateId, fence }) => {
         owner.enter('createSnapshot');
         return this.queue(sandboxId, async () => {
+          owner.admit(sandboxId, fence);
+          owner.admit(templateId, fence);
           const info = owner.require(sandboxId);
           if (info.status !== 'paused') await this.#pause(owner, sandboxId);
+          owner.admit(templateId, fence);
           this.templates.set(templateId, buildOf(info));
           return {
             sizeBytes: BigInt(BUILD_SIZE_BYTES),
@@ -178,8 +198,13 @@ export class MemoryBuilds {
           };
         });
       },
-      deleteSnapshot: ({ templateId }) => {
+      listSnapshots: () => {
+        owner.enter('listSnapshots');
+        return { templateIds: [...this.templates.keys()] };
+      },
+      deleteSnapshot: ({ templateId, fence }) => {
         owner.enter('deleteSnapshot');
+        owner.admit(templateId, fence);
         if (this.deleteError !== undefined) throw this.deleteError.toConnectError();
         this.templates.delete(templateId);
         return {};
@@ -269,7 +294,9 @@ function failedChild(
 ): MessageInitShape<typeof hostAgent.ForkResultSchema> & { sandboxId: string } {
   return {
     sandboxId,
-    message: 'The page server has no more room.',
-    outcome: { case: 'error', value: { code: 'vmm_failed', remedy: '' } },
+    outcome: {
+      case: 'failure',
+      value: { message: 'The page server has no more room.', detail: { code: 'vmm_failed' } },
+    },
   };
 }

@@ -92,7 +92,10 @@ export class MemoryPrograms {
         const { child } = await this.#spawn(owner, request);
         child.stdin?.end();
         signal.addEventListener('abort', () => child.kill('SIGKILL'));
-        const timer = setTimeout(() => child.kill('SIGKILL'), request.timeoutSec * 1000 || 2 ** 30);
+        const timer = setTimeout(
+          () => child.kill('SIGKILL'),
+          request.timeoutSec === undefined ? 2 ** 30 : request.timeoutSec * 1000,
+        );
         const limit = Number(request.maxOutputBytes);
         const stdout = collect(child.stdout, limit);
         const stderr = collect(child.stderr, limit);

@@ -2,10 +2,12 @@ import type { Migration } from 'kysely/migration';
 import { teamsAndSandboxes } from './0001-teams-and-sandboxes.ts';
 import { templates } from './0002-templates.ts';
 import { operations } from './0003-operations.ts';
+import { fences } from './0004-fences.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
   '0001-teams-and-sandboxes': teamsAndSandboxes,
   '0002-templates': templates,
   '0003-operations': operations,
+  '0004-fences': fences,
 };

@@ -7,19 +7,14 @@ import { presentOperated, presentPage, presentSandbox } from './present-sandboxe
 import { listRequest, sandboxRequest, withBodyNames } from './sandbox-input.ts';
 
 const TAG = 'Sandboxes';
-const DEFAULT_CONSOLE_BYTES = 64 * 1024;
-const MAX_CONSOLE_BYTES = 4 * 1024 * 1024;
+/** As much as a host agent keeps. */
+const MAX_CONSOLE_BYTES = 1024 * 1024;
 
 const consoleQuerySchema = z.strictObject({
-  max_bytes: z.coerce
-    .number()
-    .int()
-    .min(1)
-    .max(MAX_CONSOLE_BYTES)
-    .default(DEFAULT_CONSOLE_BYTES)
-    .meta({
-      description: 'How many bytes to return, counted from the end. All that is kept if omitted.',
-    }),
+  max_bytes: z.coerce.number().int().min(1).max(MAX_CONSOLE_BYTES).optional().meta({
+    description:
+      'How many bytes to return, counted from the end. All that is kept if omitted: at most 1 MiB.',
+  }),
 });
 
 const CREATE = defineEndpoint({
