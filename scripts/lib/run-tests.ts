@@ -6,7 +6,7 @@ import { processIo, terminateWithNpm } from '@torpor/cli';
 import { line, printStatus } from '@torpor/cli/testing';
 import { TorporError } from '@torpor/protocol';
 import { readHost, settledLeaks } from '@torpor/testkit/leaks';
-import { type Counts, type Result, runProject } from './vitest.ts';
+import { assertOptions, type Counts, type Result, runProject } from './vitest.ts';
 
 const LEAK_GRACE_MS = 10_000;
 
@@ -17,6 +17,7 @@ process.exit(await main(projects.split(','), filters));
 
 async function main(projects: readonly string[], filters: readonly string[]): Promise<number> {
   try {
+    await assertOptions(filters);
     const { leaks, failures, ...ran } = await runAll(projects, filters);
     // Last, where they are noticed first.
     for (const failure of [...failures, ...leaks]) await line(io.stdout, failure);

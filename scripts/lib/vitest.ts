@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Io } from '@torpor/cli';
+import { TorporError } from '@torpor/protocol';
 import { z } from 'zod';
 
 const VITEST = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url));
@@ -67,6 +68,25 @@ export async function runProject(run: ProjectRun): Promise<Result> {
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
+}
+
+/** Throws `invalid_request` for options that vitest does not accept: it would print a stack. */
+export async function assertOptions(args: readonly string[]): Promise<void> {
+  if (!args.some((argument) => argument.startsWith('-'))) return;
+  const child = spawn(
+    process.execPath,
+    [VITEST, ...CONFIGURATION, 'list', '--filesOnly', ...args],
+    {
+      cwd: REPOSITORY,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    },
+  );
+  const output = Buffer.concat(await child.stderr.toArray()).toString();
+  const [, problem] = /^CACError: (.*)$/m.exec(output) ?? [];
+  if (problem === undefined) return;
+  throw new TorporError('invalid_request', `vitest refuses the options: ${problem}.`, {
+    remedy: '`npx vitest --help` lists them; docs/testing.md says how to select tests.',
+  });
 }
 
 /** A word that matches no path of a test file selects tests by their names. */

@@ -100,7 +100,10 @@ describe('create, ls, info, rm', () => {
         {
           id: 'sbnosuchsandbox0000000',
           removed: false,
-          error: expect.objectContaining({ code: 'not_found' }),
+          error: expect.objectContaining({
+            code: 'not_found',
+            remedy: '`torpor ls` lists the sandboxes.',
+          }),
         },
       ]),
     );

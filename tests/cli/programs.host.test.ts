@@ -92,7 +92,11 @@ test.each([
 ])('the error about a missing directory names the option: %s %s %s', async (command, ...args) => {
   const line = [command, '-u', 'root', ...args.map((arg) => (arg === 'ID' ? id : arg))];
   const { exitCode, stderr } = await torpor(...line);
-  expect([exitCode, stderr]).toEqual([2, "torpor: --cwd '/nope' does not exist.\n"]);
+  expect([exitCode, stderr]).toEqual([
+    2,
+    "torpor: --cwd '/nope' does not exist.\n" +
+      '  → Name a directory that exists in the sandbox and that its user may enter.\n',
+  ]);
 });
 
 test('ps -a shows how a detached program exited, ps alone does not show it', async () => {

@@ -35,7 +35,9 @@ describe('pause and resume', () => {
       stderr: 'memory 2 ms\n',
     });
     expect((await torpor('ls', '-q', '--state', 'paused')).stdout).toBe(`${id}\n`);
-    expect(await torpor('resume', id)).toMatchObject({
+    const prefix = id.slice(0, 12);
+    expect((await torpor('pause', prefix)).stdout).toBe(`${id}\n`);
+    expect(await torpor('resume', prefix)).toMatchObject({
       exitCode: 0,
       stdout: `${id}\n`,
       stderr: '',
@@ -155,6 +157,21 @@ describe('snapshot and templates', () => {
       stdout: 'warm\n',
     });
     expect((await torpor('templates', 'rm', 'warm')).exitCode).toBe(3);
+    await torpor('snapshot', id, '-n', 'warm');
+    const partly = await torpor('templates', 'rm', 'base', 'nosuch', 'warm', '--json');
+    expect(partly.exitCode).toBe(4);
+    expect(JSON.parse(partly.stdout)).toEqual([
+      { name: 'base', removed: false, error: expect.objectContaining({ code: 'forbidden' }) },
+      {
+        name: 'nosuch',
+        removed: false,
+        error: expect.objectContaining({
+          code: 'not_found',
+          remedy: '`torpor templates` lists the snapshots and images.',
+        }),
+      },
+      { name: 'warm', removed: true },
+    ]);
     expect((await torpor('templates', 'rm', 'base')).exitCode).toBe(4);
   });
 

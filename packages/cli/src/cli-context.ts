@@ -35,7 +35,7 @@ export class CliContext {
   ): Command {
     return parent
       .command(nameAndArguments, options)
-      .description(description)
+      .description(options.isDefault ? `${description} (if no command is given)` : description)
       .option('--json', 'print JSON on standard output')
       .option('--data-dir <path>', 'data directory of the local server (TORPOR_DATA_DIR)')
       .option('--api-url <url>', 'address of the API (TORPOR_API_URL)')

@@ -64,7 +64,11 @@ export const ERRORS = {
     connect: 'InvalidArgument',
     remedy: 'Give the path of a program that exists in the sandbox.',
   },
-  program_not_executable: { http: 400, connect: 'InvalidArgument', remedy: '' },
+  program_not_executable: {
+    http: 400,
+    connect: 'InvalidArgument',
+    remedy: 'Give the path of a program that this user of the sandbox may execute.',
+  },
   sandbox_exhausted: {
     http: 503,
     // Not ResourceExhausted, which E2B's clients report as a rate limit.

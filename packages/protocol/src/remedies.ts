@@ -19,6 +19,7 @@ export const REMEDIES = {
   killPrograms:
     'Kill programs in the sandbox, for example with `pkill -KILL -u user` as root, or create one with more memory.',
   sendAsFile: 'Write large content to a file of the sandbox.',
+  listProcesses: 'List the processes of the sandbox to see which run.',
   listTemplates: 'List the snapshots and images to see which exist.',
   listOrMakeTemplates:
     'List the snapshots and images to see which exist. To add one, take a snapshot of a sandbox, or run `torpor image build` on the host.',

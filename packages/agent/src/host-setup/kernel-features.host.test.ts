@@ -5,7 +5,7 @@ import { KernelModules } from '@torpor/linux';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { collectFacts } from './facts.ts';
 import { type HostKernel, kernelFeatures, kmod } from './kernel-features.ts';
-import { checkRequirements } from './requirement.ts';
+import { checkRequirements, remedyOf } from './requirement.ts';
 import { setUpHost } from './setup.ts';
 
 const RELEASE = '6.1.0-41-amd64';
@@ -70,6 +70,19 @@ function setUp(steps: string[] = []) {
   const requirements = kernelFeatures(host);
   return setUpHost({ report, requirements, modules: host.modules, modulesFile: file() });
 }
+
+test('a device that this user may not open needs root, and no module', async () => {
+  flags = 'fpu vmx msr';
+  const openDevice = async (path: string) => {
+    const text = `EACCES: permission denied, open '${path}'`;
+    throw Object.assign(new Error(text), { code: 'EACCES' });
+  };
+  const results = await checkRequirements(kernelFeatures({ ...host, openDevice }));
+  const remedies = results
+    .filter(({ requirement }) => ['tun', 'kvm'].includes(requirement.id))
+    .map(remedyOf);
+  expect(remedies).toEqual(Array(2).fill('Run the command as root, for example with sudo.'));
+});
 
 describe('a freshly booted Debian', () => {
   beforeEach(async () => {

@@ -3,7 +3,7 @@ import { open, readFile } from 'node:fs/promises';
 import { type CommandOptions, KernelModules, runCommand } from '@torpor/linux';
 import { sampleRules } from '../network/index.ts';
 import { findSystemProgram } from './checks.ts';
-import type { CheckResult, Requirement } from './requirement.ts';
+import { type CheckResult, type Requirement, RUN_AS_ROOT } from './requirement.ts';
 
 /*
  * The kernel features that a host must have. They are tested by use, since a kernel may have them
@@ -97,10 +97,10 @@ function tun({ openDevice }: HostKernel): Feature {
     purpose: 'the network device of a sandbox',
     modules: async () => ['tun'],
     use: async () => {
-      const error = await openDevice('/dev/net/tun').then(() => undefined, messageOf);
-      return error === undefined
+      const failure = await openDevice('/dev/net/tun').then(() => undefined, failureOf);
+      return failure === undefined
         ? { state: 'found', detail: '/dev/net/tun' }
-        : { state: 'missing', detail: error };
+        : { state: 'missing', ...failure };
     },
     remedy:
       'Load the kernel module with `torpor setup` or `modprobe tun`; in a container, pass the device /dev/net/tun through.',
@@ -140,16 +140,26 @@ function kvm({ cpuInfo, openDevice }: HostKernel): Feature {
     purpose: 'virtual machines at the speed of the processor',
     modules: async () => KVM_MODULES[(await virtualisation(cpuInfo)) ?? ''] ?? [],
     use: async () => {
-      const error = await openDevice('/dev/kvm').then(() => undefined, messageOf);
-      if (error === undefined) return { state: 'found', detail: '/dev/kvm' };
+      const failure = await openDevice('/dev/kvm').then(() => undefined, failureOf);
+      if (failure === undefined) return { state: 'found', detail: '/dev/kvm' };
       const flag = await virtualisation(cpuInfo);
       return flag === undefined
         ? { state: 'absent', detail: 'the processor has no vmx and no svm; sandboxes are emulated' }
-        : { state: 'degraded', detail: `the processor has ${flag}, but ${error}` };
+        : {
+            ...failure,
+            state: 'degraded',
+            detail: `the processor has ${flag}, but ${failure.detail}`,
+          };
     },
     remedy:
       'Load the kernel module with `torpor setup` or `modprobe kvm_intel` (kvm_amd); enable virtualisation in the firmware; in a container, pass the device /dev/kvm through.',
   };
+}
+
+/** Why a device cannot be opened. To another user than root it exists, and no module is lacking. */
+function failureOf(error: unknown): Pick<CheckResult, 'detail' | 'remedy'> {
+  const isDenied = error instanceof Error && 'code' in error && error.code === 'EACCES';
+  return { detail: messageOf(error), ...(isDenied ? { remedy: RUN_AS_ROOT } : {}) };
 }
 
 async function virtualisation(cpuInfo: HostKernel['cpuInfo']): Promise<string | undefined> {

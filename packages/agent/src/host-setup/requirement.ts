@@ -1,8 +1,12 @@
+export const RUN_AS_ROOT = 'Run the command as root, for example with sudo.';
+
 /** The result of a check: `detail` is a path, a version, or what is wrong. */
 export interface CheckResult {
   /** `absent`: does not exist, and is not needed. */
   readonly state: 'found' | 'absent' | 'missing' | 'degraded';
   readonly detail: string;
+  /** What to do, where it is not what the requirement says. */
+  readonly remedy?: string;
 }
 
 /** A requirement of the host. Set-up and doctor use the table of them. */
@@ -30,6 +34,11 @@ export interface Fact {
 export interface CheckedRequirement {
   readonly requirement: Requirement;
   readonly result: CheckResult;
+}
+
+/** What to do about a requirement if set-up cannot help. */
+export function remedyOf({ requirement, result }: CheckedRequirement): string {
+  return result.remedy ?? requirement.remedy;
 }
 
 /** Checks all requirements at once. */

@@ -1,7 +1,7 @@
 import type { HostSettings } from '../config.ts';
 import { every, files, programs, qemu, staticBusybox, superUser } from './checks.ts';
 import { kernelFeatures, kmod } from './kernel-features.ts';
-import type { Requirement } from './requirement.ts';
+import { type Requirement, RUN_AS_ROOT } from './requirement.ts';
 
 /**
  * The requirements with these settings. If Firecracker is forced, the host does not need what only
@@ -35,7 +35,7 @@ export const REQUIREMENTS: readonly Requirement[] = [
     purpose: 'network namespaces, tap devices, nftables',
     check: superUser,
     packages: [],
-    remedy: 'Run the command as root, for example with sudo.',
+    remedy: RUN_AS_ROOT,
   },
   {
     id: 'qemu',

@@ -3,7 +3,12 @@ import { TorporError } from '@torpor/protocol';
 import { ensureBackports, hasApt, installPackages, type SetupReport, updateLists } from './apt.ts';
 import { HOST_KERNEL } from './kernel-features.ts';
 import { loadModules, MODULES_FILE } from './module-loading.ts';
-import { type CheckedRequirement, checkRequirements, type Requirement } from './requirement.ts';
+import {
+  type CheckedRequirement,
+  checkRequirements,
+  type Requirement,
+  remedyOf,
+} from './requirement.ts';
 import { REQUIREMENTS } from './requirements.ts';
 
 export interface SetupOptions {
@@ -110,7 +115,7 @@ function isMissing({ result }: CheckedRequirement): boolean {
 
 function missingError(missing: readonly CheckedRequirement[]): TorporError {
   const list = missing.map(({ requirement, result }) => `${requirement.id} (${result.detail})`);
-  const remedies = missing.map(({ requirement }) => requirement.remedy);
+  const remedies = missing.map(remedyOf);
   const packages = missing.flatMap(({ requirement }) => requirement.packages);
   const byPackage =
     packages.length === 0 ? [] : [`\`torpor setup\` installs it on Debian: ${packages.join(' ')}.`];

@@ -74,7 +74,7 @@ test('also with --json, for programs', async () => {
   for (const secret of SECRETS) expect(stdout).not.toContain(secret);
 });
 
-test.each([['config'], ['ls'], ['up'], ['env'], ['doctor'], ['image', 'ls']])(
+test.each([['config'], ['ls'], ['up'], ['env'], ['doctor'], ['image', 'ls'], ['image']])(
   'torpor %s %s refuses a file with an unknown setting, and suggests the nearest one',
   async (...command) => {
     await writeFile(join(dataDir, 'torpor.toml'), 'prot = 8080\n');

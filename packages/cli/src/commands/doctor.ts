@@ -28,9 +28,8 @@ export function registerDoctor(cli: CliContext): void {
     .action(
       cli.action(async (options: DoctorOptions, _command: Command) => {
         // Loaded here, because it loads the code of the host, which most commands do not need.
-        const { checkRequirements, collectFacts, requirementsFor, vmmFacts } = await import(
-          '@torpor/agent/host-setup'
-        );
+        const { checkRequirements, collectFacts, remedyOf, requirementsFor, vmmFacts } =
+          await import('@torpor/agent/host-setup');
         const config = await readConfig(cli.io, options);
         const settings = hostSettings(config);
         const { dataDir } = settings;
@@ -39,7 +38,7 @@ export function registerDoctor(cli: CliContext): void {
           ...checked.map(({ requirement, result }) => ({
             id: requirement.id,
             result,
-            remedy: requirementRemedy(requirement.remedy, requirement.packages),
+            remedy: requirementRemedy(remedyOf({ requirement, result }), requirement.packages),
           })),
           ...(await collectFacts(dataDir)),
           ...(await vmmFacts(settings, {

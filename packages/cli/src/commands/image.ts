@@ -7,6 +7,7 @@ import { json, line } from '../io.ts';
 import { progressStatus } from '../output/progress.ts';
 import { table } from '../output/table.ts';
 import { formatAge } from '../output/units.ts';
+import { removeEach } from './remove-each.ts';
 
 interface PruneOptions extends CommonOptions {
   readonly dryRun?: boolean;
@@ -26,7 +27,7 @@ export function registerImage(cli: CliContext): void {
 
 function registerList(cli: CliContext, image: Command): void {
   cli
-    .command('ls', 'list the images', image)
+    .command('ls', 'list the images', image, { isDefault: true })
     .alias('list')
     .action(
       cli.action(async (options: CommonOptions, _command: Command) => {
@@ -72,11 +73,13 @@ function registerRemove(cli: CliContext, image: Command): void {
   cli.command('rm <names...>', 'remove images that no sandbox uses', image).action(
     cli.action(async (names: string[], options: CommonOptions, _command: Command) => {
       const store = await openStore(cli, options);
-      for (const name of new Set(names)) {
-        await store.remove(name);
-        if (!options.json) await line(cli.io.stdout, name);
-      }
-      if (options.json) await json(cli.io, { removed: names });
+      return removeEach(cli.io, names, options, {
+        key: 'name',
+        remove: async (name) => {
+          await store.remove(name);
+          return name;
+        },
+      });
     }),
   );
 }

@@ -4,6 +4,7 @@ import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { EXIT, exitCodeOfError } from '../exit-codes.ts';
 import { json, line } from '../io.ts';
+import { errorEntry, printRemedies } from '../output/report-error.ts';
 import { reportTimings } from '../output/timings.ts';
 
 interface TimedOptions extends CommonOptions {
@@ -36,7 +37,7 @@ export function registerPause(cli: CliContext): void {
       cli.action(async (id: string, options: PauseOptions, _command: Command) => {
         await cli.withSandbox(options, id, async (sandbox) => {
           const info = await sandbox.pause({ strict: options.strict });
-          await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
+          await (options.json ? json(cli.io, info) : line(cli.io.stdout, sandbox.id));
           await reportTimings(cli.io, info.timings, options);
         });
       }),
@@ -56,7 +57,7 @@ export function registerResume(cli: CliContext): void {
             idleTimeoutMs: options.idleTimeout,
             strict: options.strict,
           });
-          await (options.json ? json(cli.io, info) : line(cli.io.stdout, id));
+          await (options.json ? json(cli.io, info) : line(cli.io.stdout, sandbox.id));
           await reportTimings(cli.io, info.timings, options);
         });
       }),
@@ -76,13 +77,14 @@ export function registerFork(cli: CliContext): void {
             idleTimeoutMs: options.idleTimeout,
           });
           if (options.json) {
-            const failed = errors.map(({ code, message }) => ({ error: { code, message } }));
+            const failed = errors.map((error) => ({ error: errorEntry(error) }));
             const children = [...sandboxes.map(({ info }) => ({ sandbox: info })), ...failed];
             await json(cli.io, { children, timings });
           } else {
             for (const child of sandboxes) await line(cli.io.stdout, child.id);
           }
           for (const { message } of errors) await line(cli.io.stderr, `torpor: ${message}`);
+          await printRemedies(cli.io, errors);
           await reportTimings(cli.io, timings, options);
           return errors[0] === undefined ? EXIT.ok : exitCodeOfError(errors[0]);
         });

@@ -7,6 +7,7 @@ import { json, line } from '../io.ts';
 import { table } from '../output/table.ts';
 import { reportTimings } from '../output/timings.ts';
 import { formatAge } from '../output/units.ts';
+import { removeEach } from './remove-each.ts';
 
 interface SnapshotOptions extends CommonOptions {
   readonly name?: string;
@@ -89,13 +90,15 @@ export function registerTemplates(cli: CliContext): void {
     )
     .action(
       cli.action(async (names: string[], options: CommonOptions, _command: Command) => {
-        await cli.withTorpor(options, async (torpor) => {
-          for (const name of new Set(names)) {
-            await torpor.snapshots.delete(name);
-            if (!options.json) await line(cli.io.stdout, name);
-          }
-          if (options.json) await json(cli.io, { removed: names });
-        });
+        return cli.withTorpor(options, (torpor) =>
+          removeEach(cli.io, names, options, {
+            key: 'name',
+            remove: async (name) => {
+              await torpor.snapshots.delete(name);
+              return name;
+            },
+          }),
+        );
       }),
     );
 }

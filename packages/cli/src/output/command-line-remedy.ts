@@ -20,6 +20,7 @@ const COMMANDS: Readonly<Record<RemedyName, (id: string) => string>> = {
   killPrograms: (id) =>
     `Kill programs in the sandbox, for example as root with \`torpor exec --user root ${id} -- pkill -KILL -u user\`, or create one with more memory.`,
   sendAsFile: () => 'Copy large content into the sandbox with `torpor cp`.',
+  listProcesses: () => '`torpor ps <id>` lists the programs that run in the sandbox.',
   listTemplates: () => '`torpor templates` lists the snapshots and images.',
   listOrMakeTemplates: () =>
     '`torpor templates` lists the snapshots and images; `torpor snapshot`, and `torpor image build` on the host, add others.',

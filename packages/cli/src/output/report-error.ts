@@ -16,17 +16,28 @@ export async function reportError(
   error: TorporError,
   { asJson, debug = false }: ReportOptions,
 ): Promise<void> {
-  const message = commandLineMessage(error);
-  const remedy = commandLineRemedy(error);
   if (asJson) {
-    const { code } = error;
-    const body = { error: { code, message, ...(remedy === '' ? {} : { remedy }) } };
+    const body = { error: errorEntry(error) };
     // Standard output may be what failed.
     await line(io.stdout, JSON.stringify(body)).catch(() => undefined);
   }
-  await line(io.stderr, `torpor: ${message}`);
-  if (remedy !== '') await line(io.stderr, `  → ${remedy}`);
+  await line(io.stderr, `torpor: ${commandLineMessage(error)}`);
+  await printRemedies(io, [error]);
   if (error.code === 'internal_error' && debug) {
     await line(io.stderr, String(error.cause instanceof Error ? error.cause.stack : error.stack));
   }
+}
+
+/** An error in JSON. */
+export function errorEntry(error: TorporError) {
+  const remedy = commandLineRemedy(error);
+  const message = commandLineMessage(error);
+  return { code: error.code, message, ...(remedy === '' ? {} : { remedy }) };
+}
+
+/** Prints what to do about errors whose messages have been printed; what helps with several only once. */
+export async function printRemedies(io: Io, errors: readonly TorporError[]): Promise<void> {
+  const remedies = new Set(errors.map(commandLineRemedy));
+  remedies.delete('');
+  for (const remedy of remedies) await line(io.stderr, `  → ${remedy}`);
 }

@@ -3,7 +3,7 @@ import { type hostAgent, isSandboxState, type SandboxState, TorporError } from '
 import type { SandboxRow } from '../database/schema.ts';
 
 const LOST_REASON = 'The host no longer has this sandbox.';
-const INTERRUPTED_REASON = 'The create was interrupted before the host had the sandbox.';
+const INTERRUPTED_REASON = 'Its start was interrupted before the host had it.';
 export const SILENT_REASON = 'The host agent does not respond; the sandbox may still be running.';
 
 /** The columns that are copied from the agent. */

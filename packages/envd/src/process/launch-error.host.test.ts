@@ -169,6 +169,7 @@ describe.each(CHANNELS)('a program on %s that cannot be started', (channel) => {
     ],
   ])('says why: %s', async (_cause, request, code, message) => {
     const error = await failureOf(start(channel, request()));
+    expect(error.remedy).not.toBe('');
     expect({ code: error.code, message: error.message }).toEqual({
       code,
       message: expect.stringMatching(message),

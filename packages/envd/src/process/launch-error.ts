@@ -115,6 +115,7 @@ function directoryError({ cwd }: LaunchRequest, cause: unknown): TorporError | u
 export function unusableDirectory(path: string, why: string, cause?: unknown): TorporError {
   const issue = { field: 'cwd', problem: `'${path}' ${why}` };
   return new TorporError('invalid_request', `${issue.field} ${issue.problem}`, {
+    remedy: 'Name a directory that exists in the sandbox and that its user may enter.',
     issues: [issue],
     cause,
   });

@@ -1,7 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Code, ConnectError } from '@connectrpc/connect';
-import { TorporError } from '@torpor/protocol';
+import { REMEDIES, TorporError } from '@torpor/protocol';
 import type { EnvdContext } from '../context.ts';
 import type { ProcessExit } from '../process-exit.ts';
 import type { User } from '../users.ts';
@@ -204,10 +203,8 @@ function newestMatch(
 }
 
 function notFound(selector: Selector): never {
-  throw new ConnectError(
-    'pid' in selector
-      ? `process with pid ${selector.pid} not found`
-      : `process with tag ${selector.tag} not found`,
-    Code.NotFound,
-  );
+  const [by, value] = 'pid' in selector ? ['pid', selector.pid] : ['tag', selector.tag];
+  throw new TorporError('not_found', `process with ${by} ${value} not found`, {
+    remedy: REMEDIES.listProcesses,
+  }).toConnectError();
 }

@@ -1,7 +1,7 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { Code, createClient } from '@connectrpc/connect';
 import { createGrpcWebTransport } from '@connectrpc/connect-node';
-import { envdProcess, TorporError, USER_HEADER } from '@torpor/protocol';
+import { envdProcess, REMEDIES, TorporError, USER_HEADER } from '@torpor/protocol';
 import {
   byPid,
   byTag,
@@ -215,6 +215,7 @@ describe('selecting', () => {
     '%s does not find an unknown process',
     async (_name, call) => {
       const error = await failureOf(call(byPid(4_000_000_000)));
+      expect(TorporError.from(error).remedy).toBe(REMEDIES.listProcesses);
       expect(error).toMatchObject({
         code: Code.NotFound,
         rawMessage: 'process with pid 4000000000 not found',
