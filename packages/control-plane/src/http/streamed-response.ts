@@ -1,6 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Context } from 'hono';
 import type { Logger } from 'pino';
+import { logFailure } from '../errors/log-failure.ts';
 import type { AppEnvironment } from './environment.ts';
 
 /**
@@ -29,10 +30,8 @@ export function streamedResponse(
           const error = TorporError.from(reason);
           const { outgoing } = c.env;
           if (!c.req.raw.signal.aborted) {
-            logger.warn(
-              { route: c.get('route'), err: error },
-              'Response failed before it was complete',
-            );
+            const fields = { route: c.get('route') };
+            logFailure(logger, fields, error, 'Response failed before it was complete');
           }
           if (outgoing === undefined) controller.error(error);
           else outgoing.destroy();

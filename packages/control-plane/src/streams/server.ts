@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
 import type { ApiKeyStore } from '../auth/api-keys.ts';
 import type { Principal } from '../auth/principal.ts';
+import { logFailure } from '../errors/log-failure.ts';
 import { refuseUpgrade } from '../errors/refuse-upgrade.ts';
 import type { GuestProcesses } from '../guest/processes.ts';
 import type { RequestedStream, StreamRouter } from './session.ts';
@@ -101,9 +102,9 @@ export class StreamServer {
       await socket.close();
     } catch (reason) {
       const error = TorporError.from(reason);
-      if (!socket.closed.aborted && error.httpStatus >= 500) {
-        logger.error({ sandbox: sandboxId, err: error }, 'Stream failed');
-      }
+      // A client that has disconnected may have broken it off itself.
+      if (!socket.closed.aborted)
+        logFailure(logger, { sandbox: sandboxId }, error, 'Stream failed');
       await socket.fail(error);
     }
   }

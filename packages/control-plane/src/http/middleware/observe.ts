@@ -1,5 +1,7 @@
+import { TorporError } from '@torpor/protocol';
 import type { MiddlewareHandler } from 'hono';
 import type { Logger } from 'pino';
+import { logFailure } from '../../errors/log-failure.ts';
 import type { Metrics } from '../../observability/metrics.ts';
 import type { AppEnvironment } from '../environment.ts';
 
@@ -22,7 +24,7 @@ export function observe({
     if (status < 500) {
       logger.debug(entry, 'Request handled');
     } else {
-      logger.error({ ...entry, err: c.error }, 'Request failed');
+      logFailure(logger, entry, TorporError.from(c.error), 'Request failed');
     }
   };
 }
