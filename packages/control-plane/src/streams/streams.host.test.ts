@@ -164,6 +164,23 @@ describe('exec/stream', () => {
     expect(client.output('stdout').length).toBe(8e6);
   });
 
+  test('a program that exceeds its timeout is an error of the user, not of the server', async () => {
+    await using client = connect('exec/stream');
+    await client.send({ type: 'start', cmd: 'sleep', args: ['600'], timeout_sec: 1 });
+    expect(await client.first('error')).toMatchObject({ code: 'timeout', fatal: true });
+    await client.closed();
+    const entries = harness
+      .log()
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    const failures = entries.filter(
+      ({ msg, code }) => msg === 'Stream failed' && code === 'timeout',
+    );
+    expect(failures).toEqual([expect.objectContaining({ sandbox: id, level: 30 })]);
+    expect(failures[0]).not.toHaveProperty('err');
+  });
+
   test.each<[string, object[], string]>([
     ['a missing program', [{ type: 'start', cmd: 'no-such' }], 'program_not_found'],
     ['an unknown field', [{ type: 'start', cmd: 'true', shell: true }], 'invalid_request'],

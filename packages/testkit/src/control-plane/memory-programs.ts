@@ -119,7 +119,20 @@ export class MemoryPrograms {
         owner.enter('execStream');
         const program = await this.#spawn(owner, request);
         if (!request.stdin) program.child.stdin?.end();
-        yield* this.#events(program, signal);
+        let isExpired = false;
+        const expire = () => {
+          isExpired = true;
+          program.child.kill('SIGKILL');
+        };
+        const timer = setTimeout(expire, (request.timeoutSec ?? 0) * 1000 || 2 ** 30);
+        try {
+          for await (const response of this.#events(program, signal)) {
+            if (isExpired && response.event.case === 'end') throw timeoutError();
+            yield response;
+          }
+        } finally {
+          clearTimeout(timer);
+        }
       }.bind(this),
       startBackground: async (request) => {
         owner.enter('startBackground');
@@ -284,6 +297,10 @@ export class MemoryPrograms {
     signal.addEventListener('abort', () => feed.end());
     for await (const event of feed) yield { event };
   }
+}
+
+function timeoutError() {
+  return new TorporError('timeout', 'The program did not exit in time.').toConnectError();
 }
 
 function eventOf(event: ExecEventInit): ExecEvent {
