@@ -10,8 +10,8 @@ const HOST_TIMEOUT_MS = 60_000;
 
 /**
  * Periodically cleans up templates after a crash, or after a host did not respond: those that
- * are pending although no operation has locked their name, those that are deleted but
- * still kept by the host, and those that a host keeps although no row has them.
+ * are pending although no operation has locked their name, and those that are deleted but
+ * still kept by the host.
  */
 export function startTemplateSweeper(
   parts: TemplateParts,
@@ -19,6 +19,7 @@ export function startTemplateSweeper(
 ): AsyncDisposable {
   const { templates, hosts, logger } = parts;
   const failure = 'Could not look for templates to settle';
+  const reported = new Set<string>();
   return new PeriodicTask({ intervalMs, logger, failure }, async (signal) => {
     for (const host of hosts.all()) {
       for (const row of await templates.unsettled(host.id)) {
@@ -26,26 +27,33 @@ export function startTemplateSweeper(
         await settle(parts, row);
       }
       if (signal.aborted) return;
-      await releaseUnknown(parts, host);
+      await reportUnknown(parts, host, reported);
     }
   });
 }
 
-/** A row is written before its template is made, so what has none now will not get one. */
-async function releaseUnknown(
+/**
+ * Warns once of each template that a host keeps and no row has. It is kept: a row is written
+ * before its template is made, so such a row was lost, with an old backup of the database for
+ * example, and the template may be the only copy of what its team saved.
+ */
+async function reportUnknown(
   { templates, logger }: TemplateParts,
   host: HostConnection,
+  reported: Set<string>,
 ): Promise<void> {
   try {
     const { templateIds } = await host.call((client) =>
       client.listSnapshots({}, { timeoutMs: HOST_TIMEOUT_MS }),
     );
     const known = await templates.known(templateIds);
-    for (const templateId of templateIds.filter((id) => !known.has(id))) {
-      await host.call((client) =>
-        client.deleteSnapshot({ templateId }, { timeoutMs: HOST_TIMEOUT_MS }),
+    for (const template of templateIds) {
+      if (known.has(template) || reported.has(template)) continue;
+      reported.add(template);
+      logger.warn(
+        { template, host: host.id },
+        'A template of the host was not found in the database; it is kept',
       );
-      logger.warn({ template: templateId, host: host.id }, 'Unknown template released');
     }
   } catch (reason) {
     const err = TorporError.from(reason);
