@@ -6,6 +6,7 @@ import { ApiKeyStore } from './auth/api-keys.ts';
 import { BuildService } from './builds/service.ts';
 import type { Database } from './database/schema.ts';
 import { recordInAuditLog } from './events/audit.ts';
+import { AuditLog } from './events/audit-log.ts';
 import { OutboxDelivery } from './events/delivery.ts';
 import { GuestAccess } from './guest/access.ts';
 import { GuestFiles } from './guest/files.ts';
@@ -32,8 +33,6 @@ import { TemplateService } from './templates/service.ts';
 export interface ContextOptions {
   readonly db: Kysely<Database>;
   readonly hosts: readonly HostSettings[];
-  /** The team of the operator of the hosts. */
-  readonly operatorTeamId: string;
   readonly logger: Logger;
   readonly version: string;
   /** How long an operation keeps its locks after its control plane has died. */
@@ -68,11 +67,12 @@ export function createContext(options: ContextOptions) {
   const sandboxes = new SandboxService({ ...parts, snapshots: parts.templates });
   const guests = new GuestAccess(sandboxes, hosts);
   const services = {
-    apiKeys: new ApiKeyStore(db),
+    apiKeys: new ApiKeyStore({ db, onEvents }),
     sandboxes,
     lifecycle: new SandboxLifecycle(parts),
     templates: new TemplateService(parts),
-    builds: new BuildService(hosts, options.operatorTeamId),
+    builds: new BuildService(hosts),
+    auditLog: new AuditLog(db),
     processes: new GuestProcesses(guests, metrics),
     files: new GuestFiles(guests),
   };

@@ -90,7 +90,7 @@ export class ControlPlane implements AsyncDisposable {
     await using resources = new AsyncDisposableStack();
     await mkdir(dataDir, { recursive: true, mode: 0o711 });
     const db = await connectDatabase(options, resources);
-    const { apiKey, teamId } = await ensureLocalCredentials(db, dataDir, logger);
+    const { apiKey } = await ensureLocalCredentials(db, dataDir, logger);
     const context = createContext({
       ...options,
       db,
@@ -101,7 +101,6 @@ export class ControlPlane implements AsyncDisposable {
           guestTimeoutMs: options.guestTimeoutMs ?? SETTINGS.guestTimeoutMs.defaultValue,
         },
       ],
-      operatorTeamId: teamId,
     });
     await startWork(context, options, resources);
     const front = resources.use(new AsyncDisposableStack());

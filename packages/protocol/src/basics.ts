@@ -19,6 +19,13 @@ export {
 export { REMEDIES, type RemedyName } from './remedies.ts';
 export { SANDBOX_DEFAULTS } from './sandbox-defaults.ts';
 export {
+  isPermission,
+  MEMBER_PERMISSIONS,
+  PERMISSION_NAMES,
+  PERMISSIONS,
+  type Permission,
+} from './permissions.ts';
+export {
   assertTransition,
   canTransition,
   isSandboxState,

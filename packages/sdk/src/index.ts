@@ -1,5 +1,7 @@
 export { type ErrorCode, TorporError } from '@torpor/protocol/basics';
 export { MAX_EXEC_OUTPUT_BYTES } from '@torpor/protocol/rest';
+export { ApiKeys, type CreateApiKeyOptions } from './api-keys.ts';
+export { AuditLog, type AuditLogOptions } from './audit-log.ts';
 export { Builds } from './builds.ts';
 export { type FileOptions, Files } from './files.ts';
 export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';

@@ -1,4 +1,6 @@
 import * as rest from '@torpor/protocol/rest';
+import { ApiKeys } from './api-keys.ts';
+import { AuditLog } from './audit-log.ts';
 import { Builds } from './builds.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';
@@ -21,6 +23,8 @@ export class Torpor implements AsyncDisposable {
   readonly sandboxes: Sandboxes;
   readonly snapshots: Snapshots;
   readonly builds: Builds;
+  readonly apiKeys: ApiKeys;
+  readonly auditLog: AuditLog;
   readonly #connection: Connection;
 
   constructor(options: ConnectionOptions = {}) {
@@ -28,6 +32,8 @@ export class Torpor implements AsyncDisposable {
     this.sandboxes = new Sandboxes(this.#connection);
     this.snapshots = new Snapshots(this.#connection);
     this.builds = new Builds(this.#connection);
+    this.apiKeys = new ApiKeys(this.#connection);
+    this.auditLog = new AuditLog(this.#connection);
   }
 
   get apiUrl(): string {

@@ -1,4 +1,4 @@
-import type { SandboxState } from '@torpor/protocol';
+import type { Permission, SandboxState } from '@torpor/protocol';
 import type {
   ColumnType,
   Generated,
@@ -27,8 +27,14 @@ export interface ApiKeyTable {
   key_hash: string;
   /** The first characters of the key, to tell keys apart in a list. */
   key_prefix: string;
+  /** What it may do: the permissions of `@torpor/protocol`. */
+  scopes: Permission[];
+  /** The user or key that created it; null for one that was made with the data directory. */
+  created_by: string | null;
   created_at: DefaultedTime;
   last_used_at: Date | null;
+  /** From when on it is refused. */
+  expires_at: Date | null;
 }
 
 export interface SandboxTable {
@@ -105,6 +111,9 @@ export type OperationKind =
   | 'snapshot.create'
   | 'snapshot.delete';
 
+/** What is recorded beside operations. */
+export type EventKind = OperationKind | 'api_key.create' | 'api_key.revoke';
+
 export type ActorType = 'api_key' | 'system';
 
 export type OperationStatus = 'success' | 'error';
@@ -121,6 +130,7 @@ export interface OperationTable {
   team_id: string | null;
   actor_type: ActorType;
   actor_id: string | null;
+  actor_name: string | null;
   expires_at: Date;
 }
 
@@ -128,12 +138,13 @@ export interface OperationTable {
 export interface OutboxTable {
   /** A bigint, which the driver returns as a string. */
   id: GeneratedAlways<string>;
-  kind: OperationKind;
-  /** The id of the sandbox, or the name of the snapshot. */
+  kind: EventKind;
+  /** The id of the sandbox or key, or the name of the snapshot. */
   resource: string;
   team_id: string;
   actor_type: ActorType;
   actor_id: string | null;
+  actor_name: string | null;
   status: OperationStatus;
   metadata: StringMap;
   created_at: Generated<Date>;
@@ -146,6 +157,7 @@ export interface AuditLogTable {
   team_id: string;
   actor_type: ActorType;
   actor_id: string | null;
+  actor_name: string | null;
   resource_type: string;
   resource_id: string;
   action: string;

@@ -21,6 +21,7 @@ export async function recordInAuditLog(
           team_id: event.team_id,
           actor_type: event.actor_type,
           actor_id: event.actor_id,
+          actor_name: event.actor_name,
           resource_type: resourceType,
           resource_id: event.resource,
           action,

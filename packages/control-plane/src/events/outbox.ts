@@ -7,7 +7,7 @@ import type { Kysely, Selectable } from 'kysely';
 import type {
   ActorType,
   Database,
-  OperationKind,
+  EventKind,
   OperationStatus,
   OutboxTable,
 } from '../database/schema.ts';
@@ -16,18 +16,16 @@ import type {
 export interface Actor {
   readonly type: ActorType;
   readonly id: string | null;
+  /** As it is called now; kept, because it can be deleted. */
+  readonly name: string | null;
 }
 
-export const SYSTEM: Actor = { type: 'system', id: null };
-
-export function apiKeyActor({ apiKeyId }: { readonly apiKeyId: string }): Actor {
-  return { type: 'api_key', id: apiKeyId };
-}
+export const SYSTEM: Actor = { type: 'system', id: null, name: null };
 
 /** What an operation did to one resource. */
 export interface OutboxEvent {
-  readonly kind: OperationKind;
-  /** The id of the sandbox, or the name of the snapshot. */
+  readonly kind: EventKind;
+  /** The id of the sandbox or key, or the name of the snapshot. */
   readonly resource: string;
   readonly teamId: string;
   readonly actor: Actor;
@@ -53,6 +51,7 @@ export async function appendEvents(
         team_id: teamId,
         actor_type: actor.type,
         actor_id: actor.id,
+        actor_name: actor.name,
         status,
         metadata: JSON.stringify(metadata),
         delivered_at: null,

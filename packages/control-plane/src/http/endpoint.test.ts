@@ -1,5 +1,5 @@
 import { OpenAPIHono } from '@hono/zod-openapi';
-import { rest } from '@torpor/protocol';
+import { type Permission, rest } from '@torpor/protocol';
 import { expect, test, vi } from 'vitest';
 import { z } from 'zod';
 import { type Api, addEndpoint, defineEndpoint } from './endpoint.ts';
@@ -11,6 +11,7 @@ const ENDPOINT = defineEndpoint({
   path: '/things/{size}/parts/{name}',
   operationId: 'thing',
   summary: 'A thing',
+  access: 'sandboxes.write',
   tag: 'Things',
   params: z.object({ size: z.coerce.number().int().min(1), name: z.string() }),
   query: z.strictObject({ all: z.enum(['true', 'false']).default('false') }),
@@ -18,8 +19,13 @@ const ENDPOINT = defineEndpoint({
   responses: { 200: { description: 'It.' } },
 });
 
-function application() {
+function application(permissions: readonly Permission[] = ['sandboxes.write']) {
   const api: Api = new OpenAPIHono<AppEnvironment>();
+  api.use(async (c, next) => {
+    const actor = { type: 'system', id: null, name: null } as const;
+    c.set('principal', { teamId: 'tm1', actor, permissions: new Set(permissions) });
+    await next();
+  });
   api.onError((error, c) => errorResponse(c, error));
   const handled = vi.fn();
   addEndpoint(api, ENDPOINT, (c, input) => {
@@ -51,6 +57,33 @@ test.each([
   expect(error).toMatchObject({ code: 'invalid_request', issues: [{ field }] });
   expect(error.message).toContain(`Invalid ${where}: ${field}`);
   expect(handled).not.toHaveBeenCalled();
+});
+
+test('a caller without the permission does not reach it, whatever the request', async () => {
+  const { api, handled } = application(['sandboxes.read', 'platform']);
+  for (const path of ['/things/12/parts/a', '/things/none/parts/a']) {
+    const response = await api.request(path, { method: 'POST' });
+    expect(response.status).toBe(403);
+    const { error } = rest.errorBodySchema.parse(await response.json());
+    expect(error).toMatchObject({ code: 'forbidden' });
+    expect(error.message).toContain('sandboxes.write');
+  }
+  expect(handled).not.toHaveBeenCalled();
+});
+
+test('the description names the permission, and none for what is public', () => {
+  const { api } = application();
+  addEndpoint(api, { ...ENDPOINT, path: '/open/{size}/{name}', access: 'public' }, (c) =>
+    c.body(null),
+  );
+  const { paths } = api.getOpenAPIDocument({ openapi: '3.1.0', info: { title: '', version: '' } });
+  expect(paths['/things/{size}/parts/{name}']?.post).toMatchObject({
+    security: [{ apiKey: [] }],
+    'x-permission': 'sandboxes.write',
+  });
+  const open = paths['/open/{size}/{name}']?.post;
+  expect(open?.security).toEqual([]);
+  expect(open).not.toHaveProperty('x-permission');
 });
 
 test('a path whose parameters are not those of its schema fails when the application is built', () => {

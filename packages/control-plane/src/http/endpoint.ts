@@ -1,7 +1,8 @@
 import type { OpenAPIHono, RouteConfig } from '@hono/zod-openapi';
-import { rest } from '@torpor/protocol';
+import { type Permission, rest } from '@torpor/protocol';
 import type { Context } from 'hono';
 import type { z } from 'zod';
+import { requirePermission } from '../auth/principal.ts';
 import { parseWith } from '../validation/parse-with.ts';
 import type { AppEnvironment } from './environment.ts';
 import { assertParams, routePattern } from './path-template.ts';
@@ -28,8 +29,8 @@ export interface Endpoint<P extends z.ZodObject, Q extends z.ZodObject, B extend
   /** A body that the handler reads itself, as a stream: media type and its description. */
   readonly streamedBody?: Readonly<Record<string, z.ZodType>>;
   readonly responses: Readonly<Record<number, ResponseSpec>>;
-  /** Needs no API key. */
-  readonly public?: true;
+  /** The permission that the caller needs; `public` for what needs no API key. */
+  readonly access: Permission | 'public';
 }
 
 export interface ResponseSpec {
@@ -64,7 +65,8 @@ export function defineEndpoint<
 
 /**
  * Adds an operation to the application and to its OpenAPI description. The handler runs only
- * for requests whose path, query and body match their schemas; others get `invalid_request`.
+ * for a caller with the permission, and requests whose path, query and body match their schemas;
+ * others get `forbidden` and `invalid_request`.
  * Throws if the path and the schema of its parameters do not name the same ones.
  */
 export function addEndpoint<
@@ -76,6 +78,7 @@ export function addEndpoint<
   api.openAPIRegistry.registerPath(describe(endpoint));
   api.on(endpoint.method.toUpperCase(), routePattern(endpoint.path), async (c) => {
     c.set('route', endpoint.path);
+    if (endpoint.access !== 'public') requirePermission(c.get('principal'), endpoint.access);
     const input = {
       params: parseIfAny(endpoint.params, c.req.param(), 'path'),
       query: parseIfAny(endpoint.query, queryObject(c.req.queries()), 'query'),
@@ -106,7 +109,9 @@ function describe<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodT
     summary: endpoint.summary,
     ...(endpoint.description === undefined ? {} : { description: endpoint.description }),
     tags: [endpoint.tag],
-    security: endpoint.public === true ? [] : [{ apiKey: [] }],
+    ...(endpoint.access === 'public'
+      ? { security: [] }
+      : { security: [{ apiKey: [] }], 'x-permission': endpoint.access }),
     request: {
       ...(endpoint.params === undefined ? {} : { params: endpoint.params }),
       ...(endpoint.query === undefined ? {} : { query: endpoint.query }),

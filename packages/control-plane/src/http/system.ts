@@ -16,7 +16,7 @@ export function addSystemRoutes(
       operationId: 'health',
       summary: 'Whether the server responds, and its version',
       tag: 'System',
-      public: true,
+      access: 'public',
       responses: {
         200: jsonResponse('The server responds.', rest.healthSchema),
       },
@@ -31,7 +31,7 @@ export function addSystemRoutes(
       operationId: 'metrics',
       summary: 'Metrics in the Prometheus text format',
       tag: 'System',
-      public: true,
+      access: 'public',
       responses: { 200: { description: 'The metrics.', content: { 'text/plain': z.string() } } },
     },
     async (c) =>

@@ -19,7 +19,6 @@ export async function renderOpenApi(): Promise<string> {
   const { app, metrics } = createContext({
     db: new Kysely<Database>({ dialect: new PostgresDialect({ pool: new pg.Pool() }) }),
     hosts: [],
-    operatorTeamId: '',
     logger: pino({ level: 'silent' }),
     version,
   });

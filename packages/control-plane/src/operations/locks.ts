@@ -316,10 +316,16 @@ export class OperationLocks {
 }
 
 function columnsOf({ kind, teamId, actor }: Intent) {
-  return { kind, team_id: teamId, actor_type: actor.type, actor_id: actor.id };
+  return {
+    kind,
+    team_id: teamId,
+    actor_type: actor.type,
+    actor_id: actor.id,
+    actor_name: actor.name,
+  };
 }
 
 function intentOf(row: Selectable<OperationTable>): Intent {
-  const actor = { type: row.actor_type, id: row.actor_id };
+  const actor = { type: row.actor_type, id: row.actor_id, name: row.actor_name };
   return { kind: row.kind, teamId: row.team_id, actor };
 }

@@ -3,7 +3,6 @@ import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
-import { apiKeyActor } from '../events/outbox.ts';
 import { lockFreeMemory, noMemory } from '../hosts/placement.ts';
 import { reportOf } from '../hosts/report.ts';
 import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
@@ -78,7 +77,7 @@ function forkOperation(
   const intent = {
     kind: 'sandbox.fork',
     teamId: principal.teamId,
-    actor: apiKeyActor(principal),
+    actor: principal.actor,
   } as const;
   return {
     ...intent,

@@ -3,7 +3,6 @@ import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, SandboxRow, TemplateRow } from '../database/schema.ts';
-import { apiKeyActor } from '../events/outbox.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
 import {
   hasFailedToStart,
@@ -38,7 +37,7 @@ export interface OperatedSandbox {
 
 /** The fields of an operation that are the same for all on one sandbox. */
 export function onSandbox(principal: Principal, id: string) {
-  return { resources: [id], teamId: principal.teamId, actor: apiKeyActor(principal) };
+  return { resources: [id], teamId: principal.teamId, actor: principal.actor };
 }
 
 export function sandboxEvent(

@@ -5,7 +5,7 @@
  */
 import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
-import { apiKeyActor, SYSTEM } from '../events/outbox.ts';
+import { SYSTEM } from '../events/outbox.ts';
 import type { Placement } from '../hosts/placement.ts';
 import { findOwn, notInState } from './access.ts';
 import { createOperation, type NewSandbox } from './create.ts';
@@ -80,7 +80,7 @@ export class SandboxService {
     const { sandboxes, runner } = this.#parts;
     await findOwn(sandboxes, principal, id);
     const { teamId } = principal;
-    await runner.run(destroyOperation(this.#parts, { id, teamId, actor: apiKeyActor(principal) }));
+    await runner.run(destroyOperation(this.#parts, { id, teamId, actor: principal.actor }));
   }
 
   /** Destroys every sandbox of the hosts, of every team. Throws the first error after all have been tried. */

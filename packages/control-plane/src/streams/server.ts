@@ -4,7 +4,7 @@ import { rest, TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
 import type { ApiKeyStore } from '../auth/api-keys.ts';
-import type { Principal } from '../auth/principal.ts';
+import { type Principal, requirePermission } from '../auth/principal.ts';
 import { logFailure } from '../errors/log-failure.ts';
 import { refuseUpgrade } from '../errors/refuse-upgrade.ts';
 import type { GuestProcesses } from '../guest/processes.ts';
@@ -88,15 +88,17 @@ export class StreamServer {
     const header = request.headers['x-api-key'];
     const key = Array.isArray(header) ? header[0] : header;
     const principal = key === undefined ? undefined : await this.#parts.apiKeys.authenticate(key);
+    if (principal !== undefined) requirePermission(principal, stream.access);
     return { stream, principal };
   }
 
   async #run(socket: FrameSocket, { stream, principal: known }: Admission): Promise<void> {
     const { apiKeys, logger } = this.#parts;
-    const { sandboxId } = stream;
+    const { sandboxId, access } = stream;
     try {
       const principal = known ?? (await authenticateByFrame(socket, apiKeys));
       if (principal === undefined) return;
+      requirePermission(principal, access);
       const processes = await this.#parts.processes.open(principal, sandboxId);
       await stream.serve({ socket, processes });
       await socket.close();

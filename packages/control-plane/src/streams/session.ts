@@ -1,3 +1,4 @@
+import type { Permission } from '@torpor/protocol';
 import type { ProcessStreams } from '../guest/process-streams.ts';
 import type { FrameSocket } from './socket.ts';
 
@@ -10,6 +11,8 @@ export interface Session {
 /** The stream at a path: which sandbox, and what to do on the socket. */
 export interface RequestedStream {
   readonly sandboxId: string;
+  /** The permission that its client needs. */
+  readonly access: Permission;
   readonly serve: (session: Session) => Promise<void>;
 }
 

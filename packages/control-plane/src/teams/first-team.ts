@@ -1,11 +1,11 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { newId } from '@torpor/protocol';
+import { newId, PERMISSION_NAMES } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import { sql } from 'kysely';
 import type { Logger } from 'pino';
 import { z } from 'zod';
-import { ApiKeyStore, createApiKey } from '../auth/api-keys.ts';
+import { ApiKeyStore, insertApiKey } from '../auth/api-keys.ts';
 import { writePrivateFile } from '../data-directory/private-file.ts';
 import type { Database } from '../database/schema.ts';
 
@@ -46,7 +46,13 @@ export async function ensureLocalCredentials(
     if (first === undefined) {
       await transaction.insertInto('teams').values({ id: teamId, name: 'Default' }).execute();
     }
-    const apiKey = await createApiKey(transaction, teamId, 'local');
+    // Who can write the data directory may do everything.
+    const { key: apiKey } = await insertApiKey(transaction, {
+      teamId,
+      name: 'local',
+      scopes: PERMISSION_NAMES,
+      createdBy: null,
+    });
     // Before the commit: a key that was not written could not be used.
     await writePrivateFile(
       path,
@@ -68,7 +74,7 @@ async function readCredentials(path: string): Promise<LocalCredentials | undefin
 }
 
 async function isValid(db: Kysely<Database>, credentials: LocalCredentials): Promise<boolean> {
-  const principal = await new ApiKeyStore(db)
+  const principal = await new ApiKeyStore({ db, onEvents: () => undefined })
     .authenticate(credentials.apiKey)
     .catch(() => undefined);
   return principal?.teamId === credentials.teamId;

@@ -2,7 +2,6 @@ import { canTransition, type hostAgent, newId, REMEDIES, TorporError } from '@to
 import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
-import { apiKeyActor } from '../events/outbox.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Completion, Operation } from '../operations/runner.ts';
 import { notInState } from '../sandboxes/access.ts';
@@ -53,7 +52,7 @@ export function createSnapshotOperation(
     kind: 'snapshot.create',
     resources: [nameResource(teamId, name), sandboxId],
     teamId,
-    actor: apiKeyActor(principal),
+    actor: principal.actor,
     begin: async (write) => {
       if (!overwrite) await requireFree(parts, teamId, name);
       let pending: TemplateRow | undefined;

@@ -1,7 +1,6 @@
 import { REMEDIES, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import type { TemplateRow } from '../database/schema.ts';
-import { apiKeyActor } from '../events/outbox.ts';
 import type { Operation } from '../operations/runner.ts';
 import { nameResource, releaseTemplate, snapshotEvent, type TemplateParts } from './parts.ts';
 import { TemplateRepository } from './repository.ts';
@@ -21,7 +20,7 @@ export function deleteSnapshotOperation(
     kind: 'snapshot.delete',
     resources: [nameResource(teamId, name)],
     teamId,
-    actor: apiKeyActor(principal),
+    actor: principal.actor,
     begin: async () => {
       const row = await parts.templates.find(teamId, name);
       if (row === undefined) throw unknownName(name);

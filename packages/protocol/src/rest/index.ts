@@ -1,4 +1,21 @@
+export type { Permission } from '../permissions.ts';
 export type { TemplateType } from '../template-types.ts';
+export {
+  type ApiKey,
+  apiKeyListSchema,
+  apiKeySchema,
+  type CreateApiKey,
+  type CreatedApiKey,
+  createApiKeySchema,
+  createdApiKeySchema,
+} from './api-keys.ts';
+export {
+  type AuditEntry,
+  type AuditPage,
+  auditPageSchema,
+  type ListAuditQuery,
+  listAuditQuerySchema,
+} from './audit.ts';
 export {
   type BuildReport,
   buildReportListSchema,

@@ -7,6 +7,7 @@ const SDK_NAMES: Readonly<Record<string, string>> = {
   auto_pause: 'autoPause',
   allow_internet: 'allowInternet',
   sandbox_id: 'sandboxId',
+  expires_at: 'expiresAt',
   max_bytes: 'maxBytes',
   state: 'states',
   cols: 'size.cols',

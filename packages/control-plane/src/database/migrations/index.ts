@@ -3,6 +3,7 @@ import { teamsAndSandboxes } from './0001-teams-and-sandboxes.ts';
 import { templates } from './0002-templates.ts';
 import { operations } from './0003-operations.ts';
 import { fences } from './0004-fences.ts';
+import { apiKeysAndAudit } from './0004-api-keys-and-audit.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -10,4 +11,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0002-templates': templates,
   '0003-operations': operations,
   '0004-fences': fences,
+  '0004-api-keys-and-audit': apiKeysAndAudit,
 };

@@ -8,6 +8,7 @@ const VERIFY = defineEndpoint({
   method: 'get',
   path: '/v1/builds',
   operationId: 'verifyBuilds',
+  access: 'platform',
   summary: 'Read every build of the host back, and report which are damaged',
   tag: TAG,
   query: rest.verifyBuildsQuerySchema,
@@ -18,6 +19,7 @@ const COLLECT = defineEndpoint({
   method: 'post',
   path: '/v1/builds/collect',
   operationId: 'collectBuilds',
+  access: 'platform',
   summary: 'Remove the builds that no sandbox or snapshot needs',
   tag: TAG,
   responses: { 200: jsonResponse('The removed builds.', rest.collectedBuildsSchema) },
@@ -26,11 +28,11 @@ const COLLECT = defineEndpoint({
 /** For the operator of the host. */
 export function addBuildRoutes(api: Api, builds: BuildService): void {
   addEndpoint(api, VERIFY, async (c) => {
-    const reports = await builds.verify(c.get('principal'));
+    const reports = await builds.verify();
     return c.json({ builds: reports.map(presentReport) });
   });
   addEndpoint(api, COLLECT, async (c) => {
-    const { removedBuildIds, freedBytes } = await builds.collect(c.get('principal'));
+    const { removedBuildIds, freedBytes } = await builds.collect();
     const response: rest.CollectedBuilds = {
       removed_build_ids: [...removedBuildIds],
       freed_bytes: freedBytes,

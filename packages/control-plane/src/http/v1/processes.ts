@@ -10,6 +10,7 @@ const EXEC = defineEndpoint({
   method: 'post',
   path: '/v1/sandboxes/{id}/exec',
   operationId: 'exec',
+  access: 'sandboxes.exec',
   summary: 'Run a program',
   description:
     'In the foreground, the response follows the exit of the program, which is killed if the client disconnects. ' +
@@ -27,6 +28,7 @@ const LIST = defineEndpoint({
   method: 'get',
   path: '/v1/sandboxes/{id}/processes',
   operationId: 'listProcesses',
+  access: 'sandboxes.exec',
   summary: 'List the programs that were started through the API and are running',
   tag: TAG,
   params: sandboxParams,
@@ -38,6 +40,7 @@ const KILL = defineEndpoint({
   method: 'delete',
   path: '/v1/sandboxes/{id}/processes/{selector}',
   operationId: 'killProcess',
+  access: 'sandboxes.exec',
   summary: 'Send a signal to a process and its session',
   tag: TAG,
   params: processParams,

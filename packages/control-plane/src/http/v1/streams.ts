@@ -13,6 +13,8 @@ const FRAMES =
   'Frames are JSON text. Without the header X-API-Key the first frame must be ' +
   '`{"type":"auth","token":"tpr_…"}`, within 5 s. Errors are `{"type":"error","data","code","fatal"}`. ';
 
+const ACCESS = 'sandboxes.exec';
+
 /** A WebSocket of the API: its documentation, and its path. */
 interface Stream {
   readonly addTo: (api: Api) => void;
@@ -36,6 +38,7 @@ function defineStream<P extends typeof sandboxParams>(
     method: 'get',
     description: FRAMES + description,
     tag: 'Processes',
+    access: ACCESS,
     params: schema,
     responses: { 101: { description: 'The WebSocket is open.' } },
   });
@@ -55,7 +58,7 @@ function defineStream<P extends typeof sandboxParams>(
       const matched = match(path);
       if (matched === undefined) return undefined;
       const params = parseWith(schema, matched, 'path');
-      return { sandboxId: params.id, serve: (session) => serve(session, params) };
+      return { sandboxId: params.id, access: ACCESS, serve: (session) => serve(session, params) };
     },
   };
 }

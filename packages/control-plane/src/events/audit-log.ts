@@ -1,0 +1,67 @@
+import { type Kysely, type Selectable, sql } from 'kysely';
+import type { Principal } from '../auth/principal.ts';
+import type { ActorType, AuditLogTable, Database, OperationStatus } from '../database/schema.ts';
+
+export type AuditEntry = Selectable<AuditLogTable>;
+
+export interface AuditFilter {
+  readonly resourceType?: string | undefined;
+  readonly resourceId?: string | undefined;
+  readonly action?: string | undefined;
+  readonly actorType?: ActorType | undefined;
+  readonly actorId?: string | undefined;
+  readonly status?: OperationStatus | undefined;
+  /** Only entries of this time and later. */
+  readonly since?: Date | undefined;
+  /** Only entries that are older: of an earlier time, or of the same time with a smaller id. */
+  readonly before?: { readonly createdAt: Date; readonly id?: string | undefined } | undefined;
+  readonly limit: number;
+}
+
+export interface AuditPage {
+  /** Newest first. */
+  readonly entries: readonly AuditEntry[];
+  /** Whether there are older ones. */
+  readonly more: boolean;
+}
+
+/** Reads what {@link recordInAuditLog} has written. */
+export class AuditLog {
+  readonly #db: Kysely<Database>;
+
+  constructor(db: Kysely<Database>) {
+    this.#db = db;
+  }
+
+  /** The entries of the team that the filter lets through. */
+  async list({ teamId }: Principal, filter: AuditFilter): Promise<AuditPage> {
+    const { resourceType, resourceId, action, actorType, actorId, status, since, before } = filter;
+    const equal = {
+      team_id: teamId,
+      resource_type: resourceType,
+      resource_id: resourceId,
+      action,
+      actor_type: actorType,
+      actor_id: actorId,
+      status,
+    } as const;
+    let query = this.#db.selectFrom('audit_logs').selectAll();
+    for (const column of Object.keys(equal) as (keyof typeof equal)[]) {
+      const value = equal[column];
+      if (value !== undefined) query = query.where(column, '=', value);
+    }
+    if (since !== undefined) query = query.where('created_at', '>=', since);
+    if (before !== undefined) {
+      const { createdAt, id = '' } = before;
+      query = query.where(
+        sql<boolean>`(created_at, id) < (${createdAt}::timestamptz, ${id}::text)`,
+      );
+    }
+    const found = await query
+      .orderBy('created_at', 'desc')
+      .orderBy('id', 'desc')
+      .limit(filter.limit + 1)
+      .execute();
+    return { entries: found.slice(0, filter.limit), more: found.length > filter.limit };
+  }
+}

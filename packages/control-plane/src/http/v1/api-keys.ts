@@ -1,0 +1,81 @@
+import { rest } from '@torpor/protocol';
+import { z } from 'zod';
+import type { ApiKey, ApiKeyStore } from '../../auth/api-keys.ts';
+import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+
+const TAG = 'API keys';
+
+const CREATE = defineEndpoint({
+  method: 'post',
+  path: '/v1/api-keys',
+  operationId: 'createApiKey',
+  access: 'keys.write',
+  summary: 'Create an API key of the team',
+  description: 'The response is the only one that has the key itself.',
+  tag: TAG,
+  body: rest.createApiKeySchema,
+  responses: {
+    201: {
+      description: 'The key is valid.',
+      content: { 'application/json': rest.createdApiKeySchema },
+    },
+  },
+});
+
+const LIST = defineEndpoint({
+  method: 'get',
+  path: '/v1/api-keys',
+  operationId: 'listApiKeys',
+  access: 'keys.read',
+  summary: 'List the API keys of the team, newest first',
+  tag: TAG,
+  responses: {
+    200: { description: 'The keys.', content: { 'application/json': rest.apiKeyListSchema } },
+  },
+});
+
+const REVOKE = defineEndpoint({
+  method: 'delete',
+  path: '/v1/api-keys/{id}',
+  operationId: 'revokeApiKey',
+  access: 'keys.write',
+  summary: 'Revoke an API key: it is refused from the next request on',
+  tag: TAG,
+  params: z.object({ id: z.string() }),
+  responses: { 204: { description: 'The key is revoked.' } },
+});
+
+export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyStore): void {
+  addEndpoint(api, CREATE, async (c, { body }) => {
+    const { name, scopes, expires_at: expiresAt } = body;
+    const { row, key } = await apiKeys.create(c.get('principal'), {
+      name,
+      scopes,
+      expiresAt: expiresAt === undefined ? undefined : new Date(expiresAt),
+    });
+    return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
+  });
+  addEndpoint(api, LIST, async (c) => {
+    const keys = await apiKeys.list(c.get('principal'));
+    return c.json(keys.map(presentApiKey));
+  });
+  addEndpoint(api, REVOKE, async (c, { params }) => {
+    await apiKeys.revoke(c.get('principal'), params.id);
+    return c.body(null, 204);
+  });
+}
+
+function presentApiKey(row: ApiKey): rest.ApiKey {
+  const { id, team_id, name, key_prefix, scopes, created_by, last_used_at, expires_at } = row;
+  return {
+    id,
+    team_id,
+    name,
+    key_prefix,
+    scopes,
+    ...(created_by === null ? {} : { created_by }),
+    created_at: row.created_at.toISOString(),
+    ...(last_used_at === null ? {} : { last_used: last_used_at.toISOString() }),
+    ...(expires_at === null ? {} : { expires_at: expires_at.toISOString() }),
+  };
+}
