@@ -8,6 +8,7 @@ import type { Database } from './database/schema.ts';
 import { recordInAuditLog } from './events/audit.ts';
 import { AuditLog } from './events/audit-log.ts';
 import { OutboxDelivery } from './events/delivery.ts';
+import { EventFeed } from './events/feed.ts';
 import { GuestAccess } from './guest/access.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
@@ -73,6 +74,7 @@ export function createContext(options: ContextOptions) {
     templates: new TemplateService(parts),
     builds: new BuildService(hosts),
     auditLog: new AuditLog(db),
+    events: new EventFeed(db, logger),
     processes: new GuestProcesses(guests, metrics),
     files: new GuestFiles(guests),
   };

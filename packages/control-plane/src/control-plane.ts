@@ -192,13 +192,14 @@ async function startWork(
 
 /** Opens the front door, and tells local clients where it is. Returns the base URL of the API. */
 async function serve(
-  { app, streams }: Context,
+  { app, streams, events }: Context,
   { dataDir, host, port }: ControlPlaneOptions,
   front: AsyncDisposableStack,
 ): Promise<string> {
   const door = await FrontDoor.open({ host, port }, [apiEntrance(app, streams)]);
   front.defer(() => door.close(CLOSE_GRACE_MS));
   front.defer(() => streams.close());
+  front.defer(() => events.close());
   await publishApiFile(dataDir, door.url);
   front.defer(() => withdrawApiFile(dataDir));
   return door.url;

@@ -10,6 +10,7 @@ export const PERMISSIONS = {
   'snapshots.write': 'create and delete snapshots',
   'keys.read': 'list the API keys of the team',
   'keys.write': 'create and revoke API keys of the team',
+  'events.read': 'follow the events of the team',
   'audit.read': 'read the audit log of the team',
   platform: 'operate the platform: what belongs to its hosts and to no team',
 } as const;
@@ -29,4 +30,5 @@ export const MEMBER_PERMISSIONS: readonly Permission[] = [
   'sandboxes.exec',
   'snapshots.read',
   'snapshots.write',
+  'events.read',
 ];

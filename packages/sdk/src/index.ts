@@ -3,6 +3,7 @@ export { MAX_EXEC_OUTPUT_BYTES } from '@torpor/protocol/rest';
 export { ApiKeys, type CreateApiKeyOptions } from './api-keys.ts';
 export { AuditLog, type AuditLogOptions } from './audit-log.ts';
 export { Builds } from './builds.ts';
+export { Events, type FollowEventsOptions } from './events.ts';
 export { type FileOptions, Files } from './files.ts';
 export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';

@@ -2,6 +2,7 @@ import * as rest from '@torpor/protocol/rest';
 import { ApiKeys } from './api-keys.ts';
 import { AuditLog } from './audit-log.ts';
 import { Builds } from './builds.ts';
+import { Events } from './events.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
@@ -25,6 +26,7 @@ export class Torpor implements AsyncDisposable {
   readonly builds: Builds;
   readonly apiKeys: ApiKeys;
   readonly auditLog: AuditLog;
+  readonly events: Events;
   readonly #connection: Connection;
 
   constructor(options: ConnectionOptions = {}) {
@@ -34,6 +36,7 @@ export class Torpor implements AsyncDisposable {
     this.builds = new Builds(this.#connection);
     this.apiKeys = new ApiKeys(this.#connection);
     this.auditLog = new AuditLog(this.#connection);
+    this.events = new Events(this.#connection);
   }
 
   get apiUrl(): string {

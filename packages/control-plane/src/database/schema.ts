@@ -150,6 +150,14 @@ export interface OutboxTable {
   created_at: Generated<Date>;
   /** When every consumer had received it. */
   delivered_at: Date | null;
+  /** Its place among the delivered ones: a bigint, larger than that of every one before it. */
+  position: ColumnType<string | null, never, string>;
+}
+
+/** One row. Who has locked it delivers events. */
+export interface EventStreamTable {
+  /** The position of the last event, a bigint; 0 before the first. */
+  head: ColumnType<string, string, string>;
 }
 
 export interface AuditLogTable {
@@ -175,6 +183,7 @@ export interface Database {
   templates: TemplateTable;
   operations: OperationTable;
   outbox: OutboxTable;
+  event_stream: EventStreamTable;
   audit_logs: AuditLogTable;
 }
 

@@ -1,11 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
-import type { Kysely, Transaction } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
 import type { DeliverableEvent } from './outbox.ts';
 
 const BATCH_SIZE = 100;
+const LONGEST_TURN_MS = 10_000;
 /** For events whose control plane died before it delivered them. */
 const POLL_INTERVAL_MS = 1_000;
 
@@ -22,9 +23,11 @@ interface Parts {
 }
 
 /**
- * Delivers the events of the outbox, oldest first. Several control planes may do so
- * concurrently: each takes rows that no other has locked. The mark and what the consumers write
- * are one transaction, so a crash leaves an event either delivered to all or to none.
+ * Delivers the events of the outbox, oldest first. Of several control planes one does so at
+ * a time. The mark and what the consumers write are one transaction, so a crash leaves an
+ * event either delivered to all or to none. In the same transaction an event gets its
+ * position. Because positions are given and committed under one lock, whoever has read up
+ * to a position has seen every event before it.
  */
 export class OutboxDelivery implements AsyncDisposable {
   readonly #parts: Parts;
@@ -72,6 +75,7 @@ export class OutboxDelivery implements AsyncDisposable {
 
   async #deliverBatch(): Promise<number> {
     return this.#parts.db.transaction().execute(async (transaction) => {
+      const head = await takeTurn(transaction);
       const events = await transaction
         .selectFrom('outbox')
         .selectAll()
@@ -79,19 +83,10 @@ export class OutboxDelivery implements AsyncDisposable {
         .orderBy('id')
         .limit(BATCH_SIZE)
         .forUpdate()
-        .skipLocked()
         .execute();
       if (events.length === 0) return 0;
       for (const consume of this.#parts.consumers) await consume(transaction, events);
-      await transaction
-        .updateTable('outbox')
-        .set({ delivered_at: new Date() })
-        .where(
-          'id',
-          'in',
-          events.map(({ id }) => id),
-        )
-        .execute();
+      await markDelivered(transaction, events, head);
       return events.length;
     });
   }
@@ -107,4 +102,33 @@ export class OutboxDelivery implements AsyncDisposable {
     clearTimeout(timer);
     this.#wake = () => undefined;
   }
+}
+
+/** Lets one control plane deliver at a time; one that hangs loses its turn with its connection. Returns the last position. */
+async function takeTurn(transaction: Transaction<Database>): Promise<bigint> {
+  const timeout = sql.lit(`${LONGEST_TURN_MS}ms`);
+  await sql`set local idle_in_transaction_session_timeout = ${timeout}`.execute(transaction);
+  const { head } = await transaction
+    .selectFrom('event_stream')
+    .select('head')
+    .forUpdate()
+    .executeTakeFirstOrThrow();
+  return BigInt(head);
+}
+
+/** Gives events the places after `head`, in the order in which they were appended. */
+async function markDelivered(
+  transaction: Transaction<Database>,
+  events: readonly DeliverableEvent[],
+  head: bigint,
+): Promise<void> {
+  const ids = events.map(({ id }) => id);
+  await sql`
+    update outbox set delivered_at = clock_timestamp(), position = ${String(head)}::bigint + placed.place
+    from unnest(${ids}::bigint[]) with ordinality as placed (id, place)
+    where outbox.id = placed.id`.execute(transaction);
+  await transaction
+    .updateTable('event_stream')
+    .set({ head: String(head + BigInt(events.length)) })
+    .execute();
 }

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { Agent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { afterEach, expect, test } from 'vitest';
@@ -87,4 +87,26 @@ test('an address that is in use is host_setup, and the remedy names all places w
     code: 'host_setup',
     remedy: expect.stringContaining('--port, TORPOR_PORT or port in torpor.toml'),
   });
+});
+
+test('closing waits for the response that is under way, and not for its connection to idle', async () => {
+  const { promise: received, resolve: receive } = Promise.withResolvers<void>();
+  const { promise: released, resolve: release } = Promise.withResolvers<void>();
+  const url = await open({
+    ...API,
+    request: async (_request, response) => {
+      receive();
+      await released;
+      response.end('whole');
+    },
+  });
+  const agent = new Agent({ keepAlive: true });
+  const request = httpRequest({ port: url.port, agent }).end();
+  await received;
+  const closed = door?.close(60_000);
+  release();
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  expect(await text(response)).toBe('whole');
+  await closed;
+  agent.destroy();
 });

@@ -22,6 +22,9 @@ export interface Entrance {
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
 }
 
+/** While the server closes: how soon a connection is closed after its last response. */
+const IDLE_CHECK_MS = 50;
+
 export interface Address {
   readonly host: string;
   /** 0 takes any free port. */
@@ -69,9 +72,12 @@ export class FrontDoor {
   /** Accepts no new connections, waits up to `graceMs` for requests in flight, then closes their connections. */
   async close(graceMs: number): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    // A connection on which a response is under way is idle only after it.
     this.#server.closeIdleConnections();
+    const idle = setInterval(() => this.#server.closeIdleConnections(), IDLE_CHECK_MS);
     const force = setTimeout(() => this.#server.closeAllConnections(), graceMs);
     await closed;
+    clearInterval(idle);
     clearTimeout(force);
   }
 }

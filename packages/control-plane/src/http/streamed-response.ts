@@ -14,6 +14,7 @@ export function streamedResponse(
   c: Context<AppEnvironment>,
   content: AsyncIterable<Uint8Array>,
   logger: Logger,
+  contentType = 'application/octet-stream',
 ): Response {
   const chunks = content[Symbol.asyncIterator]();
   c.env.outgoing?.once('close', () => {
@@ -44,7 +45,7 @@ export function streamedResponse(
     { highWaterMark: 0 },
   );
   return c.body(body, 200, {
-    'Content-Type': 'application/octet-stream',
+    'Content-Type': contentType,
     'X-Content-Type-Options': 'nosniff',
   });
 }

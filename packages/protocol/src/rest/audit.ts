@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-const actorTypeSchema = z.enum(['api_key', 'system']);
+export const actorTypeSchema = z.enum(['api_key', 'system']);
 
 export const auditEntrySchema = z
   .strictObject({

@@ -32,6 +32,14 @@ export {
   MAX_JSON_BODY_BYTES,
 } from './common.ts';
 export {
+  type Event,
+  eventGapSchema,
+  eventIdSchema,
+  eventSchema,
+  type FollowEventsQuery,
+  followEventsQuerySchema,
+} from './events.ts';
+export {
   type BackgroundExec,
   backgroundExecSchema,
   DEFAULT_EXEC_TIMEOUT_SEC,

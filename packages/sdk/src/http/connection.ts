@@ -110,6 +110,16 @@ export class Connection {
     return (await this.#send(method, path, options)).body;
   }
 
+  /** Sends a request and returns the body of its response as text, piece by piece. One that breaks off throws `host_unavailable`. */
+  async text(
+    method: Dispatcher.HttpMethod,
+    path: string,
+    options: RequestOptions = {},
+  ): Promise<AsyncIterable<string>> {
+    const body = await this.stream(method, path, options);
+    return textOf(body, this.apiUrl, options.signal);
+  }
+
   async close(): Promise<void> {
     await this.#dispatcher.destroy();
   }
@@ -149,7 +159,20 @@ export class Connection {
   }
 }
 
-/** A body whose own failure can be told from that of the connection, for which undici destroys it too. */
+async function* textOf(
+  body: Readable,
+  apiUrl: URL,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<string, void> {
+  try {
+    for await (const text of body.setEncoding('utf8')) yield String(text);
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw incompleteResponse(apiUrl, error);
+  }
+}
+
+/** A body whose own failure is told from that of the connection, for which undici destroys it too. */
 class WatchedSource {
   readonly content: Readable;
   readonly #source: Readable;

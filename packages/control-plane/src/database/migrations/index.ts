@@ -4,6 +4,7 @@ import { templates } from './0002-templates.ts';
 import { operations } from './0003-operations.ts';
 import { fences } from './0004-fences.ts';
 import { apiKeysAndAudit } from './0004-api-keys-and-audit.ts';
+import { eventStream } from './0005-event-stream.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -12,4 +13,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0003-operations': operations,
   '0004-fences': fences,
   '0004-api-keys-and-audit': apiKeysAndAudit,
+  '0005-event-stream': eventStream,
 };

@@ -1,0 +1,102 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol/basics';
+import * as rest from '@torpor/protocol/rest';
+import { createParser } from 'eventsource-parser';
+import type { Connection } from './http/connection.ts';
+import { withSdkNames } from './http/field-names.ts';
+
+export interface FollowEventsOptions {
+  /** The id of the last event that is known. The default is to begin with the next one. */
+  readonly after?: string | undefined;
+  /** Only events of this type, or of all types of a kind: `sandbox.*`. */
+  readonly type?: string | undefined;
+  readonly resourceId?: string | undefined;
+  /** Whether to wait for more events when all have been read. The default is true. */
+  readonly follow?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const FIRST_RETRY_MS = 250;
+const LAST_RETRY_MS = 10_000;
+const MAX_MESSAGE_CHARS = 1024 * 1024;
+
+/** What happened to the resources of the team. */
+export class Events {
+  readonly #connection: Connection;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  /**
+   * The events in their order. A connection that is lost is made again, and continues after
+   * the last event: none is left out, none comes twice. Throws `not_found` if events that were
+   * asked for are no longer kept, and what the first connection fails with.
+   */
+  async *follow(options: FollowEventsOptions = {}): AsyncGenerator<rest.Event, void> {
+    let after = options.after;
+    let retryMs = 0;
+    for (;;) {
+      try {
+        const chunks = await this.#open(options, after);
+        retryMs = FIRST_RETRY_MS;
+        for await (const { id, event } of messagesOf(chunks)) {
+          if (event !== undefined) yield event;
+          after = id;
+        }
+        if (options.follow === false) return;
+      } catch (reason) {
+        options.signal?.throwIfAborted();
+        if (retryMs === 0 || !isOutage(reason)) throw reason;
+      }
+      await delay(retryMs, undefined, { signal: options.signal });
+      retryMs = Math.min(2 * retryMs, LAST_RETRY_MS);
+    }
+  }
+
+  #open(options: FollowEventsOptions, after: string | undefined): Promise<AsyncIterable<string>> {
+    const { type, resourceId, follow = true, signal } = options;
+    const query = { after, type, resource_id: resourceId, follow: String(follow) };
+    return withSdkNames(this.#connection.text('GET', '/v1/events', { query, signal }));
+  }
+}
+
+/** A place in the stream, and the event there if it is one of those that were asked for. */
+interface Message {
+  readonly id: string;
+  readonly event?: rest.Event;
+}
+
+/** The messages of a stream in the format of the HTML standard, section "Server-sent events". Throws `not_found` for a gap. */
+async function* messagesOf(chunks: AsyncIterable<string>): AsyncGenerator<Message, void> {
+  const received: Message[] = [];
+  let gap: TorporError | undefined;
+  const parser = createParser({
+    maxBufferSize: MAX_MESSAGE_CHARS,
+    onId: (id) => received.push({ id }),
+    onEvent({ event: type, data }) {
+      if (type === 'gap') gap = noLongerKept(rest.eventGapSchema.parse(JSON.parse(data)).oldest);
+      else received.push(messageOf(rest.eventSchema.parse(JSON.parse(data))));
+    },
+  });
+  for await (const chunk of chunks) {
+    parser.feed(chunk);
+    if (gap !== undefined) throw gap;
+    yield* received.splice(0);
+  }
+}
+
+function messageOf(event: rest.Event): Message {
+  return { id: event.id, event };
+}
+
+function noLongerKept(oldest: string): TorporError {
+  return new TorporError('not_found', 'Events that were asked for are no longer kept.', {
+    remedy: `Read the present state, and follow the events after ${BigInt(oldest) - 1n}.`,
+  });
+}
+
+/** What may be over when it is tried again. */
+function isOutage(reason: unknown): boolean {
+  return reason instanceof TorporError && reason.httpStatus === 503;
+}
