@@ -3,12 +3,14 @@ import { ID_PREFIXES } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { ApiKeyStore } from './auth/api-keys.ts';
+import type { SecretBox } from './auth/secret-box.ts';
 import { BuildService } from './builds/service.ts';
 import type { Database } from './database/schema.ts';
 import { recordInAuditLog } from './events/audit.ts';
 import { AuditLog } from './events/audit-log.ts';
 import { OutboxDelivery } from './events/delivery.ts';
 import { EventFeed } from './events/feed.ts';
+import { recordUsage, Usage } from './events/usage.ts';
 import { GuestAccess } from './guest/access.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
@@ -30,6 +32,10 @@ import { NAME_PREFIX } from './templates/parts.ts';
 import { nameRecovery } from './templates/recovery.ts';
 import { TemplateRepository } from './templates/repository.ts';
 import { TemplateService } from './templates/service.ts';
+import { type DispatcherTiming, WebhookDispatcher } from './webhooks/dispatcher.ts';
+import { enqueueDeliveries } from './webhooks/enqueue.ts';
+import { WebhookSender } from './webhooks/sender.ts';
+import { WebhookService } from './webhooks/service.ts';
 
 export interface ContextOptions {
   readonly db: Kysely<Database>;
@@ -38,6 +44,10 @@ export interface ContextOptions {
   readonly version: string;
   /** How long an operation keeps its locks after its control plane has died. */
   readonly leaseMs?: number | undefined;
+  readonly secrets: SecretBox;
+  /** Networks besides the public internet that webhooks may call, in CIDR notation. */
+  readonly webhookNetworks: readonly string[];
+  readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
 }
 
 export type Context = ReturnType<typeof createContext>;
@@ -52,8 +62,14 @@ export function createContext(options: ContextOptions) {
   const repository = new SandboxRepository(db);
   const metrics = new Metrics(repository);
   const locks = new OperationLocks({ db, logger, leaseMs: options.leaseMs });
-  const delivery = new OutboxDelivery({ db, consumers: [recordInAuditLog], logger });
+  const delivery = new OutboxDelivery({
+    db,
+    consumers: [recordInAuditLog, recordUsage, enqueueDeliveries],
+    logger,
+  });
   const onEvents = () => delivery.wake();
+  const { secrets, webhookNetworks: allowedNetworks } = options;
+  const sender = new WebhookSender({ db, secrets, allowedNetworks });
   const parts = {
     db,
     hosts,
@@ -75,6 +91,8 @@ export function createContext(options: ContextOptions) {
     builds: new BuildService(hosts),
     auditLog: new AuditLog(db),
     events: new EventFeed(db, logger),
+    usage: new Usage(db),
+    webhooks: new WebhookService({ db, secrets, sender, allowedNetworks, onEvents }),
     processes: new GuestProcesses(guests, metrics),
     files: new GuestFiles(guests),
   };
@@ -84,6 +102,8 @@ export function createContext(options: ContextOptions) {
     metrics,
     locks,
     delivery,
+    sender,
+    dispatcher: new WebhookDispatcher({ db, sender, logger }, options.webhookTiming),
     app: createApp({ ...services, version, logger, metrics }),
     streams: new StreamServer({ ...services, router: routeStream, logger }),
   };

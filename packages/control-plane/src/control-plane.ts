@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
+import { SecretBox } from './auth/secret-box.ts';
 import { SETTINGS } from './config/index.ts';
 import { apiEntrance, type Context, createContext } from './context.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
@@ -19,6 +20,7 @@ import { type RetentionOptions, startRetention } from './sandboxes/retention.ts'
 import type { SandboxService } from './sandboxes/service.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
 import { startTemplateSweeper } from './templates/sweeper.ts';
+import type { DispatcherTiming } from './webhooks/dispatcher.ts';
 
 export interface ControlPlaneOptions {
   /** Created if it does not exist. Others may traverse it (0711), because the database runs under its own account. */
@@ -39,6 +41,12 @@ export interface ControlPlaneOptions {
   readonly retention?: Partial<RetentionOptions> | undefined;
   /** How quickly the host's state is followed; for tests. */
   readonly reconcilerTiming?: Partial<ReconcilerTiming>;
+  /** Encrypts secrets in the database: 32 bytes in base64. That of the data directory if omitted. */
+  readonly secretKey?: string | undefined;
+  /** Networks besides the public internet that webhooks may call, in CIDR notation; none if omitted. */
+  readonly webhookNetworks?: readonly string[];
+  /** How soon webhooks are sent, and again; for tests. */
+  readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
   /** How long an operation keeps its locks after its control plane has died; for tests. */
   readonly leaseMs?: number | undefined;
 }
@@ -94,6 +102,8 @@ export class ControlPlane implements AsyncDisposable {
     const context = createContext({
       ...options,
       db,
+      secrets: await SecretBox.open(dataDir, options.secretKey),
+      webhookNetworks: options.webhookNetworks ?? [],
       hosts: [
         {
           id: LOCAL_HOST_ID,
@@ -148,7 +158,7 @@ async function databaseConnection(options: ControlPlaneOptions, resources: Async
 
 /** Starts the background work. */
 async function startWork(
-  { parts, metrics, locks, delivery }: Context,
+  { parts, metrics, locks, delivery, sender, dispatcher }: Context,
   { databaseUrl, reconcilerTiming: timing, retention }: ControlPlaneOptions,
   resources: AsyncDisposableStack,
 ): Promise<void> {
@@ -156,6 +166,9 @@ async function startWork(
   resources.defer(() => metrics.close());
   // No other process uses the embedded database: every holder of a lock in it has died.
   if (databaseUrl === undefined) await locks.expireAll();
+  resources.use(sender);
+  dispatcher.start();
+  resources.use(dispatcher);
   delivery.start();
   resources.use(delivery);
   resources.defer(() =>

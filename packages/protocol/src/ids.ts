@@ -8,6 +8,7 @@ export const ID_PREFIXES = {
   apiKey: 'key',
   host: 'ho',
   template: 'tpl',
+  webhook: 'wh',
   audit: 'log',
 } as const;
 

@@ -11,6 +11,9 @@ export const PERMISSIONS = {
   'keys.read': 'list the API keys of the team',
   'keys.write': 'create and revoke API keys of the team',
   'events.read': 'follow the events of the team',
+  'usage.read': 'read what the team has used',
+  'webhooks.read': 'list webhooks of the team and what was sent to them',
+  'webhooks.write': 'create, change and delete webhooks of the team',
   'audit.read': 'read the audit log of the team',
   platform: 'operate the platform: what belongs to its hosts and to no team',
 } as const;
@@ -31,4 +34,5 @@ export const MEMBER_PERMISSIONS: readonly Permission[] = [
   'snapshots.read',
   'snapshots.write',
   'events.read',
+  'usage.read',
 ];

@@ -25,4 +25,4 @@ export { type CreateSnapshotOptions, type ListSnapshotsOptions, Snapshots } from
 export type { ExitStatus } from './streams/attached-program.ts';
 export { ExecSession, type OutputChunk } from './streams/exec-session.ts';
 export { PtySession, type TerminalSize } from './streams/pty-session.ts';
-export { Torpor } from './torpor.ts';
+export { Torpor, type UsageOptions } from './torpor.ts';

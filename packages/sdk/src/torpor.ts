@@ -7,6 +7,13 @@ import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
 
+export interface UsageOptions {
+  readonly from?: Date | undefined;
+  /** The default is now. */
+  readonly to?: Date | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
 /**
  * The client of one Torpor API.
  *
@@ -46,6 +53,13 @@ export class Torpor implements AsyncDisposable {
   /** Whether the API is available, and the version of the server. Needs no API key. */
   health(signal?: AbortSignal): Promise<rest.Health> {
     return this.#connection.json('GET', '/health', rest.healthSchema, { signal });
+  }
+
+  /** What the team has used, by day; of the last 30 days if not told otherwise, and of 92 at most. */
+  usage(options: UsageOptions = {}): Promise<rest.Usage> {
+    const query = { from: options.from?.toISOString(), to: options.to?.toISOString() };
+    const { signal } = options;
+    return this.#connection.json('GET', '/v1/usage', rest.usageSchema, { query, signal });
   }
 
   /** Closes the connections to the API. Sandboxes are not affected. */

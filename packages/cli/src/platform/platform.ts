@@ -48,6 +48,8 @@ export class Platform {
       databaseUrl: config.databaseUrl,
       host: config.host,
       port: config.port,
+      secretKey: config.secretKey,
+      webhookNetworks: config.webhookNetworks?.split(',') ?? [],
       hostTransport: createRouterTransport((router) => agent.routes(router)),
       guestTimeoutMs,
       retention: { keepStoppedMs: config.keepStoppedMs },

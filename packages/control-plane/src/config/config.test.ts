@@ -35,6 +35,8 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
   databaseUrl: ['postgres://u:p@db/torpor', 'postgres://u:p@db/torpor'],
   apiUrl: ['http://10.0.0.1:7070', 'http://10.0.0.1:7070'],
   apiKey: ['tpr_0', 'tpr_0'],
+  secretKey: [`${'A'.repeat(43)}=`, `${'A'.repeat(43)}=`],
+  webhookNetworks: ['10.0.0.0/8,fd00::/8', '10.0.0.0/8,fd00::/8'],
   accelerator: ['tcg', 'tcg'],
   vmm: ['qemu', 'qemu'],
   qemu: ['/opt/qemu', '/opt/qemu'],

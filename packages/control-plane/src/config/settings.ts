@@ -7,6 +7,7 @@ import {
   httpUrl,
   integer,
   key,
+  networks,
   type Parser,
   parsePostgresUrl,
   path,
@@ -118,6 +119,23 @@ export const SETTINGS = {
     show: () => undefined,
     secret: true,
     unset: 'the one in the data directory',
+  }),
+  secretKey: setting({
+    name: 'secret_key',
+    variable: 'TORPOR_SECRET_KEY',
+    meaning:
+      'encrypts secrets in the database: 32 bytes in base64; the same for all servers on one database',
+    parse: anyText,
+    show: () => undefined,
+    secret: true,
+    unset: '`secret.key` in the data directory',
+  }),
+  webhookNetworks: setting({
+    name: 'webhook_networks',
+    variable: 'TORPOR_WEBHOOK_NETWORKS',
+    meaning: 'networks besides the public internet that webhooks may call: `10.0.0.0/8,fd00::/8`',
+    parse: networks,
+    unset: 'none',
   }),
   accelerator: withDefault({
     name: 'accelerator',

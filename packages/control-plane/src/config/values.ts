@@ -120,6 +120,18 @@ export function key(text: string): string {
   throw new InvalidValueError('It must be one word of ASCII characters.');
 }
 
+/** Networks in CIDR notation, separated by commas. */
+export function networks(text: string): string {
+  for (const network of text.split(',')) {
+    const [address = '', prefix = ''] = network.split('/');
+    const longest = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+    if (!/^\d{1,3}$/.test(prefix) || Number(prefix) > longest) {
+      throw new InvalidValueError('It must be networks such as 10.0.0.0/8,fd00::/8.');
+    }
+  }
+  return text;
+}
+
 /** The path of a file or directory, made absolute. */
 export function path(text: string, directory: string): string {
   return resolve(directory, text);

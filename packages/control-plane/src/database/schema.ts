@@ -112,7 +112,15 @@ export type OperationKind =
   | 'snapshot.delete';
 
 /** What is recorded beside operations. */
-export type EventKind = OperationKind | 'api_key.create' | 'api_key.revoke';
+export type EventKind =
+  | OperationKind
+  /** It has come to a state in which it stays. */
+  | 'sandbox.state'
+  | 'api_key.create'
+  | 'api_key.revoke'
+  | 'webhook.create'
+  | 'webhook.update'
+  | 'webhook.delete';
 
 export type ActorType = 'api_key' | 'system';
 
@@ -154,6 +162,75 @@ export interface OutboxTable {
   position: ColumnType<string | null, never, string>;
 }
 
+/** A time in which a sandbox or snapshot took the same (events/usage.ts). */
+export interface UsageIntervalTable {
+  id: GeneratedAlways<string>;
+  team_id: string;
+  resource_type: string;
+  resource: string;
+  vcpus: number;
+  memory_mb: number;
+  disk_mb: number;
+  started_at: Date;
+  /** Null while it is so. */
+  ended_at: Date | null;
+}
+
+/** An event as readers outside get it. */
+export interface EventDocument {
+  /** Its position. */
+  readonly id: string;
+  readonly type: string;
+  readonly status: OperationStatus;
+  readonly team_id: string;
+  readonly resource: { readonly type: string; readonly id: string };
+  readonly actor: { readonly type: ActorType; readonly id?: string; readonly name?: string };
+  readonly metadata: Record<string, string>;
+  /** RFC 3339. */
+  readonly created_at: string;
+}
+
+export type WebhookFormat = 'json' | 'slack' | 'discord';
+
+export interface WebhookTable {
+  id: string;
+  team_id: string;
+  /** Unique in its team. */
+  name: string;
+  format: WebhookFormat;
+  /** Encrypted (auth/secret-box.ts), like the secret. */
+  url: string;
+  /** Key of the signatures. */
+  secret: string;
+  /** Types, or kinds of resources and `.*`. */
+  event_types: string[];
+  enabled: Generated<boolean>;
+  created_at: DefaultedTime;
+  updated_at: DefaultedTime;
+}
+
+/** `dead`: given up. */
+export type DeliveryState = 'pending' | 'delivered' | 'dead';
+
+/** An event for one webhook. */
+export interface WebhookDeliveryTable {
+  id: GeneratedAlways<string>;
+  webhook_id: string;
+  /** Position of the event. */
+  event_id: string;
+  resource: string;
+  event: JSONColumnType<EventDocument, string, never>;
+  state: DeliveryState;
+  /** Begun ones. */
+  attempts: Generated<number>;
+  /** Not before then; while it is being sent, when another one may send it. */
+  next_attempt_at: DefaultedTime;
+  last_status: number | null;
+  last_error: string | null;
+  created_at: DefaultedTime;
+  finished_at: Date | null;
+}
+
 /** One row. Who has locked it delivers events. */
 export interface EventStreamTable {
   /** The position of the last event, a bigint; 0 before the first. */
@@ -184,6 +261,9 @@ export interface Database {
   operations: OperationTable;
   outbox: OutboxTable;
   event_stream: EventStreamTable;
+  webhooks: WebhookTable;
+  webhook_deliveries: WebhookDeliveryTable;
+  usage_intervals: UsageIntervalTable;
   audit_logs: AuditLogTable;
 }
 

@@ -4,17 +4,20 @@ import type { Database } from '../database/schema.ts';
 import type { DeliverableEvent } from './outbox.ts';
 
 /**
- * Who did what to which sandbox or snapshot, and whether it worked: one entry per event.
+ * Who did what to which resource, and whether it worked: one entry per event. The state to
+ * which an operation led is no entry of its own.
  * Recording an event twice makes one entry.
  */
 export async function recordInAuditLog(
   transaction: Transaction<Database>,
   events: readonly DeliverableEvent[],
 ): Promise<void> {
+  const entries = events.filter(({ kind }) => kind !== 'sandbox.state');
+  if (entries.length === 0) return;
   await transaction
     .insertInto('audit_logs')
     .values(
-      events.map((event) => {
+      entries.map((event) => {
         const [resourceType = '', action = ''] = event.kind.split('.');
         return {
           id: newId('audit'),

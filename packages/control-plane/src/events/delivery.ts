@@ -76,7 +76,7 @@ export class OutboxDelivery implements AsyncDisposable {
   async #deliverBatch(): Promise<number> {
     return this.#parts.db.transaction().execute(async (transaction) => {
       const head = await takeTurn(transaction);
-      const events = await transaction
+      const appended = await transaction
         .selectFrom('outbox')
         .selectAll()
         .where('delivered_at', 'is', null)
@@ -84,9 +84,13 @@ export class OutboxDelivery implements AsyncDisposable {
         .limit(BATCH_SIZE)
         .forUpdate()
         .execute();
-      if (events.length === 0) return 0;
+      if (appended.length === 0) return 0;
+      const events = appended.map((event, index) => ({
+        ...event,
+        position: String(head + BigInt(index + 1)),
+      }));
       for (const consume of this.#parts.consumers) await consume(transaction, events);
-      await markDelivered(transaction, events, head);
+      await markDelivered(transaction, events);
       return events.length;
     });
   }
@@ -116,19 +120,19 @@ async function takeTurn(transaction: Transaction<Database>): Promise<bigint> {
   return BigInt(head);
 }
 
-/** Gives events the places after `head`, in the order in which they were appended. */
+/** Events have the places after the last one, in the order in which they were appended. */
 async function markDelivered(
   transaction: Transaction<Database>,
   events: readonly DeliverableEvent[],
-  head: bigint,
 ): Promise<void> {
   const ids = events.map(({ id }) => id);
+  const positions = events.map(({ position }) => position);
   await sql`
-    update outbox set delivered_at = clock_timestamp(), position = ${String(head)}::bigint + placed.place
-    from unnest(${ids}::bigint[]) with ordinality as placed (id, place)
+    update outbox set delivered_at = clock_timestamp(), position = placed.position
+    from unnest(${ids}::bigint[], ${positions}::bigint[]) as placed (id, position)
     where outbox.id = placed.id`.execute(transaction);
   await transaction
     .updateTable('event_stream')
-    .set({ head: String(head + BigInt(events.length)) })
+    .set({ head: positions.at(-1) ?? '0' })
     .execute();
 }

@@ -42,6 +42,9 @@ async function all(torpor: Torpor, options: Parameters<Torpor['events']['follow'
   return await Array.fromAsync(torpor.events.follow({ after: '0', follow: false, ...options }));
 }
 
+/** Without the states that operations lead to. */
+const operations = (events: readonly rest.Event[]) =>
+  events.filter(({ type }) => type !== 'sandbox.state');
 const described = ({ type, status, resource }: rest.Event) => [type, status, resource.id];
 
 test('a follower gets what happens after it began, from every control plane, in order', async () => {
@@ -59,7 +62,7 @@ test('a follower gets what happens after it began, from every control plane, in 
   await second.call('POST', `/sandboxes/${id}/pause`);
   await first.call('POST', `/sandboxes/${id}/resume`);
   await second.call('DELETE', `/sandboxes/${id}`);
-  const own = () => following.events.filter(({ resource }) => resource.id === id);
+  const own = () => operations(following.events).filter(({ resource }) => resource.id === id);
   await until(() => own().length === 4);
   expect(own().map(described)).toEqual(
     ['create', 'pause', 'resume', 'destroy'].map((action) => [`sandbox.${action}`, 'success', id]),
@@ -113,13 +116,15 @@ test('filters let through what they say', async () => {
   await using torpor = clientOf(first);
   const { id } = await first.create();
   await first.call('DELETE', `/sandboxes/${id}`);
-  await until(async () => (await all(torpor, { resourceId: id })).length === 2);
+  await until(async () => (await all(torpor, { resourceId: id })).length === 4);
   expect((await all(torpor, { resourceId: id, type: 'sandbox.destroy' })).map(described)).toEqual([
     ['sandbox.destroy', 'success', id],
   ]);
-  expect(await all(torpor, { resourceId: id, type: 'sandbox.*' })).toHaveLength(2);
+  expect(await all(torpor, { resourceId: id, type: 'sandbox.*' })).toHaveLength(4);
   expect(await all(torpor, { resourceId: id, type: 'snapshot.*' })).toEqual([]);
   expect(await all(torpor, { resourceId: id, type: 'sandbox' })).toEqual([]);
+  const states = await all(torpor, { resourceId: id, type: 'sandbox.state' });
+  expect(states.map(({ metadata }) => metadata.state)).toEqual(['running', 'stopped']);
 });
 
 test("another team's events are not sent", async () => {
@@ -146,7 +151,7 @@ test('the server restarts, and the follower goes on where it was', async () => {
   const { id } = await first.create();
   await first.call('DELETE', `/sandboxes/${id}`);
   await fleet.join({ port: Number(port) });
-  await until(() => following.events.filter(({ resource }) => resource.id === id).length === 2);
+  await until(() => following.events.filter(({ resource }) => resource.id === id).length === 4);
   const ids = following.events.map((event) => event.id);
   expect(new Set(ids).size).toBe(ids.length);
   await using torpor = clientOf(first);

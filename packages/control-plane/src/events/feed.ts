@@ -4,9 +4,6 @@ import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
 import type { DeliverableEvent } from './outbox.ts';
 
-/** An event with its place in the stream. */
-export type PlacedEvent = Omit<DeliverableEvent, 'position'> & { readonly position: string };
-
 export interface EventFilter {
   readonly teamId: string;
   /** The whole type, or a kind of resource and `.*`. */
@@ -24,7 +21,7 @@ export interface FollowOptions extends EventFilter {
 
 /** What a follower gets. `position`: it has seen all up to there; first, and now and then while there is nothing. */
 export type FeedItem =
-  | { readonly event: PlacedEvent }
+  | { readonly event: DeliverableEvent }
   | { readonly gap: { readonly oldest: bigint } }
   | { readonly position: bigint };
 
@@ -101,7 +98,7 @@ export class EventFeed {
     }
   }
 
-  #read({ teamId, type, resource }: EventFilter, after: bigint): Promise<PlacedEvent[]> {
+  #read({ teamId, type, resource }: EventFilter, after: bigint): Promise<DeliverableEvent[]> {
     let query = this.#db
       .selectFrom('outbox')
       .selectAll()

@@ -34,7 +34,11 @@ export interface OutboxEvent {
   readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
-export type DeliverableEvent = Selectable<OutboxTable>;
+/** One that is being delivered, or was. */
+export type DeliverableEvent = Omit<Selectable<OutboxTable>, 'position'> & {
+  /** Its place in the stream: a decimal number. */
+  readonly position: string;
+};
 
 /** Appends events in the transaction of the change that they describe. */
 export async function appendEvents(

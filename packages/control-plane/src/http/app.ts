@@ -4,12 +4,14 @@ import type { ApiKeyStore } from '../auth/api-keys.ts';
 import type { BuildService } from '../builds/service.ts';
 import type { AuditLog } from '../events/audit-log.ts';
 import type { EventFeed } from '../events/feed.ts';
+import type { Usage } from '../events/usage.ts';
 import type { GuestFiles } from '../guest/files.ts';
 import type { GuestProcesses } from '../guest/processes.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { SandboxLifecycle } from '../sandboxes/lifecycle.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
 import type { TemplateService } from '../templates/service.ts';
+import type { WebhookService } from '../webhooks/service.ts';
 import { addDocsRoutes } from './docs.ts';
 import type { Api } from './endpoint.ts';
 import type { AppEnvironment } from './environment.ts';
@@ -30,6 +32,8 @@ import { addProcessRoutes } from './v1/processes.ts';
 import { addSandboxRoutes } from './v1/sandboxes.ts';
 import { addSnapshotRoutes } from './v1/snapshots.ts';
 import { addStreamRoutes } from './v1/streams.ts';
+import { addUsageRoutes } from './v1/usage.ts';
+import { addWebhookRoutes } from './v1/webhooks.ts';
 
 export interface AppParts {
   readonly version: string;
@@ -41,6 +45,8 @@ export interface AppParts {
   readonly builds: BuildService;
   readonly auditLog: AuditLog;
   readonly events: EventFeed;
+  readonly usage: Usage;
+  readonly webhooks: WebhookService;
   readonly processes: GuestProcesses;
   readonly files: GuestFiles;
   readonly metrics: Metrics;
@@ -64,6 +70,8 @@ export function createApp(parts: AppParts): Api {
   addApiKeyRoutes(app, parts.apiKeys);
   addAuditRoutes(app, parts.auditLog);
   addEventRoutes(app, parts.events, parts.logger);
+  addUsageRoutes(app, parts.usage);
+  addWebhookRoutes(app, parts.webhooks);
   addOpenApiRoute(app, parts.version);
   addDocsRoutes(app);
   addHomeRoute(app, parts.version);

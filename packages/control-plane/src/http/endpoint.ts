@@ -10,7 +10,7 @@ import { queryObject, readJson } from './request-input.ts';
 
 export type Api = OpenAPIHono<AppEnvironment>;
 
-type Method = 'get' | 'post' | 'put' | 'delete';
+type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
 
 /** One operation of the API. The same schemas document and check it. */
 export interface Endpoint<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> {

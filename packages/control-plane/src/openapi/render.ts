@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
 import { pino } from 'pino';
+import { SecretBox } from '../auth/secret-box.ts';
 import { createContext } from '../context.ts';
 import type { Database } from '../database/schema.ts';
 import { openApiDocument } from '../http/openapi.ts';
@@ -19,6 +20,8 @@ export async function renderOpenApi(): Promise<string> {
   const { app, metrics } = createContext({
     db: new Kysely<Database>({ dialect: new PostgresDialect({ pool: new pg.Pool() }) }),
     hosts: [],
+    secrets: new SecretBox(new Uint8Array(32)),
+    webhookNetworks: [],
     logger: pino({ level: 'silent' }),
     version,
   });

@@ -23,10 +23,13 @@
  * - **A request that uses a sandbox** only updates the time of its last use
  *   ({@link SandboxRepository.touch}).
  *
+ * Every write that brings a row to a state in which it stays appends the event
+ * `sandbox.state`, from which usage is counted (events/usage.ts).
+ *
  * A row that is `stopped` is never written again: a destroyed sandbox stays destroyed.
  * {@link SandboxRepository.removeStopped} removes it after a while.
  */
-import { assertTransition, type SandboxState } from '@torpor/protocol';
+import { assertTransition, isTransitional, type SandboxState } from '@torpor/protocol';
 import { type Kysely, sql } from 'kysely';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
 import { appendEvents, SYSTEM } from '../events/outbox.ts';
@@ -74,28 +77,32 @@ export class SandboxRepository {
    * it is no longer in the state `from`. Throws `invalid_state` for a transition that the
    * table does not allow.
    */
-  transition(
+  async transition(
     id: string,
     from: SandboxState,
     to: SandboxState,
     changes: TransitionChanges = {},
   ): Promise<SandboxRow | undefined> {
     assertTransition(id, from, to);
-    return this.#db
+    const row = await this.#db
       .updateTable('sandboxes')
       .set({ ...changes, ...written(to) })
       .where('id', '=', id)
       .where('state', '=', from)
       .returningAll()
       .executeTakeFirst();
+    await this.#announce(row);
+    return row;
   }
 
   /**
    * Copies the agent's report into a row, for an operation that holds the lock. Returns the
    * new row, or undefined if it has been written since it was read.
    */
-  recordAsHolder(row: SandboxRow, report: SandboxReport): Promise<SandboxRow | undefined> {
-    return this.#record(row, report).returningAll().executeTakeFirst();
+  async recordAsHolder(row: SandboxRow, report: SandboxReport): Promise<SandboxRow | undefined> {
+    const recorded = await this.#record(row, report).returningAll().executeTakeFirst();
+    if (recorded?.state !== row.state) await this.#announce(recorded);
+    return recorded;
   }
 
   /** Like {@link recordAsHolder}, with an event for the change, if it does not settle an operation. */
@@ -117,7 +124,7 @@ export class SandboxRepository {
   }
 
   async #recordUnheld(row: SandboxRow, report: SandboxReport): Promise<boolean> {
-    const { numUpdatedRows } = await this.#record(row, report)
+    const recorded = await this.#record(row, report)
       .where(({ not, exists, selectFrom }) =>
         not(
           exists(
@@ -127,8 +134,10 @@ export class SandboxRepository {
           ),
         ),
       )
-      .executeTakeFirstOrThrow();
-    return numUpdatedRows === 1n;
+      .returningAll()
+      .executeTakeFirst();
+    if (recorded?.state !== row.state) await this.#announce(recorded);
+    return recorded !== undefined;
   }
 
   /** Marks a sandbox whose host does not respond. */
@@ -140,12 +149,13 @@ export class SandboxRepository {
   /** Adopts a sandbox that the host has and the database does not know. Returns false if it has a row. */
   adopt(row: NewSandboxRow): Promise<boolean> {
     return this.#db.transaction().execute(async (transaction) => {
-      const { numInsertedOrUpdatedRows } = await transaction
+      const adopted = await transaction
         .insertInto('sandboxes')
         .values(row)
         .onConflict((conflict) => conflict.column('id').doNothing())
-        .executeTakeFirstOrThrow();
-      if (numInsertedOrUpdatedRows !== 1n) return false;
+        .returningAll()
+        .executeTakeFirst();
+      if (adopted === undefined) return false;
       await appendEvents(transaction, [
         {
           kind: 'sandbox.adopt',
@@ -155,6 +165,7 @@ export class SandboxRepository {
           status: 'success',
         },
       ]);
+      await new SandboxRepository(transaction).#announce(adopted);
       return true;
     });
   }
@@ -239,6 +250,20 @@ export class SandboxRepository {
       .where('id', '=', id)
       .where('state', '=', 'running')
       .execute();
+  }
+
+  /** Appends the event of a row that has come to a state in which it stays, in the transaction that wrote it. */
+  async #announce(row: SandboxRow | undefined): Promise<void> {
+    if (row === undefined || isTransitional(row.state)) return;
+    const { id, team_id: teamId, state, vcpus, memory_mb, disk_size_mb } = row;
+    const metadata = {
+      state,
+      vcpus: String(vcpus),
+      memory_mb: String(memory_mb),
+      ...(disk_size_mb === null ? {} : { disk_mb: String(disk_size_mb) }),
+    };
+    const event = { kind: 'sandbox.state', resource: id, teamId, actor: SYSTEM, metadata } as const;
+    await appendEvents(this.#db, [{ ...event, status: 'success' }]);
   }
 
   #record(row: SandboxRow, report: SandboxReport) {

@@ -114,3 +114,21 @@ export {
   WEBSOCKET_AUTH_TIMEOUT_MS,
   WEBSOCKET_PING_INTERVAL_MS,
 } from './streams.ts';
+export { MAX_USAGE_DAYS, type Usage, usageQuerySchema, usageSchema } from './usage.ts';
+export {
+  type CreatedWebhook,
+  createdWebhookSchema,
+  createWebhookSchema,
+  DELIVERY_STATES,
+  listDeliveriesQuerySchema,
+  redeliveredSchema,
+  updateWebhookSchema,
+  WEBHOOK_FORMATS,
+  type Webhook,
+  type WebhookAttempt,
+  type WebhookDelivery,
+  webhookAttemptSchema,
+  webhookDeliveryListSchema,
+  webhookListSchema,
+  webhookSchema,
+} from './webhooks.ts';

@@ -4,7 +4,7 @@ import { ControlPlane, type ControlPlaneOptions } from '@torpor/control-plane';
 import { startEmbeddedPostgres } from '@torpor/control-plane/testing';
 import type { rest } from '@torpor/protocol';
 import { Client, type ClientConfig } from 'pg';
-import { openTestSite, type TestSite } from './harness.ts';
+import { openTestSite, type TestSite, until } from './harness.ts';
 import type { MemoryAgent } from './memory-agent.ts';
 import { type DatabaseAddress, SeverableLinks, socketUrl } from './severable.ts';
 
@@ -20,7 +20,7 @@ export interface SeverableMember extends Member {
   readonly links: SeverableLinks;
 }
 
-/** An event that an operation wrote to the outbox. */
+/** An event that an operation wrote to the outbox; not that of a state to which it led. */
 export interface RecordedEvent {
   readonly kind: string;
   readonly resource: string;
@@ -108,10 +108,29 @@ export class Fleet implements AsyncDisposable {
 
   async events(resource?: string): Promise<RecordedEvent[]> {
     const { rows } = await this.database.query(
-      'select kind, resource, status, metadata from outbox where resource = coalesce($1, resource) order by id',
+      `select kind, resource, status, metadata from outbox
+       where resource = coalesce($1, resource) and kind <> 'sandbox.state' order by id`,
       [resource ?? null],
     );
     return rows;
+  }
+
+  /** The sandboxes whose usage is not that of their state, when all events have been delivered. */
+  async miscounted(): Promise<string[]> {
+    await until(async () => (await this.count('outbox where delivered_at is null')) === 0);
+    const { rows } = await this.database.query(
+      `select sandboxes.id, state, usage_intervals.vcpus from sandboxes left join usage_intervals
+         on resource_type = 'sandbox' and resource = sandboxes.id and usage_intervals.ended_at is null
+       where state in ('running', 'paused', 'error', 'stopped')
+         and usage_intervals.vcpus is distinct from
+           case state when 'running' then sandboxes.vcpus when 'stopped' then null else 0 end`,
+    );
+    const overlaps = await this.database.query(
+      `select a.resource as id, 'overlap' as state from usage_intervals a join usage_intervals b
+         on a.resource_type = b.resource_type and a.resource = b.resource and a.team_id = b.team_id
+       where a.id < b.id and coalesce(a.ended_at, 'infinity') > b.started_at`,
+    );
+    return [...rows, ...overlaps.rows].map((row) => JSON.stringify(row));
   }
 
   /** Counts rows; `from` is a table, and optionally a condition. */

@@ -5,6 +5,8 @@ import { operations } from './0003-operations.ts';
 import { fences } from './0004-fences.ts';
 import { apiKeysAndAudit } from './0004-api-keys-and-audit.ts';
 import { eventStream } from './0005-event-stream.ts';
+import { usage } from './0006-usage.ts';
+import { webhooks } from './0007-webhooks.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -14,4 +16,6 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0004-fences': fences,
   '0004-api-keys-and-audit': apiKeysAndAudit,
   '0005-event-stream': eventStream,
+  '0006-usage': usage,
+  '0007-webhooks': webhooks,
 };

@@ -1,7 +1,8 @@
 import { rest, TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import { z } from 'zod';
-import type { EventFeed, FeedItem, PlacedEvent } from '../../events/feed.ts';
+import { documentOf } from '../../events/document.ts';
+import type { EventFeed, FeedItem } from '../../events/feed.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import { streamedResponse } from '../streamed-response.ts';
 
@@ -57,25 +58,6 @@ function message(item: FeedItem): string {
     const gap: z.infer<typeof rest.eventGapSchema> = { oldest: String(item.gap.oldest) };
     return `event: gap\ndata: ${JSON.stringify(gap)}\n\n`;
   }
-  const event = presentEvent(item.event);
+  const event: rest.Event = documentOf(item.event);
   return `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
-}
-
-function presentEvent(event: PlacedEvent): rest.Event {
-  const { kind, status, team_id, actor_type, actor_id, actor_name, metadata } = event;
-  const [resourceType = ''] = kind.split('.');
-  return {
-    id: event.position,
-    type: kind,
-    status,
-    team_id,
-    resource: { type: resourceType, id: event.resource },
-    actor: {
-      type: actor_type,
-      ...(actor_id === null ? {} : { id: actor_id }),
-      ...(actor_name === null ? {} : { name: actor_name }),
-    },
-    metadata,
-    created_at: event.created_at.toISOString(),
-  };
 }

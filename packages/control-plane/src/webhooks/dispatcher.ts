@@ -1,0 +1,152 @@
+/**
+ * Sends what is queued for webhooks. A delivery is a row until its receiver has accepted
+ * it, so it survives receivers that are down and control planes that die: it is sent at
+ * least once. Of one webhook and resource only the oldest pending delivery is sent, so a
+ * receiver gets the events of a sandbox in their order. Who sends one holds it for a while
+ * ({@link CLAIM_MS}); if the sender dies, another one sends it then.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol';
+import { type Kysely, type Selectable, sql } from 'kysely';
+import type { Logger } from 'pino';
+import type { Database, WebhookDeliveryTable } from '../database/schema.ts';
+import type { Attempt, WebhookSender } from './sender.ts';
+
+type Delivery = Pick<
+  Selectable<WebhookDeliveryTable>,
+  'id' | 'webhook_id' | 'event' | 'attempts' | 'resource'
+>;
+
+const BATCH_SIZE = 20;
+/** Longer than a request may take. */
+const CLAIM_MS = 60_000;
+const KEEP_FINISHED_MS = 7 * 24 * 3_600_000;
+
+export interface DispatcherTiming {
+  readonly pollIntervalMs: number;
+  /** Before the second attempt; each later one waits twice as long. */
+  readonly firstRetryMs: number;
+  readonly longestRetryMs: number;
+  /** Then the delivery is dead. With the other defaults it is tried for about a day. */
+  readonly maxAttempts: number;
+}
+
+const DEFAULT_TIMING: DispatcherTiming = {
+  pollIntervalMs: 1_000,
+  firstRetryMs: 5_000,
+  longestRetryMs: 3 * 3_600_000,
+  maxAttempts: 18,
+};
+
+interface Parts {
+  readonly db: Kysely<Database>;
+  readonly sender: WebhookSender;
+  readonly logger: Logger;
+}
+
+export class WebhookDispatcher implements AsyncDisposable {
+  readonly #parts: Parts;
+  readonly #timing: DispatcherTiming;
+  readonly #stopping = new AbortController();
+  #rounds: Promise<void> = Promise.resolve();
+
+  constructor(parts: Parts, timing: Partial<DispatcherTiming> = {}) {
+    this.#parts = parts;
+    this.#timing = { ...DEFAULT_TIMING, ...timing };
+  }
+
+  start(): void {
+    this.#rounds = this.#run();
+  }
+
+  /** Waits for requests that are under way. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopping.abort();
+    await this.#rounds;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping;
+    while (!signal.aborted) {
+      let sent = 0;
+      try {
+        const claimed = await this.#claim();
+        await Promise.all(claimed.map((delivery) => this.#deliver(delivery)));
+        sent = claimed.length;
+        if (sent === 0) await this.#removeFinished();
+      } catch (reason) {
+        const err = TorporError.from(reason);
+        this.#parts.logger.warn({ err }, 'Could not send webhooks; will retry');
+      }
+      if (sent > 0) continue;
+      await delay(this.#timing.pollIntervalMs, undefined, { signal, ref: false }).catch(
+        () => undefined,
+      );
+    }
+  }
+
+  /** Those that are due, at most one of each webhook and resource. */
+  async #claim(): Promise<Delivery[]> {
+    const { rows } = await sql<Delivery>`
+      update webhook_deliveries as mine
+      set next_attempt_at = now() + ${`${CLAIM_MS} milliseconds`}::interval, attempts = attempts + 1
+      from (
+        select due.id from webhook_deliveries due
+        join webhooks on webhooks.id = due.webhook_id and webhooks.enabled
+        where due.state = 'pending' and due.next_attempt_at <= now()
+          and not exists (
+            select from webhook_deliveries older
+            where older.webhook_id = due.webhook_id and older.resource = due.resource
+              and older.state = 'pending' and older.id < due.id)
+        order by due.next_attempt_at limit ${BATCH_SIZE}
+        for update of due skip locked
+      ) as claimed
+      where mine.id = claimed.id
+      returning mine.id, mine.webhook_id, mine.event, mine.attempts, mine.resource`.execute(
+      this.#parts.db,
+    );
+    return rows;
+  }
+
+  async #deliver(delivery: Delivery): Promise<void> {
+    const attempt = await this.#parts.sender.send(delivery.webhook_id, delivery.event);
+    await this.#record(delivery, attempt);
+  }
+
+  async #record({ id, webhook_id, attempts }: Delivery, attempt: Attempt): Promise<void> {
+    const { db, logger } = this.#parts;
+    const dead = !attempt.accepted && attempts >= this.#timing.maxAttempts;
+    const state = attempt.accepted ? 'delivered' : dead ? 'dead' : 'pending';
+    await db
+      .updateTable('webhook_deliveries')
+      .set({
+        state,
+        last_status: attempt.status ?? null,
+        last_error: attempt.error ?? null,
+        ...(state === 'pending'
+          ? { next_attempt_at: new Date(Date.now() + this.#retryDelay(attempts)) }
+          : { finished_at: new Date() }),
+      })
+      .where('id', '=', id)
+      .where('state', '=', 'pending')
+      .execute();
+    const fields = { webhook: webhook_id, delivery: id, attempts, ...attempt };
+    if (dead) logger.warn(fields, 'Webhook delivery given up');
+    else logger.debug(fields, 'Webhook sent');
+  }
+
+  /** Exponential, with a fifth of it by chance, so that a receiver that returns is not met by all at once. */
+  #retryDelay(attempts: number): number {
+    const { firstRetryMs, longestRetryMs } = this.#timing;
+    const base = Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs);
+    return base * (0.9 + 0.2 * Math.random());
+  }
+
+  async #removeFinished(): Promise<void> {
+    await this.#parts.db
+      .deleteFrom('webhook_deliveries')
+      .where('state', '<>', 'pending')
+      .where('finished_at', '<=', new Date(Date.now() - KEEP_FINISHED_MS))
+      .execute();
+  }
+}

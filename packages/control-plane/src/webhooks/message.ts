@@ -1,0 +1,56 @@
+import { createHmac, randomBytes } from 'node:crypto';
+import type { EventDocument, WebhookFormat } from '../database/schema.ts';
+
+const SECRET_PREFIX = 'whsec_';
+
+/** A new secret for signatures: 32 random bytes, in the form of the Standard Webhooks specification. */
+export function newWebhookSecret(): string {
+  return `${SECRET_PREFIX}${randomBytes(32).toString('base64')}`;
+}
+
+export interface Message {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+}
+
+/** What is sent for an event. `sentAt` is in milliseconds. */
+export function messageFor(
+  event: EventDocument,
+  format: WebhookFormat,
+  secret: string,
+  sentAt: number,
+): Message {
+  const body = JSON.stringify(bodyFor(event, format));
+  return { headers: signatureHeaders(event.id, body, secret, sentAt), body };
+}
+
+function bodyFor(event: EventDocument, format: WebhookFormat): object {
+  switch (format) {
+    case 'json':
+      return event;
+    case 'slack':
+      return { text: sentence(event) };
+    case 'discord':
+      return { content: sentence(event) };
+  }
+}
+
+/** For people: `sandbox sb1… — pause (success), by ci`. */
+function sentence({ type, status, resource, actor }: EventDocument): string {
+  const [kind, action] = type.split('.');
+  const who = actor.name ?? actor.id ?? actor.type;
+  return `${kind} ${resource.id}: ${action} (${status}), by ${who}`;
+}
+
+/** The headers of the Standard Webhooks specification, whose libraries verify them. */
+function signatureHeaders(id: string, body: string, secret: string, sentAt: number) {
+  const timestamp = String(Math.floor(sentAt / 1000));
+  const key = Buffer.from(secret.slice(SECRET_PREFIX.length), 'base64');
+  const signature = createHmac('sha256', key).update(`${id}.${timestamp}.${body}`).digest('base64');
+  return {
+    'content-type': 'application/json',
+    'webhook-id': id,
+    'webhook-timestamp': timestamp,
+    'webhook-signature': `v1,${signature}`,
+  };
+}

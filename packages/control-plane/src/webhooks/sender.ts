@@ -1,0 +1,79 @@
+import { TorporError } from '@torpor/protocol';
+import type { Kysely } from 'kysely';
+import { type Agent, request } from 'undici';
+import type { SecretBox } from '../auth/secret-box.ts';
+import type { Database, EventDocument } from '../database/schema.ts';
+import { messageFor } from './message.ts';
+import { type AllowedNetworks, guardedAgent, parseTarget } from './target.ts';
+
+const REQUEST_TIMEOUT_MS = 10_000;
+export const SECRET_PURPOSE = 'webhook';
+
+/** What came of sending an event. Nothing that the receiver sent is kept but its status. */
+export interface Attempt {
+  readonly accepted: boolean;
+  readonly status?: number;
+  readonly error?: string;
+}
+
+interface Parts {
+  readonly db: Kysely<Database>;
+  readonly secrets: SecretBox;
+  readonly allowedNetworks: AllowedNetworks;
+}
+
+/** Sends events to the addresses of webhooks. Redirects are not followed. */
+export class WebhookSender implements AsyncDisposable {
+  readonly #parts: Parts;
+  readonly #agent: Agent;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    this.#agent = guardedAgent(parts.allowedNetworks);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#agent.destroy();
+  }
+
+  /** Sends one event. Never throws. */
+  async send(webhookId: string, event: EventDocument): Promise<Attempt> {
+    try {
+      const status = await this.#post(webhookId, event);
+      if (status >= 200 && status < 300) return { accepted: true, status };
+      return { accepted: false, status, error: `The receiver returned status ${status}.` };
+    } catch (reason) {
+      return { accepted: false, error: describe(reason) };
+    }
+  }
+
+  async #post(webhookId: string, event: EventDocument): Promise<number> {
+    const { db, secrets, allowedNetworks } = this.#parts;
+    const webhook = await db
+      .selectFrom('webhooks')
+      .select(['url', 'secret', 'format'])
+      .where('id', '=', webhookId)
+      .executeTakeFirst();
+    if (webhook === undefined) throw new TorporError('not_found', 'The webhook was deleted.');
+    const url = parseTarget(secrets.open(SECRET_PURPOSE, webhook.url), allowedNetworks);
+    const secret = secrets.open(SECRET_PURPOSE, webhook.secret);
+    const { headers, body } = messageFor(event, webhook.format, secret, Date.now());
+    const response = await request(url, {
+      method: 'POST',
+      dispatcher: this.#agent,
+      headers: { ...headers, 'user-agent': 'Torpor-Webhook/1' },
+      body,
+      signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
+    });
+    // Nothing of the content is read: it may be endless.
+    response.body.on('error', () => undefined).destroy();
+    return response.statusCode;
+  }
+}
+
+function describe(reason: unknown): string {
+  if (reason instanceof Error && reason.name === 'TimeoutError') {
+    return `The receiver did not respond within ${REQUEST_TIMEOUT_MS / 1000} s.`;
+  }
+  return reason instanceof Error ? reason.message : String(reason);
+}

@@ -1,0 +1,232 @@
+import { newId, TorporError } from '@torpor/protocol';
+import type { Kysely, Selectable, Transaction } from 'kysely';
+import type { Principal } from '../auth/principal.ts';
+import type { SecretBox } from '../auth/secret-box.ts';
+import { isDuplicate } from '../database/duplicate.ts';
+import type {
+  Database,
+  DeliveryState,
+  EventKind,
+  WebhookDeliveryTable,
+  WebhookFormat,
+  WebhookTable,
+} from '../database/schema.ts';
+import { appendEvents } from '../events/outbox.ts';
+import { newWebhookSecret } from './message.ts';
+import { type Attempt, SECRET_PURPOSE, type WebhookSender } from './sender.ts';
+import { type AllowedNetworks, parseTarget } from './target.ts';
+
+/** Without its address and secret. */
+export type Webhook = Omit<Selectable<WebhookTable>, 'url' | 'secret'> & {
+  /** The host name of its address; the rest may have a token in it. */
+  readonly host: string;
+};
+
+export type Delivery = Omit<Selectable<WebhookDeliveryTable>, 'webhook_id' | 'resource'>;
+
+export interface WebhookRequest {
+  readonly name: string;
+  readonly url: string;
+  readonly format: WebhookFormat;
+  readonly eventTypes: readonly string[];
+}
+
+/** What is undefined stays as it is. */
+export type WebhookChanges = {
+  readonly [K in keyof WebhookRequest]?: WebhookRequest[K] | undefined;
+} & { readonly enabled?: boolean | undefined };
+
+interface Parts {
+  readonly db: Kysely<Database>;
+  readonly secrets: SecretBox;
+  readonly sender: WebhookSender;
+  readonly allowedNetworks: AllowedNetworks;
+  /** Called after a transaction with events. */
+  readonly onEvents: () => void;
+}
+
+/** The webhooks of teams. */
+export class WebhookService {
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** Returns the secret too: the only time that it can be seen. Throws `invalid_request`, `already_exists`. */
+  async create(principal: Principal, request: WebhookRequest) {
+    const { secrets } = this.#parts;
+    const secret = newWebhookSecret();
+    const url = this.#target(request.url);
+    const webhook = await this.#write(principal, 'webhook.create', (transaction) =>
+      transaction
+        .insertInto('webhooks')
+        .values({
+          id: newId('webhook'),
+          team_id: principal.teamId,
+          name: request.name,
+          format: request.format,
+          url: secrets.seal(SECRET_PURPOSE, url.href),
+          secret: secrets.seal(SECRET_PURPOSE, secret),
+          event_types: [...request.eventTypes],
+        })
+        .returningAll()
+        .executeTakeFirstOrThrow(),
+    );
+    return { webhook, secret };
+  }
+
+  /** By name. */
+  async list({ teamId }: Principal): Promise<Webhook[]> {
+    const rows = await this.#parts.db
+      .selectFrom('webhooks')
+      .selectAll()
+      .where('team_id', '=', teamId)
+      .orderBy('name')
+      .execute();
+    return rows.map((row) => this.#shown(row));
+  }
+
+  /** Throws `not_found`. */
+  async get(principal: Principal, id: string): Promise<Webhook> {
+    return this.#shown(await this.#find(principal, id));
+  }
+
+  /** Throws `not_found`, `invalid_request`, `already_exists`. */
+  async update(principal: Principal, id: string, changes: WebhookChanges): Promise<Webhook> {
+    const { name, url, format, eventTypes, enabled } = changes;
+    const { secrets } = this.#parts;
+    const sealed =
+      url === undefined ? undefined : secrets.seal(SECRET_PURPOSE, this.#target(url).href);
+    return this.#write(principal, 'webhook.update', (transaction) =>
+      transaction
+        .updateTable('webhooks')
+        .set({
+          name,
+          format,
+          url: sealed,
+          event_types: eventTypes === undefined ? undefined : [...eventTypes],
+          enabled,
+          updated_at: new Date(),
+        })
+        .where('id', '=', id)
+        .where('team_id', '=', principal.teamId)
+        .returningAll()
+        .executeTakeFirstOrThrow(() => notFound(id)),
+    );
+  }
+
+  /** What is queued for it is not sent. Throws `not_found`. */
+  async delete(principal: Principal, id: string): Promise<void> {
+    await this.#write(principal, 'webhook.delete', (transaction) =>
+      transaction
+        .deleteFrom('webhooks')
+        .where('id', '=', id)
+        .where('team_id', '=', principal.teamId)
+        .returningAll()
+        .executeTakeFirstOrThrow(() => notFound(id)),
+    );
+  }
+
+  /** Sends an event `webhook.test` at once. Throws `not_found`. */
+  async test(principal: Principal, id: string): Promise<Attempt> {
+    const { id: webhookId } = await this.#find(principal, id);
+    const { type, id: actorId, name } = principal.actor;
+    return this.#parts.sender.send(webhookId, {
+      id: `test-${Date.now()}`,
+      type: 'webhook.test',
+      status: 'success',
+      team_id: principal.teamId,
+      resource: { type: 'webhook', id: webhookId },
+      actor: {
+        type,
+        ...(actorId === null ? {} : { id: actorId }),
+        ...(name === null ? {} : { name }),
+      },
+      metadata: {},
+      created_at: new Date().toISOString(),
+    });
+  }
+
+  /** What was and is to be sent to it, newest first; at most `limit`. Throws `not_found`. */
+  async deliveries(
+    principal: Principal,
+    id: string,
+    filter: { readonly state?: DeliveryState | undefined; readonly limit: number },
+  ): Promise<Delivery[]> {
+    const { id: webhookId } = await this.#find(principal, id);
+    let query = this.#parts.db
+      .selectFrom('webhook_deliveries')
+      .selectAll()
+      .where('webhook_id', '=', webhookId);
+    if (filter.state !== undefined) query = query.where('state', '=', filter.state);
+    return query.orderBy('id', 'desc').limit(filter.limit).execute();
+  }
+
+  /** Queues again what was given up. Returns how many. Throws `not_found`. */
+  async redeliver(principal: Principal, id: string): Promise<number> {
+    const { id: webhookId } = await this.#find(principal, id);
+    const { numUpdatedRows } = await this.#parts.db
+      .updateTable('webhook_deliveries')
+      .set({ state: 'pending', attempts: 0, next_attempt_at: new Date(), finished_at: null })
+      .where('webhook_id', '=', webhookId)
+      .where('state', '=', 'dead')
+      .executeTakeFirstOrThrow();
+    return Number(numUpdatedRows);
+  }
+
+  async #find({ teamId }: Principal, id: string): Promise<Selectable<WebhookTable>> {
+    const row = await this.#parts.db
+      .selectFrom('webhooks')
+      .selectAll()
+      .where('id', '=', id)
+      .where('team_id', '=', teamId)
+      .executeTakeFirst();
+    if (row === undefined) throw notFound(id);
+    return row;
+  }
+
+  /** Writes, with the event of it. Throws `already_exists` for a name that another one has. */
+  async #write(
+    { teamId, actor }: Principal,
+    kind: EventKind,
+    write: (transaction: Transaction<Database>) => Promise<Selectable<WebhookTable>>,
+  ): Promise<Webhook> {
+    const { db, onEvents } = this.#parts;
+    const row = await db
+      .transaction()
+      .execute(async (transaction) => {
+        const written = await write(transaction);
+        const metadata = { name: written.name };
+        await appendEvents(transaction, [
+          { kind, resource: written.id, teamId, actor, status: 'success', metadata },
+        ]);
+        return written;
+      })
+      .catch((reason: unknown) => {
+        if (isDuplicate(reason)) throw nameTaken();
+        throw reason;
+      });
+    onEvents();
+    return this.#shown(row);
+  }
+
+  #target(url: string): URL {
+    return parseTarget(url, this.#parts.allowedNetworks);
+  }
+
+  #shown({ url, secret: _, ...row }: Selectable<WebhookTable>): Webhook {
+    return { ...row, host: new URL(this.#parts.secrets.open(SECRET_PURPOSE, url)).host };
+  }
+}
+
+function notFound(id: string): TorporError {
+  return new TorporError(
+    'not_found',
+    `The team has no webhook ${JSON.stringify(id.slice(0, 64))}.`,
+  );
+}
+
+function nameTaken(): TorporError {
+  return new TorporError('already_exists', 'The team has another webhook of this name.');
+}

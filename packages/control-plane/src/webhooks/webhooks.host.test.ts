@@ -1,0 +1,251 @@
+import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { rest } from '@torpor/protocol';
+import { Fleet, type Member, until } from '@torpor/testkit/control-plane';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+
+const OPTIONS = {
+  webhookNetworks: ['127.0.0.0/8'],
+  webhookTiming: { pollIntervalMs: 20, firstRetryMs: 30, longestRetryMs: 100, maxAttempts: 1000 },
+};
+
+let fleet: Fleet;
+let member: Member;
+beforeAll(async () => {
+  fleet = await Fleet.open();
+  member = await fleet.join(OPTIONS);
+});
+afterAll(() => fleet[Symbol.asyncDispose]());
+
+const receivers: Receiver[] = [];
+afterEach(async () => {
+  for (const webhook of await list()) await member.call('DELETE', `/webhooks/${webhook.id}`);
+  await Promise.all(receivers.splice(0).map((receiver) => receiver.close()));
+});
+
+interface Received {
+  readonly headers: IncomingHttpHeaders;
+  readonly body: string;
+}
+
+/** An HTTP server that keeps what it accepts. */
+class Receiver {
+  readonly received: Received[] = [];
+  /** Of the responses. */
+  status = 200;
+  location: string | undefined;
+  requests = 0;
+  readonly #server: Server;
+
+  private constructor(server: Server) {
+    this.#server = server;
+  }
+
+  static async open(): Promise<Receiver> {
+    const server = createServer(async (request, response) => {
+      receiver.requests++;
+      const body = await text(request);
+      if (receiver.status === 200) receiver.received.push({ headers: request.headers, body });
+      const location = receiver.location;
+      response.writeHead(receiver.status, location === undefined ? {} : { location }).end();
+    });
+    const receiver = new Receiver(server);
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    receivers.push(receiver);
+    return receiver;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}/hook`;
+  }
+
+  events(): rest.Event[] {
+    return this.received.map(({ body }) => rest.eventSchema.parse(JSON.parse(body)));
+  }
+
+  async close(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+}
+
+async function list(): Promise<rest.Webhook[]> {
+  return rest.webhookListSchema.parse(await (await member.call('GET', '/webhooks')).json());
+}
+
+async function create(body: object): Promise<rest.CreatedWebhook> {
+  const response = await member.call('POST', '/webhooks', { name: 'hook', ...body });
+  const json = await response.json();
+  expect(response.status, JSON.stringify(json)).toBe(201);
+  return rest.createdWebhookSchema.parse(json);
+}
+
+async function deliveries(id: string, query = ''): Promise<rest.WebhookDelivery[]> {
+  const response = await member.call('GET', `/webhooks/${id}/deliveries${query}`);
+  return rest.webhookDeliveryListSchema.parse(await response.json());
+}
+
+test('an event is sent with a signature of the Standard Webhooks specification', async () => {
+  const receiver = await Receiver.open();
+  const { secret, id, host } = await create({ url: receiver.url, event_types: ['sandbox.create'] });
+  expect(host).toBe(new URL(receiver.url).host);
+  const sandbox = await member.create();
+  await until(() => receiver.received.length === 1);
+  const [{ headers, body } = { headers: {}, body: '' }] = receiver.received;
+  const signed = `${headers['webhook-id']}.${headers['webhook-timestamp']}.${body}`;
+  const key = Buffer.from(secret.replace('whsec_', ''), 'base64');
+  const expected = createHmac('sha256', key).update(signed).digest('base64');
+  expect(headers['webhook-signature']).toBe(`v1,${expected}`);
+  expect(Math.abs(Date.now() / 1000 - Number(headers['webhook-timestamp']))).toBeLessThan(60);
+  expect(receiver.events()).toMatchObject([
+    { id: headers['webhook-id'], type: 'sandbox.create', resource: { id: sandbox.id } },
+  ]);
+  await until(async () => (await deliveries(id, '?state=delivered')).length === 1);
+  expect(await deliveries(id, '?state=pending')).toEqual([]);
+  const listed = JSON.stringify(await list());
+  expect(listed).not.toContain(secret);
+  expect(listed).not.toContain('/hook');
+  expect(fleet.log()).not.toContain(secret);
+  await member.call('DELETE', `/sandboxes/${sandbox.id}`);
+});
+
+test('a receiver that was down gets every event, in the order of each sandbox, also if a control plane dies', async () => {
+  const receiver = await Receiver.open();
+  receiver.status = 503;
+  await create({ url: receiver.url, event_types: ['sandbox.*'] });
+  const victim = await fleet.joinSeverable({ ...OPTIONS, leaseMs: 500 });
+  const ids: string[] = [];
+  for (let index = 0; index < 4; index++) {
+    const { id } = await member.create();
+    ids.push(id);
+    await member.call('POST', `/sandboxes/${id}/pause`);
+    await member.call('POST', `/sandboxes/${id}/resume`);
+    await member.call('DELETE', `/sandboxes/${id}`);
+  }
+  await until(() => receiver.requests > 10);
+  victim.links.sever();
+  receiver.status = 200;
+  await victim[Symbol.asyncDispose]();
+  // What the dead one had claimed is sent when its claim has expired.
+  await fleet.database.query('update webhook_deliveries set next_attempt_at = now()');
+  const actions = ['create', 'pause', 'resume', 'destroy'].map((action) => `sandbox.${action}`);
+  const seen = (id: string) => {
+    const own = receiver
+      .events()
+      .filter(({ type, resource }) => type !== 'sandbox.state' && resource.id === id);
+    return [...new Map(own.map((event) => [event.id, event.type])).values()];
+  };
+  await until(() => ids.every((id) => seen(id).length === actions.length));
+  for (const id of ids) expect(seen(id)).toEqual(actions);
+});
+
+test('what is given up is listed with the reason, does not block what follows, and can be queued again', async () => {
+  const receiver = await Receiver.open();
+  receiver.status = 500;
+  const { id } = await create({
+    url: receiver.url,
+    event_types: ['sandbox.create', 'sandbox.destroy'],
+  });
+  const sandbox = await member.create();
+  await until(async () => (await deliveries(id)).some(({ attempts }) => attempts > 1));
+  await fleet.database.query('update webhook_deliveries set attempts = 999 where webhook_id = $1', [
+    id,
+  ]);
+  await until(async () => (await deliveries(id, '?state=dead')).length === 1);
+  expect(await deliveries(id, '?state=dead')).toMatchObject([
+    {
+      event_type: 'sandbox.create',
+      resource_id: sandbox.id,
+      last_status: 500,
+      last_error: expect.stringContaining('500'),
+    },
+  ]);
+  receiver.status = 200;
+  await member.call('DELETE', `/sandboxes/${sandbox.id}`);
+  await until(() => receiver.received.length === 1);
+  expect(receiver.events()).toMatchObject([{ type: 'sandbox.destroy' }]);
+  const queued = await member.call('POST', `/webhooks/${id}/redeliver`);
+  expect(await queued.json()).toEqual({ queued: 1 });
+  await until(() => receiver.received.length === 2);
+  expect(receiver.events()[1]).toMatchObject({ type: 'sandbox.create' });
+});
+
+test('a redirect is not followed', async () => {
+  const [receiver, other] = [await Receiver.open(), await Receiver.open()];
+  receiver.status = 307;
+  receiver.location = other.url;
+  const { id } = await create({ url: receiver.url, event_types: ['sandbox.*'] });
+  const attempt = await member.call('POST', `/webhooks/${id}/test`);
+  expect(await attempt.json()).toMatchObject({ accepted: false, status: 307 });
+  expect(other.requests).toBe(0);
+});
+
+test('a name that resolves to a private address is not called', async () => {
+  const receiver = await Receiver.open();
+  const strict = await fleet.join({ ...OPTIONS, webhookNetworks: [] });
+  const { port } = new URL(receiver.url);
+  const refused = await strict.call('POST', '/webhooks', {
+    name: 'literal',
+    url: receiver.url,
+    event_types: ['sandbox.*'],
+  });
+  expect(refused.status).toBe(400);
+  const { id } = await create({ url: `http://localhost:${port}/`, event_types: ['snapshot.*'] });
+  const attempt = await strict.call('POST', `/webhooks/${id}/test`);
+  expect(await attempt.json()).toMatchObject({
+    accepted: false,
+    error: expect.stringContaining('not an address of the public internet'),
+  });
+  expect(receiver.requests).toBe(0);
+});
+
+test.each([
+  ['slack', 'text'],
+  ['discord', 'content'],
+])('the format %s is a sentence for people', async (format, field) => {
+  const receiver = await Receiver.open();
+  const { id } = await create({ url: receiver.url, format, event_types: ['sandbox.*'] });
+  expect(await (await member.call('POST', `/webhooks/${id}/test`)).json()).toEqual({
+    accepted: true,
+    status: 200,
+  });
+  expect(JSON.parse(receiver.received[0]?.body ?? '')).toEqual({
+    [field]: expect.stringContaining(id),
+  });
+});
+
+test('a webhook can be changed and disabled, and its name is its own', async () => {
+  const receiver = await Receiver.open();
+  const { id } = await create({ url: receiver.url, event_types: ['sandbox.create'] });
+  const { id: otherId } = await create({
+    name: 'other',
+    url: receiver.url,
+    event_types: ['snapshot.*'],
+  });
+  expect(
+    (
+      await member.call('POST', '/webhooks', {
+        name: 'hook',
+        url: receiver.url,
+        event_types: ['sandbox.*'],
+      })
+    ).status,
+  ).toBe(409);
+  expect((await member.call('PATCH', `/webhooks/${otherId}`, { name: 'hook' })).status).toBe(409);
+  const changed = await member.call('PATCH', `/webhooks/${id}`, { enabled: false });
+  expect(await changed.json()).toMatchObject({ enabled: false, event_types: ['sandbox.create'] });
+  const sandbox = await member.create();
+  await member.call('PATCH', `/webhooks/${id}`, {
+    enabled: true,
+    event_types: ['sandbox.destroy'],
+  });
+  await member.call('DELETE', `/sandboxes/${sandbox.id}`);
+  await until(() => receiver.received.length === 1);
+  expect(receiver.events()).toMatchObject([{ type: 'sandbox.destroy' }]);
+  expect((await member.call('PATCH', '/webhooks/whnone', { enabled: true })).status).toBe(404);
+  expect((await member.call('DELETE', '/webhooks/whnone')).status).toBe(404);
+});
