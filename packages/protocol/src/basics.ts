@@ -16,8 +16,6 @@ export {
   newApiKey,
   newId,
 } from './ids.ts';
-export { REMEDIES, type RemedyName } from './remedies.ts';
-export { SANDBOX_DEFAULTS } from './sandbox-defaults.ts';
 export {
   isPermission,
   MEMBER_PERMISSIONS,
@@ -25,6 +23,8 @@ export {
   PERMISSIONS,
   type Permission,
 } from './permissions.ts';
+export { REMEDIES, type RemedyName } from './remedies.ts';
+export { SANDBOX_DEFAULTS } from './sandbox-defaults.ts';
 export {
   assertTransition,
   canTransition,

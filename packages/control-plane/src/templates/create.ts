@@ -123,7 +123,7 @@ async function publish(
   const event = {
     teamId: row.team_id,
     resource: row.name,
-    metadata: { sandbox: source.id, size_bytes: String(answer.sizeBytes) },
+    metadata: { sandbox: source.id, size_bytes: String(response.sizeBytes) },
   };
   return {
     result: { row, timings: phaseTimings(response.timings), replaced },
