@@ -28,6 +28,7 @@ import { sandboxRecovery } from './sandboxes/recovery.ts';
 import { SandboxRepository } from './sandboxes/repository.ts';
 import { SandboxService } from './sandboxes/service.ts';
 import { StreamServer } from './streams/server.ts';
+import { ApiKeyService } from './teams/api-keys.ts';
 import { NAME_PREFIX } from './templates/parts.ts';
 import { nameRecovery } from './templates/recovery.ts';
 import { TemplateRepository } from './templates/repository.ts';
@@ -84,11 +85,12 @@ export function createContext(options: ContextOptions) {
   const sandboxes = new SandboxService({ ...parts, snapshots: parts.templates });
   const guests = new GuestAccess(sandboxes, hosts);
   const services = {
-    apiKeys: new ApiKeyStore({ db, onEvents }),
+    apiKeys: new ApiKeyStore(db),
     sandboxes,
     lifecycle: new SandboxLifecycle(parts),
     templates: new TemplateService(parts),
     builds: new BuildService(hosts),
+    teamKeys: new ApiKeyService({ db, onEvents }),
     auditLog: new AuditLog(db),
     events: new EventFeed(db, logger),
     usage: new Usage(db),

@@ -1,15 +1,7 @@
 import { createHash } from 'node:crypto';
-import {
-  canonicalApiKey,
-  MEMBER_PERMISSIONS,
-  newApiKey,
-  newId,
-  type Permission,
-  TorporError,
-} from '@torpor/protocol';
+import { canonicalApiKey, newApiKey, newId, type Permission, TorporError } from '@torpor/protocol';
 import type { Kysely, Selectable, Transaction } from 'kysely';
-import type { ApiKeyTable, Database, EventKind } from '../database/schema.ts';
-import { appendEvents } from '../events/outbox.ts';
+import type { ApiKeyTable, Database } from '../database/schema.ts';
 import type { Principal } from './principal.ts';
 
 /** How exact `last_used_at` is: one write per key and minute. */
@@ -25,29 +17,16 @@ export interface CreatedApiKey {
   readonly key: string;
 }
 
-export interface ApiKeyRequest {
-  readonly name: string;
-  /** What every member may do if omitted. */
-  readonly scopes?: readonly Permission[] | undefined;
-  readonly expiresAt?: Date | undefined;
-}
-
-interface Parts {
-  readonly db: Kysely<Database>;
-  /** Called after a transaction with events. */
-  readonly onEvents: () => void;
-}
-
 /**
  * Keys are stored as their SHA-256 only. A key has 160 random bits, so a plain hash
  * is enough, and the time that a lookup by hash takes reveals nothing about the keys that
  * exist.
  */
 export class ApiKeyStore {
-  readonly #parts: Parts;
+  readonly #db: Kysely<Database>;
 
-  constructor(parts: Parts) {
-    this.#parts = parts;
+  constructor(db: Kysely<Database>) {
+    this.#db = db;
   }
 
   /** The principal of a key in either of its forms. Throws `unauthorized`. */
@@ -73,78 +52,17 @@ export class ApiKeyStore {
     };
   }
 
-  /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed. */
-  async create(principal: Principal, request: ApiKeyRequest): Promise<CreatedApiKey> {
-    const { name, expiresAt } = request;
-    const scopes = request.scopes ?? MEMBER_PERMISSIONS;
-    const missing = scopes.find((scope) => !principal.permissions.has(scope));
-    if (missing !== undefined) {
-      throw new TorporError(
-        'forbidden',
-        `A key cannot have the scope ${missing}: its creator does not have that permission.`,
-        { remedy: 'Name only scopes that you have yourself.' },
-      );
-    }
-    if (expiresAt !== undefined && expiresAt.getTime() <= Date.now()) {
-      throw new TorporError('invalid_request', `The time ${expiresAt.toISOString()} has passed.`, {
-        remedy: 'Give a time in the future.',
-      });
-    }
-    const created = await this.#parts.db.transaction().execute(async (transaction) => {
-      const { teamId, actor } = principal;
-      const made = await insertApiKey(transaction, {
-        teamId,
-        name,
-        scopes,
-        createdBy: actor.id,
-        expiresAt,
-      });
-      await appendKeyEvent(transaction, 'api_key.create', principal, made.row);
-      return made;
-    });
-    this.#parts.onEvents();
-    return created;
-  }
-
-  /** The keys of the team, newest first; expired ones too. */
-  list({ teamId }: Principal): Promise<ApiKey[]> {
-    return this.#parts.db
-      .selectFrom('api_keys')
-      .select(SHOWN_COLUMNS)
-      .where('team_id', '=', teamId)
-      .orderBy('created_at', 'desc')
-      .orderBy('id', 'desc')
-      .execute();
-  }
-
-  /** From the next request on the key is not valid. Throws `not_found`. */
-  async revoke(principal: Principal, id: string): Promise<void> {
-    await this.#parts.db.transaction().execute(async (transaction) => {
-      const row = await transaction
-        .deleteFrom('api_keys')
-        .where('id', '=', id)
-        .where('team_id', '=', principal.teamId)
-        .returning(SHOWN_COLUMNS)
-        .executeTakeFirst();
-      if (row === undefined) {
-        throw new TorporError('not_found', 'The team has no API key with this id.');
-      }
-      await appendKeyEvent(transaction, 'api_key.revoke', principal, row);
-    });
-    this.#parts.onEvents();
-  }
-
   #find(canonicalKey: string): Promise<ApiKey | undefined> {
-    return this.#parts.db
+    return this.#db
       .selectFrom('api_keys')
-      .select(SHOWN_COLUMNS)
+      .select(API_KEY_COLUMNS)
       .where('key_hash', '=', hashApiKey(canonicalKey))
       .executeTakeFirst();
   }
 
   async #recordUse({ id, last_used_at: lastUsed }: ApiKey): Promise<void> {
     if (Date.now() - (lastUsed?.getTime() ?? 0) <= LAST_USED_RESOLUTION_MS) return;
-    await this.#parts.db
+    await this.#db
       .updateTable('api_keys')
       .set({ last_used_at: new Date() })
       .where('id', '=', id)
@@ -152,7 +70,8 @@ export class ApiKeyStore {
   }
 }
 
-const SHOWN_COLUMNS = [
+/** Those of {@link ApiKey}. */
+export const API_KEY_COLUMNS = [
   'id',
   'team_id',
   'name',
@@ -164,7 +83,7 @@ const SHOWN_COLUMNS = [
   'expires_at',
 ] as const satisfies readonly (keyof ApiKey)[];
 
-interface NewApiKey {
+export interface NewApiKey {
   readonly teamId: string;
   readonly name: string;
   readonly scopes: readonly Permission[];
@@ -191,21 +110,9 @@ export async function insertApiKey(
       last_used_at: null,
       expires_at: expiresAt ?? null,
     })
-    .returning(SHOWN_COLUMNS)
+    .returning(API_KEY_COLUMNS)
     .executeTakeFirstOrThrow();
   return { row, key };
-}
-
-async function appendKeyEvent(
-  transaction: Transaction<Database>,
-  kind: EventKind,
-  { teamId, actor }: Principal,
-  row: ApiKey,
-): Promise<void> {
-  const metadata = { name: row.name, prefix: row.key_prefix, scopes: row.scopes.join(' ') };
-  await appendEvents(transaction, [
-    { kind, resource: row.id, teamId, actor, status: 'success', metadata },
-  ]);
 }
 
 function hashApiKey(canonicalKey: string): string {

@@ -1,5 +1,15 @@
 import { PERMISSIONS, type Permission, TorporError } from '@torpor/protocol';
-import type { Actor } from '../events/outbox.ts';
+import type { ActorType } from '../database/schema.ts';
+
+/** Who asked for an operation. `system`: Torpor itself. */
+export interface Actor {
+  readonly type: ActorType;
+  readonly id: string | null;
+  /** As it is called now; kept, because it can be deleted. */
+  readonly name: string | null;
+}
+
+export const SYSTEM: Actor = { type: 'system', id: null, name: null };
 
 /** Who makes a request. Everything that it can see belongs to its team. */
 export interface Principal {

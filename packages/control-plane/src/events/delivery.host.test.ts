@@ -2,11 +2,12 @@ import { newId } from '@torpor/protocol';
 import { Fleet, recordingLogger, until } from '@torpor/testkit/control-plane';
 import type { Kysely } from 'kysely';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { SYSTEM } from '../auth/principal.ts';
 import { openDatabase } from '../database/database.ts';
 import type { Database } from '../database/schema.ts';
 import { recordInAuditLog } from './audit.ts';
 import { type EventConsumer, OutboxDelivery } from './delivery.ts';
-import { appendEvents, SYSTEM } from './outbox.ts';
+import { appendEvents } from './outbox.ts';
 
 let fleet: Fleet;
 let db: Kysely<Database>;

@@ -4,23 +4,8 @@
  * audit log; later webhooks, streams, usage) is fed from here.
  */
 import type { Kysely, Selectable } from 'kysely';
-import type {
-  ActorType,
-  Database,
-  EventKind,
-  OperationStatus,
-  OutboxTable,
-} from '../database/schema.ts';
-
-/** Who asked for an operation. `system`: Torpor itself. */
-export interface Actor {
-  readonly type: ActorType;
-  readonly id: string | null;
-  /** As it is called now; kept, because it can be deleted. */
-  readonly name: string | null;
-}
-
-export const SYSTEM: Actor = { type: 'system', id: null, name: null };
+import type { Actor } from '../auth/principal.ts';
+import type { Database, EventKind, OperationStatus, OutboxTable } from '../database/schema.ts';
 
 /** What an operation did to one resource. */
 export interface OutboxEvent {

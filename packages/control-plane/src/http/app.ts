@@ -10,6 +10,7 @@ import type { GuestProcesses } from '../guest/processes.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { SandboxLifecycle } from '../sandboxes/lifecycle.ts';
 import type { SandboxService } from '../sandboxes/service.ts';
+import type { ApiKeyService } from '../teams/api-keys.ts';
 import type { TemplateService } from '../templates/service.ts';
 import type { WebhookService } from '../webhooks/service.ts';
 import { addDocsRoutes } from './docs.ts';
@@ -39,6 +40,7 @@ export interface AppParts {
   readonly version: string;
   readonly logger: Logger;
   readonly apiKeys: ApiKeyStore;
+  readonly teamKeys: ApiKeyService;
   readonly sandboxes: SandboxService;
   readonly lifecycle: SandboxLifecycle;
   readonly templates: TemplateService;
@@ -67,7 +69,7 @@ export function createApp(parts: AppParts): Api {
   addStreamRoutes(app);
   addFileRoutes(app, parts.files, parts.logger);
   addBuildRoutes(app, parts.builds);
-  addApiKeyRoutes(app, parts.apiKeys);
+  addApiKeyRoutes(app, parts.teamKeys);
   addAuditRoutes(app, parts.auditLog);
   addEventRoutes(app, parts.events, parts.logger);
   addUsageRoutes(app, parts.usage);

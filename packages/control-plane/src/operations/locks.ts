@@ -24,9 +24,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { REMEDIES, TorporError } from '@torpor/protocol';
 import { type Kysely, type Selectable, sql, type Transaction } from 'kysely';
 import type { Logger } from 'pino';
+import type { Actor } from '../auth/principal.ts';
 import type { Database, OperationKind, OperationTable } from '../database/schema.ts';
 import { currentTransaction } from '../database/transactions.ts';
-import type { Actor } from '../events/outbox.ts';
 
 /** Long enough to survive a stalled process or database, short enough to wait for. */
 const DEFAULT_LEASE_MS = 30_000;

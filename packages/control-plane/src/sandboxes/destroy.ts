@@ -1,6 +1,6 @@
 import { assertTransition, TorporError } from '@torpor/protocol';
+import type { Actor } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
-import type { Actor } from '../events/outbox.ts';
 import type { HostConnection } from '../hosts/connection.ts';
 import { hasFailedToStart } from '../hosts/report.ts';
 import type { Operation } from '../operations/runner.ts';

@@ -1,6 +1,7 @@
 import type { SandboxState } from '@torpor/protocol';
+import { SYSTEM } from '../auth/principal.ts';
 import type { OperationKind, OperationStatus, SandboxRow } from '../database/schema.ts';
-import { type OutboxEvent, SYSTEM } from '../events/outbox.ts';
+import type { OutboxEvent } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
 
 /**

@@ -2,9 +2,9 @@ import { newId, type SandboxState } from '@torpor/protocol';
 import { Fleet, recordingLogger } from '@torpor/testkit/control-plane';
 import type { Kysely } from 'kysely';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { SYSTEM } from '../auth/principal.ts';
 import { openDatabase } from '../database/database.ts';
 import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
-import { SYSTEM } from '../events/outbox.ts';
 import { OperationLocks } from '../operations/locks.ts';
 import { SandboxRepository } from './repository.ts';
 

@@ -31,8 +31,9 @@
  */
 import { assertTransition, isTransitional, type SandboxState } from '@torpor/protocol';
 import { type Kysely, sql } from 'kysely';
+import { SYSTEM } from '../auth/principal.ts';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
-import { appendEvents, SYSTEM } from '../events/outbox.ts';
+import { appendEvents } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
 import { reportEvents } from './report-events.ts';
 

@@ -4,8 +4,8 @@
  * (operations/runner.ts).
  */
 import type { Principal } from '../auth/principal.ts';
+import { SYSTEM } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
-import { SYSTEM } from '../events/outbox.ts';
 import type { Placement } from '../hosts/placement.ts';
 import { findOwn, notInState } from './access.ts';
 import { createOperation, type NewSandbox } from './create.ts';

@@ -74,7 +74,7 @@ async function readCredentials(path: string): Promise<LocalCredentials | undefin
 }
 
 async function isValid(db: Kysely<Database>, credentials: LocalCredentials): Promise<boolean> {
-  const principal = await new ApiKeyStore({ db, onEvents: () => undefined })
+  const principal = await new ApiKeyStore(db)
     .authenticate(credentials.apiKey)
     .catch(() => undefined);
   return principal?.teamId === credentials.teamId;

@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/protocol';
+import { SYSTEM } from '../auth/principal.ts';
 import type { TemplateRow } from '../database/schema.ts';
-import { SYSTEM } from '../events/outbox.ts';
 import type { HostConnection } from '../hosts/connection.ts';
 import { PeriodicTask } from '../jobs/periodic-task.ts';
 import { nameResource, releaseTemplate, type TemplateParts } from './parts.ts';

@@ -1,6 +1,7 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
-import type { ApiKey, ApiKeyStore } from '../../auth/api-keys.ts';
+import type { ApiKey } from '../../auth/api-keys.ts';
+import type { ApiKeyService } from '../../teams/api-keys.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 
 const TAG = 'API keys';
@@ -45,7 +46,7 @@ const REVOKE = defineEndpoint({
   responses: { 204: { description: 'The key is revoked.' } },
 });
 
-export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyStore): void {
+export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyService): void {
   addEndpoint(api, CREATE, async (c, { body }) => {
     const { name, scopes, expires_at: expiresAt } = body;
     const { row, key } = await apiKeys.create(c.get('principal'), {

@@ -1,0 +1,106 @@
+import { MEMBER_PERMISSIONS, type Permission, TorporError } from '@torpor/protocol';
+import type { Kysely, Transaction } from 'kysely';
+import {
+  API_KEY_COLUMNS,
+  type ApiKey,
+  type CreatedApiKey,
+  insertApiKey,
+} from '../auth/api-keys.ts';
+import type { Principal } from '../auth/principal.ts';
+import type { Database, EventKind } from '../database/schema.ts';
+import { appendEvents } from '../events/outbox.ts';
+
+export interface ApiKeyRequest {
+  readonly name: string;
+  /** What every member may do if omitted. */
+  readonly scopes?: readonly Permission[] | undefined;
+  readonly expiresAt?: Date | undefined;
+}
+
+interface Parts {
+  readonly db: Kysely<Database>;
+  /** Called after a transaction with events. */
+  readonly onEvents: () => void;
+}
+
+/** The API keys of teams: created, listed and revoked. */
+export class ApiKeyService {
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed. */
+  async create(principal: Principal, request: ApiKeyRequest): Promise<CreatedApiKey> {
+    const { name, expiresAt } = request;
+    const scopes = request.scopes ?? MEMBER_PERMISSIONS;
+    const missing = scopes.find((scope) => !principal.permissions.has(scope));
+    if (missing !== undefined) {
+      throw new TorporError(
+        'forbidden',
+        `A key cannot have the scope ${missing}: its creator does not have that permission.`,
+        { remedy: 'Name only scopes that you have yourself.' },
+      );
+    }
+    if (expiresAt !== undefined && expiresAt.getTime() <= Date.now()) {
+      throw new TorporError('invalid_request', `The time ${expiresAt.toISOString()} has passed.`, {
+        remedy: 'Give a time in the future.',
+      });
+    }
+    const created = await this.#parts.db.transaction().execute(async (transaction) => {
+      const { teamId, actor } = principal;
+      const made = await insertApiKey(transaction, {
+        teamId,
+        name,
+        scopes,
+        createdBy: actor.id,
+        expiresAt,
+      });
+      await appendKeyEvent(transaction, 'api_key.create', principal, made.row);
+      return made;
+    });
+    this.#parts.onEvents();
+    return created;
+  }
+
+  /** The keys of the team, newest first; expired ones too. */
+  list({ teamId }: Principal): Promise<ApiKey[]> {
+    return this.#parts.db
+      .selectFrom('api_keys')
+      .select(API_KEY_COLUMNS)
+      .where('team_id', '=', teamId)
+      .orderBy('created_at', 'desc')
+      .orderBy('id', 'desc')
+      .execute();
+  }
+
+  /** From the next request on the key is not valid. Throws `not_found`. */
+  async revoke(principal: Principal, id: string): Promise<void> {
+    await this.#parts.db.transaction().execute(async (transaction) => {
+      const row = await transaction
+        .deleteFrom('api_keys')
+        .where('id', '=', id)
+        .where('team_id', '=', principal.teamId)
+        .returning(API_KEY_COLUMNS)
+        .executeTakeFirst();
+      if (row === undefined) {
+        throw new TorporError('not_found', 'The team has no API key with this id.');
+      }
+      await appendKeyEvent(transaction, 'api_key.revoke', principal, row);
+    });
+    this.#parts.onEvents();
+  }
+}
+
+async function appendKeyEvent(
+  transaction: Transaction<Database>,
+  kind: EventKind,
+  { teamId, actor }: Principal,
+  row: ApiKey,
+): Promise<void> {
+  const metadata = { name: row.name, prefix: row.key_prefix, scopes: row.scopes.join(' ') };
+  await appendEvents(transaction, [
+    { kind, resource: row.id, teamId, actor, status: 'success', metadata },
+  ]);
+}
