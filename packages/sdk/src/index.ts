@@ -1,5 +1,16 @@
-export { type ErrorCode, TorporError } from '@torpor/protocol/basics';
-export { MAX_EXEC_OUTPUT_BYTES } from '@torpor/protocol/rest';
+export { type ErrorCode, type Permission, TorporError } from '@torpor/protocol/basics';
+export {
+  type ApiKey,
+  type AuditEntry,
+  type CreatedApiKey,
+  type CreatedWebhook,
+  type Event,
+  MAX_EXEC_OUTPUT_BYTES,
+  type Usage,
+  type Webhook,
+  type WebhookAttempt,
+  type WebhookDelivery,
+} from '@torpor/protocol/rest';
 export { ApiKeys, type CreateApiKeyOptions } from './api-keys.ts';
 export { AuditLog, type AuditLogOptions } from './audit-log.ts';
 export { Builds } from './builds.ts';
@@ -26,3 +37,9 @@ export type { ExitStatus } from './streams/attached-program.ts';
 export { ExecSession, type OutputChunk } from './streams/exec-session.ts';
 export { PtySession, type TerminalSize } from './streams/pty-session.ts';
 export { Torpor, type UsageOptions } from './torpor.ts';
+export {
+  type ListDeliveriesOptions,
+  type WebhookChanges,
+  type WebhookSettings,
+  Webhooks,
+} from './webhooks.ts';

@@ -6,6 +6,7 @@ import { Events } from './events.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
+import { Webhooks } from './webhooks.ts';
 
 export interface UsageOptions {
   readonly from?: Date | undefined;
@@ -34,6 +35,7 @@ export class Torpor implements AsyncDisposable {
   readonly apiKeys: ApiKeys;
   readonly auditLog: AuditLog;
   readonly events: Events;
+  readonly webhooks: Webhooks;
   readonly #connection: Connection;
 
   constructor(options: ConnectionOptions = {}) {
@@ -44,6 +46,7 @@ export class Torpor implements AsyncDisposable {
     this.apiKeys = new ApiKeys(this.#connection);
     this.auditLog = new AuditLog(this.#connection);
     this.events = new Events(this.#connection);
+    this.webhooks = new Webhooks(this.#connection);
   }
 
   get apiUrl(): string {

@@ -36,6 +36,11 @@ const COMMANDS: readonly CommandEntry[] = [
   { name: 'rm', load: async () => (await import('./rm.ts')).registerRm },
   { name: 'image', load: async () => (await import('./image.ts')).registerImage },
   { name: 'builds', load: async () => (await import('./builds.ts')).registerBuilds },
+  { name: 'key', load: async () => (await import('./key.ts')).registerKey },
+  { name: 'audit', load: async () => (await import('./audit.ts')).registerAudit },
+  { name: 'events', load: async () => (await import('./events.ts')).registerEvents },
+  { name: 'usage', load: async () => (await import('./usage.ts')).registerUsage },
+  { name: 'webhook', load: async () => (await import('./webhook.ts')).registerWebhook },
 ];
 
 const VERSION_OPTIONS = ['-V', '--version'];

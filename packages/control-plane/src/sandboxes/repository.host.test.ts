@@ -56,7 +56,9 @@ test('a new sandbox is creating, for any given row', () => {
 });
 
 test('a state changes only as the table allows', async () => {
-  expect(() => sandboxes.transition(row.id, 'creating', 'paused')).toThrow('cannot become paused');
+  await expect(sandboxes.transition(row.id, 'creating', 'paused')).rejects.toThrow(
+    'cannot become paused',
+  );
   expect(await current()).toEqual(row);
   const running = await sandboxes.transition(row.id, 'creating', 'running', { vcpus: 2 });
   expect(running).toMatchObject({ state: 'running', vcpus: 2, revision: 1 });

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { newApiKey, newId, type rest } from '@torpor/protocol';
+import { MEMBER_PERMISSIONS, newApiKey, newId, type rest } from '@torpor/protocol';
 import { openTestSite, type TestSite, until } from '@torpor/testkit/control-plane';
 import { Client } from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -127,8 +127,9 @@ test('another team sees neither snapshots nor builds', async () => {
   const teamId = newId('team');
   await database.query(`insert into teams (id, name) values ($1, 'Others')`, [teamId]);
   await database.query(
-    `insert into api_keys (id, team_id, name, key_hash, key_prefix) values ($1, $2, 'k', $3, 'tpr_')`,
-    [newId('apiKey'), teamId, createHash('sha256').update(key).digest('hex')],
+    `insert into api_keys (id, team_id, name, key_hash, key_prefix, scopes)
+     values ($1, $2, 'k', $3, 'tpr_', $4)`,
+    [newId('apiKey'), teamId, createHash('sha256').update(key).digest('hex'), MEMBER_PERMISSIONS],
   );
   const other = client(controlPlane, key);
   const status = async (method: string, path: string, body?: object) =>
