@@ -99,7 +99,7 @@ test('events prints those that are kept, and follows until it is interrupted', a
   ]);
   const refused = await torpor(['events', '--after', 'x', '--no-follow']);
   expect(refused.exitCode).toBe(2);
-  expect(refused.stderr).toContain('after');
+  expect(refused.stderr).toContain('--after must be the id of an event');
 });
 
 test('usage has the day, and its total', async () => {

@@ -137,7 +137,7 @@ test.each([
   [['exec', 'ID', '--timeout', '9999h', '--', 'true'], '--timeout must be at most 604800 s (7d)'],
   [['run', '--timeout', '8d', '--', 'true'], '--timeout must be at most 604800 s (7d)'],
   [['exec', 'ID', '-d', '--tag', '!', '--', 'true'], '--tag must be 1 to 64 of'],
-  [['snapshot', 'ID', '--name', '!'], '--name must be 1 to 64 of'],
+  [['snapshot', 'ID', '--name', '!'], 'The name must be 1 to 64 of'],
   [['fork', 'ID', '--idle-timeout', '366d'], '--idle-timeout must be at most 31536000 s (365d)'],
   [['resume', 'ID', '--idle-timeout', '9999h'], '--idle-timeout must be at most 31536000 s (365d)'],
 ])('torpor %j', async (args, sentence) => {

@@ -21,7 +21,7 @@ const OPTION_NAMES: Readonly<Record<string, string>> = {
   background: '--detach',
   size: 'the size of the terminal',
   count: '--count',
-  name: '--name',
+  name: 'the name',
   overwrite: '--overwrite',
   states: '--state',
   type: '--type',
@@ -29,6 +29,12 @@ const OPTION_NAMES: Readonly<Record<string, string>> = {
   path: 'the path',
   sandboxId: 'the sandbox',
   selector: 'the process',
+  after: '--after',
+  resourceId: '--resource',
+  scopes: '--scopes',
+  expiresAt: '--expires',
+  eventTypes: '--events',
+  url: 'the url',
 };
 
 /**

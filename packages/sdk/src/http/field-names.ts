@@ -8,6 +8,8 @@ const SDK_NAMES: Readonly<Record<string, string>> = {
   allow_internet: 'allowInternet',
   sandbox_id: 'sandboxId',
   expires_at: 'expiresAt',
+  event_types: 'eventTypes',
+  resource_id: 'resourceId',
   max_bytes: 'maxBytes',
   state: 'states',
   cols: 'size.cols',
