@@ -17,7 +17,8 @@ type Delivery = Pick<
   'id' | 'webhook_id' | 'event' | 'attempts' | 'resource'
 >;
 
-const BATCH_SIZE = 20;
+const MAX_IN_FLIGHT = 20;
+const MAX_IN_FLIGHT_PER_WEBHOOK = 5;
 /** Longer than a request may take. */
 const CLAIM_MS = 60_000;
 const KEEP_FINISHED_MS = 7 * 24 * 3_600_000;
@@ -48,6 +49,7 @@ export class WebhookDispatcher implements AsyncDisposable {
   readonly #parts: Parts;
   readonly #timing: DispatcherTiming;
   readonly #stopping = new AbortController();
+  readonly #inFlight = new Map<Delivery, Promise<void>>();
   #rounds: Promise<void> = Promise.resolve();
 
   constructor(parts: Parts, timing: Partial<DispatcherTiming> = {}) {
@@ -59,7 +61,7 @@ export class WebhookDispatcher implements AsyncDisposable {
     this.#rounds = this.#run();
   }
 
-  /** Waits for requests that are under way. */
+  /** Breaks requests off that are under way; they are made again. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort();
     await this.#rounds;
@@ -68,49 +70,96 @@ export class WebhookDispatcher implements AsyncDisposable {
   async #run(): Promise<void> {
     const { signal } = this.#stopping;
     while (!signal.aborted) {
-      let sent = 0;
+      let claimed = 0;
       try {
-        const claimed = await this.#claim();
-        await Promise.all(claimed.map((delivery) => this.#deliver(delivery)));
-        sent = claimed.length;
-        if (sent === 0) await this.#removeFinished();
+        claimed = await this.#sendDue();
+        if (this.#inFlight.size === 0) await this.#removeFinished();
       } catch (reason) {
         const err = TorporError.from(reason);
         this.#parts.logger.warn({ err }, 'Could not send webhooks; will retry');
       }
-      if (sent > 0) continue;
-      await delay(this.#timing.pollIntervalMs, undefined, { signal, ref: false }).catch(
-        () => undefined,
-      );
+      if (claimed > 0 && this.#inFlight.size < MAX_IN_FLIGHT) continue;
+      const pause = delay(this.#timing.pollIntervalMs, undefined, { signal, ref: false });
+      await Promise.race([pause, ...this.#inFlight.values()]).catch(() => undefined);
     }
+    await Promise.all(this.#inFlight.values());
   }
 
-  /** Those that are due, at most one of each webhook and resource. */
-  async #claim(): Promise<Delivery[]> {
+  /** Starts to send as many as may be in flight. Returns how many. */
+  async #sendDue(): Promise<number> {
+    const room = MAX_IN_FLIGHT - this.#inFlight.size;
+    if (room === 0) return 0;
+    const claimed = await this.#claim(room);
+    for (const delivery of claimed) {
+      const sending = this.#deliver(delivery)
+        .catch((reason: unknown) => {
+          const err = TorporError.from(reason);
+          this.#parts.logger.warn({ err }, 'Could not record a webhook delivery; it is sent again');
+        })
+        .finally(() => this.#inFlight.delete(delivery));
+      this.#inFlight.set(delivery, sending);
+    }
+    return claimed.length;
+  }
+
+  /**
+   * Those that are due: at most one of each webhook and resource, and few of each webhook, so
+   * that a receiver that does not respond leaves room for the others.
+   */
+  async #claim(limit: number): Promise<Delivery[]> {
+    const busy = this.#saturatedWebhooks();
     const { rows } = await sql<Delivery>`
-      update webhook_deliveries as mine
-      set next_attempt_at = now() + ${`${CLAIM_MS} milliseconds`}::interval, attempts = attempts + 1
-      from (
-        select due.id from webhook_deliveries due
+      with due as (
+        select due.id, due.next_attempt_at,
+          row_number() over (partition by due.webhook_id order by due.next_attempt_at) as place
+        from webhook_deliveries due
         join webhooks on webhooks.id = due.webhook_id and webhooks.enabled
         where due.state = 'pending' and due.next_attempt_at <= now()
+          and due.webhook_id <> all(${busy}::text[])
           and not exists (
             select from webhook_deliveries older
             where older.webhook_id = due.webhook_id and older.resource = due.resource
               and older.state = 'pending' and older.id < due.id)
-        order by due.next_attempt_at limit ${BATCH_SIZE}
-        for update of due skip locked
-      ) as claimed
-      where mine.id = claimed.id
+      ), claimed as (
+        select id from webhook_deliveries
+        where id in (
+          select id from due where place <= ${MAX_IN_FLIGHT_PER_WEBHOOK}
+          order by next_attempt_at limit ${limit})
+          and state = 'pending' and next_attempt_at <= now()
+        for update skip locked
+      )
+      update webhook_deliveries as mine
+      set next_attempt_at = now() + ${`${CLAIM_MS} milliseconds`}::interval, attempts = attempts + 1
+      from claimed where mine.id = claimed.id
       returning mine.id, mine.webhook_id, mine.event, mine.attempts, mine.resource`.execute(
       this.#parts.db,
     );
     return rows;
   }
 
+  #saturatedWebhooks(): string[] {
+    const counts = new Map<string, number>();
+    for (const { webhook_id: id } of this.#inFlight.keys()) {
+      counts.set(id, (counts.get(id) ?? 0) + 1);
+    }
+    return [...counts].filter(([, count]) => count >= MAX_IN_FLIGHT_PER_WEBHOOK).map(([id]) => id);
+  }
+
   async #deliver(delivery: Delivery): Promise<void> {
-    const attempt = await this.#parts.sender.send(delivery.webhook_id, delivery.event);
-    await this.#record(delivery, attempt);
+    const { signal } = this.#stopping;
+    const attempt = await this.#parts.sender.send(delivery.webhook_id, delivery.event, signal);
+    if (signal.aborted && !attempt.accepted) await this.#giveBack(delivery);
+    else await this.#record(delivery, attempt);
+  }
+
+  /** Lets another control plane, or the next start, send it now. */
+  async #giveBack({ id }: Delivery): Promise<void> {
+    await this.#parts.db
+      .updateTable('webhook_deliveries')
+      .set(({ eb }) => ({ next_attempt_at: new Date(), attempts: eb('attempts', '-', 1) }))
+      .where('id', '=', id)
+      .where('state', '=', 'pending')
+      .execute();
   }
 
   async #record({ id, webhook_id, attempts }: Delivery, attempt: Attempt): Promise<void> {

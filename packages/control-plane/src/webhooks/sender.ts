@@ -37,9 +37,9 @@ export class WebhookSender implements AsyncDisposable {
   }
 
   /** Sends one event. Never throws. */
-  async send(webhookId: string, event: EventDocument): Promise<Attempt> {
+  async send(webhookId: string, event: EventDocument, signal?: AbortSignal): Promise<Attempt> {
     try {
-      const status = await this.#post(webhookId, event);
+      const status = await this.#post(webhookId, event, signal);
       if (status >= 200 && status < 300) return { accepted: true, status };
       return { accepted: false, status, error: `The receiver returned status ${status}.` };
     } catch (reason) {
@@ -47,7 +47,11 @@ export class WebhookSender implements AsyncDisposable {
     }
   }
 
-  async #post(webhookId: string, event: EventDocument): Promise<number> {
+  async #post(
+    webhookId: string,
+    event: EventDocument,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
     const { db, secrets, allowedNetworks } = this.#parts;
     const webhook = await db
       .selectFrom('webhooks')
@@ -58,12 +62,13 @@ export class WebhookSender implements AsyncDisposable {
     const url = parseTarget(secrets.open(SECRET_PURPOSE, webhook.url), allowedNetworks);
     const secret = secrets.open(SECRET_PURPOSE, webhook.secret);
     const { headers, body } = messageFor(event, webhook.format, secret, Date.now());
+    const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
     const response = await request(url, {
       method: 'POST',
       dispatcher: this.#agent,
       headers: { ...headers, 'user-agent': 'Torpor-Webhook/1' },
       body,
-      signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
+      signal: AbortSignal.any([timeout, ...(signal === undefined ? [] : [signal])]),
     });
     // Nothing of the content is read: it may be endless.
     response.body.on('error', () => undefined).destroy();

@@ -1,7 +1,7 @@
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { rest } from '@torpor/protocol';
 import { Fleet, type Member, until } from '@torpor/testkit/control-plane';
@@ -172,6 +172,27 @@ test('what is given up is listed with the reason, does not block what follows, a
   expect(await queued.json()).toEqual({ queued: 1 });
   await until(() => receiver.received.length === 2);
   expect(receiver.events()[1]).toMatchObject({ type: 'sandbox.create' });
+});
+
+test('a receiver that does not respond keeps no other waiting', async () => {
+  const silent = createTcpServer(() => undefined).listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const { port } = silent.address() as AddressInfo;
+  const receiver = await Receiver.open();
+  await create({ name: 'silent', url: `http://127.0.0.1:${port}/`, event_types: ['sandbox.*'] });
+  await create({ url: receiver.url, event_types: ['sandbox.destroy'] });
+  try {
+    const ids: string[] = [];
+    for (let index = 0; index < 25; index++) {
+      const { id } = await member.create();
+      ids.push(id);
+      await member.call('DELETE', `/sandboxes/${id}`);
+    }
+    // Within less than the time after which a request to the silent one is given up.
+    await until(() => receiver.received.length === ids.length, 8_000);
+  } finally {
+    silent.close();
+  }
 });
 
 test('a redirect is not followed', async () => {
