@@ -1,7 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol/basics';
-import * as rest from '@torpor/protocol/rest';
-import { createParser } from 'eventsource-parser';
+import type * as rest from '@torpor/protocol/rest';
 import type { Connection } from './http/connection.ts';
 import { withSdkNames } from './http/field-names.ts';
 
@@ -18,7 +17,6 @@ export interface FollowEventsOptions {
 
 const FIRST_RETRY_MS = 250;
 const LAST_RETRY_MS = 10_000;
-const MAX_MESSAGE_CHARS = 1024 * 1024;
 
 /** What happened to the resources of the team. */
 export class Events {
@@ -40,6 +38,7 @@ export class Events {
       try {
         const chunks = await this.#open(options, after);
         retryMs = FIRST_RETRY_MS;
+        const { messagesOf } = await import('./streams/event-messages.ts');
         for await (const { id, event } of messagesOf(chunks)) {
           if (event !== undefined) yield event;
           after = id;
@@ -59,41 +58,6 @@ export class Events {
     const query = { after, type, resource_id: resourceId, follow: String(follow) };
     return withSdkNames(this.#connection.text('GET', '/v1/events', { query, signal }));
   }
-}
-
-/** A place in the stream, and the event there if it is one of those that were asked for. */
-interface Message {
-  readonly id: string;
-  readonly event?: rest.Event;
-}
-
-/** The messages of a stream in the format of the HTML standard, section "Server-sent events". Throws `not_found` for a gap. */
-async function* messagesOf(chunks: AsyncIterable<string>): AsyncGenerator<Message, void> {
-  const received: Message[] = [];
-  let gap: TorporError | undefined;
-  const parser = createParser({
-    maxBufferSize: MAX_MESSAGE_CHARS,
-    onId: (id) => received.push({ id }),
-    onEvent({ event: type, data }) {
-      if (type === 'gap') gap = noLongerKept(rest.eventGapSchema.parse(JSON.parse(data)).oldest);
-      else received.push(messageOf(rest.eventSchema.parse(JSON.parse(data))));
-    },
-  });
-  for await (const chunk of chunks) {
-    parser.feed(chunk);
-    if (gap !== undefined) throw gap;
-    yield* received.splice(0);
-  }
-}
-
-function messageOf(event: rest.Event): Message {
-  return { id: event.id, event };
-}
-
-function noLongerKept(oldest: string): TorporError {
-  return new TorporError('not_found', 'Events that were asked for are no longer kept.', {
-    remedy: `Read the present state, and follow the events after ${BigInt(oldest) - 1n}.`,
-  });
 }
 
 /** What may be over when it is tried again. */

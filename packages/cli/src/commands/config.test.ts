@@ -12,11 +12,12 @@ beforeEach(async () => {
 });
 afterEach(() => rm(dataDir, { recursive: true }));
 
-const SECRETS = ['s3cret-password', 'tpr_s3cret-key'];
+const SECRETS = ['s3cret-password', 'tpr_s3cret-key', 's3cret-key-of-the-database'];
 
 const env = () => ({
   TORPOR_DATA_DIR: dataDir,
   TORPOR_API_KEY: SECRETS[1] ?? '',
+  TORPOR_SECRET_KEY: SECRETS[2] ?? '',
   DATABASE_URL: `postgres://torpor:${SECRETS[0]}@db/torpor`,
 });
 
@@ -40,6 +41,8 @@ test('every setting is listed with its value and its origin', async () => {
     ['postgres://torpor:***@db/torpor', 'DATABASE_URL'],
     ['http://h:1', '--api-url'],
     ['(not shown)', 'TORPOR_API_KEY'],
+    ['(not shown)', 'TORPOR_SECRET_KEY'],
+    ['(none)', 'default'],
     ['auto', 'default'],
     ['auto', 'default'],
     [join(dataDir, 'bin/qemu'), file],

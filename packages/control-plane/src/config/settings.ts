@@ -128,7 +128,7 @@ export const SETTINGS = {
     parse: anyText,
     show: () => undefined,
     secret: true,
-    unset: '`secret.key` in the data directory',
+    unset: 'the one in the data directory',
   }),
   webhookNetworks: setting({
     name: 'webhook_networks',
