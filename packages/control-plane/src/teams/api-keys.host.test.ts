@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { MEMBER_PERMISSIONS, PERMISSION_NAMES, rest } from '@torpor/protocol';
-import { type Harness, startHarness, until } from '@torpor/testkit/control-plane';
+import { Fleet, type Harness, startHarness, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
 
@@ -119,6 +119,16 @@ test.each([
   const { code, message } = await errorOf(refused);
   expect(code).toBe('invalid_request');
   expect(message).toContain(where);
+});
+
+test('the local key gets the permissions that are new', async () => {
+  await using fleet = await Fleet.open();
+  const { controlPlane } = await fleet.join();
+  await fleet.database.query(`update api_keys set scopes = '{sandboxes.read}'`);
+  await controlPlane.close();
+  await fleet.join();
+  const { rows } = await fleet.database.query('select name, scopes from api_keys');
+  expect(rows).toEqual([{ name: 'local', scopes: PERMISSION_NAMES }]);
 });
 
 test('a revoked key is refused at once, and once', async () => {

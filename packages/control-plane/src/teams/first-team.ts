@@ -32,7 +32,7 @@ export async function ensureLocalCredentials(
 ): Promise<LocalCredentials> {
   const path = join(dataDir, 'credentials.json');
   const known = await readCredentials(path);
-  if (known !== undefined && (await isValid(db, known))) return known;
+  if (known !== undefined && (await renew(db, known))) return known;
   const credentials = await db.transaction().execute(async (transaction) => {
     await sql`select pg_advisory_xact_lock(${sql.lit(FIRST_TEAM_LOCK)}::bigint)`.execute(
       transaction,
@@ -73,9 +73,16 @@ async function readCredentials(path: string): Promise<LocalCredentials | undefin
   }
 }
 
-async function isValid(db: Kysely<Database>, credentials: LocalCredentials): Promise<boolean> {
+/** Whether the key is valid. It gets the permissions that did not exist when it was created. */
+async function renew(db: Kysely<Database>, credentials: LocalCredentials): Promise<boolean> {
   const principal = await new ApiKeyStore(db)
     .authenticate(credentials.apiKey)
     .catch(() => undefined);
-  return principal?.teamId === credentials.teamId;
+  if (principal?.teamId !== credentials.teamId) return false;
+  await db
+    .updateTable('api_keys')
+    .set({ scopes: [...PERMISSION_NAMES] })
+    .where('id', '=', principal.actor.id)
+    .execute();
+  return true;
 }

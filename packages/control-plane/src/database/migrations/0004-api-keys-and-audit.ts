@@ -1,10 +1,10 @@
 import { type Kysely, sql } from 'kysely';
 import type { Migration } from 'kysely/migration';
 
-/** What keys could do before they had scopes, in the words of the scopes. */
+/** What keys could do before they had scopes, and what every key can do since. */
 const MEMBER =
-  '{sandboxes.read,sandboxes.write,sandboxes.exec,snapshots.read,snapshots.write}' as const;
-const OPERATOR = '{keys.read,keys.write,audit.read,platform}' as const;
+  '{sandboxes.read,sandboxes.write,sandboxes.exec,snapshots.read,snapshots.write,events.read,usage.read}' as const;
+const OPERATOR = '{keys.read,keys.write,webhooks.read,webhooks.write,audit.read,platform}' as const;
 
 export const apiKeysAndAudit: Migration = {
   async up(db: Kysely<unknown>): Promise<void> {
