@@ -1,6 +1,6 @@
-/** Who may call which endpoint: every one of the OpenAPI file, with every kind of key. */
+/** Who may call which endpoint: every one of the OpenAPI description, with every kind of key. */
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { renderOpenApi } from '@torpor/control-plane/testing';
 import { newApiKey, newId, PERMISSION_NAMES, type Permission, rest } from '@torpor/protocol';
 import { Fleet, type Member } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -16,8 +16,7 @@ interface OpenApi {
   readonly paths: Record<string, Record<string, { readonly 'x-permission'?: Permission }>>;
 }
 
-const FILE = new URL('../../packages/protocol/openapi/torpor.v1.json', import.meta.url);
-const document = JSON.parse(await readFile(FILE, 'utf8')) as OpenApi;
+const document = JSON.parse(await renderOpenApi()) as OpenApi;
 const operations: Operation[] = Object.entries(document.paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, { 'x-permission': permission }]) => ({
     method: method.toUpperCase(),

@@ -46,7 +46,7 @@ export function guardedAgent(allowed: AllowedNetworks): Agent {
 }
 
 /** The IP address that a URL has in place of a name; no name is resolved for it. */
-export function literalAddress({ hostname }: URL): string | undefined {
+function literalAddress({ hostname }: URL): string | undefined {
   const address = hostname.replace(/^\[(.*)\]$/, '$1');
   return isIP(address) === 0 ? undefined : address;
 }

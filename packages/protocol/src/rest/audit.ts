@@ -2,7 +2,7 @@ import { z } from 'zod';
 
 export const actorTypeSchema = z.enum(['api_key', 'system']);
 
-export const auditEntrySchema = z
+const auditEntrySchema = z
   .strictObject({
     id: z.string(),
     actor_type: actorTypeSchema,

@@ -88,7 +88,7 @@ export const webhookAttemptSchema = z
 
 export type WebhookAttempt = z.infer<typeof webhookAttemptSchema>;
 
-export const webhookDeliverySchema = z
+const webhookDeliverySchema = z
   .strictObject({
     id: z.string(),
     event_id: z.string(),
