@@ -12,7 +12,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(dataDir, { recursive: true }));
 
-const SECRETS = ['s3cret-password', 'tpr_s3cret-key', 's3cret-key-of-the-database'];
+const SECRETS = ['s3cret-password', 'tpr_s3cret-key', `${'s3cret'.repeat(7)}A=`];
 
 const env = () => ({
   TORPOR_DATA_DIR: dataDir,

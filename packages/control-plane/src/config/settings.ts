@@ -13,6 +13,7 @@ import {
   path,
   postgresUrl,
   program,
+  secretKey,
   truth,
 } from './values.ts';
 
@@ -125,7 +126,7 @@ export const SETTINGS = {
     variable: 'TORPOR_SECRET_KEY',
     meaning:
       'encrypts secrets in the database: 32 bytes in base64; the same for all servers on one database',
-    parse: anyText,
+    parse: secretKey,
     show: () => undefined,
     secret: true,
     unset: 'the one in the data directory',

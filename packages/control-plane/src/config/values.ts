@@ -120,6 +120,12 @@ export function key(text: string): string {
   throw new InvalidValueError('It must be one word of ASCII characters.');
 }
 
+/** 32 bytes in base64. */
+export function secretKey(text: string): string {
+  if (/^[A-Za-z0-9+/]{43}=$/.test(text)) return text;
+  throw new InvalidValueError('It must be 32 random bytes in base64: `openssl rand -base64 32`.');
+}
+
 /** Networks in CIDR notation, separated by commas. */
 export function networks(text: string): string {
   for (const network of text.split(',')) {

@@ -1,6 +1,6 @@
 import { TorporError } from '@torpor/protocol';
+import { SYSTEM } from '../auth/principal.ts';
 import type { TemplateRow } from '../database/schema.ts';
-import { SYSTEM } from '../events/outbox.ts';
 import type { PhaseTiming } from '../hosts/timings.ts';
 import type { ResourceEvent } from '../operations/runner.ts';
 import type { SandboxParts } from '../sandboxes/parts.ts';

@@ -3,10 +3,10 @@ import { teamsAndSandboxes } from './0001-teams-and-sandboxes.ts';
 import { templates } from './0002-templates.ts';
 import { operations } from './0003-operations.ts';
 import { fences } from './0004-fences.ts';
-import { apiKeysAndAudit } from './0004-api-keys-and-audit.ts';
-import { eventStream } from './0005-event-stream.ts';
-import { usage } from './0006-usage.ts';
-import { webhooks } from './0007-webhooks.ts';
+import { apiKeysAndAudit } from './0005-api-keys-and-audit.ts';
+import { eventStream } from './0006-event-stream.ts';
+import { usage } from './0007-usage.ts';
+import { webhooks } from './0008-webhooks.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -14,8 +14,8 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0002-templates': templates,
   '0003-operations': operations,
   '0004-fences': fences,
-  '0004-api-keys-and-audit': apiKeysAndAudit,
-  '0005-event-stream': eventStream,
-  '0006-usage': usage,
-  '0007-webhooks': webhooks,
+  '0005-api-keys-and-audit': apiKeysAndAudit,
+  '0006-event-stream': eventStream,
+  '0007-usage': usage,
+  '0008-webhooks': webhooks,
 };

@@ -7,7 +7,7 @@ import { openDatabase } from '../database.ts';
 import { MIGRATIONS } from './index.ts';
 
 /** The last one of the version before. */
-const PREVIOUS = '0003-operations';
+const PREVIOUS = '0004-fences';
 
 let fleet: Fleet;
 let db: Kysely<unknown>;
