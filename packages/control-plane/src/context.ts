@@ -14,8 +14,10 @@ import { recordUsage, Usage } from './events/usage.ts';
 import { GuestAccess } from './guest/access.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
+import { openOnce } from './hosts/authority.ts';
 import { Placement } from './hosts/placement.ts';
-import { HostRegistry, type HostSettings } from './hosts/registry.ts';
+import { HostRegistry } from './hosts/registry.ts';
+import { HostService } from './hosts/service.ts';
 import { createApp } from './http/app.ts';
 import type { Api } from './http/endpoint.ts';
 import type { Entrance } from './http/front-door.ts';
@@ -23,6 +25,7 @@ import { routeStream } from './http/v1/streams.ts';
 import { Metrics } from './observability/metrics.ts';
 import { OperationLocks } from './operations/locks.ts';
 import { OperationRunner } from './operations/runner.ts';
+import { hostedRows } from './sandboxes/hosted.ts';
 import { SandboxLifecycle } from './sandboxes/lifecycle.ts';
 import { sandboxRecovery } from './sandboxes/recovery.ts';
 import { SandboxRepository } from './sandboxes/repository.ts';
@@ -40,12 +43,15 @@ import { WebhookService } from './webhooks/service.ts';
 
 export interface ContextOptions {
   readonly db: Kysely<Database>;
-  readonly hosts: readonly HostSettings[];
   readonly logger: Logger;
   readonly version: string;
   /** How long an operation keeps its locks after its control plane has died. */
   readonly leaseMs?: number | undefined;
   readonly secrets: SecretBox;
+  /** Where agents find the control plane; undefined while it does not listen for them. */
+  readonly joinUrl: () => string | undefined;
+  /** Called when the row of a host has changed. */
+  readonly onHostsChanged: () => void;
   /** Networks besides the public internet that webhooks may call, in CIDR notation. */
   readonly webhookNetworks: readonly string[];
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
@@ -59,7 +65,8 @@ export type Context = ReturnType<typeof createContext>;
  */
 export function createContext(options: ContextOptions) {
   const { db, logger, version } = options;
-  const hosts = new HostRegistry(options.hosts);
+  const hosts = new HostRegistry();
+  const authority = openOnce(db, options.secrets);
   const repository = new SandboxRepository(db);
   const metrics = new Metrics(repository);
   const locks = new OperationLocks({ db, logger, leaseMs: options.leaseMs });
@@ -74,7 +81,7 @@ export function createContext(options: ContextOptions) {
   const parts = {
     db,
     hosts,
-    placement: new Placement(hosts),
+    placement: new Placement(hosts, db),
     runner: new OperationRunner({ db, locks, metrics, logger, onEvents }),
     sandboxes: repository,
     templates: new TemplateRepository(db),
@@ -90,6 +97,14 @@ export function createContext(options: ContextOptions) {
     lifecycle: new SandboxLifecycle(parts),
     templates: new TemplateService(parts),
     builds: new BuildService(hosts),
+    hosts: new HostService({
+      db,
+      authority,
+      joinUrl: options.joinUrl,
+      hosted: hostedRows,
+      onEvents,
+      onChange: options.onHostsChanged,
+    }),
     teamKeys: new ApiKeyService({ db, onEvents }),
     auditLog: new AuditLog(db),
     events: new EventFeed(db, logger),
@@ -104,6 +119,7 @@ export function createContext(options: ContextOptions) {
     metrics,
     locks,
     delivery,
+    authority,
     sender,
     dispatcher: new WebhookDispatcher({ db, sender, logger }, options.webhookTiming),
     app: createApp({ ...services, version, logger, metrics }),

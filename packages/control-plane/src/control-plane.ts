@@ -3,7 +3,6 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
-import { SYSTEM } from './auth/principal.ts';
 import { SecretBox } from './auth/secret-box.ts';
 import { SETTINGS } from './config/index.ts';
 import { apiEntrance, type Context, createContext } from './context.ts';
@@ -11,11 +10,11 @@ import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
 import { startEmbeddedPostgres } from './database/embedded/embedded-postgres.ts';
 import type { Database } from './database/schema.ts';
-import { Reconciler } from './hosts/reconciler.ts';
-import { HostWatch, type WatchTiming } from './hosts/watch.ts';
+import { type AgentListenerOptions, Hosting, type HostTiming } from './hosting.ts';
+import { ensureLocalHost } from './hosts/local-host.ts';
+import type { WatchTiming } from './hosts/watch.ts';
 import { FrontDoor } from './http/front-door.ts';
 import { startOperationRecovery } from './operations/recovery.ts';
-import { destroyAgainOperation, destroyOperation } from './sandboxes/destroy.ts';
 import { type RetentionOptions, startRetention } from './sandboxes/retention.ts';
 import type { SandboxService } from './sandboxes/service.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
@@ -31,14 +30,18 @@ export interface ControlPlaneOptions {
   readonly host: string;
   /** 0 takes any free port. */
   readonly port: number;
-  /** To the HostAgentService of this machine. */
-  readonly hostTransport: Transport;
+  /** To the HostAgentService of this machine; undefined if it is not a host. */
+  readonly hostTransport?: Transport | undefined;
+  /** Where agents of other machines connect; they cannot if omitted. */
+  readonly agents?: AgentListenerOptions | undefined;
   readonly logger: Logger;
   readonly version: string;
   /** How long the host's agent waits for the first response of a guest that it started; two minutes if omitted, the agent's default. */
   readonly guestTimeoutMs?: number;
   /** How long destroyed sandboxes stay listed; 7 days by default. */
   readonly retention?: Partial<RetentionOptions> | undefined;
+  /** How soon hosts are noticed and given up, and how long certificates are valid; for tests. */
+  readonly hostTiming?: Partial<HostTiming> | undefined;
   /** How quickly the host's state is followed; for tests. */
   readonly reconcilerTiming?: Partial<ReconcilerTiming>;
   /** Encrypts secrets in the database: 32 bytes in base64. That of the data directory if omitted. */
@@ -58,8 +61,6 @@ export interface ReconcilerTiming extends WatchTiming {
   readonly recoveryIntervalMs: number;
 }
 
-/** The only host, until there can be more. */
-const LOCAL_HOST_ID = 'local';
 const CLOSE_GRACE_MS = 10_000;
 const OPERATION_GRACE_MS = 20_000;
 
@@ -69,6 +70,10 @@ export class ControlPlane implements AsyncDisposable {
   readonly url: string;
   /** The key in `<dataDir>/credentials.json`. */
   readonly apiKey: string;
+  /** Where agents connect; undefined if they cannot. */
+  readonly agentUrl: string | undefined;
+  /** The id of the host of this process; undefined if it has none. */
+  readonly hostId: string | undefined;
   readonly #sandboxes: SandboxService;
   /** The part that accepts requests. */
   readonly #front: AsyncDisposableStack;
@@ -76,13 +81,15 @@ export class ControlPlane implements AsyncDisposable {
   readonly #resources: AsyncDisposableStack;
 
   private constructor(
-    served: { readonly url: string; readonly apiKey: string },
+    served: Pick<ControlPlane, 'url' | 'apiKey' | 'agentUrl' | 'hostId'>,
     sandboxes: SandboxService,
     front: AsyncDisposableStack,
     resources: AsyncDisposableStack,
   ) {
     this.url = served.url;
     this.apiKey = served.apiKey;
+    this.agentUrl = served.agentUrl;
+    this.hostId = served.hostId;
     this.#sandboxes = sandboxes;
     this.#front = front;
     this.#resources = resources;
@@ -98,25 +105,25 @@ export class ControlPlane implements AsyncDisposable {
     await using resources = new AsyncDisposableStack();
     await mkdir(dataDir, { recursive: true, mode: 0o711 });
     const db = await connectDatabase(options, resources);
-    const { apiKey } = await ensureLocalCredentials(db, dataDir, logger);
+    const { apiKey, teamId } = await ensureLocalCredentials(db, dataDir, logger);
+    const hostId =
+      options.hostTransport === undefined ? undefined : await ensureLocalHost(db, dataDir, teamId);
+    let hosting: Hosting | undefined;
     const context = createContext({
       ...options,
       db,
       secrets: await SecretBox.open(dataDir, options.secretKey),
       webhookNetworks: options.webhookNetworks ?? [],
-      hosts: [
-        {
-          id: LOCAL_HOST_ID,
-          transport: options.hostTransport,
-          guestTimeoutMs: options.guestTimeoutMs ?? SETTINGS.guestTimeoutMs.defaultValue,
-        },
-      ],
+      joinUrl: () => hosting?.agentUrl,
+      onHostsChanged: () => hosting?.wake(),
     });
     await startWork(context, options, resources);
+    hosting = await Hosting.start(context, { ...options, hostId }, resources);
     const front = resources.use(new AsyncDisposableStack());
     const url = await serve(context, options, front);
     logger.info({ url }, 'API server started');
-    return new ControlPlane({ url, apiKey }, context.sandboxes, front, resources.move());
+    const served = { url, apiKey, agentUrl: hosting.agentUrl, hostId };
+    return new ControlPlane(served, context.sandboxes, front, resources.move());
   }
 
   /**
@@ -127,7 +134,9 @@ export class ControlPlane implements AsyncDisposable {
   async close(options: { readonly destroyAll?: boolean } = {}): Promise<void> {
     try {
       await this.#front.disposeAsync();
-      if (options.destroyAll === true) await this.#sandboxes.destroyAll();
+      if (options.destroyAll === true && this.hostId !== undefined) {
+        await this.#sandboxes.destroyAll(this.hostId);
+      }
     } finally {
       await this.#resources.disposeAsync();
     }
@@ -162,7 +171,7 @@ async function startWork(
   { databaseUrl, reconcilerTiming: timing, retention }: ControlPlaneOptions,
   resources: AsyncDisposableStack,
 ): Promise<void> {
-  const { hosts, runner, sandboxes: rows, logger } = parts;
+  const { runner, logger } = parts;
   resources.defer(() => metrics.close());
   // No other process uses the embedded database: every holder of a lock in it has died.
   if (databaseUrl === undefined) await locks.expireAll();
@@ -178,22 +187,6 @@ async function startWork(
   resources.use(
     startOperationRecovery({ locks, runner, logger, intervalMs: timing?.recoveryIntervalMs }),
   );
-  for (const host of hosts.all()) {
-    const reconciler = new Reconciler({
-      host,
-      rows,
-      locks,
-      logger,
-      destroyAgain: (row) =>
-        runner.run(
-          row.state === 'stopped'
-            ? destroyAgainOperation(parts, row, SYSTEM)
-            : destroyOperation(parts, { id: row.id, teamId: row.team_id, actor: SYSTEM }),
-        ),
-      destroyGraceMs: timing?.destroyGraceMs,
-    });
-    resources.use(new HostWatch({ host, reconciler, logger }, timing));
-  }
   resources.use(startTemplateSweeper(parts, timing?.listIntervalMs));
   resources.use(
     startRetention(parts, {

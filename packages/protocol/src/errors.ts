@@ -42,6 +42,11 @@ export const ERRORS = {
     connect: 'AlreadyExists',
     remedy: 'Choose another name.',
   },
+  has_active_sandboxes: {
+    http: 409,
+    connect: 'FailedPrecondition',
+    remedy: 'Destroy them first, or force the deletion, which gives them up.',
+  },
   too_large: { http: 413, connect: 'InvalidArgument', remedy: '' },
   capacity_exceeded: {
     http: 400,

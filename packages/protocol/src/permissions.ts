@@ -15,6 +15,9 @@ export const PERMISSIONS = {
   'webhooks.read': 'list webhooks of the team and what was sent to them',
   'webhooks.write': 'create, change and delete webhooks of the team',
   'audit.read': 'read the audit log of the team',
+  'hosts.read': 'list the hosts of the team; with `platform` also those of the platform',
+  'hosts.write':
+    'add, drain and delete hosts of the team; with `platform` also those of the platform',
   platform: 'operate the platform: what belongs to its hosts and to no team',
 } as const;
 

@@ -116,6 +116,13 @@ export type EventKind =
   | OperationKind
   /** It has come to a state in which it stays. */
   | 'sandbox.state'
+  | 'host.create'
+  | 'host.update'
+  | 'host.delete'
+  /** It responds, for the first time or again. */
+  | 'host.up'
+  /** It has not sent a heartbeat for a while. */
+  | 'host.down'
   | 'api_key.create'
   | 'api_key.revoke'
   | 'webhook.create'
@@ -253,7 +260,67 @@ export interface AuditLogTable {
   outbox_id: string | null;
 }
 
+/** `local`: the host of a `torpor up`, which only that process can reach. `joined`: an agent with a certificate. */
+export type HostKind = 'local' | 'joined';
+
+/** `pending`: no machine has joined yet; `unreachable`: it has sent no heartbeat for a while. */
+export type HostState = 'pending' | 'online' | 'unreachable';
+
+export interface HostTable {
+  id: string;
+  kind: HostKind;
+  name: string;
+  /** Only sandboxes of this team are placed on it; null: those of every team. */
+  team_id: string | null;
+  /** In whose audit log its events are. */
+  audit_team_id: string;
+  /** Of a local host: the data directory that it belongs to. */
+  instance: string | null;
+  state: HostState;
+  /** No new sandboxes are placed on it. */
+  draining: Generated<boolean>;
+  tags: Generated<string[]>;
+  /** HOST:PORT of its agent, by its last heartbeat. */
+  address: string | null;
+  arch: string | null;
+  vcpus: number | null;
+  memory_mb: number | null;
+  disk_mb: number | null;
+  free_disk_mb: number | null;
+  builds: number | null;
+  agent_version: string | null;
+  last_heartbeat_at: Date | null;
+  /** Of the last certificate that it got. */
+  certificate_expires_at: Date | null;
+  created_by: string | null;
+  created_at: DefaultedTime;
+  updated_at: DefaultedTime;
+}
+
+/** A one-time token with which a machine becomes a host. */
+export interface HostTokenTable {
+  /** SHA-256 of its secret. */
+  token_hash: string;
+  host_id: string;
+  /** SHA-256 of the public key that joined with it: only that one may use it again. Null: unused. */
+  key_hash: string | null;
+  expires_at: Date;
+}
+
+/** One row: what issues the certificates of control planes and hosts. */
+export interface AuthorityTable {
+  id: number;
+  /** PEM. */
+  certificate: string;
+  /** PKCS #8 in PEM, encrypted (auth/secret-box.ts). */
+  private_key: string;
+  created_at: Generated<Date>;
+}
+
 export interface Database {
+  hosts: HostTable;
+  host_tokens: HostTokenTable;
+  authority: AuthorityTable;
   teams: TeamTable;
   api_keys: ApiKeyTable;
   sandboxes: SandboxTable;
@@ -272,3 +339,4 @@ export type NewSandboxRow = Insertable<SandboxTable>;
 export type SandboxChanges = Updateable<SandboxTable>;
 export type TemplateRow = Selectable<TemplateTable>;
 export type NewTemplateRow = Insertable<TemplateTable>;
+export type HostRow = Selectable<HostTable>;

@@ -5,6 +5,7 @@ type HostClient = Client<typeof hostAgent.HostAgentService>;
 
 /** The facts of a host that create requests are checked against. */
 export interface HostDescription {
+  /** What sandboxes may have in all. */
   readonly memoryMb: number;
   readonly maxVcpus: number;
   readonly maxMemoryMb: number;
@@ -99,9 +100,7 @@ export class HostConnection {
 
   /** Asks the agent each time, because images are added and removed. */
   async describe(): Promise<HostDescription> {
-    const response = await this.call((client) =>
-      client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }),
-    );
+    const response = await this.#describe();
     const images = response.images
       .map(({ name, sizeBytes, createdAtUnix }) => ({
         name,
@@ -110,12 +109,21 @@ export class HostConnection {
       }))
       .sort((a, b) => a.name.localeCompare(b.name));
     return {
-      memoryMb: Number(response.memoryMb),
+      memoryMb: Number(response.capacity?.memoryMb ?? response.memoryMb),
       maxVcpus: response.maxVcpus,
       maxMemoryMb: Number(response.maxMemoryMb),
       templates: images.map(({ name }) => name),
       images,
     };
+  }
+
+  /** What the host has for sandboxes; undefined if its agent does not report that. */
+  async fetchCapacity(): Promise<hostAgent.HostCapacity | undefined> {
+    return (await this.#describe()).capacity;
+  }
+
+  #describe(): Promise<hostAgent.DescribeHostResponse> {
+    return this.call((client) => client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }));
   }
 }
 

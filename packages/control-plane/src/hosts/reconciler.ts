@@ -11,8 +11,10 @@
  * - the agent does not know a row that is `creating`: the create was interrupted, `error`;
  * - … `destroying`: it no longer exists, `stopped`;
  * - … any other: `error` with the reason; never deleted;
- * - the agent has a sandbox of an existing team without a row (a database that was
- *   restored from an old copy): it is adopted, because it may contain a user's work;
+ * - the agent has a sandbox without a row, of an existing team that may use the host (a
+ *   database that was restored from an old copy): it is adopted, because it may contain a
+ *   user's work;
+ * - the agent has a sandbox whose row is on another host: nothing;
  * - the agent has one whose row is `stopped`: it was destroyed, so it is destroyed again,
  *   after a grace period;
  * - the agent has one whose create failed: that was reported to its user, so it is
@@ -41,7 +43,8 @@ const DEFAULT_DESTROY_GRACE_MS = 60_000;
 export interface ReconciledRows {
   findById(id: string): Promise<SandboxRow | undefined>;
   listLiving(hostId: string): Promise<SandboxRow[]>;
-  teamExists(teamId: string): Promise<boolean>;
+  /** Whether the host and the team exist, and the host may have sandboxes of the team. */
+  mayHost(hostId: string, teamId: string): Promise<boolean>;
   /** Writes nothing and returns false if an operation has locked the row, or it was written since it was read. */
   recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean>;
   markMissing(row: SandboxRow, reason: string): Promise<boolean>;
@@ -58,7 +61,7 @@ export interface ReconcilerParts {
   readonly destroyGraceMs?: number | undefined;
 }
 
-export class Reconciler {
+export class Reconciler implements AsyncDisposable {
   readonly #parts: ReconcilerParts;
   readonly #destroyGraceMs: number;
   /** The last reports of sandboxes that an operation of this process has locked. */
@@ -66,11 +69,12 @@ export class Reconciler {
   #lastDeferred: Promise<void> = Promise.resolve();
   /** Sandboxes that the host is destroying at our request. */
   readonly #destroying = new Set<string>();
+  readonly #unsubscribe: () => void;
 
   constructor(parts: ReconcilerParts) {
     this.#parts = parts;
     this.#destroyGraceMs = parts.destroyGraceMs ?? DEFAULT_DESTROY_GRACE_MS;
-    parts.locks.onReleased((id) => {
+    this.#unsubscribe = parts.locks.onReleased((id) => {
       const info = this.#deferred.get(id);
       this.#deferred.delete(id);
       if (info === undefined) return;
@@ -78,9 +82,10 @@ export class Reconciler {
     });
   }
 
-  /** Resolves when no deferred report is being recorded. */
-  settled(): Promise<void> {
-    return this.#lastDeferred;
+  /** Records no more deferred reports. Resolves when none is being recorded. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#unsubscribe();
+    await this.#lastDeferred;
   }
 
   /** The rows that the host should know. Must be read before the host is asked for its list. */
@@ -113,6 +118,8 @@ export class Reconciler {
     }
     const row = await rows.findById(id);
     if (row === undefined) return this.#adopt(info);
+    // A host decides about its own sandboxes only, whatever it reports.
+    if (row.host_id !== host.id) return;
     if (row.state === 'stopped') return this.#destroyAgain(row, info);
     if (row.state === 'destroying' && hasFailedToStart(row))
       return this.#destroyFailedCreate(row, info);
@@ -156,10 +163,10 @@ export class Reconciler {
     const { rows, host, logger } = this.#parts;
     const { state } = reportOf(info);
     if (state === 'stopped' || state === 'destroying' || state === 'creating') return;
-    if (!(await rows.teamExists(info.teamId))) {
+    if (!(await rows.mayHost(host.id, info.teamId))) {
       logger.warn(
         { sandbox: info.sandboxId, team: info.teamId },
-        'Sandbox of an unknown team found on the host; not adopted',
+        'Sandbox found on the host that no team may have there; not adopted',
       );
       return;
     }

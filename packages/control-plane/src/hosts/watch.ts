@@ -55,7 +55,7 @@ export class HostWatch implements AsyncDisposable {
       new TorporError('host_unavailable', 'The control plane is shutting down.'),
     );
     await this.#tasks;
-    await this.#parts.reconciler.settled();
+    await this.#parts.reconciler[Symbol.asyncDispose]();
   }
 
   async #watchForever(): Promise<void> {

@@ -19,7 +19,8 @@ export async function renderOpenApi(): Promise<string> {
   const { version } = JSON.parse(manifest) as { version: string };
   const { app, metrics } = createContext({
     db: new Kysely<Database>({ dialect: new PostgresDialect({ pool: new pg.Pool() }) }),
-    hosts: [],
+    joinUrl: () => undefined,
+    onHostsChanged: () => undefined,
     secrets: new SecretBox(new Uint8Array(32)),
     webhookNetworks: [],
     logger: pino({ level: 'silent' }),

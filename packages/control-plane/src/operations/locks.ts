@@ -90,9 +90,13 @@ export class OperationLocks {
     this.leaseMs = leaseMs;
   }
 
-  /** `listener` is called when this process no longer has a running or waiting operation on a resource. */
-  onReleased(listener: (resource: string) => void): void {
+  /**
+   * `listener` is called when this process no longer has a running or waiting operation on a
+   * resource, until the returned function is called.
+   */
+  onReleased(listener: (resource: string) => void): () => void {
     this.#releaseListeners.add(listener);
+    return () => void this.#releaseListeners.delete(listener);
   }
 
   /** Whether this process has a running or waiting operation on the resource. */

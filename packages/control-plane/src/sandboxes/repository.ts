@@ -20,6 +20,8 @@
  *   a lease on the sandbox: then the row belongs to that operation, or to its recovery. These
  *   reports need not follow the table either; a change of state that they cause has its own
  *   event (sandboxes/report-events.ts).
+ * - **The deletion of a host** ends the sandboxes that are given up with it (hosted.ts), by the
+ *   same statement.
  * - **A request that uses a sandbox** only updates the time of its last use
  *   ({@link SandboxRepository.touch}).
  *
@@ -116,12 +118,15 @@ export class SandboxRepository {
    * Copies the agent's report for the reconciler: writes nothing while an operation has locked
    * the sandbox. Returns whether it was written.
    */
-  recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean> {
-    return this.#db.transaction().execute(async (transaction) => {
-      const isWritten = await new SandboxRepository(transaction).#recordUnheld(row, report);
-      if (isWritten) await appendEvents(transaction, reportEvents(row, report));
-      return isWritten;
-    });
+  async recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean> {
+    if (!this.#db.isTransaction) {
+      return this.#db
+        .transaction()
+        .execute((transaction) => new SandboxRepository(transaction).recordReport(row, report));
+    }
+    const isWritten = await this.#recordUnheld(row, report);
+    if (isWritten) await appendEvents(this.#db, reportEvents(row, report));
+    return isWritten;
   }
 
   async #recordUnheld(row: SandboxRow, report: SandboxReport): Promise<boolean> {
@@ -184,11 +189,16 @@ export class SandboxRepository {
     return this.#db.selectFrom('sandboxes').selectAll().where('id', '=', id).executeTakeFirst();
   }
 
-  async teamExists(teamId: string): Promise<boolean> {
+  /** Whether a host and a team exist, and the host may have sandboxes of the team. */
+  async mayHost(hostId: string, teamId: string): Promise<boolean> {
     const row = await this.#db
       .selectFrom('teams')
-      .select('id')
-      .where('id', '=', teamId)
+      .innerJoin('hosts', (join) => join.on('hosts.id', '=', hostId))
+      .select('teams.id')
+      .where('teams.id', '=', teamId)
+      .where(({ eb, or }) =>
+        or([eb('hosts.team_id', 'is', null), eb('hosts.team_id', '=', teamId)]),
+      )
       .executeTakeFirst();
     return row !== undefined;
   }

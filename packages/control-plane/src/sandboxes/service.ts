@@ -45,14 +45,19 @@ export class SandboxService {
   /**
    * Boots a sandbox and resolves when it runs. Throws before anything is created:
    * `invalid_request`, `capacity_exceeded`, `not_found` (the template),
-   * `no_hosts_available`. If the agent fails, the row stays, in state `error` with
+   * `no_hosts_available`, `host_unavailable`. If the agent fails, the row stays, in state `error` with
    * the reason.
    */
   async create(principal: Principal, request: SandboxRequest): Promise<OperatedSandbox> {
     const { placement, snapshots, runner } = this.#parts;
     const snapshot = await snapshots.find(principal.teamId, request.template);
-    const place = await placement.choose(snapshot?.host_id);
     const shape = shapeOf(request, snapshot);
+    const { teamId } = principal;
+    const { memoryMb } = shape;
+    const place =
+      snapshot === undefined
+        ? await placement.choose({ teamId, memoryMb, image: request.template })
+        : await placement.hostOf(snapshot);
     checkShape(shape, place.description);
     if (snapshot === undefined) requireImage(request.template, place.description);
     const sandbox = { ...request, ...shape, snapshot };
@@ -83,10 +88,10 @@ export class SandboxService {
     await runner.run(destroyOperation(this.#parts, { id, teamId, actor: principal.actor }));
   }
 
-  /** Destroys every sandbox of the hosts, of every team. Throws the first error after all have been tried. */
-  async destroyAll(): Promise<void> {
-    const { hosts, sandboxes, runner } = this.#parts;
-    const rows = (await Promise.all(hosts.all().map(({ id }) => sandboxes.listLiving(id)))).flat();
+  /** Destroys every sandbox of a host, of every team. Throws the first error after all have been tried. */
+  async destroyAll(hostId: string): Promise<void> {
+    const { sandboxes, runner } = this.#parts;
+    const rows = await sandboxes.listLiving(hostId);
     const results = await Promise.allSettled(
       rows.map(({ id, team_id: teamId }) =>
         runner.run(destroyOperation(this.#parts, { id, teamId, actor: SYSTEM })),

@@ -56,7 +56,7 @@ export class TemplateService {
     const { sandboxId, overwrite } = request;
     const name = request.name ?? `template-${randomBytes(4).toString('hex')}`;
     await findOwn(sandboxes, principal, sandboxId);
-    if (await this.#isImage(name)) {
+    if (await this.#isImage(principal, name)) {
       throw new TorporError('name_reserved', `${name} is the name of an image of the platform.`);
     }
     const snapshot = { sandboxId, name, overwrite };
@@ -66,7 +66,7 @@ export class TemplateService {
   /** The team's snapshots, newest first, and the images of the platform. */
   async list(principal: Principal, type?: TemplateType): Promise<Template[]> {
     const own = type === 'base' ? [] : await this.#parts.templates.list(principal.teamId);
-    const images = type === 'snapshot' ? [] : await this.#images();
+    const images = type === 'snapshot' ? [] : await this.#images(principal);
     return [...own.map((snapshot) => ({ snapshot })), ...images.map((image) => ({ image }))];
   }
 
@@ -74,7 +74,7 @@ export class TemplateService {
   async get(principal: Principal, name: string): Promise<Template> {
     const snapshot = await this.#find(principal, name);
     if (snapshot !== undefined) return { snapshot };
-    const image = (await this.#images()).find((one) => one.name === name);
+    const image = (await this.#images(principal)).find((one) => one.name === name);
     if (image !== undefined) return { image };
     throw unknownName(name);
   }
@@ -85,7 +85,10 @@ export class TemplateService {
    * for an image of the platform.
    */
   async delete(principal: Principal, name: string): Promise<void> {
-    if ((await this.#find(principal, name)) === undefined && (await this.#isImage(name))) {
+    if (
+      (await this.#find(principal, name)) === undefined &&
+      (await this.#isImage(principal, name))
+    ) {
       throw new TorporError('forbidden', `${name} is an image of the platform.`, {
         remedy: 'The operator of the host can remove it with `torpor image rm`.',
       });
@@ -97,11 +100,11 @@ export class TemplateService {
     return this.#parts.templates.find(principal.teamId, name);
   }
 
-  async #images(): Promise<readonly HostImage[]> {
-    return (await this.#parts.placement.choose()).description.images;
+  #images({ teamId }: Principal): Promise<readonly HostImage[]> {
+    return this.#parts.placement.images(teamId);
   }
 
-  async #isImage(name: string): Promise<boolean> {
-    return (await this.#images()).some((image) => image.name === name);
+  async #isImage(principal: Principal, name: string): Promise<boolean> {
+    return (await this.#images(principal)).some((image) => image.name === name);
   }
 }

@@ -1,0 +1,145 @@
+import { constants, type X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
+import {
+  createSecureServer,
+  type Http2SecureServer,
+  type Http2ServerRequest,
+  type ServerHttp2Session,
+} from 'node:http2';
+import type { TLSSocket } from 'node:tls';
+import { type ConnectRouter, createContextKey, createContextValues } from '@connectrpc/connect';
+import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { TorporError } from '../errors.ts';
+import type { TlsCredentials } from './transport.ts';
+
+/** The caller of an RPC. */
+export interface TlsCaller {
+  /** Undefined if it has sent none. Its key is proven; who issued it is the handler's to check. */
+  readonly certificate: X509Certificate | undefined;
+  /** The IP address that the call comes from. */
+  readonly address: string;
+}
+
+/** Who calls, for handlers of a {@link TlsServer}. */
+export const TLS_CALLER = createContextKey<TlsCaller>({ certificate: undefined, address: '' });
+
+export interface TlsServerOptions {
+  /** Every address of the machine if omitted. */
+  readonly host?: string | undefined;
+  /** 0 takes any free port. */
+  readonly port: number;
+  /** The certificate of the authority, in PEM. */
+  readonly authority: string;
+  readonly credentials: TlsCredentials;
+  readonly routes: (router: ConnectRouter) => void;
+  /** Whether a caller may call anything. */
+  readonly admits: (caller: TlsCaller) => boolean;
+}
+
+/** How long open calls have to end when the server closes. */
+const CLOSE_GRACE_MS = 5_000;
+
+/** Serves RPCs over TLS 1.3 and HTTP/2. */
+export class TlsServer implements AsyncDisposable {
+  readonly port: number;
+  readonly #server: Http2SecureServer;
+  readonly #sessions = new Set<ServerHttp2Session>();
+  readonly #closing: AbortController;
+  readonly #authority: string;
+
+  private constructor(
+    server: Http2SecureServer,
+    closing: AbortController,
+    { authority }: TlsServerOptions,
+  ) {
+    this.#server = server;
+    this.#closing = closing;
+    this.#authority = authority;
+    const address = server.address();
+    this.port = typeof address === 'object' && address !== null ? address.port : 0;
+    server.on('session', (session) => {
+      this.#sessions.add(session);
+      session.once('close', () => this.#sessions.delete(session));
+      session.on('error', () => session.destroy());
+    });
+  }
+
+  /** Throws `host_setup` if the address cannot be listened on. */
+  static async listen(options: TlsServerOptions): Promise<TlsServer> {
+    const { host, port, routes, admits } = options;
+    const closing = new AbortController();
+    const handle = connectNodeAdapter({
+      routes,
+      shutdownSignal: closing.signal,
+      acceptCompression: [],
+      contextValues: (request) =>
+        createContextValues().set(TLS_CALLER, callerOf(request as Http2ServerRequest)),
+    });
+    const server = createSecureServer(
+      {
+        ...secureContext(options, options.authority),
+        requestCert: true,
+        // Whom to admit is decided below, by the identity and not only by the issuer.
+        rejectUnauthorized: false,
+        minVersion: 'TLSv1.3',
+        // Each connection shows its certificate: none is resumed.
+        secureOptions: constants.SSL_OP_NO_TICKET,
+      },
+      (request, response) => {
+        if (admits(callerOf(request))) return handle(request, response);
+        response.writeHead(403).end();
+      },
+    );
+    try {
+      server.listen({ port, ...(host === undefined ? {} : { host }) });
+      await once(server, 'listening');
+    } catch (error) {
+      throw listenError(error, host, port);
+    }
+    return new TlsServer(server, closing, options);
+  }
+
+  /** New connections are served with these; open ones stay as they are. */
+  renew(credentials: TlsCredentials): void {
+    this.#server.setSecureContext(secureContext({ credentials }, this.#authority));
+  }
+
+  /** Ends streams, and waits a short time for other calls in flight. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort(new TorporError('host_unavailable', 'The server is shutting down.'));
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    for (const session of this.#sessions) session.close();
+    const force = setTimeout(() => {
+      for (const session of this.#sessions) session.destroy();
+    }, CLOSE_GRACE_MS);
+    await closed;
+    clearTimeout(force);
+  }
+}
+
+function secureContext(
+  { credentials }: Pick<TlsServerOptions, 'credentials'>,
+  authority: string,
+): { readonly key: string; readonly cert: string; readonly ca: string } {
+  // With its authority, so that a joining agent can compare that with the fingerprint that it knows.
+  const cert = `${credentials.certificate}\n${authority}`;
+  return { key: credentials.privateKey, cert, ca: authority };
+}
+
+function callerOf({ stream }: Http2ServerRequest): TlsCaller {
+  const socket = stream.session?.socket as TLSSocket | undefined;
+  const address = socket?.remoteAddress ?? '';
+  return {
+    certificate: socket?.getPeerX509Certificate(),
+    address: address.replace(/^::ffff:(?=\d+\.)/, ''),
+  };
+}
+
+function listenError(error: unknown, host: string | undefined, port: number): TorporError {
+  const message = error instanceof Error ? error.message : String(error);
+  const where = host === undefined ? `port ${port}` : `${host}:${port}`;
+  return new TorporError('host_setup', `Cannot listen on ${where}: ${message}.`, {
+    remedy: 'Choose another port, or stop what uses it.',
+    cause: error,
+  });
+}
