@@ -35,6 +35,7 @@ export async function startHostStack(sandboxes = 1): Promise<HostStack> {
       limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 100_000 },
       versions: { agent_version: '0.0.0-test' },
       images: { list: async () => [{ name: 'base', sizeBytes: 7, createdAt: 5000 }] },
+      capacity: async () => ({ memoryMb: 4096n, vcpus: 4 }),
     },
     logger,
     onTerminate: () => undefined,

@@ -3,6 +3,7 @@ import type { AcceleratorChoice } from '@torpor/vmm';
 import type { HostAgentConfig } from './config.ts';
 import { destroyAll } from './lifecycle/destroy.ts';
 import { Reaper } from './lifecycle/reap.ts';
+import { type HostCapacity, hostCapacity } from './machine/capacity.ts';
 import { type OpenHost, openHost } from './open-host.ts';
 import { recoverSandboxes } from './recovery/recover.ts';
 import type { SandboxRegistry } from './registry/registry.ts';
@@ -57,7 +58,13 @@ export class HostAgent {
         accelerator: host.vmm.accelerator,
       },
       images: host.images,
+      capacity: () => hostCapacity(host),
     };
+  }
+
+  /** What the host has for all of its sandboxes together. */
+  capacity(): Promise<HostCapacity> {
+    return this.#description.capacity();
   }
 
   /** Registers the HostAgentService with a Connect router. */

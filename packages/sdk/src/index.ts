@@ -3,8 +3,12 @@ export {
   type ApiKey,
   type AuditEntry,
   type CreatedApiKey,
+  type CreatedHost,
   type CreatedWebhook,
   type Event,
+  type Host,
+  type HostDeletePreview,
+  type HostToken,
   MAX_EXEC_OUTPUT_BYTES,
   type Usage,
   type Webhook,
@@ -16,6 +20,12 @@ export { AuditLog, type AuditLogOptions } from './audit-log.ts';
 export { Builds } from './builds.ts';
 export { Events, type FollowEventsOptions } from './events.ts';
 export { type FileOptions, Files } from './files.ts';
+export {
+  type CreateHostOptions,
+  type DeleteHostOptions,
+  type HostChanges,
+  Hosts,
+} from './hosts.ts';
 export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';
 export {

@@ -3,6 +3,7 @@ import { ApiKeys } from './api-keys.ts';
 import { AuditLog } from './audit-log.ts';
 import { Builds } from './builds.ts';
 import { Events } from './events.ts';
+import { Hosts } from './hosts.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
@@ -36,6 +37,7 @@ export class Torpor implements AsyncDisposable {
   readonly auditLog: AuditLog;
   readonly events: Events;
   readonly webhooks: Webhooks;
+  readonly hosts: Hosts;
   readonly #connection: Connection;
 
   constructor(options: ConnectionOptions = {}) {
@@ -47,6 +49,7 @@ export class Torpor implements AsyncDisposable {
     this.auditLog = new AuditLog(this.#connection);
     this.events = new Events(this.#connection);
     this.webhooks = new Webhooks(this.#connection);
+    this.hosts = new Hosts(this.#connection);
   }
 
   get apiUrl(): string {

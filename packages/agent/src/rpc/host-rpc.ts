@@ -4,6 +4,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
 import type { BaseImages, SandboxLimits } from '../host-context.ts';
 import { destroyAll } from '../lifecycle/destroy.ts';
+import type { HostCapacity } from '../machine/capacity.ts';
 import type { SandboxRegistry } from '../registry/registry.ts';
 
 type Methods = Pick<ServiceImpl<typeof hostAgent.HostAgentService>, 'describeHost' | 'terminate'>;
@@ -13,6 +14,7 @@ export interface HostDescription {
   readonly limits: SandboxLimits;
   readonly versions: Readonly<Record<string, string>>;
   readonly images: Pick<BaseImages, 'list'>;
+  readonly capacity: () => Promise<HostCapacity>;
 }
 
 const MIB = 1024 * 1024;
@@ -40,6 +42,7 @@ export function hostRpc(
           sizeBytes: BigInt(sizeBytes),
           createdAtUnix: BigInt(Math.floor(createdAt / 1000)),
         })),
+        capacity: await host.capacity(),
       };
     },
 

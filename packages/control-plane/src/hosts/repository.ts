@@ -13,13 +13,6 @@ export type HostReport = Pick<
   readonly address: string | null;
 };
 
-/** What is undefined stays as it is. */
-export interface HostChanges {
-  readonly name?: string | undefined;
-  readonly draining?: boolean | undefined;
-  readonly tags?: string[] | undefined;
-}
-
 /** The rows of the table `hosts`. */
 export class HostRepository {
   readonly #db: Kysely<Database>;

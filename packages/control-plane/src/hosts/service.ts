@@ -4,18 +4,25 @@
  */
 import { newId, TorporError } from '@torpor/protocol';
 import { newJoinToken, parseJoinToken } from '@torpor/protocol/tls';
-import type { Kysely, Transaction } from 'kysely';
+import type { UpdateObject } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, EventKind, HostRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type Authority, sha256 } from './authority.ts';
 import { lockHost } from './placement.ts';
-import { type HostChanges, HostRepository, hostEvent } from './repository.ts';
+import { HostRepository, hostEvent } from './repository.ts';
 
 export interface HostRequest {
   readonly type: 'regular' | 'team';
   readonly name: string;
   readonly tags: readonly string[];
+}
+
+/** What is undefined stays as it is. */
+export interface HostChanges {
+  readonly name?: string | undefined;
+  readonly draining?: boolean | undefined;
 }
 
 /** A token to join with: the only time that it can be seen. */
@@ -54,6 +61,7 @@ export interface HostServiceParts {
 
 const TOKEN_LIFETIME_MS = 3_600_000;
 const NAMED_SANDBOXES = 20;
+const MAX_TAGS = 64;
 
 export class HostService {
   readonly #parts: HostServiceParts;
@@ -107,24 +115,29 @@ export class HostService {
 
   /** Throws `not_found`. */
   async update(principal: Principal, id: string, changes: HostChanges): Promise<HostRow> {
-    await this.get(principal, id);
-    const { name, draining, tags } = changes;
-    const metadata = {
-      ...(draining === undefined ? {} : { draining: String(draining) }),
-      ...(tags === undefined ? {} : { tags: tags.join(' ') }),
-    };
-    return this.#write(
-      'host.update',
-      principal,
-      (transaction) =>
-        transaction
-          .updateTable('hosts')
-          .set({ name, draining, tags, updated_at: new Date() })
-          .where('id', '=', id)
-          .returningAll()
-          .executeTakeFirstOrThrow(() => unknownHost(id)),
-      metadata,
-    );
+    const { name, draining } = changes;
+    const metadata = draining === undefined ? {} : { draining: String(draining) };
+    return this.#update(principal, id, { name, draining }, metadata);
+  }
+
+  /** A tag that it has already changes nothing. Throws `not_found`, `invalid_request` for too many. */
+  async addTag(principal: Principal, id: string, tag: string): Promise<HostRow> {
+    const { tags } = await this.get(principal, id);
+    if (tags.includes(tag)) return this.get(principal, id);
+    if (tags.length >= MAX_TAGS) {
+      throw new TorporError('invalid_request', `A host has at most ${MAX_TAGS} tags.`);
+    }
+    const added = sql<string[]>`array_append(array_remove(tags, ${tag}), ${tag})`;
+    return this.#update(principal, id, { tags: added }, { tag_added: tag });
+  }
+
+  /** Throws `not_found`, also for a tag that it does not have. */
+  async removeTag(principal: Principal, id: string, tag: string): Promise<HostRow> {
+    if (!(await this.get(principal, id)).tags.includes(tag)) {
+      throw new TorporError('not_found', `The host ${id} has no tag ${JSON.stringify(tag)}.`);
+    }
+    const removed = sql<string[]>`array_remove(tags, ${tag})`;
+    return this.#update(principal, id, { tags: removed }, { tag_removed: tag });
   }
 
   /**
@@ -174,6 +187,23 @@ export class HostService {
         .returningAll()
         .executeTakeFirstOrThrow(() => unknownHost(id));
     });
+  }
+
+  async #update(
+    principal: Principal,
+    id: string,
+    changes: UpdateObject<Database, 'hosts'>,
+    metadata: Readonly<Record<string, string>>,
+  ): Promise<HostRow> {
+    await this.get(principal, id);
+    const write = (transaction: Transaction<Database>) =>
+      transaction
+        .updateTable('hosts')
+        .set({ ...changes, updated_at: new Date() })
+        .where('id', '=', id)
+        .returningAll()
+        .executeTakeFirstOrThrow(() => unknownHost(id));
+    return this.#write('host.update', principal, write, metadata);
   }
 
   async #newToken(): Promise<IssuedToken> {

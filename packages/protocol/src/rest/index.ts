@@ -70,6 +70,22 @@ export {
 } from './files.ts';
 export { type Health, healthSchema } from './health.ts';
 export {
+  type CreatedHost,
+  createdHostSchema,
+  createHostSchema,
+  deleteHostQuerySchema,
+  type Host,
+  type HostDeletePreview,
+  type HostToken,
+  hostDeletePreviewSchema,
+  hostListSchema,
+  hostSchema,
+  hostTagBodySchema,
+  hostTagListSchema,
+  hostTokenSchema,
+  updateHostSchema,
+} from './hosts.ts';
+export {
   type CreateSandbox,
   createSandboxSchema,
   type ListSandboxesQuery,

@@ -4,7 +4,7 @@ import {
   createSecureServer,
   type Http2SecureServer,
   type Http2ServerRequest,
-  type ServerHttp2Session,
+  type Http2Session,
 } from 'node:http2';
 import type { TLSSocket } from 'node:tls';
 import { type ConnectRouter, createContextKey, createContextValues } from '@connectrpc/connect';
@@ -20,8 +20,9 @@ export interface TlsCaller {
   readonly address: string;
 }
 
+const NOBODY: TlsCaller = { certificate: undefined, address: '' };
 /** Who calls, for handlers of a {@link TlsServer}. */
-export const TLS_CALLER = createContextKey<TlsCaller>({ certificate: undefined, address: '' });
+export const TLS_CALLER = createContextKey<TlsCaller>(NOBODY);
 
 export interface TlsServerOptions {
   /** Every address of the machine if omitted. */
@@ -32,7 +33,7 @@ export interface TlsServerOptions {
   readonly authority: string;
   readonly credentials: TlsCredentials;
   readonly routes: (router: ConnectRouter) => void;
-  /** Whether a caller may call anything. */
+  /** Whether a caller may call anything: asked once per connection, as TLS checks certificates. */
   readonly admits: (caller: TlsCaller) => boolean;
 }
 
@@ -43,7 +44,7 @@ const CLOSE_GRACE_MS = 5_000;
 export class TlsServer implements AsyncDisposable {
   readonly port: number;
   readonly #server: Http2SecureServer;
-  readonly #sessions = new Set<ServerHttp2Session>();
+  readonly #sessions = new Set<Http2Session>();
   readonly #closing: AbortController;
   readonly #authority: string;
 
@@ -68,12 +69,24 @@ export class TlsServer implements AsyncDisposable {
   static async listen(options: TlsServerOptions): Promise<TlsServer> {
     const { host, port, routes, admits } = options;
     const closing = new AbortController();
+    const callers = new WeakMap<Http2Session, TlsCaller & { readonly isAdmitted: boolean }>();
+    const callerOf = ({ stream: { session } }: Http2ServerRequest) => {
+      if (session === undefined) return undefined;
+      const known = callers.get(session);
+      if (known !== undefined) return known;
+      const caller = peerOf(session);
+      const admitted = { ...caller, isAdmitted: admits(caller) };
+      callers.set(session, admitted);
+      return admitted;
+    };
     const handle = connectNodeAdapter({
       routes,
       shutdownSignal: closing.signal,
       acceptCompression: [],
-      contextValues: (request) =>
-        createContextValues().set(TLS_CALLER, callerOf(request as Http2ServerRequest)),
+      contextValues: (request) => {
+        const caller = callerOf(request as Http2ServerRequest);
+        return createContextValues().set(TLS_CALLER, caller ?? NOBODY);
+      },
     });
     const server = createSecureServer(
       {
@@ -86,7 +99,7 @@ export class TlsServer implements AsyncDisposable {
         secureOptions: constants.SSL_OP_NO_TICKET,
       },
       (request, response) => {
-        if (admits(callerOf(request))) return handle(request, response);
+        if (callerOf(request)?.isAdmitted) return handle(request, response);
         response.writeHead(403).end();
       },
     );
@@ -126,12 +139,12 @@ function secureContext(
   return { key: credentials.privateKey, cert, ca: authority };
 }
 
-function callerOf({ stream }: Http2ServerRequest): TlsCaller {
-  const socket = stream.session?.socket as TLSSocket | undefined;
-  const address = socket?.remoteAddress ?? '';
+function peerOf({ socket }: Http2Session): TlsCaller {
+  const { remoteAddress = '' } = socket;
   return {
-    certificate: socket?.getPeerX509Certificate(),
-    address: address.replace(/^::ffff:(?=\d+\.)/, ''),
+    certificate: (socket as TLSSocket).getPeerX509Certificate(),
+    // An IPv4 address, also on a socket for both versions.
+    address: remoteAddress.replace(/^::ffff:(?=\d+\.)/, ''),
   };
 }
 

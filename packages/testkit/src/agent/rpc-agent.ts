@@ -28,6 +28,7 @@ export async function startRpcAgent(): Promise<RpcAgent> {
     limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 1 },
     versions: { agent_version: '0.1.0' },
     images: { list: async () => [{ name: 'base', sizeBytes: 7, createdAt: 5000 }] },
+    capacity: async () => ({ memoryMb: 4096n, vcpus: 4 }),
   };
   const logger = silentLogger();
   const routes = agentRoutes({ registry, description, logger, onTerminate: () => undefined });

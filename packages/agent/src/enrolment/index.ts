@@ -1,0 +1,2 @@
+export type { JoinRequest } from './join.ts';
+export { JoinedHost, type JoinedHostOptions } from './joined-host.ts';
