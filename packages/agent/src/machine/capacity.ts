@@ -13,7 +13,7 @@ const RESERVED_PART = 1 / 8;
 
 /** What the host has for all of its sandboxes together. */
 export async function hostCapacity(
-  host: Pick<HostContext, 'driver' | 'layout' | 'snapshots' | 'agentVersion'>,
+  host: Pick<HostContext, 'driver' | 'layout' | 'builds' | 'agentVersion'>,
 ): Promise<HostCapacity> {
   const disk = await statfs(host.layout.dataDir);
   return {
@@ -22,7 +22,7 @@ export async function hostCapacity(
     memoryMb: BigInt(await memoryMiB(host)),
     diskMb: BigInt(Math.floor((disk.bsize * disk.blocks) / MIB)),
     freeDiskMb: BigInt(Math.floor((disk.bsize * disk.bavail) / MIB)),
-    builds: (await host.snapshots.builds.list()).length,
+    builds: (await host.builds.list()).length,
     agentVersion: host.agentVersion,
   };
 }

@@ -14,18 +14,23 @@ export interface CommonOptions {
   readonly config?: string;
 }
 
-/** The options of `up` that are settings too. */
+/** The options of `up`, `control-plane` and `agent` that are settings too. */
 interface ServerOptions extends CommonOptions {
   readonly host?: string;
   readonly port?: number;
+  readonly agentPort?: number;
+  readonly hostPort?: number;
+  readonly hostAddress?: string;
   /** In milliseconds. */
   readonly guestTimeout?: number;
 }
 
 /** All settings with their origins: from the options, the environment and the configuration file. Throws `invalid_request`. */
 export function loadSettings({ env }: Io, options: ServerOptions): Promise<LoadedConfig> {
-  const { dataDir, apiUrl, apiKey, host, port, guestTimeout: guestTimeoutMs } = options;
-  const flags = { dataDir, apiUrl, apiKey, host, port, guestTimeoutMs };
+  const { dataDir, apiUrl, apiKey, guestTimeout: guestTimeoutMs } = options;
+  const { host, port, agentPort, hostPort, hostAddress } = options;
+  const listening = { host, port, agentPort, hostPort, hostAddress };
+  const flags = { dataDir, apiUrl, apiKey, ...listening, guestTimeoutMs };
   return loadConfig({ flags, configFile: options.config, env });
 }
 

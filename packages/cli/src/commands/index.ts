@@ -12,6 +12,11 @@ interface CommandEntry {
 /** All commands, in the order of the help. */
 const COMMANDS: readonly CommandEntry[] = [
   { name: 'up', load: async () => (await import('./up.ts')).registerUp },
+  {
+    name: 'control-plane',
+    load: async () => (await import('./control-plane.ts')).registerControlPlane,
+  },
+  { name: 'agent', load: async () => (await import('./agent.ts')).registerAgent },
   { name: 'setup', load: async () => (await import('./setup.ts')).registerSetup },
   { name: 'doctor', load: async () => (await import('./doctor.ts')).registerDoctor },
   { name: 'config', load: async () => (await import('./config.ts')).registerConfig },
@@ -36,6 +41,7 @@ const COMMANDS: readonly CommandEntry[] = [
   { name: 'rm', load: async () => (await import('./rm.ts')).registerRm },
   { name: 'image', load: async () => (await import('./image.ts')).registerImage },
   { name: 'builds', load: async () => (await import('./builds.ts')).registerBuilds },
+  { name: 'host', load: async () => (await import('./host.ts')).registerHost },
   { name: 'key', load: async () => (await import('./key.ts')).registerKey },
   { name: 'audit', load: async () => (await import('./audit.ts')).registerAudit },
   { name: 'events', load: async () => (await import('./events.ts')).registerEvents },

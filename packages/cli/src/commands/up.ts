@@ -5,9 +5,8 @@ import type { CliContext } from '../cli-context.ts';
 import { type CommonOptions, readConfig } from '../client/settings.ts';
 import { type Io, json, line } from '../io.ts';
 import { printStatus, progressStatus } from '../output/progress.ts';
-import { setupReport } from '../output/setup-report.ts';
-import { hostSettings } from '../platform/host-settings.ts';
 import type { Platform } from '../platform/platform.ts';
+import { prepareHost } from '../platform/prepare-host.ts';
 import { StopRequest } from '../platform/stop-request.ts';
 import { VERSION } from '../version.ts';
 
@@ -78,12 +77,8 @@ async function start(
   config: Config,
   stop: StopRequest,
 ): Promise<Platform> {
+  await prepareHost(io, config, options);
   // Loaded here, because most commands do not need the server's code.
-  const { assertHostReady, requirementsFor, setUpHost } = await import('@torpor/agent/host-setup');
-  const requirements = requirementsFor(hostSettings(config));
-  if (options.setup) await setUpHost({ report: setupReport(io), requirements });
-  else await assertHostReady(requirements);
-
   const { createLogger } = await import('../platform/logger.ts');
   const { Platform } = await import('../platform/platform.ts');
   return Platform.start({

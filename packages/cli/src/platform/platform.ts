@@ -1,19 +1,8 @@
 import { createRouterTransport } from '@connectrpc/connect';
-import { type AcceleratorChoice, HostAgent, type Progress } from '@torpor/agent';
+import type { AcceleratorChoice, HostAgent } from '@torpor/agent';
 import { ControlPlane } from '@torpor/control-plane';
-import type { Config } from '@torpor/control-plane/config';
-import type { Logger } from 'pino';
-import { ENVD_ENTRY } from './envd-entry.ts';
-import { hostSettings } from './host-settings.ts';
-
-export interface PlatformOptions {
-  readonly config: Config;
-  readonly version: string;
-  readonly logger: Logger;
-  readonly onProgress: (progress: Progress) => void;
-  /** Called when a client of the host agent requests a stop of the host. */
-  readonly onTerminate: () => void;
-}
+import { controlPlaneOptions } from './control-plane-options.ts';
+import { type AgentOptions, openAgent } from './open-agent.ts';
 
 /** Control plane and host agent in one process, connected without a socket. */
 export class Platform {
@@ -30,31 +19,13 @@ export class Platform {
   }
 
   /** Starts both. On failure, nothing keeps running except earlier sandboxes. */
-  static async start(options: PlatformOptions): Promise<Platform> {
+  static async start(options: AgentOptions): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
-    const { config, logger } = options;
-    const { dataDir, guestTimeoutMs } = config;
-    const agent = await HostAgent.open({
-      ...hostSettings(config),
-      envdEntry: ENVD_ENTRY,
-      guestTimeoutMs,
-      logger: logger.child({ part: 'agent' }),
-      onProgress: options.onProgress,
-      onTerminate: options.onTerminate,
-    });
+    const agent = await openAgent(options);
     stack.defer(() => agent.close());
     const controlPlane = await ControlPlane.start({
-      dataDir,
-      databaseUrl: config.databaseUrl,
-      host: config.host,
-      port: config.port,
-      secretKey: config.secretKey,
-      webhookNetworks: config.webhookNetworks?.split(',') ?? [],
+      ...controlPlaneOptions(options),
       hostTransport: createRouterTransport((router) => agent.routes(router)),
-      guestTimeoutMs,
-      retention: { keepStoppedMs: config.keepStoppedMs },
-      logger: logger.child({ part: 'control-plane' }),
-      version: options.version,
     });
     stack.move();
     return new Platform(controlPlane, agent);

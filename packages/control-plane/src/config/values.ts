@@ -20,6 +20,14 @@ export function integer(minimum: number, maximum: number): (text: string) => num
   };
 }
 
+/** HOST:PORT, an IPv6 address in brackets. */
+export function hostAndPort(text: string): string {
+  const url = `https://${text}`;
+  if (/:\d+$/.test(text) && URL.canParse(url) && `https://${text}/` === new URL(url).href)
+    return text;
+  throw new InvalidValueError('It must be a host name or address and a port: 10.0.0.7:7072.');
+}
+
 const DURATION_UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
 function isDurationUnit(unit: string): unit is keyof typeof DURATION_UNITS {
@@ -91,6 +99,11 @@ export function httpUrl(text: string): string {
   throw new InvalidValueError(
     'It must be a URL that starts with http:// or https://, such as http://127.0.0.1:7070.',
   );
+}
+
+export function httpsUrl(text: string): string {
+  if (URL.parse(text)?.protocol === 'https:') return text;
+  throw new InvalidValueError('It must be a URL that starts with https://.');
 }
 
 /**

@@ -1,7 +1,9 @@
 import { connect, type PeerCertificate } from 'node:tls';
-import type { Transport } from '@connectrpc/connect';
-import { createConnectTransport, Http2SessionManager } from '@connectrpc/connect-node';
+import { Code, ConnectError, type Interceptor, type Transport } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-node';
+import * as hostAgent from '../gen/hostagent/v1/hostagent_pb.ts';
 import { parseIdentity, type TlsIdentity } from './identity.ts';
+import { TlsSession } from './session.ts';
 
 /** A certificate in PEM and its key. */
 export interface TlsCredentials {
@@ -22,24 +24,21 @@ export interface TlsPeer {
 
 /** A connection that is not made within this time has failed. */
 const CONNECT_TIMEOUT_MS = 10_000;
-/** A peer that does not respond is noticed within the sum of these, in the middle of a call too. */
-const PING = { pingIntervalMs: 15_000, pingTimeoutMs: 10_000, pingIdleConnection: true };
 
 /** Calls over TLS 1.3 and HTTP/2 to one peer. Its connection is made when it is needed. */
 export class TlsTransport implements Transport, Disposable {
   readonly unary: Transport['unary'];
   readonly stream: Transport['stream'];
-  readonly #sessions: Http2SessionManager;
+  readonly #session: TlsSession;
 
   constructor(peer: TlsPeer) {
     const baseUrl = `https://${peer.address}`;
-    this.#sessions = new Http2SessionManager(baseUrl, PING, {
-      createConnection: () => connectTls(peer),
-    });
+    this.#session = new TlsSession(new URL(baseUrl).origin, () => connectTls(peer));
     const transport = createConnectTransport({
       httpVersion: '2',
       baseUrl,
-      sessionManager: this.#sessions,
+      sessionManager: this.#session,
+      interceptors: [lostConnections],
       // File contents and output are bulk data: compressing them costs more than it saves.
       acceptCompression: [],
     });
@@ -49,7 +48,45 @@ export class TlsTransport implements Transport, Disposable {
 
   /** Closes the connection, and with it the calls in flight. */
   [Symbol.dispose](): void {
-    this.#sessions.abort();
+    this.#session[Symbol.dispose]();
+  }
+}
+
+/**
+ * Reports a connection that broke during a call as `Unavailable`, in whatever way HTTP/2 ended
+ * the stream. Our servers attach a detail to each error of their own.
+ */
+const lostConnections: Interceptor = (next) => async (request) => {
+  const convert = (reason: unknown): unknown => {
+    const isOwn = !(reason instanceof ConnectError) || request.signal.aborted;
+    if (isOwn || reason.findDetails(hostAgent.ErrorDetailSchema).length > 0) return reason;
+    if (!CODES_OF_BROKEN_STREAMS.has(reason.code)) return reason;
+    return new ConnectError(reason.rawMessage, Code.Unavailable, undefined, undefined, reason);
+  };
+  try {
+    const response = await next(request);
+    if (!response.stream) return response;
+    return { ...response, message: convertErrors(response.message, convert) };
+  } catch (reason) {
+    throw convert(reason);
+  }
+};
+
+const CODES_OF_BROKEN_STREAMS: ReadonlySet<Code> = new Set([
+  Code.Aborted,
+  Code.Canceled,
+  Code.Internal,
+  Code.Unknown,
+]);
+
+async function* convertErrors<T>(
+  messages: AsyncIterable<T>,
+  convert: (reason: unknown) => unknown,
+): AsyncGenerator<T> {
+  try {
+    yield* messages;
+  } catch (reason) {
+    throw convert(reason);
   }
 }
 

@@ -61,8 +61,23 @@ export class Fleet implements AsyncDisposable {
     return new Fleet(site, database, address, stack.move());
   }
 
+  /** A control plane without a host of its own, which other machines join. */
+  joinAlone(options: Partial<ControlPlaneOptions> = {}): Promise<Member> {
+    return this.join({
+      hostTransport: undefined,
+      agents: { host: '127.0.0.1', port: 0 },
+      ...options,
+      hostTiming: { followMs: 50, silenceMs: 1_000, silenceCheckMs: 100, ...options.hostTiming },
+    });
+  }
+
   log(): string {
     return this.#site.log();
+  }
+
+  /** The data directory of its control planes. */
+  get dataDir(): string {
+    return this.#site.dataDir;
   }
 
   /** How clients connect to the database. */

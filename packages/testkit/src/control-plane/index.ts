@@ -11,7 +11,9 @@ export {
   type TestSite,
   until,
 } from './harness.ts';
+export { MemoryAgent } from './memory-agent.ts';
 export { BUILD_SIZE_BYTES } from './memory-builds.ts';
+export { MemoryHost } from './memory-host.ts';
 export type { Step } from './severable.ts';
 
 /** Programs that a test kills. Their argument is a data directory. */

@@ -61,7 +61,7 @@ export class MemoryAgent implements AsyncDisposable {
   }
 
   get transport(): Transport {
-    this.#transport ??= createRouterTransport((router) => this.#routes(router));
+    this.#transport ??= createRouterTransport((router) => this.routes(router));
     return this.#transport;
   }
 
@@ -158,7 +158,8 @@ export class MemoryAgent implements AsyncDisposable {
     return info;
   }
 
-  #routes(router: ConnectRouter): void {
+  /** Registers the HostAgentService with a Connect router. */
+  routes(router: ConnectRouter): void {
     router.service(hostAgent.HostAgentService, {
       ...this.builds.methods(this.#owner()),
       ...this.programs.methods(this.#owner()),

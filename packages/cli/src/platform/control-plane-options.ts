@@ -1,0 +1,25 @@
+import type { ControlPlaneOptions } from '@torpor/control-plane';
+import type { Config } from '@torpor/control-plane/config';
+import type { Logger } from 'pino';
+
+export interface ServerParts {
+  readonly config: Config;
+  readonly version: string;
+  readonly logger: Logger;
+}
+
+/** The settings of the control plane, in the form that it expects. */
+export function controlPlaneOptions({ config, version, logger }: ServerParts): ControlPlaneOptions {
+  return {
+    dataDir: config.dataDir,
+    databaseUrl: config.databaseUrl,
+    host: config.host,
+    port: config.port,
+    secretKey: config.secretKey,
+    webhookNetworks: config.webhookNetworks?.split(',') ?? [],
+    guestTimeoutMs: config.guestTimeoutMs,
+    retention: { keepStoppedMs: config.keepStoppedMs },
+    logger: logger.child({ part: 'control-plane' }),
+    version,
+  };
+}

@@ -1,0 +1,92 @@
+import {
+  type ClientHttp2Session,
+  type ClientHttp2Stream,
+  type ClientSessionRequestOptions,
+  connect,
+  constants,
+  type OutgoingHttpHeaders,
+} from 'node:http2';
+import type { TLSSocket } from 'node:tls';
+import { Code, ConnectError } from '@connectrpc/connect';
+
+/** A peer that does not respond is noticed within the sum of these, in the middle of a call too. */
+const PING_INTERVAL_MS = 15_000;
+const PING_TIMEOUT_MS = 10_000;
+
+/**
+ * The HTTP/2 connection of a transport, made when it is needed. Used in place of that of
+ * connect-node 2.2, whose keep-alive throws in a timer when the connection has just been
+ * destroyed (connect-es issue 1795), which would end the process.
+ */
+export class TlsSession implements Disposable {
+  readonly authority: string;
+  readonly #connect: () => TLSSocket;
+  #current: Promise<ClientHttp2Session> | undefined;
+  #session: ClientHttp2Session | undefined;
+  #isDisposed = false;
+
+  /** `authority`: the origin of the URLs of requests. */
+  constructor(authority: string, connectSocket: () => TLSSocket) {
+    this.authority = authority;
+    this.#connect = connectSocket;
+  }
+
+  async request(
+    method: string,
+    path: string,
+    headers: OutgoingHttpHeaders,
+    options: Omit<ClientSessionRequestOptions, 'signal'>,
+  ): Promise<ClientHttp2Stream> {
+    const session = await this.#open();
+    return session.request({ ...headers, ':method': method, ':path': path }, options);
+  }
+
+  /** Liveness is found by pings alone. */
+  notifyResponseByteRead(): void {}
+
+  /** Closes the connection, and with it the calls in flight. There is no other one later. */
+  [Symbol.dispose](): void {
+    this.#isDisposed = true;
+    this.#session?.destroy(unavailable('The connection was closed.'), constants.NGHTTP2_CANCEL);
+  }
+
+  #open(): Promise<ClientHttp2Session> {
+    if (this.#isDisposed) return Promise.reject(unavailable('The connection was closed.'));
+    this.#current ??= this.#begin();
+    return this.#current;
+  }
+
+  async #begin(): Promise<ClientHttp2Session> {
+    const session = connect(this.authority, { createConnection: () => this.#connect() });
+    this.#session = session;
+    const forget = () => {
+      if (this.#session === session) this.#current = undefined;
+    };
+    session.once('close', forget);
+    // No new requests, although those in flight may still be answered.
+    session.once('goaway', forget);
+    const { promise, resolve, reject } = Promise.withResolvers<ClientHttp2Session>();
+    session.on('error', (error) => reject(unavailable(error.message, error)));
+    session.once('close', () => reject(unavailable('The connection was closed.')));
+    session.once('connect', () => resolve(session));
+    await promise;
+    keepAlive(session);
+    return session;
+  }
+}
+
+function keepAlive(session: ClientHttp2Session): void {
+  const interval = setInterval(() => {
+    if (session.destroyed) return;
+    const timeout = setTimeout(
+      () => session.destroy(unavailable('The peer does not respond.'), constants.NGHTTP2_CANCEL),
+      PING_TIMEOUT_MS,
+    );
+    session.ping(() => clearTimeout(timeout));
+  }, PING_INTERVAL_MS);
+  session.once('close', () => clearInterval(interval));
+}
+
+function unavailable(message: string, cause?: unknown): ConnectError {
+  return new ConnectError(message, Code.Unavailable, undefined, undefined, cause);
+}
