@@ -59,6 +59,8 @@ export class TlsServer implements AsyncDisposable {
     const address = server.address();
     this.port = typeof address === 'object' && address !== null ? address.port : 0;
     server.on('session', (session) => {
+      // Its handshake was under way when the server closed.
+      if (closing.signal.aborted) return session.destroy();
       this.#sessions.add(session);
       session.once('close', () => this.#sessions.delete(session));
       session.on('error', () => session.destroy());
