@@ -10,7 +10,16 @@ const PACKAGES = fileURLToPath(new URL('../../packages/', import.meta.url));
 const DIALECTS = new Set(['http', 'openapi', 'streams', 'errors']);
 
 /** What the operator of a host types there; errors for every client may name these. */
-const HOST_COMMANDS = new Set(['up', 'setup', 'doctor', 'config', 'env', 'image']);
+const HOST_COMMANDS = new Set([
+  'up',
+  'control-plane',
+  'agent',
+  'setup',
+  'doctor',
+  'config',
+  'env',
+  'image',
+]);
 
 /** What a module imports, as `specifier` and `specifier#name`. */
 function importedNames(path: string, text: string): string[] {
@@ -65,7 +74,7 @@ describe('dialects', () => {
       packages.map(async (name) => {
         const sources = await productionSources(join(PACKAGES, name, 'src'));
         return sources.flatMap(({ path, text }) =>
-          [...text.matchAll(/`torpor ([a-z]+)/g)]
+          [...text.matchAll(/`torpor ([a-z-]+)/g)]
             .filter(([, command = '']) => !HOST_COMMANDS.has(command))
             .map(([found]) => `${name}/src/${path}: ${found}`),
         );

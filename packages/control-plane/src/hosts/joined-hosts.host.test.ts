@@ -139,6 +139,8 @@ test('a new address of a host is followed', async () => {
   await host.start();
   expect(host.address).not.toBe(before);
   await followed(host, watches);
+  // It may have been missing for a moment.
+  await until(async () => (await member.get(id)).status === 'running');
   for (const each of [member, second]) {
     expect((await each.call('POST', `/sandboxes/${id}/ping`)).status).toBe(204);
   }

@@ -272,18 +272,19 @@ function isLocal(id: string): TorporError {
 }
 
 function stillHas(id: string, { sandboxIds, snapshots }: HostContents): TorporError {
-  const named = sandboxIds.slice(0, NAMED_SANDBOXES);
-  const rest = sandboxIds.length - named.length;
+  const named = sandboxIds.slice(0, NAMED_SANDBOXES).join(', ');
+  const rest = sandboxIds.length - NAMED_SANDBOXES;
+  const more = rest > 0 ? `, and ${rest} more` : '';
   const parts = [
-    ...(named.length === 0
-      ? []
-      : [
-          `${sandboxIds.length} sandboxes (${named.join(', ')}${rest === 0 ? '' : `, and ${rest} more`})`,
-        ]),
-    ...(snapshots.length === 0 ? [] : [`${snapshots.length} snapshots`]),
+    ...(sandboxIds.length > 0 ? [`${counted(sandboxIds, 'sandbox', 'es')} (${named}${more})`] : []),
+    ...(snapshots.length > 0 ? [counted(snapshots, 'snapshot', 's')] : []),
   ];
   return new TorporError(
     'has_active_sandboxes',
     `The host ${id} has ${parts.join(' and ')}, which would be lost.`,
   );
+}
+
+function counted({ length }: readonly string[], noun: string, plural: string): string {
+  return `${length} ${noun}${length === 1 ? '' : plural}`;
 }

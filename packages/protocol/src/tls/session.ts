@@ -22,7 +22,8 @@ export class TlsSession implements Disposable {
   readonly authority: string;
   readonly #connect: () => TLSSocket;
   #current: Promise<ClientHttp2Session> | undefined;
-  #session: ClientHttp2Session | undefined;
+  /** All that are open: one that takes no new requests may still have some in flight. */
+  readonly #sessions = new Set<ClientHttp2Session>();
   #isDisposed = false;
 
   /** `authority`: the origin of the URLs of requests. */
@@ -47,24 +48,29 @@ export class TlsSession implements Disposable {
   /** Closes the connection, and with it the calls in flight. There is no other one later. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
-    this.#session?.destroy(unavailable('The connection was closed.'), constants.NGHTTP2_CANCEL);
+    for (const session of this.#sessions) {
+      session.destroy(unavailable('The connection was closed.'), constants.NGHTTP2_CANCEL);
+    }
   }
 
   #open(): Promise<ClientHttp2Session> {
     if (this.#isDisposed) return Promise.reject(unavailable('The connection was closed.'));
-    this.#current ??= this.#begin();
+    if (this.#current === undefined) {
+      const opened = this.#begin(() => {
+        if (this.#current === opened) this.#current = undefined;
+      });
+      this.#current = opened;
+    }
     return this.#current;
   }
 
-  async #begin(): Promise<ClientHttp2Session> {
+  /** `onEnd` is called when the connection takes no new requests. */
+  async #begin(onEnd: () => void): Promise<ClientHttp2Session> {
     const session = connect(this.authority, { createConnection: () => this.#connect() });
-    this.#session = session;
-    const forget = () => {
-      if (this.#session === session) this.#current = undefined;
-    };
-    session.once('close', forget);
-    // No new requests, although those in flight may still be answered.
-    session.once('goaway', forget);
+    this.#sessions.add(session);
+    session.once('close', () => this.#sessions.delete(session));
+    session.once('close', onEnd);
+    session.once('goaway', onEnd);
     const { promise, resolve, reject } = Promise.withResolvers<ClientHttp2Session>();
     session.on('error', (error) => reject(unavailable(error.message, error)));
     session.once('close', () => reject(unavailable('The connection was closed.')));
