@@ -16,6 +16,9 @@ interface Parts {
   readonly logger: Logger;
 }
 
+/** Anyone can send one. */
+const MAX_MESSAGE_BYTES = 64 * 1024;
+
 /** Serves agents: joins, renewals and heartbeats. Throws `host_setup` if it cannot listen. */
 export async function openAgentListener(
   parts: Parts,
@@ -30,6 +33,7 @@ export async function openAgentListener(
     routes: (router) => routes(router, parts),
     // Each call checks its caller: one that joins has no certificate yet.
     admits: () => true,
+    readMaxBytes: MAX_MESSAGE_BYTES,
   });
   resources.use(server);
   certificate.onRenewed((credentials) => server.renew(credentials));
@@ -58,7 +62,18 @@ function reportOf(
   caller: TlsCaller,
 ): HostReport {
   const at = caller.address.includes(':') ? `[${caller.address}]` : caller.address;
-  return { ...capacityColumns(capacity), address: address ?? `${at}:${port}` };
+  return { ...capacityColumns(capacity), address: checkedAddress(address ?? `${at}:${port}`) };
+}
+
+/** Throws `invalid_request` for what is not HOST:PORT. */
+function checkedAddress(address: string): string {
+  const url = `https://${address}/`;
+  // A default port is left out of a URL that is parsed.
+  const isAddress = /^[^/?#@\s]{1,255}:[1-9]\d{0,4}$/.test(address) && URL.canParse(url);
+  if (isAddress) return address;
+  throw new TorporError('invalid_request', 'The address of the agent is not HOST:PORT.', {
+    remedy: 'Correct the setting host_address of the agent.',
+  });
 }
 
 function withErrorDetails(logger: Logger): Interceptor {

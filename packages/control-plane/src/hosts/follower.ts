@@ -98,7 +98,14 @@ export class HostFollower implements AsyncDisposable {
       if (addresses.get(id) !== address) await this.#leave(id);
     }
     for (const [id, address] of addresses) {
-      if (address !== null && !this.#followed.has(id)) await this.#begin(id, address);
+      if (address === null || this.#followed.has(id)) continue;
+      try {
+        await this.#begin(id, address);
+      } catch (reason) {
+        // One host must not keep the others from being followed.
+        const err = TorporError.from(reason);
+        this.#parts.logger.warn({ host: id, err }, 'Could not follow a host; will retry');
+      }
     }
   }
 

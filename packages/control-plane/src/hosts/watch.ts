@@ -40,6 +40,8 @@ export class HostWatch implements AsyncDisposable {
   /** The stream is open and has sent its initial list. */
   #watching = false;
   #lastHeard = Date.now();
+  /** Whether the stream has had a message since the last loss of it was logged. */
+  #wasHeard = true;
   /** `#lastHeard` when its sandboxes were marked as missing; undefined if they have not been. */
   #markedAfter: number | undefined;
   readonly #tasks: Promise<unknown>;
@@ -65,8 +67,11 @@ export class HostWatch implements AsyncDisposable {
         await this.#watch();
       } catch (reason) {
         if (this.#stopping.signal.aborted) return;
-        const err = TorporError.from(reason);
-        logger.warn({ host: host.id, err }, 'Lost the connection to the host agent');
+        const entry = { host: host.id, err: TorporError.from(reason) };
+        // Once per loss: it may last for days.
+        if (this.#wasHeard) logger.warn(entry, 'Lost the connection to the host agent');
+        else logger.debug(entry, 'Could not connect to the host agent');
+        this.#wasHeard = false;
       }
       await this.#pause(this.#timing.reconnectMs);
     }
@@ -106,6 +111,7 @@ export class HostWatch implements AsyncDisposable {
 
   #heard(): void {
     this.#lastHeard = Date.now();
+    this.#wasHeard = true;
     this.#markedAfter = undefined;
   }
 

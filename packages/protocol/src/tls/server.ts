@@ -33,6 +33,8 @@ export interface TlsServerOptions {
   readonly authority: string;
   readonly credentials: TlsCredentials;
   readonly routes: (router: ConnectRouter) => void;
+  /** The largest message that it reads. */
+  readonly readMaxBytes?: number | undefined;
   /** Whether a caller may call anything: asked once per connection, as TLS checks certificates. */
   readonly admits: (caller: TlsCaller) => boolean;
 }
@@ -69,7 +71,7 @@ export class TlsServer implements AsyncDisposable {
 
   /** Throws `host_setup` if the address cannot be listened on. */
   static async listen(options: TlsServerOptions): Promise<TlsServer> {
-    const { host, port, routes, admits } = options;
+    const { host, port, routes, admits, readMaxBytes } = options;
     const closing = new AbortController();
     const callers = new WeakMap<Http2Session, TlsCaller & { readonly isAdmitted: boolean }>();
     const callerOf = ({ stream: { session } }: Http2ServerRequest) => {
@@ -85,6 +87,7 @@ export class TlsServer implements AsyncDisposable {
       routes,
       shutdownSignal: closing.signal,
       acceptCompression: [],
+      ...(readMaxBytes === undefined ? {} : { readMaxBytes }),
       contextValues: (request) => {
         const caller = callerOf(request as Http2ServerRequest);
         return createContextValues().set(TLS_CALLER, caller ?? NOBODY);
