@@ -14,7 +14,7 @@ import { recordUsage, Usage } from './events/usage.ts';
 import { GuestAccess } from './guest/access.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
-import { openOnce } from './hosts/authority.ts';
+import { authorityOnce } from './hosts/open-authority.ts';
 import { Placement } from './hosts/placement.ts';
 import { HostRegistry } from './hosts/registry.ts';
 import { HostService } from './hosts/service.ts';
@@ -66,7 +66,7 @@ export type Context = ReturnType<typeof createContext>;
 export function createContext(options: ContextOptions) {
   const { db, logger, version } = options;
   const hosts = new HostRegistry();
-  const authority = openOnce(db, options.secrets);
+  const authority = authorityOnce(db, options.secrets);
   const repository = new SandboxRepository(db);
   const metrics = new Metrics(repository);
   const locks = new OperationLocks({ db, logger, leaseMs: options.leaseMs });

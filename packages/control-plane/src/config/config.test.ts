@@ -258,3 +258,16 @@ test('times are shown as they can be written', async () => {
   expect(await shown('1.5')).toBe('1500ms');
   expect(await shown('0')).toBe('0s');
 });
+
+test.each(['10.0.0.7', ':7072', 'a b:7072', 'https://a:7072', 'a:0', 'a:7072/x', 'fd00::7:99999'])(
+  '%j is no address of an agent',
+  async (text) => {
+    await expect(load({ env: { TORPOR_HOST_ADDRESS: text } })).rejects.toMatchObject({
+      code: 'invalid_request',
+    });
+  },
+);
+
+test.each(['a:443', 'Host.example:7072', '[fd00::7]:7072'])('%j is one', async (text) => {
+  expect((await load({ env: { TORPOR_HOST_ADDRESS: text } })).config.hostAddress).toBe(text);
+});

@@ -22,9 +22,8 @@ export function integer(minimum: number, maximum: number): (text: string) => num
 
 /** HOST:PORT, an IPv6 address in brackets. */
 export function hostAndPort(text: string): string {
-  const url = `https://${text}`;
-  if (/:\d+$/.test(text) && URL.canParse(url) && `https://${text}/` === new URL(url).href)
-    return text;
+  const hasForm = /^[^/?#@\s]{1,255}:[1-9]\d{0,4}$/.test(text);
+  if (hasForm && URL.canParse(`https://${text}`)) return text;
   throw new InvalidValueError('It must be a host name or address and a port: 10.0.0.7:7072.');
 }
 

@@ -67,10 +67,8 @@ function reportOf(
 
 /** Throws `invalid_request` for what is not HOST:PORT. */
 function checkedAddress(address: string): string {
-  const url = `https://${address}/`;
-  // A default port is left out of a URL that is parsed.
-  const isAddress = /^[^/?#@\s]{1,255}:[1-9]\d{0,4}$/.test(address) && URL.canParse(url);
-  if (isAddress) return address;
+  const hasForm = /^[^/?#@\s]{1,255}:[1-9]\d{0,4}$/.test(address);
+  if (hasForm && URL.canParse(`https://${address}`)) return address;
   throw new TorporError('invalid_request', 'The address of the agent is not HOST:PORT.', {
     remedy: 'Correct the setting host_address of the agent.',
   });

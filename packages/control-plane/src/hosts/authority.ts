@@ -7,7 +7,7 @@
  * looks its row up in each call. So a deleted host can do nothing with it.
  */
 import 'reflect-metadata';
-import { createHash, generateKeyPairSync, randomBytes, X509Certificate } from 'node:crypto';
+import { generateKeyPairSync, randomBytes, X509Certificate } from 'node:crypto';
 import * as x509 from '@peculiar/x509';
 import { TorporError } from '@torpor/protocol';
 import {
@@ -19,6 +19,7 @@ import {
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { SecretBox } from '../auth/secret-box.ts';
 import type { AuthorityTable, Database } from '../database/schema.ts';
+import { sha256 } from './digest.ts';
 
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 const SECRET_PURPOSE = 'authority';
@@ -66,6 +67,21 @@ export class Authority {
     return new Authority(row.certificate, await importPrivateKey(pem));
   }
 
+  /** Reads a request in DER. Throws `invalid_request` unless it is for a P-256 key and signed with that. */
+  async parseRequest(der: Uint8Array): Promise<SigningRequest> {
+    try {
+      const request = new x509.Pkcs10CertificateRequest(new Uint8Array(der));
+      const publicKey = await request.publicKey.export(ALGORITHM, ['verify']);
+      if (await request.verify()) return { publicKey, keyHash: sha256(request.publicKey.rawData) };
+    } catch {
+      // Reported below, like a signature of another key.
+    }
+    throw new TorporError(
+      'invalid_request',
+      'The certificate signing request is not one for a P-256 key, signed with that key.',
+    );
+  }
+
   /** A certificate for the key of the request, as server and as client. */
   async issue(
     identity: TlsIdentity,
@@ -106,38 +122,6 @@ export class Authority {
     );
     return { ...issued, privateKey };
   }
-}
-
-/** Opens the authority at the first call; again at the next one if that fails. */
-export function openOnce(db: Kysely<Database>, secrets: SecretBox): () => Promise<Authority> {
-  let opened: Promise<Authority> | undefined;
-  return () => {
-    opened ??= Authority.open(db, secrets).catch((reason: unknown) => {
-      opened = undefined;
-      throw reason;
-    });
-    return opened;
-  };
-}
-
-/** Reads a request in DER. Throws `invalid_request` unless it is for a P-256 key and signed with that. */
-export async function parseSigningRequest(der: Uint8Array): Promise<SigningRequest> {
-  try {
-    const request = new x509.Pkcs10CertificateRequest(new Uint8Array(der));
-    const publicKey = await request.publicKey.export(ALGORITHM, ['verify']);
-    if (await request.verify()) return { publicKey, keyHash: sha256(request.publicKey.rawData) };
-  } catch {
-    // Reported below, like a signature of another key.
-  }
-  throw new TorporError(
-    'invalid_request',
-    'The certificate signing request is not one for a P-256 key, signed with that key.',
-  );
-}
-
-export function sha256(data: string | ArrayBuffer): string {
-  const bytes = typeof data === 'string' ? data : new Uint8Array(data);
-  return createHash('sha256').update(bytes).digest('hex');
 }
 
 async function ensureRow(

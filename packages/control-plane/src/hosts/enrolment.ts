@@ -15,13 +15,8 @@ import {
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
-import {
-  type Authority,
-  type IssuedCertificate,
-  parseSigningRequest,
-  type SigningRequest,
-  sha256,
-} from './authority.ts';
+import type { Authority, IssuedCertificate, SigningRequest } from './authority.ts';
+import { sha256 } from './digest.ts';
 import { type HostReport, HostRepository } from './repository.ts';
 
 interface Parts {
@@ -30,7 +25,7 @@ interface Parts {
   /** How long the certificates of hosts are valid. */
   readonly lifetimeMs: number;
   readonly logger: Logger;
-  /** Called when what is known of a host may have changed. */
+  /** Called when the address of a host has changed. */
   readonly onChange: () => void;
   readonly onEvents: () => void;
 }
@@ -46,7 +41,7 @@ export class Enrolment {
 
   /** The first certificate of the host that the token is for. Throws `unauthorized`, `invalid_request`. */
   async join(token: string, csr: Uint8Array): Promise<IssuedCertificate & { hostId: string }> {
-    const request = await parseSigningRequest(csr);
+    const request = await this.#parts.authority.parseRequest(csr);
     const hostId = await this.#redeem(token, request.keyHash);
     const issued = await this.#issue(hostId, request);
     this.#parts.logger.info({ host: hostId }, 'Host joined');
@@ -60,7 +55,7 @@ export class Enrolment {
    */
   async renew(caller: TlsCaller, csr: Uint8Array): Promise<IssuedCertificate> {
     const hostId = this.#callingHost(caller);
-    const request = await parseSigningRequest(csr);
+    const request = await this.#parts.authority.parseRequest(csr);
     return this.#issue(hostId, request);
   }
 
@@ -72,9 +67,10 @@ export class Enrolment {
         remedy: 'The agent renews it by itself.',
       });
     }
-    if (!(await this.#hosts.heartbeat(hostId, report))) throw hostDeleted(hostId);
-    this.#parts.onEvents();
-    this.#parts.onChange();
+    const effect = await this.#hosts.heartbeat(hostId, report);
+    if (effect === undefined) throw hostDeleted(hostId);
+    if (effect.isUp) this.#parts.onEvents();
+    if (effect.isMoved) this.#parts.onChange();
   }
 
   /** The host that a caller has proven to be; it may have been deleted. Throws `unauthorized`. */

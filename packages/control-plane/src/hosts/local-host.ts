@@ -114,7 +114,7 @@ export function startLocalHeartbeat({
   const failure = 'Could not record that this host is up';
   return new PeriodicTask({ intervalMs, logger, failure }, async () => {
     const report = capacityColumns(await host.fetchCapacity());
-    await hosts.heartbeat(host.id, { ...report, address: null });
-    onEvents();
+    const effect = await hosts.heartbeat(host.id, report);
+    if (effect?.isUp) onEvents();
   });
 }

@@ -13,6 +13,14 @@ export type HostReport = Pick<
   readonly address: string | null;
 };
 
+/** What a heartbeat has changed. */
+export interface HeartbeatEffect {
+  /** The host was not online before. */
+  readonly isUp: boolean;
+  /** It has another address. */
+  readonly isMoved: boolean;
+}
+
 /** The rows of the table `hosts`. */
 export class HostRepository {
   readonly #db: Kysely<Database>;
@@ -30,8 +38,8 @@ export class HostRepository {
     return this.#db.selectFrom('hosts').selectAll().orderBy('created_at').orderBy('id').execute();
   }
 
-  /** Records that a host is up, and what is known of it. Returns whether it exists. */
-  heartbeat(id: string, report: Partial<HostReport>): Promise<boolean> {
+  /** Records that a host is up, and what is known of it. Returns undefined if it does not exist. */
+  heartbeat(id: string, report: Partial<HostReport>): Promise<HeartbeatEffect | undefined> {
     return this.#db.transaction().execute(async (transaction) => {
       const before = await transaction
         .selectFrom('hosts')
@@ -39,16 +47,15 @@ export class HostRepository {
         .where('id', '=', id)
         .forUpdate()
         .executeTakeFirst();
-      if (before === undefined) return false;
+      if (before === undefined) return undefined;
       await transaction
         .updateTable('hosts')
         .set({ ...report, state: 'online', last_heartbeat_at: sql<Date>`now()` })
         .where('id', '=', id)
         .execute();
-      if (before.state !== 'online') {
-        await appendEvents(transaction, [hostEvent('host.up', before)]);
-      }
-      return true;
+      const isUp = before.state !== 'online';
+      if (isUp) await appendEvents(transaction, [hostEvent('host.up', before)]);
+      return { isUp, isMoved: report.address !== undefined && report.address !== before.address };
     });
   }
 

@@ -9,7 +9,8 @@ import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, EventKind, HostRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
-import { type Authority, sha256 } from './authority.ts';
+import type { Authority } from './authority.ts';
+import { sha256 } from './digest.ts';
 import { lockHost } from './placement.ts';
 import { HostRepository, hostEvent } from './repository.ts';
 
