@@ -2,6 +2,7 @@ import { generateKeyPairSync, randomBytes, X509Certificate } from 'node:crypto';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createClient } from '@connectrpc/connect';
+import * as x509 from '@peculiar/x509';
 import { enrolment, hostAgent, type rest, TorporError } from '@torpor/protocol';
 import {
   CONTROL_PLANE_IDENTITY,
@@ -79,6 +80,15 @@ async function foreignAuthority(): Promise<Authority> {
     await db.destroy();
     await other[Symbol.asyncDispose]();
   }
+}
+
+/** A certificate signing request for a new key, in DER. */
+async function certificateRequest(namedCurve: 'P-256' | 'P-384'): Promise<Uint8Array> {
+  const hash = namedCurve === 'P-256' ? 'SHA-256' : 'SHA-384';
+  const signingAlgorithm = { name: 'ECDSA', namedCurve, hash };
+  const keys = await crypto.subtle.generateKey(signingAlgorithm, true, ['sign', 'verify']);
+  const request = await x509.Pkcs10CertificateRequestGenerator.create({ keys, signingAlgorithm });
+  return new Uint8Array(request.rawData);
 }
 
 const ownAuthority = async () => {
@@ -176,6 +186,65 @@ test('what is no token, no address, or nowhere is refused with a remedy', async 
   await expect(host.start({ token, join_url: 'https://127.0.0.1:1' })).rejects.toMatchObject({
     code: 'host_unavailable',
   });
+});
+
+test('what is not a request for a key of P-256, signed with it, does not use the token', async () => {
+  const { token, join_url } = await createHost();
+  const own = await ownAuthority();
+  const valid = await certificateRequest('P-256');
+  // The last byte is of the signature.
+  const forged = Buffer.from(valid);
+  forged.writeUInt8(forged.readUInt8(forged.length - 1) ^ 1, forged.length - 1);
+  using transport = new TlsTransport({
+    address: new URL(join_url).host,
+    authority: own.certificate,
+    identity: CONTROL_PLANE_IDENTITY,
+    credentials: () => undefined,
+  });
+  const client = createClient(enrolment.EnrolmentService, transport);
+  const join = (csr: Uint8Array) =>
+    client.join({ token, csr }).then(
+      () => 'joined',
+      (reason) => TorporError.from(reason).code,
+    );
+  for (const csr of [
+    new Uint8Array(),
+    randomBytes(64),
+    forged,
+    await certificateRequest('P-384'),
+  ]) {
+    expect(await join(csr)).toBe('invalid_request');
+  }
+  expect(await fleet.count('host_tokens where key_hash is null')).toBe(1);
+  expect(await join(valid)).toBe('joined');
+});
+
+test('an address that is none is refused, and keeps no other host from being followed', async () => {
+  const host = await machine();
+  await host.start(await createHost(), { address: 'nowhere' });
+  const other = await joined();
+  expect((await member.create()).status).toBe('running');
+  expect(other.agent.sandboxes.size).toBe(1);
+  expect(await hostOf(host.id)).toMatchObject({ status: 'pending' });
+});
+
+test('the authority is made once, and is of use only with its secret key', async () => {
+  await using other = await Fleet.open();
+  const db = await openDatabase(other.connection, pino({ level: 'silent' }));
+  try {
+    const secrets = new SecretBox(randomBytes(32));
+    const opened = await Promise.all([1, 2, 3].map(() => Authority.open(db, secrets)));
+    expect(new Set(opened.map(({ fingerprint }) => fingerprint)).size).toBe(1);
+    const { rows } = await other.database.query('select private_key from authority');
+    expect(rows).toHaveLength(1);
+    expect(rows[0].private_key).toMatch(/^v1\./);
+    await expect(Authority.open(db, new SecretBox(randomBytes(32)))).rejects.toMatchObject({
+      code: 'host_setup',
+      remedy: expect.stringContaining('secret_key'),
+    });
+  } finally {
+    await db.destroy();
+  }
 });
 
 test('an agent serves control planes of its authority only', async () => {
