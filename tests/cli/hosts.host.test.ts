@@ -1,10 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
-import { type CliInput, cli } from '@torpor/testkit/cli';
+import { type CliInput, cli, TORPOR, temporaryDataDir } from '@torpor/testkit/cli';
 import { type Harness, MemoryHost, startHarness, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { TORPOR, temporaryDataDir } from '../support/torpor-process.ts';
 
 let harness: Harness;
 beforeAll(async () => {
