@@ -38,6 +38,7 @@ const BODIES: Readonly<Record<string, (owned: Owned) => object>> = {
   'POST /v1/sandboxes/{id}/files/list': () => ({ path: '/' }),
   'POST /v1/sandboxes/{id}/files/mkdir': () => ({ path: '/tmp/x' }),
   'POST /v1/sandboxes/{id}/files/remove': () => ({ path: '/tmp/x' }),
+  'POST /v1/hosts/{id}/tags': () => ({ tag: 'stolen' }),
 };
 
 /** What the first team owns. */
@@ -46,6 +47,7 @@ interface Owned {
   readonly snapshot: string;
   readonly apiKey: string;
   readonly webhook: string;
+  readonly host: string;
 }
 
 let fleet: Fleet;
@@ -53,7 +55,7 @@ let member: Member;
 let owned: Owned;
 beforeAll(async () => {
   fleet = await Fleet.open();
-  member = await fleet.join();
+  member = await fleet.join({ agents: { host: '127.0.0.1', port: 0 } });
   const { id: source } = await member.create();
   await member.call('POST', '/snapshots', { sandbox_id: source, name: 'warm' });
   const { id: sandbox } = await member.create();
@@ -63,11 +65,13 @@ beforeAll(async () => {
     event_types: ['snapshot.*'],
   });
   const key = await member.call('POST', '/api-keys', { name: 'owned' });
+  const host = await member.call('POST', '/hosts', { name: 'owned', type: 'team' });
   owned = {
     sandbox,
     snapshot: 'warm',
     webhook: rest.createdWebhookSchema.parse(await webhook.json()).id,
     apiKey: rest.createdApiKeySchema.parse(await key.json()).id,
+    host: rest.createdHostSchema.parse(await host.json()).host.id,
   };
 });
 afterAll(() => fleet[Symbol.asyncDispose]());
@@ -102,11 +106,13 @@ async function call({ method, path }: Operation, key: string | undefined): Promi
     sandboxes: owned.sandbox,
     'api-keys': owned.apiKey,
     webhooks: owned.webhook,
+    hosts: owned.host,
   };
   const filled = path
     .replace('{id}', ids[kind] ?? 'none')
     .replace('{name}', owned.snapshot)
-    .replace('{selector}', '1');
+    .replace('{selector}', '1')
+    .replace('{tag}', 'stolen');
   const query = path.endsWith('/files') ? '?path=/etc/hostname' : queryOf(path);
   const body = BODIES[`${method} ${path}`]?.(owned);
   return fetch(`${member.controlPlane.url}${filled}${query}`, {
@@ -175,4 +181,8 @@ test('what the first team owns is as it was', async () => {
   expect((await member.get(owned.sandbox)).status).toBe('running');
   expect((await member.call('GET', `/snapshots/${owned.snapshot}`)).status).toBe(200);
   expect((await member.call('GET', `/webhooks/${owned.webhook}`)).status).toBe(200);
+  const host = rest.hostSchema.parse(
+    await (await member.call('GET', `/hosts/${owned.host}`)).json(),
+  );
+  expect(host).toMatchObject({ name: 'owned', draining: false, tags: [] });
 });

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 
-export const HOST_TYPES = ['regular', 'team'] as const;
-export const HOST_STATUSES = ['pending', 'online', 'unreachable'] as const;
+const HOST_TYPES = ['regular', 'team'] as const;
+const HOST_STATUSES = ['pending', 'online', 'unreachable'] as const;
 const MAX_TAGS = 64;
 
 const nameSchema = z
@@ -9,7 +9,7 @@ const nameSchema = z
   .regex(/^[^\p{Cc}]{1,64}$/u, 'must be 1 to 64 characters without control characters')
   .meta({ example: 'rack-3' });
 
-export const hostTagSchema = z
+const hostTagSchema = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$/, 'must be 1 to 64 of [A-Za-z0-9._:-]')
   .meta({ example: 'gpu' });
