@@ -178,10 +178,10 @@ export class HostService {
       // From here on nothing is placed on it.
       await lockHost(transaction, id);
       const { sandboxIds, snapshots } = await hosted.contents(transaction, id);
-      if (sandboxIds.length + snapshots.length > 0) {
-        if (!force) throw stillHas(id, { sandboxIds, snapshots });
-        await hosted.giveUp(transaction, id);
-      }
+      const isEmpty = sandboxIds.length + snapshots.length === 0;
+      if (!isEmpty && !force) throw stillHas(id, { sandboxIds, snapshots });
+      // Of an empty one: snapshots that it should still have released.
+      await hosted.giveUp(transaction, id);
       return transaction
         .deleteFrom('hosts')
         .where('id', '=', id)

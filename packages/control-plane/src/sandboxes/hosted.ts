@@ -12,16 +12,14 @@ const GIVEN_UP_REASON = 'Its host was deleted.';
 export const hostedRows: HostedRows = { contents, giveUp };
 
 async function contents(db: Kysely<Database>, hostId: string): Promise<HostContents> {
-  const [sandboxes, snapshots] = [
-    await new SandboxRepository(db).listLiving(hostId),
-    await db
-      .selectFrom('templates')
-      .select('name')
-      .where('host_id', '=', hostId)
-      .where('state', '=', 'ready')
-      .orderBy('name')
-      .execute(),
-  ];
+  const sandboxes = await new SandboxRepository(db).listLiving(hostId);
+  const snapshots = await db
+    .selectFrom('templates')
+    .select('name')
+    .where('host_id', '=', hostId)
+    .where('state', '=', 'ready')
+    .orderBy('name')
+    .execute();
   return {
     sandboxIds: sandboxes.map(({ id }) => id).sort(),
     snapshots: snapshots.map(({ name }) => name),
