@@ -159,6 +159,9 @@ test('an expired token is refused, and so is one that another has replaced', asy
   await expect(host.start(replaced)).rejects.toMatchObject({ code: 'unauthorized' });
   await host.start((await newest.json()) as rest.HostToken);
   expect(host.id).toBe(created.host.id);
+  expect(
+    (await fleet.events(host.id)).filter(({ metadata }) => metadata.token === 'created'),
+  ).toHaveLength(2);
 });
 
 test('a server of another authority does not get the token', async () => {

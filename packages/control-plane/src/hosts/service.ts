@@ -149,10 +149,16 @@ export class HostService {
     const { kind } = await this.get(principal, id);
     if (kind === 'local') throw isLocal(id);
     const issued = await this.#newToken();
-    await this.#parts.db.transaction().execute(async (transaction) => {
+    const replace = async (transaction: Transaction<Database>) => {
       await transaction.deleteFrom('host_tokens').where('host_id', '=', id).execute();
       await insertToken(transaction, id, issued);
-    });
+      return transaction
+        .selectFrom('hosts')
+        .selectAll()
+        .where('id', '=', id)
+        .executeTakeFirstOrThrow(() => unknownHost(id));
+    };
+    await this.#write('host.update', principal, replace, { token: 'created' });
     return issued;
   }
 
