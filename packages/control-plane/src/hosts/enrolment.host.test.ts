@@ -1,3 +1,4 @@
+import 'reflect-metadata';
 import { generateKeyPairSync, randomBytes, X509Certificate } from 'node:crypto';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
