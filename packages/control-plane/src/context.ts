@@ -3,7 +3,10 @@ import { ID_PREFIXES } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { ApiKeyStore } from './auth/api-keys.ts';
+import { AttemptLimiter } from './auth/attempts.ts';
+import { Authenticator } from './auth/authenticator.ts';
 import type { SecretBox } from './auth/secret-box.ts';
+import { SessionStore } from './auth/sessions.ts';
 import { BuildService } from './builds/service.ts';
 import type { Database } from './database/schema.ts';
 import { recordInAuditLog } from './events/audit.ts';
@@ -19,6 +22,8 @@ import { Placement } from './hosts/placement.ts';
 import { HostRegistry } from './hosts/registry.ts';
 import { HostService } from './hosts/service.ts';
 import { createApp } from './http/app.ts';
+import { headersOf } from './http/browser-origin.ts';
+import { credentialsOf, type WebSettings } from './http/credentials.ts';
 import type { Api } from './http/endpoint.ts';
 import type { Entrance } from './http/front-door.ts';
 import { routeStream } from './http/v1/streams.ts';
@@ -32,10 +37,18 @@ import { SandboxRepository } from './sandboxes/repository.ts';
 import { SandboxService } from './sandboxes/service.ts';
 import { StreamServer } from './streams/server.ts';
 import { ApiKeyService } from './teams/api-keys.ts';
+import { InvitationService } from './teams/invitations.ts';
+import { MemberService } from './teams/members.ts';
+import { TeamService } from './teams/teams.ts';
 import { NAME_PREFIX } from './templates/parts.ts';
 import { nameRecovery } from './templates/recovery.ts';
 import { TemplateRepository } from './templates/repository.ts';
 import { TemplateService } from './templates/service.ts';
+import { UserDirectory } from './users/directory.ts';
+import { LoginService } from './users/login.ts';
+import { ProfileService } from './users/profile.ts';
+import { SessionService } from './users/sessions.ts';
+import { SignUpService } from './users/sign-up.ts';
 import { type DispatcherTiming, WebhookDispatcher } from './webhooks/dispatcher.ts';
 import { enqueueDeliveries } from './webhooks/enqueue.ts';
 import { WebhookSender } from './webhooks/sender.ts';
@@ -55,6 +68,9 @@ export interface ContextOptions {
   /** Networks besides the public internet that webhooks may call, in CIDR notation. */
   readonly webhookNetworks: readonly string[];
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
+  readonly web: WebSettings;
+  /** Whether everyone may sign up, and not only those who are invited. */
+  readonly signUpOpen: boolean;
 }
 
 export type Context = ReturnType<typeof createContext>;
@@ -91,8 +107,22 @@ export function createContext(options: ContextOptions) {
   parts.runner.registerRecovery(ID_PREFIXES.sandbox, sandboxRecovery(parts));
   const sandboxes = new SandboxService({ ...parts, snapshots: parts.templates });
   const guests = new GuestAccess(sandboxes, hosts);
+  const { web, signUpOpen } = options;
+  const authenticator = new Authenticator(new ApiKeyStore(db), new SessionStore(db));
+  const limiter = new AttemptLimiter(db);
+  const accounts = { db, onEvents, limiter, signUpOpen, logger };
   const services = {
-    apiKeys: new ApiKeyStore(db),
+    web,
+    authenticator,
+    limiter,
+    login: new LoginService(accounts),
+    signUp: new SignUpService(accounts),
+    sessions: new SessionService(accounts),
+    profiles: new ProfileService(accounts),
+    directory: new UserDirectory(accounts),
+    teams: new TeamService(accounts),
+    members: new MemberService(accounts),
+    invitations: new InvitationService(accounts),
     sandboxes,
     lifecycle: new SandboxLifecycle(parts),
     templates: new TemplateService(parts),
@@ -123,7 +153,12 @@ export function createContext(options: ContextOptions) {
     sender,
     dispatcher: new WebhookDispatcher({ db, sender, logger }, options.webhookTiming),
     app: createApp({ ...services, version, logger, metrics }),
-    streams: new StreamServer({ ...services, router: routeStream, logger }),
+    streams: new StreamServer({
+      ...services,
+      credentials: ({ headers }) => credentialsOf(headersOf(headers), web, false),
+      router: routeStream,
+      logger,
+    }),
   };
 }
 

@@ -19,6 +19,7 @@ import { type RetentionOptions, startRetention } from './sandboxes/retention.ts'
 import type { SandboxService } from './sandboxes/service.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
 import { startTemplateSweeper } from './templates/sweeper.ts';
+import { startCredentialExpiry } from './users/expiry.ts';
 import type { DispatcherTiming } from './webhooks/dispatcher.ts';
 
 export interface ControlPlaneOptions {
@@ -48,6 +49,12 @@ export interface ControlPlaneOptions {
   readonly secretKey?: string | undefined;
   /** Networks besides the public internet that webhooks may call, in CIDR notation; none if omitted. */
   readonly webhookNetworks?: readonly string[];
+  /** Where browsers find the server, if it is not the host name of their requests. */
+  readonly publicUrl?: string | undefined;
+  /** Networks of proxies whose X-Forwarded-For is believed, in CIDR notation; none if omitted. */
+  readonly trustedProxies?: readonly string[];
+  /** Whether everyone may sign up, and not only those who are invited; false if omitted. */
+  readonly signUpOpen?: boolean;
   /** How soon webhooks are sent, and again; for tests. */
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
   /** How long an operation keeps its locks after its control plane has died; for tests. */
@@ -116,6 +123,8 @@ export class ControlPlane implements AsyncDisposable {
       webhookNetworks: options.webhookNetworks ?? [],
       joinUrl: () => hosting?.agentUrl,
       onHostsChanged: () => hosting?.wake(),
+      web: { publicUrl: options.publicUrl, trustedProxies: options.trustedProxies ?? [] },
+      signUpOpen: options.signUpOpen ?? false,
     });
     await startWork(context, options, resources);
     hosting = await Hosting.start(context, { ...options, hostId }, resources);
@@ -167,7 +176,7 @@ async function databaseConnection(options: ControlPlaneOptions, resources: Async
 
 /** Starts the background work. */
 async function startWork(
-  { parts, metrics, locks, delivery, sender, dispatcher }: Context,
+  { parts, metrics, locks, delivery, sender, dispatcher, limiter }: Context,
   { databaseUrl, reconcilerTiming: timing, retention }: ControlPlaneOptions,
   resources: AsyncDisposableStack,
 ): Promise<void> {
@@ -194,6 +203,7 @@ async function startWork(
       ...retention,
     }),
   );
+  resources.use(startCredentialExpiry({ db: parts.db, limiter, logger }));
 }
 
 /** Opens the front door, and tells local clients where it is. Returns the base URL of the API. */

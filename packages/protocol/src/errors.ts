@@ -21,7 +21,7 @@ export const ERRORS = {
     http: 401,
     connect: 'Unauthenticated',
     remedy:
-      'Give a valid API key (TORPOR_API_KEY, or the header X-API-Key); `torpor env` prints the local one.',
+      'Give a valid API key (TORPOR_API_KEY, or the header X-API-Key; `torpor env` prints the local one), or log in.',
   },
   forbidden: { http: 403, connect: 'PermissionDenied', remedy: '' },
   not_found: { http: 404, connect: 'NotFound', remedy: '' },
@@ -57,6 +57,11 @@ export const ERRORS = {
     http: 503,
     connect: 'ResourceExhausted',
     remedy: 'Destroy or pause sandboxes that are not needed.',
+  },
+  rate_limited: {
+    http: 429,
+    connect: 'ResourceExhausted',
+    remedy: 'Wait as long as the message says.',
   },
   timeout: { http: 504, connect: 'DeadlineExceeded', remedy: '' },
   disk_full: {
@@ -155,6 +160,8 @@ export interface TorporErrorOptions {
   readonly cause?: unknown;
   /** The fields that an `invalid_request` is about; the message names them too. */
   readonly issues?: readonly FieldIssue[] | undefined;
+  /** When the same request may succeed, in seconds. */
+  readonly retryAfterSec?: number | undefined;
 }
 
 /**
@@ -166,12 +173,15 @@ export class TorporError extends Error {
   readonly code: ErrorCode;
   readonly remedy: string;
   readonly issues: readonly FieldIssue[];
+  /** When the same request may succeed, in seconds; undefined if waiting does not help. */
+  readonly retryAfterSec: number | undefined;
 
   constructor(code: ErrorCode, message: string, options: TorporErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.remedy = options.remedy ?? ERRORS[code].remedy;
     this.issues = options.issues ?? [];
+    this.retryAfterSec = options.retryAfterSec;
   }
 
   get httpStatus(): number {

@@ -6,6 +6,8 @@ export const ID_PREFIXES = {
   team: 'tm',
   user: 'us',
   apiKey: 'key',
+  session: 'ses',
+  invitation: 'inv',
   host: 'ho',
   template: 'tpl',
   webhook: 'wh',

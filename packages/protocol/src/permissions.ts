@@ -8,6 +8,9 @@ export const PERMISSIONS = {
   'sandboxes.exec': 'run programs in sandboxes, and read and write their files',
   'snapshots.read': 'list snapshots and images',
   'snapshots.write': 'create and delete snapshots',
+  'team.read': 'look at the team, its members and invitations',
+  'team.write': 'rename the team, and manage its members and invitations',
+  'team.delete': 'delete the team, and give it another owner',
   'keys.read': 'list the API keys of the team',
   'keys.write': 'create and revoke API keys of the team',
   'events.read': 'follow the events of the team',
@@ -15,6 +18,8 @@ export const PERMISSIONS = {
   'webhooks.read': 'list webhooks of the team and what was sent to them',
   'webhooks.write': 'create, change and delete webhooks of the team',
   'audit.read': 'read the audit log of the team',
+  'audit.admin':
+    'read what the audit log and the events have for admins: of keys, members, logins, settings',
   'hosts.read': 'list the hosts of the team; with `platform` also those of the platform',
   'hosts.write':
     'add, drain and delete hosts of the team; with `platform` also those of the platform',

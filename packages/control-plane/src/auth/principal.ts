@@ -17,14 +17,39 @@ export interface Principal {
   /** Recorded with what the request changes. */
   readonly actor: Actor;
   readonly permissions: ReadonlySet<Permission>;
+  /** Of a request with a session. */
+  readonly user?: { readonly id: string; readonly sessionId: string };
 }
 
+/** The team of a user who is in none, or in none that the request names: nothing belongs to it. */
+export const NO_TEAM = '';
+
 /** Throws `forbidden`. */
-export function requirePermission({ permissions }: Principal, permission: Permission): void {
-  if (permissions.has(permission)) return;
+export function requirePermission(principal: Principal, permission: Permission): void {
+  if (principal.permissions.has(permission)) return;
+  if (principal.teamId === NO_TEAM) throw inNoTeam();
   throw new TorporError(
     'forbidden',
     `This needs the permission ${permission} (${PERMISSIONS[permission]}), which the caller does not have.`,
-    { remedy: 'Use an API key that has it among its scopes.' },
+    {
+      remedy:
+        principal.user === undefined
+          ? 'Use an API key that has it among its scopes.'
+          : 'Ask an admin of the team to do it, or for another role.',
+    },
   );
+}
+
+/** The user of a session. Throws `forbidden` for an API key. */
+export function requireUser({ user }: Principal): NonNullable<Principal['user']> {
+  if (user !== undefined) return user;
+  throw new TorporError('forbidden', 'This needs a user who is logged in, not an API key.', {
+    remedy: 'Log in, and use the session.',
+  });
+}
+
+function inNoTeam(): TorporError {
+  return new TorporError('forbidden', 'You are in no team, or no longer in that of the session.', {
+    remedy: 'Switch to a team that you are in, make one, or accept an invitation.',
+  });
 }

@@ -17,6 +17,7 @@ import {
   program,
   secretKey,
   truth,
+  webUrl,
 } from './values.ts';
 
 /** One setting: every place where it can be given, and how its value is read and shown. */
@@ -172,6 +173,27 @@ export const SETTINGS = {
     meaning: 'networks besides the public internet that webhooks may call: `10.0.0.0/8,fd00::/8`',
     parse: networks,
     unset: 'none',
+  }),
+  publicUrl: setting({
+    name: 'public_url',
+    variable: 'TORPOR_PUBLIC_URL',
+    meaning: 'where browsers find the server: `https://torpor.example.com`',
+    parse: webUrl,
+    unset: 'the host name of the request',
+  }),
+  trustedProxies: setting({
+    name: 'trusted_proxies',
+    variable: 'TORPOR_TRUSTED_PROXIES',
+    meaning: 'networks of proxies whose `X-Forwarded-For` is believed: `10.0.0.0/8`',
+    parse: networks,
+    unset: 'none',
+  }),
+  signUp: withDefault({
+    name: 'sign_up',
+    variable: 'TORPOR_SIGN_UP',
+    meaning: 'whether everyone can make an account, and not only those who are invited',
+    parse: truth,
+    defaultValue: false,
   }),
   accelerator: withDefault({
     name: 'accelerator',

@@ -150,6 +150,15 @@ export function networks(text: string): string {
   return text;
 }
 
+/** The address of a web server, without a path. */
+export function webUrl(text: string): string {
+  const url = URL.parse(text);
+  if (url !== null && /^https?:$/.test(url.protocol) && url.pathname === '/' && url.search === '') {
+    return url.origin;
+  }
+  throw new InvalidValueError('It must be an address such as https://torpor.example.com.');
+}
+
 /** The path of a file or directory, made absolute. */
 export function path(text: string, directory: string): string {
   return resolve(directory, text);

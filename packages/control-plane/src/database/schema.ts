@@ -19,6 +19,74 @@ export interface TeamTable {
   created_at: DefaultedTime;
 }
 
+export type TeamRole = 'owner' | 'admin' | 'member';
+
+export type UserStatus = 'active' | 'disabled';
+
+export interface UserTable {
+  id: string;
+  /** In lower case; unique. */
+  email: string;
+  name: string;
+  /** See auth/passwords.ts; null for an account without a password. */
+  password_hash: string | null;
+  /** Whether the user operates the platform. */
+  is_admin: Generated<boolean>;
+  status: Generated<UserStatus>;
+  created_at: DefaultedTime;
+  updated_at: DefaultedTime;
+}
+
+/** Of each team at most one is the owner. */
+export interface TeamMemberTable {
+  team_id: string;
+  user_id: string;
+  role: TeamRole;
+  created_at: DefaultedTime;
+}
+
+export interface SessionTable {
+  id: string;
+  /** SHA-256 of its token. */
+  token_hash: string;
+  user_id: string;
+  /** The team in which its requests act if they name none. */
+  team_id: string | null;
+  /** Where it was begun. */
+  address: string | null;
+  user_agent: string | null;
+  created_at: DefaultedTime;
+  last_used_at: DefaultedTime;
+  expires_at: Date;
+}
+
+/** Deleted when it is accepted. */
+export interface InvitationTable {
+  id: string;
+  token_hash: string;
+  team_id: string;
+  role: TeamRole;
+  /** The only account that may accept it. */
+  email: string | null;
+  created_by: string | null;
+  created_at: DefaultedTime;
+  expires_at: Date;
+}
+
+/** With which a user sets a password, once. */
+export interface PasswordLinkTable {
+  user_id: string;
+  token_hash: string;
+  expires_at: Date;
+}
+
+/** How often a credential was tried in the current window (auth/attempts.ts). */
+export interface CredentialAttemptTable {
+  key: string;
+  attempts: number;
+  window_ends_at: Date;
+}
+
 export interface ApiKeyTable {
   id: string;
   team_id: string;
@@ -127,9 +195,29 @@ export type EventKind =
   | 'api_key.revoke'
   | 'webhook.create'
   | 'webhook.update'
-  | 'webhook.delete';
+  | 'webhook.delete'
+  | 'user.create'
+  | 'user.update'
+  | 'user.delete'
+  | 'user.login'
+  | 'user.logout'
+  /** Its password was tried too often. */
+  | 'user.lock'
+  | 'user.change_password'
+  /** An operator made a link with which it sets a password. */
+  | 'user.create_link'
+  | 'session.revoke'
+  | 'team.create'
+  | 'team.update'
+  | 'team.delete'
+  | 'member.add'
+  | 'member.update'
+  | 'member.remove'
+  | 'member.leave'
+  | 'invitation.create'
+  | 'invitation.revoke';
 
-export type ActorType = 'api_key' | 'system';
+export type ActorType = 'api_key' | 'user' | 'system';
 
 export type OperationStatus = 'success' | 'error';
 
@@ -154,7 +242,7 @@ export interface OutboxTable {
   /** A bigint, which the driver returns as a string. */
   id: GeneratedAlways<string>;
   kind: EventKind;
-  /** The id of the sandbox or key, or the name of the snapshot. */
+  /** The id of what it is about, or the name of the snapshot. */
   resource: string;
   team_id: string;
   actor_type: ActorType;
@@ -244,6 +332,9 @@ export interface EventStreamTable {
   head: ColumnType<string, string, string>;
 }
 
+/** Who reads an entry: everyone who reads the audit log, or admins only. */
+export type AuditScope = 'team' | 'admin';
+
 export interface AuditLogTable {
   id: string;
   team_id: string;
@@ -255,6 +346,7 @@ export interface AuditLogTable {
   action: string;
   status: OperationStatus;
   metadata: StringMap;
+  scope: AuditScope;
   created_at: Generated<Date>;
   /** The event that it records. */
   outbox_id: string | null;
@@ -322,6 +414,12 @@ export interface Database {
   host_tokens: HostTokenTable;
   authority: AuthorityTable;
   teams: TeamTable;
+  users: UserTable;
+  team_members: TeamMemberTable;
+  sessions: SessionTable;
+  invitations: InvitationTable;
+  password_links: PasswordLinkTable;
+  credential_attempts: CredentialAttemptTable;
   api_keys: ApiKeyTable;
   sandboxes: SandboxTable;
   templates: TemplateTable;
@@ -340,3 +438,4 @@ export type SandboxChanges = Updateable<SandboxTable>;
 export type TemplateRow = Selectable<TemplateTable>;
 export type NewTemplateRow = Insertable<TemplateTable>;
 export type HostRow = Selectable<HostTable>;
+export type UserRow = Selectable<UserTable>;

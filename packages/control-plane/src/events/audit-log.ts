@@ -1,6 +1,13 @@
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
-import type { ActorType, AuditLogTable, Database, OperationStatus } from '../database/schema.ts';
+import type {
+  ActorType,
+  AuditLogTable,
+  AuditScope,
+  Database,
+  OperationStatus,
+} from '../database/schema.ts';
+import { readsAdminScope } from './scope.ts';
 
 export type AuditEntry = Selectable<AuditLogTable>;
 
@@ -11,6 +18,7 @@ export interface AuditFilter {
   readonly actorType?: ActorType | undefined;
   readonly actorId?: string | undefined;
   readonly status?: OperationStatus | undefined;
+  readonly scope?: AuditScope | undefined;
   /** Only entries of this time and later. */
   readonly since?: Date | undefined;
   /** Only entries that are older: of an earlier time, or of the same time with a smaller id. */
@@ -33,19 +41,21 @@ export class AuditLog {
     this.#db = db;
   }
 
-  /** The entries of the team that the filter lets through. */
-  async list({ teamId }: Principal, filter: AuditFilter): Promise<AuditPage> {
+  /** The entries of the team that the principal may see and the filter lets through. */
+  async list(principal: Principal, filter: AuditFilter): Promise<AuditPage> {
     const { resourceType, resourceId, action, actorType, actorId, status, since, before } = filter;
     const equal = {
-      team_id: teamId,
+      team_id: principal.teamId,
       resource_type: resourceType,
       resource_id: resourceId,
       action,
       actor_type: actorType,
       actor_id: actorId,
       status,
+      scope: filter.scope,
     } as const;
     let query = this.#db.selectFrom('audit_logs').selectAll();
+    if (!readsAdminScope(principal)) query = query.where('scope', '=', 'team');
     for (const column of Object.keys(equal) as (keyof typeof equal)[]) {
       const value = equal[column];
       if (value !== undefined) query = query.where(column, '=', value);

@@ -2,6 +2,7 @@ import { newId } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import type { Database } from '../database/schema.ts';
 import type { DeliverableEvent } from './outbox.ts';
+import { scopeOf } from './scope.ts';
 
 /**
  * Who did what to which resource, and whether it worked: one entry per event. The state to
@@ -28,6 +29,7 @@ export async function recordInAuditLog(
           resource_type: resourceType,
           resource_id: event.resource,
           action,
+          scope: scopeOf(event.kind),
           status: event.status,
           metadata: JSON.stringify(event.metadata),
           created_at: event.created_at,

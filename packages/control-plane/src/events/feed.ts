@@ -3,9 +3,12 @@ import { type Kysely, sql } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
 import type { DeliverableEvent } from './outbox.ts';
+import { hasTeamScope } from './scope.ts';
 
 export interface EventFilter {
   readonly teamId: string;
+  /** Whether to include what is for admins only. */
+  readonly adminScope: boolean;
   /** The whole type, or a kind of resource and `.*`. */
   readonly type?: string | undefined;
   readonly resource?: string | undefined;
@@ -98,13 +101,14 @@ export class EventFeed {
     }
   }
 
-  #read({ teamId, type, resource }: EventFilter, after: bigint): Promise<DeliverableEvent[]> {
+  #read({ teamId, adminScope, type, resource }: EventFilter, after: bigint): Promise<DeliverableEvent[]> {
     let query = this.#db
       .selectFrom('outbox')
       .selectAll()
       .where('team_id', '=', teamId)
       .where('position', '>', String(after))
       .$narrowType<{ position: string }>();
+    if (!adminScope) query = query.where(hasTeamScope());
     if (resource !== undefined) query = query.where('resource', '=', resource);
     if (type?.endsWith('.*')) {
       query = query.where(sql<boolean>`starts_with(kind, ${type.slice(0, -1)})`);

@@ -10,7 +10,7 @@ import type { Database, EventKind, OperationStatus, OutboxTable } from '../datab
 /** What an operation did to one resource. */
 export interface OutboxEvent {
   readonly kind: EventKind;
-  /** The id of the sandbox or key, or the name of the snapshot. */
+  /** The id of what it is about, or the name of the snapshot. */
   readonly resource: string;
   readonly teamId: string;
   readonly actor: Actor;

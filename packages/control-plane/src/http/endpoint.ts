@@ -2,7 +2,7 @@ import type { OpenAPIHono, RouteConfig } from '@hono/zod-openapi';
 import { type Permission, rest } from '@torpor/protocol';
 import type { Context } from 'hono';
 import type { z } from 'zod';
-import { requirePermission } from '../auth/principal.ts';
+import { requirePermission, requireUser } from '../auth/principal.ts';
 import { parseWith } from '../validation/parse-with.ts';
 import type { AppEnvironment } from './environment.ts';
 import { assertParams, routePattern } from './path-template.ts';
@@ -13,7 +13,11 @@ export type Api = OpenAPIHono<AppEnvironment>;
 type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
 
 /** One operation of the API. The same schemas document and check it. */
-export interface Endpoint<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodType> {
+export interface Endpoint<
+  P extends z.ZodObject = z.ZodObject,
+  Q extends z.ZodObject = z.ZodObject,
+  B extends z.ZodType = z.ZodType,
+> {
   readonly method: Method;
   /** In the notation of OpenAPI: `/v1/sandboxes/{id}`. */
   readonly path: string;
@@ -29,8 +33,11 @@ export interface Endpoint<P extends z.ZodObject, Q extends z.ZodObject, B extend
   /** A body that the handler reads itself, as a stream: media type and its description. */
   readonly streamedBody?: Readonly<Record<string, z.ZodType>>;
   readonly responses: Readonly<Record<number, ResponseSpec>>;
-  /** The permission that the caller needs; `public` for what needs no API key. */
-  readonly access: Permission | 'public';
+  /**
+   * The permission that the caller needs, in the team that a parameter `team_id` names or else
+   * in that of the request. `authenticated`: whoever it is; `user`: a session; `public`: nobody.
+   */
+  readonly access: Permission | 'authenticated' | 'user' | 'public';
 }
 
 export interface ResponseSpec {
@@ -78,7 +85,7 @@ export function addEndpoint<
   api.openAPIRegistry.registerPath(describe(endpoint));
   api.on(endpoint.method.toUpperCase(), routePattern(endpoint.path), async (c) => {
     c.set('route', endpoint.path);
-    if (endpoint.access !== 'public') requirePermission(c.get('principal'), endpoint.access);
+    await admit(c, endpoint.access);
     const input = {
       params: parseIfAny(endpoint.params, c.req.param(), 'path'),
       query: parseIfAny(endpoint.query, queryObject(c.req.queries()), 'query'),
@@ -89,6 +96,15 @@ export function addEndpoint<
     };
     return handler(c, input as EndpointInput<P, Q, B>);
   });
+}
+
+/** Authenticates the request, and checks that it may do what it asks for. */
+async function admit(c: Context<AppEnvironment>, access: Endpoint['access']): Promise<void> {
+  if (access === 'public') return;
+  const principal = await c.get('authenticate')(c.req.param('team_id'));
+  c.set('principal', principal);
+  if (access === 'user') requireUser(principal);
+  else if (access !== 'authenticated') requirePermission(principal, access);
 }
 
 function parseIfAny(schema: z.ZodObject | undefined, value: unknown, where: string): unknown {
@@ -111,7 +127,14 @@ function describe<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodT
     tags: [endpoint.tag],
     ...(endpoint.access === 'public'
       ? { security: [] }
-      : { security: [{ apiKey: [] }], 'x-permission': endpoint.access }),
+      : {
+          security: [
+            ...(endpoint.access === 'user' ? [] : [{ apiKey: [] }]),
+            { session: [] },
+            { sessionCookie: [] },
+          ],
+          'x-permission': endpoint.access,
+        }),
     request: {
       ...(endpoint.params === undefined ? {} : { params: endpoint.params }),
       ...(endpoint.query === undefined ? {} : { query: endpoint.query }),

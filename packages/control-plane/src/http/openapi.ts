@@ -20,6 +20,8 @@ export function openApiDocument(api: Api, version: string) {
       },
       { name: 'Processes', description: 'Run programs in a sandbox.' },
       { name: 'Files', description: 'Read and write the files of a sandbox.' },
+      { name: 'Accounts', description: 'Users, their passwords and their sessions.' },
+      { name: 'Teams', description: 'Teams, their members and invitations.' },
       { name: 'Builds', description: 'The builds behind snapshots and paused sandboxes.' },
       { name: 'System', description: 'The server itself.' },
     ],
@@ -32,6 +34,18 @@ export function addOpenApiRoute(api: Api, version: string): void {
     in: 'header',
     name: 'X-API-Key',
     description: 'A key `tpr_…`; the same key is accepted with the prefix `e2b_`.',
+  });
+  api.openAPIRegistry.registerComponent('securitySchemes', 'session', {
+    type: 'http',
+    scheme: 'bearer',
+    description:
+      'The token of a session. The header `X-Team-Id` names the team in which the request acts, if not that of the session.',
+  });
+  api.openAPIRegistry.registerComponent('securitySchemes', 'sessionCookie', {
+    type: 'apiKey',
+    in: 'cookie',
+    name: 'torpor_session',
+    description: 'The session of a browser; `__Host-torpor_session` behind HTTPS.',
   });
   let document: ReturnType<typeof openApiDocument> | undefined;
   api.get('/openapi.json', (c) => {

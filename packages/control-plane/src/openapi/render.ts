@@ -23,6 +23,8 @@ export async function renderOpenApi(): Promise<string> {
     onHostsChanged: () => undefined,
     secrets: new SecretBox(new Uint8Array(32)),
     webhookNetworks: [],
+    web: { publicUrl: undefined, trustedProxies: [] },
+    signUpOpen: false,
     logger: pino({ level: 'silent' }),
     version,
   });

@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import { rest, TorporError } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
-import type { ApiKeyStore } from '../auth/api-keys.ts';
+import type { Authenticator, Credentials } from '../auth/authenticator.ts';
 import { type Principal, requirePermission } from '../auth/principal.ts';
 import { logFailure } from '../errors/log-failure.ts';
 import { refuseUpgrade } from '../errors/refuse-upgrade.ts';
@@ -12,7 +12,9 @@ import type { RequestedStream, StreamRouter } from './session.ts';
 import { FrameSocket } from './socket.ts';
 
 export interface StreamParts {
-  readonly apiKeys: ApiKeyStore;
+  readonly authenticator: Authenticator;
+  /** The credentials in the header of a request. Throws `forbidden`. */
+  readonly credentials: (request: IncomingMessage) => Credentials;
   readonly processes: GuestProcesses;
   readonly logger: Logger;
   readonly router: StreamRouter;
@@ -26,7 +28,7 @@ const CLOSE_TIMEOUT_MS = 5_000;
 
 interface Admission {
   readonly stream: RequestedStream;
-  /** Undefined if the key is in the first frame. */
+  /** Undefined if the credentials are in the first frame. */
   readonly principal: Principal | undefined;
 }
 
@@ -76,7 +78,7 @@ export class StreamServer {
     this.#sockets.close();
   }
 
-  /** Finds the requested stream, and checks the key if it is in the header. */
+  /** Finds the requested stream, and checks the credentials if they are in the header. */
   async #admit(request: IncomingMessage): Promise<Admission> {
     const [path = ''] = (request.url ?? '/').split('?', 1);
     const stream = this.#parts.router(path);
@@ -85,18 +87,21 @@ export class StreamServer {
         remedy: '/docs lists the endpoints.',
       });
     }
-    const header = request.headers['x-api-key'];
-    const key = Array.isArray(header) ? header[0] : header;
-    const principal = key === undefined ? undefined : await this.#parts.apiKeys.authenticate(key);
+    const { authenticator, credentials } = this.#parts;
+    const given = credentials(request);
+    const principal =
+      given.apiKey === undefined && given.sessionToken === undefined
+        ? undefined
+        : await authenticator.authenticate(given);
     if (principal !== undefined) requirePermission(principal, stream.access);
     return { stream, principal };
   }
 
   async #run(socket: FrameSocket, { stream, principal: known }: Admission): Promise<void> {
-    const { apiKeys, logger } = this.#parts;
+    const { authenticator, logger } = this.#parts;
     const { sandboxId, access } = stream;
     try {
-      const principal = known ?? (await authenticateByFrame(socket, apiKeys));
+      const principal = known ?? (await authenticateByFrame(socket, authenticator));
       if (principal === undefined) return;
       requirePermission(principal, access);
       const processes = await this.#parts.processes.open(principal, sandboxId);
@@ -115,7 +120,7 @@ export class StreamServer {
 /** The principal of the token in the first frame; undefined if the client disconnected. */
 async function authenticateByFrame(
   socket: FrameSocket,
-  apiKeys: ApiKeyStore,
+  authenticator: Authenticator,
 ): Promise<Principal | undefined> {
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(
@@ -124,7 +129,7 @@ async function authenticateByFrame(
   );
   try {
     const frame = await Promise.race([socket.receive(rest.authFrameSchema), late]);
-    return frame === undefined ? undefined : await apiKeys.authenticate(frame.token);
+    return frame === undefined ? undefined : await authenticator.authenticateToken(frame.token);
   } finally {
     clearTimeout(timer);
   }

@@ -9,6 +9,7 @@ import {
 import type { Principal } from '../auth/principal.ts';
 import type { Database, EventKind } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import { lockPermission } from './membership.ts';
 
 export interface ApiKeyRequest {
   readonly name: string;
@@ -50,6 +51,7 @@ export class ApiKeyService {
     }
     const created = await this.#parts.db.transaction().execute(async (transaction) => {
       const { teamId, actor } = principal;
+      await lockPermission(transaction, principal, 'keys.write', ...scopes);
       const made = await insertApiKey(transaction, {
         teamId,
         name,

@@ -6,6 +6,7 @@ import { sql } from 'kysely';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import { ApiKeyStore, insertApiKey } from '../auth/api-keys.ts';
+import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 import { writePrivateFile } from '../data-directory/private-file.ts';
 import type { Database } from '../database/schema.ts';
 
@@ -40,6 +41,7 @@ export async function ensureLocalCredentials(
     const first = await transaction
       .selectFrom('teams')
       .select('id')
+      .where('id', '<>', PLATFORM_TEAM_ID)
       .orderBy('created_at')
       .executeTakeFirst();
     const teamId = first?.id ?? newId('team');

@@ -1,6 +1,10 @@
 import { z } from 'zod';
 
-export const actorTypeSchema = z.enum(['api_key', 'system']);
+export const actorTypeSchema = z.enum(['api_key', 'user', 'system']);
+
+const auditScopeSchema = z.enum(['team', 'admin']).meta({
+  description: '`admin`: only readers with the permission `audit.admin` see it.',
+});
 
 const auditEntrySchema = z
   .strictObject({
@@ -11,6 +15,7 @@ const auditEntrySchema = z
     resource_type: z.string().meta({ example: 'sandbox' }),
     resource_id: z.string(),
     action: z.string().meta({ example: 'create' }),
+    scope: auditScopeSchema,
     status: z.enum(['success', 'error']),
     metadata: z.record(z.string(), z.string()).optional(),
     created_at: z.iso.datetime(),
@@ -53,6 +58,7 @@ export const listAuditQuerySchema = z
     actor_type: actorTypeSchema.optional(),
     actor_id: z.string().max(64).optional(),
     status: z.enum(['success', 'error']).optional(),
+    scope: auditScopeSchema.optional(),
   })
   .refine((query) => query.before_id === undefined || query.before !== undefined, {
     path: ['before_id'],

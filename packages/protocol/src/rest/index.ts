@@ -1,6 +1,36 @@
 export type { Permission } from '../permissions.ts';
 export type { TemplateType } from '../template-types.ts';
 export {
+  type Caller,
+  type CreatedUser,
+  callerSchema,
+  changePasswordSchema,
+  createdUserSchema,
+  createUserSchema,
+  deleteMeSchema,
+  loginSchema,
+  MAX_PASSWORD_LENGTH,
+  MIN_PASSWORD_LENGTH,
+  type OneTimeLink,
+  oneTimeLinkSchema,
+  type Session,
+  type StartedSession,
+  sessionListSchema,
+  setPasswordSchema,
+  signUpSchema,
+  startedSessionSchema,
+  switchTeamSchema,
+  TEAM_ROLES,
+  type Team,
+  teamListSchema,
+  teamSchema,
+  type User,
+  updateMeSchema,
+  updateUserSchema,
+  userListSchema,
+  userSchema,
+} from './accounts.ts';
+export {
   type ApiKey,
   apiKeyListSchema,
   apiKeySchema,
@@ -130,6 +160,21 @@ export {
   WEBSOCKET_AUTH_TIMEOUT_MS,
   WEBSOCKET_PING_INTERVAL_MS,
 } from './streams.ts';
+export {
+  type CreatedInvitation,
+  createdInvitationSchema,
+  createInvitationSchema,
+  createTeamSchema,
+  type Invitation,
+  type InvitationPreview,
+  invitationListSchema,
+  invitationPreviewSchema,
+  invitationTokenSchema,
+  type Member,
+  memberListSchema,
+  updateMemberSchema,
+  updateTeamSchema,
+} from './teams.ts';
 export { MAX_USAGE_DAYS, type Usage, usageQuerySchema, usageSchema } from './usage.ts';
 export {
   type CreatedWebhook,

@@ -7,6 +7,7 @@ import { apiKeysAndAudit } from './0005-api-keys-and-audit.ts';
 import { eventStream } from './0006-event-stream.ts';
 import { usage } from './0007-usage.ts';
 import { webhooks } from './0008-webhooks.ts';
+import { accounts } from './0009-accounts.ts';
 import { hosts } from './0010-hosts.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
@@ -19,5 +20,6 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0006-event-stream': eventStream,
   '0007-usage': usage,
   '0008-webhooks': webhooks,
+  '0009-accounts': accounts,
   '0010-hosts': hosts,
 };

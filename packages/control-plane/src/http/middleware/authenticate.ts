@@ -1,11 +1,34 @@
 import type { MiddlewareHandler } from 'hono';
-import type { ApiKeyStore } from '../../auth/api-keys.ts';
+import type { Authenticator } from '../../auth/authenticator.ts';
+import { clientAddress } from '../client-address.ts';
+import { assertNotForeign, credentialsOf, type WebSettings } from '../credentials.ts';
 import type { AppEnvironment } from '../environment.ts';
 
-/** Sets the principal of the key in the header `X-API-Key`. Throws `unauthorized`. */
-export function authenticate(apiKeys: ApiKeyStore): MiddlewareHandler<AppEnvironment> {
+const READING = ['GET', 'HEAD', 'OPTIONS'];
+
+/** Gives endpoints the means to find out who makes a request. */
+export function authenticate(
+  authenticator: Authenticator,
+  web: WebSettings,
+): MiddlewareHandler<AppEnvironment> {
   return async (c, next) => {
-    c.set('principal', await apiKeys.authenticate(c.req.header('x-api-key')));
+    const header = (name: string) => c.req.header(name);
+    const isReading = READING.includes(c.req.method);
+    c.set('authenticate', async (teamId) => {
+      const credentials = credentialsOf(header, web, isReading);
+      return authenticator.authenticate(
+        teamId === undefined ? credentials : { ...credentials, teamId },
+      );
+    });
+    c.set('assertNotForeign', () => assertNotForeign(header, web));
+    c.set('client', {
+      address: clientAddress(
+        c.env?.incoming?.socket.remoteAddress,
+        header('x-forwarded-for'),
+        web.trustedProxies,
+      ),
+      userAgent: header('user-agent'),
+    });
     await next();
   };
 }

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { z } from 'zod';
 import { documentOf } from '../../events/document.ts';
 import type { EventFeed, FeedItem } from '../../events/feed.ts';
+import { readsAdminScope } from '../../events/scope.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import { streamedResponse } from '../streamed-response.ts';
 
@@ -24,9 +25,10 @@ const FOLLOW = defineEndpoint({
 
 export function addEventRoutes(api: Api, events: EventFeed, logger: Logger): void {
   addEndpoint(api, FOLLOW, async (c, { query }) => {
-    const { teamId } = c.get('principal');
+    const principal = c.get('principal');
     const items = await events.follow({
-      teamId,
+      teamId: principal.teamId,
+      adminScope: readsAdminScope(principal),
       type: query.type,
       resource: query.resource_id,
       after: positionOf(c.req.header('last-event-id') ?? query.after),

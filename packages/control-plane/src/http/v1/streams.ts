@@ -10,8 +10,8 @@ import { pathMatcher } from '../path-template.ts';
 import { processParams, sandboxParams } from './params.ts';
 
 const FRAMES =
-  'Frames are JSON text. Without the header X-API-Key the first frame must be ' +
-  '`{"type":"auth","token":"tpr_…"}`, within 5 s. Errors are `{"type":"error","data","code","fatal"}`. ';
+  'Frames are JSON text. Without credentials in the header the first frame must be ' +
+  '`{"type":"auth","token":"tpr_…"}`, with a key or the token of a session, within 5 s. Errors are `{"type":"error","data","code","fatal"}`. ';
 
 const ACCESS = 'sandboxes.exec';
 

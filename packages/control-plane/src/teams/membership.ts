@@ -1,0 +1,170 @@
+import { newId, type Permission, TorporError } from '@torpor/protocol';
+import { sql, type Transaction } from 'kysely';
+import { type Actor, type Principal, requirePermission } from '../auth/principal.ts';
+import { PLATFORM_TEAM_ID, permissionsOf } from '../auth/roles.ts';
+import type { Database, TeamRole } from '../database/schema.ts';
+import { appendEvents } from '../events/outbox.ts';
+
+/**
+ * Throws `forbidden` unless the user of the principal still has the permission, and keeps it so
+ * until the transaction ends. What outlives its request, such as a key, is made under this
+ * lock: otherwise a member who is just being removed could keep one.
+ */
+export async function lockPermission(
+  transaction: Transaction<Database>,
+  principal: Principal,
+  ...needed: readonly Permission[]
+): Promise<void> {
+  if (principal.user === undefined) return;
+  const { id } = principal.user;
+  // Before the others, in the order in which the deletion of a team takes them.
+  await transaction
+    .selectFrom('teams')
+    .select('id')
+    .where('id', '=', principal.teamId)
+    .forKeyShare()
+    .execute();
+  const user = await transaction
+    .selectFrom('users')
+    .select('is_admin')
+    .where('id', '=', id)
+    .where('status', '=', 'active')
+    .forShare()
+    .executeTakeFirst();
+  const member = await transaction
+    .selectFrom('team_members')
+    .select('role')
+    .where('team_id', '=', principal.teamId)
+    .where('user_id', '=', id)
+    .forShare()
+    .executeTakeFirst();
+  const isAdmin = user?.is_admin ?? false;
+  const inPlatform = isAdmin && principal.teamId === PLATFORM_TEAM_ID;
+  const role = user === undefined ? undefined : inPlatform ? 'admin' : member?.role;
+  const current = { ...principal, permissions: permissionsOf({ role, isAdmin }) };
+  for (const permission of needed) requirePermission(current, permission);
+}
+
+/** Serialises changes of the members of a team. Rows that refer to the team can still be added. */
+export async function lockMembers(transaction: Transaction<Database>, id: string): Promise<void> {
+  await transaction
+    .selectFrom('teams')
+    .select('id')
+    .where('id', '=', id)
+    .forNoKeyUpdate()
+    .execute();
+}
+
+export interface NewTeam {
+  readonly name: string;
+  readonly ownerId: string;
+  readonly actor: Actor;
+}
+
+export async function insertTeam(
+  transaction: Transaction<Database>,
+  { name, ownerId, actor }: NewTeam,
+): Promise<{ readonly id: string; readonly name: string; readonly created_at: Date }> {
+  const team = await transaction
+    .insertInto('teams')
+    .values({ id: newId('team'), name })
+    .returning(['id', 'name', 'created_at'])
+    .executeTakeFirstOrThrow();
+  await appendEvents(transaction, [
+    {
+      kind: 'team.create',
+      resource: team.id,
+      teamId: team.id,
+      actor,
+      status: 'success',
+      metadata: { name },
+    },
+  ]);
+  await insertMember(transaction, { teamId: team.id, userId: ownerId, role: 'owner', actor });
+  return team;
+}
+
+export interface NewMember {
+  readonly teamId: string;
+  readonly userId: string;
+  readonly role: TeamRole;
+  readonly actor: Actor;
+  /** By which the user comes. */
+  readonly invitationId?: string;
+}
+
+/** Throws `already_exists`. */
+export async function insertMember(
+  transaction: Transaction<Database>,
+  { teamId, userId, role, actor, invitationId }: NewMember,
+): Promise<void> {
+  const inserted = await transaction
+    .insertInto('team_members')
+    .values({ team_id: teamId, user_id: userId, role })
+    .onConflict((conflict) => conflict.columns(['team_id', 'user_id']).doNothing())
+    .returning('user_id')
+    .executeTakeFirst();
+  if (inserted === undefined) {
+    throw new TorporError('already_exists', 'You are already in this team.', { remedy: '' });
+  }
+  const invitation = invitationId === undefined ? {} : { invitation: invitationId };
+  await appendEvents(transaction, [
+    {
+      kind: 'member.add',
+      resource: userId,
+      teamId,
+      actor,
+      status: 'success',
+      metadata: { role, ...invitation },
+    },
+  ]);
+}
+
+interface LostRights {
+  readonly userId: string;
+  /** Only the keys of this team. */
+  readonly teamId?: string;
+  /** What the user may still do. */
+  readonly keep: ReadonlySet<Permission>;
+  readonly actor: Actor;
+}
+
+/** Revokes the invitations that a user made, directly or with a key. */
+export async function revokeInvitationsBy(
+  transaction: Transaction<Database>,
+  userId: string,
+  teamId: string,
+): Promise<void> {
+  await sql`
+    with recursive made as (
+      select id from api_keys where created_by = ${userId}
+      union select api_keys.id from api_keys join made on api_keys.created_by = made.id)
+    delete from invitations where team_id = ${teamId}
+      and (created_by = ${userId} or created_by in (select id from made))`.execute(transaction);
+}
+
+/** Revokes the keys that a user made, directly or with another key, and that may do more than the user may. */
+export async function revokeKeysBeyond(
+  transaction: Transaction<Database>,
+  { userId, teamId, keep, actor }: LostRights,
+): Promise<void> {
+  const ofTeam = teamId === undefined ? sql`true` : sql`api_keys.team_id = ${teamId}`;
+  const { rows } = await sql<{ id: string; team_id: string; name: string; key_prefix: string }>`
+    with recursive made as (
+      select id from api_keys where created_by = ${userId} and ${ofTeam}
+      union select api_keys.id from api_keys join made on api_keys.created_by = made.id)
+    delete from api_keys
+    where id in (select id from made) and not (scopes <@ ${[...keep]}::text[])
+    returning id, team_id, name, key_prefix`.execute(transaction);
+  await appendEvents(
+    transaction,
+    rows.map(({ id, team_id, name, key_prefix: prefix }) => ({
+      kind: 'api_key.revoke',
+      resource: id,
+      teamId: team_id,
+      actor,
+      status: 'success',
+      metadata: { name, prefix, reason: 'its creator lost the permission' },
+    })),
+  );
+}

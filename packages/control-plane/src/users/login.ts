@@ -1,0 +1,140 @@
+import { TorporError } from '@torpor/protocol';
+import type { Selectable } from 'kysely';
+import {
+  type Attempt,
+  type AttemptLimit,
+  clientNetwork,
+  type Refusal,
+  tooManyAttempts,
+} from '../auth/attempts.ts';
+import { verifyPassword } from '../auth/passwords.ts';
+import { SYSTEM } from '../auth/principal.ts';
+import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
+import { type Client, insertSession } from '../auth/sessions.ts';
+import type { UserTable } from '../database/schema.ts';
+import { appendEvents } from '../events/outbox.ts';
+import { recorded } from '../events/record.ts';
+import {
+  type AccountParts,
+  actorOf,
+  clientAttempt,
+  defaultTeam,
+  type LoggedIn,
+  userOf,
+} from './accounts.ts';
+
+/** An account from one place. Others can still log in to it, so that nobody is locked out by a stranger. */
+const FROM_ONE_CLIENT: AttemptLimit = { name: 'login', attempts: 10, windowMs: 15 * 60_000 };
+/** An account from everywhere: against guesses from many places. */
+const FROM_ANYWHERE: AttemptLimit = { name: 'account', attempts: 100, windowMs: 3_600_000 };
+
+export interface LoginRequest {
+  readonly email: string;
+  readonly password: string;
+}
+
+/** Logs users in with their passwords. */
+export class LoginService {
+  readonly #parts: AccountParts;
+
+  constructor(parts: AccountParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Begins a session. That an account does not exist cannot be told from a wrong password: not
+   * from the error, the time, or the number of attempts. Throws `unauthorized`, `rate_limited`,
+   * `forbidden` for an account that is disabled.
+   */
+  async login({ email, password }: LoginRequest, client: Client): Promise<LoggedIn> {
+    const { db, limiter } = this.#parts;
+    const attempts = attemptsOn(email, client);
+    const refusal = await limiter.count(attempts);
+    if (refusal !== undefined) {
+      this.#recordLock(email, client, refusal);
+      throw tooManyAttempts(refusal);
+    }
+    const row = await db
+      .selectFrom('users')
+      .selectAll()
+      .where('email', '=', email)
+      .executeTakeFirst();
+    const isValid = await verifyPassword(password, row?.password_hash);
+    if (row === undefined || !isValid) throw wrongCredentials();
+    await limiter.forgive(attempts);
+    return this.#begin(row, client);
+  }
+
+  /** Begins the session of a user whose password has been verified. */
+  #begin(verified: Selectable<UserTable>, client: Client): Promise<LoggedIn> {
+    return recorded(this.#parts, async (transaction) => {
+      // It may have been disabled, or got another password, in the meantime.
+      const row = await transaction
+        .selectFrom('users')
+        .selectAll()
+        .where('id', '=', verified.id)
+        .where('password_hash', '=', verified.password_hash)
+        .forShare()
+        .executeTakeFirstOrThrow(wrongCredentials);
+      if (row.status !== 'active') {
+        throw new TorporError('forbidden', 'This account is disabled.', {
+          remedy: 'Ask the operator of the platform.',
+        });
+      }
+      const teamId = await defaultTeam(transaction, row);
+      const started = await insertSession(transaction, row.id, teamId, client);
+      await appendEvents(transaction, [
+        {
+          kind: 'user.login',
+          resource: row.id,
+          teamId: teamId ?? PLATFORM_TEAM_ID,
+          actor: actorOf(row),
+          status: 'success',
+          metadata: {
+            session: started.session.id,
+            ...(client.address === undefined ? {} : { address: client.address }),
+          },
+        },
+      ]);
+      return { ...started, user: userOf(row) };
+    });
+  }
+
+  /** Not awaited, so that the response takes as long if there is no such account. */
+  #recordLock(email: string, client: Client, { isFirst, attempt }: Refusal): void {
+    if (!isFirst || attempt.limit === clientAttempt(client).limit) return;
+    const record = recorded(this.#parts, async (transaction) => {
+      const user = await transaction
+        .selectFrom('users')
+        .select(['id', 'is_admin', 'email'])
+        .where('email', '=', email)
+        .executeTakeFirst();
+      if (user === undefined) return;
+      const teamId = (await defaultTeam(transaction, user)) ?? PLATFORM_TEAM_ID;
+      const metadata = client.address === undefined ? {} : { address: client.address };
+      await appendEvents(transaction, [
+        { kind: 'user.lock', resource: user.id, teamId, actor: SYSTEM, status: 'error', metadata },
+      ]);
+    });
+    record.catch((reason: unknown) => {
+      const err = TorporError.from(reason);
+      this.#parts.logger.warn({ err }, 'Could not record that an account was locked');
+    });
+  }
+}
+
+/** What an attempt to log in, or to change a password with the current one, counts for. */
+export function attemptsOn(email: string, client: Client): Attempt[] {
+  const from = clientNetwork(client.address ?? 'unknown');
+  return [
+    { limit: FROM_ONE_CLIENT, subject: `${email}\0${from}` },
+    { limit: FROM_ANYWHERE, subject: email },
+    clientAttempt(client),
+  ];
+}
+
+function wrongCredentials(): TorporError {
+  return new TorporError('unauthorized', 'The email address or the password is wrong.', {
+    remedy: 'Check both. An operator of the platform can make a link that sets a new password.',
+  });
+}

@@ -1,0 +1,183 @@
+import { z } from 'zod';
+import { PERMISSION_NAMES } from '../permissions.ts';
+
+export const TEAM_ROLES = ['owner', 'admin', 'member'] as const;
+
+/** In characters. A longer password is refused, whatever its length in bytes; none is truncated. */
+export const MIN_PASSWORD_LENGTH = 8;
+export const MAX_PASSWORD_LENGTH = 256;
+
+export const roleSchema = z.enum(TEAM_ROLES).meta({ id: 'TeamRole' });
+
+const timeSchema = z.iso.datetime();
+
+/** An email address, in lower case. */
+export const emailSchema = z
+  .string()
+  .trim()
+  .toLowerCase()
+  .max(254)
+  .pipe(z.email('must be an email address'))
+  .meta({ example: 'ada@example.com' });
+
+const nameSchema = z
+  .string()
+  .trim()
+  .regex(/^[^\p{Cc}]{1,100}$/u, 'must be 1 to 100 characters without control characters')
+  .meta({ example: 'Ada Lovelace' });
+
+const newPasswordSchema = z
+  .string()
+  .min(MIN_PASSWORD_LENGTH)
+  .max(MAX_PASSWORD_LENGTH)
+  .meta({ format: 'password' });
+
+/** A password that is checked. Any text: what it must be like is no matter here. */
+const givenPasswordSchema = z.string().max(4096).meta({ format: 'password' });
+
+const linkTokenSchema = z
+  .string()
+  .max(128)
+  .meta({ description: 'The part of the link after the `#`.' });
+
+const sessionModeSchema = z.enum(['cookie', 'token']).default('cookie').meta({
+  description:
+    '`cookie`: the session is a cookie, which scripts cannot read. `token`: it is `token` in the response, to be sent as `Authorization: Bearer`.',
+});
+
+export const loginSchema = z
+  .strictObject({ email: emailSchema, password: givenPasswordSchema, mode: sessionModeSchema })
+  .meta({ id: 'Login' });
+
+export const signUpSchema = z
+  .strictObject({
+    email: emailSchema,
+    password: newPasswordSchema,
+    name: nameSchema,
+    invitation: linkTokenSchema.optional(),
+    mode: sessionModeSchema,
+  })
+  .meta({ id: 'SignUp' });
+
+export const userSchema = z
+  .strictObject({
+    id: z.string(),
+    email: z.string(),
+    name: z.string(),
+    is_admin: z.boolean().meta({ description: 'Whether the user operates the platform.' }),
+    status: z.enum(['active', 'disabled']),
+    has_password: z.boolean(),
+    created_at: timeSchema,
+  })
+  .meta({ id: 'User' });
+
+export type User = z.infer<typeof userSchema>;
+
+export const userListSchema = z.array(userSchema);
+
+export const teamSchema = z
+  .strictObject({
+    id: z.string(),
+    name: z.string(),
+    created_at: timeSchema,
+    role: roleSchema.optional().meta({ description: 'That of the user who asks.' }),
+  })
+  .meta({ id: 'Team' });
+
+export type Team = z.infer<typeof teamSchema>;
+
+export const teamListSchema = z.array(teamSchema);
+
+/** Who the caller is. */
+export const callerSchema = z
+  .strictObject({
+    type: z.enum(['user', 'api_key', 'system']),
+    user: userSchema.optional().meta({ description: 'Of a session.' }),
+    api_key: z.strictObject({ id: z.string(), name: z.string() }).optional(),
+    team: teamSchema.optional().meta({ description: 'That in which requests act.' }),
+    permissions: z.array(z.enum(PERMISSION_NAMES)),
+  })
+  .meta({ id: 'Caller' });
+
+export type Caller = z.infer<typeof callerSchema>;
+
+export const sessionSchema = z
+  .strictObject({
+    id: z.string(),
+    current: z.boolean().meta({ description: 'Whether it is the one that asks.' }),
+    address: z.string().optional().meta({ description: 'Where it was begun.' }),
+    user_agent: z.string().optional(),
+    created_at: timeSchema,
+    last_used: timeSchema.meta({ description: 'To the minute.' }),
+    expires_at: timeSchema,
+  })
+  .meta({ id: 'Session' });
+
+export type Session = z.infer<typeof sessionSchema>;
+
+export const sessionListSchema = z.array(sessionSchema);
+
+export const startedSessionSchema = z
+  .strictObject({
+    user: userSchema,
+    team_id: z.string().optional(),
+    expires_at: timeSchema,
+    token: z.string().optional().meta({ description: 'With the mode `token`.' }),
+  })
+  .meta({ id: 'StartedSession' });
+
+export type StartedSession = z.infer<typeof startedSessionSchema>;
+
+export const switchTeamSchema = z.strictObject({ team_id: z.string() }).meta({ id: 'SwitchTeam' });
+
+export const updateMeSchema = z.strictObject({ name: nameSchema }).meta({ id: 'UpdateMe' });
+
+export const deleteMeSchema = z
+  .strictObject({
+    confirmation: z.string().meta({ description: 'The email address of the account.' }),
+  })
+  .meta({ id: 'DeleteMe' });
+
+export const changePasswordSchema = z
+  .strictObject({
+    current_password: givenPasswordSchema
+      .optional()
+      .meta({ description: 'Required if the account has a password.' }),
+    new_password: newPasswordSchema,
+  })
+  .meta({ id: 'ChangePassword' });
+
+export const setPasswordSchema = z
+  .strictObject({ token: linkTokenSchema, new_password: newPasswordSchema })
+  .meta({ id: 'SetPassword' });
+
+export const createUserSchema = z
+  .strictObject({
+    email: emailSchema,
+    name: nameSchema.optional().meta({ description: 'The default is made from the address.' }),
+    is_admin: z.boolean().default(false),
+  })
+  .meta({ id: 'CreateUser' });
+
+export const updateUserSchema = z
+  .strictObject({
+    status: z.enum(['active', 'disabled']).optional(),
+    is_admin: z.boolean().optional(),
+  })
+  .meta({ id: 'UpdateUser' });
+
+/** A link that works once. */
+export const oneTimeLinkSchema = z
+  .strictObject({
+    link: z.string().meta({ description: 'It is shown only here.' }),
+    expires_at: timeSchema,
+  })
+  .meta({ id: 'OneTimeLink' });
+
+export type OneTimeLink = z.infer<typeof oneTimeLinkSchema>;
+
+export const createdUserSchema = userSchema
+  .extend(oneTimeLinkSchema.shape)
+  .meta({ id: 'CreatedUser' });
+
+export type CreatedUser = z.infer<typeof createdUserSchema>;
