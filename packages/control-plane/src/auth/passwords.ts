@@ -2,13 +2,13 @@
 import { randomBytes, type ScryptOptions, scrypt, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
 
-const LOG2_N = 15;
+const LOG2_N = 14;
 const BLOCK_SIZE = 8;
-const PARALLELISM = 3;
+const PARALLELISM = 5;
 const KEY_BYTES = 32;
 const SALT_BYTES = 16;
-/** What scrypt may take; with the cost above it takes 32 MiB. */
-const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
+/** What scrypt may take; with the cost above it takes 16 MiB. */
+const MAX_MEMORY_BYTES = 32 * 1024 * 1024;
 /** Hashes that are computed at once, each on a thread of the pool that files use too. */
 const MAX_CONCURRENT = 2;
 

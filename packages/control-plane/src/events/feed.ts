@@ -101,7 +101,10 @@ export class EventFeed {
     }
   }
 
-  #read({ teamId, adminScope, type, resource }: EventFilter, after: bigint): Promise<DeliverableEvent[]> {
+  #read(
+    { teamId, adminScope, type, resource }: EventFilter,
+    after: bigint,
+  ): Promise<DeliverableEvent[]> {
     let query = this.#db
       .selectFrom('outbox')
       .selectAll()

@@ -7,11 +7,16 @@ import { isDuplicate } from '../database/duplicate.ts';
 import type { Database, EventKind, UserRow, UserStatus } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { recorded } from '../events/record.ts';
-import { insertMember, lockMembers, lockPermission, revokeKeysBeyond } from '../teams/membership.ts';
+import {
+  insertMember,
+  lockMembers,
+  lockPermission,
+  revokeKeysBeyond,
+} from '../teams/membership.ts';
 import { type AccountParts, type User, userOf } from './accounts.ts';
 import { endSessions } from './profile.ts';
-import { emailTaken, insertOwnTeam, insertUser } from './sign-up.ts';
 import { recordingTeam } from './sessions.ts';
+import { emailTaken, insertOwnTeam, insertUser } from './sign-up.ts';
 
 const LINK_LIFETIME_MS = 3 * 24 * 3_600_000;
 

@@ -9,7 +9,14 @@ import type { Database, UserRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { recorded } from '../events/record.ts';
 import { revokeKeysBeyond } from '../teams/membership.ts';
-import { type AccountParts, actorOf, clientAttempt, defaultTeam, type User, userOf } from './accounts.ts';
+import {
+  type AccountParts,
+  actorOf,
+  clientAttempt,
+  defaultTeam,
+  type User,
+  userOf,
+} from './accounts.ts';
 import { attemptsOn } from './login.ts';
 import { appendUserEvent } from './sessions.ts';
 

@@ -14,6 +14,16 @@ export {
 export { MemoryAgent } from './memory-agent.ts';
 export { BUILD_SIZE_BYTES } from './memory-builds.ts';
 export { MemoryHost } from './memory-host.ts';
+export {
+  invited,
+  logIn,
+  newUser,
+  PASSWORD,
+  Person,
+  request,
+  type Server,
+  tokenOf,
+} from './person.ts';
 export type { Step } from './severable.ts';
 
 /** Programs that a test kills. Their argument is a data directory. */

@@ -34,11 +34,7 @@ export const accounts: Migration = {
     await sql`create unique index team_members_owner on team_members (team_id) where role = 'owner'`.execute(
       db,
     );
-    await db.schema
-      .createIndex('team_members_user')
-      .on('team_members')
-      .column('user_id')
-      .execute();
+    await db.schema.createIndex('team_members_user').on('team_members').column('user_id').execute();
 
     await db.schema
       .createTable('sessions')

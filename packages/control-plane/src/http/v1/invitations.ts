@@ -1,6 +1,6 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
-import { type AttemptLimiter } from '../../auth/attempts.ts';
+import type { AttemptLimiter } from '../../auth/attempts.ts';
 import type { Invitation, InvitationService } from '../../teams/invitations.ts';
 import { clientAttempt } from '../../users/accounts.ts';
 import type { WebSettings } from '../credentials.ts';
