@@ -2,19 +2,30 @@ export { type ErrorCode, type Permission, TorporError } from '@torpor/protocol/b
 export {
   type ApiKey,
   type AuditEntry,
+  type Caller,
   type CreatedApiKey,
   type CreatedHost,
+  type CreatedInvitation,
+  type CreatedUser,
   type CreatedWebhook,
   type Event,
   type Host,
   type HostDeletePreview,
   type HostToken,
+  type Invitation,
+  type InvitationPreview,
   MAX_EXEC_OUTPUT_BYTES,
+  type Member,
+  type OneTimeLink,
+  type Session,
+  type Team,
   type Usage,
+  type User,
   type Webhook,
   type WebhookAttempt,
   type WebhookDelivery,
 } from '@torpor/protocol/rest';
+export { Account, type LoggedIn, type LoginOptions, type SignUpOptions } from './account.ts';
 export { ApiKeys, type CreateApiKeyOptions } from './api-keys.ts';
 export { AuditLog, type AuditLogOptions } from './audit-log.ts';
 export { Builds } from './builds.ts';
@@ -46,7 +57,9 @@ export { type CreateSnapshotOptions, type ListSnapshotsOptions, Snapshots } from
 export type { ExitStatus } from './streams/attached-program.ts';
 export { ExecSession, type OutputChunk } from './streams/exec-session.ts';
 export { PtySession, type TerminalSize } from './streams/pty-session.ts';
+export { type InviteOptions, Teams } from './teams.ts';
 export { Torpor, type UsageOptions } from './torpor.ts';
+export { type CreateUserOptions, type UserChanges, Users } from './users.ts';
 export {
   type ListDeliveriesOptions,
   type WebhookChanges,

@@ -1,4 +1,5 @@
 import * as rest from '@torpor/protocol/rest';
+import { Account } from './account.ts';
 import { ApiKeys } from './api-keys.ts';
 import { AuditLog } from './audit-log.ts';
 import { Builds } from './builds.ts';
@@ -7,6 +8,8 @@ import { Hosts } from './hosts.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
+import { Teams } from './teams.ts';
+import { Users } from './users.ts';
 import { Webhooks } from './webhooks.ts';
 
 export interface UsageOptions {
@@ -33,6 +36,9 @@ export class Torpor implements AsyncDisposable {
   readonly sandboxes: Sandboxes;
   readonly snapshots: Snapshots;
   readonly builds: Builds;
+  readonly account: Account;
+  readonly teams: Teams;
+  readonly users: Users;
   readonly apiKeys: ApiKeys;
   readonly auditLog: AuditLog;
   readonly events: Events;
@@ -45,6 +51,9 @@ export class Torpor implements AsyncDisposable {
     this.sandboxes = new Sandboxes(this.#connection);
     this.snapshots = new Snapshots(this.#connection);
     this.builds = new Builds(this.#connection);
+    this.account = new Account(this.#connection);
+    this.teams = new Teams(this.#connection);
+    this.users = new Users(this.#connection);
     this.apiKeys = new ApiKeys(this.#connection);
     this.auditLog = new AuditLog(this.#connection);
     this.events = new Events(this.#connection);

@@ -4,6 +4,7 @@ import { type Config, type LoadedConfig, loadConfig, SETTINGS } from '@torpor/co
 import type { Torpor } from '@torpor/sdk';
 import { TorporError } from '@torpor/sdk/basics';
 import type { Io } from '../io.ts';
+import { readSession, type StoredSession } from './session-file.ts';
 
 /** Options that every command has. */
 export interface CommonOptions {
@@ -59,19 +60,44 @@ export async function findEndpoint(config: Config): Promise<Endpoint> {
   };
 }
 
-/** A client of the API that {@link findEndpoint} finds. Throws `unauthorized` without a key. */
+/**
+ * A client of the API: with the session of `torpor login` unless a key is set, else with what
+ * {@link findEndpoint} finds. Throws `unauthorized` without either.
+ */
 export async function connect(io: Io, options: CommonOptions): Promise<Torpor> {
-  const { apiUrl, apiKey, dataDir } = await findEndpoint(await readConfig(io, options));
+  const config = await readConfig(io, options);
+  const session = await sessionFor(io, config);
+  if (session !== undefined) {
+    const { Torpor } = await import('@torpor/sdk');
+    return new Torpor({ apiUrl: session.apiUrl, sessionToken: session.token });
+  }
+  const { apiUrl, apiKey, dataDir } = await findEndpoint(config);
   if (apiKey === undefined) {
     const found = await keyFileState(dataDir);
     throw new TorporError('unauthorized', `No API key is set, and ${found}.`, {
       remedy:
-        'Start Torpor with `npm start`, or set TORPOR_API_URL and TORPOR_API_KEY to those of a running server. Only root can read the key in a data directory.',
+        'Start Torpor with `npm start`, log in with `torpor login`, or set TORPOR_API_URL and TORPOR_API_KEY to those of a running server. Only root can read the key in a data directory.',
     });
   }
   // Loaded here, because help and versions do not need it.
   const { Torpor } = await import('@torpor/sdk');
   return new Torpor({ apiUrl, apiKey });
+}
+
+/** A client of the API for requests that need no credentials. */
+export async function connectWithoutCredentials(io: Io, options: CommonOptions): Promise<Torpor> {
+  const { apiUrl } = await findEndpoint(await readConfig(io, options));
+  const { Torpor } = await import('@torpor/sdk');
+  return new Torpor({ apiUrl });
+}
+
+/** The session that was begun with `torpor login`, if the settings name no key and no other server. */
+async function sessionFor(io: Io, { apiUrl, apiKey }: Config): Promise<StoredSession | undefined> {
+  if (apiKey !== undefined) return undefined;
+  const session = await readSession(io);
+  const isMeant =
+    apiUrl === undefined || URL.parse(apiUrl)?.href === URL.parse(session?.apiUrl ?? '')?.href;
+  return isMeant ? session : undefined;
 }
 
 /** Why there is no key from the data directory. */

@@ -104,6 +104,7 @@ async function announce(
     `  data directory  ${dataDir}`,
     `  accelerator     ${accelerator.accelerator}: ${accelerator.reason}`,
     "  try             npx torpor run -- python3 -c 'print(6*7)'",
+    '  accounts        none are needed here; npx torpor user create EMAIL --admin makes the first',
     'Press Ctrl-C to stop. Sandboxes keep running until you destroy them.',
   ];
   for (const text of lines) await line(io.stdout, text);

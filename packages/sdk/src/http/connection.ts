@@ -16,6 +16,10 @@ export interface ConnectionOptions {
   readonly apiUrl?: string;
   /** The default is `TORPOR_API_KEY`. `torpor env` prints the local one. */
   readonly apiKey?: string;
+  /** The token of a user's session, instead of an API key: `torpor.account.login()` returns one. */
+  readonly sessionToken?: string;
+  /** The team in which requests with a session act. The default is that of the session. */
+  readonly teamId?: string;
   /** How long the headers of a response may take; 0, the default, means no limit. */
   readonly requestTimeoutMs?: number;
 }
@@ -34,13 +38,14 @@ export interface RequestOptions {
 /** The HTTP client of the SDK. */
 export class Connection {
   readonly apiUrl: URL;
-  readonly #apiKey: string | undefined;
+  /** Headers that authenticate requests and WebSockets. */
+  readonly authenticationHeaders: Readonly<Record<string, string>>;
   readonly #timeoutMs: number;
   readonly #dispatcher: Dispatcher;
 
   constructor(options: ConnectionOptions = {}) {
     this.apiUrl = parseApiUrl(options.apiUrl ?? process.env.TORPOR_API_URL ?? DEFAULT_API_URL);
-    this.#apiKey = options.apiKey ?? process.env.TORPOR_API_KEY;
+    this.authenticationHeaders = authenticationHeaders(options);
     this.#timeoutMs = options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS;
     this.#dispatcher = new Agent({
       connect: { timeout: CONNECT_TIMEOUT_MS },
@@ -49,11 +54,6 @@ export class Connection {
       // A slow exec must not make an unrelated request wait.
       pipelining: 1,
     });
-  }
-
-  /** Headers that authenticate a WebSocket. */
-  get authenticationHeaders(): Record<string, string> {
-    return this.#apiKey === undefined ? {} : { 'x-api-key': this.#apiKey };
   }
 
   /** The address of a resource; path segments must be encoded already. */
@@ -209,6 +209,15 @@ class WatchedSource {
       yield next.value;
     }
   }
+}
+
+function authenticationHeaders({ apiKey, sessionToken, teamId }: ConnectionOptions) {
+  const team = teamId === undefined ? {} : { 'x-team-id': teamId };
+  if (apiKey === undefined && sessionToken !== undefined) {
+    return { authorization: `Bearer ${sessionToken}`, ...team };
+  }
+  const key = apiKey ?? process.env.TORPOR_API_KEY;
+  return key === undefined ? {} : { 'x-api-key': key };
 }
 
 function parseApiUrl(text: string): URL {

@@ -15,6 +15,9 @@ const SDK_NAMES: Readonly<Record<string, string>> = {
   cols: 'size.cols',
   rows: 'size.rows',
   timeout_sec: 'timeoutMs',
+  new_password: 'newPassword',
+  current_password: 'currentPassword',
+  is_admin: 'isAdmin',
 };
 
 /** The name of a sandbox's `timeout_sec`, which differs from that of a program. */

@@ -1,0 +1,137 @@
+import type { Caller, LoggedIn, Torpor } from '@torpor/sdk';
+import { TorporError } from '@torpor/sdk/basics';
+import type { Command } from 'commander';
+import type { CliContext } from '../cli-context.ts';
+import { readSession, removeSession, writeSession } from '../client/session-file.ts';
+import { type CommonOptions, connectWithoutCredentials } from '../client/settings.ts';
+import { json, line } from '../io.ts';
+import { printStatus } from '../output/progress.ts';
+import { Questions } from '../terminal/questions.ts';
+
+const STANDARD_INPUT =
+  '\nWithout a terminal each answer is a line of standard input. No secret is an argument, since other\nusers of the machine can see those.';
+
+export function registerLogin(cli: CliContext): void {
+  cli
+    .command('login [email]', 'log in with a password; commands then use the session until logout')
+    .addHelpText('after', STANDARD_INPUT)
+    .action(
+      cli.action(async (email: string | undefined, options: CommonOptions, _command: Command) => {
+        using questions = new Questions(cli.io);
+        const address = email ?? (await questions.ask('Email address'));
+        const password = await questions.askSecret('Password');
+        await using torpor = await connectWithoutCredentials(cli.io, options);
+        const started = await torpor.account.login({ email: address, password });
+        await keep(cli, torpor, started, options);
+      }),
+    );
+}
+
+export function registerJoin(cli: CliContext): void {
+  cli
+    .command('join', 'use a link: an invitation to a team, or one that sets your password')
+    .addHelpText('after', STANDARD_INPUT)
+    .action(
+      cli.action(async (options: CommonOptions, _command: Command) => {
+        using questions = new Questions(cli.io);
+        const { apiUrl, token } = parseLink(await questions.askSecret('Link'));
+        const at = { ...options, apiUrl: options.apiUrl ?? apiUrl };
+        await using torpor = await connectWithoutCredentials(cli.io, at);
+        if (token.startsWith('tpp_')) {
+          await torpor.account.setPassword(token, await questions.askSecret('New password'));
+          if (options.json) return await json(cli.io, { password_set: true });
+          return printStatus(cli.io, 'The password is set. `torpor login` begins a session.');
+        }
+        await accept(cli, torpor, questions, token, at);
+      }),
+    );
+}
+
+export function registerLogout(cli: CliContext): void {
+  cli.command('logout', 'end the session of torpor login').action(
+    cli.action(async (options: CommonOptions, _command: Command) => {
+      const session = await readSession(cli.io);
+      if (session === undefined) {
+        throw new TorporError('conflict', 'Nobody is logged in.');
+      }
+      const { Torpor } = await import('@torpor/sdk');
+      await using torpor = new Torpor({ apiUrl: session.apiUrl, sessionToken: session.token });
+      await torpor.account.logout().catch((error: unknown) => {
+        // It has ended already.
+        if (TorporError.from(error).code !== 'unauthorized') throw error;
+      });
+      await removeSession(cli.io);
+      if (options.json) await json(cli.io, { logged_out: true });
+    }),
+  );
+}
+
+export function registerWhoami(cli: CliContext): void {
+  cli.command('whoami', 'print who you are, in which team, and what you may do').action(
+    cli.action(async (options: CommonOptions, _command: Command) => {
+      await cli.withTorpor(options, async (torpor) => {
+        const caller = await torpor.account.whoami();
+        if (options.json) return await json(cli.io, caller);
+        for (const text of describe(caller)) await line(cli.io.stdout, text);
+      });
+    }),
+  );
+}
+
+/** Accepts an invitation as the user who is logged in, or with a new account. */
+async function accept(
+  cli: CliContext,
+  torpor: Torpor,
+  questions: Questions,
+  invitation: string,
+  options: CommonOptions,
+): Promise<void> {
+  const { team_name: name, role } = await torpor.teams.previewInvitation(invitation);
+  const session = await readSession(cli.io);
+  if (session?.apiUrl === torpor.apiUrl) {
+    await cli.withTorpor({ ...options, apiUrl: torpor.apiUrl }, async (own) => {
+      const teamId = await own.teams.acceptInvitation(invitation);
+      if (options.json) return await json(cli.io, { team_id: teamId });
+      printStatus(cli.io, `You are in ${name} as ${role}. \`torpor team switch\` chooses a team.`);
+    });
+    return;
+  }
+  printStatus(cli.io, `An invitation to ${name} as ${role}. This makes an account for it.`);
+  const started = await torpor.account.signUp({
+    invitation,
+    email: await questions.ask('Email address'),
+    name: await questions.ask('Your name'),
+    password: await questions.askSecret('Password'),
+  });
+  await keep(cli, torpor, started, options);
+}
+
+async function keep(
+  { io }: CliContext,
+  torpor: Torpor,
+  { user, token, teamId, expiresAt }: LoggedIn,
+  options: CommonOptions,
+): Promise<void> {
+  await writeSession(io, { apiUrl: torpor.apiUrl, token });
+  if (options.json) {
+    return await json(io, { user, team_id: teamId, expires_at: expiresAt.toISOString() });
+  }
+  printStatus(io, `Logged in to ${torpor.apiUrl} as ${user.email}.`);
+}
+
+function* describe({ user, api_key: key, team, permissions }: Caller): Generator<string> {
+  if (user !== undefined) yield `user         ${user.email} (${user.name}, ${user.id})`;
+  if (key !== undefined) yield `API key      ${key.name} (${key.id})`;
+  const role = team?.role === undefined ? '' : `, as ${team.role}`;
+  yield `team         ${team === undefined ? 'none' : `${team.name} (${team.id})${role}`}`;
+  yield `permissions  ${permissions.join(', ')}`;
+}
+
+function parseLink(link: string): { readonly apiUrl: string; readonly token: string } {
+  const url = URL.parse(link.trim());
+  const token = url?.hash.slice(1) ?? '';
+  if (url !== null && /^tp[ip]_/.test(token)) return { apiUrl: url.origin, token };
+  throw new TorporError('invalid_request', 'This is not a link of an invitation or a password.', {
+    remedy: 'It has the form https://SERVER/join#tpi_…',
+  });
+}
