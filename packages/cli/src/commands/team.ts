@@ -109,9 +109,10 @@ function registerMembers(cli: CliContext, group: Command): void {
     .action(
       cli.action(
         async (member: string, role: string, options: CommonOptions, _command: Command) => {
+          const wanted = parseRole(role);
           await inTeam(cli, options, async (torpor, teamId) => {
             const userId = await findMember(torpor, teamId, member);
-            await torpor.teams.setRole(teamId, userId, parseRole(role));
+            await torpor.teams.setRole(teamId, userId, wanted);
             if (options.json) await json(cli.io, { user_id: userId, role });
           });
         },
