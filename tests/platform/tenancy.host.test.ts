@@ -5,15 +5,17 @@ import { newApiKey, newId, PERMISSION_NAMES, type Permission, rest } from '@torp
 import { Fleet, type Member } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
+type Access = Permission | 'authenticated' | 'user';
+
 interface Operation {
   readonly method: string;
   readonly path: string;
-  /** Undefined for what is public. */
-  readonly permission: Permission | undefined;
+  /** Undefined for what is public. `user`: a session; `authenticated`: any credentials. */
+  readonly permission: Access | undefined;
 }
 
 interface OpenApi {
-  readonly paths: Record<string, Record<string, { readonly 'x-permission'?: Permission }>>;
+  readonly paths: Record<string, Record<string, { readonly 'x-permission'?: Access }>>;
 }
 
 const document = JSON.parse(await renderOpenApi()) as OpenApi;
@@ -27,7 +29,14 @@ const operations: Operation[] = Object.entries(document.paths).flatMap(([path, m
 const guarded = operations.filter(({ permission }) => permission !== undefined);
 /** WebSockets, which refuse a plain request. */
 const UPGRADED = /\/(?:stream|pty)$/;
-const PUBLIC = ['/health', '/metrics'];
+const PUBLIC = [
+  '/health',
+  '/metrics',
+  '/v1/auth/signup',
+  '/v1/auth/login',
+  '/v1/auth/password',
+  '/v1/invitations/preview',
+];
 
 /** Bodies without which a request is refused before anything is looked up. */
 const BODIES: Readonly<Record<string, (owned: Owned) => object>> = {
@@ -48,6 +57,9 @@ interface Owned {
   readonly apiKey: string;
   readonly webhook: string;
   readonly host: string;
+  readonly team: string;
+  readonly user: string;
+  readonly invitation: string;
 }
 
 let fleet: Fleet;
@@ -66,12 +78,18 @@ beforeAll(async () => {
   });
   const key = await member.call('POST', '/api-keys', { name: 'owned' });
   const host = await member.call('POST', '/hosts', { name: 'owned', type: 'team' });
+  const user = await member.call('POST', '/users', { email: 'owner@example.com' });
+  const team = await ownTeam();
+  const invitation = await member.call('POST', `/teams/${team}/invitations`, {});
   owned = {
     sandbox,
     snapshot: 'warm',
     webhook: rest.createdWebhookSchema.parse(await webhook.json()).id,
     apiKey: rest.createdApiKeySchema.parse(await key.json()).id,
     host: rest.createdHostSchema.parse(await host.json()).host.id,
+    team,
+    user: rest.createdUserSchema.parse(await user.json()).id,
+    invitation: rest.createdInvitationSchema.parse(await invitation.json()).id,
   };
 });
 afterAll(() => fleet[Symbol.asyncDispose]());
@@ -107,9 +125,13 @@ async function call({ method, path }: Operation, key: string | undefined): Promi
     'api-keys': owned.apiKey,
     webhooks: owned.webhook,
     hosts: owned.host,
+    users: owned.user,
+    teams: owned.invitation,
   };
   const filled = path
     .replace('{id}', ids[kind] ?? 'none')
+    .replace('{team_id}', owned.team)
+    .replace('{user_id}', owned.user)
     .replace('{name}', owned.snapshot)
     .replace('{selector}', '1')
     .replace('{tag}', 'stolen');
@@ -148,6 +170,7 @@ describe.each(
 
   test('needs its permission, and no other', async () => {
     const { permission = 'platform' } = operation;
+    if (permission === 'authenticated') return;
     const others = PERMISSION_NAMES.filter((name) => name !== permission);
     const response = await call(operation, await insertKey(await ownTeam(), others));
     expect(response.status).toBe(403);
@@ -157,7 +180,8 @@ describe.each(
 
 const onResources = guarded.filter(
   ({ method, path }) =>
-    /\{(?:id|name)\}/.test(path) || (method === 'POST' && path === '/v1/snapshots'),
+    (/\{(?:id|name|team_id)\}/.test(path) && !/^\/v1\/(?:users|auth)\//.test(path)) ||
+    (method === 'POST' && path === '/v1/snapshots'),
 );
 
 test.each(onResources.map((operation) => [operation.method, operation.path, operation] as const))(
@@ -170,7 +194,10 @@ test.each(onResources.map((operation) => [operation.method, operation.path, oper
 
 test('lists have nothing of other teams', async () => {
   const key = await strangersKey();
-  const lists = guarded.filter(({ method, path }) => method === 'GET' && !path.includes('{'));
+  const lists = guarded.filter(
+    ({ method, path, permission }) =>
+      method === 'GET' && !path.includes('{') && permission !== 'platform',
+  );
   for (const operation of lists) {
     const text = await (await call(operation, key)).text();
     for (const value of Object.values(owned)) expect(text, operation.path).not.toContain(value);
