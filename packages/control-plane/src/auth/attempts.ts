@@ -36,17 +36,19 @@ export class AttemptLimiter {
     this.#db = db;
   }
 
-  /** Counts the attempts. Returns why they are refused, or undefined. */
+  /**
+   * Counts an attempt, for each in order up to the first that has none left: what is refused for
+   * one client must not use up what others have. Returns why it is refused, or undefined.
+   */
   async count(attempts: readonly Attempt[]): Promise<Refusal | undefined> {
-    let refusal: Refusal | undefined;
     for (const attempt of attempts) {
       const { limit } = attempt;
       const { made, leftMs } = await this.#increment(attempt);
-      if (made <= limit.attempts || refusal !== undefined) continue;
+      if (made <= limit.attempts) continue;
       const retryAfterSec = Math.max(1, Math.ceil(leftMs / 1000));
-      refusal = { attempt, isFirst: made === limit.attempts + 1, retryAfterSec };
+      return { attempt, isFirst: made === limit.attempts + 1, retryAfterSec };
     }
-    return refusal;
+    return undefined;
   }
 
   /** Like {@link count}, but throws `rate_limited`. */

@@ -1,5 +1,5 @@
 import type { rest } from '@torpor/protocol';
-import { Fleet } from '@torpor/testkit/control-plane';
+import { errorOf, Fleet } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 let fleet: Fleet;
@@ -51,4 +51,19 @@ test('so is a server that closes its connections', async () => {
   await expectUnavailable(await member.call('POST', '/sandboxes', { memory_mb: 128 }));
   await fleet.database.query('drop trigger shut_down on operations');
   expect((await member.create()).status).toBe('running');
+});
+
+test('a row of a team that was just deleted is not_found', async () => {
+  const member = await fleet.join();
+  await fleet.database.query(`
+    create function delete_team() returns trigger language plpgsql as
+      $$ begin delete from teams where id = new.team_id; return new; end $$`);
+  await fleet.database.query(
+    `create trigger delete_team before insert on sandboxes
+     for each row execute function delete_team()`,
+  );
+  const response = await member.call('POST', '/sandboxes', {});
+  await fleet.database.query('drop trigger delete_team on sandboxes');
+  expect(await errorOf(response)).toMatchObject({ status: 404, message: 'The team was deleted.' });
+  expect((await member.call('POST', '/sandboxes', {})).status).toBe(201);
 });

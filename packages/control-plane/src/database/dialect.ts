@@ -17,7 +17,10 @@ const BROKEN = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMED
 /** Messages of pg, without a code, for a connection that is closed during or before the query. */
 const CLOSED = /^(Connection terminated|Client (has encountered a connection error|was closed))/;
 
-/** A PostgreSQL dialect whose queries throw `database_unavailable` while the server does not respond. */
+/**
+ * A PostgreSQL dialect whose queries throw `database_unavailable` while the server does not respond,
+ * and `not_found` for a row of a team that was deleted.
+ */
 export class ReportingDialect extends PostgresDialect {
   readonly #config: PostgresDialectConfig;
 
@@ -42,7 +45,10 @@ class ReportingDriver extends PostgresDriver {
       this.#reporting.add(connection);
       // Everything runs through it, the begin and end of a transaction too.
       const execute = connection.executeQuery.bind(connection);
-      connection.executeQuery = <R>(query: CompiledQuery) => reporting(execute<R>(query));
+      connection.executeQuery = <R>(query: CompiledQuery) =>
+        reporting(execute<R>(query)).catch((reason: unknown) => {
+          throw isOfDeletedTeam(query, reason) ? teamDeleted(reason) : reason;
+        });
     }
     return connection;
   }
@@ -57,6 +63,23 @@ async function reporting<T>(query: Promise<T>): Promise<T> {
       cause: reason,
     });
   }
+}
+
+/** SQLSTATE of a row that refers to one that does not exist. */
+const FOREIGN_KEY_VIOLATION = '23503';
+
+/** Whether a row could not be added because its team was deleted after the request was authenticated. */
+function isOfDeletedTeam({ query }: CompiledQuery, reason: unknown): boolean {
+  return (
+    query.kind === 'InsertQueryNode' &&
+    reason instanceof pg.DatabaseError &&
+    reason.code === FOREIGN_KEY_VIOLATION &&
+    reason.constraint?.endsWith('_team_id_fkey') === true
+  );
+}
+
+function teamDeleted(cause: unknown): TorporError {
+  return new TorporError('not_found', 'The team was deleted.', { cause });
 }
 
 function isUnavailable(reason: unknown): boolean {

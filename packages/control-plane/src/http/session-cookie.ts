@@ -4,7 +4,9 @@ const NAME = 'torpor_session';
 
 /** Whether the browser's connection is encrypted: by a proxy, since this server speaks HTTP. */
 export function isSecure(header: HeaderLookup, publicUrl: string | undefined): boolean {
-  return publicUrl?.startsWith('https:') === true || header('x-forwarded-proto') === 'https';
+  return (
+    publicUrl?.startsWith('https:') === true || /^https\b/.test(header('x-forwarded-proto') ?? '')
+  );
 }
 
 /** The prefix makes browsers refuse such a cookie from other hosts of the domain and from HTTP. */

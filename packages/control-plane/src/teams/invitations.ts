@@ -1,6 +1,7 @@
 import { newId, TorporError } from '@torpor/protocol';
 import type { Kysely, Selectable, Transaction } from 'kysely';
 import { type Principal, requireUser } from '../auth/principal.ts';
+import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 import { hashToken, newToken } from '../auth/tokens.ts';
 import type { Database, EventKind, InvitationTable, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
@@ -41,6 +42,11 @@ export class InvitationService {
     principal: Principal,
     { role, email }: InvitationRequest,
   ): Promise<{ readonly invitation: Invitation; readonly token: string }> {
+    if (principal.teamId === PLATFORM_TEAM_ID) {
+      throw new TorporError('forbidden', 'Nobody can be invited to the team of the platform.', {
+        remedy: 'Make a user an operator of the platform instead.',
+      });
+    }
     const token = newToken('invitation');
     const invitation = await recorded(this.#parts, async (transaction) => {
       await lockPermission(transaction, principal, 'team.write');

@@ -1,7 +1,7 @@
 import { TorporError } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import { type Principal, requireUser } from '../auth/principal.ts';
-import { permissionsOf } from '../auth/roles.ts';
+import { PLATFORM_TEAM_ID, permissionsOf } from '../auth/roles.ts';
 import type { Database, EventKind, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type RecordingParts, recorded } from '../events/record.ts';
@@ -28,8 +28,9 @@ export class MemberService {
     this.#parts = parts;
   }
 
-  /** In the order in which they joined. */
-  list({ teamId }: Principal): Promise<Member[]> {
+  /** In the order in which they joined. Those of the platform's team are its operators. */
+  async list({ teamId }: Principal): Promise<Member[]> {
+    if (teamId === PLATFORM_TEAM_ID) return this.#operators();
     return this.#parts.db
       .selectFrom('team_members')
       .innerJoin('users', 'users.id', 'team_members.user_id')
@@ -78,6 +79,17 @@ export class MemberService {
       await lockMembers(transaction, principal.teamId);
       await removeMember(transaction, principal, id, 'member.leave');
     });
+  }
+
+  async #operators(): Promise<Member[]> {
+    const users = await this.#parts.db
+      .selectFrom('users')
+      .select(['id as user_id', 'name', 'email', 'created_at'])
+      .where('is_admin', '=', true)
+      .orderBy('created_at')
+      .orderBy('id')
+      .execute();
+    return users.map((user) => ({ ...user, role: 'admin' }));
   }
 
   async #demoteOwner(transaction: Transaction<Database>, principal: Principal): Promise<void> {

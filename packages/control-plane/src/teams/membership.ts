@@ -129,17 +129,18 @@ interface LostRights {
   readonly actor: Actor;
 }
 
-/** Revokes the invitations that a user made, directly or with a key. */
+/** Revokes the invitations that a user made, directly or with a key; `teamId`: only those of this team. Call it before {@link revokeKeysBeyond}. */
 export async function revokeInvitationsBy(
   transaction: Transaction<Database>,
   userId: string,
-  teamId: string,
+  teamId?: string,
 ): Promise<void> {
+  const ofTeam = teamId === undefined ? sql`true` : sql`team_id = ${teamId}`;
   await sql`
     with recursive made as (
       select id from api_keys where created_by = ${userId}
       union select api_keys.id from api_keys join made on api_keys.created_by = made.id)
-    delete from invitations where team_id = ${teamId}
+    delete from invitations where ${ofTeam}
       and (created_by = ${userId} or created_by in (select id from made))`.execute(transaction);
 }
 

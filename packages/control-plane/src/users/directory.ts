@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { type Permission, TorporError } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import { PLATFORM_TEAM_ID, permissionsOf } from '../auth/roles.ts';
@@ -11,6 +11,7 @@ import {
   insertMember,
   lockMembers,
   lockPermission,
+  revokeInvitationsBy,
   revokeKeysBeyond,
 } from '../teams/membership.ts';
 import { type AccountParts, type User, userOf } from './accounts.ts';
@@ -170,10 +171,13 @@ async function revokeWhatIsLost(
     // No role has more, but for what operators have.
     const keep = permissionsOf({ role: 'owner', isAdmin });
     await revokeKeysBeyond(transaction, { userId: id, keep, actor });
+    if (isAdmin) return;
+    const lost = { userId: id, teamId: PLATFORM_TEAM_ID, keep: new Set<Permission>(), actor };
+    await revokeKeysBeyond(transaction, lost);
     return;
   }
   await endSessions(transaction, id);
   await transaction.deleteFrom('password_links').where('user_id', '=', id).execute();
-  await transaction.deleteFrom('invitations').where('created_by', '=', id).execute();
+  await revokeInvitationsBy(transaction, id);
   await revokeKeysBeyond(transaction, { userId: id, keep: new Set(), actor });
 }

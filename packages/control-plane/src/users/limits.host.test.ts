@@ -86,6 +86,18 @@ test('two control planes let through as many attempts as one, however many come 
   ]);
 });
 
+test('what is refused for one client does not use up what others have', async () => {
+  await fleet.database.query('delete from credential_attempts');
+  await storm(ATTEMPTS + 1, '198.51.100.5', ada.email);
+  const counts = async () => {
+    const { rows } = await fleet.database.query('select attempts from credential_attempts');
+    return rows.map(({ attempts }) => attempts).toSorted((a: number, b: number) => a - b);
+  };
+  expect(await counts()).toEqual([ATTEMPTS, ATTEMPTS, ATTEMPTS + 1]);
+  await storm(ATTEMPTS, '198.51.100.5', ada.email);
+  expect(await counts()).toEqual([ATTEMPTS, ATTEMPTS, 2 * ATTEMPTS + 1]);
+});
+
 test('a success does not count, and does not make up for failures', async () => {
   const from = '198.51.100.10';
   await fleet.database.query('delete from credential_attempts');

@@ -25,8 +25,8 @@ import {
 
 /** An account from one place. Others can still log in to it, so that nobody is locked out by a stranger. */
 const FROM_ONE_CLIENT: AttemptLimit = { name: 'login', attempts: 10, windowMs: 15 * 60_000 };
-/** An account from everywhere: against guesses from many places. */
-const FROM_ANYWHERE: AttemptLimit = { name: 'account', attempts: 100, windowMs: 3_600_000 };
+/** An account from everywhere, against guesses from many places; more than a few of those can use up. */
+const FROM_ANYWHERE: AttemptLimit = { name: 'account', attempts: 300, windowMs: 3_600_000 };
 
 export interface LoginRequest {
   readonly email: string;
@@ -128,8 +128,8 @@ export function attemptsOn(email: string, client: Client): Attempt[] {
   const from = clientNetwork(client.address ?? 'unknown');
   return [
     { limit: FROM_ONE_CLIENT, subject: `${email}\0${from}` },
-    { limit: FROM_ANYWHERE, subject: email },
     clientAttempt(client),
+    { limit: FROM_ANYWHERE, subject: email },
   ];
 }
 

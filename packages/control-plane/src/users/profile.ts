@@ -8,7 +8,7 @@ import { hashToken } from '../auth/tokens.ts';
 import type { Database, UserRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { recorded } from '../events/record.ts';
-import { revokeKeysBeyond } from '../teams/membership.ts';
+import { revokeInvitationsBy, revokeKeysBeyond } from '../teams/membership.ts';
 import {
   type AccountParts,
   actorOf,
@@ -142,8 +142,8 @@ export class ProfileService {
       await assertOwnsNoTeam(transaction, id);
       await appendUserEvent(transaction, 'user.delete', principal, { email });
       const { actor } = principal;
+      await revokeInvitationsBy(transaction, id);
       await revokeKeysBeyond(transaction, { userId: id, keep: new Set(), actor });
-      await transaction.deleteFrom('invitations').where('created_by', '=', id).execute();
       await transaction.deleteFrom('users').where('id', '=', id).execute();
     });
   }

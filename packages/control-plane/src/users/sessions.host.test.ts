@@ -273,6 +273,18 @@ describe('an account', () => {
 
   test('of an operator cannot take that from itself, and another can', async () => {
     const other = await newUser(server, 'operator@example.com', true);
+    const team = '/v1/teams/tm00000000000000000000';
+    const made = await other.call(
+      'POST',
+      '/v1/api-keys',
+      { name: 'p', scopes: ['sandboxes.read'] },
+      { 'x-team-id': 'tm00000000000000000000' },
+    );
+    const ofPlatform = (await made.json()) as rest.CreatedApiKey;
+    const operators = await other.json<rest.Member[]>('GET', `${team}/members`);
+    expect(operators.map(({ email }) => email)).toEqual([ada.email, other.email]);
+    expect((await other.call('POST', `${team}/invitations`, {})).status).toBe(403);
+    expect((await other.call('DELETE', team)).status).toBe(403);
     const scopes = ['platform', 'sandboxes.read'];
     const { key } = await other.json<rest.CreatedApiKey>('POST', '/v1/api-keys', {
       name: 'op',
@@ -288,6 +300,8 @@ describe('an account', () => {
       200,
     );
     expect((await other.call('GET', '/v1/users')).status).toBe(403);
+    const platform = { 'x-api-key': ofPlatform.key };
+    expect((await request(server, 'GET', '/v1/sandboxes', undefined, platform)).status).toBe(401);
     const headers = { 'x-api-key': key };
     expect((await request(server, 'GET', '/v1/users', undefined, headers)).status).toBe(401);
   });
