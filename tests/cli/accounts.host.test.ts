@@ -43,6 +43,8 @@ async function ok(result: Promise<{ exitCode: number; stdout: string; stderr: st
 test('from the first operator to a member who is removed', async () => {
   const link = (await ok(operator(['user', 'create', 'ada@example.com', '--admin']))).trim();
   expect(link).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/password#tpp_/);
+  const short = await at('ada', ['join'], link, 'short');
+  expect(short.stderr).toContain('The new password must have at least 8 characters');
   await ok(at('ada', ['join'], link, PASSWORD));
   const again = await at('ada', ['join'], link, PASSWORD);
   expect(again.stderr).toContain('was used');
@@ -125,6 +127,7 @@ test('the SDK uses a session, in the team that is named', async () => {
 
 test.each([
   [['login', 'a@example.com'], [''], 'Password'],
+  [['login', 'ada'], ['some password'], 'The email address must have the form name@example.com'],
   [['join'], ['not a link'], 'not a link'],
   [['join'], ['https://evil.test/#tps_x'], 'not a link'],
   [['team', 'role', 'x', 'king'], [], 'owner, admin and member'],

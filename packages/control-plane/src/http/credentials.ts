@@ -13,9 +13,9 @@ export interface WebSettings {
 
 /**
  * The credentials of a request: `X-API-Key`, `Authorization: Bearer` with the token of a
- * session, or the session's cookie; `X-Team-Id` names a team. A cookie counts only if the request is from a page of
- * this server, because browsers send it with requests of other pages too; `isReading`: where
- * the request changes nothing, one that does not say where it is from is enough. Throws
+ * session, or the session's cookie; `X-Team-Id` names a team. A cookie counts only if the
+ * request is from a page of this server, because browsers send it with requests of other pages
+ * too. `isReading`: the request changes nothing, so it need not say where it is from. Throws
  * `forbidden`.
  */
 export function credentialsOf(

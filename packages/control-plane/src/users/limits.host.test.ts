@@ -1,12 +1,15 @@
+import type { rest } from '@torpor/protocol';
 import {
   errorOf,
   Fleet,
+  logIn,
   type Member,
   newUser,
   PASSWORD,
   type Person,
   request,
   type Server,
+  tokenOf,
   until,
 } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -116,6 +119,42 @@ test('a lock ends with its window', async () => {
   expect((await login(0, from, ada.email, PASSWORD)).status).toBe(429);
   await fleet.database.query('update credential_attempts set window_ends_at = now()');
   expect((await login(1, from, ada.email, PASSWORD)).status).toBe(200);
+});
+
+test('what has expired is not valid, and is removed', async () => {
+  await fleet.database.query('delete from credential_attempts');
+  const { id: teamId = '' } = (await ada.json<Partial<rest.Team>[]>('GET', '/v1/teams'))[0] ?? {};
+  const invitations = `/v1/teams/${teamId}/invitations`;
+  const invitation = await ada.json<rest.CreatedInvitation>('POST', invitations, {});
+  const key = { 'x-api-key': serverAt(0).apiKey };
+  const path = `/v1/users/${ada.id}/password-link`;
+  const made = await request(serverAt(0), 'POST', path, undefined, key);
+  const link = tokenOf((await made.json()) as rest.OneTimeLink);
+  for (const table of ['sessions', 'invitations', 'password_links']) {
+    await fleet.database.query(`update ${table} set expires_at = now()`);
+  }
+  expect((await ada.call('GET', '/v1/me')).status).toBe(401);
+  const again = await logIn(serverAt(1), ada.email);
+  expect(await again.json('GET', invitations)).toEqual([]);
+  expect(await again.json('GET', '/v1/auth/sessions')).toHaveLength(1);
+  const signUp = { email: 'late@example.com', name: 'L', password: PASSWORD };
+  for (const [url, body] of [
+    ['/v1/invitations/preview', { token: tokenOf(invitation) }],
+    ['/v1/auth/signup', { ...signUp, invitation: tokenOf(invitation) }],
+    ['/v1/auth/password', { token: link, new_password: 'another password' }],
+  ] as const) {
+    expect((await request(serverAt(0), 'POST', url, body)).status, url).toBe(404);
+  }
+  const accepted = await again.call('POST', '/v1/invitations/accept', {
+    token: tokenOf(invitation),
+  });
+  expect(accepted.status).toBe(404);
+  // A control plane that starts removes them.
+  await fleet.join();
+  await until(async () => (await fleet.count('invitations')) === 0);
+  await until(async () => (await fleet.count('password_links')) === 0);
+  await until(async () => (await fleet.count('sessions')) === 1);
+  ada = again;
 });
 
 test('one client has a limited number of attempts on whatever there is', async () => {

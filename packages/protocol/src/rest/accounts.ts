@@ -17,7 +17,7 @@ export const emailSchema = z
   .trim()
   .toLowerCase()
   .max(254)
-  .pipe(z.email('must be an email address'))
+  .pipe(z.email('must have the form name@example.com'))
   .meta({ example: 'ada@example.com' });
 
 const nameSchema = z
