@@ -23,7 +23,11 @@ function application(permissions: readonly Permission[] = ['sandboxes.write']) {
   const api: Api = new OpenAPIHono<AppEnvironment>();
   api.use(async (c, next) => {
     const actor = { type: 'system', id: null, name: null } as const;
-    c.set('principal', { teamId: 'tm1', actor, permissions: new Set(permissions) });
+    c.set('authenticate', async (teamId = 'tm1') => ({
+      teamId,
+      actor,
+      permissions: new Set(permissions),
+    }));
     await next();
   });
   api.onError((error, c) => errorResponse(c, error));
@@ -71,6 +75,29 @@ test('a caller without the permission does not reach it, whatever the request', 
   expect(handled).not.toHaveBeenCalled();
 });
 
+test.each([
+  ['public', 204, undefined],
+  ['authenticated', 204, 'tm2'],
+  // Not a session.
+  ['user', 403, undefined],
+  ['platform', 403, undefined],
+] as const)(
+  'with the access %s a key gets %i, in the team of the path',
+  async (access, status, team) => {
+    const { api } = application();
+    const teams: (string | undefined)[] = [];
+    const { params: _, body: __, query: ___, ...endpoint } = ENDPOINT;
+    const params = z.object({ team_id: z.string() });
+    addEndpoint(api, { ...endpoint, path: '/teams/{team_id}', params, access }, (c) => {
+      teams.push(c.get('principal')?.teamId);
+      return c.body(null, 204);
+    });
+    const response = await api.request('/teams/tm2', { method: 'POST' });
+    expect(response.status).toBe(status);
+    expect(teams).toEqual(status === 204 ? [team] : []);
+  },
+);
+
 test('the description names the permission, and none for what is public', () => {
   const { api } = application();
   addEndpoint(api, { ...ENDPOINT, path: '/open/{size}/{name}', access: 'public' }, (c) =>
@@ -78,7 +105,7 @@ test('the description names the permission, and none for what is public', () => 
   );
   const { paths } = api.getOpenAPIDocument({ openapi: '3.1.0', info: { title: '', version: '' } });
   expect(paths['/things/{size}/parts/{name}']?.post).toMatchObject({
-    security: [{ apiKey: [] }],
+    security: [{ apiKey: [] }, { session: [] }, { sessionCookie: [] }],
     'x-permission': 'sandboxes.write',
   });
   const open = paths['/open/{size}/{name}']?.post;

@@ -101,7 +101,7 @@ export const callerSchema = z
 
 export type Caller = z.infer<typeof callerSchema>;
 
-export const sessionSchema = z
+const sessionSchema = z
   .strictObject({
     id: z.string(),
     current: z.boolean().meta({ description: 'Whether it is the one that asks.' }),

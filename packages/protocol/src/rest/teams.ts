@@ -11,7 +11,7 @@ export const createTeamSchema = z.strictObject({ name: teamNameSchema }).meta({ 
 
 export const updateTeamSchema = z.strictObject({ name: teamNameSchema }).meta({ id: 'UpdateTeam' });
 
-export const memberSchema = z
+const memberSchema = z
   .strictObject({
     user_id: z.string(),
     name: z.string(),
@@ -42,7 +42,7 @@ export const createInvitationSchema = z
   })
   .meta({ id: 'CreateInvitation' });
 
-export const invitationSchema = z
+const invitationSchema = z
   .strictObject({
     id: z.string(),
     team_id: z.string(),
