@@ -66,7 +66,10 @@ test('a database with data of the version before becomes one of this version', a
 
   const member = ['sandboxes.read', 'sandboxes.write', 'sandboxes.exec'];
   expect(await rows('select id, scopes from api_keys order by id')).toEqual([
-    { id: 'keyfirst', scopes: expect.arrayContaining([...member, 'platform', 'keys.write']) },
+    {
+      id: 'keyfirst',
+      scopes: expect.arrayContaining([...member, 'platform', 'team.write', 'audit.admin']),
+    },
     { id: 'keysecond', scopes: expect.arrayContaining(member) },
   ]);
   const [, second] = (await rows('select scopes from api_keys order by id')) as {
@@ -83,8 +86,13 @@ test('a database with data of the version before becomes one of this version', a
     { resource: 'warm', vcpus: 0, memory_mb: 0, disk_mb: 5 },
   ]);
   expect(await rows('select count(*)::integer as n from sandboxes')).toEqual([{ n: 6 }]);
-  expect(await rows('select id, actor_name from audit_logs')).toEqual([
-    { id: 'log1', actor_name: null },
+  expect(await rows('select id, actor_name, scope from audit_logs')).toEqual([
+    { id: 'log1', actor_name: null, scope: 'team' },
+  ]);
+  expect(await rows('select name from teams order by created_at')).toEqual([
+    { name: 'Default' },
+    { name: 'Others' },
+    { name: 'Platform' },
   ]);
 
   // What the old version had not delivered is delivered, and nothing twice.
