@@ -49,6 +49,7 @@ export class ApiKeyStore {
       teamId: row.team_id,
       actor: { type: 'api_key', id, name },
       permissions: new Set(row.scopes),
+      onBehalfOf: row.user_id ?? undefined,
     };
   }
 
@@ -78,6 +79,7 @@ export const API_KEY_COLUMNS = [
   'key_prefix',
   'scopes',
   'created_by',
+  'user_id',
   'created_at',
   'last_used_at',
   'expires_at',
@@ -88,13 +90,15 @@ export interface NewApiKey {
   readonly name: string;
   readonly scopes: readonly Permission[];
   readonly createdBy: string | null;
+  /** The user from whom its scopes come. */
+  readonly userId: string | null;
   readonly expiresAt?: Date | undefined;
 }
 
 /** Makes a key and its row. */
 export async function insertApiKey(
   transaction: Transaction<Database>,
-  { teamId, name, scopes, createdBy, expiresAt }: NewApiKey,
+  { teamId, name, scopes, createdBy, userId, expiresAt }: NewApiKey,
 ): Promise<CreatedApiKey> {
   const key = newApiKey();
   const row = await transaction
@@ -107,6 +111,7 @@ export async function insertApiKey(
       key_prefix: key.slice(0, SHOWN_PREFIX_LENGTH),
       scopes: [...new Set(scopes)],
       created_by: createdBy,
+      user_id: userId,
       last_used_at: null,
       expires_at: expiresAt ?? null,
     })

@@ -17,6 +17,8 @@ export interface Principal {
   /** Recorded with what the request changes. */
   readonly actor: Actor;
   readonly permissions: ReadonlySet<Permission>;
+  /** The user from whom its permissions come: that of the session, or who made the key; undefined for a key that no user made. */
+  readonly onBehalfOf?: string | undefined;
   /** Of a request with a session. */
   readonly user?: { readonly id: string; readonly sessionId: string };
 }

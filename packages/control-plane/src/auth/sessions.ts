@@ -66,6 +66,7 @@ export class SessionStore {
       teamId: role === undefined ? NO_TEAM : (wanted ?? NO_TEAM),
       actor: { type: 'user', id: userId, name },
       permissions: permissionsOf({ role, isAdmin }),
+      onBehalfOf: userId,
       user: { id: userId, sessionId: found.id },
     };
   }

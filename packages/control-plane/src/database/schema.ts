@@ -69,6 +69,8 @@ export interface InvitationTable {
   /** The only account that may accept it. */
   email: string | null;
   created_by: string | null;
+  /** The user who made it, also with a key. */
+  user_id: string | null;
   created_at: DefaultedTime;
   expires_at: Date;
 }
@@ -99,6 +101,8 @@ export interface ApiKeyTable {
   scopes: Permission[];
   /** The user or key that created it; null for one that was made with the data directory. */
   created_by: string | null;
+  /** The user who made it, also with another key; null if no user did. */
+  user_id: string | null;
   created_at: DefaultedTime;
   last_used_at: Date | null;
   /** From when on it is refused. */

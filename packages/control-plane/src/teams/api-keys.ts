@@ -57,6 +57,7 @@ export class ApiKeyService {
         name,
         scopes,
         createdBy: actor.id,
+        userId: principal.onBehalfOf ?? null,
         expiresAt,
       });
       await appendKeyEvent(transaction, 'api_key.create', principal, made.row);

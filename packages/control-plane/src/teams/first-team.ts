@@ -54,6 +54,7 @@ export async function ensureLocalCredentials(
       name: 'local',
       scopes: PERMISSION_NAMES,
       createdBy: null,
+      userId: null,
     });
     // Before the commit: a key that was not written could not be used.
     await writePrivateFile(

@@ -6,7 +6,7 @@ import { hashToken, newToken } from '../auth/tokens.ts';
 import type { Database, EventKind, InvitationTable, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type RecordingParts, recorded } from '../events/record.ts';
-import { insertMember, lockPermission } from './membership.ts';
+import { insertMember, lockPermission, lockTeamReference } from './membership.ts';
 
 const LIFETIME_MS = 7 * 24 * 3_600_000;
 
@@ -25,6 +25,7 @@ const COLUMNS = [
   'role',
   'email',
   'created_by',
+  'user_id',
   'created_at',
   'expires_at',
 ] as const satisfies readonly (keyof Invitation)[];
@@ -59,6 +60,7 @@ export class InvitationService {
           role,
           email: email ?? null,
           created_by: principal.actor.id,
+          user_id: principal.onBehalfOf ?? null,
           expires_at: new Date(Date.now() + LIFETIME_MS),
         })
         .returning(COLUMNS)
@@ -140,6 +142,8 @@ export async function claimInvitation(
   token: string,
   email: string,
 ): Promise<Invitation> {
+  const { team_id: teamId } = await findValid(transaction, token);
+  await lockTeamReference(transaction, teamId);
   const invitation = await transaction
     .deleteFrom('invitations')
     .where('token_hash', '=', hashToken(token))

@@ -146,6 +146,13 @@ async function removeMember(
   kind: EventKind,
 ): Promise<void> {
   const { teamId, actor } = principal;
+  // The deletion of an account locks this row first too.
+  await transaction
+    .selectFrom('users')
+    .select('id')
+    .where('id', '=', userId)
+    .forKeyShare()
+    .execute();
   const role = await findRole(transaction, principal, userId);
   if (role === 'owner') throw ownerStays();
   await transaction

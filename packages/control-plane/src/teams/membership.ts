@@ -6,43 +6,47 @@ import type { Database, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 
 /**
- * Throws `forbidden` unless the user of the principal still has the permission, and keeps it so
- * until the transaction ends. What outlives its request, such as a key, is made under this
- * lock: otherwise a member who is just being removed could keep one.
+ * Throws `forbidden` unless the user on whose behalf the principal acts still has the permission,
+ * and keeps it so until the transaction ends. What outlives its request, such as a key, is made
+ * under this lock: otherwise a member who is just being removed could keep one.
+ *
+ * Every transaction locks in the order teams, users, members, so that none waits in a circle.
  */
 export async function lockPermission(
   transaction: Transaction<Database>,
   principal: Principal,
   ...needed: readonly Permission[]
 ): Promise<void> {
-  if (principal.user === undefined) return;
-  const { id } = principal.user;
-  // Before the others, in the order in which the deletion of a team takes them.
-  await transaction
-    .selectFrom('teams')
-    .select('id')
-    .where('id', '=', principal.teamId)
-    .forKeyShare()
-    .execute();
+  const { teamId, onBehalfOf } = principal;
+  if (onBehalfOf === undefined) return;
+  await lockTeamReference(transaction, teamId);
   const user = await transaction
     .selectFrom('users')
     .select('is_admin')
-    .where('id', '=', id)
+    .where('id', '=', onBehalfOf)
     .where('status', '=', 'active')
     .forShare()
     .executeTakeFirst();
   const member = await transaction
     .selectFrom('team_members')
     .select('role')
-    .where('team_id', '=', principal.teamId)
-    .where('user_id', '=', id)
+    .where('team_id', '=', teamId)
+    .where('user_id', '=', onBehalfOf)
     .forShare()
     .executeTakeFirst();
   const isAdmin = user?.is_admin ?? false;
-  const inPlatform = isAdmin && principal.teamId === PLATFORM_TEAM_ID;
+  const inPlatform = isAdmin && teamId === PLATFORM_TEAM_ID;
   const role = user === undefined ? undefined : inPlatform ? 'admin' : member?.role;
   const current = { ...principal, permissions: permissionsOf({ role, isAdmin }) };
   for (const permission of needed) requirePermission(current, permission);
+}
+
+/** Lets the team be deleted only after the transaction. */
+export async function lockTeamReference(
+  transaction: Transaction<Database>,
+  id: string,
+): Promise<void> {
+  await transaction.selectFrom('teams').select('id').where('id', '=', id).forKeyShare().execute();
 }
 
 /** Serialises changes of the members of a team. Rows that refer to the team can still be added. */
@@ -129,34 +133,28 @@ interface LostRights {
   readonly actor: Actor;
 }
 
-/** Revokes the invitations that a user made, directly or with a key; `teamId`: only those of this team. Call it before {@link revokeKeysBeyond}. */
+/** Revokes the invitations that a user made, also with a key; `teamId`: only those of this team. */
 export async function revokeInvitationsBy(
   transaction: Transaction<Database>,
   userId: string,
   teamId?: string,
 ): Promise<void> {
-  const ofTeam = teamId === undefined ? sql`true` : sql`team_id = ${teamId}`;
-  await sql`
-    with recursive made as (
-      select id from api_keys where created_by = ${userId}
-      union select api_keys.id from api_keys join made on api_keys.created_by = made.id)
-    delete from invitations where ${ofTeam}
-      and (created_by = ${userId} or created_by in (select id from made))`.execute(transaction);
+  let query = transaction.deleteFrom('invitations').where('user_id', '=', userId);
+  if (teamId !== undefined) query = query.where('team_id', '=', teamId);
+  await query.execute();
 }
 
-/** Revokes the keys that a user made, directly or with another key, and that may do more than the user may. */
+/** Revokes the keys that a user made, also with another key, and that may do more than the user may. */
 export async function revokeKeysBeyond(
   transaction: Transaction<Database>,
   { userId, teamId, keep, actor }: LostRights,
 ): Promise<void> {
-  const ofTeam = teamId === undefined ? sql`true` : sql`api_keys.team_id = ${teamId}`;
-  const { rows } = await sql<{ id: string; team_id: string; name: string; key_prefix: string }>`
-    with recursive made as (
-      select id from api_keys where created_by = ${userId} and ${ofTeam}
-      union select api_keys.id from api_keys join made on api_keys.created_by = made.id)
-    delete from api_keys
-    where id in (select id from made) and not (scopes <@ ${[...keep]}::text[])
-    returning id, team_id, name, key_prefix`.execute(transaction);
+  let query = transaction
+    .deleteFrom('api_keys')
+    .where('user_id', '=', userId)
+    .where(sql<boolean>`not (scopes <@ ${[...keep]}::text[])`);
+  if (teamId !== undefined) query = query.where('team_id', '=', teamId);
+  const rows = await query.returning(['id', 'team_id', 'name', 'key_prefix']).execute();
   await appendEvents(
     transaction,
     rows.map(({ id, team_id, name, key_prefix: prefix }) => ({

@@ -217,9 +217,25 @@ describe('a member who is removed', () => {
     const withKey = async ({ key }: rest.CreatedApiKey) =>
       (await request(server, 'GET', '/v1/sandboxes', undefined, { 'x-api-key': key })).status;
     expect([await withKey(first), await withKey(second)]).toEqual([200, 200]);
+    // That it was made with a key does not depend on that key.
+    const third = await person.json<rest.CreatedApiKey>('POST', '/v1/api-keys', {
+      name: 'c',
+      scopes,
+    });
+    const byThird = await request(
+      server,
+      'POST',
+      '/v1/api-keys',
+      { name: 'd', scopes },
+      { 'x-api-key': third.key },
+    );
+    const fourth = (await byThird.json()) as rest.CreatedApiKey;
+    await person.call('DELETE', `/v1/api-keys/${third.id}`);
+    expect(await withKey(fourth)).toBe(200);
     expect((await person.call('GET', '/v1/sandboxes')).status).toBe(200);
     expect((await owner.call('DELETE', path(`/members/${person.id}`))).status).toBe(204);
     expect([await withKey(first), await withKey(second)]).toEqual([401, 401]);
+    expect(await withKey(fourth)).toBe(401);
     expect(await errorOf(await person.call('GET', '/v1/sandboxes'))).toMatchObject({
       status: 403,
       message: expect.stringContaining('no team'),

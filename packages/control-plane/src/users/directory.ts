@@ -11,6 +11,7 @@ import {
   insertMember,
   lockMembers,
   lockPermission,
+  lockTeamReference,
   revokeInvitationsBy,
   revokeKeysBeyond,
 } from '../teams/membership.ts';
@@ -67,8 +68,9 @@ export class UserDirectory {
   /** A link that sets a new password; earlier ones of the user are not valid any more. Throws `not_found`. */
   async createLink(principal: Principal, id: string): Promise<PasswordLink> {
     return recorded(this.#parts, async (transaction) => {
+      await lockTeamReference(transaction, principal.teamId);
+      await lockUsers(transaction, id, principal.onBehalfOf);
       await lockPermission(transaction, principal, 'platform');
-      await lockUser(transaction, id);
       await this.#record(transaction, 'user.create_link', principal, id, {});
       return insertLink(transaction, id);
     });
@@ -84,14 +86,15 @@ export class UserDirectory {
     changes: { readonly status?: UserStatus | undefined; readonly isAdmin?: boolean | undefined },
   ): Promise<User> {
     const { status, isAdmin } = changes;
-    if (principal.user?.id === id && (status === 'disabled' || isAdmin === false)) {
+    if (principal.onBehalfOf === id && (status === 'disabled' || isAdmin === false)) {
       throw new TorporError('conflict', 'You cannot take this from yourself.', {
         remedy: 'Ask another operator of the platform.',
       });
     }
     return recorded(this.#parts, async (transaction) => {
+      await lockTeamReference(transaction, principal.teamId);
+      await lockUsers(transaction, id, principal.onBehalfOf);
       await lockPermission(transaction, principal, 'platform');
-      await lockUser(transaction, id);
       const row = await transaction
         .updateTable('users')
         .set({ status, is_admin: isAdmin, updated_at: new Date() })
@@ -122,13 +125,21 @@ export class UserDirectory {
   }
 }
 
-async function lockUser(transaction: Transaction<Database>, id: string): Promise<void> {
-  await transaction
+/** Locks a user and the operator who changes it, in one order for all. Throws `not_found`. */
+async function lockUsers(
+  transaction: Transaction<Database>,
+  id: string,
+  operatorId: string | undefined,
+): Promise<void> {
+  const locked = await transaction
     .selectFrom('users')
     .select('id')
-    .where('id', '=', id)
+    .where('id', 'in', [id, operatorId ?? id])
+    .orderBy('id')
     .forUpdate()
-    .executeTakeFirstOrThrow(() => new TorporError('not_found', 'There is no user with this id.'));
+    .execute();
+  if (locked.some((user) => user.id === id)) return;
+  throw new TorporError('not_found', 'There is no user with this id.');
 }
 
 async function giveTeam(

@@ -64,10 +64,18 @@ export const accounts: Migration = {
       .addColumn('role', 'text', (column) => column.notNull())
       .addColumn('email', 'text')
       .addColumn('created_by', 'text')
+      .addColumn('user_id', 'text', (column) => column.references('users.id').onDelete('cascade'))
       .addColumn('created_at', 'timestamptz', (column) => column.notNull().defaultTo(sql`now()`))
       .addColumn('expires_at', 'timestamptz', (column) => column.notNull())
       .execute();
     await db.schema.createIndex('invitations_team').on('invitations').column('team_id').execute();
+    await db.schema.createIndex('invitations_user').on('invitations').column('user_id').execute();
+
+    await db.schema
+      .alterTable('api_keys')
+      .addColumn('user_id', 'text', (column) => column.references('users.id').onDelete('cascade'))
+      .execute();
+    await db.schema.createIndex('api_keys_user').on('api_keys').column('user_id').execute();
 
     // A user has one such link at most: a new one replaces the old one.
     await db.schema
