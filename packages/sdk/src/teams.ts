@@ -41,7 +41,7 @@ export class Teams {
     return withSdkNames(this.#connection.json('PATCH', path(teamId), rest.teamSchema, options));
   }
 
-  /** Deletes a team that has no sandboxes and no snapshots. */
+  /** Deletes a team that has no sandboxes, snapshots or hosts. */
   async delete(teamId: string, signal?: AbortSignal): Promise<void> {
     await this.#connection.empty('DELETE', path(teamId), { signal });
   }

@@ -69,7 +69,7 @@ function registerTeams(cli: CliContext, group: Command): void {
   );
 
   cli
-    .command('rm <team>', 'delete a team, which must have no sandboxes and no snapshots', group)
+    .command('rm <team>', 'delete a team, which must have no sandboxes, snapshots or hosts', group)
     .action(
       cli.action(async (team: string, options: CommonOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {

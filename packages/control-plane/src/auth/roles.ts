@@ -14,6 +14,8 @@ const ADMIN: readonly Permission[] = [
   'webhooks.read',
   'webhooks.write',
   'audit.admin',
+  'hosts.read',
+  'hosts.write',
 ];
 
 const ROLE_PERMISSIONS: Readonly<Record<TeamRole, readonly Permission[]>> = {

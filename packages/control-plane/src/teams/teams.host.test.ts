@@ -71,6 +71,7 @@ describe('who may do what', () => {
     ['GET', () => '/v1/api-keys', undefined, [200, 200, 403, 200]],
     ['POST', () => '/v1/api-keys', { name: 'k' }, [201, 201, 403, 201]],
     ['GET', () => '/v1/webhooks', undefined, [200, 200, 403, 200]],
+    ['GET', () => '/v1/hosts', undefined, [200, 200, 403, 200]],
     ['GET', () => '/v1/sandboxes', undefined, [200, 200, 200, 200]],
     ['GET', () => '/v1/usage', undefined, [200, 200, 200, 200]],
     ['GET', () => '/v1/audit-logs', undefined, [200, 200, 200, 200]],
@@ -320,6 +321,13 @@ describe('a team', () => {
       message: expect.stringContaining('sandboxes (1)'),
     });
     await other.call('DELETE', `/v1/sandboxes/${sandbox.id}`);
+    const hostRequest = { name: 'mine', type: 'team' };
+    const { host } = await other.json<rest.CreatedHost>('POST', '/v1/hosts', hostRequest);
+    expect(await errorOf(await remove())).toMatchObject({
+      status: 409,
+      message: expect.stringContaining('hosts (1)'),
+    });
+    expect((await other.call('DELETE', `/v1/hosts/${host.id}`)).status).toBe(204);
     expect((await remove()).status).toBe(204);
     expect((await other.call('GET', '/v1/sandboxes')).status).toBe(403);
     const teams = await other.json<rest.Team[]>('GET', '/v1/teams');

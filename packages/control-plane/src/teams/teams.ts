@@ -77,7 +77,7 @@ export class TeamService {
 
   /**
    * Deletes the team of the principal with its keys, webhooks, members and invitations. The audit log and its
-   * usage stay. Throws `conflict` while it has sandboxes or snapshots.
+   * usage stay. Throws `conflict` while it has sandboxes, snapshots or hosts.
    */
   async delete(principal: Principal): Promise<void> {
     const { teamId } = principal;
@@ -115,22 +115,24 @@ export class TeamService {
 }
 
 async function assertUnused(transaction: Transaction<Database>, teamId: string): Promise<void> {
-  const { sandboxes } = await transaction
-    .selectFrom('sandboxes')
-    .select(({ fn }) => fn.countAll<string>().as('sandboxes'))
-    .where('team_id', '=', teamId)
-    .where('state', '<>', 'stopped')
-    .executeTakeFirstOrThrow();
-  const { snapshots } = await transaction
-    .selectFrom('templates')
-    .select(({ fn }) => fn.countAll<string>().as('snapshots'))
-    .where('team_id', '=', teamId)
-    .executeTakeFirstOrThrow();
-  if (Number(sandboxes) + Number(snapshots) > 0) {
+  const count = async (table: 'sandboxes' | 'templates' | 'hosts') => {
+    let query = transaction
+      .selectFrom(table)
+      .select(({ fn }) => fn.countAll<string>().as('rows'))
+      .where('team_id', '=', teamId);
+    if (table === 'sandboxes') query = query.where('state', '<>', 'stopped');
+    return Number((await query.executeTakeFirstOrThrow()).rows);
+  };
+  const [sandboxes, snapshots, hosts] = [
+    await count('sandboxes'),
+    await count('templates'),
+    await count('hosts'),
+  ];
+  if (sandboxes + snapshots + hosts > 0) {
     throw new TorporError(
       'conflict',
-      `The team still has sandboxes (${sandboxes}) or snapshots (${snapshots}).`,
-      { remedy: 'Destroy its sandboxes and delete its snapshots first.' },
+      `The team still has sandboxes (${sandboxes}), snapshots (${snapshots}) or hosts (${hosts}).`,
+      { remedy: 'Destroy its sandboxes, and delete its snapshots and hosts, first.' },
     );
   }
   const local = await transaction

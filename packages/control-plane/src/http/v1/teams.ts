@@ -61,7 +61,7 @@ const DELETE = defineEndpoint({
   operationId: 'deleteTeam',
   access: 'team.delete',
   summary: 'Delete a team, with its keys, webhooks, members and invitations',
-  description: 'Refused with `conflict` while it has sandboxes or snapshots.',
+  description: 'Refused with `conflict` while it has sandboxes, snapshots or hosts.',
   tag: TAG,
   params: teamParams,
   responses: { 204: { description: 'The team is deleted.' } },
