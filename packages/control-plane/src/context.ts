@@ -1,5 +1,5 @@
 import { getRequestListener } from '@hono/node-server';
-import { ID_PREFIXES } from '@torpor/protocol';
+import { ID_PREFIXES, logRequestIds } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { ApiKeyStore } from './auth/api-keys.ts';
@@ -58,7 +58,8 @@ export type Context = ReturnType<typeof createContext>;
  * calls and queries nothing; the caller must close `metrics`.
  */
 export function createContext(options: ContextOptions) {
-  const { db, logger, version } = options;
+  const { db, version } = options;
+  const logger = logRequestIds(options.logger);
   const hosts = new HostRegistry(options.hosts);
   const repository = new SandboxRepository(db);
   const metrics = new Metrics(repository);

@@ -19,6 +19,7 @@ import type { AppEnvironment } from './environment.ts';
 import { errorResponse } from './error-response.ts';
 import { addHomeRoute } from './home.ts';
 import { authenticate } from './middleware/authenticate.ts';
+import { identify } from './middleware/identify.ts';
 import { observe } from './middleware/observe.ts';
 import { notFound } from './not-found.ts';
 import { addOpenApiRoute } from './openapi.ts';
@@ -58,6 +59,7 @@ export interface AppParts {
 export function createApp(parts: AppParts): Api {
   const app: Api = new OpenAPIHono<AppEnvironment>();
   app.onError((error, c) => errorResponse(c, error));
+  app.use(identify());
   app.use(observe(parts));
   app.use('/v1/*', authenticate(parts.apiKeys));
 

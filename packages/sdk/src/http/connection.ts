@@ -2,7 +2,12 @@ import { Readable } from 'node:stream';
 import { TorporError } from '@torpor/protocol/basics';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
-import { connectionError, errorFromBody, incompleteResponse } from './errors.ts';
+import {
+  connectionError,
+  errorFromResponse,
+  failedResponse,
+  incompleteResponse,
+} from './errors.ts';
 
 export const DEFAULT_API_URL = 'http://127.0.0.1:7070';
 
@@ -155,7 +160,7 @@ export class Connection {
       source?.end();
     }
     if (response.statusCode < 400) return response;
-    throw errorFromBody(response.statusCode, await readLimited(response.body));
+    throw errorFromResponse(failedResponse(response), await readLimited(response.body));
   }
 }
 
