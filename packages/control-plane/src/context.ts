@@ -1,5 +1,5 @@
 import { getRequestListener } from '@hono/node-server';
-import { ID_PREFIXES, logRequestIds } from '@torpor/protocol';
+import { ID_PREFIXES, logRequestIds, type QuotaLimits } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { ApiKeyStore } from './auth/api-keys.ts';
@@ -29,6 +29,7 @@ import { SandboxRepository } from './sandboxes/repository.ts';
 import { SandboxService } from './sandboxes/service.ts';
 import { StreamServer } from './streams/server.ts';
 import { ApiKeyService } from './teams/api-keys.ts';
+import { Quotas } from './teams/quotas.ts';
 import { NAME_PREFIX } from './templates/parts.ts';
 import { nameRecovery } from './templates/recovery.ts';
 import { TemplateRepository } from './templates/repository.ts';
@@ -46,6 +47,8 @@ export interface ContextOptions {
   /** How long an operation keeps its locks after its control plane has died. */
   readonly leaseMs?: number | undefined;
   readonly secrets: SecretBox;
+  /** What a team may have that has no limits of its own. */
+  readonly quotas: QuotaLimits;
   /** Networks besides the public internet that webhooks may call, in CIDR notation. */
   readonly webhookNetworks: readonly string[];
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
@@ -72,8 +75,10 @@ export function createContext(options: ContextOptions) {
   const onEvents = () => delivery.wake();
   const { secrets, webhookNetworks: allowedNetworks } = options;
   const sender = new WebhookSender({ db, secrets, allowedNetworks });
+  const quotas = new Quotas({ db, defaults: options.quotas, onEvents });
   const parts = {
     db,
+    quotas,
     hosts,
     placement: new Placement(hosts),
     runner: new OperationRunner({ db, locks, metrics, logger, onEvents }),
@@ -91,11 +96,12 @@ export function createContext(options: ContextOptions) {
     lifecycle: new SandboxLifecycle(parts),
     templates: new TemplateService(parts),
     builds: new BuildService(hosts),
-    teamKeys: new ApiKeyService({ db, onEvents }),
+    teamKeys: new ApiKeyService({ db, quotas, onEvents }),
     auditLog: new AuditLog(db),
     events: new EventFeed(db, logger),
     usage: new Usage(db),
-    webhooks: new WebhookService({ db, secrets, sender, allowedNetworks, onEvents }),
+    quotas,
+    webhooks: new WebhookService({ db, quotas, secrets, sender, allowedNetworks, onEvents }),
     processes: new GuestProcesses(guests, metrics),
     files: new GuestFiles(guests),
   };

@@ -1,11 +1,12 @@
 import { mkdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
+import type { QuotaLimits } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { SYSTEM } from './auth/principal.ts';
 import { SecretBox } from './auth/secret-box.ts';
-import { SETTINGS } from './config/index.ts';
+import { DEFAULT_QUOTAS, SETTINGS } from './config/index.ts';
 import { apiEntrance, type Context, createContext } from './context.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
@@ -45,6 +46,8 @@ export interface ControlPlaneOptions {
   readonly secretKey?: string | undefined;
   /** Networks besides the public internet that webhooks may call, in CIDR notation; none if omitted. */
   readonly webhookNetworks?: readonly string[];
+  /** What a team may have that has no limits of its own. */
+  readonly quotas?: QuotaLimits;
   /** How soon webhooks are sent, and again; for tests. */
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
   /** How long an operation keeps its locks after its control plane has died; for tests. */
@@ -104,6 +107,7 @@ export class ControlPlane implements AsyncDisposable {
       db,
       secrets: await SecretBox.open(dataDir, options.secretKey),
       webhookNetworks: options.webhookNetworks ?? [],
+      quotas: options.quotas ?? DEFAULT_QUOTAS,
       hosts: [
         {
           id: LOCAL_HOST_ID,

@@ -6,6 +6,8 @@ export {
   type CreatedWebhook,
   type Event,
   MAX_EXEC_OUTPUT_BYTES,
+  type Quota,
+  type QuotaList,
   type Usage,
   type Webhook,
   type WebhookAttempt,
@@ -18,6 +20,7 @@ export { Events, type FollowEventsOptions } from './events.ts';
 export { type FileOptions, Files } from './files.ts';
 export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';
+export { Quotas } from './quotas.ts';
 export {
   type CommandOptions,
   type ExecOptions,

@@ -4,6 +4,7 @@ import { AuditLog } from './audit-log.ts';
 import { Builds } from './builds.ts';
 import { Events } from './events.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
+import { Quotas } from './quotas.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
 import { Webhooks } from './webhooks.ts';
@@ -36,6 +37,7 @@ export class Torpor implements AsyncDisposable {
   readonly auditLog: AuditLog;
   readonly events: Events;
   readonly webhooks: Webhooks;
+  readonly quotas: Quotas;
   readonly #connection: Connection;
 
   constructor(options: ConnectionOptions = {}) {
@@ -47,6 +49,7 @@ export class Torpor implements AsyncDisposable {
     this.auditLog = new AuditLog(this.#connection);
     this.events = new Events(this.#connection);
     this.webhooks = new Webhooks(this.#connection);
+    this.quotas = new Quotas(this.#connection);
   }
 
   get apiUrl(): string {

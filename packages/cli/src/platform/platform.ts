@@ -1,7 +1,7 @@
 import { createRouterTransport } from '@connectrpc/connect';
 import { type AcceleratorChoice, HostAgent, type Progress } from '@torpor/agent';
 import { ControlPlane } from '@torpor/control-plane';
-import type { Config } from '@torpor/control-plane/config';
+import { type Config, parseQuotas } from '@torpor/control-plane/config';
 import type { Logger } from 'pino';
 import { ENVD_ENTRY } from './envd-entry.ts';
 import { hostSettings } from './host-settings.ts';
@@ -49,6 +49,7 @@ export class Platform {
       host: config.host,
       port: config.port,
       secretKey: config.secretKey,
+      quotas: parseQuotas(config.teamQuotas),
       webhookNetworks: config.webhookNetworks?.split(',') ?? [],
       hostTransport: createRouterTransport((router) => agent.routes(router)),
       guestTimeoutMs,

@@ -8,6 +8,7 @@ import { discard } from './discard.ts';
 import type { Shape } from './limits.ts';
 import { newSandboxRow } from './new-row.ts';
 import {
+  newSandboxDemand,
   type OperatedSandbox,
   onSandbox,
   requireRow,
@@ -32,7 +33,7 @@ export interface NewSandbox extends Shape {
  * `error`, or `destroying` for as long as the host may still have parts of it.
  */
 export function createOperation(
-  { logger }: Pick<SandboxParts, 'logger'>,
+  { logger, quotas }: Pick<SandboxParts, 'logger' | 'quotas'>,
   principal: Principal,
   request: NewSandbox,
   { host, description }: Place,
@@ -45,6 +46,7 @@ export function createOperation(
     begin: (write) =>
       write(async (transaction) => {
         const { memoryMb } = request;
+        await quotas.require(transaction, principal.teamId, newSandboxDemand(request));
         await reserveMemory(transaction, host.id, {
           memoryMb,
           hostMemoryMb: description.memoryMb,

@@ -7,11 +7,18 @@ import { lockFreeMemory, noMemory } from '../hosts/placement.ts';
 import { reportOf } from '../hosts/report.ts';
 import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
 import type { Completion, LockedWrite, Operation, ResourceEvent } from '../operations/runner.ts';
+import type { Quotas } from '../teams/quotas.ts';
 import { notInState } from './access.ts';
 import { claim } from './claim.ts';
 import { discard } from './discard.ts';
 import { newSandboxRow } from './new-row.ts';
-import { requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
+import {
+  newSandboxDemand,
+  requireRow,
+  type SandboxParts,
+  sandboxEvent,
+  shapeOfRow,
+} from './parts.ts';
 import { SandboxRepository } from './repository.ts';
 
 export interface ForkRequest {
@@ -90,7 +97,12 @@ function forkOperation(
       const { memoryMb } = await parts.hosts.connection(source.host_id).describe();
       const timeoutSec = request.timeoutSec ?? source.timeout_sec;
       const reservation = await write((transaction) =>
-        reserve(transaction, { source, childIds, timeoutSec, hostMemoryMb: memoryMb }),
+        reserve(parts.quotas, transaction, {
+          source,
+          childIds,
+          timeoutSec,
+          hostMemoryMb: memoryMb,
+        }),
       );
       onReserved(reservation);
       return reservation;
@@ -136,8 +148,9 @@ function requireForkable(
   });
 }
 
-/** Inserts as many rows as the host has memory for. */
+/** Inserts as many rows as the team's quotas allow and the host has memory for. */
 async function reserve(
+  quotas: Quotas,
   transaction: Transaction<Database>,
   wanted: {
     readonly source: SandboxRow;
@@ -148,13 +161,23 @@ async function reserve(
 ): Promise<Reservation> {
   const { source, childIds, timeoutSec, hostMemoryMb } = wanted;
   const memoryMb = source.memory_mb;
+  const quota = await quotas.lock(
+    transaction,
+    source.team_id,
+    newSandboxDemand(shapeOfRow(source)),
+  );
+  const allowed = quota.times(childIds.length);
   const freeMb = await lockFreeMemory(transaction, source.host_id, hostMemoryMb);
-  const room = Math.max(Math.min(Math.floor(freeMb / memoryMb), childIds.length), 0);
+  const room = Math.max(Math.min(Math.floor(freeMb / memoryMb), allowed), 0);
   const placed = childIds.slice(0, room).map((id) => childRow(source, id, timeoutSec));
   const rows = room === 0 ? [] : await new SandboxRepository(transaction).insert(placed);
   const refused = childIds
     .slice(room)
-    .map(() => noMemory({ memoryMb, hostMemoryMb }, freeMb - room * memoryMb));
+    .map(() =>
+      room === allowed
+        ? quota.refusal(allowed)
+        : noMemory({ memoryMb, hostMemoryMb }, freeMb - room * memoryMb),
+    );
   return { source, rows, refused, timeoutSec };
 }
 

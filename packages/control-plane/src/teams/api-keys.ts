@@ -9,6 +9,7 @@ import {
 import type { Principal } from '../auth/principal.ts';
 import type { Database, EventKind } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import type { Quotas } from './quotas.ts';
 
 export interface ApiKeyRequest {
   readonly name: string;
@@ -19,6 +20,7 @@ export interface ApiKeyRequest {
 
 interface Parts {
   readonly db: Kysely<Database>;
+  readonly quotas: Quotas;
   /** Called after a transaction with events. */
   readonly onEvents: () => void;
 }
@@ -31,7 +33,7 @@ export class ApiKeyService {
     this.#parts = parts;
   }
 
-  /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed. */
+  /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed, `quota_exceeded`. */
   async create(principal: Principal, request: ApiKeyRequest): Promise<CreatedApiKey> {
     const { name, expiresAt } = request;
     const scopes = request.scopes ?? MEMBER_PERMISSIONS;
@@ -50,6 +52,7 @@ export class ApiKeyService {
     }
     const created = await this.#parts.db.transaction().execute(async (transaction) => {
       const { teamId, actor } = principal;
+      await this.#parts.quotas.require(transaction, teamId, { api_keys: 1 });
       const made = await insertApiKey(transaction, {
         teamId,
         name,

@@ -1,4 +1,11 @@
-import { canTransition, type hostAgent, newId, REMEDIES, TorporError } from '@torpor/protocol';
+import {
+  canTransition,
+  type hostAgent,
+  newId,
+  REMEDIES,
+  SANDBOX_DEFAULTS,
+  TorporError,
+} from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
@@ -66,6 +73,7 @@ export function createSnapshotOperation(
         },
         move: async (transaction, row) => {
           const sandboxes = new SandboxRepository(transaction);
+          await requireRoom(parts, transaction, row, name);
           const moved = await sandboxes.transition(row.id, row.state, 'snapshotting');
           if (moved === undefined) return undefined;
           pending = await new TemplateRepository(transaction).insert(pendingRow(row, name));
@@ -135,6 +143,21 @@ async function requireFree(parts: TemplateParts, teamId: string, name: string): 
   if ((await parts.templates.find(teamId, name)) === undefined) return;
   throw new TorporError('already_exists', `There is already a snapshot ${name}.`, {
     remedy: REMEDIES.replaceSnapshot,
+  });
+}
+
+/** The one that it replaces counts until then, but not against its number. */
+async function requireRoom(
+  { quotas }: TemplateParts,
+  transaction: Transaction<Database>,
+  source: SandboxRow,
+  name: string,
+): Promise<void> {
+  const { team_id: teamId, memory_mb, disk_size_mb } = source;
+  const replaced = await new TemplateRepository(transaction).find(teamId, name);
+  await quotas.require(transaction, teamId, {
+    snapshots: replaced === undefined ? 1 : 0,
+    disk_mb: memory_mb + (disk_size_mb ?? SANDBOX_DEFAULTS.diskMb),
   });
 }
 

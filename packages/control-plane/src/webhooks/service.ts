@@ -12,6 +12,7 @@ import type {
   WebhookTable,
 } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import type { Quotas } from '../teams/quotas.ts';
 import { newWebhookSecret } from './message.ts';
 import { type Attempt, SECRET_PURPOSE, type WebhookSender } from './sender.ts';
 import { type AllowedNetworks, parseTarget } from './target.ts';
@@ -38,6 +39,7 @@ export type WebhookChanges = {
 
 interface Parts {
   readonly db: Kysely<Database>;
+  readonly quotas: Quotas;
   readonly secrets: SecretBox;
   readonly sender: WebhookSender;
   readonly allowedNetworks: AllowedNetworks;
@@ -53,13 +55,14 @@ export class WebhookService {
     this.#parts = parts;
   }
 
-  /** Returns the secret too: the only time that it can be seen. Throws `invalid_request`, `already_exists`. */
+  /** Returns the secret too: the only time that it can be seen. Throws `invalid_request`, `already_exists`, `quota_exceeded`. */
   async create(principal: Principal, request: WebhookRequest) {
-    const { secrets } = this.#parts;
+    const { secrets, quotas } = this.#parts;
     const secret = newWebhookSecret();
     const url = this.#target(request.url);
-    const webhook = await this.#write(principal, 'webhook.create', (transaction) =>
-      transaction
+    const webhook = await this.#write(principal, 'webhook.create', async (transaction) => {
+      await quotas.require(transaction, principal.teamId, { webhooks: 1 });
+      return transaction
         .insertInto('webhooks')
         .values({
           id: newId('webhook'),
@@ -71,8 +74,8 @@ export class WebhookService {
           event_types: [...request.eventTypes],
         })
         .returningAll()
-        .executeTakeFirstOrThrow(),
-    );
+        .executeTakeFirstOrThrow();
+    });
     return { webhook, secret };
   }
 

@@ -70,6 +70,14 @@ export {
 } from './files.ts';
 export { type Health, healthSchema } from './health.ts';
 export {
+  type Quota,
+  type QuotaList,
+  quotaListSchema,
+  quotaSchema,
+  type SetQuotas,
+  setQuotasSchema,
+} from './quotas.ts';
+export {
   type CreateSandbox,
   createSandboxSchema,
   type ListSandboxesQuery,

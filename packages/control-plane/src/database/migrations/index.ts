@@ -7,6 +7,7 @@ import { apiKeysAndAudit } from './0005-api-keys-and-audit.ts';
 import { eventStream } from './0006-event-stream.ts';
 import { usage } from './0007-usage.ts';
 import { webhooks } from './0008-webhooks.ts';
+import { idempotencyAndQuotas } from './0011-idempotency-and-quotas.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -18,4 +19,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0006-event-stream': eventStream,
   '0007-usage': usage,
   '0008-webhooks': webhooks,
+  '0011-idempotency-and-quotas': idempotencyAndQuotas,
 };
