@@ -20,6 +20,7 @@ import { createApp } from './http/app.ts';
 import type { Api } from './http/endpoint.ts';
 import type { Entrance } from './http/front-door.ts';
 import { routeStream } from './http/v1/streams.ts';
+import { IdempotencyKeys } from './idempotency/keys.ts';
 import { Metrics } from './observability/metrics.ts';
 import { OperationLocks } from './operations/locks.ts';
 import { OperationRunner } from './operations/runner.ts';
@@ -100,6 +101,7 @@ export function createContext(options: ContextOptions) {
     auditLog: new AuditLog(db),
     events: new EventFeed(db, logger),
     usage: new Usage(db),
+    idempotency: new IdempotencyKeys({ db, secrets, logger, leaseMs: options.leaseMs }),
     quotas,
     webhooks: new WebhookService({ db, quotas, secrets, sender, allowedNetworks, onEvents }),
     processes: new GuestProcesses(guests, metrics),

@@ -162,14 +162,17 @@ async function databaseConnection(options: ControlPlaneOptions, resources: Async
 
 /** Starts the background work. */
 async function startWork(
-  { parts, metrics, locks, delivery, sender, dispatcher }: Context,
+  { parts, metrics, locks, delivery, sender, dispatcher, idempotency }: Context,
   { databaseUrl, reconcilerTiming: timing, retention }: ControlPlaneOptions,
   resources: AsyncDisposableStack,
 ): Promise<void> {
   const { hosts, runner, sandboxes: rows, logger } = parts;
   resources.defer(() => metrics.close());
   // No other process uses the embedded database: every holder of a lock in it has died.
-  if (databaseUrl === undefined) await locks.expireAll();
+  if (databaseUrl === undefined) {
+    await locks.expireAll();
+    await idempotency.expireAll();
+  }
   resources.use(sender);
   dispatcher.start();
   resources.use(dispatcher);
@@ -200,10 +203,13 @@ async function startWork(
   }
   resources.use(startTemplateSweeper(parts, timing?.listIntervalMs));
   resources.use(
-    startRetention(parts, {
-      keepStoppedMs: SETTINGS.keepStoppedMs.defaultValue,
-      ...retention,
-    }),
+    startRetention(
+      { ...parts, idempotency },
+      {
+        keepStoppedMs: SETTINGS.keepStoppedMs.defaultValue,
+        ...retention,
+      },
+    ),
   );
 }
 

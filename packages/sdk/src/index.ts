@@ -18,7 +18,7 @@ export { AuditLog, type AuditLogOptions } from './audit-log.ts';
 export { Builds } from './builds.ts';
 export { Events, type FollowEventsOptions } from './events.ts';
 export { type FileOptions, Files } from './files.ts';
-export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
+export { type ConnectionOptions, type CreateOptions, DEFAULT_API_URL } from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';
 export { Quotas } from './quotas.ts';
 export {

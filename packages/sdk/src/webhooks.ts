@@ -1,6 +1,6 @@
 import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
-import type { Connection } from './http/connection.ts';
+import type { Connection, CreateOptions } from './http/connection.ts';
 import { withSdkNames } from './http/field-names.ts';
 
 export interface WebhookSettings {
@@ -34,7 +34,7 @@ export class Webhooks {
   }
 
   /** The result has the secret of the signatures, which cannot be retrieved later. */
-  create(settings: WebhookSettings, signal?: AbortSignal): Promise<rest.CreatedWebhook> {
+  create(settings: WebhookSettings, options: CreateOptions = {}): Promise<rest.CreatedWebhook> {
     const { name, url, format, eventTypes } = settings;
     const body: z.input<typeof rest.createWebhookSchema> = {
       name,
@@ -43,9 +43,9 @@ export class Webhooks {
       event_types: [...eventTypes],
     };
     return withSdkNames(
-      this.#connection.json('POST', '/v1/webhooks', rest.createdWebhookSchema, {
+      this.#connection.create('/v1/webhooks', rest.createdWebhookSchema, {
         json: body,
-        signal,
+        ...options,
       }),
     );
   }

@@ -3,6 +3,7 @@ import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow, TemplateRow } from '../database/schema.ts';
 import { type Place, reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
+import type { CreateRecord } from '../idempotency/keys.ts';
 import type { Operation } from '../operations/runner.ts';
 import { discard } from './discard.ts';
 import type { Shape } from './limits.ts';
@@ -37,6 +38,7 @@ export function createOperation(
   principal: Principal,
   request: NewSandbox,
   { host, description }: Place,
+  record: CreateRecord,
 ): Operation<SandboxRow, hostAgent.CreateSandboxResponse, OperatedSandbox> {
   const id = newId('sandbox');
   const metadata = { template: request.template };
@@ -53,6 +55,7 @@ export function createOperation(
         });
         const row = requestedRow(principal, id, host.id, request);
         const [inserted] = await new SandboxRepository(transaction).insert([row]);
+        await record.record(transaction, { ids: [id] });
         return requireRow(id, inserted);
       }),
     perform: (row, fence) =>

@@ -9,6 +9,7 @@ import {
 import type { Principal } from '../auth/principal.ts';
 import type { Database, EventKind } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import type { Quotas } from './quotas.ts';
 
 export interface ApiKeyRequest {
@@ -34,7 +35,11 @@ export class ApiKeyService {
   }
 
   /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed, `quota_exceeded`. */
-  async create(principal: Principal, request: ApiKeyRequest): Promise<CreatedApiKey> {
+  async create(
+    principal: Principal,
+    request: ApiKeyRequest,
+    record: CreateRecord = UNRECORDED,
+  ): Promise<CreatedApiKey> {
     const { name, expiresAt } = request;
     const scopes = request.scopes ?? MEMBER_PERMISSIONS;
     const missing = scopes.find((scope) => !principal.permissions.has(scope));
@@ -61,10 +66,21 @@ export class ApiKeyService {
         expiresAt,
       });
       await appendKeyEvent(transaction, 'api_key.create', principal, made.row);
+      await record.record(transaction, { ids: [made.row.id], secret: made.key });
       return made;
     });
     this.#parts.onEvents();
     return created;
+  }
+
+  /** Throws `not_found`, also for one that has been revoked. */
+  async get({ teamId }: Principal, id: string): Promise<ApiKey> {
+    return this.#parts.db
+      .selectFrom('api_keys')
+      .select(API_KEY_COLUMNS)
+      .where('id', '=', id)
+      .where('team_id', '=', teamId)
+      .executeTakeFirstOrThrow(unknownKey);
   }
 
   /** The keys of the team, newest first; expired ones too. */
@@ -87,13 +103,15 @@ export class ApiKeyService {
         .where('team_id', '=', principal.teamId)
         .returning(API_KEY_COLUMNS)
         .executeTakeFirst();
-      if (row === undefined) {
-        throw new TorporError('not_found', 'The team has no API key with this id.');
-      }
+      if (row === undefined) throw unknownKey();
       await appendKeyEvent(transaction, 'api_key.revoke', principal, row);
     });
     this.#parts.onEvents();
   }
+}
+
+function unknownKey(): TorporError {
+  return new TorporError('not_found', 'The team has no API key with this id.');
 }
 
 async function appendKeyEvent(

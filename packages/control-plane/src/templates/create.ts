@@ -10,6 +10,7 @@ import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
 import { phaseTimings } from '../hosts/timings.ts';
+import type { CreateRecord } from '../idempotency/keys.ts';
 import type { Completion, Operation } from '../operations/runner.ts';
 import { notInState } from '../sandboxes/access.ts';
 import { claim } from '../sandboxes/claim.ts';
@@ -52,6 +53,7 @@ export function createSnapshotOperation(
   parts: TemplateParts,
   principal: Principal,
   { sandboxId, name, overwrite }: NewSnapshot,
+  record: CreateRecord,
 ): SnapshotOperation {
   const { teamId } = principal;
   const event = { teamId, resource: name, metadata: { sandbox: sandboxId } };
@@ -92,7 +94,11 @@ export function createSnapshotOperation(
             { timeoutMs: SNAPSHOT_TIMEOUT_MS },
           ),
         ),
-    complete: (transaction, subject, response) => publish(transaction, subject, response),
+    complete: async (transaction, subject, response) => {
+      // Not earlier: what is not published is rolled back, also if the control plane dies.
+      await record.record(transaction, { ids: [subject.pending.id] });
+      return publish(transaction, subject, response);
+    },
     settle: async ({ pending }, _, fence) => {
       const record = await observe(parts, sandboxId, fence);
       return async (transaction) => {

@@ -30,6 +30,16 @@ export class TemplateRepository {
       .executeTakeFirst();
   }
 
+  findReady(teamId: string, id: string): Promise<TemplateRow | undefined> {
+    return this.#db
+      .selectFrom('templates')
+      .selectAll()
+      .where('id', '=', id)
+      .where('team_id', '=', teamId)
+      .where('state', '=', 'ready')
+      .executeTakeFirst();
+  }
+
   findDeleting(id: string): Promise<TemplateRow | undefined> {
     return this.#db
       .selectFrom('templates')

@@ -17,6 +17,7 @@ import type { Principal } from '../auth/principal.ts';
 import type { TemplateRow, TemplateType } from '../database/schema.ts';
 import type { HostImage } from '../hosts/connection.ts';
 import type { Placement } from '../hosts/placement.ts';
+import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn } from '../sandboxes/access.ts';
 import { createSnapshotOperation } from './create.ts';
 import { deleteSnapshotOperation, unknownName } from './delete.ts';
@@ -51,7 +52,11 @@ export class TemplateService {
    * paused afterwards. Throws `not_found`, `name_reserved`, `already_exists`,
    * `invalid_state`, or the agent's error; the name is unchanged then.
    */
-  async create(principal: Principal, request: SnapshotRequest): Promise<OperatedSnapshot> {
+  async create(
+    principal: Principal,
+    request: SnapshotRequest,
+    record: CreateRecord = UNRECORDED,
+  ): Promise<OperatedSnapshot> {
     const { sandboxes, runner } = this.#parts;
     const { sandboxId, overwrite } = request;
     const name = request.name ?? `template-${randomBytes(4).toString('hex')}`;
@@ -60,7 +65,14 @@ export class TemplateService {
       throw new TorporError('name_reserved', `${name} is the name of an image of the platform.`);
     }
     const snapshot = { sandboxId, name, overwrite };
-    return runner.run(createSnapshotOperation(this.#parts, principal, snapshot));
+    return runner.run(createSnapshotOperation(this.#parts, principal, snapshot, record));
+  }
+
+  /** A snapshot that a control plane created and did not tell. Throws `not_found` if it has been deleted or replaced since. */
+  async created({ teamId }: Principal, id: string): Promise<OperatedSnapshot> {
+    const row = await this.#parts.templates.findReady(teamId, id);
+    if (row !== undefined) return { row, timings: [] };
+    throw new TorporError('not_found', 'The snapshot has been deleted or replaced since.');
   }
 
   /** The team's snapshots, newest first, and the images of the platform. */

@@ -12,6 +12,7 @@ import type {
   WebhookTable,
 } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import type { Quotas } from '../teams/quotas.ts';
 import { newWebhookSecret } from './message.ts';
 import { type Attempt, SECRET_PURPOSE, type WebhookSender } from './sender.ts';
@@ -56,13 +57,13 @@ export class WebhookService {
   }
 
   /** Returns the secret too: the only time that it can be seen. Throws `invalid_request`, `already_exists`, `quota_exceeded`. */
-  async create(principal: Principal, request: WebhookRequest) {
+  async create(principal: Principal, request: WebhookRequest, record: CreateRecord = UNRECORDED) {
     const { secrets, quotas } = this.#parts;
     const secret = newWebhookSecret();
     const url = this.#target(request.url);
     const webhook = await this.#write(principal, 'webhook.create', async (transaction) => {
       await quotas.require(transaction, principal.teamId, { webhooks: 1 });
-      return transaction
+      const row = await transaction
         .insertInto('webhooks')
         .values({
           id: newId('webhook'),
@@ -75,6 +76,8 @@ export class WebhookService {
         })
         .returningAll()
         .executeTakeFirstOrThrow();
+      await record.record(transaction, { ids: [row.id], secret });
+      return row;
     });
     return { webhook, secret };
   }

@@ -80,8 +80,29 @@ export function torporError(
     : new TorporError('internal_error', `${message} (${code})`, options);
 }
 
+/** Errors of a connection, and whether the server may have received the request. */
+const connectionErrors = new WeakMap<TorporError, 'lost' | 'not made'>();
+
+/** Of undici and of the socket: there was a connection, and it was closed. */
+const LOST = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
+/** There was none: the server is not running, or starting. */
+const NOT_MADE = new Set(['ECONNREFUSED', 'UND_ERR_CONNECT_TIMEOUT']);
+
+/** Whether the connection was lost after the request was sent, or could not be made; undefined for all other errors. */
+export function connectionFailure(error: unknown): 'lost' | 'not made' | undefined {
+  return error instanceof TorporError ? connectionErrors.get(error) : undefined;
+}
+
 /** The error for a request without a response. */
 export function connectionError(apiUrl: URL, reason: unknown): TorporError {
+  const error = noResponse(apiUrl, reason);
+  const code = reason instanceof Error && 'code' in reason ? String(reason.code) : '';
+  if (LOST.has(code)) connectionErrors.set(error, 'lost');
+  if (NOT_MADE.has(code)) connectionErrors.set(error, 'not made');
+  return error;
+}
+
+function noResponse(apiUrl: URL, reason: unknown): TorporError {
   const message = reason instanceof Error ? reason.message || reason.name : String(reason);
   return new TorporError('host_unavailable', `No response from ${apiUrl.origin}: ${message}`, {
     cause: reason,
@@ -92,11 +113,14 @@ export function connectionError(apiUrl: URL, reason: unknown): TorporError {
 
 /** The error for a response that is incomplete. */
 export function incompleteResponse(apiUrl: URL, reason: unknown): TorporError {
-  return new TorporError('host_unavailable', `The response of ${apiUrl.origin} is incomplete.`, {
+  const message = `The response of ${apiUrl.origin} is incomplete.`;
+  const error = new TorporError('host_unavailable', message, {
     cause: reason,
     remedy:
       'Try again. If it was a file, it may have been truncated while it was read; the log of the server says why.',
   });
+  connectionErrors.set(error, 'lost');
+  return error;
 }
 
 const CODE_OF_STATUS: Record<number, ErrorCode> = {

@@ -1,7 +1,9 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
 import type { ApiKey } from '../../auth/api-keys.ts';
+import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { ApiKeyService } from '../../teams/api-keys.ts';
+import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 
 const TAG = 'API keys';
@@ -46,15 +48,20 @@ const REVOKE = defineEndpoint({
   responses: { 204: { description: 'The key is revoked.' } },
 });
 
-export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyService): void {
-  addEndpoint(api, CREATE, async (c, { body }) => {
-    const { name, scopes, expires_at: expiresAt } = body;
-    const { row, key } = await apiKeys.create(c.get('principal'), {
-      name,
-      scopes,
-      expiresAt: expiresAt === undefined ? undefined : new Date(expiresAt),
-    });
-    return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
+export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyService, keys: IdempotencyKeys): void {
+  addCreateEndpoint(api, keys, CREATE, {
+    isPrivate: true,
+    create: async (c, { body }, record) => {
+      const { name, scopes, expires_at: expiry } = body;
+      const expiresAt = expiry === undefined ? undefined : new Date(expiry);
+      const request = { name, scopes, expiresAt };
+      const { row, key } = await apiKeys.create(c.get('principal'), request, record);
+      return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
+    },
+    outcome: async (c, _, { ids: [id = ''], secret: key = '' }) => {
+      const row = await apiKeys.get(c.get('principal'), id);
+      return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
+    },
   });
   addEndpoint(api, LIST, async (c) => {
     const keys = await apiKeys.list(c.get('principal'));

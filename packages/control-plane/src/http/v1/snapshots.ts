@@ -1,5 +1,7 @@
 import { rest } from '@torpor/protocol';
+import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { TemplateService } from '../../templates/service.ts';
+import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { snapshotParams } from './params.ts';
 import { presentSnapshot, presentTemplate } from './present-snapshots.ts';
@@ -53,14 +55,23 @@ const DELETE = defineEndpoint({
   responses: { 204: { description: 'The snapshot is deleted.' } },
 });
 
-export function addSnapshotRoutes(api: Api, templates: TemplateService): void {
-  addEndpoint(api, CREATE, async (c, { body, query }) => {
-    const { row, timings } = await templates.create(c.get('principal'), {
-      sandboxId: body.sandbox_id,
-      name: body.name,
-      overwrite: query.overwrite === 'true',
-    });
-    return c.json(presentSnapshot(row, timings), 201);
+export function addSnapshotRoutes(
+  api: Api,
+  templates: TemplateService,
+  keys: IdempotencyKeys,
+): void {
+  addCreateEndpoint(api, keys, CREATE, {
+    create: async (c, { body, query }, record) => {
+      const request = {
+        sandboxId: body.sandbox_id,
+        name: body.name,
+        overwrite: query.overwrite === 'true',
+      };
+      const { row, timings } = await templates.create(c.get('principal'), request, record);
+      return c.json(presentSnapshot(row, timings), 201);
+    },
+    outcome: async (c, _, { ids: [id = ''] }) =>
+      c.json(presentSnapshot((await templates.created(c.get('principal'), id)).row), 201),
   });
   addEndpoint(api, LIST, async (c, { query }) => {
     const found = await templates.list(c.get('principal'), query.type);

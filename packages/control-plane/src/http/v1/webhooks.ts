@@ -1,6 +1,8 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
+import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { Delivery, Webhook, WebhookService } from '../../webhooks/service.ts';
+import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 
 const TAG = 'Webhooks';
@@ -122,12 +124,19 @@ const REDELIVER = defineEndpoint({
   },
 });
 
-export function addWebhookRoutes(api: Api, webhooks: WebhookService): void {
-  addEndpoint(api, CREATE, async (c, { body }) => {
-    const { name, url, format, event_types: eventTypes } = body;
-    const request = { name, url, format, eventTypes };
-    const { webhook, secret } = await webhooks.create(c.get('principal'), request);
-    return c.json({ ...presentWebhook(webhook), secret } satisfies rest.CreatedWebhook, 201);
+export function addWebhookRoutes(api: Api, webhooks: WebhookService, keys: IdempotencyKeys): void {
+  addCreateEndpoint(api, keys, CREATE, {
+    isPrivate: true,
+    create: async (c, { body }, record) => {
+      const { name, url, format, event_types: eventTypes } = body;
+      const request = { name, url, format, eventTypes };
+      const { webhook, secret } = await webhooks.create(c.get('principal'), request, record);
+      return c.json({ ...presentWebhook(webhook), secret } satisfies rest.CreatedWebhook, 201);
+    },
+    outcome: async (c, _, { ids: [id = ''], secret = '' }) => {
+      const webhook = await webhooks.get(c.get('principal'), id);
+      return c.json({ ...presentWebhook(webhook), secret } satisfies rest.CreatedWebhook, 201);
+    },
   });
   addEndpoint(api, LIST, async (c) =>
     c.json((await webhooks.list(c.get('principal'))).map(presentWebhook)),
