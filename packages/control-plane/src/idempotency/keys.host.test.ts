@@ -139,14 +139,16 @@ describe.each(Object.entries(SUBJECTS))('%s', (kind, subject) => {
 
   test('its control plane dies in any step', async () => {
     const before = await subject.count();
-    await using stack = new AsyncDisposableStack();
+    const closing: Promise<void>[] = [];
     const interrupted: Record<string, Send> = {};
     for (const [name, step] of Object.entries(steps)) {
       const send = await subject.prepare();
-      const mortal = stack.use(await fleet.joinSeverable({ leaseMs: LEASE_MS }));
+      const mortal = await fleet.joinSeverable({ leaseMs: LEASE_MS });
       mortal.links.arm(step);
-      void send(mortal).catch(() => undefined);
+      const first = send(mortal).catch(() => undefined);
       await mortal.links.severed;
+      // Its reconciler would be busy looking for its host.
+      closing.push(first.then(() => mortal[Symbol.asyncDispose]()));
       interrupted[name] = send;
     }
     const outcomes = await Promise.all(
@@ -158,6 +160,7 @@ describe.each(Object.entries(SUBJECTS))('%s', (kind, subject) => {
         return [name, isWhole ? 'made once' : text];
       }),
     );
+    await Promise.all(closing);
     const expected = Object.keys(steps).map((name) => [name, 'made once']);
     expect(Object.fromEntries(outcomes)).toEqual(Object.fromEntries(expected));
     await until(async () => (await fleet.count('operations')) === 0);
