@@ -4,7 +4,7 @@ import type { Principal } from '../auth/principal.ts';
 import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
 import { lockFreeMemory, noMemory } from '../hosts/placement.ts';
-import { hasFailedToStart, INTERRUPTED_REASON, reportOf } from '../hosts/report.ts';
+import { hasFailedToStart, neverReachedHost, reportOf } from '../hosts/report.ts';
 import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
 import type { CreateRecord, Made } from '../idempotency/keys.ts';
 import type { Completion, LockedWrite, Operation, ResourceEvent } from '../operations/runner.ts';
@@ -151,7 +151,7 @@ export async function forked(
 ): Promise<Fork | undefined> {
   const rows: SandboxRow[] = [];
   for (const id of ids) rows.push(await settledCreate(parts, principal, id, 'sandbox.fork'));
-  if (rows.length > 0 && rows.every(({ reason }) => reason === INTERRUPTED_REASON)) {
+  if (rows.length > 0 && rows.every(neverReachedHost)) {
     return undefined;
   }
   const children: ForkedChild[] = rows.map((row) =>

@@ -7,7 +7,7 @@ import type { Principal } from '../auth/principal.ts';
 import { SYSTEM } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import type { Placement } from '../hosts/placement.ts';
-import { hasFailedToStart, INTERRUPTED_REASON } from '../hosts/report.ts';
+import { hasFailedToStart, neverReachedHost } from '../hosts/report.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn, notInState } from './access.ts';
 import { createOperation, type NewSandbox } from './create.ts';
@@ -72,7 +72,7 @@ export class SandboxService {
    */
   async created(principal: Principal, id: string): Promise<OperatedSandbox | undefined> {
     const row = await settledCreate(this.#parts, principal, id, 'sandbox.create');
-    if (row.reason === INTERRUPTED_REASON) return undefined;
+    if (neverReachedHost(row)) return undefined;
     if (hasFailedToStart(row)) throw notCreated(row);
     return { row, timings: [] };
   }
