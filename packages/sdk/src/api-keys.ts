@@ -36,7 +36,9 @@ export class ApiKeys {
 
   /** Newest first; expired ones too. */
   list(signal?: AbortSignal): Promise<rest.ApiKey[]> {
-    return this.#connection.json('GET', '/v1/api-keys', rest.apiKeyListSchema, { signal });
+    return Array.fromAsync(
+      this.#connection.pages('/v1/api-keys', rest.apiKeyListSchema, { signal }),
+    );
   }
 
   /** From the next request on it is refused. */

@@ -41,10 +41,12 @@ export class Snapshots {
   }
 
   list(options: ListSnapshotsOptions = {}): Promise<rest.Snapshot[]> {
-    return this.#connection.json('GET', '/v1/snapshots', rest.snapshotListSchema, {
-      query: { type: options.type },
-      signal: options.signal,
-    });
+    return Array.fromAsync(
+      this.#connection.pages('/v1/snapshots', rest.snapshotListSchema, {
+        query: { type: options.type },
+        signal: options.signal,
+      }),
+    );
   }
 
   get(name: string, signal?: AbortSignal): Promise<rest.Snapshot> {

@@ -5,6 +5,7 @@
  */
 import type { Principal } from '../auth/principal.ts';
 import { SYSTEM } from '../auth/principal.ts';
+import type { Cursor } from '../database/page.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import type { Placement } from '../hosts/placement.ts';
 import { hasFailedToStart, neverReachedHost } from '../hosts/report.ts';
@@ -14,7 +15,7 @@ import { createOperation, type NewSandbox } from './create.ts';
 import { destroyOperation } from './destroy.ts';
 import { checkShape, type RequestedShape, requireImage, type Shape, shapeOf } from './limits.ts';
 import type { OperatedSandbox, SandboxParts, SnapshotLookup } from './parts.ts';
-import type { Cursor, SandboxFilter } from './repository.ts';
+import type { SandboxFilter } from './repository.ts';
 import { notCreated, settledCreate } from './settled-create.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 15_000;

@@ -1,5 +1,5 @@
 import { MEMBER_PERMISSIONS, type Permission, TorporError } from '@torpor/protocol';
-import type { Kysely, Transaction } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import {
   API_KEY_COLUMNS,
   type ApiKey,
@@ -7,6 +7,7 @@ import {
   insertApiKey,
 } from '../auth/api-keys.ts';
 import type { Principal } from '../auth/principal.ts';
+import type { Cursor, Page } from '../database/page.ts';
 import type { Database, EventKind } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
@@ -84,13 +85,19 @@ export class ApiKeyService {
   }
 
   /** The keys of the team, newest first; expired ones too. */
-  list({ teamId }: Principal): Promise<ApiKey[]> {
+  list({ teamId }: Principal, { after, limit }: Page<Cursor>): Promise<ApiKey[]> {
     return this.#parts.db
       .selectFrom('api_keys')
       .select(API_KEY_COLUMNS)
       .where('team_id', '=', teamId)
+      .$if(after !== undefined, (query) =>
+        query.where(
+          sql<boolean>`(created_at, id) < (${after?.createdAt}::timestamptz, ${after?.id}::text)`,
+        ),
+      )
       .orderBy('created_at', 'desc')
       .orderBy('id', 'desc')
+      .$if(limit !== undefined, (query) => query.limit(limit ?? 0))
       .execute();
   }
 

@@ -14,7 +14,8 @@
 import { randomBytes } from 'node:crypto';
 import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
-import type { TemplateRow, TemplateType } from '../database/schema.ts';
+import type { Cursor, Page } from '../database/page.ts';
+import type { TemplateRow } from '../database/schema.ts';
 import type { HostImage } from '../hosts/connection.ts';
 import type { Placement } from '../hosts/placement.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
@@ -75,18 +76,21 @@ export class TemplateService {
     throw new TorporError('not_found', 'The snapshot has been deleted or replaced since.');
   }
 
-  /** The team's snapshots, newest first, and the images of the platform. */
-  async list(principal: Principal, type?: TemplateType): Promise<Template[]> {
-    const own = type === 'base' ? [] : await this.#parts.templates.list(principal.teamId);
-    const images = type === 'snapshot' ? [] : await this.#images();
-    return [...own.map((snapshot) => ({ snapshot })), ...images.map((image) => ({ image }))];
+  /** The team's snapshots, newest first. */
+  list({ teamId }: Principal, page: Page<Cursor>): Promise<TemplateRow[]> {
+    return this.#parts.templates.list(teamId, page);
+  }
+
+  /** The images of the platform. */
+  async images(): Promise<readonly HostImage[]> {
+    return (await this.#parts.placement.choose()).description.images;
   }
 
   /** Throws `not_found`. */
   async get(principal: Principal, name: string): Promise<Template> {
     const snapshot = await this.#find(principal, name);
     if (snapshot !== undefined) return { snapshot };
-    const image = (await this.#images()).find((one) => one.name === name);
+    const image = (await this.images()).find((one) => one.name === name);
     if (image !== undefined) return { image };
     throw unknownName(name);
   }
@@ -109,11 +113,7 @@ export class TemplateService {
     return this.#parts.templates.find(principal.teamId, name);
   }
 
-  async #images(): Promise<readonly HostImage[]> {
-    return (await this.#parts.placement.choose()).description.images;
-  }
-
   async #isImage(name: string): Promise<boolean> {
-    return (await this.#images()).some((image) => image.name === name);
+    return (await this.images()).some((image) => image.name === name);
   }
 }

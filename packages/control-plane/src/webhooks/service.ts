@@ -3,6 +3,7 @@ import type { Kysely, Selectable, Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { SecretBox } from '../auth/secret-box.ts';
 import { isDuplicate } from '../database/duplicate.ts';
+import type { Page } from '../database/page.ts';
 import type {
   Database,
   DeliveryState,
@@ -83,12 +84,14 @@ export class WebhookService {
   }
 
   /** By name. */
-  async list({ teamId }: Principal): Promise<Webhook[]> {
+  async list({ teamId }: Principal, { after, limit }: Page<string>): Promise<Webhook[]> {
     const rows = await this.#parts.db
       .selectFrom('webhooks')
       .selectAll()
       .where('team_id', '=', teamId)
+      .$if(after !== undefined, (query) => query.where('name', '>', after ?? ''))
       .orderBy('name')
+      .$if(limit !== undefined, (query) => query.limit(limit ?? 0))
       .execute();
     return rows.map((row) => this.#shown(row));
   }
@@ -154,19 +157,22 @@ export class WebhookService {
     });
   }
 
-  /** What was and is to be sent to it, newest first; at most `limit`. Throws `not_found`. */
+  /** What was and is to be sent to it, newest first. Throws `not_found`. */
   async deliveries(
     principal: Principal,
     id: string,
-    filter: { readonly state?: DeliveryState | undefined; readonly limit: number },
+    state: DeliveryState | undefined,
+    { after, limit }: Page<string>,
   ): Promise<Delivery[]> {
     const { id: webhookId } = await this.#find(principal, id);
     let query = this.#parts.db
       .selectFrom('webhook_deliveries')
       .selectAll()
       .where('webhook_id', '=', webhookId);
-    if (filter.state !== undefined) query = query.where('state', '=', filter.state);
-    return query.orderBy('id', 'desc').limit(filter.limit).execute();
+    if (state !== undefined) query = query.where('state', '=', state);
+    if (after !== undefined) query = query.where('id', '<', after);
+    if (limit !== undefined) query = query.limit(limit);
+    return query.orderBy('id', 'desc').execute();
   }
 
   /** Queues again what was given up. Returns how many. Throws `not_found`. */

@@ -30,6 +30,8 @@ export {
   guestPathSchema,
   guestUserSchema,
   MAX_JSON_BODY_BYTES,
+  type PageQuery,
+  pageQuerySchema,
 } from './common.ts';
 export {
   type Event,

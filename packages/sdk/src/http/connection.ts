@@ -19,6 +19,7 @@ const DEFAULT_REQUEST_TIMEOUT_MS = 0;
 const CONNECT_TIMEOUT_MS = 10_000;
 /** Before a create is sent again: together longer than a server takes to restart. */
 const RETRY_DELAYS_MS = [100, 300, 1_000, 2_000, 4_000, 8_000] as const;
+const PAGE_SIZE = 200;
 const MAX_ERROR_BODY_BYTES = 64 * 1024;
 
 export interface ConnectionOptions {
@@ -97,9 +98,37 @@ export class Connection {
     schema: z.ZodType<T>,
     options: RequestOptions = {},
   ): Promise<T> {
-    const { body } = await this.#send(method, path, options);
+    return (await this.#receive(method, path, schema, options)).value;
+  }
+
+  /** All entries of a list whose body is an array, fetched page by page as they are consumed. */
+  async *pages<T>(
+    path: string,
+    schema: z.ZodType<T[]>,
+    { query, pageSize = PAGE_SIZE, ...options }: RequestOptions & { readonly pageSize?: number },
+  ): AsyncGenerator<T, void> {
+    let nextToken: string | undefined;
+    do {
+      const page = { ...query, limit: pageSize, next_token: nextToken };
+      const { value, headers } = await this.#receive('GET', path, schema, {
+        ...options,
+        query: page,
+      });
+      yield* value;
+      const token = headers['x-next-token'];
+      nextToken = Array.isArray(token) ? token[0] : token;
+    } while (nextToken !== undefined);
+  }
+
+  async #receive<T>(
+    method: Dispatcher.HttpMethod,
+    path: string,
+    schema: z.ZodType<T>,
+    options: RequestOptions,
+  ) {
+    const { body, headers } = await this.#send(method, path, options);
     try {
-      return decode(schema, await body.json());
+      return { value: decode(schema, await body.json()), headers };
     } catch (error) {
       if (error instanceof TorporError || options.signal?.aborted) throw error;
       if (!(error instanceof SyntaxError)) throw incompleteResponse(this.apiUrl, error);

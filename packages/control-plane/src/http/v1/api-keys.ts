@@ -5,8 +5,10 @@ import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { ApiKeyService } from '../../teams/api-keys.ts';
 import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { cursorsOf, readPage } from './page-token.ts';
 
 const TAG = 'API keys';
+const POSITIONS = cursorsOf('api-keys', 'apiKey');
 
 const CREATE = defineEndpoint({
   method: 'post',
@@ -32,6 +34,7 @@ const LIST = defineEndpoint({
   access: 'keys.read',
   summary: 'List the API keys of the team, newest first',
   tag: TAG,
+  query: rest.pageQuerySchema,
   responses: {
     200: { description: 'The keys.', content: { 'application/json': rest.apiKeyListSchema } },
   },
@@ -63,9 +66,15 @@ export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyService, keys: Idempote
       return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
     },
   });
-  addEndpoint(api, LIST, async (c) => {
-    const keys = await apiKeys.list(c.get('principal'));
-    return c.json(keys.map(presentApiKey));
+  addEndpoint(api, LIST, async (c, { query }) => {
+    const { entries } = await readPage(
+      c,
+      POSITIONS,
+      query,
+      (page) => apiKeys.list(c.get('principal'), page),
+      ({ created_at: createdAt, id }) => ({ createdAt, id }),
+    );
+    return c.json(entries.map(presentApiKey));
   });
   addEndpoint(api, REVOKE, async (c, { params }) => {
     await apiKeys.revoke(c.get('principal'), params.id);

@@ -1,12 +1,15 @@
 import { rest } from '@torpor/protocol';
+import type { Cursor, Page } from '../../database/page.ts';
 import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { TemplateService } from '../../templates/service.ts';
 import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
+import { cursorsOf, readPage } from './page-token.ts';
 import { snapshotParams } from './params.ts';
-import { presentSnapshot, presentTemplate } from './present-snapshots.ts';
+import { presentImage, presentSnapshot, presentTemplate } from './present-snapshots.ts';
 
 const TAG = 'Snapshots';
+const POSITIONS = cursorsOf('snapshots', 'template');
 
 const CREATE = defineEndpoint({
   method: 'post',
@@ -28,6 +31,7 @@ const LIST = defineEndpoint({
   operationId: 'listSnapshots',
   access: 'snapshots.read',
   summary: 'List the templates: the snapshots of the team and the images of the platform',
+  description: 'Snapshots are newest first. The images are on the last page.',
   tag: TAG,
   query: rest.listSnapshotsQuerySchema,
   responses: { 200: jsonResponse('The snapshots and images.', rest.snapshotListSchema) },
@@ -74,8 +78,16 @@ export function addSnapshotRoutes(
       c.json(presentSnapshot((await templates.created(c.get('principal'), id)).row), 201),
   });
   addEndpoint(api, LIST, async (c, { query }) => {
-    const found = await templates.list(c.get('principal'), query.type);
-    return c.json(found.map(presentTemplate));
+    const own = (page: Page<Cursor>) => templates.list(c.get('principal'), page);
+    const { entries, isLast } =
+      query.type === 'base'
+        ? { entries: [], isLast: true }
+        : await readPage(c, POSITIONS, query, own, ({ created_at: createdAt, id }) => ({
+            createdAt,
+            id,
+          }));
+    const images = query.type === 'snapshot' || !isLast ? [] : await templates.images();
+    return c.json([...entries.map((row) => presentSnapshot(row)), ...images.map(presentImage)]);
   });
   addEndpoint(api, GET, async (c, { params }) =>
     c.json(presentTemplate(await templates.get(c.get('principal'), params.name))),
