@@ -132,7 +132,7 @@ interface LimitedDemand {
 }
 
 /** What a transaction that holds a team's lock may still take. */
-export class QuotaRoom {
+class QuotaRoom {
   readonly #demands: readonly LimitedDemand[];
 
   constructor(demands: readonly LimitedDemand[]) {

@@ -75,7 +75,6 @@ export {
   type Quota,
   type QuotaList,
   quotaListSchema,
-  quotaSchema,
   type SetQuotas,
   setQuotasSchema,
 } from './quotas.ts';

@@ -7,7 +7,7 @@ const limitSchema = z
   .nullable()
   .meta({ description: 'The most that the team may have; null means no limit.' });
 
-export const quotaSchema = z
+const quotaSchema = z
   .strictObject({
     name: z.enum(QUOTA_NAMES),
     used: z.int(),
