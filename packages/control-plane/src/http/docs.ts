@@ -48,7 +48,7 @@ const START = `SwaggerUIBundle({
 });
 `;
 
-/** The interactive page of the API and the table of errors. That is made from the files of the npm package `swagger-ui-dist`. */
+/** The interactive page of the API, from the files of the npm package `swagger-ui-dist`, and the table of errors. */
 export function addDocsRoutes(api: Api): void {
   const directory = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
   const headers = {

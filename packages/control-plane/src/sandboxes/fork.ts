@@ -151,9 +151,7 @@ export async function forked(
 ): Promise<Fork | undefined> {
   const rows: SandboxRow[] = [];
   for (const id of ids) rows.push(await settledCreate(parts, principal, id, 'sandbox.fork'));
-  if (rows.length > 0 && rows.every(neverReachedHost)) {
-    return undefined;
-  }
+  if (rows.length > 0 && rows.every(neverReachedHost)) return undefined;
   const children: ForkedChild[] = rows.map((row) =>
     hasFailedToStart(row) ? { error: notCreated(row) } : { row },
   );
