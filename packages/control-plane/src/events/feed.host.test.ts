@@ -101,6 +101,7 @@ test('who continues after an event misses none and gets none twice, while two co
     if (count > 0) complete = false;
   }
   await writing;
+  await until(async () => (await fleet.count('outbox where delivered_at is null')) === 0);
   const rest_ = await all(torpor, { after });
   const ids = [...collected, ...rest_].map(({ id }) => id);
   expect(ids).toEqual((await all(torpor, { after: begin })).map(({ id }) => id));
