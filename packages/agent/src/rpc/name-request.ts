@@ -9,7 +9,7 @@ export const nameRequest: Interceptor = (next) => async (call) => {
   return response.stream ? { ...response, message: namedStream(id, response.message) } : response;
 };
 
-/** A generator runs as part of whoever asks for its next value. */
+/** A generator runs in the context of the caller that asks for its next value. */
 function namedStream<T>(id: string, messages: AsyncIterable<T>): AsyncIterable<T> {
   return {
     [Symbol.asyncIterator]: () => {

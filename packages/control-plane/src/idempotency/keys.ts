@@ -6,7 +6,7 @@
  * request. Another request with the key waits until there is a response. If the lease
  * expires, the process of the attempt has died, and the request that waits takes over. What
  * the attempt made is in the row of the key: it is recorded in the transaction that makes it
- * ({@link CreateRecord.record}), which fails once another attempt has taken over. So either
+ * ({@link CreateRecord.record}), which fails once another attempt handles the request. So either
  * something was made, and is known, or nothing was and nothing will be, and the next attempt
  * may begin from the start.
  */
@@ -42,7 +42,7 @@ export type StoredResponse = z.infer<typeof responseSchema>;
 
 /** Notes what a create makes. */
 export interface CreateRecord {
-  /** Call it in the transaction that makes it. Throws `conflict` if another attempt has taken over. */
+  /** Call it in the transaction that makes it. Throws `conflict` if another attempt handles the request. */
   record(transaction: Transaction<Database>, made: Made): Promise<void>;
 }
 
@@ -229,7 +229,7 @@ export class Claim implements CreateRecord, AsyncDisposable {
       .set({ made: this.#parts.seal(made) })
       .executeTakeFirstOrThrow();
     if (numUpdatedRows === 0n) {
-      throw new TorporError('conflict', 'Another attempt to handle this request has taken over.');
+      throw new TorporError('conflict', 'Another attempt handles this request now.');
     }
     this.#made = made;
   }
