@@ -10,6 +10,8 @@ export {
   type HostDeletePreview,
   type HostToken,
   MAX_EXEC_OUTPUT_BYTES,
+  type Quota,
+  type QuotaList,
   type Usage,
   type Webhook,
   type WebhookAttempt,
@@ -26,8 +28,9 @@ export {
   type HostChanges,
   Hosts,
 } from './hosts.ts';
-export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
+export { type ConnectionOptions, type CreateOptions, DEFAULT_API_URL } from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';
+export { Quotas } from './quotas.ts';
 export {
   type CommandOptions,
   type ExecOptions,

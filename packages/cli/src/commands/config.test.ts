@@ -47,6 +47,7 @@ test('every setting is listed with its value and its origin', async () => {
     ['(not shown)', 'TORPOR_API_KEY'],
     ['(not shown)', 'TORPOR_SECRET_KEY'],
     ['(none)', 'default'],
+    [SETTINGS.teamQuotas.defaultValue, 'default'],
     ['auto', 'default'],
     ['auto', 'default'],
     [join(dataDir, 'bin/qemu'), file],

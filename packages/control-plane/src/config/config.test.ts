@@ -41,6 +41,10 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
   apiKey: ['tpr_0', 'tpr_0'],
   secretKey: [`${'A'.repeat(43)}=`, `${'A'.repeat(43)}=`],
   webhookNetworks: ['10.0.0.0/8,fd00::/8', '10.0.0.0/8,fd00::/8'],
+  teamQuotas: [
+    'vcpus=8,disk_mb=unlimited',
+    'running_sandboxes=20,vcpus=8,memory_mb=40960,disk_mb=unlimited,snapshots=100,api_keys=100,webhooks=20',
+  ],
   accelerator: ['tcg', 'tcg'],
   vmm: ['qemu', 'qemu'],
   qemu: ['/opt/qemu', '/opt/qemu'],

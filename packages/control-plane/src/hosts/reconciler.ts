@@ -173,7 +173,9 @@ export class Reconciler implements AsyncDisposable {
       );
       return;
     }
-    if (!(await rows.adopt(adoptedRow(host.id, info)))) return;
+    // The report may be late, and nothing corrects the facts of a row that has been adopted.
+    const present = await host.fetchSandboxInfo(info.sandboxId);
+    if (present === undefined || !(await rows.adopt(adoptedRow(host.id, present)))) return;
     logger.warn({ sandbox: info.sandboxId }, 'Unknown sandbox adopted');
   }
 

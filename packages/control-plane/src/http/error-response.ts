@@ -8,6 +8,7 @@ import { errorBody } from '../errors/public-error.ts';
 export function errorResponse(c: Context, reason: unknown): Response {
   const error =
     reason instanceof HTTPException ? fromHttpException(reason) : TorporError.from(reason);
+  if (error.retryAfterSec !== undefined) c.header('Retry-After', String(error.retryAfterSec));
   return c.json(errorBody(error), error.httpStatus as ContentfulStatusCode);
 }
 

@@ -8,6 +8,7 @@ import { eventStream } from './0006-event-stream.ts';
 import { usage } from './0007-usage.ts';
 import { webhooks } from './0008-webhooks.ts';
 import { hosts } from './0010-hosts.ts';
+import { idempotencyAndQuotas } from './0011-idempotency-and-quotas.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -20,4 +21,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0007-usage': usage,
   '0008-webhooks': webhooks,
   '0010-hosts': hosts,
+  '0011-idempotency-and-quotas': idempotencyAndQuotas,
 };
