@@ -10,6 +10,9 @@ const VM_WORKERS = Math.max(
   Math.min(availableParallelism(), Math.floor(process.availableMemory() / VM_FILE_BYTES)),
 );
 
+/** The default, one second, is less than a command of the CLI takes on a busy machine. */
+const EXPECT = { poll: { timeout: 15_000 } };
+
 const folders = '{packages/*/src,tests,bench,scripts}';
 
 /**
@@ -27,6 +30,7 @@ export default defineConfig({
           exclude: ['**/*.{host,vm}.test.ts', '**/node_modules/**'],
           testTimeout: 60_000,
           hookTimeout: 120_000,
+          expect: EXPECT,
           maxWorkers: availableParallelism(),
           sequence: { groupOrder: 0 },
         },
@@ -37,6 +41,7 @@ export default defineConfig({
           include: [`${folders}/**/*.host.test.ts`],
           testTimeout: 60_000,
           hookTimeout: 120_000,
+          expect: EXPECT,
           // Some of these wait for a process or a deadline most of their time.
           maxWorkers: availableParallelism() + 1,
           sequence: { groupOrder: 1 },
@@ -48,6 +53,7 @@ export default defineConfig({
           include: [`${folders}/**/*.vm.test.ts`],
           testTimeout: 300_000,
           hookTimeout: 600_000,
+          expect: EXPECT,
           maxWorkers: VM_WORKERS,
           sequence: { groupOrder: 2 },
         },

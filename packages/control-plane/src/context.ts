@@ -1,5 +1,5 @@
 import { getRequestListener } from '@hono/node-server';
-import { ID_PREFIXES } from '@torpor/protocol';
+import { ID_PREFIXES, logRequestIds, type QuotaLimits } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { ApiKeyStore } from './auth/api-keys.ts';
@@ -27,6 +27,7 @@ import { credentialsOf, type WebSettings } from './http/credentials.ts';
 import type { Api } from './http/endpoint.ts';
 import type { Entrance } from './http/front-door.ts';
 import { routeStream } from './http/v1/streams.ts';
+import { IdempotencyKeys } from './idempotency/keys.ts';
 import { Metrics } from './observability/metrics.ts';
 import { OperationLocks } from './operations/locks.ts';
 import { OperationRunner } from './operations/runner.ts';
@@ -39,6 +40,7 @@ import { StreamServer } from './streams/server.ts';
 import { ApiKeyService } from './teams/api-keys.ts';
 import { InvitationService } from './teams/invitations.ts';
 import { MemberService } from './teams/members.ts';
+import { Quotas } from './teams/quotas.ts';
 import { TeamService } from './teams/teams.ts';
 import { NAME_PREFIX } from './templates/parts.ts';
 import { nameRecovery } from './templates/recovery.ts';
@@ -65,6 +67,8 @@ export interface ContextOptions {
   readonly joinUrl: () => string | undefined;
   /** Called when the row of a host has changed. */
   readonly onHostsChanged: () => void;
+  /** What a team may have that has no limits of its own. */
+  readonly quotas: QuotaLimits;
   /** Networks besides the public internet that webhooks may call, in CIDR notation. */
   readonly webhookNetworks: readonly string[];
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
@@ -80,7 +84,8 @@ export type Context = ReturnType<typeof createContext>;
  * calls and queries nothing; the caller must close `metrics`.
  */
 export function createContext(options: ContextOptions) {
-  const { db, logger, version } = options;
+  const { db, version } = options;
+  const logger = logRequestIds(options.logger);
   const hosts = new HostRegistry();
   const authority = authorityOnce(db, options.secrets);
   const repository = new SandboxRepository(db);
@@ -94,8 +99,10 @@ export function createContext(options: ContextOptions) {
   const onEvents = () => delivery.wake();
   const { secrets, webhookNetworks: allowedNetworks } = options;
   const sender = new WebhookSender({ db, secrets, allowedNetworks });
+  const quotas = new Quotas({ db, defaults: options.quotas, onEvents });
   const parts = {
     db,
+    quotas,
     hosts,
     placement: new Placement(hosts, db),
     runner: new OperationRunner({ db, locks, metrics, logger, onEvents }),
@@ -135,11 +142,13 @@ export function createContext(options: ContextOptions) {
       onEvents,
       onChange: options.onHostsChanged,
     }),
-    teamKeys: new ApiKeyService({ db, onEvents }),
+    teamKeys: new ApiKeyService({ db, quotas, onEvents }),
     auditLog: new AuditLog(db),
     events: new EventFeed(db, logger),
     usage: new Usage(db),
-    webhooks: new WebhookService({ db, secrets, sender, allowedNetworks, onEvents }),
+    idempotency: new IdempotencyKeys({ db, secrets, logger, leaseMs: options.leaseMs }),
+    quotas,
+    webhooks: new WebhookService({ db, quotas, secrets, sender, allowedNetworks, onEvents }),
     processes: new GuestProcesses(guests, metrics),
     files: new GuestFiles(guests),
   };

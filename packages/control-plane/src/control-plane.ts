@@ -1,10 +1,11 @@
 import { mkdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
+import type { QuotaLimits } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { SecretBox } from './auth/secret-box.ts';
-import { SETTINGS } from './config/index.ts';
+import { DEFAULT_QUOTAS, SETTINGS } from './config/index.ts';
 import { apiEntrance, type Context, createContext } from './context.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
@@ -55,6 +56,8 @@ export interface ControlPlaneOptions {
   readonly trustedProxies?: readonly string[];
   /** Whether everyone may sign up, and not only those who are invited; false if omitted. */
   readonly signUpOpen?: boolean;
+  /** What a team may have that has no limits of its own. */
+  readonly quotas?: QuotaLimits;
   /** How soon webhooks are sent, and again; for tests. */
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
   /** How long an operation keeps its locks after its control plane has died; for tests. */
@@ -125,6 +128,7 @@ export class ControlPlane implements AsyncDisposable {
       onHostsChanged: () => hosting?.wake(),
       web: { publicUrl: options.publicUrl, trustedProxies: options.trustedProxies ?? [] },
       signUpOpen: options.signUpOpen ?? false,
+      quotas: options.quotas ?? DEFAULT_QUOTAS,
     });
     await startWork(context, options, resources);
     hosting = await Hosting.start(context, { ...options, hostId }, resources);
@@ -176,14 +180,17 @@ async function databaseConnection(options: ControlPlaneOptions, resources: Async
 
 /** Starts the background work. */
 async function startWork(
-  { parts, metrics, locks, delivery, sender, dispatcher, limiter }: Context,
+  { parts, metrics, locks, delivery, sender, dispatcher, limiter, idempotency }: Context,
   { databaseUrl, reconcilerTiming: timing, retention }: ControlPlaneOptions,
   resources: AsyncDisposableStack,
 ): Promise<void> {
   const { runner, logger } = parts;
   resources.defer(() => metrics.close());
   // No other process uses the embedded database: every holder of a lock in it has died.
-  if (databaseUrl === undefined) await locks.expireAll();
+  if (databaseUrl === undefined) {
+    await locks.expireAll();
+    await idempotency.expireAll();
+  }
   resources.use(sender);
   dispatcher.start();
   resources.use(dispatcher);
@@ -198,10 +205,13 @@ async function startWork(
   );
   resources.use(startTemplateSweeper(parts, timing?.listIntervalMs));
   resources.use(
-    startRetention(parts, {
-      keepStoppedMs: SETTINGS.keepStoppedMs.defaultValue,
-      ...retention,
-    }),
+    startRetention(
+      { ...parts, idempotency },
+      {
+        keepStoppedMs: SETTINGS.keepStoppedMs.defaultValue,
+        ...retention,
+      },
+    ),
   );
   resources.use(startCredentialExpiry({ db: parts.db, limiter, logger }));
 }

@@ -23,6 +23,13 @@ export {
   PERMISSIONS,
   type Permission,
 } from './permissions.ts';
+export {
+  isQuotaName,
+  QUOTA_NAMES,
+  QUOTAS,
+  type QuotaLimits,
+  type QuotaName,
+} from './quotas.ts';
 export { REMEDIES, type RemedyName } from './remedies.ts';
 export { SANDBOX_DEFAULTS } from './sandbox-defaults.ts';
 export {
@@ -32,6 +39,7 @@ export {
   isTransitional,
   SANDBOX_STATES,
   type SandboxState,
+  STATES_WITH_MEMORY,
 } from './sandbox-state.ts';
 export { withFullStop } from './sentence.ts';
 export {

@@ -6,136 +6,220 @@ interface ErrorEntry {
   readonly http: number;
   /** Code of the RPC between control plane and host agent. */
   readonly connect: keyof typeof Code;
+  /** What it means, as a phrase: docs/errors.md. */
+  readonly meaning: string;
   /** What the reader can do about it; empty if the message is sufficient. */
   readonly remedy: string;
+  /** When the same request may succeed, in seconds: the header `Retry-After`. */
+  readonly retryAfterSec?: number;
 }
 
 /**
  * Every error that a user can get. The HTTP responses, the RPCs between our
- * processes, the SDK's classes and the CLI's output all use this table, so that
- * a code is stable and means the same everywhere.
+ * processes, the SDK's classes, the CLI's output and docs/errors.md all use this table,
+ * so that a code is stable and means the same everywhere.
  */
 export const ERRORS = {
-  invalid_request: { http: 400, connect: 'InvalidArgument', remedy: '' },
+  invalid_request: {
+    http: 400,
+    connect: 'InvalidArgument',
+    meaning:
+      'a path, query, header or body that the API does not accept; `issues` names the fields',
+    remedy: '',
+  },
   unauthorized: {
     http: 401,
     connect: 'Unauthenticated',
+    meaning: 'no API key, or one that is not valid',
     remedy:
       'Give a valid API key (TORPOR_API_KEY, or the header X-API-Key; `torpor env` prints the local one), or log in.',
   },
-  forbidden: { http: 403, connect: 'PermissionDenied', remedy: '' },
-  not_found: { http: 404, connect: 'NotFound', remedy: '' },
-  method_not_allowed: { http: 405, connect: 'Unimplemented', remedy: '' },
+  forbidden: {
+    http: 403,
+    connect: 'PermissionDenied',
+    meaning: 'the caller does not have the permission',
+    remedy: '',
+  },
+  not_found: {
+    http: 404,
+    connect: 'NotFound',
+    meaning: 'what the request names does not exist, or belongs to another team',
+    remedy: '',
+  },
+  method_not_allowed: {
+    http: 405,
+    connect: 'Unimplemented',
+    meaning: 'the path exists, but not with this method',
+    remedy: '',
+  },
   invalid_state: {
     http: 409,
     connect: 'FailedPrecondition',
+    meaning: 'the resource is in a state that does not allow the operation',
     remedy: REMEDIES.retryInOtherState,
   },
-  conflict: { http: 409, connect: 'Aborted', remedy: '' },
+  conflict: {
+    http: 409,
+    connect: 'Aborted',
+    meaning: 'another operation changed or is changing the resource, or the client disconnected',
+    remedy: '',
+  },
   already_exists: {
     http: 409,
     connect: 'AlreadyExists',
+    meaning: 'the name is taken',
     remedy: 'Choose another name.',
   },
   name_reserved: {
     http: 409,
     connect: 'AlreadyExists',
+    meaning: 'the name belongs to the platform',
     remedy: 'Choose another name.',
   },
   has_active_sandboxes: {
     http: 409,
     connect: 'FailedPrecondition',
+    meaning: 'sandboxes or snapshots would be lost with the host',
     remedy: 'Destroy them first, or force the deletion, which gives them up.',
   },
-  too_large: { http: 413, connect: 'InvalidArgument', remedy: '' },
+  idempotency_key_reused: {
+    http: 422,
+    connect: 'InvalidArgument',
+    meaning: 'the idempotency key was used for another request',
+    remedy: 'Send each request with a key of its own.',
+  },
+  quota_exceeded: {
+    http: 403,
+    // Not ResourceExhausted, which E2B's clients report as a rate limit.
+    connect: 'FailedPrecondition',
+    meaning: 'the team would have more than its quota allows',
+    remedy: 'Remove what is not needed, or ask the operator of the platform for a larger quota.',
+  },
+  too_large: {
+    http: 413,
+    connect: 'InvalidArgument',
+    meaning: 'a body, header or message is larger than the API reads',
+    remedy: '',
+  },
   capacity_exceeded: {
     http: 400,
     connect: 'InvalidArgument',
+    meaning: 'no sandbox of this size can run on the host, even if it is idle',
     remedy: 'Request less; `torpor doctor` on the host shows what that machine has.',
   },
   no_hosts_available: {
     http: 503,
     connect: 'ResourceExhausted',
+    meaning: 'no host has room for the sandbox now',
     remedy: 'Destroy or pause sandboxes that are not needed.',
+    retryAfterSec: 10,
+  },
+  timeout: {
+    http: 504,
+    connect: 'DeadlineExceeded',
+    meaning: 'something that was waited for did not happen in time',
+    remedy: '',
   },
   rate_limited: {
     http: 429,
     connect: 'ResourceExhausted',
+    meaning: 'too many attempts in a short time',
     remedy: 'Wait as long as the message says.',
   },
-  timeout: { http: 504, connect: 'DeadlineExceeded', remedy: '' },
   disk_full: {
     http: 507,
     connect: 'ResourceExhausted',
+    meaning: 'the disk of the host is full',
     remedy: 'Free space on the file system of the data directory.',
   },
   program_not_found: {
     http: 400,
     connect: 'InvalidArgument',
+    meaning: 'the program does not exist in the sandbox',
     remedy: 'Give the path of a program that exists in the sandbox.',
   },
   program_not_executable: {
     http: 400,
     connect: 'InvalidArgument',
+    meaning: 'the file in the sandbox cannot be executed',
     remedy: 'Give the path of a program that this user of the sandbox may execute.',
   },
   sandbox_exhausted: {
     http: 503,
     // Not ResourceExhausted, which E2B's clients report as a rate limit.
     connect: 'FailedPrecondition',
+    meaning: 'the sandbox has no memory or processes left',
     remedy: REMEDIES.killPrograms,
+    retryAfterSec: 5,
   },
   sandbox_disk_full: {
     http: 507,
     connect: 'FailedPrecondition',
+    meaning: 'the disk of the sandbox is full',
     remedy: 'Remove files in the sandbox, or create one with a larger disk.',
   },
   guest_failed: {
     http: 502,
     connect: 'Unknown',
+    meaning: 'something failed in the sandbox',
     remedy: REMEDIES.readConsole,
   },
   host_unavailable: {
     http: 503,
     connect: 'Unavailable',
+    meaning: 'the host of the sandbox, or the server, does not respond',
     remedy:
       'Start the host agent again (`torpor up` includes one); its sandboxes keep running until then.',
+    retryAfterSec: 5,
   },
   database_unavailable: {
     http: 503,
     connect: 'Unavailable',
+    meaning: 'the database does not respond',
     remedy: 'Try again in a few seconds. If the error persists, read the log of the server.',
+    retryAfterSec: 5,
   },
   guest_unreachable: {
     http: 502,
     connect: 'Unavailable',
+    meaning: 'the sandbox does not respond',
     remedy: REMEDIES.readConsoleOrDestroy,
   },
   init_failed: {
     http: 502,
     connect: 'Internal',
+    meaning: 'the sandbox started, but its set-up failed',
     remedy:
       'Start it again: what it was started from is unchanged. If the message names a file of the sandbox, repair that in the original, or start from an older snapshot.',
   },
   vmm_failed: {
     http: 502,
     connect: 'Internal',
+    meaning: 'the virtual machine monitor failed',
     remedy: REMEDIES.readConsoleOrCheckHost,
   },
   host_setup: {
     http: 500,
     connect: 'FailedPrecondition',
+    meaning: 'the host lacks something that Torpor needs',
     remedy: 'Run `torpor doctor` on the host: it names what is missing and how to get it.',
   },
   build_invalid: {
     http: 500,
     connect: 'DataLoss',
+    meaning: 'a stored build is damaged',
     remedy: REMEDIES.verifyBuilds,
   },
-  not_implemented: { http: 501, connect: 'Unimplemented', remedy: '' },
+  not_implemented: {
+    http: 501,
+    connect: 'Unimplemented',
+    meaning: 'this version does not have it',
+    remedy: '',
+  },
   internal_error: {
     http: 500,
     connect: 'Internal',
+    meaning: 'a defect of Torpor',
     remedy: 'This is a bug in Torpor; the log of the server has the details.',
   },
 } as const satisfies Record<string, ErrorEntry>;
@@ -160,8 +244,10 @@ export interface TorporErrorOptions {
   readonly cause?: unknown;
   /** The fields that an `invalid_request` is about; the message names them too. */
   readonly issues?: readonly FieldIssue[] | undefined;
-  /** When the same request may succeed, in seconds. */
+  /** Replaces the time of the table. */
   readonly retryAfterSec?: number | undefined;
+  /** The request that failed, as the log of the server names it. */
+  readonly requestId?: string | undefined;
 }
 
 /**
@@ -175,13 +261,17 @@ export class TorporError extends Error {
   readonly issues: readonly FieldIssue[];
   /** When the same request may succeed, in seconds; undefined if waiting does not help. */
   readonly retryAfterSec: number | undefined;
+  /** Set by the SDK: the request that failed, as the log of the server names it. */
+  readonly requestId: string | undefined;
 
   constructor(code: ErrorCode, message: string, options: TorporErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.remedy = options.remedy ?? ERRORS[code].remedy;
     this.issues = options.issues ?? [];
-    this.retryAfterSec = options.retryAfterSec;
+    const entry: ErrorEntry = ERRORS[code];
+    this.retryAfterSec = options.retryAfterSec ?? entry.retryAfterSec;
+    this.requestId = options.requestId;
   }
 
   get httpStatus(): number {

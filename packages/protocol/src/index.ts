@@ -12,5 +12,13 @@ export {
   initRequestSchema,
   USER_HEADER,
 } from './guest.ts';
+export {
+  currentRequestId,
+  logRequestIds,
+  parseRequestId,
+  REQUEST_ID_HEADER,
+  runAsRequest,
+  runOutsideRequest,
+} from './request-context.ts';
 export * as rest from './rest/index.ts';
 export { createStreamingClient, sendStream } from './streaming-client.ts';

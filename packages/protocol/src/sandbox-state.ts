@@ -36,6 +36,17 @@ export function isTransitional(state: SandboxState): boolean {
   return TRANSITIONAL_STATES.has(state);
 }
 
+/** The states in which a sandbox uses, or is about to use, memory and processors of its host. */
+export const STATES_WITH_MEMORY: readonly SandboxState[] = [
+  'creating',
+  'running',
+  'pausing',
+  'resuming',
+  'snapshotting',
+  'destroying',
+  'missing',
+];
+
 /**
  * Every transition that an operation may make. `stopped` is terminal. From `error` a
  * sandbox can be destroyed, or resumed if it still has a build.

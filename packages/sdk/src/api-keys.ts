@@ -1,14 +1,13 @@
 import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
-import type { Connection } from './http/connection.ts';
+import type { Connection, CreateOptions } from './http/connection.ts';
 import { withSdkNames } from './http/field-names.ts';
 
-export interface CreateApiKeyOptions {
+export interface CreateApiKeyOptions extends CreateOptions {
   /** What the key may do. The default is what every member of a team may do. */
   readonly scopes?: readonly rest.Permission[] | undefined;
   /** From when on it is refused. The default is never. */
   readonly expiresAt?: Date | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 /** The API keys of the team. */
@@ -27,8 +26,9 @@ export class ApiKeys {
       expires_at: options.expiresAt?.toISOString(),
     };
     return withSdkNames(
-      this.#connection.json('POST', '/v1/api-keys', rest.createdApiKeySchema, {
+      this.#connection.create('/v1/api-keys', rest.createdApiKeySchema, {
         json: body,
+        idempotencyKey: options.idempotencyKey,
         signal: options.signal,
       }),
     );
@@ -36,7 +36,9 @@ export class ApiKeys {
 
   /** Newest first; expired ones too. */
   list(signal?: AbortSignal): Promise<rest.ApiKey[]> {
-    return this.#connection.json('GET', '/v1/api-keys', rest.apiKeyListSchema, { signal });
+    return Array.fromAsync(
+      this.#connection.pages('/v1/api-keys', rest.apiKeyListSchema, { signal }),
+    );
   }
 
   /** From the next request on it is refused. */

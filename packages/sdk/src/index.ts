@@ -17,6 +17,8 @@ export {
   MAX_EXEC_OUTPUT_BYTES,
   type Member,
   type OneTimeLink,
+  type Quota,
+  type QuotaList,
   type Session,
   type Team,
   type Usage,
@@ -37,8 +39,9 @@ export {
   type HostChanges,
   Hosts,
 } from './hosts.ts';
-export { type ConnectionOptions, DEFAULT_API_URL } from './http/connection.ts';
+export { type ConnectionOptions, type CreateOptions, DEFAULT_API_URL } from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';
+export { Quotas } from './quotas.ts';
 export {
   type CommandOptions,
   type ExecOptions,

@@ -2,7 +2,7 @@ import { TorporError } from '@torpor/protocol/basics';
 import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
 import { Files } from './files.ts';
-import type { Connection } from './http/connection.ts';
+import type { Connection, CreateOptions } from './http/connection.ts';
 import { torporError } from './http/errors.ts';
 import { IDLE_TIMEOUT_NAMES, withSdkNames } from './http/field-names.ts';
 import { Processes } from './processes.ts';
@@ -72,10 +72,9 @@ export interface ResumeOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface ForkOptions {
+export interface ForkOptions extends CreateOptions {
   /** Idle timeout of the copies, rounded up to whole seconds; 0 means never. The default is that of the source. */
   readonly idleTimeoutMs?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 /** The copies that were made, and the errors of those that could not be made. */
@@ -157,8 +156,9 @@ export class Sandbox implements AsyncDisposable {
     };
     const path = `${this.#path}/fork`;
     const { children, timings } = await withSdkNames(
-      this.#connection.json('POST', path, rest.forkResultSchema, {
+      this.#connection.create(path, rest.forkResultSchema, {
         json: body,
+        idempotencyKey: options.idempotencyKey,
         signal: options.signal,
       }),
       IDLE_TIMEOUT_NAMES,

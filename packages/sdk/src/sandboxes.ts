@@ -1,11 +1,11 @@
 import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
-import type { Connection } from './http/connection.ts';
+import type { Connection, CreateOptions } from './http/connection.ts';
 import { IDLE_TIMEOUT_NAMES, withSdkNames } from './http/field-names.ts';
 import { Sandbox } from './sandbox.ts';
 import { seconds } from './units.ts';
 
-export interface CreateSandboxOptions {
+export interface CreateSandboxOptions extends CreateOptions {
   /** An image or a snapshot; a snapshot fixes vCPUs, memory and disk. The default is `base`. */
   readonly template?: string | undefined;
   /** Number of virtual CPUs. The default is 1. */
@@ -24,7 +24,6 @@ export interface CreateSandboxOptions {
   readonly envs?: Record<string, string> | undefined;
   /** Whether the sandbox can reach the internet. The default is true. */
   readonly allowInternet?: boolean | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 export interface ListSandboxesOptions {
@@ -59,8 +58,9 @@ export class Sandboxes {
       allow_internet: options.allowInternet,
     };
     const info = await withSdkNames(
-      this.#connection.json('POST', '/v1/sandboxes', rest.sandboxSchema, {
+      this.#connection.create('/v1/sandboxes', rest.sandboxSchema, {
         json: body,
+        idempotencyKey: options.idempotencyKey,
         signal: options.signal,
       }),
       IDLE_TIMEOUT_NAMES,

@@ -1,14 +1,13 @@
 import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
-import type { Connection } from './http/connection.ts';
+import type { Connection, CreateOptions } from './http/connection.ts';
 import { withSdkNames } from './http/field-names.ts';
 
-export interface CreateSnapshotOptions {
+export interface CreateSnapshotOptions extends CreateOptions {
   /** The default is `template-` and eight hexadecimal digits. */
   readonly name?: string | undefined;
   /** Replace a snapshot of this name. */
   readonly overwrite?: boolean | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 export interface ListSnapshotsOptions {
@@ -32,8 +31,9 @@ export class Snapshots {
       name: options.name,
     };
     return withSdkNames(
-      this.#connection.json('POST', '/v1/snapshots', rest.snapshotSchema, {
+      this.#connection.create('/v1/snapshots', rest.snapshotSchema, {
         json: body,
+        idempotencyKey: options.idempotencyKey,
         query: { overwrite: options.overwrite === true ? 'true' : undefined },
         signal: options.signal,
       }),
@@ -41,10 +41,12 @@ export class Snapshots {
   }
 
   list(options: ListSnapshotsOptions = {}): Promise<rest.Snapshot[]> {
-    return this.#connection.json('GET', '/v1/snapshots', rest.snapshotListSchema, {
-      query: { type: options.type },
-      signal: options.signal,
-    });
+    return Array.fromAsync(
+      this.#connection.pages('/v1/snapshots', rest.snapshotListSchema, {
+        query: { type: options.type },
+        signal: options.signal,
+      }),
+    );
   }
 
   get(name: string, signal?: AbortSignal): Promise<rest.Snapshot> {

@@ -6,6 +6,7 @@ import { Builds } from './builds.ts';
 import { Events } from './events.ts';
 import { Hosts } from './hosts.ts';
 import { Connection, type ConnectionOptions } from './http/connection.ts';
+import { Quotas } from './quotas.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
 import { Teams } from './teams.ts';
@@ -44,6 +45,7 @@ export class Torpor implements AsyncDisposable {
   readonly events: Events;
   readonly webhooks: Webhooks;
   readonly hosts: Hosts;
+  readonly quotas: Quotas;
   readonly #connection: Connection;
 
   constructor(options: ConnectionOptions = {}) {
@@ -59,6 +61,7 @@ export class Torpor implements AsyncDisposable {
     this.events = new Events(this.#connection);
     this.webhooks = new Webhooks(this.#connection);
     this.hosts = new Hosts(this.#connection);
+    this.quotas = new Quotas(this.#connection);
   }
 
   get apiUrl(): string {

@@ -1,6 +1,6 @@
 import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
-import type { Connection } from './http/connection.ts';
+import type { Connection, CreateOptions } from './http/connection.ts';
 import { withSdkNames } from './http/field-names.ts';
 
 export interface WebhookSettings {
@@ -25,6 +25,9 @@ export interface ListDeliveriesOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+const DEFAULT_DELIVERIES = 100;
+const MAX_PAGE = 200;
+
 /** Addresses to which events of the team are sent. */
 export class Webhooks {
   readonly #connection: Connection;
@@ -34,7 +37,7 @@ export class Webhooks {
   }
 
   /** The result has the secret of the signatures, which cannot be retrieved later. */
-  create(settings: WebhookSettings, signal?: AbortSignal): Promise<rest.CreatedWebhook> {
+  create(settings: WebhookSettings, options: CreateOptions = {}): Promise<rest.CreatedWebhook> {
     const { name, url, format, eventTypes } = settings;
     const body: z.input<typeof rest.createWebhookSchema> = {
       name,
@@ -43,16 +46,18 @@ export class Webhooks {
       event_types: [...eventTypes],
     };
     return withSdkNames(
-      this.#connection.json('POST', '/v1/webhooks', rest.createdWebhookSchema, {
+      this.#connection.create('/v1/webhooks', rest.createdWebhookSchema, {
         json: body,
-        signal,
+        ...options,
       }),
     );
   }
 
   /** By name. */
   list(signal?: AbortSignal): Promise<rest.Webhook[]> {
-    return this.#connection.json('GET', '/v1/webhooks', rest.webhookListSchema, { signal });
+    return Array.fromAsync(
+      this.#connection.pages('/v1/webhooks', rest.webhookListSchema, { signal }),
+    );
   }
 
   get(id: string, signal?: AbortSignal): Promise<rest.Webhook> {
@@ -81,12 +86,23 @@ export class Webhooks {
   }
 
   /** What was sent and is to be sent, newest first. */
-  deliveries(id: string, options: ListDeliveriesOptions = {}): Promise<rest.WebhookDelivery[]> {
-    const { state, limit, signal } = options;
-    return this.#connection.json('GET', path(id, '/deliveries'), rest.webhookDeliveryListSchema, {
-      query: { state, limit },
+  async deliveries(
+    id: string,
+    options: ListDeliveriesOptions = {},
+  ): Promise<rest.WebhookDelivery[]> {
+    const { state, limit = DEFAULT_DELIVERIES, signal } = options;
+    const found: rest.WebhookDelivery[] = [];
+    if (limit <= 0) return found;
+    const pages = this.#connection.pages(path(id, '/deliveries'), rest.webhookDeliveryListSchema, {
+      query: { state },
+      pageSize: Math.min(limit, MAX_PAGE),
       signal,
     });
+    for await (const delivery of pages) {
+      found.push(delivery);
+      if (found.length >= limit) break;
+    }
+    return found;
   }
 
   /** Queues again the deliveries that were given up. Returns how many. */

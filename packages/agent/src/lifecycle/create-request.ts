@@ -1,4 +1,4 @@
-import { isId, TorporError } from '@torpor/protocol';
+import { isId, SANDBOX_DEFAULTS, TorporError } from '@torpor/protocol';
 import type { SandboxLimits } from '../host-context.ts';
 import { DEFAULT_TEMPLATE } from '../machine/bring-up.ts';
 import type { SandboxSpec } from '../registry/record.ts';
@@ -30,7 +30,7 @@ export interface CreateRequest {
   readonly fence?: number | undefined;
 }
 
-export const DEFAULT_DISK_MIB = 5120;
+export const DEFAULT_DISK_MIB = SANDBOX_DEFAULTS.diskMb;
 const MIN_MEMORY_MIB = 128;
 const MIN_DISK_MIB = 64;
 const MAX_TIMEOUT_SEC = 365 * 24 * 3600;

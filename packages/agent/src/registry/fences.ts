@@ -11,7 +11,7 @@ interface Seen {
 
 /**
  * The highest fence of the calls about each sandbox and template: a call with a lower one is
- * late, because another control plane has taken over its operation and settled it. Fences of
+ * late, because another control plane has acquired its leases and settled it. Fences of
  * different resources are comparable, as all come from one sequence. So what has not been seen
  * for a while is forgotten for one lower limit, and this also knows the ids that do not exist yet.
  *

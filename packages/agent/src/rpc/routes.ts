@@ -8,6 +8,7 @@ import { execRpc } from './exec-rpc.ts';
 import { fileRpc } from './file-rpc.ts';
 import { type HostDescription, hostRpc } from './host-rpc.ts';
 import { lifecycleRpc } from './lifecycle-rpc.ts';
+import { nameRequest } from './name-request.ts';
 import { processRpc } from './process-rpc.ts';
 import { ptyRpc } from './pty-rpc.ts';
 import { snapshotRpc } from './snapshot-rpc.ts';
@@ -34,7 +35,7 @@ export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void 
   };
   return (router) => {
     router.service(hostAgent.HostAgentService, implementation, {
-      interceptors: [errorInterceptor(logger), endWithCaller],
+      interceptors: [nameRequest, errorInterceptor(logger), endWithCaller],
       // File contents and output are bulk data: compressing them costs more than it saves.
       acceptCompression: [],
     });

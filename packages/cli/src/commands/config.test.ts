@@ -50,6 +50,7 @@ test('every setting is listed with its value and its origin', async () => {
     ['(the host name of the request)', 'default'],
     ['(none)', 'default'],
     ['false', 'default'],
+    [SETTINGS.teamQuotas.defaultValue, 'default'],
     ['auto', 'default'],
     ['auto', 'default'],
     [join(dataDir, 'bin/qemu'), file],

@@ -52,6 +52,7 @@ const COMMANDS: readonly CommandEntry[] = [
   { name: 'audit', load: async () => (await import('./audit.ts')).registerAudit },
   { name: 'events', load: async () => (await import('./events.ts')).registerEvents },
   { name: 'usage', load: async () => (await import('./usage.ts')).registerUsage },
+  { name: 'quota', load: async () => (await import('./quota.ts')).registerQuota },
   { name: 'webhook', load: async () => (await import('./webhook.ts')).registerWebhook },
 ];
 

@@ -1,5 +1,5 @@
 import type { ControlPlaneOptions } from '@torpor/control-plane';
-import type { Config } from '@torpor/control-plane/config';
+import { type Config, parseQuotas } from '@torpor/control-plane/config';
 import type { Logger } from 'pino';
 
 export interface ServerParts {
@@ -16,6 +16,7 @@ export function controlPlaneOptions({ config, version, logger }: ServerParts): C
     host: config.host,
     port: config.port,
     secretKey: config.secretKey,
+    quotas: parseQuotas(config.teamQuotas),
     webhookNetworks: config.webhookNetworks?.split(',') ?? [],
     publicUrl: config.publicUrl,
     trustedProxies: config.trustedProxies?.split(',') ?? [],

@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, hkdfSync, randomBytes } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TorporError } from '@torpor/protocol';
@@ -68,6 +68,13 @@ export class SecretBox {
         cause: error,
       });
     }
+  }
+
+  /** The same for the same text; reveals nothing about the text to who does not have the key. */
+  fingerprint(purpose: string, text: string): string {
+    return createHmac('sha256', this.#keyFor(`${purpose}.fingerprint`))
+      .update(text)
+      .digest('hex');
   }
 
   #keyFor(purpose: string): Uint8Array {

@@ -44,6 +44,10 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
   publicUrl: ['https://torpor.test', 'https://torpor.test'],
   trustedProxies: ['10.0.0.0/8', '10.0.0.0/8'],
   signUp: ['true', true],
+  teamQuotas: [
+    'vcpus=8,disk_mb=unlimited',
+    'running_sandboxes=20,vcpus=8,memory_mb=40960,disk_mb=unlimited,snapshots=100,api_keys=100,webhooks=20',
+  ],
   accelerator: ['tcg', 'tcg'],
   vmm: ['qemu', 'qemu'],
   qemu: ['/opt/qemu', '/opt/qemu'],

@@ -7,4 +7,12 @@ export {
   type SettingOrigin,
 } from './config.ts';
 export { LOG_LEVELS, placesOf, SETTINGS, type SettingKey } from './settings.ts';
-export { duration, durationWithin, InvalidValueError, integer, type Parser } from './values.ts';
+export {
+  DEFAULT_QUOTAS,
+  duration,
+  durationWithin,
+  InvalidValueError,
+  integer,
+  type Parser,
+  parseQuotas,
+} from './values.ts';

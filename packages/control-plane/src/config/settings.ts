@@ -1,8 +1,10 @@
 import {
   choice,
+  DEFAULT_QUOTAS,
   duration,
   durationWithin,
   formatDuration,
+  formatQuotas,
   hostAndPort,
   hostName,
   httpsUrl,
@@ -12,6 +14,7 @@ import {
   networks,
   type Parser,
   parsePostgresUrl,
+  parseQuotas,
   path,
   postgresUrl,
   program,
@@ -194,6 +197,14 @@ export const SETTINGS = {
     meaning: 'whether everyone can make an account, and not only those who are invited',
     parse: truth,
     defaultValue: false,
+  }),
+  teamQuotas: withDefault({
+    name: 'team_quotas',
+    variable: 'TORPOR_TEAM_QUOTAS',
+    meaning:
+      'what a team may have, except the first, which has no limits: `running_sandboxes=50,disk_mb=unlimited`; what is not named is as by default',
+    parse: (text) => formatQuotas(parseQuotas(text)),
+    defaultValue: formatQuotas(DEFAULT_QUOTAS),
   }),
   accelerator: withDefault({
     name: 'accelerator',

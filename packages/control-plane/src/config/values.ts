@@ -1,5 +1,11 @@
 import { isIP } from 'node:net';
 import { resolve } from 'node:path';
+import {
+  isQuotaName,
+  QUOTA_NAMES,
+  type QuotaLimits,
+  type QuotaName,
+} from '@torpor/protocol/basics';
 
 /** An invalid value of a setting or an option. The message is a sentence that says what it must be. */
 export class InvalidValueError extends Error {
@@ -157,6 +163,36 @@ export function webUrl(text: string): string {
     return url.origin;
   }
   throw new InvalidValueError('It must be an address such as https://torpor.example.com.');
+}
+
+/** The limits of a team that has none of its own. */
+export const DEFAULT_QUOTAS: QuotaLimits = {
+  running_sandboxes: 20,
+  vcpus: 40,
+  memory_mb: 40 * 1024,
+  disk_mb: 500 * 1024,
+  snapshots: 100,
+  api_keys: 100,
+  webhooks: 20,
+};
+
+/** `NAME=N` or `NAME=unlimited`, separated by commas. */
+export function parseQuotas(text: string): QuotaLimits {
+  const limits = text.split(',').map((item): [QuotaName, number | null] => {
+    const [name = '', limit = ''] = item.trim().split('=');
+    if (!isQuotaName(name) || !/^(?:\d{1,15}|unlimited)$/.test(limit)) {
+      throw new InvalidValueError(
+        `It must be limits such as running_sandboxes=50,vcpus=unlimited, of ${QUOTA_NAMES.join(', ')}.`,
+      );
+    }
+    return [name, limit === 'unlimited' ? null : Number(limit)];
+  });
+  return { ...DEFAULT_QUOTAS, ...Object.fromEntries(limits) };
+}
+
+/** As {@link parseQuotas} reads them. */
+export function formatQuotas(limits: QuotaLimits): string {
+  return QUOTA_NAMES.map((name) => `${name}=${limits[name] ?? 'unlimited'}`).join(',');
 }
 
 /** The path of a file or directory, made absolute. */

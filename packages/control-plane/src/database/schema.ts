@@ -1,4 +1,4 @@
-import type { Permission, SandboxState } from '@torpor/protocol';
+import type { Permission, QuotaName, SandboxState } from '@torpor/protocol';
 import type {
   ColumnType,
   Generated,
@@ -219,7 +219,8 @@ export type EventKind =
   | 'member.remove'
   | 'member.leave'
   | 'invitation.create'
-  | 'invitation.revoke';
+  | 'invitation.revoke'
+  | 'team.set_quotas';
 
 export type ActorType = 'api_key' | 'user' | 'system';
 
@@ -413,6 +414,31 @@ export interface AuthorityTable {
   created_at: Generated<Date>;
 }
 
+/** The answer to a request with an idempotency key (idempotency/). */
+export interface IdempotencyKeyTable {
+  team_id: string;
+  key: string;
+  /** Tells the request from others with the key. */
+  fingerprint: string;
+  /** The attempt that handles the request. */
+  holder: string;
+  /** When another attempt may take over, unless there is a response. */
+  expires_at: Date;
+  /** Encrypted: what has been made for the request, written with it. */
+  made: string | null;
+  /** Encrypted. */
+  response: string | null;
+  created_at: DefaultedTime;
+}
+
+/** A limit of one team; the platform's default applies to what has no row. */
+export interface TeamQuotaTable {
+  team_id: string;
+  name: QuotaName;
+  /** A bigint. Null: no limit. */
+  maximum: ColumnType<string | null, number | null, number | null>;
+}
+
 export interface Database {
   hosts: HostTable;
   host_tokens: HostTokenTable;
@@ -434,6 +460,8 @@ export interface Database {
   webhook_deliveries: WebhookDeliveryTable;
   usage_intervals: UsageIntervalTable;
   audit_logs: AuditLogTable;
+  idempotency_keys: IdempotencyKeyTable;
+  team_quotas: TeamQuotaTable;
 }
 
 export type SandboxRow = Selectable<SandboxTable>;

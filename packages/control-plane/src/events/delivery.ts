@@ -26,7 +26,7 @@ interface Parts {
  * Delivers the events of the outbox, oldest first. Of several control planes one does so at
  * a time. The mark and what the consumers write are one transaction, so a crash leaves an
  * event either delivered to all or to none. In the same transaction an event gets its
- * position. Because positions are given and committed under one lock, whoever has read up
+ * position. Because positions are given and committed under one lock, a reader that has read up
  * to a position has seen every event before it.
  */
 export class OutboxDelivery implements AsyncDisposable {

@@ -72,7 +72,7 @@ test('a follower gets what happens after it began, from every control plane, in 
   expect(before).toBeGreaterThan(0);
 });
 
-test('who continues after an event misses none and gets none twice, while two control planes write', async () => {
+test('a reader that continues after an event misses none and gets none twice, while two control planes write', async () => {
   await using torpor = clientOf(second);
   const writing = Promise.all(
     [first, second, first, second].map(async (member) => {
@@ -101,6 +101,7 @@ test('who continues after an event misses none and gets none twice, while two co
     if (count > 0) complete = false;
   }
   await writing;
+  await until(async () => (await fleet.count('outbox where delivered_at is null')) === 0);
   const rest_ = await all(torpor, { after });
   const ids = [...collected, ...rest_].map(({ id }) => id);
   expect(ids).toEqual((await all(torpor, { after: begin })).map(({ id }) => id));
@@ -142,7 +143,7 @@ test("another team's events are not sent", async () => {
   expect(await all(torpor, { resourceId: resource })).toEqual([]);
 });
 
-test('the server restarts, and the follower goes on where it was', async () => {
+test('the server restarts, and the follower continues where it was', async () => {
   const member = await fleet.join({ port: 0 });
   const { port } = new URL(member.controlPlane.url);
   await using following = follow(clientOf(member), { after: '0' });

@@ -1,5 +1,11 @@
 import { type Client, Code, ConnectError, type Transport } from '@connectrpc/connect';
-import { createStreamingClient, hostAgent, TorporError } from '@torpor/protocol';
+import {
+  createStreamingClient,
+  currentRequestId,
+  hostAgent,
+  REQUEST_ID_HEADER,
+  TorporError,
+} from '@torpor/protocol';
 
 type HostClient = Client<typeof hostAgent.HostAgentService>;
 
@@ -41,7 +47,7 @@ export class HostConnection {
   /** `guestTimeoutMs`: how long the agent waits for the first response of a guest that it started. */
   constructor(id: string, transport: Transport, guestTimeoutMs: number) {
     this.id = id;
-    this.#client = createStreamingClient(hostAgent.HostAgentService, transport);
+    this.#client = createStreamingClient(hostAgent.HostAgentService, sendingRequestIds(transport));
     this.#guestTimeoutMs = guestTimeoutMs;
   }
 
@@ -125,6 +131,23 @@ export class HostConnection {
   #describe(): Promise<hostAgent.DescribeHostResponse> {
     return this.call((client) => client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }));
   }
+}
+
+/** The same transport; its calls name the request that they are made for. */
+function sendingRequestIds(transport: Transport): Transport {
+  const named = (header: ConstructorParameters<typeof Headers>[0]) => {
+    const id = currentRequestId();
+    if (id === undefined) return header;
+    const headers = new Headers(header);
+    headers.set(REQUEST_ID_HEADER, id);
+    return headers;
+  };
+  return {
+    unary: (method, signal, timeoutMs, header, ...rest) =>
+      transport.unary(method, signal, timeoutMs, named(header), ...rest),
+    stream: (method, signal, timeoutMs, header, ...rest) =>
+      transport.stream(method, signal, timeoutMs, named(header), ...rest),
+  };
 }
 
 function callError(error: unknown): TorporError {

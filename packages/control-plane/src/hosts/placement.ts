@@ -3,22 +3,11 @@
  * a sandbox counts from the transaction that makes it `creating` or `resuming` until it is
  * paused, has failed or is destroyed.
  */
-import { type SandboxState, TorporError } from '@torpor/protocol';
+import { STATES_WITH_MEMORY, TorporError } from '@torpor/protocol';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Database } from '../database/schema.ts';
 import type { HostConnection, HostDescription, HostImage } from './connection.ts';
 import type { HostRegistry } from './registry.ts';
-
-/** States in which a sandbox uses, or is about to use, memory on its host. */
-const STATES_WITH_MEMORY: readonly SandboxState[] = [
-  'creating',
-  'running',
-  'pausing',
-  'resuming',
-  'snapshotting',
-  'destroying',
-  'missing',
-];
 
 export interface Place {
   readonly host: HostConnection;

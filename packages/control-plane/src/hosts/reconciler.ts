@@ -159,8 +159,11 @@ export class Reconciler implements AsyncDisposable {
     );
   }
 
-  async #adopt(info: hostAgent.SandboxInfo): Promise<void> {
+  async #adopt(reported: hostAgent.SandboxInfo): Promise<void> {
     const { rows, host, logger } = this.#parts;
+    // The report may be late, and nothing corrects the facts of a row that has been adopted.
+    const info = await host.fetchSandboxInfo(reported.sandboxId);
+    if (info === undefined || info.sandboxId !== reported.sandboxId) return;
     const { state } = reportOf(info);
     if (state === 'stopped' || state === 'destroying' || state === 'creating') return;
     if (!(await rows.mayHost(host.id, info.teamId))) {

@@ -24,6 +24,11 @@ export function hasFailedToStart({ state, started_at }: SandboxRow): boolean {
   return started_at === null && (state === 'error' || state === 'destroying');
 }
 
+/** Whether its create ended before the host had anything of it. */
+export function neverReachedHost({ reason }: SandboxRow): boolean {
+  return reason === INTERRUPTED_REASON;
+}
+
 /** Throws `internal_error` for a state that does not exist. */
 export function reportOf(info: hostAgent.SandboxInfo): SandboxReport {
   return {

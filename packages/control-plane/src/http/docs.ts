@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import type { Api } from './endpoint.ts';
+import { errorPage } from './error-page.ts';
 
 const ASSETS = {
   'swagger-ui.css': 'text/css; charset=utf-8',
@@ -47,7 +48,7 @@ const START = `SwaggerUIBundle({
 });
 `;
 
-/** The interactive page of the API, from the files of the npm package `swagger-ui-dist`. */
+/** The interactive page of the API, from the files of the npm package `swagger-ui-dist`, and the table of errors. */
 export function addDocsRoutes(api: Api): void {
   const directory = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
   const headers = {
@@ -58,6 +59,10 @@ export function addDocsRoutes(api: Api): void {
   api.get('/docs', (c) => {
     c.set('route', '/docs');
     return c.html(PAGE, 200, headers);
+  });
+  api.get('/docs/errors', (c) => {
+    c.set('route', '/docs/errors');
+    return c.html(errorPage(), 200, headers);
   });
   api.get('/docs/start.js', (c) => {
     c.set('route', '/docs/start.js');

@@ -28,6 +28,8 @@ export interface Endpoint<
   /** The parameters that `path` names. */
   readonly params?: P;
   readonly query?: Q;
+  /** Documented only: the handler reads them. */
+  readonly headers?: z.ZodObject;
   /** A JSON body. */
   readonly body?: B;
   /** A body that the handler reads itself, as a stream: media type and its description. */
@@ -138,6 +140,7 @@ function describe<P extends z.ZodObject, Q extends z.ZodObject, B extends z.ZodT
     request: {
       ...(endpoint.params === undefined ? {} : { params: endpoint.params }),
       ...(endpoint.query === undefined ? {} : { query: endpoint.query }),
+      ...(endpoint.headers === undefined ? {} : { headers: endpoint.headers }),
       ...(body === undefined ? {} : { body: { content: content(body), required: true } }),
     },
     responses: {

@@ -8,9 +8,12 @@ export function openApiDocument(api: Api, version: string) {
       title: 'Torpor',
       version,
       description:
-        'Sandboxes that are microVMs. Errors have the form `{"error":{"code","message","remedy"?}}`; the codes are stable.',
+        'Sandboxes that are microVMs. Errors have the form `{"error":{"code","message","remedy"?}}`; the codes are stable and ' +
+        '[listed](/docs/errors). Every response has the header `X-Request-Id`, that of the request if it has a usable one ' +
+        '(up to 128 printable ASCII characters): it finds the request in the logs.',
       license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
     },
+    externalDocs: { url: '/docs/errors', description: 'The codes of errors.' },
     servers: [{ url: '/' }],
     tags: [
       { name: 'Sandboxes', description: 'Create, find, pause, copy and destroy microVMs.' },

@@ -4,6 +4,7 @@ import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
 import { pino } from 'pino';
 import { SecretBox } from '../auth/secret-box.ts';
+import { DEFAULT_QUOTAS } from '../config/index.ts';
 import { createContext } from '../context.ts';
 import type { Database } from '../database/schema.ts';
 import { openApiDocument } from '../http/openapi.ts';
@@ -25,6 +26,7 @@ export async function renderOpenApi(): Promise<string> {
     webhookNetworks: [],
     web: { publicUrl: undefined, trustedProxies: [] },
     signUpOpen: false,
+    quotas: DEFAULT_QUOTAS,
     logger: pino({ level: 'silent' }),
     version,
   });

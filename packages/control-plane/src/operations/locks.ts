@@ -21,7 +21,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { REMEDIES, TorporError } from '@torpor/protocol';
+import { REMEDIES, runOutsideRequest, TorporError } from '@torpor/protocol';
 import { type Kysely, type Selectable, sql, type Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Actor } from '../auth/principal.ts';
@@ -260,7 +260,9 @@ export class OperationLocks {
 
   async #holding<T>(held: HeldLocks, operation: (held: HeldLocks) => Promise<T>): Promise<T> {
     this.#held.add(held.holder);
-    this.#renewal ??= setInterval(() => void this.#renew(), this.leaseMs / 3).unref();
+    this.#renewal ??= runOutsideRequest(() =>
+      setInterval(() => void this.#renew(), this.leaseMs / 3).unref(),
+    );
     try {
       return await operation(held);
     } finally {

@@ -3,11 +3,13 @@ import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow, TemplateRow } from '../database/schema.ts';
 import { type Place, reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
+import type { CreateRecord } from '../idempotency/keys.ts';
 import type { Operation } from '../operations/runner.ts';
 import { discard } from './discard.ts';
 import type { Shape } from './limits.ts';
 import { newSandboxRow } from './new-row.ts';
 import {
+  newSandboxDemand,
   type OperatedSandbox,
   onSandbox,
   requireRow,
@@ -32,10 +34,11 @@ export interface NewSandbox extends Shape {
  * `error`, or `destroying` for as long as the host may still have parts of it.
  */
 export function createOperation(
-  { logger }: Pick<SandboxParts, 'logger'>,
+  { logger, quotas }: Pick<SandboxParts, 'logger' | 'quotas'>,
   principal: Principal,
   request: NewSandbox,
   { host, description }: Place,
+  record: CreateRecord,
 ): Operation<SandboxRow, hostAgent.CreateSandboxResponse, OperatedSandbox> {
   const id = newId('sandbox');
   const metadata = { template: request.template };
@@ -45,12 +48,14 @@ export function createOperation(
     begin: (write) =>
       write(async (transaction) => {
         const { memoryMb } = request;
+        await quotas.require(transaction, principal.teamId, newSandboxDemand(request));
         await reserveMemory(transaction, host.id, {
           memoryMb,
           hostMemoryMb: description.memoryMb,
         });
         const row = requestedRow(principal, id, host.id, request);
         const [inserted] = await new SandboxRepository(transaction).insert([row]);
+        await record.record(transaction, { ids: [id] });
         return requireRow(id, inserted);
       }),
     perform: (row, fence) =>

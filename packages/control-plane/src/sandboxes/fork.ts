@@ -4,15 +4,24 @@ import type { Principal } from '../auth/principal.ts';
 import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
 import { lockFreeMemory, noMemory } from '../hosts/placement.ts';
-import { reportOf } from '../hosts/report.ts';
+import { hasFailedToStart, neverReachedHost, reportOf } from '../hosts/report.ts';
 import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
+import type { CreateRecord, Made } from '../idempotency/keys.ts';
 import type { Completion, LockedWrite, Operation, ResourceEvent } from '../operations/runner.ts';
+import type { Quotas } from '../teams/quotas.ts';
 import { notInState } from './access.ts';
 import { claim } from './claim.ts';
 import { discard } from './discard.ts';
 import { newSandboxRow } from './new-row.ts';
-import { requireRow, type SandboxParts, sandboxEvent } from './parts.ts';
+import {
+  newSandboxDemand,
+  requireRow,
+  type SandboxParts,
+  sandboxEvent,
+  shapeOfRow,
+} from './parts.ts';
 import { SandboxRepository } from './repository.ts';
+import { notCreated, settledCreate } from './settled-create.ts';
 
 export interface ForkRequest {
   readonly count: number;
@@ -50,9 +59,10 @@ export async function fork(
   principal: Principal,
   id: string,
   request: ForkRequest,
+  record: CreateRecord,
 ): Promise<Fork> {
   let reservation: Reservation | undefined;
-  const operation = forkOperation(parts, principal, id, request, (made) => {
+  const operation = forkOperation(parts, principal, { ...request, id, record }, (made) => {
     reservation = made;
   });
   try {
@@ -69,8 +79,7 @@ export async function fork(
 function forkOperation(
   parts: SandboxParts,
   principal: Principal,
-  id: string,
-  request: ForkRequest,
+  { id, record, ...request }: ForkRequest & { readonly id: string; readonly record: CreateRecord },
   onReserved: (reservation: Reservation) => void,
 ): Operation<Reservation, AgentResponse, Fork> {
   const childIds = Array.from({ length: request.count }, () => newId('sandbox'));
@@ -89,9 +98,16 @@ function forkOperation(
       );
       const { memoryMb } = await parts.hosts.connection(source.host_id).describe();
       const timeoutSec = request.timeoutSec ?? source.timeout_sec;
-      const reservation = await write((transaction) =>
-        reserve(transaction, { source, childIds, timeoutSec, hostMemoryMb: memoryMb }),
-      );
+      const reservation = await write(async (transaction) => {
+        const reserved = await reserve(parts.quotas, transaction, {
+          source,
+          childIds,
+          timeoutSec,
+          hostMemoryMb: memoryMb,
+        });
+        await record.record(transaction, madeBy(reserved));
+        return reserved;
+      });
       onReserved(reservation);
       return reservation;
     },
@@ -120,6 +136,32 @@ function forkOperation(
   };
 }
 
+function madeBy({ rows, refused }: Reservation): Made {
+  return {
+    ids: rows.map(({ id }) => id),
+    refused: refused.map((error) => ({ code: error.code, message: publicMessage(error) })),
+  };
+}
+
+/** What came of a fork whose control plane did not tell: waits until it is settled. Undefined if the host never had a copy. */
+export async function forked(
+  parts: SandboxParts,
+  principal: Principal,
+  { ids, refused = [] }: Made,
+): Promise<Fork | undefined> {
+  const rows: SandboxRow[] = [];
+  for (const id of ids) rows.push(await settledCreate(parts, principal, id, 'sandbox.fork'));
+  if (rows.length > 0 && rows.every(neverReachedHost)) return undefined;
+  const children: ForkedChild[] = rows.map((row) =>
+    hasFailedToStart(row) ? { error: notCreated(row) } : { row },
+  );
+  for (const { code, message } of refused) {
+    const error = new TorporError(isErrorCode(code) ? code : 'internal_error', message);
+    children.push({ error });
+  }
+  return { children, timings: [] };
+}
+
 function requireForkable(
   parts: SandboxParts,
   principal: Principal,
@@ -136,8 +178,9 @@ function requireForkable(
   });
 }
 
-/** Inserts as many rows as the host has memory for. */
+/** Inserts as many rows as the team's quotas allow and the host has memory for. */
 async function reserve(
+  quotas: Quotas,
   transaction: Transaction<Database>,
   wanted: {
     readonly source: SandboxRow;
@@ -148,13 +191,23 @@ async function reserve(
 ): Promise<Reservation> {
   const { source, childIds, timeoutSec, hostMemoryMb } = wanted;
   const memoryMb = source.memory_mb;
+  const quota = await quotas.lock(
+    transaction,
+    source.team_id,
+    newSandboxDemand(shapeOfRow(source)),
+  );
+  const allowed = quota.times(childIds.length);
   const freeMb = await lockFreeMemory(transaction, source.host_id, hostMemoryMb);
-  const room = Math.max(Math.min(Math.floor(freeMb / memoryMb), childIds.length), 0);
+  const room = Math.max(Math.min(Math.floor(freeMb / memoryMb), allowed), 0);
   const placed = childIds.slice(0, room).map((id) => childRow(source, id, timeoutSec));
   const rows = room === 0 ? [] : await new SandboxRepository(transaction).insert(placed);
   const refused = childIds
     .slice(room)
-    .map(() => noMemory({ memoryMb, hostMemoryMb }, freeMb - room * memoryMb));
+    .map(() =>
+      room === allowed
+        ? quota.refusal(allowed)
+        : noMemory({ memoryMb, hostMemoryMb }, freeMb - room * memoryMb),
+    );
   return { source, rows, refused, timeoutSec };
 }
 

@@ -1,6 +1,7 @@
 import type { Principal } from '../auth/principal.ts';
+import { type CreateRecord, type Made, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn } from './access.ts';
-import { type Fork, type ForkRequest, fork } from './fork.ts';
+import { type Fork, type ForkRequest, fork, forked } from './fork.ts';
 import type { OperatedSandbox, SandboxParts } from './parts.ts';
 import { pauseOperation, resumeOperation } from './pause.ts';
 
@@ -48,8 +49,18 @@ export class SandboxLifecycle {
    * result per copy: one that fails does not affect the others. Throws `not_found` and
    * `invalid_state`; no copy exists then.
    */
-  async fork(principal: Principal, id: string, request: ForkRequest): Promise<Fork> {
+  async fork(
+    principal: Principal,
+    id: string,
+    request: ForkRequest,
+    record: CreateRecord = UNRECORDED,
+  ): Promise<Fork> {
     await findOwn(this.#parts.sandboxes, principal, id);
-    return fork(this.#parts, principal, id, request);
+    return fork(this.#parts, principal, id, request, record);
+  }
+
+  /** What came of a fork whose control plane did not tell; undefined if nothing did. */
+  forked(principal: Principal, made: Made): Promise<Fork | undefined> {
+    return forked(this.#parts, principal, made);
   }
 }

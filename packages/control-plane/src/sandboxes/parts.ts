@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { SANDBOX_DEFAULTS, TorporError } from '@torpor/protocol';
 import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Principal } from '../auth/principal.ts';
@@ -13,6 +13,8 @@ import {
 } from '../hosts/report.ts';
 import type { PhaseTiming } from '../hosts/timings.ts';
 import type { OperationRunner, ResourceEvent } from '../operations/runner.ts';
+import type { Demand, Quotas } from '../teams/quotas.ts';
+import type { Shape } from './limits.ts';
 import { SandboxRepository } from './repository.ts';
 
 /** Finds the snapshots that sandboxes can be created from. */
@@ -25,6 +27,7 @@ export interface SandboxParts {
   readonly db: Kysely<Database>;
   readonly sandboxes: SandboxRepository;
   readonly hosts: HostRegistry;
+  readonly quotas: Quotas;
   readonly runner: OperationRunner;
   readonly logger: Logger;
 }
@@ -33,6 +36,20 @@ export interface SandboxParts {
 export interface OperatedSandbox {
   readonly row: SandboxRow;
   readonly timings: readonly PhaseTiming[];
+}
+
+/** What a sandbox takes of its team's quotas while it runs. */
+export function runningDemand({ vcpus, memoryMb }: Omit<Shape, 'diskSizeMb'>): Demand {
+  return { running_sandboxes: 1, vcpus, memory_mb: memoryMb };
+}
+
+/** What a new sandbox takes of them. */
+export function newSandboxDemand(shape: Shape): Demand {
+  return { ...runningDemand(shape), disk_mb: shape.diskSizeMb ?? SANDBOX_DEFAULTS.diskMb };
+}
+
+export function shapeOfRow(row: SandboxRow): Shape {
+  return { vcpus: row.vcpus, memoryMb: row.memory_mb, diskSizeMb: row.disk_size_mb };
 }
 
 /** The fields of an operation that are the same for all on one sandbox. */

@@ -12,8 +12,10 @@ import {
   onSandbox,
   requireReport,
   requireRow,
+  runningDemand,
   type SandboxParts,
   sandboxEvent,
+  shapeOfRow,
 } from './parts.ts';
 import { SandboxRepository, type TransitionChanges } from './repository.ts';
 
@@ -80,6 +82,7 @@ export function resumeOperation(
         check: (row) =>
           requireResumable(row, timeoutSec === undefined ? IS_RUNNING : KEEPS_TIMEOUT),
         move: async (transaction, row) => {
+          await parts.quotas.require(transaction, row.team_id, runningDemand(shapeOfRow(row)));
           const memoryMb = row.memory_mb;
           await reserveMemory(transaction, row.host_id, { memoryMb, hostMemoryMb });
           return new SandboxRepository(transaction).transition(id, row.state, 'resuming', {

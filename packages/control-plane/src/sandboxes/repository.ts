@@ -34,16 +34,11 @@
 import { assertTransition, isTransitional, type SandboxState } from '@torpor/protocol';
 import { type Kysely, sql } from 'kysely';
 import { SYSTEM } from '../auth/principal.ts';
+import type { Cursor } from '../database/page.ts';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
 import { reportEvents } from './report-events.ts';
-
-/** The last sandbox of a page; the list is newest first. */
-export interface Cursor {
-  readonly createdAt: Date;
-  readonly id: string;
-}
 
 export interface SandboxFilter {
   readonly teamId: string;

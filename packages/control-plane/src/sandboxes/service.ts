@@ -5,14 +5,18 @@
  */
 import type { Principal } from '../auth/principal.ts';
 import { SYSTEM } from '../auth/principal.ts';
+import type { Cursor } from '../database/page.ts';
 import type { SandboxRow } from '../database/schema.ts';
 import type { Placement } from '../hosts/placement.ts';
+import { hasFailedToStart, neverReachedHost } from '../hosts/report.ts';
+import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn, notInState } from './access.ts';
 import { createOperation, type NewSandbox } from './create.ts';
 import { destroyOperation } from './destroy.ts';
 import { checkShape, type RequestedShape, requireImage, type Shape, shapeOf } from './limits.ts';
 import type { OperatedSandbox, SandboxParts, SnapshotLookup } from './parts.ts';
-import type { Cursor, SandboxFilter } from './repository.ts';
+import type { SandboxFilter } from './repository.ts';
+import { notCreated, settledCreate } from './settled-create.ts';
 
 const AGENT_CALL_TIMEOUT_MS = 15_000;
 const ACTIVITY_RESOLUTION_MS = 5_000;
@@ -48,7 +52,11 @@ export class SandboxService {
    * `no_hosts_available`, `host_unavailable`. If the agent fails, the row stays, in state `error` with
    * the reason.
    */
-  async create(principal: Principal, request: SandboxRequest): Promise<OperatedSandbox> {
+  async create(
+    principal: Principal,
+    request: SandboxRequest,
+    record: CreateRecord = UNRECORDED,
+  ): Promise<OperatedSandbox> {
     const { placement, snapshots, runner } = this.#parts;
     const snapshot = await snapshots.find(principal.teamId, request.template);
     const shape = shapeOf(request, snapshot);
@@ -61,7 +69,18 @@ export class SandboxService {
     checkShape(shape, place.description);
     if (snapshot === undefined) requireImage(request.template, place.description);
     const sandbox = { ...request, ...shape, snapshot };
-    return runner.run(createOperation(this.#parts, principal, sandbox, place));
+    return runner.run(createOperation(this.#parts, principal, sandbox, place, record));
+  }
+
+  /**
+   * What came of a create whose control plane did not tell: waits until it is settled.
+   * Undefined if the host never had the sandbox. Throws the reason if it could not be created.
+   */
+  async created(principal: Principal, id: string): Promise<OperatedSandbox | undefined> {
+    const row = await settledCreate(this.#parts, principal, id, 'sandbox.create');
+    if (neverReachedHost(row)) return undefined;
+    if (hasFailedToStart(row)) throw notCreated(row);
+    return { row, timings: [] };
   }
 
   /** Throws `not_found`, also for a sandbox of another team. A stopped one is still found. */

@@ -1,6 +1,13 @@
+import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { rest, TorporError } from '@torpor/protocol';
+import {
+  parseRequestId,
+  REQUEST_ID_HEADER,
+  rest,
+  runAsRequest,
+  TorporError,
+} from '@torpor/protocol';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
 import type { Authenticator, Credentials } from '../auth/authenticator.ts';
@@ -45,13 +52,24 @@ export class StreamServer {
 
   constructor(parts: StreamParts) {
     this.#parts = parts;
+    this.#sockets.on('headers', (headers, { headers: sent }) => {
+      headers.push(`X-Request-Id: ${sent[REQUEST_ID_HEADER]}`);
+    });
   }
 
   /** Handles a request to upgrade. Never throws: an error is sent as the response. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const header = request.headers[REQUEST_ID_HEADER];
+    const id = parseRequestId(Array.isArray(header) ? header[0] : header) ?? randomUUID();
+    // The server of WebSockets reads it for the header of the response.
+    request.headers[REQUEST_ID_HEADER] = id;
+    runAsRequest(id, () => this.#upgrade(request, socket, head, id));
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, requestId: string): void {
     void this.#admit(request).then(
       (admission) => {
-        if (this.#stopping !== undefined) return refuseUpgrade(socket, this.#stopping);
+        if (this.#stopping !== undefined) return refuseUpgrade(socket, this.#stopping, requestId);
         this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
           const frames = new FrameSocket(webSocket);
           const session = this.#run(frames, admission);
@@ -59,7 +77,8 @@ export class StreamServer {
           void session.finally(() => this.#sessions.delete(frames));
         });
       },
-      (reason: unknown) => refuseUpgrade(socket, this.#stopping ?? TorporError.from(reason)),
+      (reason: unknown) =>
+        refuseUpgrade(socket, this.#stopping ?? TorporError.from(reason), requestId),
     );
   }
 

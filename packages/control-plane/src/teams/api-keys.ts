@@ -1,5 +1,5 @@
 import { MEMBER_PERMISSIONS, type Permission, TorporError } from '@torpor/protocol';
-import type { Kysely, Transaction } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import {
   API_KEY_COLUMNS,
   type ApiKey,
@@ -7,9 +7,12 @@ import {
   insertApiKey,
 } from '../auth/api-keys.ts';
 import type { Principal } from '../auth/principal.ts';
+import type { Cursor, Page } from '../database/page.ts';
 import type { Database, EventKind } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { lockPermission } from './membership.ts';
+import type { Quotas } from './quotas.ts';
 
 export interface ApiKeyRequest {
   readonly name: string;
@@ -20,6 +23,7 @@ export interface ApiKeyRequest {
 
 interface Parts {
   readonly db: Kysely<Database>;
+  readonly quotas: Quotas;
   /** Called after a transaction with events. */
   readonly onEvents: () => void;
 }
@@ -32,8 +36,12 @@ export class ApiKeyService {
     this.#parts = parts;
   }
 
-  /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed. */
-  async create(principal: Principal, request: ApiKeyRequest): Promise<CreatedApiKey> {
+  /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed, `quota_exceeded`. */
+  async create(
+    principal: Principal,
+    request: ApiKeyRequest,
+    record: CreateRecord = UNRECORDED,
+  ): Promise<CreatedApiKey> {
     const { name, expiresAt } = request;
     const scopes = request.scopes ?? MEMBER_PERMISSIONS;
     const missing = scopes.find((scope) => !principal.permissions.has(scope));
@@ -52,6 +60,7 @@ export class ApiKeyService {
     const created = await this.#parts.db.transaction().execute(async (transaction) => {
       const { teamId, actor } = principal;
       await lockPermission(transaction, principal, 'keys.write', ...scopes);
+      await this.#parts.quotas.require(transaction, teamId, { api_keys: 1 });
       const made = await insertApiKey(transaction, {
         teamId,
         name,
@@ -61,20 +70,37 @@ export class ApiKeyService {
         expiresAt,
       });
       await appendKeyEvent(transaction, 'api_key.create', principal, made.row);
+      await record.record(transaction, { ids: [made.row.id], secret: made.key });
       return made;
     });
     this.#parts.onEvents();
     return created;
   }
 
+  /** Throws `not_found`, also for one that has been revoked. */
+  async get({ teamId }: Principal, id: string): Promise<ApiKey> {
+    return this.#parts.db
+      .selectFrom('api_keys')
+      .select(API_KEY_COLUMNS)
+      .where('id', '=', id)
+      .where('team_id', '=', teamId)
+      .executeTakeFirstOrThrow(unknownKey);
+  }
+
   /** The keys of the team, newest first; expired ones too. */
-  list({ teamId }: Principal): Promise<ApiKey[]> {
+  list({ teamId }: Principal, { after, limit }: Page<Cursor>): Promise<ApiKey[]> {
     return this.#parts.db
       .selectFrom('api_keys')
       .select(API_KEY_COLUMNS)
       .where('team_id', '=', teamId)
+      .$if(after !== undefined, (query) =>
+        query.where(
+          sql<boolean>`(created_at, id) < (${after?.createdAt}::timestamptz, ${after?.id}::text)`,
+        ),
+      )
       .orderBy('created_at', 'desc')
       .orderBy('id', 'desc')
+      .$if(limit !== undefined, (query) => query.limit(limit ?? 0))
       .execute();
   }
 
@@ -87,13 +113,15 @@ export class ApiKeyService {
         .where('team_id', '=', principal.teamId)
         .returning(API_KEY_COLUMNS)
         .executeTakeFirst();
-      if (row === undefined) {
-        throw new TorporError('not_found', 'The team has no API key with this id.');
-      }
+      if (row === undefined) throw unknownKey();
       await appendKeyEvent(transaction, 'api_key.revoke', principal, row);
     });
     this.#parts.onEvents();
   }
+}
+
+function unknownKey(): TorporError {
+  return new TorporError('not_found', 'The team has no API key with this id.');
 }
 
 async function appendKeyEvent(

@@ -9,6 +9,7 @@ import { ApiKeyStore, insertApiKey } from '../auth/api-keys.ts';
 import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 import { writePrivateFile } from '../data-directory/private-file.ts';
 import type { Database } from '../database/schema.ts';
+import { liftQuotas } from './quotas.ts';
 
 /** The key of the owner of the data directory. */
 export interface LocalCredentials {
@@ -47,6 +48,7 @@ export async function ensureLocalCredentials(
     const teamId = first?.id ?? newId('team');
     if (first === undefined) {
       await transaction.insertInto('teams').values({ id: teamId, name: 'Default' }).execute();
+      await liftQuotas(transaction, teamId);
     }
     // Who can write the data directory may do everything.
     const { key: apiKey } = await insertApiKey(transaction, {

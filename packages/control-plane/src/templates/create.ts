@@ -1,8 +1,16 @@
-import { canTransition, type hostAgent, newId, REMEDIES, TorporError } from '@torpor/protocol';
+import {
+  canTransition,
+  type hostAgent,
+  newId,
+  REMEDIES,
+  SANDBOX_DEFAULTS,
+  TorporError,
+} from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, NewTemplateRow, SandboxRow, TemplateRow } from '../database/schema.ts';
 import { phaseTimings } from '../hosts/timings.ts';
+import type { CreateRecord } from '../idempotency/keys.ts';
 import type { Completion, Operation } from '../operations/runner.ts';
 import { notInState } from '../sandboxes/access.ts';
 import { claim } from '../sandboxes/claim.ts';
@@ -45,6 +53,7 @@ export function createSnapshotOperation(
   parts: TemplateParts,
   principal: Principal,
   { sandboxId, name, overwrite }: NewSnapshot,
+  record: CreateRecord,
 ): SnapshotOperation {
   const { teamId } = principal;
   const event = { teamId, resource: name, metadata: { sandbox: sandboxId } };
@@ -66,6 +75,7 @@ export function createSnapshotOperation(
         },
         move: async (transaction, row) => {
           const sandboxes = new SandboxRepository(transaction);
+          await requireRoom(parts, transaction, row, name);
           const moved = await sandboxes.transition(row.id, row.state, 'snapshotting');
           if (moved === undefined) return undefined;
           pending = await new TemplateRepository(transaction).insert(pendingRow(row, name));
@@ -84,7 +94,11 @@ export function createSnapshotOperation(
             { timeoutMs: SNAPSHOT_TIMEOUT_MS },
           ),
         ),
-    complete: (transaction, subject, response) => publish(transaction, subject, response),
+    complete: async (transaction, subject, response) => {
+      // Not earlier: what is not published is rolled back, also if the control plane dies.
+      await record.record(transaction, { ids: [subject.pending.id] });
+      return publish(transaction, subject, response);
+    },
     settle: async ({ pending }, _, fence) => {
       const record = await observe(parts, sandboxId, fence);
       return async (transaction) => {
@@ -135,6 +149,21 @@ async function requireFree(parts: TemplateParts, teamId: string, name: string): 
   if ((await parts.templates.find(teamId, name)) === undefined) return;
   throw new TorporError('already_exists', `There is already a snapshot ${name}.`, {
     remedy: REMEDIES.replaceSnapshot,
+  });
+}
+
+/** The one that it replaces counts until then, but not against its number. */
+async function requireRoom(
+  { quotas }: TemplateParts,
+  transaction: Transaction<Database>,
+  source: SandboxRow,
+  name: string,
+): Promise<void> {
+  const { team_id: teamId, memory_mb, disk_size_mb } = source;
+  const replaced = await new TemplateRepository(transaction).find(teamId, name);
+  await quotas.require(transaction, teamId, {
+    snapshots: replaced === undefined ? 1 : 0,
+    disk_mb: memory_mb + (disk_size_mb ?? SANDBOX_DEFAULTS.diskMb),
   });
 }
 

@@ -1,4 +1,5 @@
 import { type Kysely, sql } from 'kysely';
+import type { Cursor, Page } from '../database/page.ts';
 import type { Database, NewTemplateRow, TemplateRow } from '../database/schema.ts';
 
 export interface PublishedTemplate {
@@ -30,6 +31,16 @@ export class TemplateRepository {
       .executeTakeFirst();
   }
 
+  findReady(teamId: string, id: string): Promise<TemplateRow | undefined> {
+    return this.#db
+      .selectFrom('templates')
+      .selectAll()
+      .where('id', '=', id)
+      .where('team_id', '=', teamId)
+      .where('state', '=', 'ready')
+      .executeTakeFirst();
+  }
+
   findDeleting(id: string): Promise<TemplateRow | undefined> {
     return this.#db
       .selectFrom('templates')
@@ -40,14 +51,20 @@ export class TemplateRepository {
   }
 
   /** The templates that can be used, newest first. */
-  list(teamId: string): Promise<TemplateRow[]> {
+  list(teamId: string, { after, limit }: Page<Cursor>): Promise<TemplateRow[]> {
     return this.#db
       .selectFrom('templates')
       .selectAll()
       .where('team_id', '=', teamId)
       .where('state', '=', 'ready')
+      .$if(after !== undefined, (query) =>
+        query.where(
+          sql<boolean>`(created_at, id) < (${after?.createdAt}::timestamptz, ${after?.id}::text)`,
+        ),
+      )
       .orderBy('created_at', 'desc')
       .orderBy('id', 'desc')
+      .$if(limit !== undefined, (query) => query.limit(limit ?? 0))
       .execute();
   }
 

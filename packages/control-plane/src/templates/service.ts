@@ -14,9 +14,11 @@
 import { randomBytes } from 'node:crypto';
 import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
-import type { TemplateRow, TemplateType } from '../database/schema.ts';
+import type { Cursor, Page } from '../database/page.ts';
+import type { TemplateRow } from '../database/schema.ts';
 import type { HostImage } from '../hosts/connection.ts';
 import type { Placement } from '../hosts/placement.ts';
+import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn } from '../sandboxes/access.ts';
 import { createSnapshotOperation } from './create.ts';
 import { deleteSnapshotOperation, unknownName } from './delete.ts';
@@ -51,7 +53,11 @@ export class TemplateService {
    * paused afterwards. Throws `not_found`, `name_reserved`, `already_exists`,
    * `invalid_state`, or the agent's error; the name is unchanged then.
    */
-  async create(principal: Principal, request: SnapshotRequest): Promise<OperatedSnapshot> {
+  async create(
+    principal: Principal,
+    request: SnapshotRequest,
+    record: CreateRecord = UNRECORDED,
+  ): Promise<OperatedSnapshot> {
     const { sandboxes, runner } = this.#parts;
     const { sandboxId, overwrite } = request;
     const name = request.name ?? `template-${randomBytes(4).toString('hex')}`;
@@ -60,21 +66,31 @@ export class TemplateService {
       throw new TorporError('name_reserved', `${name} is the name of an image of the platform.`);
     }
     const snapshot = { sandboxId, name, overwrite };
-    return runner.run(createSnapshotOperation(this.#parts, principal, snapshot));
+    return runner.run(createSnapshotOperation(this.#parts, principal, snapshot, record));
   }
 
-  /** The team's snapshots, newest first, and the images of the platform. */
-  async list(principal: Principal, type?: TemplateType): Promise<Template[]> {
-    const own = type === 'base' ? [] : await this.#parts.templates.list(principal.teamId);
-    const images = type === 'snapshot' ? [] : await this.#images(principal);
-    return [...own.map((snapshot) => ({ snapshot })), ...images.map((image) => ({ image }))];
+  /** A snapshot that a control plane created and did not tell. Throws `not_found` if it has been deleted or replaced since. */
+  async created({ teamId }: Principal, id: string): Promise<OperatedSnapshot> {
+    const row = await this.#parts.templates.findReady(teamId, id);
+    if (row !== undefined) return { row, timings: [] };
+    throw new TorporError('not_found', 'The snapshot has been deleted or replaced since.');
+  }
+
+  /** The team's snapshots, newest first. */
+  list({ teamId }: Principal, page: Page<Cursor>): Promise<TemplateRow[]> {
+    return this.#parts.templates.list(teamId, page);
+  }
+
+  /** The images of the platform that the team's sandboxes can boot. */
+  images({ teamId }: Principal): Promise<readonly HostImage[]> {
+    return this.#parts.placement.images(teamId);
   }
 
   /** Throws `not_found`. */
   async get(principal: Principal, name: string): Promise<Template> {
     const snapshot = await this.#find(principal, name);
     if (snapshot !== undefined) return { snapshot };
-    const image = (await this.#images(principal)).find((one) => one.name === name);
+    const image = (await this.images(principal)).find((one) => one.name === name);
     if (image !== undefined) return { image };
     throw unknownName(name);
   }
@@ -100,11 +116,7 @@ export class TemplateService {
     return this.#parts.templates.find(principal.teamId, name);
   }
 
-  #images({ teamId }: Principal): Promise<readonly HostImage[]> {
-    return this.#parts.placement.images(teamId);
-  }
-
   async #isImage(principal: Principal, name: string): Promise<boolean> {
-    return (await this.#images(principal)).some((image) => image.name === name);
+    return (await this.images(principal)).some((image) => image.name === name);
   }
 }

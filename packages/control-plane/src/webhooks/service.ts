@@ -3,6 +3,7 @@ import type { Kysely, Selectable, Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { SecretBox } from '../auth/secret-box.ts';
 import { isDuplicate } from '../database/duplicate.ts';
+import type { Page } from '../database/page.ts';
 import type {
   Database,
   DeliveryState,
@@ -12,6 +13,8 @@ import type {
   WebhookTable,
 } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
+import type { Quotas } from '../teams/quotas.ts';
 import { newWebhookSecret } from './message.ts';
 import { type Attempt, SECRET_PURPOSE, type WebhookSender } from './sender.ts';
 import { type AllowedNetworks, parseTarget } from './target.ts';
@@ -38,6 +41,7 @@ export type WebhookChanges = {
 
 interface Parts {
   readonly db: Kysely<Database>;
+  readonly quotas: Quotas;
   readonly secrets: SecretBox;
   readonly sender: WebhookSender;
   readonly allowedNetworks: AllowedNetworks;
@@ -53,13 +57,14 @@ export class WebhookService {
     this.#parts = parts;
   }
 
-  /** Returns the secret too: the only time that it can be seen. Throws `invalid_request`, `already_exists`. */
-  async create(principal: Principal, request: WebhookRequest) {
-    const { secrets } = this.#parts;
+  /** Returns the secret too: the only time that it can be seen. Throws `invalid_request`, `already_exists`, `quota_exceeded`. */
+  async create(principal: Principal, request: WebhookRequest, record: CreateRecord = UNRECORDED) {
+    const { secrets, quotas } = this.#parts;
     const secret = newWebhookSecret();
     const url = this.#target(request.url);
-    const webhook = await this.#write(principal, 'webhook.create', (transaction) =>
-      transaction
+    const webhook = await this.#write(principal, 'webhook.create', async (transaction) => {
+      await quotas.require(transaction, principal.teamId, { webhooks: 1 });
+      const row = await transaction
         .insertInto('webhooks')
         .values({
           id: newId('webhook'),
@@ -71,18 +76,22 @@ export class WebhookService {
           event_types: [...request.eventTypes],
         })
         .returningAll()
-        .executeTakeFirstOrThrow(),
-    );
+        .executeTakeFirstOrThrow();
+      await record.record(transaction, { ids: [row.id], secret });
+      return row;
+    });
     return { webhook, secret };
   }
 
   /** By name. */
-  async list({ teamId }: Principal): Promise<Webhook[]> {
+  async list({ teamId }: Principal, { after, limit }: Page<string>): Promise<Webhook[]> {
     const rows = await this.#parts.db
       .selectFrom('webhooks')
       .selectAll()
       .where('team_id', '=', teamId)
+      .$if(after !== undefined, (query) => query.where('name', '>', after ?? ''))
       .orderBy('name')
+      .$if(limit !== undefined, (query) => query.limit(limit ?? 0))
       .execute();
     return rows.map((row) => this.#shown(row));
   }
@@ -148,19 +157,22 @@ export class WebhookService {
     });
   }
 
-  /** What was and is to be sent to it, newest first; at most `limit`. Throws `not_found`. */
+  /** What was and is to be sent to it, newest first. Throws `not_found`. */
   async deliveries(
     principal: Principal,
     id: string,
-    filter: { readonly state?: DeliveryState | undefined; readonly limit: number },
+    state: DeliveryState | undefined,
+    { after, limit }: Page<string>,
   ): Promise<Delivery[]> {
     const { id: webhookId } = await this.#find(principal, id);
     let query = this.#parts.db
       .selectFrom('webhook_deliveries')
       .selectAll()
       .where('webhook_id', '=', webhookId);
-    if (filter.state !== undefined) query = query.where('state', '=', filter.state);
-    return query.orderBy('id', 'desc').limit(filter.limit).execute();
+    if (state !== undefined) query = query.where('state', '=', state);
+    if (after !== undefined) query = query.where('id', '<', after);
+    if (limit !== undefined) query = query.limit(limit);
+    return query.orderBy('id', 'desc').execute();
   }
 
   /** Queues again what was given up. Returns how many. Throws `not_found`. */

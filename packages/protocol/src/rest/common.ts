@@ -30,6 +30,23 @@ export const errorBodySchema = z
 
 export type ErrorBody = z.infer<typeof errorBodySchema>;
 
+/** Of a list that is returned whole unless a page is asked for. */
+export const pageQuerySchema = z.strictObject({
+  limit: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(1000)
+    .optional()
+    .meta({ description: 'Return a page of at most so many entries. All if omitted.' }),
+  next_token: z.string().max(512).optional().meta({
+    description:
+      'The header `X-Next-Token` of the page before; it is not set on the last. 200 entries without `limit`.',
+  }),
+});
+
+export type PageQuery = z.infer<typeof pageQuerySchema>;
+
 const NO_NUL = /^[^\0]*$/;
 const encoder = new TextEncoder();
 const nulMessage = 'must not contain a NUL byte';

@@ -60,6 +60,8 @@ export {
   guestPathSchema,
   guestUserSchema,
   MAX_JSON_BODY_BYTES,
+  type PageQuery,
+  pageQuerySchema,
 } from './common.ts';
 export {
   type Event,
@@ -115,6 +117,13 @@ export {
   hostTokenSchema,
   updateHostSchema,
 } from './hosts.ts';
+export {
+  type Quota,
+  type QuotaList,
+  quotaListSchema,
+  type SetQuotas,
+  setQuotasSchema,
+} from './quotas.ts';
 export {
   type CreateSandbox,
   createSandboxSchema,

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { TEMPLATE_TYPES } from '../template-types.ts';
+import { pageQuerySchema } from './common.ts';
 import { phaseTimingSchema, sandboxIdSchema, sandboxSchema, timeoutSecSchema } from './sandbox.ts';
 
 /** Limit of the copies of one fork. */
@@ -69,7 +70,7 @@ export const createSnapshotQuerySchema = z.strictObject({
     .meta({ description: 'Replace a snapshot of this name.' }),
 });
 
-export const listSnapshotsQuerySchema = z.strictObject({
+export const listSnapshotsQuerySchema = pageQuerySchema.extend({
   type: z.enum(TEMPLATE_TYPES).optional().meta({
     description:
       '`base`: the images of the platform; `snapshot`: those of the team. Both if omitted.',

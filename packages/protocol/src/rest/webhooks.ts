@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { pageQuerySchema } from './common.ts';
 
 export const WEBHOOK_FORMATS = ['json', 'slack', 'discord'] as const;
 export const DELIVERY_STATES = ['pending', 'delivered', 'dead'] as const;
@@ -108,7 +109,7 @@ export type WebhookDelivery = z.infer<typeof webhookDeliverySchema>;
 
 export const webhookDeliveryListSchema = z.array(webhookDeliverySchema);
 
-export const listDeliveriesQuerySchema = z.strictObject({
+export const listDeliveriesQuerySchema = pageQuerySchema.extend({
   state: z.enum(DELIVERY_STATES).optional(),
   limit: z.coerce.number().int().min(1).max(1000).default(100),
 });

@@ -1,14 +1,25 @@
+import { randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol/basics';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
-import { connectionError, errorFromBody, incompleteResponse } from './errors.ts';
+import {
+  connectionError,
+  connectionFailure,
+  errorFromResponse,
+  failedResponse,
+  incompleteResponse,
+} from './errors.ts';
 
 export const DEFAULT_API_URL = 'http://127.0.0.1:7070';
 
 /** No limit: a create boots a machine, and an exec may take a long time. */
 const DEFAULT_REQUEST_TIMEOUT_MS = 0;
 const CONNECT_TIMEOUT_MS = 10_000;
+/** Before a create is sent again: together longer than a server takes to restart. */
+const RETRY_DELAYS_MS = [100, 300, 1_000, 2_000, 4_000, 8_000] as const;
+const PAGE_SIZE = 200;
 const MAX_ERROR_BODY_BYTES = 64 * 1024;
 
 export interface ConnectionOptions {
@@ -32,6 +43,18 @@ export interface RequestOptions {
   readonly json?: unknown;
   /** Sent as it is, as `application/octet-stream`. */
   readonly body?: Readable | Uint8Array;
+  readonly signal?: AbortSignal | undefined;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+/** Options of every method that creates something. */
+export interface CreateOptions {
+  /**
+   * For the same request of another process or after a restart: with the same key the API
+   * creates nothing again and returns the first result, for a day. The default is a new one,
+   * with which a request is sent again if the connection is lost.
+   */
+  readonly idempotencyKey?: string | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -75,9 +98,37 @@ export class Connection {
     schema: z.ZodType<T>,
     options: RequestOptions = {},
   ): Promise<T> {
-    const { body } = await this.#send(method, path, options);
+    return (await this.#receive(method, path, schema, options)).value;
+  }
+
+  /** All entries of a list whose body is an array, fetched page by page as they are consumed. */
+  async *pages<T>(
+    path: string,
+    schema: z.ZodType<T[]>,
+    { query, pageSize = PAGE_SIZE, ...options }: RequestOptions & { readonly pageSize?: number },
+  ): AsyncGenerator<T, void> {
+    let nextToken: string | undefined;
+    do {
+      const page = { ...query, limit: pageSize, next_token: nextToken };
+      const { value, headers } = await this.#receive('GET', path, schema, {
+        ...options,
+        query: page,
+      });
+      yield* value;
+      const token = headers['x-next-token'];
+      nextToken = Array.isArray(token) ? token[0] : token;
+    } while (nextToken !== undefined);
+  }
+
+  async #receive<T>(
+    method: Dispatcher.HttpMethod,
+    path: string,
+    schema: z.ZodType<T>,
+    options: RequestOptions,
+  ) {
+    const { body, headers } = await this.#send(method, path, options);
     try {
-      return decode(schema, await body.json());
+      return { value: decode(schema, await body.json()), headers };
     } catch (error) {
       if (error instanceof TorporError || options.signal?.aborted) throw error;
       if (!(error instanceof SyntaxError)) throw incompleteResponse(this.apiUrl, error);
@@ -88,6 +139,31 @@ export class Connection {
           cause: error,
         },
       );
+    }
+  }
+
+  /**
+   * Sends a request that creates something, and decodes its response. It has an idempotency
+   * key, so it is sent again if the connection is lost: nothing is created twice.
+   */
+  async create<T>(
+    path: string,
+    schema: z.ZodType<T>,
+    options: Omit<RequestOptions, 'headers'> & CreateOptions,
+  ): Promise<T> {
+    const { idempotencyKey = randomUUID(), ...rest } = options;
+    const headers = { 'idempotency-key': idempotencyKey };
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        return await this.json('POST', path, schema, { ...rest, headers });
+      } catch (error) {
+        const failure = connectionFailure(error);
+        const mayHaveArrived = failure === 'lost' || (failure === 'not made' && attempt > 0);
+        const waitMs = RETRY_DELAYS_MS[attempt];
+        if (!mayHaveArrived || waitMs === undefined) throw error;
+        await delay(waitMs, undefined, { signal: options.signal }).catch(() => undefined);
+        options.signal?.throwIfAborted();
+      }
     }
   }
 
@@ -142,7 +218,12 @@ export class Connection {
       response = await request(this.url(path, options.query), {
         method,
         dispatcher: this.#dispatcher,
-        headers: { accept: 'application/json', ...contentType, ...this.authenticationHeaders },
+        headers: {
+          accept: 'application/json',
+          ...contentType,
+          ...options.headers,
+          ...this.authenticationHeaders,
+        },
         body: source?.content ?? body ?? null,
         ...(options.signal === undefined ? {} : { signal: options.signal }),
       });
@@ -155,7 +236,7 @@ export class Connection {
       source?.end();
     }
     if (response.statusCode < 400) return response;
-    throw errorFromBody(response.statusCode, await readLimited(response.body));
+    throw errorFromResponse(failedResponse(response), await readLimited(response.body));
   }
 }
 

@@ -39,8 +39,9 @@ export async function withSdkNames<T>(
       field: sdkName(field, { ...SDK_NAMES, ...names }),
       problem,
     }));
-    const { code, remedy } = error;
-    throw new TorporError(code, describeIssues(issues), { remedy, issues, cause: error });
+    const { code, remedy, requestId } = error;
+    const options = { remedy, issues, requestId, cause: error };
+    throw new TorporError(code, describeIssues(issues), options);
   }
 }
 

@@ -3,7 +3,7 @@ import type * as rest from '@torpor/protocol/rest';
 import type { RawData, WebSocket } from 'ws';
 import type { z } from 'zod';
 import type { Connection } from '../http/connection.ts';
-import { connectionError, errorFromBody, torporError } from '../http/errors.ts';
+import { connectionError, errorFromResponse, failedResponse, torporError } from '../http/errors.ts';
 
 /** Bytes of received frames that wait for the reader before the socket is paused. */
 const HIGH_WATER_BYTES = 1024 * 1024;
@@ -104,7 +104,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
         const chunks: Buffer[] = [];
         response.on('data', (chunk: Buffer) => chunks.push(chunk));
         response.on('end', () => {
-          reject(errorFromBody(response.statusCode ?? 500, Buffer.concat(chunks).toString()));
+          reject(errorFromResponse(failedResponse(response), Buffer.concat(chunks).toString()));
           socket.terminate();
         });
         // Has no effect if the response was complete.
@@ -195,7 +195,10 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     }
     if (isError(frame)) {
       if (frame.fatal)
-        this.#failure ??= torporError(frame.code, frame.data, frame.remedy, frame.issues);
+        this.#failure ??= torporError(frame.code, frame.data, {
+          issues: frame.issues,
+          ...(frame.remedy === undefined ? {} : { remedy: frame.remedy }),
+        });
       this.#wake?.();
       return;
     }

@@ -7,8 +7,9 @@ import { apiKeysAndAudit } from './0005-api-keys-and-audit.ts';
 import { eventStream } from './0006-event-stream.ts';
 import { usage } from './0007-usage.ts';
 import { webhooks } from './0008-webhooks.ts';
-import { accounts } from './0009-accounts.ts';
-import { hosts } from './0010-hosts.ts';
+import { idempotencyAndQuotas } from './0011-idempotency-and-quotas.ts';
+import { hosts } from './0012-hosts.ts';
+import { accounts } from './0013-accounts.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -20,6 +21,7 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0006-event-stream': eventStream,
   '0007-usage': usage,
   '0008-webhooks': webhooks,
-  '0009-accounts': accounts,
-  '0010-hosts': hosts,
+  '0011-idempotency-and-quotas': idempotencyAndQuotas,
+  '0012-hosts': hosts,
+  '0013-accounts': accounts,
 };

@@ -1,10 +1,14 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
 import type { ApiKey } from '../../auth/api-keys.ts';
+import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { ApiKeyService } from '../../teams/api-keys.ts';
+import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { cursorsOf, readPage } from './page-token.ts';
 
 const TAG = 'API keys';
+const POSITIONS = cursorsOf('api-keys', 'apiKey');
 
 const CREATE = defineEndpoint({
   method: 'post',
@@ -30,6 +34,7 @@ const LIST = defineEndpoint({
   access: 'keys.read',
   summary: 'List the API keys of the team, newest first',
   tag: TAG,
+  query: rest.pageQuerySchema,
   responses: {
     200: { description: 'The keys.', content: { 'application/json': rest.apiKeyListSchema } },
   },
@@ -46,19 +51,30 @@ const REVOKE = defineEndpoint({
   responses: { 204: { description: 'The key is revoked.' } },
 });
 
-export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyService): void {
-  addEndpoint(api, CREATE, async (c, { body }) => {
-    const { name, scopes, expires_at: expiresAt } = body;
-    const { row, key } = await apiKeys.create(c.get('principal'), {
-      name,
-      scopes,
-      expiresAt: expiresAt === undefined ? undefined : new Date(expiresAt),
-    });
-    return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
+export function addApiKeyRoutes(api: Api, apiKeys: ApiKeyService, keys: IdempotencyKeys): void {
+  addCreateEndpoint(api, keys, CREATE, {
+    isPrivate: true,
+    create: async (c, { body }, record) => {
+      const { name, scopes, expires_at: expiry } = body;
+      const expiresAt = expiry === undefined ? undefined : new Date(expiry);
+      const request = { name, scopes, expiresAt };
+      const { row, key } = await apiKeys.create(c.get('principal'), request, record);
+      return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
+    },
+    outcome: async (c, _, { ids: [id = ''], secret: key = '' }) => {
+      const row = await apiKeys.get(c.get('principal'), id);
+      return c.json({ ...presentApiKey(row), key } satisfies rest.CreatedApiKey, 201);
+    },
   });
-  addEndpoint(api, LIST, async (c) => {
-    const keys = await apiKeys.list(c.get('principal'));
-    return c.json(keys.map(presentApiKey));
+  addEndpoint(api, LIST, async (c, { query }) => {
+    const { entries } = await readPage(
+      c,
+      POSITIONS,
+      query,
+      (page) => apiKeys.list(c.get('principal'), page),
+      ({ created_at: createdAt, id }) => ({ createdAt, id }),
+    );
+    return c.json(entries.map(presentApiKey));
   });
   addEndpoint(api, REVOKE, async (c, { params }) => {
     await apiKeys.revoke(c.get('principal'), params.id);

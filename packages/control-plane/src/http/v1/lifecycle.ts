@@ -1,5 +1,7 @@
 import { rest } from '@torpor/protocol';
+import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { SandboxLifecycle } from '../../sandboxes/lifecycle.ts';
+import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { sandboxParams } from './params.ts';
 import { presentFork, presentOperated } from './present-sandboxes.ts';
@@ -48,7 +50,11 @@ const FORK = defineEndpoint({
 });
 
 /** Pause, resume and fork. */
-export function addLifecycleRoutes(api: Api, lifecycle: SandboxLifecycle): void {
+export function addLifecycleRoutes(
+  api: Api,
+  lifecycle: SandboxLifecycle,
+  keys: IdempotencyKeys,
+): void {
   addEndpoint(api, PAUSE, async (c, { params }) =>
     c.json(presentOperated(await lifecycle.pause(c.get('principal'), params.id))),
   );
@@ -57,9 +63,15 @@ export function addLifecycleRoutes(api: Api, lifecycle: SandboxLifecycle): void 
     const resumed = await lifecycle.resume(c.get('principal'), params.id, request);
     return c.json(presentOperated(resumed));
   });
-  addEndpoint(api, FORK, async (c, { params, body }) => {
-    const request = { count: body.count, timeoutSec: body.timeout_sec };
-    const forked = await lifecycle.fork(c.get('principal'), params.id, request);
-    return c.json(presentFork(forked), 201);
+  addCreateEndpoint(api, keys, FORK, {
+    create: async (c, { params, body }, record) => {
+      const request = { count: body.count, timeoutSec: body.timeout_sec };
+      const forked = await lifecycle.fork(c.get('principal'), params.id, request, record);
+      return c.json(presentFork(forked), 201);
+    },
+    outcome: async (c, _, made) => {
+      const forked = await lifecycle.forked(c.get('principal'), made);
+      return forked && c.json(presentFork(forked), 201);
+    },
   });
 }

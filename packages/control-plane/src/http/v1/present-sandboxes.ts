@@ -5,7 +5,8 @@ import type { PhaseTiming } from '../../hosts/timings.ts';
 import type { Fork } from '../../sandboxes/fork.ts';
 import type { OperatedSandbox } from '../../sandboxes/parts.ts';
 import type { SandboxPage } from '../../sandboxes/service.ts';
-import { encodeCursor } from './page-token.ts';
+import { encodePageToken } from './page-token.ts';
+import { SANDBOX_POSITIONS } from './sandbox-input.ts';
 
 /** A sandbox as the REST API shows it. */
 export function presentSandbox(
@@ -44,7 +45,7 @@ export function presentOperated({ row, timings }: OperatedSandbox): rest.Sandbox
 export function presentPage({ rows, next }: SandboxPage): rest.SandboxList {
   return {
     sandboxes: rows.map((row) => presentSandbox(row)),
-    ...(next === undefined ? {} : { next_token: encodeCursor(next) }),
+    ...(next === undefined ? {} : { next_token: encodePageToken(SANDBOX_POSITIONS, next) }),
   };
 }
 

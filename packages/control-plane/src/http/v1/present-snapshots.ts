@@ -23,7 +23,7 @@ export function presentSnapshot(
 }
 
 /** An image of the host: a template of the platform, for every team. */
-function presentImage(image: HostImage): rest.Snapshot {
+export function presentImage(image: HostImage): rest.Snapshot {
   return {
     name: image.name,
     type: 'base',

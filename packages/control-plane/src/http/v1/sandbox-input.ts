@@ -8,7 +8,9 @@ import {
 } from '@torpor/protocol';
 import type { ListRequest, SandboxRequest } from '../../sandboxes/service.ts';
 import { invalidFields } from '../../validation/parse-with.ts';
-import { decodeCursor } from './page-token.ts';
+import { cursorsOf, decodePageToken } from './page-token.ts';
+
+export const SANDBOX_POSITIONS = cursorsOf('sandboxes', 'sandbox');
 
 export function sandboxRequest(body: rest.CreateSandbox): SandboxRequest {
   return {
@@ -50,7 +52,10 @@ export function listRequest(query: rest.ListSandboxesQuery): ListRequest {
     states: parseStates(query.state),
     template: query.template,
     metadata: parseLabels(query.metadata),
-    after: query.next_token === undefined ? undefined : decodeCursor(query.next_token),
+    after:
+      query.next_token === undefined
+        ? undefined
+        : decodePageToken(SANDBOX_POSITIONS, query.next_token),
     limit: query.limit,
   };
 }

@@ -1,6 +1,8 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
+import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { SandboxService } from '../../sandboxes/service.ts';
+import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { sandboxParams } from './params.ts';
 import { presentOperated, presentPage, presentSandbox } from './present-sandboxes.ts';
@@ -88,11 +90,17 @@ const READ_CONSOLE = defineEndpoint({
   },
 });
 
-export function addSandboxRoutes(api: Api, sandboxes: SandboxService): void {
-  addEndpoint(api, CREATE, async (c, { body }) => {
-    const request = sandboxRequest(body);
-    const created = await withBodyNames(sandboxes.create(c.get('principal'), request));
-    return c.json(presentOperated(created), 201);
+export function addSandboxRoutes(api: Api, sandboxes: SandboxService, keys: IdempotencyKeys): void {
+  addCreateEndpoint(api, keys, CREATE, {
+    create: async (c, { body }, record) => {
+      const request = sandboxRequest(body);
+      const creating = sandboxes.create(c.get('principal'), request, record);
+      return c.json(presentOperated(await withBodyNames(creating)), 201);
+    },
+    outcome: async (c, _, { ids: [id = ''] }) => {
+      const created = await sandboxes.created(c.get('principal'), id);
+      return created && c.json(presentOperated(created), 201);
+    },
   });
   addEndpoint(api, LIST, async (c, { query }) =>
     c.json(presentPage(await sandboxes.list(c.get('principal'), listRequest(query)))),

@@ -1,11 +1,16 @@
 import { rest } from '@torpor/protocol';
 import { z } from 'zod';
+import type { IdempotencyKeys } from '../../idempotency/keys.ts';
 import type { Delivery, Webhook, WebhookService } from '../../webhooks/service.ts';
+import { addCreateEndpoint } from '../create-endpoint.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
+import { readPage } from './page-token.ts';
 
 const TAG = 'Webhooks';
 const WEBHOOK = { 'application/json': rest.webhookSchema };
 const params = z.object({ id: z.string() });
+const BY_NAME = { list: 'webhooks', schema: z.string() };
+const DELIVERY_IDS = { list: 'deliveries', schema: z.string().regex(/^\d{1,18}$/) };
 
 const CREATE = defineEndpoint({
   method: 'post',
@@ -33,6 +38,7 @@ const LIST = defineEndpoint({
   access: 'webhooks.read',
   summary: 'List the webhooks of the team, by name',
   tag: TAG,
+  query: rest.pageQuerySchema,
   responses: {
     200: { description: 'The webhooks.', content: { 'application/json': rest.webhookListSchema } },
   },
@@ -122,16 +128,30 @@ const REDELIVER = defineEndpoint({
   },
 });
 
-export function addWebhookRoutes(api: Api, webhooks: WebhookService): void {
-  addEndpoint(api, CREATE, async (c, { body }) => {
-    const { name, url, format, event_types: eventTypes } = body;
-    const request = { name, url, format, eventTypes };
-    const { webhook, secret } = await webhooks.create(c.get('principal'), request);
-    return c.json({ ...presentWebhook(webhook), secret } satisfies rest.CreatedWebhook, 201);
+export function addWebhookRoutes(api: Api, webhooks: WebhookService, keys: IdempotencyKeys): void {
+  addCreateEndpoint(api, keys, CREATE, {
+    isPrivate: true,
+    create: async (c, { body }, record) => {
+      const { name, url, format, event_types: eventTypes } = body;
+      const request = { name, url, format, eventTypes };
+      const { webhook, secret } = await webhooks.create(c.get('principal'), request, record);
+      return c.json({ ...presentWebhook(webhook), secret } satisfies rest.CreatedWebhook, 201);
+    },
+    outcome: async (c, _, { ids: [id = ''], secret = '' }) => {
+      const webhook = await webhooks.get(c.get('principal'), id);
+      return c.json({ ...presentWebhook(webhook), secret } satisfies rest.CreatedWebhook, 201);
+    },
   });
-  addEndpoint(api, LIST, async (c) =>
-    c.json((await webhooks.list(c.get('principal'))).map(presentWebhook)),
-  );
+  addEndpoint(api, LIST, async (c, { query }) => {
+    const { entries } = await readPage(
+      c,
+      BY_NAME,
+      query,
+      (page) => webhooks.list(c.get('principal'), page),
+      ({ name }) => name,
+    );
+    return c.json(entries.map(presentWebhook));
+  });
   addEndpoint(api, GET, async (c, { params: { id } }) =>
     c.json(presentWebhook(await webhooks.get(c.get('principal'), id))),
   );
@@ -148,8 +168,14 @@ export function addWebhookRoutes(api: Api, webhooks: WebhookService): void {
     c.json((await webhooks.test(c.get('principal'), id)) satisfies rest.WebhookAttempt),
   );
   addEndpoint(api, DELIVERIES, async (c, { params: { id }, query }) => {
-    const deliveries = await webhooks.deliveries(c.get('principal'), id, query);
-    return c.json(deliveries.map(presentDelivery));
+    const { entries } = await readPage(
+      c,
+      DELIVERY_IDS,
+      query,
+      (page) => webhooks.deliveries(c.get('principal'), id, query.state, page),
+      (delivery) => delivery.id,
+    );
+    return c.json(entries.map(presentDelivery));
   });
   addEndpoint(api, REDELIVER, async (c, { params: { id } }) =>
     c.json({ queued: await webhooks.redeliver(c.get('principal'), id) }),
