@@ -125,6 +125,7 @@ export const ERRORS = {
     connect: 'ResourceExhausted',
     meaning: 'too many attempts in a short time',
     remedy: 'Wait as long as the message says.',
+    retryAfterSec: 60,
   },
   disk_full: {
     http: 507,

@@ -26,7 +26,10 @@ let teamId: string;
 
 beforeAll(async () => {
   // Any number of users sign up from this machine.
-  harness = await startHarness({ signUpOpen: true });
+  harness = await startHarness({
+    signUpOpen: true,
+    agents: { host: '127.0.0.1', port: 0 },
+  });
   server = harness.controlPlane;
   owner = await newUser(server, 'owner@example.com', true);
   [{ id: teamId = '' } = {}] = await owner.json<Partial<rest.Team>[]>('GET', '/v1/teams');
