@@ -1,6 +1,7 @@
 /** What an agent reports about a sandbox, as the columns of its row. */
 import { type hostAgent, isSandboxState, type SandboxState, TorporError } from '@torpor/protocol';
 import type { SandboxRow } from '../database/schema.ts';
+import { storableText } from '../validation/text.ts';
 
 const LOST_REASON = 'The host no longer has this sandbox.';
 const INTERRUPTED_REASON = 'Its start was interrupted before the host had it.';
@@ -33,7 +34,7 @@ export function neverReachedHost({ reason }: SandboxRow): boolean {
 export function reportOf(info: hostAgent.SandboxInfo): SandboxReport {
   return {
     state: stateOf(info),
-    reason: info.reason ?? null,
+    reason: info.reason === undefined ? null : storableText(info.reason),
     host_ip: info.hostIp ?? null,
     build_id: info.buildId ?? null,
   };

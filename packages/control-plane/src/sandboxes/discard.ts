@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
 import type { HostConnection } from '../hosts/connection.ts';
+import { storableText } from '../validation/text.ts';
 import { destroyOnHost } from './destroy.ts';
 import { SandboxRepository } from './repository.ts';
 
@@ -25,7 +26,7 @@ export async function discard(
 ): Promise<(transaction: Transaction<Database>) => Promise<void>> {
   const to = (await isRemoved(parts, id)) ? 'error' : 'destroying';
   return async (transaction) => {
-    const reason = publicMessage(error);
+    const reason = storableText(publicMessage(error));
     await new SandboxRepository(transaction).transition(id, 'creating', to, { reason });
   };
 }

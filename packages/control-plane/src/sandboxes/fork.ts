@@ -9,6 +9,7 @@ import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
 import type { CreateRecord, Made } from '../idempotency/keys.ts';
 import type { Completion, LockedWrite, Operation, ResourceEvent } from '../operations/runner.ts';
 import type { Quotas } from '../teams/quotas.ts';
+import { storableText } from '../validation/text.ts';
 import { notInState } from './access.ts';
 import { claim } from './claim.ts';
 import { discard } from './discard.ts';
@@ -223,7 +224,7 @@ async function recordChildren(
   for (const row of rows) {
     const outcome = childOutcome(results.get(row.id));
     if (outcome instanceof TorporError) {
-      const reason = publicMessage(outcome);
+      const reason = storableText(publicMessage(outcome));
       await sandboxes.transition(row.id, 'creating', 'error', { reason });
       children.push({ error: childError(row, outcome) });
       events.push(sandboxEvent(row, 'error', { source: source.id, code: outcome.code }));

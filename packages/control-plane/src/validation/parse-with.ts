@@ -1,18 +1,26 @@
 import { type FieldIssue, TorporError } from '@torpor/protocol';
 import type { z } from 'zod';
+import { fieldName, textIssue } from './text.ts';
 
 /** At most this many faults of a value are listed. */
 const MAX_LISTED_ISSUES = 5;
 
-/** Checks `value` against `schema`. Throws `invalid_request` with a sentence that names every invalid field. */
+/**
+ * Checks `value` against `schema`, and that its text can be stored and passed on ({@link textIssue}).
+ * Throws `invalid_request` with a sentence that names every invalid field.
+ */
 export function parseWith<S extends z.ZodType>(
   schema: S,
   value: unknown,
   where: string,
 ): z.output<S> {
   const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  throw invalidFields(where, result.error.issues.slice(0, MAX_LISTED_ISSUES).map(fieldIssue));
+  if (!result.success) {
+    throw invalidFields(where, result.error.issues.slice(0, MAX_LISTED_ISSUES).map(fieldIssue));
+  }
+  const issue = textIssue(value);
+  if (issue !== undefined) throw invalidFields(where, [issue]);
+  return result.data;
 }
 
 /** `invalid_request` with a sentence that names every field at fault. */
@@ -34,11 +42,11 @@ function fieldIssue(issue: z.core.$ZodIssue): FieldIssue {
     const [name = '', ...others] = issue.keys.map((key) => key.slice(0, 100));
     const more = others.length === 0 ? '' : ` (nor ${others.slice(0, 9).join(', ')})`;
     return {
-      field: [...path, name].join('.').slice(0, 200),
+      field: fieldName([...path, name]),
       problem: `is not a known field${more}`,
     };
   }
-  return { field: path.join('.').slice(0, 200), problem: problemOf(issue) };
+  return { field: fieldName(path), problem: problemOf(issue) };
 }
 
 /** What is wrong with a field, as a phrase that follows its name; Zod's own messages are about types. */

@@ -1,14 +1,12 @@
 import { z } from 'zod';
 import { PERMISSION_NAMES } from '../permissions.ts';
+import { displayNameSchema } from './common.ts';
 
 const scopeSchema = z.enum(PERMISSION_NAMES).meta({ id: 'Permission' });
 
 export const createApiKeySchema = z
   .strictObject({
-    name: z
-      .string()
-      .regex(/^[^\p{Cc}]{1,64}$/u, 'must be 1 to 64 characters without control characters')
-      .meta({ example: 'ci' }),
+    name: displayNameSchema(64).meta({ example: 'ci' }),
     scopes: z.array(scopeSchema).min(1).optional().meta({
       description: 'What the key may do; if omitted, what every member of a team may do.',
     }),

@@ -47,6 +47,19 @@ export const pageQuerySchema = z.strictObject({
 
 export type PageQuery = z.infer<typeof pageQuerySchema>;
 
+/** A name for people: visible, and without characters that reverse the direction of the text around it. */
+export function displayNameSchema(maxLength: number) {
+  return z
+    .string()
+    .regex(
+      new RegExp(
+        `^(?=.*[^\\p{Z}\\p{C}])[^\\p{Cc}\\p{Cs}\\u2028-\\u202e\\u2066-\\u2069]{1,${maxLength}}$`,
+        'u',
+      ),
+      `must be 1 to ${maxLength} characters, some of them visible, without control characters`,
+    );
+}
+
 const NO_NUL = /^[^\0]*$/;
 const encoder = new TextEncoder();
 const nulMessage = 'must not contain a NUL byte';

@@ -3,6 +3,7 @@ import { isId, type rest, TorporError } from '@torpor/protocol';
 import type { Context } from 'hono';
 import { z } from 'zod';
 import type { Cursor, Page } from '../../database/page.ts';
+import { textIssue } from '../../validation/text.ts';
 
 /** Positions in one list. Its name is in the tokens, so that those of another list are refused. */
 export interface Positions<P> {
@@ -16,7 +17,7 @@ const DEFAULT_LIMIT = 200;
 /** Positions in a list that is newest first. */
 export function cursorsOf(list: string, kind: Parameters<typeof isId>[0]): Positions<Cursor> {
   const schema = z.strictObject({
-    createdAt: z.coerce.date(),
+    createdAt: z.iso.datetime().transform((text) => new Date(text)),
     id: z.string().refine((id) => isId(kind, id)),
   });
   return { list, schema };
@@ -32,7 +33,7 @@ export function decodePageToken<P>({ list, schema }: Positions<P>, token: string
     const [of, position] = z
       .tuple([z.string(), z.unknown()])
       .parse(JSON.parse(Buffer.from(token, 'base64url').toString('utf8')));
-    if (of === list) return schema.parse(position);
+    if (of === list && textIssue(position) === undefined) return schema.parse(position);
   } catch {
     // Falls through to the one error.
   }
