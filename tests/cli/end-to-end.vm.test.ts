@@ -284,6 +284,20 @@ describe('run', () => {
   });
 });
 
+test('other machines can join only a `torpor up` that accepts agents', async () => {
+  expect(platform.agentUrl).toBeUndefined();
+  const refused = await torpor('host', 'create', 'rack-3');
+  expect(refused.exitCode).not.toBe(0);
+  expect(refused.stderr).toContain('--accept-agents');
+  await platform.stop();
+  platform = await TorporProcess.start(dataDir, '--accept-agents', '--agent-port', '0');
+  const { stdout, exitCode } = await torpor('host', 'create', 'rack-3');
+  expect(exitCode).toBe(0);
+  expect(stdout).toContain(`torpor agent --join ${platform.agentUrl} tpj_`);
+  await platform.stop();
+  platform = await TorporProcess.start(dataDir);
+});
+
 test('the timeout of `torpor up` for guests applies, and the error names the setting', async () => {
   expect(await platform.stop()).toBe(0);
   platform = await TorporProcess.start(dataDir, '--guest-timeout', '100ms');

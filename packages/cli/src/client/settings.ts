@@ -19,6 +19,7 @@ export interface CommonOptions {
 interface ServerOptions extends CommonOptions {
   readonly host?: string;
   readonly port?: number;
+  readonly acceptAgents?: boolean;
   readonly agentPort?: number;
   readonly hostPort?: number;
   readonly hostAddress?: string;
@@ -29,8 +30,8 @@ interface ServerOptions extends CommonOptions {
 /** All settings with their origins: from the options, the environment and the configuration file. Throws `invalid_request`. */
 export function loadSettings({ env }: Io, options: ServerOptions): Promise<LoadedConfig> {
   const { dataDir, apiUrl, apiKey, guestTimeout: guestTimeoutMs } = options;
-  const { host, port, agentPort, hostPort, hostAddress } = options;
-  const listening = { host, port, agentPort, hostPort, hostAddress };
+  const { host, port, acceptAgents, agentPort, hostPort, hostAddress } = options;
+  const listening = { host, port, acceptAgents, agentPort, hostPort, hostAddress };
   const flags = { dataDir, apiUrl, apiKey, ...listening, guestTimeoutMs };
   return loadConfig({ flags, configFile: options.config, env });
 }

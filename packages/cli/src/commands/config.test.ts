@@ -38,6 +38,7 @@ test('every setting is listed with its value and its origin', async () => {
     ['(the data directory)', 'default'],
     ['127.0.0.1', 'default'],
     ['8080', file],
+    ['false', 'default'],
     ['7071', 'default'],
     ['(the name of the machine and `agent_port`)', 'default'],
     ['7072', 'default'],

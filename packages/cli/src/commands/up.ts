@@ -13,6 +13,8 @@ import { VERSION } from '../version.ts';
 interface UpOptions extends CommonOptions {
   readonly host?: string;
   readonly port?: number;
+  readonly acceptAgents?: boolean;
+  readonly agentPort?: number;
   readonly setup?: boolean;
   readonly destroyAll?: boolean;
   readonly guestTimeout?: number;
@@ -30,6 +32,15 @@ export function registerUp(cli: CliContext): void {
       '--host <address>',
       `address to listen on (TORPOR_HOST, default ${SETTINGS.host.defaultValue})`,
     )
+    .option(
+      '--accept-agents',
+      'let other machines become hosts of this server (TORPOR_ACCEPT_AGENTS, default false)',
+    )
+    .option(
+      '--agent-port <n>',
+      `port for their agents, on every address (TORPOR_AGENT_PORT, default ${SETTINGS.agentPort.defaultValue})`,
+      optionOf(SETTINGS.agentPort.parse),
+    )
     .option('--setup', 'first install what this machine lacks')
     .option(
       '--guest-timeout <time>',
@@ -42,6 +53,7 @@ export function registerUp(cli: CliContext): void {
       `
 With --json it prints one line on standard output when it is ready:
   {"event":"ready","api_url":"http://127.0.0.1:7070","data_dir":"/var/lib/torpor"}
+and in it agent_url if other machines can join.
 The log goes to standard error (TORPOR_LOG_LEVEL). SIGINT and SIGTERM stop it; sandboxes keep
 running and are adopted by the next start. Every setting can also be given in the environment or
 in torpor.toml; \`torpor config\` lists all settings with their values. On a slow or loaded host,
@@ -93,16 +105,17 @@ async function start(
 async function announce(
   io: Io,
   options: UpOptions,
-  { apiUrl, accelerator }: Platform,
+  { apiUrl, agentUrl, accelerator }: Platform,
   { dataDir }: Config,
 ): Promise<void> {
   if (options.json) {
-    return json(io, { event: 'ready', api_url: apiUrl, data_dir: dataDir });
+    return json(io, { event: 'ready', api_url: apiUrl, agent_url: agentUrl, data_dir: dataDir });
   }
   const lines = [
     `Torpor ${VERSION} is listening on ${apiUrl} (API reference: ${apiUrl}/docs)`,
     `  data directory  ${dataDir}`,
     `  accelerator     ${accelerator.accelerator}: ${accelerator.reason}`,
+    ...(agentUrl === undefined ? [] : [`  agents join at  ${agentUrl}`]),
     "  try             npx torpor run -- python3 -c 'print(6*7)'",
     '  accounts        none are needed here; npx torpor user create EMAIL --admin makes the first',
     'Press Ctrl-C to stop. Sandboxes keep running until you destroy them.',

@@ -7,6 +7,8 @@ import { type AgentOptions, openAgent } from './open-agent.ts';
 /** Control plane and host agent in one process, connected without a socket. */
 export class Platform {
   readonly apiUrl: string;
+  /** Where agents of other machines join; undefined if they cannot. */
+  readonly agentUrl: string | undefined;
   readonly accelerator: AcceleratorChoice;
   readonly #controlPlane: ControlPlane;
   readonly #agent: HostAgent;
@@ -15,17 +17,20 @@ export class Platform {
     this.#controlPlane = controlPlane;
     this.#agent = agent;
     this.apiUrl = controlPlane.url;
+    this.agentUrl = controlPlane.agentUrl;
     this.accelerator = agent.accelerator;
   }
 
   /** Starts both. On failure, nothing keeps running except earlier sandboxes. */
   static async start(options: AgentOptions): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
+    const { acceptAgents, agentPort: port, agentUrl: url } = options.config;
     const agent = await openAgent(options);
     stack.defer(() => agent.close());
     const controlPlane = await ControlPlane.start({
       ...controlPlaneOptions(options),
       hostTransport: createRouterTransport((router) => agent.routes(router)),
+      agents: acceptAgents ? { port, url } : undefined,
     });
     stack.move();
     return new Platform(controlPlane, agent);

@@ -32,6 +32,7 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
   cacheDir: ['/cache', '/cache'],
   host: ['0.0.0.0', '0.0.0.0'],
   port: ['8080', 8080],
+  acceptAgents: ['true', true],
   agentPort: ['0', 0],
   agentUrl: ['https://torpor.example.com', 'https://torpor.example.com'],
   hostPort: ['7082', 7082],

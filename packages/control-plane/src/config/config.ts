@@ -36,7 +36,7 @@ export interface LoadedConfig {
 
 export interface ConfigSources {
   /** From the command line, by the key of the setting: as text, or parsed. Undefined if not given. */
-  readonly flags?: Readonly<Partial<Record<SettingKey, string | number | undefined>>>;
+  readonly flags?: Readonly<Partial<Record<SettingKey, string | number | boolean | undefined>>>;
   /** What `--config` names. */
   readonly configFile?: string | undefined;
   readonly env: Readonly<Record<string, string | undefined>>;

@@ -100,12 +100,20 @@ export const SETTINGS = {
     parse: integer(0, MAX_PORT),
     defaultValue: 7070,
   }),
+  acceptAgents: withDefault({
+    name: 'accept_agents',
+    variable: 'TORPOR_ACCEPT_AGENTS',
+    flag: '--accept-agents',
+    meaning:
+      'whether other machines can become hosts of a `torpor up`; of a `control-plane` always',
+    parse: truth,
+    defaultValue: false,
+  }),
   agentPort: withDefault({
     name: 'agent_port',
     variable: 'TORPOR_AGENT_PORT',
     flag: '--agent-port',
-    meaning:
-      'port on which `torpor control-plane` listens for agents, on every address; 0 picks a free one',
+    meaning: 'port on which the server listens for agents, on every address; 0 picks a free one',
     parse: integer(0, MAX_PORT),
     defaultValue: 7071,
   }),

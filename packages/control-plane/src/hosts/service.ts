@@ -217,7 +217,7 @@ export class HostService {
     const joinUrl = this.#parts.joinUrl();
     if (joinUrl === undefined) {
       throw new TorporError('not_implemented', 'This server does not listen for agents.', {
-        remedy: 'Start the server as `torpor control-plane`, to which machines can join.',
+        remedy: 'Start the server as `torpor up --accept-agents`, or as `torpor control-plane`.',
       });
     }
     const { fingerprint } = await this.#parts.authority();

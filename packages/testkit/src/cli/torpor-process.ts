@@ -14,6 +14,7 @@ const REPOSITORY = fileURLToPath(new URL('../../../../', import.meta.url));
 const readySchema = z.strictObject({
   event: z.literal('ready'),
   api_url: z.url(),
+  agent_url: z.url().optional(),
   data_dir: z.string(),
 });
 
@@ -24,6 +25,8 @@ const LOG_LINES = 60;
 export class TorporProcess implements AsyncDisposable {
   readonly dataDir: string;
   readonly apiUrl: string;
+  /** Where agents join; undefined if they cannot. */
+  readonly agentUrl: string | undefined;
   /** The last lines of its log. */
   readonly log: readonly string[];
   readonly #child: ChildProcess;
@@ -36,6 +39,7 @@ export class TorporProcess implements AsyncDisposable {
     this.#child = child;
     this.log = log;
     this.apiUrl = ready.api_url;
+    this.agentUrl = ready.agent_url;
     this.dataDir = ready.data_dir;
   }
 
