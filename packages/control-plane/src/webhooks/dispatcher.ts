@@ -173,7 +173,7 @@ export class WebhookDispatcher implements AsyncDisposable {
         last_status: attempt.status ?? null,
         last_error: attempt.error ?? null,
         ...(state === 'pending'
-          ? { next_attempt_at: new Date(Date.now() + this.#retryDelay(attempts)) }
+          ? { next_attempt_at: new Date(Date.now() + this.#retryDelay(attempts, attempt)) }
           : { finished_at: new Date() }),
       })
       .where('id', '=', id)
@@ -184,10 +184,14 @@ export class WebhookDispatcher implements AsyncDisposable {
     else logger.debug(fields, 'Webhook sent');
   }
 
-  /** Exponential, with a fifth of it by chance, so that a receiver that returns is not met by all at once. */
-  #retryDelay(attempts: number): number {
+  /**
+   * Exponential, or longer if the receiver asks for it, with a fifth of it by chance, so that a
+   * receiver that returns is not met by all at once.
+   */
+  #retryDelay(attempts: number, { retryAfterMs = 0 }: Attempt): number {
     const { firstRetryMs, longestRetryMs } = this.#timing;
-    const base = Math.min(firstRetryMs * 2 ** (attempts - 1), longestRetryMs);
+    const backOff = firstRetryMs * 2 ** (attempts - 1);
+    const base = Math.min(Math.max(backOff, retryAfterMs), longestRetryMs);
     return base * (0.9 + 0.2 * Math.random());
   }
 

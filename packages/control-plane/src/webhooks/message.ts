@@ -29,10 +29,18 @@ function bodyFor(event: EventDocument, format: WebhookFormat): object {
     case 'json':
       return event;
     case 'slack':
-      return { text: sentence(event) };
+      return { text: sentence(event).replaceAll(/[&<>]/g, slackEntity), mrkdwn: false };
     case 'discord':
-      return { content: sentence(event) };
+      return {
+        content: sentence(event).replaceAll(/[\\*_~`|<>#[\]()@:-]/g, '\\$&'),
+        allowed_mentions: { parse: [] },
+      };
   }
+}
+
+/** Slack's mentions and links are in angle brackets. Names in a sentence are chosen by users. */
+function slackEntity(character: string): string {
+  return { '&': '&amp;', '<': '&lt;', '>': '&gt;' }[character] ?? character;
 }
 
 /** For people: `sandbox sb1… — pause (success), by ci`. */

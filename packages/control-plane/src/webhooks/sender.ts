@@ -9,11 +9,13 @@ import { type AllowedNetworks, guardedAgent, parseTarget } from './target.ts';
 const REQUEST_TIMEOUT_MS = 10_000;
 export const SECRET_PURPOSE = 'webhook';
 
-/** What came of sending an event. Nothing that the receiver sent is kept but its status. */
+/** What came of sending an event. Nothing that the receiver sent is kept but this. */
 export interface Attempt {
   readonly accepted: boolean;
   readonly status?: number;
   readonly error?: string;
+  /** How long the receiver asks not to be called. */
+  readonly retryAfterMs?: number | undefined;
 }
 
 interface Parts {
@@ -39,11 +41,12 @@ export class WebhookSender implements AsyncDisposable {
   /** Sends one event. Never throws. */
   async send(webhookId: string, event: EventDocument, signal?: AbortSignal): Promise<Attempt> {
     try {
-      const status = await this.#post(webhookId, event, signal);
+      const { status, retryAfter } = await this.#post(webhookId, event, signal);
       if (status >= 200 && status < 300) return { accepted: true, status };
-      return { accepted: false, status, error: `The receiver returned status ${status}.` };
+      const error = `The receiver returned status ${status}.`;
+      return { accepted: false, status, error, retryAfterMs: parseRetryAfter(retryAfter) };
     } catch (reason) {
-      return { accepted: false, error: describe(reason) };
+      return { accepted: false, error: describeFailure(reason) };
     }
   }
 
@@ -51,7 +54,7 @@ export class WebhookSender implements AsyncDisposable {
     webhookId: string,
     event: EventDocument,
     signal: AbortSignal | undefined,
-  ): Promise<number> {
+  ): Promise<{ readonly status: number; readonly retryAfter: string | undefined }> {
     const { db, secrets, allowedNetworks } = this.#parts;
     const webhook = await db
       .selectFrom('webhooks')
@@ -72,11 +75,25 @@ export class WebhookSender implements AsyncDisposable {
     });
     // Nothing of the content is read: it may be endless.
     response.body.on('error', () => undefined).destroy();
-    return response.statusCode;
+    const { 'retry-after': retryAfter } = response.headers;
+    return {
+      status: response.statusCode,
+      retryAfter: typeof retryAfter === 'string' ? retryAfter : undefined,
+    };
   }
 }
 
-function describe(reason: unknown): string {
+/** Seconds, or a date (RFC 9110, 10.2.3); undefined for anything else. */
+function parseRetryAfter(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const ms = /^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+  return ms > 0 ? ms : undefined;
+}
+
+/** Why a request got no response, in a sentence or two. */
+export function describeFailure(reason: unknown): string {
+  // One for each address of a name.
+  if (reason instanceof AggregateError) return reason.errors.map(describeFailure).join('; ');
   if (reason instanceof Error && reason.name === 'TimeoutError') {
     return `The receiver did not respond within ${REQUEST_TIMEOUT_MS / 1000} s.`;
   }

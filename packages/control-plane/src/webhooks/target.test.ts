@@ -23,6 +23,18 @@ test.each([
   '64:ff9b::10.0.0.1',
   '2002:7f00:1::',
   '2001:db8::1',
+  '::2',
+  '::7f00:1',
+  '::a00:1',
+  '::ffff:0:127.0.0.1',
+  '64:ff9b:1::1',
+  '100:0:0:1::1',
+  'fec0::1',
+  '3fff::1',
+  '4000::1',
+  'e000::1',
+  '240.0.0.1',
+  '192.0.2.1',
   'nonsense',
 ])('%s is not of the public internet', (address) => {
   expect(isAllowed(address, [])).toBe(false);
@@ -56,6 +68,10 @@ test.each([
   'http://0x7f000001/',
   'http://[::1]:7070/',
   'http://[::ffff:169.254.169.254]/',
+  'http://[::127.0.0.1]/',
+  'http://127.0.0.1./',
+  'http://①②⑦.0.0.1/',
+  'http://0/',
 ])('%s is refused', (url) => {
   expect(() => parseTarget(url, [])).toThrow();
 });

@@ -8,6 +8,7 @@ import { Agent } from 'undici';
 export type AllowedNetworks = readonly string[];
 
 const CONNECT_TIMEOUT_MS = 5_000;
+const GLOBAL_UNICAST = ipaddr.IPv6.parseCIDR('2000::/3');
 
 /** The address of a webhook. Throws `invalid_request` for one that could not be called. */
 export function parseTarget(text: string, allowed: AllowedNetworks): URL {
@@ -56,11 +57,17 @@ export function isAllowed(address: string, allowed: AllowedNetworks): boolean {
   if (!ipaddr.isValid(address)) return false;
   // An IPv4 address in an IPv6 one is that IPv4 address.
   const parsed = ipaddr.process(address);
-  if (parsed.range() === 'unicast') return true;
+  if (isPublic(parsed)) return true;
   return allowed.some((network) => {
     const range = ipaddr.parseCIDR(network);
     return range[0].kind() === parsed.kind() && parsed.match(range);
   });
+}
+
+function isPublic(address: ipaddr.IPv4 | ipaddr.IPv6): boolean {
+  if (address.range() !== 'unicast') return false;
+  // All that IANA has allocated. Outside are IPv4 addresses in a deprecated form (::127.0.0.1), for example.
+  return address instanceof ipaddr.IPv4 || address.match(GLOBAL_UNICAST);
 }
 
 function refused(why: string): TorporError {

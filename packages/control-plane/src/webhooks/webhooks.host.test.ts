@@ -37,6 +37,7 @@ class Receiver {
   /** Of the responses. */
   status = 200;
   location: string | undefined;
+  retryAfter: string | undefined;
   requests = 0;
   readonly #server: Server;
 
@@ -49,8 +50,10 @@ class Receiver {
       receiver.requests++;
       const body = await text(request);
       if (receiver.status === 200) receiver.received.push({ headers: request.headers, body });
-      const location = receiver.location;
-      response.writeHead(receiver.status, location === undefined ? {} : { location }).end();
+      const { status, location, retryAfter } = receiver;
+      if (location !== undefined) response.setHeader('location', location);
+      if (retryAfter !== undefined) response.setHeader('retry-after', retryAfter);
+      response.writeHead(status).end();
     });
     const receiver = new Receiver(server);
     server.listen(0, '127.0.0.1');
@@ -224,19 +227,68 @@ test('a name that resolves to a private address is not called', async () => {
   expect(receiver.requests).toBe(0);
 });
 
-test.each([
-  ['slack', 'text'],
-  ['discord', 'content'],
-])('the format %s is a sentence for people', async (format, field) => {
+test.each<[string, (id: string) => object]>([
+  [
+    'slack',
+    (id) => ({
+      text: `webhook ${id}: test (success), by &lt;!channel&gt; @everyone &amp; *x*`,
+      mrkdwn: false,
+    }),
+  ],
+  [
+    'discord',
+    (id) => ({
+      content: `webhook ${id}\\: test \\(success\\), by \\<!channel\\> \\@everyone & \\*x\\*`,
+      allowed_mentions: { parse: [] },
+    }),
+  ],
+])(
+  'the format %s is a sentence for people, in which no name mentions anyone',
+  async (format, body) => {
+    const receiver = await Receiver.open();
+    const { id } = await create({ url: receiver.url, format, event_types: ['sandbox.*'] });
+    const created = await member.call('POST', '/api-keys', {
+      name: '<!channel> @everyone & *x*',
+      scopes: ['webhooks.write'],
+    });
+    const { key, id: keyId } = rest.createdApiKeySchema.parse(await created.json());
+    const tested = await fetch(`${member.controlPlane.url}/v1/webhooks/${id}/test`, {
+      method: 'POST',
+      headers: { 'x-api-key': key },
+    });
+    expect(await tested.json()).toEqual({ accepted: true, status: 200 });
+    expect(JSON.parse(receiver.received[0]?.body ?? '')).toEqual(body(id));
+    await member.call('DELETE', `/api-keys/${keyId}`);
+  },
+);
+
+test('a receiver that asks for time gets it', async () => {
   const receiver = await Receiver.open();
-  const { id } = await create({ url: receiver.url, format, event_types: ['sandbox.*'] });
-  expect(await (await member.call('POST', `/webhooks/${id}/test`)).json()).toEqual({
-    accepted: true,
-    status: 200,
-  });
-  expect(JSON.parse(receiver.received[0]?.body ?? '')).toEqual({
-    [field]: expect.stringContaining(id),
-  });
+  receiver.status = 429;
+  receiver.retryAfter = '3600';
+  const patient = { ...OPTIONS.webhookTiming, longestRetryMs: 3 * 3_600_000 };
+  const own = await Fleet.open();
+  try {
+    const { call, create: createSandbox } = await own.join({ ...OPTIONS, webhookTiming: patient });
+    const hook = { name: 'hook', url: receiver.url, event_types: ['sandbox.create'] };
+    const { id } = rest.createdWebhookSchema.parse(
+      await (await call('POST', '/webhooks', hook)).json(),
+    );
+    const begun = Date.now();
+    await createSandbox();
+    await until(() => receiver.requests === 1);
+    const next = async () => {
+      const response = await call('GET', `/webhooks/${id}/deliveries`);
+      const [{ last_status, next_attempt_at = '' } = {}] = rest.webhookDeliveryListSchema.parse(
+        await response.json(),
+      );
+      return last_status === 429 ? Date.parse(next_attempt_at) - begun : 0;
+    };
+    await until(async () => (await next()) > 0);
+    expect(await next()).toBeGreaterThan(3_600_000 * 0.9);
+  } finally {
+    await own[Symbol.asyncDispose]();
+  }
 });
 
 test('a webhook can be changed and disabled, and its name is its own', async () => {

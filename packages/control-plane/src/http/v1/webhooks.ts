@@ -164,9 +164,10 @@ export function addWebhookRoutes(api: Api, webhooks: WebhookService, keys: Idemp
     await webhooks.delete(c.get('principal'), id);
     return c.body(null, 204);
   });
-  addEndpoint(api, TEST, async (c, { params: { id } }) =>
-    c.json((await webhooks.test(c.get('principal'), id)) satisfies rest.WebhookAttempt),
-  );
+  addEndpoint(api, TEST, async (c, { params: { id } }) => {
+    const { retryAfterMs: _, ...attempt } = await webhooks.test(c.get('principal'), id);
+    return c.json(attempt satisfies rest.WebhookAttempt);
+  });
   addEndpoint(api, DELIVERIES, async (c, { params: { id }, query }) => {
     const { entries } = await readPage(
       c,
