@@ -8,6 +8,7 @@ import { Authenticator } from './auth/authenticator.ts';
 import type { SecretBox } from './auth/secret-box.ts';
 import { SessionStore } from './auth/sessions.ts';
 import { BuildService } from './builds/service.ts';
+import type { ExecAuditLevel } from './config/index.ts';
 import type { Database } from './database/schema.ts';
 import { recordInAuditLog } from './events/audit.ts';
 import { AuditLog } from './events/audit-log.ts';
@@ -15,6 +16,7 @@ import { OutboxDelivery } from './events/delivery.ts';
 import { EventFeed } from './events/feed.ts';
 import { recordUsage, Usage } from './events/usage.ts';
 import { GuestAccess } from './guest/access.ts';
+import { ExecAudit } from './guest/exec-audit.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
 import { authorityOnce } from './hosts/open-authority.ts';
@@ -69,6 +71,8 @@ export interface ContextOptions {
   readonly onHostsChanged: () => void;
   /** What a team may have that has no limits of its own. */
   readonly quotas: QuotaLimits;
+  /** What the audit log has of programs that are started. */
+  readonly auditExec: ExecAuditLevel;
   /** Networks besides the public internet that webhooks may call, in CIDR notation. */
   readonly webhookNetworks: readonly string[];
   readonly webhookTiming?: Partial<DispatcherTiming> | undefined;
@@ -149,7 +153,7 @@ export function createContext(options: ContextOptions) {
     idempotency: new IdempotencyKeys({ db, secrets, logger, leaseMs: options.leaseMs }),
     quotas,
     webhooks: new WebhookService({ db, quotas, secrets, sender, allowedNetworks, onEvents }),
-    processes: new GuestProcesses(guests, metrics),
+    processes: new GuestProcesses(guests, metrics, new ExecAudit(db, options.auditExec)),
     files: new GuestFiles(guests),
   };
   return {

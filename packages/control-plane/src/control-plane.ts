@@ -5,7 +5,7 @@ import type { QuotaLimits } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { SecretBox } from './auth/secret-box.ts';
-import { DEFAULT_QUOTAS, SETTINGS } from './config/index.ts';
+import { DEFAULT_QUOTAS, type ExecAuditLevel, SETTINGS } from './config/index.ts';
 import { apiEntrance, type Context, createContext } from './context.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
@@ -40,7 +40,7 @@ export interface ControlPlaneOptions {
   readonly version: string;
   /** How long the host's agent waits for the first response of a guest that it started; two minutes if omitted, the agent's default. */
   readonly guestTimeoutMs?: number;
-  /** How long destroyed sandboxes stay listed; 7 days by default. */
+  /** How long destroyed sandboxes stay listed, and entries in the audit log. */
   readonly retention?: Partial<RetentionOptions> | undefined;
   /** How soon hosts are noticed and given up, and how long certificates are valid; for tests. */
   readonly hostTiming?: Partial<HostTiming> | undefined;
@@ -56,6 +56,8 @@ export interface ControlPlaneOptions {
   readonly trustedProxies?: readonly string[];
   /** Whether everyone may sign up, and not only those who are invited; false if omitted. */
   readonly signUpOpen?: boolean;
+  /** What the audit log has of programs that are started in sandboxes; their names if omitted. */
+  readonly auditExec?: ExecAuditLevel | undefined;
   /** What a team may have that has no limits of its own. */
   readonly quotas?: QuotaLimits;
   /** How soon webhooks are sent, and again; for tests. */
@@ -124,6 +126,7 @@ export class ControlPlane implements AsyncDisposable {
       db,
       secrets: await SecretBox.open(dataDir, options.secretKey),
       webhookNetworks: options.webhookNetworks ?? [],
+      auditExec: options.auditExec ?? SETTINGS.auditExec.defaultValue,
       joinUrl: () => hosting?.agentUrl,
       onHostsChanged: () => hosting?.wake(),
       web: { publicUrl: options.publicUrl, trustedProxies: options.trustedProxies ?? [] },
@@ -209,6 +212,7 @@ async function startWork(
       { ...parts, idempotency },
       {
         keepStoppedMs: SETTINGS.keepStoppedMs.defaultValue,
+        keepAuditMs: SETTINGS.keepAuditMs.defaultValue,
         ...retention,
       },
     ),

@@ -7,6 +7,7 @@ export {
   TorporError,
   type TorporErrorOptions,
 } from './errors.ts';
+export { EVENT_TYPES, type EventType, isEventPattern } from './event-types.ts';
 export { formatBytes } from './format-bytes.ts';
 export {
   canonicalApiKey,

@@ -59,6 +59,8 @@ test('every setting is listed with its value and its origin', async () => {
     ['(the one beside Firecracker or on the PATH)', 'default'],
     ['5m', file],
     ['7d', 'default'],
+    ['365d', 'default'],
+    ['program', 'default'],
     ['(info; warn on a terminal)', 'default'],
     ['false', 'default'],
   ]);

@@ -22,7 +22,8 @@ export function controlPlaneOptions({ config, version, logger }: ServerParts): C
     trustedProxies: config.trustedProxies?.split(',') ?? [],
     signUpOpen: config.signUp,
     guestTimeoutMs: config.guestTimeoutMs,
-    retention: { keepStoppedMs: config.keepStoppedMs },
+    auditExec: config.auditExec,
+    retention: { keepStoppedMs: config.keepStoppedMs, keepAuditMs: config.keepAuditMs },
     logger: logger.child({ part: 'control-plane' }),
     version,
   };

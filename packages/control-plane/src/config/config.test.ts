@@ -56,6 +56,8 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
   jailer: ['/opt/jailer', '/opt/jailer'],
   guestTimeoutMs: ['5m', 300_000],
   keepStoppedMs: ['90', 90_000],
+  keepAuditMs: ['30d', 30 * 86_400_000],
+  auditExec: ['command', 'command'],
   logLevel: ['debug', 'debug'],
   debug: ['true', true],
 };

@@ -6,7 +6,13 @@ export {
   loadConfig,
   type SettingOrigin,
 } from './config.ts';
-export { LOG_LEVELS, placesOf, SETTINGS, type SettingKey } from './settings.ts';
+export {
+  type ExecAuditLevel,
+  LOG_LEVELS,
+  placesOf,
+  SETTINGS,
+  type SettingKey,
+} from './settings.ts';
 export {
   DEFAULT_QUOTAS,
   duration,

@@ -60,6 +60,11 @@ function withDefault<T extends string | number | boolean>(
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
+/** How much of a program is in the audit log. */
+const EXEC_AUDITS = ['off', 'program', 'command'] as const;
+
+export type ExecAuditLevel = (typeof EXEC_AUDITS)[number];
+
 /** For persistent state of system programs; hier(7). */
 const DEFAULT_DATA_DIR = '/var/lib/torpor';
 const MAX_PORT = 65_535;
@@ -266,6 +271,22 @@ export const SETTINGS = {
     parse: duration,
     show: formatDuration,
     defaultValue: 7 * 24 * 3_600_000,
+  }),
+  keepAuditMs: withDefault({
+    name: 'keep_audit',
+    variable: 'TORPOR_KEEP_AUDIT',
+    meaning: 'how long the audit log keeps its entries',
+    parse: duration,
+    show: formatDuration,
+    defaultValue: 365 * 24 * 3_600_000,
+  }),
+  auditExec: withDefault({
+    name: 'audit_exec',
+    variable: 'TORPOR_AUDIT_EXEC',
+    meaning:
+      'what the audit log has of the programs that are started in sandboxes: `off`, `program` (its name), or `command` (its arguments too, which may have secrets)',
+    parse: choice(...EXEC_AUDITS),
+    defaultValue: 'program',
   }),
   logLevel: setting({
     name: 'log_level',

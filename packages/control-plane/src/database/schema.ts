@@ -1,4 +1,4 @@
-import type { Permission, QuotaName, SandboxState } from '@torpor/protocol';
+import type { EventType, Permission, QuotaName, SandboxState } from '@torpor/protocol';
 import type {
   ColumnType,
   Generated,
@@ -166,61 +166,14 @@ export interface TemplateTable {
   created_at: DefaultedTime;
 }
 
-/** The operations that are recorded, by what they change. */
-export type OperationKind =
-  | 'sandbox.create'
-  | 'sandbox.destroy'
-  | 'sandbox.adopt'
-  | 'sandbox.pause'
-  | 'sandbox.resume'
-  | 'sandbox.fork'
-  /** Its VMM exited, or the host no longer has it. */
-  | 'sandbox.fail'
-  /** Its host does not respond. */
-  | 'sandbox.lose'
-  /** Its host responds again, and still has it. */
-  | 'sandbox.find'
-  | 'snapshot.create'
-  | 'snapshot.delete';
+/** The operations that are recorded. */
+export type OperationKind = Exclude<
+  Extract<EventType, `sandbox.${string}` | `snapshot.${string}`>,
+  'sandbox.state'
+>;
 
-/** What is recorded beside operations. */
-export type EventKind =
-  | OperationKind
-  /** It has come to a state in which it stays. */
-  | 'sandbox.state'
-  | 'host.create'
-  | 'host.update'
-  | 'host.delete'
-  /** It responds, for the first time or again. */
-  | 'host.up'
-  /** It has not sent a heartbeat for a while. */
-  | 'host.down'
-  | 'api_key.create'
-  | 'api_key.revoke'
-  | 'webhook.create'
-  | 'webhook.update'
-  | 'webhook.delete'
-  | 'user.create'
-  | 'user.update'
-  | 'user.delete'
-  | 'user.login'
-  | 'user.logout'
-  /** Its password was tried too often. */
-  | 'user.lock'
-  | 'user.change_password'
-  /** An operator made a link with which it sets a password. */
-  | 'user.create_link'
-  | 'session.revoke'
-  | 'team.create'
-  | 'team.update'
-  | 'team.delete'
-  | 'member.add'
-  | 'member.update'
-  | 'member.remove'
-  | 'member.leave'
-  | 'invitation.create'
-  | 'invitation.revoke'
-  | 'team.set_quotas';
+/** What is recorded of changes. */
+export type EventKind = EventType;
 
 export type ActorType = 'api_key' | 'user' | 'system';
 

@@ -1,5 +1,6 @@
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
+import { isOlder, removeRows } from '../database/remove-rows.ts';
 import type {
   ActorType,
   AuditLogTable,
@@ -31,6 +32,11 @@ export interface AuditPage {
   readonly entries: readonly AuditEntry[];
   /** Whether there are older ones. */
   readonly more: boolean;
+}
+
+/** Removes entries that are older; returns how many. */
+export function removeAuditEntries(db: Kysely<Database>, keepMs: number): Promise<number> {
+  return removeRows(db, 'audit_logs', isOlder('created_at', keepMs));
 }
 
 /** Reads what {@link recordInAuditLog} has written. */

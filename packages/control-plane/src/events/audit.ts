@@ -1,5 +1,6 @@
 import { newId } from '@torpor/protocol';
-import type { Transaction } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
+import type { Principal } from '../auth/principal.ts';
 import type { Database } from '../database/schema.ts';
 import type { DeliverableEvent } from './outbox.ts';
 import { scopeOf } from './scope.ts';
@@ -38,5 +39,37 @@ export async function recordInAuditLog(
       }),
     )
     .onConflict((conflict) => conflict.column('outbox_id').doNothing())
+    .execute();
+}
+
+/** An entry about something that is no event, because it changes nothing that is stored. */
+export interface DirectAuditEntry {
+  readonly resourceType: string;
+  readonly resourceId: string;
+  readonly action: string;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export async function insertAuditEntry(
+  db: Kysely<Database>,
+  { teamId, actor }: Principal,
+  { resourceType, resourceId, action, metadata }: DirectAuditEntry,
+): Promise<void> {
+  await db
+    .insertInto('audit_logs')
+    .values({
+      id: newId('audit'),
+      team_id: teamId,
+      actor_type: actor.type,
+      actor_id: actor.id,
+      actor_name: actor.name,
+      resource_type: resourceType,
+      resource_id: resourceId,
+      action,
+      scope: 'team',
+      status: 'success',
+      metadata: JSON.stringify(metadata),
+      outbox_id: null,
+    })
     .execute();
 }

@@ -1,10 +1,11 @@
 /**
  * The outbox: what operations did, written in the same transaction. So an event exists if
  * and only if its change does, whenever a process dies. Everything that reports changes (the
- * audit log; later webhooks, streams, usage) is fed from here.
+ * audit log, webhooks, streams, usage) is fed from here.
  */
 import type { Kysely, Selectable } from 'kysely';
 import type { Actor } from '../auth/principal.ts';
+import { isOlder, removeRows } from '../database/remove-rows.ts';
 import type { Database, EventKind, OperationStatus, OutboxTable } from '../database/schema.ts';
 
 /** What an operation did to one resource. */
@@ -50,10 +51,6 @@ export async function appendEvents(
 }
 
 /** Removes events that were delivered more than `keepMs` ago; returns how many. */
-export async function removeDelivered(db: Kysely<Database>, keepMs: number): Promise<number> {
-  const { numDeletedRows } = await db
-    .deleteFrom('outbox')
-    .where('delivered_at', '<=', new Date(Date.now() - keepMs))
-    .executeTakeFirstOrThrow();
-  return Number(numDeletedRows);
+export function removeDelivered(db: Kysely<Database>, keepMs: number): Promise<number> {
+  return removeRows(db, 'outbox', isOlder('delivered_at', keepMs));
 }

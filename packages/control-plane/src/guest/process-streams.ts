@@ -3,6 +3,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type hostAgent, sendStream } from '@torpor/protocol';
 import type { HostConnection } from '../hosts/connection.ts';
 import type { Metrics } from '../observability/metrics.ts';
+import type { ExecKind } from './exec-audit.ts';
 import {
   type ProcessEvent,
   processEvents,
@@ -18,24 +19,35 @@ export interface TerminalSize {
   readonly rows: number;
 }
 
+interface StreamParts {
+  readonly sandboxId: string;
+  readonly host: HostConnection;
+  readonly metrics: Metrics;
+  /** Called before a program is started. */
+  readonly recordExec: (kind: ExecKind, program: Program) => Promise<void>;
+}
+
 /** The programs and terminals of one sandbox, for a stream that has been admitted. Throws the agent's errors. */
 export class ProcessStreams {
   readonly #sandboxId: string;
   readonly #host: HostConnection;
   readonly #metrics: Metrics;
+  readonly #recordExec: StreamParts['recordExec'];
 
-  constructor(sandboxId: string, host: HostConnection, metrics: Metrics) {
+  constructor({ sandboxId, host, metrics, recordExec }: StreamParts) {
     this.#sandboxId = sandboxId;
     this.#host = host;
     this.#metrics = metrics;
+    this.#recordExec = recordExec;
   }
 
   /** Starts a program whose events are followed. `timeoutSec`: 0 means no limit. */
-  start(
+  async *start(
     program: Program,
     options: { readonly timeoutSec: number; readonly stdin: boolean; readonly tag?: string },
     signal: AbortSignal,
-  ): AsyncIterable<ProcessEvent> {
+  ): AsyncGenerator<ProcessEvent, void> {
+    await this.#recordExec('stream', program);
     this.#metrics.execs.inc({ kind: 'stream' });
     const { timeoutSec, ...rest } = options;
     const message = {
@@ -44,7 +56,7 @@ export class ProcessStreams {
       ...rest,
       sandboxId: this.#sandboxId,
     };
-    return processEvents(this.#host.stream((client) => client.execStream(message, { signal })));
+    yield* processEvents(this.#host.stream((client) => client.execStream(message, { signal })));
   }
 
   /** Follows the events of a running process. */
@@ -80,15 +92,16 @@ export class ProcessStreams {
   }
 
   /** Starts a program on a new terminal with its own tag. */
-  startTerminal(
+  async *startTerminal(
     program: Program,
     { cols, rows }: TerminalSize,
     signal: AbortSignal,
-  ): AsyncIterable<TerminalEvent> {
+  ): AsyncGenerator<TerminalEvent, void> {
+    await this.#recordExec('terminal', program);
     this.#metrics.execs.inc({ kind: 'pty' });
     const tag = `pty-${randomBytes(4).toString('hex')}`;
     const message = { ...programMessage(program), cols, rows, sandboxId: this.#sandboxId, tag };
-    return terminalEvents(this.#host.stream((client) => client.ptyAttach(message, { signal })));
+    yield* terminalEvents(this.#host.stream((client) => client.ptyAttach(message, { signal })));
   }
 
   /** Follows an existing terminal. */

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { Principal } from '../auth/principal.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { GuestAccess } from './access.ts';
+import type { ExecAudit } from './exec-audit.ts';
 import { type Exit, exitOf } from './process-events.ts';
 import { ProcessStreams } from './process-streams.ts';
 import { type ProcessSelector, type Program, programMessage, timeoutMessage } from './program.ts';
@@ -39,10 +40,12 @@ export interface ProcessEntry {
 export class GuestProcesses {
   readonly #access: GuestAccess;
   readonly #metrics: Metrics;
+  readonly #audit: ExecAudit;
 
-  constructor(access: GuestAccess, metrics: Metrics) {
+  constructor(access: GuestAccess, metrics: Metrics, audit: ExecAudit) {
     this.#access = access;
     this.#metrics = metrics;
+    this.#audit = audit;
   }
 
   /** Runs a program until it exits. It is killed when `signal` aborts, because its caller no longer waits. */
@@ -54,6 +57,7 @@ export class GuestProcesses {
     signal: AbortSignal,
   ): Promise<ExecOutcome> {
     const host = await this.#access.host(principal, id);
+    await this.#audit.record(principal, id, 'foreground', program);
     this.#metrics.execs.inc({ kind: 'foreground' });
     const started = performance.now();
     const response = await host.call((client) =>
@@ -87,6 +91,7 @@ export class GuestProcesses {
     tag = `proc-${randomBytes(4).toString('hex')}`,
   ): Promise<{ readonly pid: number; readonly tag: string }> {
     const host = await this.#access.host(principal, id);
+    await this.#audit.record(principal, id, 'background', program);
     this.#metrics.execs.inc({ kind: 'background' });
     return host.call((client) =>
       client.startBackground(
@@ -127,6 +132,11 @@ export class GuestProcesses {
 
   /** Admits a stream to a sandbox. */
   async open(principal: Principal, id: string): Promise<ProcessStreams> {
-    return new ProcessStreams(id, await this.#access.host(principal, id), this.#metrics);
+    return new ProcessStreams({
+      sandboxId: id,
+      host: await this.#access.host(principal, id),
+      metrics: this.#metrics,
+      recordExec: (kind, program) => this.#audit.record(principal, id, kind, program),
+    });
   }
 }

@@ -17,6 +17,7 @@ import { type Kysely, type Selectable, sql, type Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { SecretBox } from '../auth/secret-box.ts';
+import { isOlder, removeRows } from '../database/remove-rows.ts';
 import type { Database, IdempotencyKeyTable } from '../database/schema.ts';
 
 const KEEP_MS = 24 * 60 * 60_000;
@@ -106,11 +107,8 @@ export class IdempotencyKeys {
 
   /** Removes what is older than a day. */
   async removeOld(): Promise<void> {
-    await this.#parts.db
-      .deleteFrom('idempotency_keys')
-      .where('created_at', '<', sql<Date>`now() - make_interval(secs => ${KEEP_MS / 1000})`)
-      .where('expires_at', '<', sql<Date>`clock_timestamp()`)
-      .execute();
+    const isOld = sql<boolean>`${isOlder('created_at', KEEP_MS)} and expires_at < clock_timestamp()`;
+    await removeRows(this.#parts.db, 'idempotency_keys', isOld);
   }
 
   /** For the only process on a database: every attempt has died. */

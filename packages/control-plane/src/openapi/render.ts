@@ -26,6 +26,7 @@ export async function renderOpenApi(): Promise<string> {
     webhookNetworks: [],
     web: { publicUrl: undefined, trustedProxies: [] },
     signUpOpen: false,
+    auditExec: 'off',
     quotas: DEFAULT_QUOTAS,
     logger: pino({ level: 'silent' }),
     version,

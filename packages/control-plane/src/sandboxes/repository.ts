@@ -35,6 +35,7 @@ import { assertTransition, isTransitional, type SandboxState } from '@torpor/pro
 import { type Kysely, sql } from 'kysely';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Cursor } from '../database/page.ts';
+import { isOlder, removeRows } from '../database/remove-rows.ts';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import type { SandboxReport } from '../hosts/report.ts';
@@ -229,13 +230,9 @@ export class SandboxRepository {
   }
 
   /** Removes the rows of sandboxes that were destroyed more than `keepMs` ago; returns how many. */
-  async removeStopped(keepMs: number): Promise<number> {
-    const { numDeletedRows } = await this.#db
-      .deleteFrom('sandboxes')
-      .where('state', '=', 'stopped')
-      .where('ended_at', '<=', new Date(Date.now() - keepMs))
-      .executeTakeFirstOrThrow();
-    return Number(numDeletedRows);
+  removeStopped(keepMs: number): Promise<number> {
+    const isExpired = sql<boolean>`state = 'stopped' and ${isOlder('ended_at', keepMs)}`;
+    return removeRows(this.#db, 'sandboxes', isExpired);
   }
 
   async countByState(): Promise<ReadonlyMap<SandboxState, number>> {

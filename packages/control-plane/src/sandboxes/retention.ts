@@ -1,14 +1,18 @@
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
+import { removeAuditEntries } from '../events/audit-log.ts';
 import { removeDelivered } from '../events/outbox.ts';
 import type { IdempotencyKeys } from '../idempotency/keys.ts';
 import { PeriodicTask } from '../jobs/periodic-task.ts';
+import { removeFinishedDeliveries } from '../webhooks/dispatcher.ts';
 import type { SandboxRepository } from './repository.ts';
 
 export interface RetentionOptions {
   /** How long a destroyed sandbox stays listed. */
   readonly keepStoppedMs: number;
+  /** How long the audit log keeps its entries. */
+  readonly keepAuditMs: number;
   /** An hour if omitted. */
   readonly intervalMs?: number;
 }
@@ -23,10 +27,10 @@ interface Parts {
   readonly logger: Logger;
 }
 
-/** Removes the rows of sandboxes that were destroyed long ago, old events, and the responses to old requests. The audit log keeps its entries. */
+/** Removes what is kept for a time only: rows of destroyed sandboxes, events, entries of the audit log, deliveries of webhooks, responses to requests with an idempotency key. */
 export function startRetention(
   { db, sandboxes, idempotency, logger }: Parts,
-  { keepStoppedMs, intervalMs = 60 * 60_000 }: RetentionOptions,
+  { keepStoppedMs, keepAuditMs, intervalMs = 60 * 60_000 }: RetentionOptions,
 ): AsyncDisposable {
   return new PeriodicTask(
     { intervalMs, logger, failure: 'Could not remove old rows' },
@@ -34,6 +38,9 @@ export function startRetention(
       const removed = await sandboxes.removeStopped(keepStoppedMs);
       if (removed > 0) logger.info({ removed }, 'Rows of destroyed sandboxes removed');
       await removeDelivered(db, KEEP_EVENTS_MS);
+      const entries = await removeAuditEntries(db, keepAuditMs);
+      if (entries > 0) logger.info({ removed: entries }, 'Old entries of the audit log removed');
+      await removeFinishedDeliveries(db);
       await idempotency.removeOld();
     },
   );

@@ -9,6 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { TorporError } from '@torpor/protocol';
 import { type Kysely, type Selectable, sql } from 'kysely';
 import type { Logger } from 'pino';
+import { isOlder, removeRows } from '../database/remove-rows.ts';
 import type { Database, WebhookDeliveryTable } from '../database/schema.ts';
 import type { Attempt, WebhookSender } from './sender.ts';
 
@@ -73,7 +74,6 @@ export class WebhookDispatcher implements AsyncDisposable {
       let claimed = 0;
       try {
         claimed = await this.#sendDue();
-        if (this.#inFlight.size === 0) await this.#removeFinished();
       } catch (reason) {
         const err = TorporError.from(reason);
         this.#parts.logger.warn({ err }, 'Could not send webhooks; will retry');
@@ -194,12 +194,10 @@ export class WebhookDispatcher implements AsyncDisposable {
     const base = Math.min(Math.max(backOff, retryAfterMs), longestRetryMs);
     return base * (0.9 + 0.2 * Math.random());
   }
+}
 
-  async #removeFinished(): Promise<void> {
-    await this.#parts.db
-      .deleteFrom('webhook_deliveries')
-      .where('state', '<>', 'pending')
-      .where('finished_at', '<=', new Date(Date.now() - KEEP_FINISHED_MS))
-      .execute();
-  }
+/** Removes deliveries that were accepted or given up a week ago. */
+export async function removeFinishedDeliveries(db: Kysely<Database>): Promise<void> {
+  const isExpired = sql<boolean>`state <> 'pending' and ${isOlder('finished_at', KEEP_FINISHED_MS)}`;
+  await removeRows(db, 'webhook_deliveries', isExpired);
 }

@@ -12,7 +12,7 @@ import type {
   WebhookFormat,
   WebhookTable,
 } from '../database/schema.ts';
-import { appendEvents } from '../events/outbox.ts';
+import { appendEvents, type OutboxEvent } from '../events/outbox.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import type { Quotas } from '../teams/quotas.ts';
 import { newWebhookSecret } from './message.ts';
@@ -38,6 +38,15 @@ export interface WebhookRequest {
 export type WebhookChanges = {
   readonly [K in keyof WebhookRequest]?: WebhookRequest[K] | undefined;
 } & { readonly enabled?: boolean | undefined };
+
+/** Of what can be changed, as the audit log names them. */
+const COLUMNS = {
+  name: 'name',
+  url: 'url',
+  format: 'format',
+  eventTypes: 'event_types',
+  enabled: 'enabled',
+} as const satisfies Record<keyof WebhookChanges, keyof WebhookTable>;
 
 interface Parts {
   readonly db: Kysely<Database>;
@@ -107,7 +116,11 @@ export class WebhookService {
     const { secrets } = this.#parts;
     const sealed =
       url === undefined ? undefined : secrets.seal(SECRET_PURPOSE, this.#target(url).href);
-    return this.#write(principal, 'webhook.update', (transaction) =>
+    const changed = Object.entries(changes).flatMap(([field, value]) =>
+      value === undefined ? [] : [COLUMNS[field as keyof WebhookChanges]],
+    );
+    const metadata = { changed: changed.toSorted().join(' ') };
+    const write = (transaction: Transaction<Database>) =>
       transaction
         .updateTable('webhooks')
         .set({
@@ -121,8 +134,8 @@ export class WebhookService {
         .where('id', '=', id)
         .where('team_id', '=', principal.teamId)
         .returningAll()
-        .executeTakeFirstOrThrow(() => notFound(id)),
-    );
+        .executeTakeFirstOrThrow(() => notFound(id));
+    return this.#write(principal, 'webhook.update', write, metadata);
   }
 
   /** What is queued for it is not sent. Throws `not_found`. */
@@ -177,14 +190,23 @@ export class WebhookService {
 
   /** Queues again what was given up. Returns how many. Throws `not_found`. */
   async redeliver(principal: Principal, id: string): Promise<number> {
-    const { id: webhookId } = await this.#find(principal, id);
-    const { numUpdatedRows } = await this.#parts.db
-      .updateTable('webhook_deliveries')
-      .set({ state: 'pending', attempts: 0, next_attempt_at: new Date(), finished_at: null })
-      .where('webhook_id', '=', webhookId)
-      .where('state', '=', 'dead')
-      .executeTakeFirstOrThrow();
-    return Number(numUpdatedRows);
+    const { id: webhookId, name } = await this.#find(principal, id);
+    const { db, onEvents } = this.#parts;
+    const queued = await db.transaction().execute(async (transaction) => {
+      const { numUpdatedRows } = await transaction
+        .updateTable('webhook_deliveries')
+        .set({ state: 'pending', attempts: 0, next_attempt_at: new Date(), finished_at: null })
+        .where('webhook_id', '=', webhookId)
+        .where('state', '=', 'dead')
+        .executeTakeFirstOrThrow();
+      const metadata = { name, deliveries: String(numUpdatedRows) };
+      await appendEvents(transaction, [
+        webhookEvent(principal, 'webhook.redeliver', webhookId, metadata),
+      ]);
+      return Number(numUpdatedRows);
+    });
+    onEvents();
+    return queued;
   }
 
   async #find({ teamId }: Principal, id: string): Promise<Selectable<WebhookTable>> {
@@ -200,18 +222,18 @@ export class WebhookService {
 
   /** Writes, with the event of it. Throws `already_exists` for a name that another one has. */
   async #write(
-    { teamId, actor }: Principal,
+    principal: Principal,
     kind: EventKind,
     write: (transaction: Transaction<Database>) => Promise<Selectable<WebhookTable>>,
+    metadata: Readonly<Record<string, string>> = {},
   ): Promise<Webhook> {
     const { db, onEvents } = this.#parts;
     const row = await db
       .transaction()
       .execute(async (transaction) => {
         const written = await write(transaction);
-        const metadata = { name: written.name };
         await appendEvents(transaction, [
-          { kind, resource: written.id, teamId, actor, status: 'success', metadata },
+          webhookEvent(principal, kind, written.id, { name: written.name, ...metadata }),
         ]);
         return written;
       })
@@ -230,6 +252,15 @@ export class WebhookService {
   #shown({ url, secret: _, ...row }: Selectable<WebhookTable>): Webhook {
     return { ...row, host: new URL(this.#parts.secrets.open(SECRET_PURPOSE, url)).host };
   }
+}
+
+function webhookEvent(
+  { teamId, actor }: Principal,
+  kind: EventKind,
+  resource: string,
+  metadata: Readonly<Record<string, string>>,
+): OutboxEvent {
+  return { kind, resource, teamId, actor, status: 'success', metadata };
 }
 
 function notFound(id: string): TorporError {

@@ -4,11 +4,12 @@ import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { rest } from '@torpor/protocol';
-import { Fleet, type Member, until } from '@torpor/testkit/control-plane';
+import { errorOf, Fleet, type Member, until } from '@torpor/testkit/control-plane';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 
 const OPTIONS = {
   webhookNetworks: ['127.0.0.0/8'],
+  retention: { intervalMs: 20 },
   webhookTiming: { pollIntervalMs: 20, firstRetryMs: 30, longestRetryMs: 100, maxAttempts: 1000 },
 };
 
@@ -196,6 +197,66 @@ test('a receiver that does not respond keeps no other waiting', async () => {
   } finally {
     silent.close();
   }
+});
+
+test('old deliveries are removed, also while others are being sent', async () => {
+  const silent = createTcpServer(() => undefined).listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const { port } = silent.address() as AddressInfo;
+  const receiver = await Receiver.open();
+  try {
+    const { id } = await create({ url: receiver.url, event_types: ['sandbox.create'] });
+    const sandbox = await member.create();
+    await until(async () => (await deliveries(id, '?state=delivered')).length === 1);
+    await member.call('PATCH', `/webhooks/${id}`, {
+      url: `http://127.0.0.1:${port}/`,
+      event_types: ['sandbox.destroy'],
+    });
+    await member.call('DELETE', `/sandboxes/${sandbox.id}`);
+    await until(async () => (await deliveries(id, '?state=pending'))[0]?.attempts === 1);
+    await fleet.database.query(
+      `update webhook_deliveries set finished_at = now() - interval '8 d' where state = 'delivered'`,
+    );
+    await until(async () => (await deliveries(id, '?state=delivered')).length === 0, 8_000);
+  } finally {
+    silent.close();
+  }
+});
+
+test('what is done with a webhook is in the audit log', async () => {
+  const receiver = await Receiver.open();
+  const { id } = await create({ url: receiver.url, event_types: ['sandbox.create'] });
+  await member.call('PATCH', `/webhooks/${id}`, { url: receiver.url, event_types: ['host.*'] });
+  await member.call('POST', `/webhooks/${id}/redeliver`);
+  await member.call('DELETE', `/webhooks/${id}`);
+  const entries = async () => {
+    const response = await member.call('GET', `/audit-logs?resource_id=${id}`);
+    const { items } = rest.auditPageSchema.parse(await response.json());
+    return items.map(({ action, metadata }) => [action, metadata]).toReversed();
+  };
+  await until(async () => (await entries()).length === 4);
+  expect(await entries()).toEqual([
+    ['create', { name: 'hook' }],
+    ['update', { name: 'hook', changed: 'event_types url' }],
+    ['redeliver', { name: 'hook', deliveries: '0' }],
+    ['delete', { name: 'hook' }],
+  ]);
+});
+
+test.each([
+  'sandbox.created',
+  'sandboxes.*',
+  'sandbox',
+  '*',
+  'sandbox.*.*',
+  'constructor',
+  'SANDBOX.*',
+])('there are no events %s', async (type) => {
+  const body = { name: 'never', url: 'https://example.com/', event_types: ['sandbox.*', type] };
+  const error = await errorOf(await member.call('POST', '/webhooks', body));
+  expect(error).toMatchObject({ status: 400, issues: [{ field: 'event_types.1' }] });
+  const followed = await errorOf(await member.call('GET', `/events?follow=false&type=${type}`));
+  expect(followed).toMatchObject({ status: 400, issues: [{ field: 'type' }] });
 });
 
 test('a redirect is not followed', async () => {

@@ -1,5 +1,22 @@
 import { z } from 'zod';
+import { EVENT_TYPES, isEventPattern } from '../event-types.ts';
 import { actorTypeSchema } from './audit.ts';
+
+/** Types of events: one, or all of a kind of resource. */
+export const eventPatternSchema = z
+  .string()
+  .refine(
+    isEventPattern,
+    'must be a type of event, such as `sandbox.create`, or a kind of resource and `.*`',
+  )
+  .meta({
+    description:
+      'A type of event, or a kind of resource and `.*`. ' +
+      Object.entries(EVENT_TYPES)
+        .map(([type, meaning]) => `\`${type}\`: ${meaning}`)
+        .join('; '),
+    example: 'sandbox.*',
+  });
 
 export const eventSchema = z
   .strictObject({
@@ -36,11 +53,7 @@ export const followEventsQuerySchema = z.strictObject({
     description:
       'The last event that the reader has; the header `Last-Event-ID` outweighs it. If omitted, only new events are sent.',
   }),
-  type: z
-    .string()
-    .max(64)
-    .optional()
-    .meta({ description: 'Only events of this type, or of all types of a kind: `sandbox.*`.' }),
+  type: eventPatternSchema.optional(),
   resource_id: z.string().max(128).optional(),
   follow: z.enum(['true', 'false']).default('true').meta({
     description: '`false`: the response is complete when there are no more events.',

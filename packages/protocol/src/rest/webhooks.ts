@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { pageQuerySchema } from './common.ts';
+import { eventPatternSchema } from './events.ts';
 
 export const WEBHOOK_FORMATS = ['json', 'slack', 'discord'] as const;
 export const DELIVERY_STATES = ['pending', 'delivered', 'dead'] as const;
@@ -14,12 +15,7 @@ const nameSchema = z
   .meta({ example: 'alerts' });
 
 const eventTypesSchema = z
-  .array(
-    z
-      .string()
-      .regex(/^[a-z_]+\.(?:[a-z_]+|\*)$/, 'must be a type of event, or a kind and `.*`')
-      .max(64),
-  )
+  .array(eventPatternSchema)
   .min(1)
   .max(MAX_EVENT_TYPES)
   .meta({ example: ['sandbox.*', 'snapshot.create'] });
