@@ -2,6 +2,7 @@ import { getRequestListener } from '@hono/node-server';
 import { ID_PREFIXES, logRequestIds, type QuotaLimits } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
+import { AccessWatch } from './auth/access-watch.ts';
 import { ApiKeyStore } from './auth/api-keys.ts';
 import { AttemptLimiter } from './auth/attempts.ts';
 import { Authenticator } from './auth/authenticator.ts';
@@ -120,11 +121,13 @@ export function createContext(options: ContextOptions) {
   const guests = new GuestAccess(sandboxes, hosts);
   const { web, signUpOpen } = options;
   const authenticator = new Authenticator(new ApiKeyStore(db), new SessionStore(db));
+  const accessWatch = new AccessWatch(db, logger);
   const limiter = new AttemptLimiter(db);
   const accounts = { db, onEvents, limiter, signUpOpen, logger };
   const services = {
     web,
     authenticator,
+    accessWatch,
     limiter,
     login: new LoginService(accounts),
     signUp: new SignUpService(accounts),

@@ -24,6 +24,19 @@ const ROLE_PERMISSIONS: Readonly<Record<TeamRole, readonly Permission[]>> = {
   owner: [...ADMIN, 'team.delete'],
 };
 
+/** The role of a user in a team: the operators are admins of that of the platform. */
+export function roleIn(
+  teamId: string,
+  user: {
+    /** By the row of the team's member. */
+    readonly member: TeamRole | undefined;
+    readonly isAdmin: boolean;
+  },
+): TeamRole | undefined {
+  if (teamId === PLATFORM_TEAM_ID) return user.isAdmin ? 'admin' : undefined;
+  return user.member;
+}
+
 /** What a user may do in a team. */
 export function permissionsOf({
   role,

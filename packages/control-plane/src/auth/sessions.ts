@@ -2,7 +2,7 @@ import { newId, TorporError } from '@torpor/protocol';
 import type { Kysely, Selectable, Transaction } from 'kysely';
 import type { Database, SessionTable, TeamRole } from '../database/schema.ts';
 import { NO_TEAM, type Principal } from './principal.ts';
-import { PLATFORM_TEAM_ID, permissionsOf } from './roles.ts';
+import { permissionsOf, roleIn } from './roles.ts';
 import { hashToken, isToken, newToken } from './tokens.ts';
 
 const LIFETIME_MS = 30 * 24 * 3_600_000;
@@ -50,11 +50,7 @@ export class SessionStore {
    */
   async authenticate(token: string, teamId?: string): Promise<Principal> {
     const found = isToken('session', token) ? await this.#find(token) : undefined;
-    if (found === undefined) {
-      throw new TorporError('unauthorized', 'The session has expired, or was ended.', {
-        remedy: 'Log in again.',
-      });
-    }
+    if (found === undefined) throw sessionEnded();
     await this.#recordUse(found);
     const { user_id: userId, is_admin: isAdmin, name } = found;
     const wanted = teamId ?? found.team_id ?? undefined;
@@ -90,14 +86,13 @@ export class SessionStore {
   }
 
   async #roleIn(teamId: string, userId: string, isAdmin: boolean): Promise<TeamRole | undefined> {
-    if (teamId === PLATFORM_TEAM_ID) return isAdmin ? 'admin' : undefined;
     const member = await this.#db
       .selectFrom('team_members')
       .select('role')
       .where('team_id', '=', teamId)
       .where('user_id', '=', userId)
       .executeTakeFirst();
-    return member?.role;
+    return roleIn(teamId, { member: member?.role, isAdmin });
   }
 
   async #recordUse({ id, last_used_at: lastUsed }: Pick<Session, 'id' | 'last_used_at'>) {
@@ -131,4 +126,10 @@ export async function insertSession(
     .returning(SESSION_COLUMNS)
     .executeTakeFirstOrThrow();
   return { session, token };
+}
+
+export function sessionEnded(): TorporError {
+  return new TorporError('unauthorized', 'The session has expired, or was ended.', {
+    remedy: 'Log in again.',
+  });
 }

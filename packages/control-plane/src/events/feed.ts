@@ -88,6 +88,7 @@ export class EventFeed {
     while (!signal.aborted) {
       const events = await this.#read(options, position);
       for (const event of events) {
+        if (signal.aborted) return;
         yield { event };
         position = BigInt(event.position);
       }

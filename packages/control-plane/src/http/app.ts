@@ -1,5 +1,6 @@
 import { OpenAPIHono } from '@hono/zod-openapi';
 import type { Logger } from 'pino';
+import type { AccessWatch } from '../auth/access-watch.ts';
 import type { AttemptLimiter } from '../auth/attempts.ts';
 import type { Authenticator } from '../auth/authenticator.ts';
 import type { BuildService } from '../builds/service.ts';
@@ -62,6 +63,7 @@ export interface AppParts {
   readonly logger: Logger;
   readonly web: WebSettings;
   readonly authenticator: Authenticator;
+  readonly accessWatch: AccessWatch;
   readonly limiter: AttemptLimiter;
   readonly login: LoginService;
   readonly signUp: SignUpService;
@@ -94,7 +96,7 @@ export function createApp(parts: AppParts): Api {
   app.onError((error, c) => errorResponse(c, error));
   app.use(identify());
   app.use(observe(parts));
-  app.use('/v1/*', authenticate(parts.authenticator, parts.web));
+  app.use('/v1/*', authenticate(parts, parts.web));
 
   addSystemRoutes(app, parts);
   addSandboxRoutes(app, parts.sandboxes, parts.idempotency);

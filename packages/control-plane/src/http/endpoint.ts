@@ -96,7 +96,13 @@ export function addEndpoint<
           ? undefined
           : parseWith(endpoint.body, await readJson(c.req.raw), 'request body'),
     };
-    return handler(c, input as EndpointInput<P, Q, B>);
+    try {
+      return await handler(c, input as EndpointInput<P, Q, B>);
+    } catch (reason) {
+      // What it failed with is a consequence of that.
+      c.get('accessLost')?.throwIfAborted();
+      throw reason;
+    }
   });
 }
 
@@ -105,8 +111,10 @@ async function admit(c: Context<AppEnvironment>, access: Endpoint['access']): Pr
   if (access === 'public') return;
   const principal = await c.get('authenticate')(c.req.param('team_id'));
   c.set('principal', principal);
+  const needs = access === 'user' || access === 'authenticated' ? [] : [access];
+  c.set('needs', needs);
   if (access === 'user') requireUser(principal);
-  else if (access !== 'authenticated') requirePermission(principal, access);
+  for (const permission of needs) requirePermission(principal, permission);
 }
 
 function parseIfAny(schema: z.ZodObject | undefined, value: unknown, where: string): unknown {

@@ -1,4 +1,6 @@
 import type { HttpBindings } from '@hono/node-server';
+import type { Permission } from '@torpor/protocol';
+import type { AccessWatch } from '../auth/access-watch.ts';
 import type { Principal } from '../auth/principal.ts';
 import type { Client } from '../auth/sessions.ts';
 
@@ -16,6 +18,11 @@ export interface AppEnvironment {
     /** Throws `forbidden` for a request of another site. */
     assertNotForeign: () => void;
     client: Client;
+    /** What the endpoint needs besides valid credentials. */
+    needs: readonly Permission[];
+    watchAccess: AccessWatch['watch'];
+    /** Of what takes longer: see {@link accessSignal}. */
+    accessLost: AbortSignal | undefined;
     /** The pattern of the matched route, for metrics and logs. */
     route: string;
   };

@@ -20,11 +20,12 @@ const MAX_FIELDS = 8;
 /**
  * Reads a `multipart/form-data` request with one file and passes the file to
  * `receive` as a stream: the request is read only as fast as the stream is.
- * Returns what `receive` returns. Throws `invalid_request` for another kind of body,
+ * Returns what `receive` returns. `signal` gives it up. Throws `invalid_request` for another kind of body,
  * for a form without a file named `file`, and for a truncated one.
  */
 export async function receiveUpload<T>(
   request: Request,
+  signal: AbortSignal,
   receive: (upload: Upload) => Promise<T>,
 ): Promise<T> {
   const contentType = request.headers.get('content-type') ?? '';
@@ -35,7 +36,7 @@ export async function receiveUpload<T>(
       { remedy: 'To send a file as it is, use PUT /v1/sandboxes/{id}/files?path=….' },
     );
   }
-  return parse(bodyChunks(request), { 'content-type': contentType }, receive);
+  return parse(bodyChunks(request, signal), { 'content-type': contentType }, receive);
 }
 
 async function parse<T>(

@@ -5,7 +5,7 @@ const MAX_DISCARDED_BYTES = 64 * 1024 * 1024;
 const MAX_DISCARD_MS = 10_000;
 
 /**
- * The chunks of a request's body. Throws when the client disconnects (`signal`), so that a
+ * The chunks of a request's body. Throws when the client disconnects or `signal` aborts, so that a
  * partial body is never taken for a complete one. When the reader stops early, the rest is
  * read and discarded, within limits, rather than the connection closed: a client that is
  * still sending gets the response and not a broken pipe.
@@ -44,6 +44,7 @@ async function readOrHangUp(reader: ReadableStreamDefaultReader<Uint8Array>, sig
       if (!signal.aborted) throw error;
     }
   }
+  if (signal.reason instanceof TorporError) throw signal.reason;
   throw new TorporError('conflict', 'The client disconnected.');
 }
 

@@ -10,6 +10,7 @@ import {
 } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
+import type { AccessWatch } from '../auth/access-watch.ts';
 import type { Authenticator, Credentials } from '../auth/authenticator.ts';
 import { type Principal, requirePermission } from '../auth/principal.ts';
 import { logFailure } from '../errors/log-failure.ts';
@@ -20,6 +21,7 @@ import { FrameSocket } from './socket.ts';
 
 export interface StreamParts {
   readonly authenticator: Authenticator;
+  readonly accessWatch: AccessWatch;
   /** The credentials in the header of a request. Throws `forbidden`. */
   readonly credentials: (request: IncomingMessage) => Credentials;
   readonly processes: GuestProcesses;
@@ -117,12 +119,14 @@ export class StreamServer {
   }
 
   async #run(socket: FrameSocket, { stream, principal: known }: Admission): Promise<void> {
-    const { authenticator, logger } = this.#parts;
+    const { authenticator, accessWatch, logger } = this.#parts;
     const { sandboxId, access } = stream;
     try {
       const principal = known ?? (await authenticateByFrame(socket, authenticator));
       if (principal === undefined) return;
       requirePermission(principal, access);
+      using watched = accessWatch.watch(principal, [access]);
+      watched.signal.addEventListener('abort', () => void socket.fail(watched.signal.reason));
       const processes = await this.#parts.processes.open(principal, sandboxId);
       await stream.serve({ socket, processes });
       await socket.close();

@@ -106,7 +106,8 @@ export class FrameSocket {
     const error = TorporError.from(reason);
     if (!this.#closing) {
       this.#closing = true;
-      await this.send(errorFrame(error));
+      // Not awaited: a client that does not read must not keep the socket open.
+      void this.send(errorFrame(error));
     }
     await this.close(error.httpStatus < 500 ? 1008 : 1011);
   }

@@ -1,7 +1,7 @@
 import { newId, type Permission, TorporError } from '@torpor/protocol';
 import { sql, type Transaction } from 'kysely';
 import { type Actor, type Principal, requirePermission } from '../auth/principal.ts';
-import { PLATFORM_TEAM_ID, permissionsOf } from '../auth/roles.ts';
+import { permissionsOf, roleIn } from '../auth/roles.ts';
 import type { Database, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 
@@ -35,8 +35,7 @@ export async function lockPermission(
     .forShare()
     .executeTakeFirst();
   const isAdmin = user?.is_admin ?? false;
-  const inPlatform = isAdmin && teamId === PLATFORM_TEAM_ID;
-  const role = user === undefined ? undefined : inPlatform ? 'admin' : member?.role;
+  const role = user === undefined ? undefined : roleIn(teamId, { member: member?.role, isAdmin });
   const current = { ...principal, permissions: permissionsOf({ role, isAdmin }) };
   for (const permission of needed) requirePermission(current, permission);
 }

@@ -1,4 +1,5 @@
 import type { MiddlewareHandler } from 'hono';
+import type { AccessWatch } from '../../auth/access-watch.ts';
 import type { Authenticator } from '../../auth/authenticator.ts';
 import { clientAddress } from '../client-address.ts';
 import { assertNotForeign, credentialsOf, type WebSettings } from '../credentials.ts';
@@ -6,9 +7,14 @@ import type { AppEnvironment } from '../environment.ts';
 
 const READING = ['GET', 'HEAD', 'OPTIONS'];
 
+interface Parts {
+  readonly authenticator: Authenticator;
+  readonly accessWatch: AccessWatch;
+}
+
 /** Gives endpoints the means to find out who makes a request. */
 export function authenticate(
-  authenticator: Authenticator,
+  { authenticator, accessWatch }: Parts,
   web: WebSettings,
 ): MiddlewareHandler<AppEnvironment> {
   return async (c, next) => {
@@ -21,6 +27,7 @@ export function authenticate(
       );
     });
     c.set('assertNotForeign', () => assertNotForeign(header, web));
+    c.set('watchAccess', (principal, needs) => accessWatch.watch(principal, needs));
     c.set('client', {
       address: clientAddress(
         c.env?.incoming?.socket.remoteAddress,

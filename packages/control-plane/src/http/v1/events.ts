@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { documentOf } from '../../events/document.ts';
 import type { EventFeed, FeedItem } from '../../events/feed.ts';
 import { readsAdminScope } from '../../events/scope.ts';
+import { accessSignal } from '../access-signal.ts';
 import { type Api, addEndpoint, defineEndpoint } from '../endpoint.ts';
 import { streamedResponse } from '../streamed-response.ts';
 
@@ -26,14 +27,15 @@ const FOLLOW = defineEndpoint({
 export function addEventRoutes(api: Api, events: EventFeed, logger: Logger): void {
   addEndpoint(api, FOLLOW, async (c, { query }) => {
     const principal = c.get('principal');
+    const adminScope = readsAdminScope(principal);
     const items = await events.follow({
       teamId: principal.teamId,
-      adminScope: readsAdminScope(principal),
+      adminScope,
       type: query.type,
       resource: query.resource_id,
       after: positionOf(c.req.header('last-event-id') ?? query.after),
       follow: query.follow === 'true',
-      signal: c.req.raw.signal,
+      signal: accessSignal(c, ...(adminScope ? (['audit.admin'] as const) : [])),
     });
     return streamedResponse(c, encoded(items), logger, 'text/event-stream');
   });

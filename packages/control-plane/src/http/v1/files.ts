@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { FileEntry, FileLocation, GuestFiles } from '../../guest/files.ts';
 import { parseWith } from '../../validation/parse-with.ts';
+import { accessSignal } from '../access-signal.ts';
 import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import type { AppEnvironment } from '../environment.ts';
 import { receiveUpload } from '../multipart.ts';
@@ -132,26 +133,27 @@ export function addFileRoutes(api: Api, files: GuestFiles, logger: Logger): void
 
 function addContentRoutes(api: Api, files: GuestFiles, logger: Logger): void {
   const download = async (c: Context<AppEnvironment>, id: string, location: FileLocation) => {
-    const content = await files.read(c.get('principal'), id, location, c.req.raw.signal);
+    const content = await files.read(c.get('principal'), id, location, accessSignal(c));
     return streamedResponse(c, content, logger);
   };
   addEndpoint(api, DOWNLOAD, (c, { params, query }) => download(c, params.id, query));
   addEndpoint(api, UPLOAD, async (c, { params, query }) => {
-    const { raw } = c.req;
-    await files.write(c.get('principal'), params.id, query, bodyChunks(raw), raw.signal);
+    const signal = accessSignal(c);
+    const content = bodyChunks(c.req.raw, signal);
+    await files.write(c.get('principal'), params.id, query, content, signal);
     return c.body(null, 204);
   });
   for (const endpoint of UPLOAD_FORMS) {
     addEndpoint(api, endpoint, async (c, { params, query }) => {
       // Before the body is read, which may be large.
       await files.requireRunning(c.get('principal'), params.id);
-      await receiveUpload(c.req.raw, async ({ fields, content }) => {
+      const signal = accessSignal(c);
+      await receiveUpload(c.req.raw, signal, async ({ fields, content }) => {
         const location = parseWith(
           rest.filePathQuerySchema,
           { ...Object.fromEntries(fields), ...query },
           'form (the path must come before the file, or in the query)',
         );
-        const { signal } = c.req.raw;
         await files.write(c.get('principal'), params.id, location, content, signal);
       });
       return c.body(null, 204);

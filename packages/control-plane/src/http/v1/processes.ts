@@ -1,5 +1,6 @@
 import { rest } from '@torpor/protocol';
 import type { GuestProcesses } from '../../guest/processes.ts';
+import { accessSignal } from '../access-signal.ts';
 import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
 import { processParams, sandboxParams } from './params.ts';
 import { presentExec, presentProcess } from './present-processes.ts';
@@ -66,7 +67,7 @@ export function addProcessRoutes(api: Api, processes: GuestProcesses): void {
       timeoutSec: body.timeout_sec,
       maxOutputBytes: rest.MAX_EXEC_OUTPUT_BYTES,
     };
-    const outcome = await processes.exec(principal, id, body, options, c.req.raw.signal);
+    const outcome = await processes.exec(principal, id, body, options, accessSignal(c));
     return c.json(presentExec(id, cmd, outcome));
   });
   addEndpoint(api, LIST, async (c, { params, query }) => {
