@@ -35,6 +35,7 @@ const PUBLIC = [
   '/v1/auth/signup',
   '/v1/auth/login',
   '/v1/auth/password',
+  '/v1/auth/password-reset',
   '/v1/invitations/preview',
 ];
 

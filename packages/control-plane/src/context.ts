@@ -31,6 +31,9 @@ import type { Api } from './http/endpoint.ts';
 import type { Entrance } from './http/front-door.ts';
 import { routeStream } from './http/v1/streams.ts';
 import { IdempotencyKeys } from './idempotency/keys.ts';
+import { noticesTo } from './mail/notices.ts';
+import { MailQueue } from './mail/queue.ts';
+import type { MailSettings } from './mail/transport.ts';
 import { Metrics } from './observability/metrics.ts';
 import { OperationLocks } from './operations/locks.ts';
 import { OperationRunner } from './operations/runner.ts';
@@ -51,6 +54,7 @@ import { TemplateRepository } from './templates/repository.ts';
 import { TemplateService } from './templates/service.ts';
 import { UserDirectory } from './users/directory.ts';
 import { LoginService } from './users/login.ts';
+import { PasswordResets } from './users/password-reset.ts';
 import { ProfileService } from './users/profile.ts';
 import { SessionService } from './users/sessions.ts';
 import { SignUpService } from './users/sign-up.ts';
@@ -80,6 +84,8 @@ export interface ContextOptions {
   readonly web: WebSettings;
   /** Whether everyone may sign up, and not only those who are invited. */
   readonly signUpOpen: boolean;
+  /** Where mail goes, which links to `web.publicUrl`; none is sent if undefined. */
+  readonly mail: MailSettings | undefined;
 }
 
 export type Context = ReturnType<typeof createContext>;
@@ -96,9 +102,10 @@ export function createContext(options: ContextOptions) {
   const repository = new SandboxRepository(db);
   const metrics = new Metrics(repository);
   const locks = new OperationLocks({ db, logger, leaseMs: options.leaseMs });
+  const mail = new MailQueue(options.secrets, options.mail && options.web.publicUrl);
   const delivery = new OutboxDelivery({
     db,
-    consumers: [recordInAuditLog, recordUsage, enqueueDeliveries],
+    consumers: [recordInAuditLog, recordUsage, enqueueDeliveries, noticesTo(mail)],
     logger,
   });
   const onEvents = () => delivery.wake();
@@ -123,7 +130,7 @@ export function createContext(options: ContextOptions) {
   const authenticator = new Authenticator(new ApiKeyStore(db), new SessionStore(db));
   const accessWatch = new AccessWatch(db, logger);
   const limiter = new AttemptLimiter(db);
-  const accounts = { db, onEvents, limiter, signUpOpen, logger };
+  const accounts = { db, onEvents, limiter, mail, signUpOpen, logger };
   const services = {
     web,
     authenticator,
@@ -133,6 +140,7 @@ export function createContext(options: ContextOptions) {
     signUp: new SignUpService(accounts),
     sessions: new SessionService(accounts),
     profiles: new ProfileService(accounts),
+    passwordResets: new PasswordResets(accounts),
     directory: new UserDirectory(accounts),
     teams: new TeamService(accounts),
     members: new MemberService(accounts),
@@ -163,6 +171,7 @@ export function createContext(options: ContextOptions) {
     ...services,
     parts,
     metrics,
+    mail,
     locks,
     delivery,
     authority,

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
-import type { QuotaLimits } from '@torpor/protocol';
+import { type QuotaLimits, TorporError } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { SecretBox } from './auth/secret-box.ts';
@@ -15,6 +15,8 @@ import { type AgentListenerOptions, Hosting, type HostTiming } from './hosting.t
 import { ensureLocalHost } from './hosts/local-host.ts';
 import type { WatchTiming } from './hosts/watch.ts';
 import { FrontDoor } from './http/front-door.ts';
+import { type MailTiming, startMailDispatcher } from './mail/dispatcher.ts';
+import { type MailSettings, MailTransport } from './mail/transport.ts';
 import { startOperationRecovery } from './operations/recovery.ts';
 import { type RetentionOptions, startRetention } from './sandboxes/retention.ts';
 import type { SandboxService } from './sandboxes/service.ts';
@@ -58,6 +60,10 @@ export interface ControlPlaneOptions {
   readonly signUpOpen?: boolean;
   /** What the audit log has of programs that are started in sandboxes; their names if omitted. */
   readonly auditExec?: ExecAuditLevel | undefined;
+  /** The mail server; needs `publicUrl`, to which mail links. None is sent if omitted. */
+  readonly mail?: MailSettings | undefined;
+  /** How soon mail is sent, and again; for tests. */
+  readonly mailTiming?: Partial<MailTiming> | undefined;
   /** What a team may have that has no limits of its own. */
   readonly quotas?: QuotaLimits;
   /** How soon webhooks are sent, and again; for tests. */
@@ -131,9 +137,11 @@ export class ControlPlane implements AsyncDisposable {
       onHostsChanged: () => hosting?.wake(),
       web: { publicUrl: options.publicUrl, trustedProxies: options.trustedProxies ?? [] },
       signUpOpen: options.signUpOpen ?? false,
+      mail: options.mail,
       quotas: options.quotas ?? DEFAULT_QUOTAS,
     });
     await startWork(context, options, resources);
+    startMail(context, options, resources);
     hosting = await Hosting.start(context, { ...options, hostId }, resources);
     const front = resources.use(new AsyncDisposableStack());
     const url = await serve(context, options, front);
@@ -218,6 +226,21 @@ async function startWork(
     ),
   );
   resources.use(startCredentialExpiry({ db: parts.db, limiter, logger }));
+}
+
+function startMail(
+  { parts: { db, logger }, mail: queue, passwordResets }: Context,
+  { mail, mailTiming, publicUrl }: ControlPlaneOptions,
+  resources: AsyncDisposableStack,
+): void {
+  if (mail === undefined) return;
+  if (publicUrl === undefined) {
+    throw new TorporError('host_setup', 'Mail needs the public URL of the server, for its links.');
+  }
+  const transport = new MailTransport(mail);
+  const resetToken = (email: string) => passwordResets.createToken(email);
+  const sent = { db, queue, transport, resetToken, publicUrl, logger };
+  resources.use(startMailDispatcher(sent, mailTiming));
 }
 
 /** Opens the front door, and tells local clients where it is. Returns the base URL of the API. */

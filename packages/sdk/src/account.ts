@@ -55,6 +55,15 @@ export class Account {
     await withSdkNames(this.#connection.empty('POST', '/v1/auth/password', { json, signal }));
   }
 
+  /**
+   * Sends a link that sets a password to the address, if an account has it; it is not said
+   * whether one does. Needs no credentials. Throws `not_implemented` if the server sends no mail.
+   */
+  async requestPasswordReset(email: string, signal?: AbortSignal): Promise<void> {
+    const json: z.input<typeof rest.requestResetSchema> = { email };
+    await withSdkNames(this.#connection.empty('POST', '/v1/auth/password-reset', { json, signal }));
+  }
+
   /** Who this client is, in which team it acts, and what it may do. */
   whoami(signal?: AbortSignal): Promise<rest.Caller> {
     return this.#connection.json('GET', '/v1/me', rest.callerSchema, { signal });

@@ -161,7 +161,7 @@ function registerInvitations(cli: CliContext, group: Command): void {
           await line(cli.io.stdout, invitation.link);
           printStatus(
             cli.io,
-            `It expires at ${invitation.expires_at}. \`torpor join\` accepts it.`,
+            `${invitation.mailed ? 'It is mailed too. ' : ''}It expires at ${invitation.expires_at}. \`torpor join\` accepts it.`,
           );
         });
       }),

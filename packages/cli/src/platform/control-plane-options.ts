@@ -1,5 +1,5 @@
 import type { ControlPlaneOptions } from '@torpor/control-plane';
-import { type Config, parseQuotas } from '@torpor/control-plane/config';
+import { type Config, mailOf, parseQuotas } from '@torpor/control-plane/config';
 import type { Logger } from 'pino';
 
 export interface ServerParts {
@@ -21,6 +21,7 @@ export function controlPlaneOptions({ config, version, logger }: ServerParts): C
     publicUrl: config.publicUrl,
     trustedProxies: config.trustedProxies?.split(',') ?? [],
     signUpOpen: config.signUp,
+    mail: mailOf(config),
     guestTimeoutMs: config.guestTimeoutMs,
     auditExec: config.auditExec,
     retention: { keepStoppedMs: config.keepStoppedMs, keepAuditMs: config.keepAuditMs },

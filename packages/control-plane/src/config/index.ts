@@ -1,3 +1,4 @@
+export { mailOf, providersOf } from './combined.ts';
 export {
   type Config,
   type ConfigEntry,

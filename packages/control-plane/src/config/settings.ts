@@ -1,3 +1,4 @@
+import { domains, label, mailAddress, providerUrl, smtpUrl } from './sign-in-values.ts';
 import {
   choice,
   DEFAULT_QUOTAS,
@@ -211,6 +212,84 @@ export const SETTINGS = {
     parse: truth,
     defaultValue: false,
   }),
+  signUpDomains: setting({
+    name: 'sign_up_domains',
+    variable: 'TORPOR_SIGN_UP_DOMAINS',
+    meaning:
+      'whose owners of email addresses can make an account with GitHub or OIDC even if `sign_up` is false: `example.com,example.org`',
+    parse: domains,
+    unset: 'none',
+  }),
+  githubClientId: setting({
+    name: 'github_client_id',
+    variable: 'TORPOR_GITHUB_CLIENT_ID',
+    meaning: 'of the OAuth app with which users log in with GitHub',
+    parse: key,
+    unset: 'no login with GitHub',
+  }),
+  githubClientSecret: setting({
+    name: 'github_client_secret',
+    variable: 'TORPOR_GITHUB_CLIENT_SECRET',
+    meaning: 'its secret',
+    parse: key,
+    show: () => undefined,
+    secret: true,
+    unset: 'no login with GitHub',
+  }),
+  githubUrl: withDefault({
+    name: 'github_url',
+    variable: 'TORPOR_GITHUB_URL',
+    meaning: 'GitHub, or a GitHub Enterprise Server',
+    parse: providerUrl,
+    defaultValue: 'https://github.com',
+  }),
+  oidcIssuer: setting({
+    name: 'oidc_issuer',
+    variable: 'TORPOR_OIDC_ISSUER',
+    meaning: 'a provider of OpenID Connect with which users log in: `https://id.example.com`',
+    parse: providerUrl,
+    unset: 'no login with OIDC',
+  }),
+  oidcClientId: setting({
+    name: 'oidc_client_id',
+    variable: 'TORPOR_OIDC_CLIENT_ID',
+    meaning: 'of this server at the provider',
+    parse: key,
+    unset: 'no login with OIDC',
+  }),
+  oidcClientSecret: setting({
+    name: 'oidc_client_secret',
+    variable: 'TORPOR_OIDC_CLIENT_SECRET',
+    meaning: 'its secret',
+    parse: key,
+    show: () => undefined,
+    secret: true,
+    unset: 'no login with OIDC',
+  }),
+  oidcName: withDefault({
+    name: 'oidc_name',
+    variable: 'TORPOR_OIDC_NAME',
+    meaning: 'how users call the provider',
+    parse: label,
+    defaultValue: 'single sign-on',
+  }),
+  smtpUrl: setting({
+    name: 'smtp_url',
+    variable: 'TORPOR_SMTP_URL',
+    meaning:
+      'a mail server, `smtps://` or `smtp://`; the latter with STARTTLS, without which no password is sent: `smtp://user:password@mail.example.com:587`',
+    parse: smtpUrl,
+    show: withoutPassword,
+    secret: true,
+    unset: 'no mail is sent',
+  }),
+  mailFrom: setting({
+    name: 'mail_from',
+    variable: 'TORPOR_MAIL_FROM',
+    meaning: 'the sender of mail: `Torpor <torpor@example.com>`',
+    parse: mailAddress,
+    unset: 'no mail is sent',
+  }),
   teamQuotas: withDefault({
     name: 'team_quotas',
     variable: 'TORPOR_TEAM_QUOTAS',
@@ -318,7 +397,7 @@ export function placesOf({ flag, variable, name }: Setting<unknown>): string {
   return `${places} or ${name} in torpor.toml`;
 }
 
-/** The URL of a database without its password. */
+/** The URL of a database or a mail server without its password. */
 function withoutPassword(text: string): string | undefined {
   const url = parsePostgresUrl(text);
   if (url === null) return undefined;

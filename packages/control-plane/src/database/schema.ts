@@ -82,6 +82,75 @@ export interface PasswordLinkTable {
   expires_at: Date;
 }
 
+export type ProviderId = 'github' | 'oidc';
+
+/** A login of another service that is one of a user here. */
+export interface IdentityTable {
+  id: string;
+  user_id: string;
+  provider: ProviderId;
+  /** The service, by its URL. With `subject`, unique. */
+  issuer: string;
+  /** The service's own id of the account; it never names another one later, as a name or an email address can. */
+  subject: string;
+  /** How the account was called when it was last used: for people only. */
+  label: string;
+  created_at: DefaultedTime;
+  last_used_at: DefaultedTime;
+}
+
+/** A login with another service that is under way; deleted when the browser returns. */
+export interface OauthAttemptTable {
+  /** SHA-256 of the parameter `state`. */
+  state_hash: string;
+  /** SHA-256 of the cookie of the browser that began it. */
+  browser_hash: string;
+  provider: ProviderId;
+  /** The session whose user gets the login; null to log in with it. */
+  session_id: string | null;
+  /** What else is needed then, encrypted (identities/attempts.ts). */
+  sealed: string;
+  expires_at: Date;
+}
+
+/** A program that waits for a user to log it in with a browser (users/device-login.ts). */
+export interface DeviceLoginTable {
+  device_code_hash: string;
+  user_code_hash: string;
+  /** Of the program. */
+  address: string | null;
+  user_agent: string | null;
+  /** Who approved it. */
+  user_id: string | null;
+  state: Generated<'pending' | 'approved' | 'denied'>;
+  polled_at: Date | null;
+  created_at: DefaultedTime;
+  expires_at: Date;
+}
+
+export type MailKind =
+  | 'invitation'
+  | 'password_reset'
+  | 'password_changed'
+  | 'identity_linked'
+  | 'account_locked';
+
+/** One that is to be sent, or was. */
+export interface MailTable {
+  /** A bigint, which the driver returns as a string. */
+  id: GeneratedAlways<string>;
+  recipient: string;
+  kind: MailKind;
+  /** What it says, encrypted, since it can have a link (mail/queue.ts); null once it is finished. */
+  sealed: string | null;
+  state: Generated<'pending' | 'sent' | 'dead'>;
+  attempts: Generated<number>;
+  next_attempt_at: DefaultedTime;
+  last_error: string | null;
+  created_at: DefaultedTime;
+  finished_at: Date | null;
+}
+
 /** How often a credential was tried in the current window (auth/attempts.ts). */
 export interface CredentialAttemptTable {
   key: string;
@@ -403,6 +472,10 @@ export interface Database {
   invitations: InvitationTable;
   password_links: PasswordLinkTable;
   credential_attempts: CredentialAttemptTable;
+  identities: IdentityTable;
+  oauth_attempts: OauthAttemptTable;
+  device_logins: DeviceLoginTable;
+  mails: MailTable;
   api_keys: ApiKeyTable;
   sandboxes: SandboxTable;
   templates: TemplateTable;

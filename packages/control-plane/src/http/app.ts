@@ -22,6 +22,7 @@ import type { TeamService } from '../teams/teams.ts';
 import type { TemplateService } from '../templates/service.ts';
 import type { UserDirectory } from '../users/directory.ts';
 import type { LoginService } from '../users/login.ts';
+import type { PasswordResets } from '../users/password-reset.ts';
 import type { ProfileService } from '../users/profile.ts';
 import type { SessionService } from '../users/sessions.ts';
 import type { SignUpService } from '../users/sign-up.ts';
@@ -69,6 +70,7 @@ export interface AppParts {
   readonly signUp: SignUpService;
   readonly sessions: SessionService;
   readonly profiles: ProfileService;
+  readonly passwordResets: PasswordResets;
   readonly directory: UserDirectory;
   readonly teams: TeamService;
   readonly members: MemberService;

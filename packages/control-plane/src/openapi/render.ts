@@ -27,6 +27,7 @@ export async function renderOpenApi(): Promise<string> {
     web: { publicUrl: undefined, trustedProxies: [] },
     signUpOpen: false,
     auditExec: 'off',
+    mail: undefined,
     quotas: DEFAULT_QUOTAS,
     logger: pino({ level: 'silent' }),
     version,

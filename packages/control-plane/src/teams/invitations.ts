@@ -1,14 +1,22 @@
 import { newId, TorporError } from '@torpor/protocol';
 import type { Kysely, Selectable, Transaction } from 'kysely';
+import type { AttemptLimit, AttemptLimiter } from '../auth/attempts.ts';
 import { type Principal, requireUser } from '../auth/principal.ts';
 import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 import { hashToken, newToken } from '../auth/tokens.ts';
 import type { Database, EventKind, InvitationTable, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type RecordingParts, recorded } from '../events/record.ts';
+import type { MailQueue } from '../mail/queue.ts';
 import { insertMember, lockPermission, lockTeamReference } from './membership.ts';
 
 const LIFETIME_MS = 7 * 24 * 3_600_000;
+/** To addresses that the team chooses, so that it cannot send mail to everyone. */
+const MAILS_OF_A_TEAM: AttemptLimit = {
+  name: 'invitation-mail',
+  attempts: 50,
+  windowMs: 24 * 3_600_000,
+};
 
 /** An invitation without the hash of its token. */
 export type Invitation = Omit<Selectable<InvitationTable>, 'token_hash'>;
@@ -30,25 +38,39 @@ const COLUMNS = [
   'expires_at',
 ] as const satisfies readonly (keyof Invitation)[];
 
+export interface InvitationParts extends RecordingParts {
+  readonly limiter: AttemptLimiter;
+  readonly mail: MailQueue;
+}
+
+export interface CreatedInvitation {
+  readonly invitation: Invitation;
+  /** The only time that it can be seen. */
+  readonly token: string;
+  /** Whether it is sent to its email address. */
+  readonly isMailed: boolean;
+}
+
 /** Links with which somebody joins a team, once. */
 export class InvitationService {
-  readonly #parts: RecordingParts;
+  readonly #parts: InvitationParts;
 
-  constructor(parts: RecordingParts) {
+  constructor(parts: InvitationParts) {
     this.#parts = parts;
   }
 
-  /** Returns the token too: the only time that it can be seen. */
+  /** It is mailed to its address if the server sends mail, and the team has not sent too much. */
   async create(
     principal: Principal,
     { role, email }: InvitationRequest,
-  ): Promise<{ readonly invitation: Invitation; readonly token: string }> {
+  ): Promise<CreatedInvitation> {
     if (principal.teamId === PLATFORM_TEAM_ID) {
       throw new TorporError('forbidden', 'Nobody can be invited to the team of the platform.', {
         remedy: 'Make a user an operator of the platform instead.',
       });
     }
     const token = newToken('invitation');
+    const isMailed = email !== undefined && (await this.#mayMail(principal));
     const invitation = await recorded(this.#parts, async (transaction) => {
       await lockPermission(transaction, principal, 'team.write');
       const row = await transaction
@@ -66,9 +88,10 @@ export class InvitationService {
         .returning(COLUMNS)
         .executeTakeFirstOrThrow();
       await appendInvitationEvent(transaction, 'invitation.create', principal, row);
+      if (isMailed) await this.#mail(transaction, principal, row, token);
       return row;
     });
-    return { invitation, token };
+    return { invitation, token, isMailed };
   }
 
   /** Those of the team that can still be accepted, newest first. */
@@ -129,6 +152,34 @@ export class InvitationService {
         .where('team_id', 'is', null)
         .execute();
       return teamId;
+    });
+  }
+
+  async #mayMail({ teamId }: Principal): Promise<boolean> {
+    const { limiter, mail } = this.#parts;
+    if (!mail.isEnabled) return false;
+    return (await limiter.count([{ limit: MAILS_OF_A_TEAM, subject: teamId }])) === undefined;
+  }
+
+  async #mail(
+    transaction: Transaction<Database>,
+    { teamId, actor }: Principal,
+    { email, expires_at }: Invitation,
+    token: string,
+  ): Promise<void> {
+    const { mail } = this.#parts;
+    if (email === null) return;
+    const { name: team } = await transaction
+      .selectFrom('teams')
+      .select('name')
+      .where('id', '=', teamId)
+      .executeTakeFirstOrThrow();
+    await mail.add(transaction, email, {
+      kind: 'invitation',
+      team,
+      inviter: actor.type === 'user' ? (actor.name ?? undefined) : undefined,
+      link: mail.link('join', token),
+      expiresAt: expires_at.toISOString(),
     });
   }
 }

@@ -2,7 +2,6 @@ import { type Permission, TorporError } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import { PLATFORM_TEAM_ID, permissionsOf } from '../auth/roles.ts';
-import { hashToken, newToken } from '../auth/tokens.ts';
 import { isDuplicate } from '../database/duplicate.ts';
 import type { Database, EventKind, UserRow, UserStatus } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
@@ -16,17 +15,12 @@ import {
   revokeKeysBeyond,
 } from '../teams/membership.ts';
 import { type AccountParts, type User, userOf } from './accounts.ts';
+import { insertLink, type PasswordLink } from './password-links.ts';
 import { endSessions } from './profile.ts';
 import { recordingTeam } from './sessions.ts';
 import { emailTaken, insertOwnTeam, insertUser } from './sign-up.ts';
 
 const LINK_LIFETIME_MS = 3 * 24 * 3_600_000;
-
-/** With which a user sets a password, once. */
-export interface PasswordLink {
-  readonly token: string;
-  readonly expiresAt: Date;
-}
 
 /** All users, as the operator of the platform sees them. */
 export class UserDirectory {
@@ -59,7 +53,7 @@ export class UserDirectory {
         is_admin: String(row.is_admin),
       });
       await giveTeam(transaction, principal, row);
-      return { user: userOf(row), link: await insertLink(transaction, row.id) };
+      return { user: userOf(row), link: await insertLink(transaction, row.id, LINK_LIFETIME_MS) };
     }).catch((reason: unknown) => {
       throw isDuplicate(reason) ? emailTaken() : reason;
     });
@@ -72,7 +66,7 @@ export class UserDirectory {
       await lockUsers(transaction, id, principal.onBehalfOf);
       await lockPermission(transaction, principal, 'platform');
       await this.#record(transaction, 'user.create_link', principal, id, {});
-      return insertLink(transaction, id);
+      return insertLink(transaction, id, LINK_LIFETIME_MS);
     });
   }
 
@@ -159,18 +153,6 @@ async function giveTeam(
   } else {
     await insertOwnTeam(transaction, user);
   }
-}
-
-async function insertLink(transaction: Transaction<Database>, userId: string) {
-  const token = newToken('password');
-  const expiresAt = new Date(Date.now() + LINK_LIFETIME_MS);
-  const link = { token_hash: hashToken(token), expires_at: expiresAt };
-  await transaction
-    .insertInto('password_links')
-    .values({ user_id: userId, ...link })
-    .onConflict((conflict) => conflict.column('user_id').doUpdateSet(link))
-    .execute();
-  return { token, expiresAt };
 }
 
 async function revokeWhatIsLost(

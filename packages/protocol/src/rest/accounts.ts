@@ -151,6 +151,10 @@ export const setPasswordSchema = z
   .strictObject({ token: linkTokenSchema, new_password: newPasswordSchema })
   .meta({ id: 'SetPassword' });
 
+export const requestResetSchema = z
+  .strictObject({ email: emailSchema })
+  .meta({ id: 'RequestPasswordReset' });
+
 export const createUserSchema = z
   .strictObject({
     email: emailSchema,

@@ -13,6 +13,7 @@ export {
   MIN_PASSWORD_LENGTH,
   type OneTimeLink,
   oneTimeLinkSchema,
+  requestResetSchema,
   type Session,
   type StartedSession,
   sessionListSchema,

@@ -59,7 +59,10 @@ export type Invitation = z.infer<typeof invitationSchema>;
 export const invitationListSchema = z.array(invitationSchema);
 
 export const createdInvitationSchema = invitationSchema
-  .extend(oneTimeLinkSchema.shape)
+  .extend({
+    ...oneTimeLinkSchema.shape,
+    mailed: z.boolean().meta({ description: 'Whether the link is sent to the email address.' }),
+  })
   .meta({ id: 'CreatedInvitation' });
 
 export type CreatedInvitation = z.infer<typeof createdInvitationSchema>;

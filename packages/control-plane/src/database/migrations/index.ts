@@ -10,6 +10,7 @@ import { webhooks } from './0008-webhooks.ts';
 import { idempotencyAndQuotas } from './0011-idempotency-and-quotas.ts';
 import { hosts } from './0012-hosts.ts';
 import { accounts } from './0013-accounts.ts';
+import { signInAndMail } from './0018-sign-in-and-mail.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -24,4 +25,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0011-idempotency-and-quotas': idempotencyAndQuotas,
   '0012-hosts': hosts,
   '0013-accounts': accounts,
+  '0018-sign-in-and-mail': signInAndMail,
 };

@@ -2,6 +2,7 @@ import { rest } from '@torpor/protocol';
 import { z } from 'zod';
 import { requireUser } from '../../auth/principal.ts';
 import type { LoginService } from '../../users/login.ts';
+import type { PasswordResets } from '../../users/password-reset.ts';
 import type { ProfileService } from '../../users/profile.ts';
 import type { SessionService } from '../../users/sessions.ts';
 import type { SignUpService } from '../../users/sign-up.ts';
@@ -91,16 +92,30 @@ const SET_PASSWORD = defineEndpoint({
   responses: { 204: { description: 'The password is set.' } },
 });
 
+const REQUEST_RESET = defineEndpoint({
+  method: 'post',
+  path: '/v1/auth/password-reset',
+  operationId: 'requestPasswordReset',
+  access: 'public',
+  summary: 'Send a link that sets a new password to the email address of an account',
+  description:
+    'The response is the same if there is no such account. `not_implemented` if the server sends no mail.',
+  tag: TAG,
+  body: rest.requestResetSchema,
+  responses: { 202: { description: 'The mail is sent if there is an account.' } },
+});
+
 export interface AuthServices {
   readonly web: WebSettings;
   readonly login: LoginService;
   readonly signUp: SignUpService;
   readonly sessions: SessionService;
   readonly profiles: ProfileService;
+  readonly passwordResets: PasswordResets;
 }
 
 export function addAuthRoutes(api: Api, services: AuthServices): void {
-  const { web, login, signUp, sessions, profiles } = services;
+  const { web, login, signUp, sessions, profiles, passwordResets } = services;
   addEndpoint(api, SIGN_UP, async (c, { body: { mode, ...request } }) => {
     c.get('assertNotForeign')();
     const started = await signUp.signUp(request, c.get('client'));
@@ -135,5 +150,10 @@ export function addAuthRoutes(api: Api, services: AuthServices): void {
     c.get('assertNotForeign')();
     await profiles.setPassword(body.token, body.new_password, c.get('client'));
     return c.body(null, 204);
+  });
+  addEndpoint(api, REQUEST_RESET, async (c, { body }) => {
+    c.get('assertNotForeign')();
+    await passwordResets.request(body.email, c.get('client'));
+    return c.body(null, 202);
   });
 }

@@ -78,12 +78,13 @@ export interface InvitationServices {
 export function addInvitationRoutes(api: Api, services: InvitationServices): void {
   const { web, limiter, invitations } = services;
   addEndpoint(api, CREATE, async (c, { body }) => {
-    const { invitation, token } = await invitations.create(c.get('principal'), body);
+    const { invitation, token, isMailed } = await invitations.create(c.get('principal'), body);
     c.header('Cache-Control', 'no-store');
     return c.json(
       {
         ...presentInvitation(invitation),
         link: linkTo(c, web, 'join', token),
+        mailed: isMailed,
       } satisfies rest.CreatedInvitation,
       201,
     );

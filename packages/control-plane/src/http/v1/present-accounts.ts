@@ -1,6 +1,7 @@
 import type { rest } from '@torpor/protocol';
 import type { Context } from 'hono';
 import type { Session } from '../../auth/sessions.ts';
+import { type LinkedPage, pageLink } from '../../mail/link.ts';
 import type { Team } from '../../teams/teams.ts';
 import type { LoggedIn, User } from '../../users/accounts.ts';
 import type { WebSettings } from '../credentials.ts';
@@ -62,13 +63,12 @@ export function presentStartedSession(
   };
 }
 
-/** A link of a page of this server. The token is behind the `#`, so that no server gets or logs it. */
+/** A link of a page of this server. */
 export function linkTo(
   c: Context<AppEnvironment>,
   { publicUrl }: WebSettings,
-  page: 'join' | 'password',
+  page: LinkedPage,
   token: string,
 ): string {
-  const base = publicUrl ?? new URL(c.req.url).origin;
-  return `${base.replace(/\/$/, '')}/${page}#${token}`;
+  return pageLink(publicUrl ?? new URL(c.req.url).origin, page, token);
 }
