@@ -35,9 +35,16 @@ test('a host is created, joins with the command that is printed, is tagged, drai
   );
   expect(await ok('host', 'tag', id, 'gpu', '--remove')).toBe('big\n');
   expect(await ok('host', 'tag', id, 'near', 'big')).toBe('big near\n');
-  expect(await ok('host', 'drain', id)).toBe(`${id}\n`);
+  expect(await ok('host', 'drain', 'rack-3')).toBe(`${id}\n`);
   expect(await ok('host', 'info', id)).toMatch(/^draining: +yes$/m);
-  expect(await ok('host', 'undrain', id)).toBe(`${id}\n`);
+  expect(await ok('host', 'undrain', id.slice(0, 8), 'rack-3')).toBe(`${id}\n`);
+  expect((await torpor(['host', 'drain', 'rack-3', 'rack-4'])).stderr).toContain('"rack-4"');
+  const twin = /(ho\w+): run/.exec((await torpor(['host', 'create', 'rack-3'])).stderr)?.[1] ?? '';
+  const ambiguous = await torpor(['host', 'drain', 'rack-3']);
+  expect(ambiguous.exitCode).toBe(5);
+  expect((await torpor(['host', 'rm', ''])).exitCode).toBe(3);
+  expect(ambiguous.stderr).toContain(twin);
+  expect(await ok('host', 'rm', twin)).toBe(`${twin}\n`);
   expect(JSON.parse(await ok('host', 'info', id, '--json'))).toMatchObject({
     id,
     draining: false,

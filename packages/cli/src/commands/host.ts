@@ -1,6 +1,7 @@
 import type { Host, HostToken } from '@torpor/sdk';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
+import { findHost, findHosts } from '../client/find-host.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { printStatus } from '../output/progress.ts';
@@ -22,7 +23,10 @@ interface RemoveOptions extends CommonOptions {
 }
 
 export function registerHost(cli: CliContext): void {
-  const hosts = cli.group('host', 'add, drain and delete the machines that run sandboxes');
+  const hosts = cli.group(
+    'host',
+    'add, drain and delete the machines that run sandboxes, each by name or id',
+  );
   registerCreate(cli, hosts);
   registerLs(cli, hosts);
   registerInfo(cli, hosts);
@@ -47,9 +51,10 @@ function registerCreate(cli: CliContext, hosts: Command): void {
         });
       }),
     );
-  cli.command('token <id>', 'make another token for a host, and print the command', hosts).action(
-    cli.action(async (id: string, options: CommonOptions, _command: Command) => {
+  cli.command('token <host>', 'make another token for a host, and print the command', hosts).action(
+    cli.action(async (reference: string, options: CommonOptions, _command: Command) => {
       await cli.withTorpor(options, async (torpor) => {
+        const { id } = await findHost(torpor, reference);
         const token = await torpor.hosts.createToken(id);
         if (options.json) return await json(cli.io, token);
         await line(cli.io.stdout, joinCommand(token));
@@ -87,10 +92,10 @@ function registerLs(cli: CliContext, hosts: Command): void {
 }
 
 function registerInfo(cli: CliContext, hosts: Command): void {
-  cli.command('info <id>', 'show the properties of a host', hosts).action(
-    cli.action(async (id: string, options: CommonOptions, _command: Command) => {
+  cli.command('info <host>', 'show the properties of a host', hosts).action(
+    cli.action(async (reference: string, options: CommonOptions, _command: Command) => {
       await cli.withTorpor(options, async (torpor) => {
-        const host = await torpor.hosts.get(id);
+        const host = await findHost(torpor, reference);
         if (options.json) return await json(cli.io, host);
         for (const [name, value] of Object.entries(properties(host))) {
           if (value === undefined || value === '') continue;
@@ -131,11 +136,11 @@ function registerDrain(cli: CliContext, hosts: Command): void {
     ['undrain', false, 'place new sandboxes on hosts again'],
   ] as const;
   for (const [name, draining, description] of commands) {
-    cli.command(`${name} <ids...>`, description, hosts).action(
-      cli.action(async (ids: string[], options: CommonOptions, _command: Command) => {
+    cli.command(`${name} <hosts...>`, description, hosts).action(
+      cli.action(async (references: string[], options: CommonOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
           const changed = [];
-          for (const id of new Set(ids)) {
+          for (const { id } of await findHosts(torpor, references)) {
             changed.push(await torpor.hosts.update(id, { draining }));
             if (!options.json) await line(cli.io.stdout, id);
           }
@@ -148,11 +153,12 @@ function registerDrain(cli: CliContext, hosts: Command): void {
 
 function registerTag(cli: CliContext, hosts: Command): void {
   cli
-    .command('tag <id> <tags...>', 'add tags to a host', hosts)
+    .command('tag <host> <tags...>', 'add tags to a host', hosts)
     .option('--remove', 'remove them instead')
     .action(
-      cli.action(async (id: string, tags: string[], options: TagOptions, _command: Command) => {
+      cli.action(async (name: string, tags: string[], options: TagOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
+          const { id } = await findHost(torpor, name);
           for (const tag of new Set(tags)) {
             if (options.remove) await torpor.hosts.removeTag(id, tag);
             else await torpor.hosts.addTag(id, tag);
@@ -167,14 +173,15 @@ function registerTag(cli: CliContext, hosts: Command): void {
 
 function registerRm(cli: CliContext, hosts: Command): void {
   cli
-    .command('rm <ids...>', 'delete hosts; their certificates are refused from then on', hosts)
+    .command('rm <hosts...>', 'delete hosts; their certificates are refused from then on', hosts)
     .option('--preview', 'only list what would be lost')
     .option('--force', 'give up the sandboxes and snapshots that they have')
     .action(
-      cli.action(async (ids: string[], options: RemoveOptions, _command: Command) => {
+      cli.action(async (references: string[], options: RemoveOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
           const previews = [];
-          for (const id of new Set(ids)) {
+          const ids = (await findHosts(torpor, references)).map(({ id }) => id);
+          for (const id of ids) {
             if (!options.preview) await torpor.hosts.delete(id, { force: options.force });
             else previews.push(await torpor.hosts.deletePreview(id));
             if (!options.json && !options.preview) await line(cli.io.stdout, id);
