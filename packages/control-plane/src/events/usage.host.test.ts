@@ -1,5 +1,5 @@
-import { newId, rest } from '@torpor/protocol';
-import { Fleet, type Member, until } from '@torpor/testkit/control-plane';
+import { newId, rest, TorporError } from '@torpor/protocol';
+import { errorOf, Fleet, type Member, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 let fleet: Fleet;
@@ -122,7 +122,67 @@ test('days add up to the whole, and what is in use counts until now', async () =
   ]);
 });
 
+test('what is still to come is not counted', async () => {
+  const { id } = await first.create();
+  await settled();
+  const at = (ms: number) => new Date(Date.now() + ms).toISOString();
+  const day = 24 * 3_600_000;
+  const read = async (from: number, to: number) => {
+    const response = await first.call('GET', `/usage?from=${at(from)}&to=${at(to)}`);
+    return rest.usageSchema.parse(await response.json());
+  };
+  const { total, points } = await read(-day, 3 * day);
+  expect(total.vcpu_seconds).toBeGreaterThan(0);
+  expect(points.slice(2).map(({ vcpu_seconds }) => vcpu_seconds)).toEqual([0, 0, 0]);
+  expect(points.every(({ disk_mb_seconds }) => disk_mb_seconds >= 0)).toBe(true);
+  expect((await read(day, 2 * day)).total).toEqual({
+    vcpu_seconds: 0,
+    memory_mb_seconds: 0,
+    disk_mb_seconds: 0,
+  });
+  await first.call('DELETE', `/sandboxes/${id}`);
+});
+
+test('a sandbox that could not be created has no disk', async () => {
+  fleet.agent.createError = new TorporError('vmm_failed', 'It did not start.');
+  const used = async (name: string) => {
+    const { items } = rest.quotaListSchema.parse(await (await first.call('GET', '/quotas')).json());
+    return items.find((item) => item.name === name)?.used;
+  };
+  const before = await used('disk_mb');
+  const response = await first.call('POST', '/sandboxes', { disk_size_mb: 2048 });
+  fleet.agent.createError = undefined;
+  const id = /sb[0-9a-z]{21}|sb[0-9a-z]+/.exec((await errorOf(response)).message)?.[0] ?? '';
+  expect(await first.get(id)).toMatchObject({ status: 'error' });
+  await settled();
+  expect(await intervals(id)).toEqual([]);
+  expect(await used('disk_mb')).toBe(before);
+  await first.call('DELETE', `/sandboxes/${id}`);
+});
+
+test('a clock that is set back makes no interval negative, and none overlap', async () => {
+  const { id } = await first.create({ vcpus: 1 });
+  await settled();
+  // As if the clock had been an hour fast when it was created.
+  await fleet.database.query(
+    `update usage_intervals set started_at = started_at + interval '1 h' where resource = $1`,
+    [id],
+  );
+  await first.call('POST', `/sandboxes/${id}/pause`);
+  await first.call('POST', `/sandboxes/${id}/resume`);
+  await first.call('DELETE', `/sandboxes/${id}`);
+  await settled();
+  const found = await intervals(id);
+  expect(found).toHaveLength(3);
+  for (const [index, { started_at, ended_at }] of found.entries()) {
+    expect(ended_at?.getTime()).toBeGreaterThanOrEqual(started_at.getTime());
+    const previous = found[index - 1]?.ended_at ?? started_at;
+    expect(started_at.getTime()).toBeGreaterThanOrEqual(previous.getTime());
+  }
+});
+
 test.each([
+  ['from=1969-12-31T23:59:59Z&to=1970-01-02T00:00:00Z', '1970'],
   ['from=2020-01-02T00:00:00Z&to=2020-01-01T00:00:00Z', '`from`'],
   ['from=2020-01-01T00:00:00Z&to=2020-04-03T00:00:01Z', '92'],
   ['from=yesterday', 'from'],

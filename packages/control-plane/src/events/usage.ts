@@ -41,6 +41,8 @@ function shareAfter({ kind, status, metadata }: DeliverableEvent): Share | null 
 
 function shareOfSandbox(metadata: Readonly<Record<string, string>>): Share | null | undefined {
   const diskMb = Number(metadata.disk_mb ?? 0);
+  // It could not be created.
+  if (metadata.state === 'error' && diskMb === 0) return null;
   switch (metadata.state) {
     case 'running':
       return { vcpus: Number(metadata.vcpus), memoryMb: Number(metadata.memory_mb), diskMb };
@@ -61,15 +63,17 @@ async function change(
 ): Promise<void> {
   const [resourceType = ''] = kind.split('.');
   const { vcpus, memoryMb, diskMb } = share ?? { vcpus: -1, memoryMb: -1, diskMb: -1 };
-  await transaction
+  const ended = await transaction
     .updateTable('usage_intervals')
-    .set({ ended_at: created_at })
+    // Not before it started, even if the clock of the database was set back since.
+    .set({ ended_at: sql<Date>`greatest(${created_at}::timestamptz, started_at)` })
     .where('team_id', '=', team_id)
     .where('resource_type', '=', resourceType)
     .where('resource', '=', resource)
     .where('ended_at', 'is', null)
     .where(sql<boolean>`(vcpus, memory_mb, disk_mb) <> (${vcpus}, ${memoryMb}, ${diskMb})`)
-    .execute();
+    .returning('ended_at')
+    .executeTakeFirst();
   if (share === null) return;
   await transaction
     .insertInto('usage_intervals')
@@ -80,7 +84,7 @@ async function change(
       vcpus,
       memory_mb: memoryMb,
       disk_mb: diskMb,
-      started_at: created_at,
+      started_at: ended?.ended_at ?? created_at,
       ended_at: null,
     })
     // It takes the same as before: the interval continues.
@@ -121,7 +125,7 @@ export class Usage {
         select day, vcpus, memory_mb, disk_mb, extract(epoch from
           least(coalesce(ended_at, now()), ends) - greatest(started_at, begins)) as seconds
         from days join usage_intervals
-          on team_id = ${teamId} and started_at < ends
+          on team_id = ${teamId} and begins < ends and started_at < ends
           and coalesce(ended_at, 'infinity') > begins
       )
       select to_char(day at time zone 'UTC', 'YYYY-MM-DD') as day,

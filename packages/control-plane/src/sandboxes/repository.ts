@@ -263,7 +263,7 @@ export class SandboxRepository {
       state,
       vcpus: String(vcpus),
       memory_mb: String(memory_mb),
-      ...(disk_size_mb === null ? {} : { disk_mb: String(disk_size_mb) }),
+      ...(disk_size_mb === null || hasNoDisk(row) ? {} : { disk_mb: String(disk_size_mb) }),
     };
     const event = { kind: 'sandbox.state', resource: id, teamId, actor: SYSTEM, metadata } as const;
     await appendEvents(this.#db, [{ ...event, status: 'success' }]);
@@ -277,6 +277,11 @@ export class SandboxRepository {
       .where('revision', '=', row.revision)
       .where('state', '<>', 'stopped');
   }
+}
+
+/** Whether its create failed, and the host has removed what there was of it. */
+function hasNoDisk({ state, started_at }: SandboxRow): boolean {
+  return state === 'error' && started_at === null;
 }
 
 /** The columns of every write of a state. */

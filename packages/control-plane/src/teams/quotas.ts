@@ -196,7 +196,7 @@ async function usedBy(
   teamId: string,
 ): Promise<Readonly<Record<QuotaName, number>>> {
   const running = sql`state in (${sql.join(STATES_WITH_MEMORY)})`;
-  // A snapshot that is being created may occupy what its source has.
+  // A snapshot that is being created may occupy what its source has. What could not be created has no disk.
   const { rows } = await sql<Record<QuotaName, string>>`
     select running_sandboxes, vcpus, memory_mb, sandbox_disk_mb + snapshot_disk_mb as disk_mb,
       snapshots,
@@ -206,7 +206,8 @@ async function usedBy(
       select count(*) filter (where ${running}) as running_sandboxes,
         coalesce(sum(vcpus) filter (where ${running}), 0) as vcpus,
         coalesce(sum(memory_mb) filter (where ${running}), 0) as memory_mb,
-        coalesce(sum(coalesce(disk_size_mb, ${SANDBOX_DEFAULTS.diskMb})), 0) as sandbox_disk_mb
+        coalesce(sum(coalesce(disk_size_mb, ${SANDBOX_DEFAULTS.diskMb}))
+          filter (where state <> 'error' or started_at is not null), 0) as sandbox_disk_mb
       from sandboxes where team_id = ${teamId} and state <> 'stopped'
     ) as of_sandboxes, (
       select count(*) as snapshots,

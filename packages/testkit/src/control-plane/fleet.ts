@@ -138,7 +138,9 @@ export class Fleet implements AsyncDisposable {
          on resource_type = 'sandbox' and resource = sandboxes.id and usage_intervals.ended_at is null
        where state in ('running', 'paused', 'error', 'stopped')
          and usage_intervals.vcpus is distinct from
-           case state when 'running' then sandboxes.vcpus when 'stopped' then null else 0 end`,
+           case when state = 'running' then sandboxes.vcpus
+             when state = 'stopped' or state = 'error' and sandboxes.started_at is null then null
+             else 0 end`,
     );
     const overlaps = await this.database.query(
       `select a.resource as id, 'overlap' as state from usage_intervals a join usage_intervals b

@@ -46,6 +46,7 @@ function timeSpan(query: z.output<typeof rest.usageQuerySchema>) {
       ? new Date(to.getTime() - DEFAULT_DAYS * DAY_MS)
       : new Date(query.from);
   const days = (to.getTime() - from.getTime()) / DAY_MS;
+  if (from.getTime() < 0) throw new TorporError('invalid_request', '`from` is before 1970.');
   if (days <= 0) throw new TorporError('invalid_request', '`from` must be before `to`.');
   if (days > rest.MAX_USAGE_DAYS) {
     throw new TorporError(
