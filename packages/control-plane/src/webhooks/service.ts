@@ -13,6 +13,7 @@ import type {
   WebhookTable,
 } from '../database/schema.ts';
 import { appendEvents, type OutboxEvent } from '../events/outbox.ts';
+import { requireReadable } from '../events/scope.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import type { Quotas } from '../teams/quotas.ts';
 import { newWebhookSecret } from './message.ts';
@@ -232,6 +233,8 @@ export class WebhookService {
       .transaction()
       .execute(async (transaction) => {
         const written = await write(transaction);
+        // Also of one that another caller has given its events: its address may have been changed.
+        if (kind !== 'webhook.delete') requireReadable(principal, written.event_types);
         await appendEvents(transaction, [
           webhookEvent(principal, kind, written.id, { name: written.name, ...metadata }),
         ]);

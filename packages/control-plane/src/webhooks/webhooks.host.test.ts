@@ -243,6 +243,36 @@ test('what is done with a webhook is in the audit log', async () => {
   ]);
 });
 
+test('a webhook sends only what its maker may read, also after it was changed', async () => {
+  const created = await member.call('POST', '/api-keys', { name: 'k', scopes: ['webhooks.write'] });
+  const { key, id: keyId } = rest.createdApiKeySchema.parse(await created.json());
+  const limited = (method: string, path: string, body: object) =>
+    fetch(`${member.controlPlane.url}/v1${path}`, {
+      method,
+      headers: { 'x-api-key': key },
+      body: JSON.stringify(body),
+    });
+  const url = 'https://example.com/';
+  const hook = { name: 'limited', url, event_types: ['sandbox.*', 'snapshot.create'] };
+  const { id } = rest.createdWebhookSchema.parse(
+    await (await limited('POST', '/webhooks', hook)).json(),
+  );
+  const { id: adminId } = await create({ url, event_types: ['api_key.*', 'sandbox.*'] });
+  const refused = [
+    await limited('POST', '/webhooks', { ...hook, name: 'more', event_types: ['user.login'] }),
+    await limited('PATCH', `/webhooks/${id}`, { event_types: ['sandbox.*', 'api_key.*'] }),
+    await limited('PATCH', `/webhooks/${adminId}`, { url: 'https://attacker.example/' }),
+  ];
+  for (const response of refused) {
+    expect(await errorOf(response)).toMatchObject({ status: 403, code: 'forbidden' });
+  }
+  expect((await list()).map(({ host, event_types }) => [host, event_types])).toEqual([
+    ['example.com', ['api_key.*', 'sandbox.*']],
+    ['example.com', ['sandbox.*', 'snapshot.create']],
+  ]);
+  await member.call('DELETE', `/api-keys/${keyId}`);
+});
+
 test.each([
   'sandbox.created',
   'sandboxes.*',
