@@ -4,7 +4,10 @@ import { join } from 'node:path';
 import { createRouterTransport } from '@connectrpc/connect';
 import { agentRoutes, destroyAll, SandboxRegistry } from '@torpor/agent/testing';
 import { ControlPlane } from '@torpor/control-plane';
+import { FORWARDING_TRACER } from '@torpor/protocol';
+import type { Tracing } from '@torpor/telemetry';
 import { PlainEnvd, StubHost, silentLogger } from '@torpor/testkit/agent';
+import type { Logger } from 'pino';
 
 /**
  * The whole path from a client to a program, without virtual machines: the control plane
@@ -17,16 +20,28 @@ export interface HostStack extends AsyncDisposable {
   readonly apiKey: string;
 }
 
+export interface HostStackOptions {
+  readonly logger?: Logger;
+  readonly tracing?: Pick<Tracing, 'tracer'>;
+}
+
 /** `sandboxes`: how many can be created in total. */
-export async function startHostStack(sandboxes = 1): Promise<HostStack> {
+export async function startHostStack(
+  sandboxes = 1,
+  { logger = silentLogger(), tracing }: HostStackOptions = {},
+): Promise<HostStack> {
   await using stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-stack-'));
   stack.defer(() => rm(dataDir, { recursive: true, force: true }));
   const guests = await Promise.all(Array.from({ length: sandboxes }, () => PlainEnvd.start()));
   for (const guest of guests) stack.use(guest);
   const host = stack.use(await StubHost.open());
-  const logger = silentLogger();
-  const registry = new SandboxRegistry(host.parts({ guestUrl: guestUrls(guests) }));
+  const registry = new SandboxRegistry(
+    host.parts({
+      guestUrl: guestUrls(guests),
+      tracer: tracing?.tracer('agent') ?? FORWARDING_TRACER,
+    }),
+  );
   stack.defer(() => destroyAll(registry));
   const routes = agentRoutes({
     registry,
@@ -47,6 +62,7 @@ export async function startHostStack(sandboxes = 1): Promise<HostStack> {
       port: 0,
       hostTransport: createRouterTransport(routes),
       logger,
+      tracer: tracing?.tracer('control-plane'),
       version: '0.0.0-test',
     }),
   );

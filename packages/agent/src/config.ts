@@ -1,5 +1,6 @@
 import { availableParallelism, totalmem } from 'node:os';
 import type { OnProgress } from '@torpor/images';
+import type { Tracer } from '@torpor/protocol';
 import type { Accelerator } from '@torpor/vmm';
 import type { Logger } from 'pino';
 import type { SandboxLimits } from './host-context.ts';
@@ -24,6 +25,8 @@ export interface HostAgentConfig extends HostSettings {
   /** The daemon for guests, which is packed into the agent drive: a module that exports `runDaemon(args)`. */
   readonly envdEntry: string;
   readonly logger: Logger;
+  /** Traces are only passed on if omitted. */
+  readonly tracer?: Tracer | undefined;
   /** The limits of one sandbox; by default the resources of the machine. */
   readonly limits?: Partial<SandboxLimits>;
   readonly network?: Pick<

@@ -1,6 +1,7 @@
 import type { BuildStore } from '@torpor/builds';
 import type { GuestArtifacts } from '@torpor/images';
 import type { VmDescription } from '@torpor/pager';
+import type { Tracer } from '@torpor/protocol';
 import type { VmmDriver, VmmPlatform } from '@torpor/vmm';
 import type { Logger } from 'pino';
 import type { DataLayout } from './data-dir/layout.ts';
@@ -101,6 +102,7 @@ export interface HostContext {
   /** For the guests' /etc/resolv.conf. */
   readonly nameservers: readonly string[];
   readonly logger: Logger;
+  readonly tracer: Tracer;
   readonly now: MonotonicClock;
   /** How long a guest may take from its start, booted or restored, to its first response. */
   readonly guestTimeoutMs: number;

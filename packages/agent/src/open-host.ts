@@ -9,7 +9,7 @@ import {
   registerCacheUser,
 } from '@torpor/images';
 import { copySparse, dataExtents } from '@torpor/linux';
-import { GUEST } from '@torpor/protocol';
+import { FORWARDING_TRACER, GUEST } from '@torpor/protocol';
 import type { AcceleratorChoice } from '@torpor/vmm';
 import { DEFAULT_NAMESERVERS, type HostAgentConfig, hostLimits, stepTimeoutMs } from './config.ts';
 import { lockDataDirectory } from './data-dir/agent-lock.ts';
@@ -74,6 +74,7 @@ export async function openHost(
     limits: hostLimits(config.limits),
     nameservers: config.nameservers ?? DEFAULT_NAMESERVERS,
     logger,
+    tracer: config.tracer ?? FORWARDING_TRACER,
     now: () => performance.now(),
     guestTimeoutMs,
     stepTimeoutMs: stepTimeoutMs(guestTimeoutMs),

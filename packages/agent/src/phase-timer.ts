@@ -1,9 +1,11 @@
+import { recordPart, tracePart } from '@torpor/protocol';
+
 export interface PhaseTiming {
   readonly phase: string;
   readonly milliseconds: number;
 }
 
-/** Measures the phases of an operation, in the order in which they were finished. */
+/** Measures the phases of an operation, in the order in which they were finished, and traces them. */
 export class PhaseTimer {
   readonly #timings: PhaseTiming[] = [];
   readonly #start = performance.now();
@@ -11,13 +13,19 @@ export class PhaseTimer {
   async measure<T>(phase: string, action: () => Promise<T>): Promise<T> {
     const start = performance.now();
     try {
-      return await action();
+      return await tracePart(`agent.${phase}`, {}, action);
     } finally {
-      this.add(phase, performance.now() - start);
+      this.#record(phase, performance.now() - start);
     }
   }
 
+  /** Adds a phase that has just ended. */
   add(phase: string, milliseconds: number): void {
+    recordPart(`agent.${phase}`, milliseconds);
+    this.#record(phase, milliseconds);
+  }
+
+  #record(phase: string, milliseconds: number): void {
     this.#timings.push({ phase, milliseconds });
   }
 

@@ -1,5 +1,11 @@
 import { getRequestListener } from '@hono/node-server';
-import { ID_PREFIXES, logRequestIds, type QuotaLimits } from '@torpor/protocol';
+import {
+  FORWARDING_TRACER,
+  ID_PREFIXES,
+  logRequestIds,
+  type QuotaLimits,
+  type Tracer,
+} from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { AccessWatch } from './auth/access-watch.ts';
@@ -66,6 +72,8 @@ import { WebhookService } from './webhooks/service.ts';
 export interface ContextOptions {
   readonly db: Kysely<Database>;
   readonly logger: Logger;
+  /** Traces are only passed on if omitted. */
+  readonly tracer?: Tracer | undefined;
   readonly version: string;
   /** How long an operation keeps its locks after its control plane has died. */
   readonly leaseMs?: number | undefined;
@@ -95,7 +103,7 @@ export type Context = ReturnType<typeof createContext>;
  * calls and queries nothing; the caller must close `metrics`.
  */
 export function createContext(options: ContextOptions) {
-  const { db, version } = options;
+  const { db, version, tracer = FORWARDING_TRACER } = options;
   const logger = logRequestIds(options.logger);
   const hosts = new HostRegistry();
   const authority = authorityOnce(db, options.secrets);
@@ -117,7 +125,7 @@ export function createContext(options: ContextOptions) {
     quotas,
     hosts,
     placement: new Placement(hosts, db),
-    runner: new OperationRunner({ db, locks, metrics, logger, onEvents }),
+    runner: new OperationRunner({ db, locks, metrics, logger, tracer, onEvents }),
     sandboxes: repository,
     templates: new TemplateRepository(db),
     logger,
@@ -177,12 +185,13 @@ export function createContext(options: ContextOptions) {
     authority,
     sender,
     dispatcher: new WebhookDispatcher({ db, sender, logger }, options.webhookTiming),
-    app: createApp({ ...services, version, logger, metrics }),
+    app: createApp({ ...services, version, logger, tracer, metrics }),
     streams: new StreamServer({
       ...services,
       credentials: ({ headers }) => credentialsOf(headersOf(headers), web, false),
       router: routeStream,
       logger,
+      tracer,
     }),
   };
 }

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Transport } from '@connectrpc/connect';
-import { type QuotaLimits, TorporError } from '@torpor/protocol';
+import { type QuotaLimits, TorporError, type Tracer } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { SecretBox } from './auth/secret-box.ts';
@@ -39,6 +39,8 @@ export interface ControlPlaneOptions {
   /** Where agents of other machines connect; they cannot if omitted. */
   readonly agents?: AgentListenerOptions | undefined;
   readonly logger: Logger;
+  /** Traces are only passed on if omitted. */
+  readonly tracer?: Tracer | undefined;
   readonly version: string;
   /** How long the host's agent waits for the first response of a guest that it started; two minutes if omitted, the agent's default. */
   readonly guestTimeoutMs?: number;

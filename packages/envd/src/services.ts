@@ -7,6 +7,7 @@ import { handleFiles } from './files/index.ts';
 import { registerFilesystem } from './filesystem/index.ts';
 import { sendError, sendJson } from './http/response.ts';
 import { rpcHandler } from './http/rpc-handler.ts';
+import { reportTiming } from './http/server-timing.ts';
 import { GuestSystem } from './init/guest-system.ts';
 import { InitHandler } from './init/handler.ts';
 import { Metrics } from './metrics.ts';
@@ -65,6 +66,7 @@ export class Services {
   handle(request: IncomingMessage, response: ServerResponse): void {
     const path = (request.url ?? '/').split('?', 1)[0] ?? '/';
     const method = request.method ?? 'GET';
+    if (request.headers.traceparent !== undefined) reportTiming(response);
     // Reading and writing a file can be authorised by a signature instead; /init checks its own
     // token.
     const checksItself =

@@ -22,6 +22,9 @@ export const GUEST = {
  */
 export const USER_HEADER = 'torpor-user';
 
+/** The metric of `Server-Timing` in which envd says how long it took until a response to a traced request began. */
+export const ENVD_TIMING = 'envd';
+
 /**
  * The order of the block devices: initramfs, kernel command line and VMM
  * drivers agree on it.

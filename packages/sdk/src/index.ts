@@ -39,7 +39,12 @@ export {
   type HostChanges,
   Hosts,
 } from './hosts.ts';
-export { type ConnectionOptions, type CreateOptions, DEFAULT_API_URL } from './http/connection.ts';
+export {
+  type ConnectionOptions,
+  type CreateOptions,
+  DEFAULT_API_URL,
+  type TraceHeaders,
+} from './http/connection.ts';
 export { Processes, type ProcessInfo } from './processes.ts';
 export { Quotas } from './quotas.ts';
 export {

@@ -12,6 +12,7 @@ import {
 } from '@torpor/protocol';
 import { Pool } from 'undici';
 import { fromGuest, fromGuestStatus, GUEST_TIMEOUT_REMEDY, initError } from './guest-errors.ts';
+import { traceGuestCall, traceGuestRequest } from './trace-guest.ts';
 
 /** A unary call that takes longer means that the guest hangs. */
 const UNARY_TIMEOUT_MS = 30_000;
@@ -69,7 +70,7 @@ export class GuestClient {
       nodeOptions: { agent: this.#agent },
       // The guest is on the same machine: compression would only cost time.
       acceptCompression: [],
-      interceptors: [this.#authenticate()],
+      interceptors: [this.#authenticate(), traceGuestCall(endpoint.sandboxId)],
     });
     this.process = createClient(envdProcess.Process, transport);
     this.filesystem = createClient(envdFilesystem.Filesystem, transport);
@@ -203,14 +204,16 @@ export class GuestClient {
   }) {
     const call = { sandboxId: this.sandboxId, user: request.options.user };
     try {
-      const response = await this.#pool.request({
-        method: request.method,
-        path: request.path,
-        headers: { 'x-access-token': this.#accessToken, ...request.headers },
-        body: request.body ?? null,
-        headersTimeout: request.headersTimeoutMs ?? null,
-        signal: this.#signal(request.options.signal),
-      });
+      const response = await traceGuestRequest(request, this.sandboxId, (traceHeaders) =>
+        this.#pool.request({
+          method: request.method,
+          path: request.path,
+          headers: { 'x-access-token': this.#accessToken, ...request.headers, ...traceHeaders },
+          body: request.body ?? null,
+          headersTimeout: request.headersTimeoutMs ?? null,
+          signal: this.#signal(request.options.signal),
+        }),
+      );
       if (response.statusCode < 300) return response.body;
       const text = await readLimited(response.body, ERROR_BODY_LIMIT);
       throw fromGuestStatus(response.statusCode, text, call);

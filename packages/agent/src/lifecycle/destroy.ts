@@ -1,5 +1,5 @@
 import { rm } from 'node:fs/promises';
-import { assertTransition, TorporError } from '@torpor/protocol';
+import { assertTransition, TorporError, tracePart } from '@torpor/protocol';
 import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
 import { releaseMachine, removeSandbox, resetConnections } from './release.ts';
@@ -57,11 +57,13 @@ async function destroy(
   const { id } = sandbox;
   await records.transition(sandbox, 'destroying', reason === undefined ? {} : { reason });
   try {
-    await releaseMachine(registry, sandbox);
+    await tracePart('agent.release', {}, () => releaseMachine(registry, sandbox));
     await resetConnections(registry, sandbox);
-    // Files are removed before the record is written: the disk may be full.
-    await rm(host.layout.upperDisk(id), { force: true });
-    await removeSandbox(registry, sandbox);
+    await tracePart('agent.remove', {}, async () => {
+      // Files are removed before the record is written: the disk may be full.
+      await rm(host.layout.upperDisk(id), { force: true });
+      await removeSandbox(registry, sandbox);
+    });
   } catch (error) {
     const message = `The sandbox could not be taken down: ${TorporError.from(error).message}`;
     await records.transition(sandbox, 'error', { reason: message });

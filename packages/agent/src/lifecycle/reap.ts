@@ -1,3 +1,4 @@
+import { traceWork } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import type { SandboxRegistry } from '../registry/registry.ts';
 import type { Sandbox } from '../registry/sandbox.ts';
@@ -27,8 +28,12 @@ export async function reapIdle(registry: SandboxRegistry): Promise<void> {
 /** The condition is checked again under the lock: it may have been used or destroyed meanwhile. */
 async function reap(registry: SandboxRegistry, sandbox: Sandbox): Promise<void> {
   const { timeoutSec, autoPause } = sandbox.record.spec;
-  if (autoPause) await pauseIf(registry, sandbox.id, isIdle);
-  else await destroyIf(registry, sandbox, isIdle, `It was not used for ${timeoutSec} s.`);
+  const attributes = { 'torpor.sandbox.id': sandbox.id };
+  await traceWork(registry.host.tracer, 'agent.reap', { attributes }, () =>
+    autoPause
+      ? pauseIf(registry, sandbox.id, isIdle)
+      : destroyIf(registry, sandbox, isIdle, `It was not used for ${timeoutSec} s.`),
+  );
 }
 
 function isIdle({ record, activity }: Sandbox): boolean {

@@ -12,6 +12,7 @@ import { nameRequest } from './name-request.ts';
 import { processRpc } from './process-rpc.ts';
 import { ptyRpc } from './pty-rpc.ts';
 import { snapshotRpc } from './snapshot-rpc.ts';
+import { traceCall } from './trace-call.ts';
 
 export interface RouteParts {
   readonly registry: SandboxRegistry;
@@ -24,6 +25,7 @@ export interface RouteParts {
 /** Registers the HostAgentService with a Connect router. */
 export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void {
   const { registry, description, logger, onTerminate } = parts;
+  const { tracer } = registry.host;
   const implementation = {
     ...lifecycleRpc(registry),
     ...execRpc(registry),
@@ -35,7 +37,7 @@ export function agentRoutes(parts: RouteParts): (router: ConnectRouter) => void 
   };
   return (router) => {
     router.service(hostAgent.HostAgentService, implementation, {
-      interceptors: [nameRequest, errorInterceptor(logger), endWithCaller],
+      interceptors: [nameRequest, traceCall(tracer), errorInterceptor(logger), endWithCaller],
       // File contents and output are bulk data: compressing them costs more than it saves.
       acceptCompression: [],
     });

@@ -82,7 +82,15 @@ export async function connect(io: Io, options: CommonOptions): Promise<Torpor> {
   }
   // Loaded here, because help and versions do not need it.
   const { Torpor } = await import('@torpor/sdk');
-  return new Torpor({ apiUrl, apiKey });
+  return new Torpor({ apiUrl, apiKey, traceHeaders: traceHeadersOf(io) });
+}
+
+/** The trace that the command is a part of: https://opentelemetry.io/docs/specs/otel/context/env-carriers/ */
+function traceHeadersOf({ env: { TRACEPARENT: traceparent, TRACESTATE: tracestate = '' } }: Io) {
+  if (traceparent === undefined || !/^[\da-f]{2}(-[\da-f]+){3}$/.test(traceparent))
+    return undefined;
+  const state = /^[\x21-\x7e]+$/.test(tracestate) ? tracestate : undefined;
+  return () => ({ traceparent, tracestate: state });
 }
 
 /** A client of the API for requests that need no credentials. */

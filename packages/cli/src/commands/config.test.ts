@@ -19,6 +19,8 @@ const env = () => ({
   TORPOR_API_KEY: SECRETS[1] ?? '',
   TORPOR_SECRET_KEY: SECRETS[2] ?? '',
   DATABASE_URL: `postgres://torpor:${SECRETS[0]}@db/torpor`,
+  OTEL_EXPORTER_OTLP_ENDPOINT: `http://torpor:${SECRETS[0]}@collector:4318`,
+  OTEL_EXPORTER_OTLP_HEADERS: `api-key=${SECRETS[0]}`,
 });
 
 /** The cells of a table's lines, by the first cell. */
@@ -63,6 +65,15 @@ test('every setting is listed with its value and its origin', async () => {
     ['program', 'default'],
     ['(info; warn on a terminal)', 'default'],
     ['false', 'default'],
+    ['http://collector:4318/', 'OTEL_EXPORTER_OTLP_ENDPOINT'],
+    ['(/v1/traces of otlp_endpoint)', 'default'],
+    ['(not shown)', 'OTEL_EXPORTER_OTLP_HEADERS'],
+    ['(http/protobuf)', 'default'],
+    ['(otlp)', 'default'],
+    ['(parentbased_always_on)', 'default'],
+    ['(1)', 'default'],
+    ['(torpor)', 'default'],
+    ['(false)', 'default'],
   ]);
   expect(stdout).toContain(`Configuration file: ${file}\n`);
   for (const secret of SECRETS) expect(stdout).not.toContain(secret);

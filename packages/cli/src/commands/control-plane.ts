@@ -47,13 +47,16 @@ joins it. Any number of them may run on one database (DATABASE_URL) with one sec
           const config = await readConfig(io, options);
           const { createLogger } = await import('../platform/logger.ts');
           const { controlPlaneOptions } = await import('../platform/control-plane-options.ts');
+          const { openTracing } = await import('../platform/open-tracing.ts');
           const { ControlPlane } = await import('@torpor/control-plane');
           const logger = createLogger(io, {
             asJson: options.json === true,
             level: config.logLevel,
           });
+          const parts = { config, version: VERSION, logger };
+          await using tracing = await openTracing(parts, 'torpor-control-plane');
           await using controlPlane = await ControlPlane.start({
-            ...controlPlaneOptions({ config, version: VERSION, logger }),
+            ...controlPlaneOptions(parts, tracing),
             agents: { port: config.agentPort, url: config.agentUrl },
           });
           const { url: apiUrl, agentUrl } = controlPlane;

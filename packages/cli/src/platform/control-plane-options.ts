@@ -1,5 +1,6 @@
 import type { ControlPlaneOptions } from '@torpor/control-plane';
 import { type Config, mailOf, parseQuotas } from '@torpor/control-plane/config';
+import type { Tracing } from '@torpor/telemetry';
 import type { Logger } from 'pino';
 
 export interface ServerParts {
@@ -9,7 +10,10 @@ export interface ServerParts {
 }
 
 /** The settings of the control plane, in the form that it expects. */
-export function controlPlaneOptions({ config, version, logger }: ServerParts): ControlPlaneOptions {
+export function controlPlaneOptions(
+  { config, version, logger }: ServerParts,
+  tracing: Tracing,
+): ControlPlaneOptions {
   return {
     dataDir: config.dataDir,
     databaseUrl: config.databaseUrl,
@@ -26,6 +30,7 @@ export function controlPlaneOptions({ config, version, logger }: ServerParts): C
     auditExec: config.auditExec,
     retention: { keepStoppedMs: config.keepStoppedMs, keepAuditMs: config.keepAuditMs },
     logger: logger.child({ part: 'control-plane' }),
+    tracer: tracing.tracer('control-plane'),
     version,
   };
 }

@@ -2,6 +2,7 @@ import type { AcceleratorChoice } from '@torpor/agent';
 import { JoinedHost, type JoinRequest } from '@torpor/agent/enrolment';
 import { TorporError } from '@torpor/sdk/basics';
 import { type AgentOptions, openAgent } from './open-agent.ts';
+import { openTracing } from './open-tracing.ts';
 
 export interface JoinedAgentOptions extends AgentOptions {
   /** Needed until the machine has joined. */
@@ -34,7 +35,8 @@ export class JoinedAgent implements AsyncDisposable {
   static async start(options: JoinedAgentOptions): Promise<JoinedAgent> {
     await using stack = new AsyncDisposableStack();
     const { config, join, logger } = options;
-    const agent = await openAgent(options);
+    const tracing = stack.use(await openTracing(options, 'torpor-agent'));
+    const agent = await openAgent(options, tracing);
     stack.defer(() => agent.close());
     const { promise: failed, reject } = Promise.withResolvers<never>();
     // It may reject before anything waits for it.

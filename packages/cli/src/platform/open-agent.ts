@@ -1,4 +1,5 @@
 import { HostAgent, type Progress } from '@torpor/agent';
+import type { Tracing } from '@torpor/telemetry';
 import type { ServerParts } from './control-plane-options.ts';
 import { ENVD_ENTRY } from './envd-entry.ts';
 import { hostSettings } from './host-settings.ts';
@@ -10,12 +11,16 @@ export interface AgentOptions extends ServerParts {
 }
 
 /** Starts the agent of this machine. */
-export function openAgent({ config, logger, onProgress, onTerminate }: AgentOptions) {
+export function openAgent(
+  { config, logger, onProgress, onTerminate }: AgentOptions,
+  tracing: Tracing,
+) {
   return HostAgent.open({
     ...hostSettings(config),
     envdEntry: ENVD_ENTRY,
     guestTimeoutMs: config.guestTimeoutMs,
     logger: logger.child({ part: 'agent' }),
+    tracer: tracing.tracer('agent'),
     onProgress,
     onTerminate,
   });

@@ -1,8 +1,10 @@
 import { createRouterTransport } from '@connectrpc/connect';
 import type { AcceleratorChoice, HostAgent } from '@torpor/agent';
 import { ControlPlane } from '@torpor/control-plane';
+import type { Tracing } from '@torpor/telemetry';
 import { controlPlaneOptions } from './control-plane-options.ts';
 import { type AgentOptions, openAgent } from './open-agent.ts';
+import { openTracing } from './open-tracing.ts';
 
 /** Control plane and host agent in one process, connected without a socket. */
 export class Platform {
@@ -12,10 +14,12 @@ export class Platform {
   readonly accelerator: AcceleratorChoice;
   readonly #controlPlane: ControlPlane;
   readonly #agent: HostAgent;
+  readonly #tracing: Tracing;
 
-  private constructor(controlPlane: ControlPlane, agent: HostAgent) {
+  private constructor(controlPlane: ControlPlane, agent: HostAgent, tracing: Tracing) {
     this.#controlPlane = controlPlane;
     this.#agent = agent;
+    this.#tracing = tracing;
     this.apiUrl = controlPlane.url;
     this.agentUrl = controlPlane.agentUrl;
     this.accelerator = agent.accelerator;
@@ -25,15 +29,16 @@ export class Platform {
   static async start(options: AgentOptions): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
     const { acceptAgents, agentPort: port, agentUrl: url } = options.config;
-    const agent = await openAgent(options);
+    const tracing = stack.use(await openTracing(options, 'torpor'));
+    const agent = await openAgent(options, tracing);
     stack.defer(() => agent.close());
     const controlPlane = await ControlPlane.start({
-      ...controlPlaneOptions(options),
+      ...controlPlaneOptions(options, tracing),
       hostTransport: createRouterTransport((router) => agent.routes(router)),
       agents: acceptAgents ? { port, url } : undefined,
     });
     stack.move();
-    return new Platform(controlPlane, agent);
+    return new Platform(controlPlane, agent, tracing);
   }
 
   /** Stops serving. Sandboxes keep running, unless all are to be destroyed. */
@@ -42,7 +47,7 @@ export class Platform {
       await this.#controlPlane.close({ destroyAll });
     } finally {
       // Also those without a row in the database.
-      await this.#agent.close({ destroyAll });
+      await this.#agent.close({ destroyAll }).finally(() => this.#tracing.close());
     }
   }
 }

@@ -70,6 +70,15 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
   auditExec: ['command', 'command'],
   logLevel: ['debug', 'debug'],
   debug: ['true', true],
+  otlpEndpoint: ['http://127.0.0.1:4318', 'http://127.0.0.1:4318'],
+  otlpTracesEndpoint: ['https://c.example/x', 'https://c.example/x'],
+  otlpHeaders: ['api-key=%3D', 'api-key=%3D'],
+  otlpProtocol: ['http/json', 'http/json'],
+  tracesExporter: ['none', 'none'],
+  tracesSampler: ['traceidratio', 'traceidratio'],
+  tracesSamplerArgument: ['0.1', '0.1'],
+  serviceName: ['sandboxes', 'sandboxes'],
+  openTelemetryDisabled: ['true', 'true'],
 };
 
 describe('where a value comes from', () => {

@@ -1,4 +1,6 @@
+import { type Setting, type SettingWithDefault, setting, withDefault } from './setting.ts';
 import { domains, label, mailAddress, providerUrl, smtpUrl } from './sign-in-values.ts';
+import { TRACING_SETTINGS } from './tracing-settings.ts';
 import {
   choice,
   DEFAULT_QUOTAS,
@@ -13,7 +15,6 @@ import {
   integer,
   key,
   networks,
-  type Parser,
   parsePostgresUrl,
   parseQuotas,
   path,
@@ -24,40 +25,7 @@ import {
   webUrl,
 } from './values.ts';
 
-/** One setting: every place where it can be given, and how its value is read and shown. */
-export interface Setting<T> {
-  /** In the configuration file. */
-  readonly name: string;
-  /** In the environment. */
-  readonly variable: string;
-  /** On the command line. */
-  readonly flag?: string;
-  readonly meaning: string;
-  readonly parse: Parser<T>;
-  /** The value as it would be written, for display. Undefined hides all of it. */
-  show(value: T): string | number | boolean | undefined;
-  /** Whether a part of the value is never shown. */
-  readonly secret?: true;
-  /** Describes what applies if it is not set, where there is no default value. */
-  readonly unset?: string;
-}
-
-/** A setting with a default value. */
-interface SettingWithDefault<T> extends Setting<T> {
-  readonly defaultValue: T;
-}
-
-type Description<T> = Omit<Setting<T>, 'show'> & Partial<Pick<Setting<T>, 'show'>>;
-
-function setting<T extends string | number | boolean>(description: Description<T>): Setting<T> {
-  return { show: (value) => value, ...description };
-}
-
-function withDefault<T extends string | number | boolean>(
-  description: Description<T> & { readonly defaultValue: NoInfer<T> },
-): SettingWithDefault<T> {
-  return { show: (value) => value, ...description };
-}
+export type { Setting } from './setting.ts';
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 
@@ -65,7 +33,6 @@ export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', '
 const EXEC_AUDITS = ['off', 'program', 'command'] as const;
 
 export type ExecAuditLevel = (typeof EXEC_AUDITS)[number];
-
 /** For persistent state of system programs; hier(7). */
 const DEFAULT_DATA_DIR = '/var/lib/torpor';
 const MAX_PORT = 65_535;
@@ -381,6 +348,7 @@ export const SETTINGS = {
     parse: truth,
     defaultValue: false,
   }),
+  ...TRACING_SETTINGS,
 } as const;
 
 export type SettingKey = keyof typeof SETTINGS;

@@ -6,6 +6,7 @@ import {
   REQUEST_ID_HEADER,
   TorporError,
 } from '@torpor/protocol';
+import { tracedTransport } from './traced-transport.ts';
 
 type HostClient = Client<typeof hostAgent.HostAgentService>;
 
@@ -47,7 +48,8 @@ export class HostConnection {
   /** `guestTimeoutMs`: how long the agent waits for the first response of a guest that it started. */
   constructor(id: string, transport: Transport, guestTimeoutMs: number) {
     this.id = id;
-    this.#client = createStreamingClient(hostAgent.HostAgentService, sendingRequestIds(transport));
+    const named = tracedTransport(sendingRequestIds(transport), id);
+    this.#client = createStreamingClient(hostAgent.HostAgentService, named);
     this.#guestTimeoutMs = guestTimeoutMs;
   }
 

@@ -1,4 +1,5 @@
 import { OpenAPIHono } from '@hono/zod-openapi';
+import type { Tracer } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import type { AccessWatch } from '../auth/access-watch.ts';
 import type { AttemptLimiter } from '../auth/attempts.ts';
@@ -36,6 +37,7 @@ import { addHomeRoute } from './home.ts';
 import { authenticate } from './middleware/authenticate.ts';
 import { identify } from './middleware/identify.ts';
 import { observe } from './middleware/observe.ts';
+import { trace } from './middleware/trace.ts';
 import { notFound } from './not-found.ts';
 import { addOpenApiRoute } from './openapi.ts';
 import { addSystemRoutes } from './system.ts';
@@ -62,6 +64,7 @@ import { addWebhookRoutes } from './v1/webhooks.ts';
 export interface AppParts {
   readonly version: string;
   readonly logger: Logger;
+  readonly tracer: Tracer;
   readonly web: WebSettings;
   readonly authenticator: Authenticator;
   readonly accessWatch: AccessWatch;
@@ -97,6 +100,7 @@ export function createApp(parts: AppParts): Api {
   const app: Api = new OpenAPIHono<AppEnvironment>();
   app.onError((error, c) => errorResponse(c, error));
   app.use(identify());
+  app.use(trace(parts.tracer));
   app.use(observe(parts));
   app.use('/v1/*', authenticate(parts, parts.web));
 

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { FORWARDING_TRACER } from '@torpor/protocol';
 import { Fleet, recordingLogger, until } from '@torpor/testkit/control-plane';
 import type { Kysely } from 'kysely';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -104,7 +105,14 @@ test('an abandoned operation is settled as what it is, and not again once anothe
   const { db, logger } = await open();
   const locks = new OperationLocks({ db, logger });
   const metrics = new Metrics({ countByState: async () => new Map() });
-  const runner = new OperationRunner({ db, locks, metrics, logger, onEvents: () => undefined });
+  const runner = new OperationRunner({
+    tracer: FORWARDING_TRACER,
+    db,
+    locks,
+    metrics,
+    logger,
+    onEvents: () => undefined,
+  });
   const settled: string[] = [];
   runner.registerRecovery('abandoned', async ({ intent }) => {
     settled.push(intent.kind);

@@ -18,7 +18,16 @@
  * control plane settles their operations ({@link OperationRunner.recover}). An operation
  * does not depend on its caller's connection: it continues when the caller disconnects.
  */
-import { TorporError } from '@torpor/protocol';
+import {
+  currentSpan,
+  ID_PREFIXES,
+  recordPart,
+  type SpanAttributes,
+  TorporError,
+  type Tracer,
+  tracePart,
+  traceWork,
+} from '@torpor/protocol';
 import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database, OperationKind, OperationStatus } from '../database/schema.ts';
@@ -151,6 +160,7 @@ export interface RunnerParts {
   readonly locks: OperationLocks;
   readonly metrics: Metrics;
   readonly logger: Logger;
+  readonly tracer: Tracer;
   /** Called after a transaction that wrote events. */
   readonly onEvents: () => void;
 }
@@ -172,17 +182,25 @@ export class OperationRunner {
   run<Subject, AgentResponse, Result>(
     operation: Operation<Subject, AgentResponse, Result>,
   ): Promise<Result> {
-    return this.#locked(operation.resources, operation, async (held) => {
-      const subject = await operation.begin((write) => this.#write(held, write));
-      held.state = 'unfinished';
-      let result: Result | undefined;
-      try {
-        result = await this.#carryOut(held, operation, subject);
-        return result;
-      } finally {
-        await this.#finish(held, operation, subject, result);
-      }
-    });
+    const { kind, resources } = operation;
+    const attributes = spanAttributes(operation);
+    // The request is about what its operation is about.
+    currentSpan()?.set(attributes);
+    return traceWork(this.#parts.tracer, kind, { attributes }, () =>
+      this.#locked(resources, operation, async (held) => {
+        const subject = await tracePart(`${kind}.begin`, {}, () =>
+          operation.begin((write) => this.#write(held, write)),
+        );
+        held.state = 'unfinished';
+        let result: Result | undefined;
+        try {
+          result = await this.#carryOut(held, operation, subject);
+          return result;
+        } finally {
+          await this.#finish(held, operation, subject, result);
+        }
+      }),
+    );
   }
 
   /** Runs `action` while nothing else changes the resource. What it writes has no events. */
@@ -225,7 +243,9 @@ export class OperationRunner {
     intent: Intent,
     operation: (held: HeldLocks) => Promise<T>,
   ): Promise<T> {
+    const queuedAt = performance.now();
     return this.#parts.locks.run(resources, intent, async (held) => {
+      recordPart(`${intent.kind}.lock`, performance.now() - queuedAt);
       for (const { resource, abandoned } of held.leases) {
         if (abandoned === undefined) continue;
         await this.#recover(held, { resource, intent: abandoned, wait: true }, intent);
@@ -242,9 +262,14 @@ export class OperationRunner {
   ): Promise<Result> {
     const finished = this.#parts.metrics.startOperation(KINDS[operation.kind].metric);
     try {
-      const response = await operation.perform(subject, await this.#fence(held));
-      const { result, events } = await this.#conclude(held, operation, (transaction) =>
-        operation.complete(transaction, subject, response),
+      const { kind } = operation;
+      const response = await tracePart(`${kind}.perform`, {}, async () =>
+        operation.perform(subject, await this.#fence(held)),
+      );
+      const { result, events } = await tracePart(`${kind}.complete`, {}, () =>
+        this.#conclude(held, operation, (transaction) =>
+          operation.complete(transaction, subject, response),
+        ),
       );
       finished('success');
       this.#log(operation, events);
@@ -252,7 +277,9 @@ export class OperationRunner {
     } catch (reason) {
       const error = TorporError.from(reason);
       finished(error.code);
-      await this.#settle(held, operation, subject, error);
+      await tracePart(`${operation.kind}.settle`, {}, () =>
+        this.#settle(held, operation, subject, error),
+      );
       throw operation.explain?.(subject, error) ?? error;
     }
   }
@@ -287,9 +314,11 @@ export class OperationRunner {
     subject: Subject,
     result: Result | undefined,
   ): Promise<void> {
-    if (state !== 'released') return;
+    if (state !== 'released' || operation.finish === undefined) return;
     try {
-      await operation.finish?.(subject, result);
+      await tracePart(`${operation.kind}.finish`, {}, async () =>
+        operation.finish?.(subject, result),
+      );
     } catch (reason) {
       const err = TorporError.from(reason);
       const { resources, kind } = operation;
@@ -340,7 +369,19 @@ export class OperationRunner {
     }
   }
 
-  async #recover(
+  #recover(
+    held: HeldLocks,
+    abandoned: Omit<AbandonedOperation, 'fence'>,
+    next: Intent,
+  ): Promise<void> {
+    const { resource, intent } = abandoned;
+    const attributes = spanAttributes({ ...intent, resources: [resource] });
+    return traceWork(this.#parts.tracer, `${intent.kind}.recover`, { attributes }, () =>
+      this.#settleAbandoned(held, abandoned, next),
+    );
+  }
+
+  async #settleAbandoned(
     held: HeldLocks,
     abandoned: Omit<AbandonedOperation, 'fence'>,
     next: Intent,
@@ -390,4 +431,18 @@ export class OperationRunner {
 
 function withCode(events: readonly ResourceEvent[], { code }: TorporError): ResourceEvent[] {
   return events.map((event) => ({ ...event, metadata: { ...event.metadata, code } }));
+}
+
+/** What an operation is about. */
+function spanAttributes({
+  kind,
+  teamId,
+  resources,
+}: Pick<Intent, 'kind' | 'teamId'> & { readonly resources: readonly string[] }): SpanAttributes {
+  const [sandbox, ...others] = resources.filter((each) => each.startsWith(ID_PREFIXES.sandbox));
+  return {
+    'torpor.operation': kind,
+    'torpor.team.id': teamId ?? undefined,
+    'torpor.sandbox.id': others.length === 0 ? sandbox : undefined,
+  };
 }

@@ -2,11 +2,15 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import {
+  currentSpan,
+  endAfter,
   parseRequestId,
   REQUEST_ID_HEADER,
   rest,
   runAsRequest,
   TorporError,
+  type Tracer,
+  traceHeadersOf,
 } from '@torpor/protocol';
 import type { Logger } from 'pino';
 import { WebSocketServer } from 'ws';
@@ -26,6 +30,7 @@ export interface StreamParts {
   readonly credentials: (request: IncomingMessage) => Credentials;
   readonly processes: GuestProcesses;
   readonly logger: Logger;
+  readonly tracer: Tracer;
   readonly router: StreamRouter;
 }
 
@@ -61,27 +66,47 @@ export class StreamServer {
 
   /** Handles a request to upgrade. Never throws: an error is sent as the response. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const header = request.headers[REQUEST_ID_HEADER];
-    const id = parseRequestId(Array.isArray(header) ? header[0] : header) ?? randomUUID();
+    const id = parseRequestId(headerOf(request, REQUEST_ID_HEADER)) ?? randomUUID();
     // The server of WebSockets reads it for the header of the response.
     request.headers[REQUEST_ID_HEADER] = id;
-    runAsRequest(id, () => this.#upgrade(request, socket, head, id));
+    const span = this.#parts.tracer.start('GET', {
+      kind: 'server',
+      caller: traceHeadersOf((name) => headerOf(request, name)),
+      attributes: { 'http.request.method': 'GET', 'torpor.request.id': id },
+    });
+    const upgrade = () => this.#upgrade(request, socket, head, id);
+    void runAsRequest(id, () => (span === undefined ? upgrade() : endAfter(span, upgrade)));
   }
 
-  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, requestId: string): void {
-    void this.#admit(request).then(
-      (admission) => {
-        if (this.#stopping !== undefined) return refuseUpgrade(socket, this.#stopping, requestId);
-        this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
-          const frames = new FrameSocket(webSocket);
-          const session = this.#run(frames, admission);
-          this.#sessions.set(frames, session);
-          void session.finally(() => this.#sessions.delete(frames));
-        });
-      },
-      (reason: unknown) =>
-        refuseUpgrade(socket, this.#stopping ?? TorporError.from(reason), requestId),
-    );
+  /** Resolves when the stream is closed, or has been refused. */
+  async #upgrade(
+    request: IncomingMessage,
+    socket: Duplex,
+    head: Buffer,
+    requestId: string,
+  ): Promise<void> {
+    let admission: Admission;
+    try {
+      admission = await this.#admit(request);
+      if (this.#stopping !== undefined) throw this.#stopping;
+    } catch (reason) {
+      const error = this.#stopping ?? TorporError.from(reason);
+      currentSpan()?.set({
+        'http.response.status_code': error.httpStatus,
+        'error.type': error.code,
+      });
+      return refuseUpgrade(socket, error, requestId);
+    }
+    traceStream(admission);
+    await new Promise<void>((resolve) => {
+      socket.once('close', resolve);
+      this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
+        const frames = new FrameSocket(webSocket);
+        const session = this.#run(frames, admission);
+        this.#sessions.set(frames, session);
+        void session.finally(() => this.#sessions.delete(frames)).then(resolve);
+      });
+    });
   }
 
   /** Closes every stream with the reason. Programs and PTYs are treated as if their clients had disconnected. */
@@ -127,17 +152,35 @@ export class StreamServer {
       requirePermission(principal, access);
       using watched = accessWatch.watch(principal, [access]);
       watched.signal.addEventListener('abort', () => void socket.fail(watched.signal.reason));
+      currentSpan()?.set({ 'torpor.team.id': principal.teamId || undefined });
       const processes = await this.#parts.processes.open(principal, sandboxId);
       await stream.serve({ socket, processes });
       await socket.close();
     } catch (reason) {
       const error = TorporError.from(reason);
+      currentSpan()?.set({ 'error.type': error.code });
       // A client that has disconnected may have broken it off itself.
       if (!socket.closed.aborted)
         logFailure(logger, { sandbox: sandboxId }, error, 'Stream failed');
       await socket.fail(error);
     }
   }
+}
+
+function headerOf({ headers }: IncomingMessage, name: string): string | undefined {
+  const header = headers[name];
+  return Array.isArray(header) ? header[0] : header;
+}
+
+/** Says in the span of a WebSocket what it is for. */
+function traceStream({ stream: { route, sandboxId } }: Admission): void {
+  const span = currentSpan();
+  span?.rename(`GET ${route}`);
+  span?.set({
+    'http.route': route,
+    'http.response.status_code': 101,
+    'torpor.sandbox.id': sandboxId,
+  });
 }
 
 /** The principal of the token in the first frame; undefined if the client disconnected. */

@@ -10,6 +10,8 @@ export interface Session {
 
 /** The stream at a path: which sandbox, and what to do on the socket. */
 export interface RequestedStream {
+  /** The pattern of its path, as in the documentation. */
+  readonly route: string;
   readonly sandboxId: string;
   /** The permission that its client needs. */
   readonly access: Permission;

@@ -33,6 +33,16 @@ export interface ConnectionOptions {
   readonly teamId?: string;
   /** How long the headers of a response may take; 0, the default, means no limit. */
   readonly requestTimeoutMs?: number;
+  /**
+   * Called for each request, which continues the trace that its `traceparent` (and `tracestate`)
+   * name: https://www.w3.org/TR/trace-context/
+   */
+  readonly traceHeaders?: (() => TraceHeaders | undefined) | undefined;
+}
+
+export interface TraceHeaders {
+  readonly traceparent?: string | undefined;
+  readonly tracestate?: string | undefined;
 }
 
 export type Query = Record<string, string | number | readonly string[] | undefined>;
@@ -61,15 +71,16 @@ export interface CreateOptions {
 /** The HTTP client of the SDK. */
 export class Connection {
   readonly apiUrl: URL;
-  /** Headers that authenticate requests and WebSockets. */
-  readonly authenticationHeaders: Readonly<Record<string, string>>;
+  readonly #authenticationHeaders: Readonly<Record<string, string>>;
   readonly #timeoutMs: number;
   readonly #dispatcher: Dispatcher;
+  readonly #traceHeaders: ConnectionOptions['traceHeaders'];
 
   constructor(options: ConnectionOptions = {}) {
     this.apiUrl = parseApiUrl(options.apiUrl ?? process.env.TORPOR_API_URL ?? DEFAULT_API_URL);
-    this.authenticationHeaders = authenticationHeaders(options);
+    this.#authenticationHeaders = authenticationHeaders(options);
     this.#timeoutMs = options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS;
+    this.#traceHeaders = options.traceHeaders;
     this.#dispatcher = new Agent({
       connect: { timeout: CONNECT_TIMEOUT_MS },
       headersTimeout: this.#timeoutMs,
@@ -77,6 +88,16 @@ export class Connection {
       // A slow exec must not make an unrelated request wait.
       pipelining: 1,
     });
+  }
+
+  /** Headers of every request and WebSocket: who makes it, and the trace that it is a part of. */
+  get commonHeaders(): Readonly<Record<string, string>> {
+    const { traceparent, tracestate } = this.#traceHeaders?.() ?? {};
+    return {
+      ...this.#authenticationHeaders,
+      ...(traceparent === undefined ? {} : { traceparent }),
+      ...(tracestate === undefined ? {} : { tracestate }),
+    };
   }
 
   /** The address of a resource; path segments must be encoded already. */
@@ -222,7 +243,7 @@ export class Connection {
           accept: 'application/json',
           ...contentType,
           ...options.headers,
-          ...this.authenticationHeaders,
+          ...this.commonHeaders,
         },
         body: source?.content ?? body ?? null,
         ...(options.signal === undefined ? {} : { signal: options.signal }),

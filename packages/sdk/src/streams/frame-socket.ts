@@ -82,7 +82,7 @@ export class FrameSocket<Received extends ServerFrame, Sent> implements AsyncDis
     const url = connection.url(path);
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
     const socket = new WebSocket(url, {
-      headers: connection.authenticationHeaders,
+      headers: connection.commonHeaders,
       handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
       maxPayload: MAX_FRAME_BYTES,
       perMessageDeflate: false,

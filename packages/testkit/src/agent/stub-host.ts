@@ -14,7 +14,7 @@ import {
 } from '@torpor/agent/testing';
 import { LocalBuildStore } from '@torpor/builds';
 import { copySparse, dataExtents } from '@torpor/linux';
-import { TorporError } from '@torpor/protocol';
+import { FORWARDING_TRACER, TorporError } from '@torpor/protocol';
 import { vmmPlatform } from '@torpor/vmm';
 import { type Logger, pino } from 'pino';
 import { closeHandles, point } from '../fault-points/index.ts';
@@ -114,6 +114,7 @@ export class StubHost implements AsyncDisposable {
       limits: { maxVcpus: 4, maxMemoryMiB: 4096, maxDiskMiB: 100_000 },
       nameservers: ['192.0.2.53'],
       logger: silentLogger(),
+      tracer: FORWARDING_TRACER,
       now: () => this.clock,
       guestTimeoutMs: 30_000,
       stepTimeoutMs: 30_000,

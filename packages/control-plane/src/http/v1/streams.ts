@@ -58,7 +58,12 @@ function defineStream<P extends typeof sandboxParams>(
       const matched = match(path);
       if (matched === undefined) return undefined;
       const params = parseWith(schema, matched, 'path');
-      return { sandboxId: params.id, access: ACCESS, serve: (session) => serve(session, params) };
+      return {
+        route: described.path,
+        sandboxId: params.id,
+        access: ACCESS,
+        serve: (session) => serve(session, params),
+      };
     },
   };
 }

@@ -1,0 +1,2 @@
+export type { Tracing, TracingOptions, TracingSettings } from './options.ts';
+export { startTracing } from './tracing.ts';
