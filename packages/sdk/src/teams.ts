@@ -64,7 +64,7 @@ export class Teams {
     await this.#connection.empty('PATCH', path(teamId, 'members', userId), { json, signal });
   }
 
-  /** The member loses access at once, with the API keys that the member made. */
+  /** The member loses access at once, with the API keys, invitations and tokens of hosts that the member made. Webhooks of the member are disabled. */
   async removeMember(teamId: string, userId: string, signal?: AbortSignal): Promise<void> {
     await this.#connection.empty('DELETE', path(teamId, 'members', userId), { signal });
   }

@@ -327,6 +327,8 @@ export interface WebhookTable {
   /** Types, or kinds of resources and `.*`. */
   event_types: string[];
   enabled: Generated<boolean>;
+  /** Who made or changed it last, also with a key; null if no user did. */
+  user_id: string | null;
   created_at: DefaultedTime;
   updated_at: DefaultedTime;
 }
@@ -423,6 +425,12 @@ export interface HostTokenTable {
   host_id: string;
   /** SHA-256 of the public key that joined with it: only that one may use it again. Null: unused. */
   key_hash: string | null;
+  /** The team in which it was made. */
+  team_id: string | null;
+  /** Who made it, also with a key; null if no user did. */
+  user_id: string | null;
+  /** The permissions without which it could not have been made. */
+  needs: Generated<Permission[]>;
   expires_at: Date;
 }
 

@@ -2,13 +2,14 @@
  * Hosts as users see them. A host belongs to a team, whose sandboxes alone are placed on it, or
  * to the platform. Who operates the platform sees and changes those of the platform too.
  */
-import { newId, TorporError } from '@torpor/protocol';
+import { newId, type Permission, TorporError } from '@torpor/protocol';
 import { newJoinToken, parseJoinToken } from '@torpor/protocol/tls';
 import type { UpdateObject } from 'kysely';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, EventKind, HostRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import { lockPermission } from '../teams/membership.ts';
 import type { Authority } from './authority.ts';
 import { sha256 } from './digest.ts';
 import { lockHost } from './placement.ts';
@@ -81,7 +82,9 @@ export class HostService {
     const { teamId, actor } = principal;
     if (type === 'regular' && !isOperator(principal)) throw operatorsOnly();
     const issued = await this.#newToken();
+    const needs = needsFor({ team_id: type === 'team' ? teamId : null });
     const host = await this.#write('host.create', principal, async (transaction) => {
+      await lockPermission(transaction, principal, ...needs);
       const row = await transaction
         .insertInto('hosts')
         .values({
@@ -96,7 +99,7 @@ export class HostService {
         })
         .returningAll()
         .executeTakeFirstOrThrow();
-      await insertToken(transaction, row.id, issued);
+      await insertToken(transaction, principal, row, issued);
       return row;
     });
     return { host, ...issued };
@@ -146,12 +149,13 @@ export class HostService {
    * Earlier tokens are no longer valid. Throws `not_found`, `invalid_state`.
    */
   async renewToken(principal: Principal, id: string): Promise<IssuedToken> {
-    const { kind } = await this.get(principal, id);
-    if (kind === 'local') throw isLocal(id);
+    const host = await this.get(principal, id);
+    if (host.kind === 'local') throw isLocal(id);
     const issued = await this.#newToken();
     const replace = async (transaction: Transaction<Database>) => {
+      await lockPermission(transaction, principal, ...needsFor(host));
       await transaction.deleteFrom('host_tokens').where('host_id', '=', id).execute();
-      await insertToken(transaction, id, issued);
+      await insertToken(transaction, principal, host, issued);
       return transaction
         .selectFrom('hosts')
         .selectAll()
@@ -244,14 +248,27 @@ export class HostService {
 
 async function insertToken(
   transaction: Transaction<Database>,
-  hostId: string,
+  { teamId, onBehalfOf }: Principal,
+  host: HostRow,
   { token, expiresAt }: IssuedToken,
 ): Promise<void> {
   const secret = parseJoinToken(token)?.secret ?? '';
   await transaction
     .insertInto('host_tokens')
-    .values({ token_hash: sha256(secret), host_id: hostId, expires_at: expiresAt })
+    .values({
+      token_hash: sha256(secret),
+      host_id: host.id,
+      team_id: teamId,
+      user_id: onBehalfOf ?? null,
+      needs: needsFor(host),
+      expires_at: expiresAt,
+    })
     .execute();
+}
+
+/** What a token of the host may be made with. */
+function needsFor({ team_id }: Pick<HostRow, 'team_id'>): Permission[] {
+  return team_id === null ? ['hosts.write', 'platform'] : ['hosts.write'];
 }
 
 function isOperator({ permissions }: Principal): boolean {

@@ -103,6 +103,27 @@ describe('a new key', () => {
   });
 });
 
+test('a key that is made with one that expires does not outlive it', async () => {
+  const expiry = new Date(Date.now() + 3_600_000);
+  const { key } = await newKey({
+    name: 'temporary',
+    scopes: ['keys.write', 'sandboxes.read'],
+    expires_at: expiry.toISOString(),
+  });
+  const make = (body: object) =>
+    fetch(`${harness.controlPlane.url}/v1/api-keys`, {
+      method: 'POST',
+      headers: { 'x-api-key': key },
+      body: JSON.stringify({ name: 'child', scopes: ['sandboxes.read'], ...body }),
+    });
+  expect(await (await make({})).json()).toMatchObject({ expires_at: expiry.toISOString() });
+  const later = new Date(expiry.getTime() + 1);
+  const refused = await make({ expires_at: later.toISOString() });
+  expect(await errorOf(refused)).toMatchObject({ code: 'forbidden' });
+  const earlier = new Date(expiry.getTime() - 1_000).toISOString();
+  expect(await (await make({ expires_at: earlier })).json()).toMatchObject({ expires_at: earlier });
+});
+
 test.each([
   [{}, 'name'],
   [{ name: '' }, 'name'],

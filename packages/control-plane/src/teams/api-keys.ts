@@ -36,7 +36,7 @@ export class ApiKeyService {
     this.#parts = parts;
   }
 
-  /** Throws `forbidden` for a scope that the creator does not have, `invalid_request` for a time that has passed, `quota_exceeded`. */
+  /** A key that is made with a key that expires does not outlive it. Throws `forbidden` for that and for a scope that the creator does not have, `invalid_request` for a time that has passed, `quota_exceeded`. */
   async create(
     principal: Principal,
     request: ApiKeyRequest,
@@ -61,13 +61,17 @@ export class ApiKeyService {
       const { teamId, actor } = principal;
       await lockPermission(transaction, principal, 'keys.write', ...scopes);
       await this.#parts.quotas.require(transaction, teamId, { api_keys: 1 });
+      const latest = await expiryOf(transaction, principal);
+      if (latest !== undefined && expiresAt !== undefined && expiresAt > latest) {
+        throw outlivesCreator(latest);
+      }
       const made = await insertApiKey(transaction, {
         teamId,
         name,
         scopes,
         createdBy: actor.id,
         userId: principal.onBehalfOf ?? null,
-        expiresAt,
+        expiresAt: expiresAt ?? latest,
       });
       await appendKeyEvent(transaction, 'api_key.create', principal, made.row);
       await record.record(transaction, { ids: [made.row.id], secret: made.key });
@@ -118,6 +122,33 @@ export class ApiKeyService {
     });
     this.#parts.onEvents();
   }
+}
+
+/** When the key of the principal expires; undefined if it does not, or for a user. */
+async function expiryOf(
+  transaction: Transaction<Database>,
+  { actor, teamId }: Principal,
+): Promise<Date | undefined> {
+  if (actor.type !== 'api_key') return undefined;
+  const key = await transaction
+    .selectFrom('api_keys')
+    .select('expires_at')
+    .where('id', '=', actor.id)
+    .where('team_id', '=', teamId)
+    .forShare()
+    .executeTakeFirst();
+  if (key === undefined) {
+    throw new TorporError('unauthorized', 'The API key was revoked in the meantime.');
+  }
+  return key.expires_at ?? undefined;
+}
+
+function outlivesCreator(latest: Date): TorporError {
+  return new TorporError(
+    'forbidden',
+    `A key cannot be valid for longer than the key that makes it, until ${latest.toISOString()}.`,
+    { remedy: 'Give an earlier time, or log in and make it yourself.' },
+  );
 }
 
 function unknownKey(): TorporError {

@@ -5,12 +5,8 @@ import { PLATFORM_TEAM_ID, permissionsOf } from '../auth/roles.ts';
 import type { Database, EventKind, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type RecordingParts, recorded } from '../events/record.ts';
-import {
-  lockMembers,
-  lockPermission,
-  revokeInvitationsBy,
-  revokeKeysBeyond,
-} from './membership.ts';
+import { revokeLost } from './lost-rights.ts';
+import { lockMembers, lockPermission } from './membership.ts';
 
 export interface Member {
   readonly user_id: string;
@@ -133,9 +129,8 @@ async function setRole(
     .where('team_id', '=', teamId)
     .where('user_id', '=', userId)
     .execute();
-  if (role === 'member') await revokeInvitationsBy(transaction, userId, teamId);
   const keep = await permissionsIn(transaction, userId, role);
-  await revokeKeysBeyond(transaction, { userId, teamId, keep, actor });
+  await revokeLost(transaction, { userId, teamId, keep, actor });
   await appendMemberEvent(transaction, 'member.update', principal, userId, { role, previous });
 }
 
@@ -160,8 +155,7 @@ async function removeMember(
     .where('team_id', '=', teamId)
     .where('user_id', '=', userId)
     .execute();
-  await revokeInvitationsBy(transaction, userId, teamId);
-  await revokeKeysBeyond(transaction, { userId, teamId, keep: new Set(), actor });
+  await revokeLost(transaction, { userId, teamId, keep: new Set(), actor });
   await transaction
     .updateTable('sessions')
     .set({ team_id: null })

@@ -1,5 +1,5 @@
 import { newId, type Permission, TorporError } from '@torpor/protocol';
-import { sql, type Transaction } from 'kysely';
+import type { Transaction } from 'kysely';
 import { type Actor, type Principal, requirePermission } from '../auth/principal.ts';
 import { permissionsOf, roleIn } from '../auth/roles.ts';
 import type { Database, TeamRole } from '../database/schema.ts';
@@ -121,48 +121,4 @@ export async function insertMember(
       metadata: { role, ...invitation },
     },
   ]);
-}
-
-interface LostRights {
-  readonly userId: string;
-  /** Only the keys of this team. */
-  readonly teamId?: string;
-  /** What the user may still do. */
-  readonly keep: ReadonlySet<Permission>;
-  readonly actor: Actor;
-}
-
-/** Revokes the invitations that a user made, also with a key; `teamId`: only those of this team. */
-export async function revokeInvitationsBy(
-  transaction: Transaction<Database>,
-  userId: string,
-  teamId?: string,
-): Promise<void> {
-  let query = transaction.deleteFrom('invitations').where('user_id', '=', userId);
-  if (teamId !== undefined) query = query.where('team_id', '=', teamId);
-  await query.execute();
-}
-
-/** Revokes the keys that a user made, also with another key, and that may do more than the user may. */
-export async function revokeKeysBeyond(
-  transaction: Transaction<Database>,
-  { userId, teamId, keep, actor }: LostRights,
-): Promise<void> {
-  let query = transaction
-    .deleteFrom('api_keys')
-    .where('user_id', '=', userId)
-    .where(sql<boolean>`not (scopes <@ ${[...keep]}::text[])`);
-  if (teamId !== undefined) query = query.where('team_id', '=', teamId);
-  const rows = await query.returning(['id', 'team_id', 'name', 'key_prefix']).execute();
-  await appendEvents(
-    transaction,
-    rows.map(({ id, team_id, name, key_prefix: prefix }) => ({
-      kind: 'api_key.revoke',
-      resource: id,
-      teamId: team_id,
-      actor,
-      status: 'success',
-      metadata: { name, prefix, reason: 'its creator lost the permission' },
-    })),
-  );
 }

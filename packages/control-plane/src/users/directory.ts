@@ -6,13 +6,12 @@ import { isDuplicate } from '../database/duplicate.ts';
 import type { Database, EventKind, UserRow, UserStatus } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { recorded } from '../events/record.ts';
+import { revokeLost } from '../teams/lost-rights.ts';
 import {
   insertMember,
   lockMembers,
   lockPermission,
   lockTeamReference,
-  revokeInvitationsBy,
-  revokeKeysBeyond,
 } from '../teams/membership.ts';
 import { type AccountParts, type User, userOf } from './accounts.ts';
 import { insertLink, type PasswordLink } from './password-links.ts';
@@ -163,14 +162,13 @@ async function revokeWhatIsLost(
   if (status === 'active') {
     // No role has more, but for what operators have.
     const keep = permissionsOf({ role: 'owner', isAdmin });
-    await revokeKeysBeyond(transaction, { userId: id, keep, actor });
+    await revokeLost(transaction, { userId: id, keep, actor });
     if (isAdmin) return;
     const lost = { userId: id, teamId: PLATFORM_TEAM_ID, keep: new Set<Permission>(), actor };
-    await revokeKeysBeyond(transaction, lost);
+    await revokeLost(transaction, lost);
     return;
   }
   await endSessions(transaction, id);
   await transaction.deleteFrom('password_links').where('user_id', '=', id).execute();
-  await revokeInvitationsBy(transaction, id);
-  await revokeKeysBeyond(transaction, { userId: id, keep: new Set(), actor });
+  await revokeLost(transaction, { userId: id, keep: new Set(), actor });
 }

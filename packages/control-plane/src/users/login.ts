@@ -60,6 +60,9 @@ export class LoginService {
       .where('email', '=', email)
       .executeTakeFirst();
     const isValid = await verifyPassword(password, row?.password_hash);
+    if (row === undefined || !isValid || row.status !== 'active') {
+      this.#record('user.login', email, client);
+    }
     if (row === undefined || !isValid) throw wrongCredentials();
     await limiter.forgive(attempts);
     return this.#begin(row, client);
@@ -100,25 +103,40 @@ export class LoginService {
     });
   }
 
-  /** Not awaited, so that the response takes as long if there is no such account. */
+  /** Records a lock, once in its window. */
   #recordLock(email: string, client: Client, { isFirst, attempt }: Refusal): void {
     if (!isFirst || attempt.limit === clientAttempt(client).limit) return;
+    this.#record('user.lock', email, client);
+  }
+
+  /**
+   * Records what failed. Not awaited, so that the response takes as long if there is no such
+   * account. That of an unknown account does not have its address, which may be a password that
+   * was typed into the wrong field.
+   */
+  #record(kind: 'user.login' | 'user.lock', email: string, { address }: Client): void {
     const record = recorded(this.#parts, async (transaction) => {
       const user = await transaction
         .selectFrom('users')
-        .select(['id', 'is_admin', 'email'])
+        .select(['id', 'is_admin'])
         .where('email', '=', email)
         .executeTakeFirst();
-      if (user === undefined) return;
-      const teamId = (await defaultTeam(transaction, user)) ?? PLATFORM_TEAM_ID;
-      const metadata = client.address === undefined ? {} : { address: client.address };
+      if (user === undefined && kind === 'user.lock') return;
+      const team = user === undefined ? null : await defaultTeam(transaction, user);
       await appendEvents(transaction, [
-        { kind: 'user.lock', resource: user.id, teamId, actor: SYSTEM, status: 'error', metadata },
+        {
+          kind,
+          resource: user?.id ?? 'unknown',
+          teamId: team ?? PLATFORM_TEAM_ID,
+          actor: SYSTEM,
+          status: 'error',
+          metadata: address === undefined ? {} : { address },
+        },
       ]);
     });
     record.catch((reason: unknown) => {
       const err = TorporError.from(reason);
-      this.#parts.logger.warn({ err }, 'Could not record that an account was locked');
+      this.#parts.logger.warn({ err }, 'Could not record a failed login');
     });
   }
 }

@@ -8,7 +8,7 @@ import { hashToken } from '../auth/tokens.ts';
 import type { Database, UserRow } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { recorded } from '../events/record.ts';
-import { revokeInvitationsBy, revokeKeysBeyond } from '../teams/membership.ts';
+import { revokeLost } from '../teams/lost-rights.ts';
 import {
   type AccountParts,
   actorOf,
@@ -53,7 +53,7 @@ export class ProfileService {
     });
   }
 
-  /** Ends all other sessions of the user. Throws `forbidden` for a wrong password, `rate_limited`. */
+  /** Ends all other sessions of the user, and a link that sets the password. Throws `forbidden` for a wrong password, `rate_limited`. */
   async changePassword(
     principal: Principal,
     { current, next }: PasswordChange,
@@ -66,6 +66,9 @@ export class ProfileService {
     const isAllowed =
       row.password_hash === null || (await verifyPassword(current ?? '', row.password_hash));
     if (!isAllowed) {
+      await recorded(this.#parts, (transaction) =>
+        appendUserEvent(transaction, 'user.change_password', principal, {}, 'error'),
+      );
       throw new TorporError('forbidden', 'The current password is wrong.');
     }
     await this.#parts.limiter.forgive(attempts);
@@ -82,6 +85,7 @@ export class ProfileService {
         throw new TorporError('conflict', 'The password was changed in the meantime.');
       }
       await endSessions(transaction, id, sessionId);
+      await transaction.deleteFrom('password_links').where('user_id', '=', id).execute();
       await appendUserEvent(transaction, 'user.change_password', principal);
     });
   }
@@ -142,8 +146,7 @@ export class ProfileService {
       await assertOwnsNoTeam(transaction, id);
       await appendUserEvent(transaction, 'user.delete', principal, { email });
       const { actor } = principal;
-      await revokeInvitationsBy(transaction, id);
-      await revokeKeysBeyond(transaction, { userId: id, keep: new Set(), actor });
+      await revokeLost(transaction, { userId: id, keep: new Set(), actor });
       await transaction.deleteFrom('users').where('id', '=', id).execute();
     });
   }

@@ -231,6 +231,14 @@ describe('links that set a password', () => {
     await logIn(server, person.email, 'from the link');
   });
 
+  test('end when the user changes the password', async () => {
+    const person = await newUser(server, 'changes@example.com');
+    const link = await ada.json<rest.OneTimeLink>('POST', `/v1/users/${person.id}/password-link`);
+    const change = { current_password: PASSWORD, new_password: `${PASSWORD}!` };
+    expect((await person.call('POST', '/v1/me/password', change)).status).toBe(204);
+    expect((await set(tokenOf(link))).status).toBe(404);
+  });
+
   test('are for operators to make', async () => {
     const person = await newUser(server, 'plain@example.com');
     for (const [method, path] of [
@@ -341,6 +349,35 @@ test('an API key has no sessions and no account', async () => {
     api_key: { name: 'local' },
     team: { name: 'Default' },
   });
+});
+
+test('failed logins are in the audit log, those of unknown accounts in that of the platform', async () => {
+  const logins =
+    (headers: Record<string, string> = {}) =>
+    async (): Promise<rest.AuditEntry[]> => {
+      const path = '/v1/audit-logs?status=error&resource_type=user';
+      const response = await ada.call('GET', path, undefined, headers);
+      return ((await response.json()) as rest.AuditPage).items;
+    };
+  const ofTeam = logins();
+  const ofPlatform = logins({ 'x-team-id': 'tm00000000000000000000' });
+  const before = [(await ofTeam()).length, (await ofPlatform()).length];
+  await login({ email: ada.email, password: 'wrong password' });
+  await login({ email: 'secret-in-the-wrong-field@example.com', password: PASSWORD });
+  const change = { current_password: 'wrong password', new_password: 'another password' };
+  expect((await ada.call('POST', '/v1/me/password', change)).status).toBe(403);
+  await until(async () => (await ofTeam()).length >= (before[0] ?? 0) + 2);
+  await until(async () => (await ofPlatform()).length > (before[1] ?? 0));
+  const known = (await ofTeam()).slice(0, 2);
+  expect(new Set(known.map(({ action }) => action))).toEqual(new Set(['login', 'change_password']));
+  for (const entry of known) expect(entry).toMatchObject({ resource_id: ada.id, scope: 'admin' });
+  expect((await ofPlatform())[0]).toMatchObject({
+    action: 'login',
+    resource_id: 'unknown',
+    actor_type: 'system',
+    metadata: { address: '127.0.0.1' },
+  });
+  expect(JSON.stringify(await ofPlatform())).not.toContain('wrong-field');
 });
 
 test('logins are in the audit log of the team, for admins, and no secret is in the log of the server', async () => {

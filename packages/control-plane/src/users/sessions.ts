@@ -3,7 +3,7 @@ import type { Transaction } from 'kysely';
 import { NO_TEAM, type Principal, requireUser } from '../auth/principal.ts';
 import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 import { SESSION_COLUMNS, type Session } from '../auth/sessions.ts';
-import type { Database, EventKind } from '../database/schema.ts';
+import type { Database, EventKind, OperationStatus } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type RecordingParts, recorded } from '../events/record.ts';
 
@@ -69,6 +69,7 @@ export async function appendUserEvent(
   kind: EventKind,
   principal: Principal,
   metadata: Readonly<Record<string, string>> = {},
+  status: OperationStatus = 'success',
 ): Promise<void> {
   const { id } = requireUser(principal);
   await appendEvents(transaction, [
@@ -77,7 +78,7 @@ export async function appendUserEvent(
       resource: id,
       teamId: recordingTeam(principal),
       actor: principal.actor,
-      status: 'success',
+      status,
       metadata,
     },
   ]);

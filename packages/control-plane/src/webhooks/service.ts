@@ -15,6 +15,7 @@ import type {
 import { appendEvents, type OutboxEvent } from '../events/outbox.ts';
 import { requireReadable } from '../events/scope.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
+import { lockPermission } from '../teams/membership.ts';
 import type { Quotas } from '../teams/quotas.ts';
 import { newWebhookSecret } from './message.ts';
 import { type Attempt, SECRET_PURPOSE, type WebhookSender } from './sender.ts';
@@ -84,6 +85,7 @@ export class WebhookService {
           url: secrets.seal(SECRET_PURPOSE, url.href),
           secret: secrets.seal(SECRET_PURPOSE, secret),
           event_types: [...request.eventTypes],
+          user_id: principal.onBehalfOf ?? null,
         })
         .returningAll()
         .executeTakeFirstOrThrow();
@@ -130,6 +132,7 @@ export class WebhookService {
           url: sealed,
           event_types: eventTypes === undefined ? undefined : [...eventTypes],
           enabled,
+          user_id: principal.onBehalfOf ?? null,
           updated_at: new Date(),
         })
         .where('id', '=', id)
@@ -232,6 +235,7 @@ export class WebhookService {
     const row = await db
       .transaction()
       .execute(async (transaction) => {
+        await lockPermission(transaction, principal, 'webhooks.write');
         const written = await write(transaction);
         // Also of one that another caller has given its events: its address may have been changed.
         if (kind !== 'webhook.delete') requireReadable(principal, written.event_types);

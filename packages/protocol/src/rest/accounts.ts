@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { PERMISSION_NAMES } from '../permissions.ts';
+import { displayNameSchema } from './common.ts';
 
 export const TEAM_ROLES = ['owner', 'admin', 'member'] as const;
 
@@ -20,11 +21,7 @@ export const emailSchema = z
   .pipe(z.email('must have the form name@example.com'))
   .meta({ example: 'ada@example.com' });
 
-const nameSchema = z
-  .string()
-  .trim()
-  .regex(/^[^\p{Cc}]{1,100}$/u, 'must be 1 to 100 characters without control characters')
-  .meta({ example: 'Ada Lovelace' });
+const nameSchema = z.string().trim().pipe(displayNameSchema(100)).meta({ example: 'Ada Lovelace' });
 
 const newPasswordSchema = z
   .string()

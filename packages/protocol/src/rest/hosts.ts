@@ -1,13 +1,11 @@
 import { z } from 'zod';
+import { displayNameSchema } from './common.ts';
 
 const HOST_TYPES = ['regular', 'team'] as const;
 const HOST_STATUSES = ['pending', 'online', 'unreachable'] as const;
 const MAX_TAGS = 64;
 
-const nameSchema = z
-  .string()
-  .regex(/^[^\p{Cc}]{1,64}$/u, 'must be 1 to 64 characters without control characters')
-  .meta({ example: 'rack-3' });
+const nameSchema = displayNameSchema(64).meta({ example: 'rack-3' });
 
 const hostTagSchema = z
   .string()

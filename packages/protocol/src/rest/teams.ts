@@ -1,11 +1,8 @@
 import { z } from 'zod';
 import { emailSchema, oneTimeLinkSchema, roleSchema } from './accounts.ts';
+import { displayNameSchema } from './common.ts';
 
-const teamNameSchema = z
-  .string()
-  .trim()
-  .regex(/^[^\p{Cc}]{1,128}$/u, 'must be 1 to 128 characters without control characters')
-  .meta({ example: 'Research' });
+const teamNameSchema = z.string().trim().pipe(displayNameSchema(128)).meta({ example: 'Research' });
 
 export const createTeamSchema = z.strictObject({ name: teamNameSchema }).meta({ id: 'CreateTeam' });
 

@@ -11,6 +11,7 @@ import { idempotencyAndQuotas } from './0011-idempotency-and-quotas.ts';
 import { hosts } from './0012-hosts.ts';
 import { accounts } from './0013-accounts.ts';
 import { signInAndMail } from './0018-sign-in-and-mail.ts';
+import { responsibleUsers } from './0019-responsible-users.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -26,4 +27,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0012-hosts': hosts,
   '0013-accounts': accounts,
   '0018-sign-in-and-mail': signInAndMail,
+  '0019-responsible-users': responsibleUsers,
 };

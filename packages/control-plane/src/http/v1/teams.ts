@@ -96,7 +96,9 @@ const REMOVE_MEMBER = defineEndpoint({
   path: '/v1/teams/{team_id}/members/{user_id}',
   operationId: 'removeMember',
   access: 'team.write',
-  summary: 'Remove a member, with the API keys that the member made',
+  summary: 'Remove a member, with what the member made',
+  description:
+    'API keys, invitations and tokens of hosts are revoked; webhooks are disabled until another admin enables them.',
   tag: TAG,
   params: memberParams,
   responses: { 204: { description: 'The member has lost access.' } },
