@@ -2,6 +2,7 @@
 import { logRequestIds } from '@torpor/protocol';
 import { Torpor } from '@torpor/sdk';
 import { startTracing, type Tracing } from '@torpor/telemetry';
+import { cli } from '@torpor/testkit/cli';
 import { type CollectedSpan, Collector } from '@torpor/testkit/collector';
 import { recordingLogger } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -174,6 +175,31 @@ test('the SDK continues the trace that it is given, on requests and streams', as
       '          agent.remove',
     ]),
   );
+});
+
+test('a command continues the trace of the variable TRACEPARENT', async () => {
+  const id = '44444444444444444444444444444444';
+  const env = { TORPOR_API_URL: stack.apiUrl, TORPOR_API_KEY: stack.apiKey };
+  const traceparent = `00-${id}-${CALLER}-01`;
+  expect((await cli(['ls'], { env: { ...env, TRACEPARENT: traceparent } })).exitCode).toBe(0);
+  expect(tree(await traceWith(id, 'GET /v1/sandboxes'), CALLER)).toEqual(['GET /v1/sandboxes']);
+  const unusable = { ...env, TRACEPARENT: 'a\nb', TRACESTATE: 'a\nb' };
+  expect((await cli(['ls'], { env: unusable })).exitCode).toBe(0);
+});
+
+test('the end of a sandbox that was not used is a trace of the agent', async () => {
+  const { id } = (await (
+    await request('/v1/sandboxes', {
+      method: 'POST',
+      body: JSON.stringify({ timeout_sec: 1 }),
+    })
+  ).json()) as { id: string };
+  const reaped = () =>
+    collector.spans.filter(
+      ({ name, attributes }) => name === 'agent.reap' && attributes['torpor.sandbox.id'] === id,
+    );
+  await stack.reapAfter(1000);
+  await expect.poll(() => reaped().map(({ scope }) => scope)).toContain('torpor.agent');
 });
 
 test('a request that fails names the code, and its operation how it was settled', async () => {

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRouterTransport } from '@connectrpc/connect';
-import { agentRoutes, destroyAll, SandboxRegistry } from '@torpor/agent/testing';
+import { agentRoutes, destroyAll, reapIdle, SandboxRegistry } from '@torpor/agent/testing';
 import { ControlPlane } from '@torpor/control-plane';
 import { FORWARDING_TRACER } from '@torpor/protocol';
 import type { Tracing } from '@torpor/telemetry';
@@ -18,6 +18,8 @@ export interface HostStack extends AsyncDisposable {
   readonly dataDir: string;
   readonly apiUrl: string;
   readonly apiKey: string;
+  /** Has the agent look for idle sandboxes when nothing was used for so long. */
+  reapAfter(idleMs: number): Promise<void>;
 }
 
 export interface HostStackOptions {
@@ -71,6 +73,10 @@ export async function startHostStack(
     dataDir,
     apiUrl: controlPlane.url,
     apiKey: controlPlane.apiKey,
+    reapAfter: (idleMs) => {
+      host.clock += idleMs;
+      return reapIdle(registry);
+    },
     [Symbol.asyncDispose]: () => moved.disposeAsync(),
   };
 }

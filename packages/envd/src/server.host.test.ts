@@ -105,6 +105,17 @@ describe('the routes', () => {
     expect((await call(open, path)).ok).toBe(true);
   });
 
+  it('say how long a response took to begin, if the request is traced', async () => {
+    const traceparent = `00-${'1'.repeat(32)}-${'2'.repeat(16)}-01`;
+    const timing = async (path: string, init: RequestInit) =>
+      (await call(open, path, init)).headers.get('server-timing');
+    for (const path of ['/process.Process/List', '/no/such/path']) {
+      expect(await timing(path, list())).toBeNull();
+      expect(await timing(path, list({ traceparent }))).toMatch(/^envd;dur=\d+\.\d$/);
+    }
+    expect(await timing('/metrics', { headers: { traceparent } })).toMatch(/^envd;dur=/);
+  });
+
   it('refuse a malformed message', async () => {
     const init = { ...list(), body: '{"process": 17' };
     const response = await call(open, '/process.Process/SendSignal', init);

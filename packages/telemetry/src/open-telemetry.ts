@@ -13,6 +13,8 @@ import { createSampler } from './sampler.ts';
 import { OpenTelemetryTracer } from './spans.ts';
 
 const CLOSE_TIMEOUT_MS = 5_000;
+/** More than every id and route; that of a request is the client's. */
+const MAX_ATTRIBUTE_LENGTH = 256;
 
 export class OpenTelemetry implements Tracing {
   readonly #provider: TracerProvider;
@@ -34,6 +36,7 @@ export class OpenTelemetry implements Tracing {
     const provider = new TracerProvider({
       resource: resourceOf(options),
       sampler: createSampler(settings, logger),
+      spanLimits: { attributeValueLengthLimit: MAX_ATTRIBUTE_LENGTH },
       spanProcessors: [
         new BatchSpanProcessor({
           exporter,

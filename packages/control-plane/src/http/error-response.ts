@@ -6,10 +6,14 @@ import { errorBody } from '../errors/public-error.ts';
 
 /** The HTTP response for anything that was thrown. */
 export function errorResponse(c: Context, reason: unknown): Response {
-  const error =
-    reason instanceof HTTPException ? fromHttpException(reason) : TorporError.from(reason);
+  const error = errorOf(reason);
   if (error.retryAfterSec !== undefined) c.header('Retry-After', String(error.retryAfterSec));
   return c.json(errorBody(error), error.httpStatus as ContentfulStatusCode);
+}
+
+/** Anything that was thrown, as the response has it. */
+export function errorOf(reason: unknown): TorporError {
+  return reason instanceof HTTPException ? fromHttpException(reason) : TorporError.from(reason);
 }
 
 function fromHttpException(reason: HTTPException): TorporError {

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import {
   currentSpan,
   endAfter,
+  isId,
   parseRequestId,
   REQUEST_ID_HEADER,
   rest,
@@ -179,7 +180,7 @@ function traceStream({ stream: { route, sandboxId } }: Admission): void {
   span?.set({
     'http.route': route,
     'http.response.status_code': 101,
-    'torpor.sandbox.id': sandboxId,
+    'torpor.sandbox.id': isId('sandbox', sandboxId) ? sandboxId : undefined,
   });
 }
 

@@ -1,12 +1,7 @@
-import {
-  currentRequestId,
-  runInSpan,
-  TorporError,
-  type Tracer,
-  traceHeadersOf,
-} from '@torpor/protocol';
+import { currentRequestId, isId, runInSpan, type Tracer, traceHeadersOf } from '@torpor/protocol';
 import type { MiddlewareHandler } from 'hono';
 import type { AppEnvironment } from '../environment.ts';
+import { errorOf } from '../error-response.ts';
 
 const SANDBOX_ROUTE = '/v1/sandboxes/{id}';
 
@@ -26,17 +21,22 @@ export function trace(tracer: Tracer): MiddlewareHandler<AppEnvironment> {
     await runInSpan(span, next);
     const route = c.get('route');
     const { status } = c.res;
-    const error = c.error === undefined ? undefined : TorporError.from(c.error);
+    const error = c.error === undefined ? undefined : errorOf(c.error);
     if (route !== undefined) span.rename(`${method} ${route}`);
     span.set({
       'http.route': route,
       'http.response.status_code': status,
       'error.type': error?.code,
       'torpor.team.id': c.get('principal')?.teamId || undefined,
-      ...(route?.startsWith(SANDBOX_ROUTE)
-        ? { 'torpor.sandbox.id': c.req.path.split('/')[3] }
-        : {}),
+      'torpor.sandbox.id': sandboxOf(route, c.req.path),
     });
     span.end(status < 500 ? undefined : (error ?? new Error(`HTTP ${status}`)));
   };
+}
+
+/** Undefined for what is no id: it may be anything. */
+function sandboxOf(route: string | undefined, path: string): string | undefined {
+  if (!route?.startsWith(SANDBOX_ROUTE)) return undefined;
+  const [, , , id = ''] = path.split('/');
+  return isId('sandbox', id) ? id : undefined;
 }
