@@ -69,6 +69,11 @@ export { type InviteOptions, Teams } from './teams.ts';
 export { Torpor, type UsageOptions } from './torpor.ts';
 export { type CreateUserOptions, type UserChanges, Users } from './users.ts';
 export {
+  type ReceivedWebhook,
+  type VerifyWebhookOptions,
+  verifyWebhook,
+} from './verify-webhook.ts';
+export {
   type ListDeliveriesOptions,
   type WebhookChanges,
   type WebhookSettings,

@@ -158,16 +158,17 @@ test('the server restarts, and the follower continues where it was', async () =>
   expect(ids).toEqual((await all(torpor)).map((event) => event.id));
 });
 
-test('events that are no longer kept are an error, with where to go on', async () => {
+test('events that are no longer kept are an error, with where to go on; 0 begins with the oldest', async () => {
   await using torpor = clientOf(first);
-  const [oldest] = await all(torpor);
-  await fleet.database.query('delete from outbox where position <= $1', [oldest?.id]);
-  await expect(all(torpor)).rejects.toMatchObject({
+  const [removed, lastRemoved] = await all(torpor);
+  await fleet.database.query('delete from outbox where position <= $1', [lastRemoved?.id]);
+  await expect(all(torpor, { after: removed?.id })).rejects.toMatchObject({
     code: 'not_found',
-    remedy: expect.stringContaining(`after ${oldest?.id}.`),
+    remedy: expect.stringContaining(`after ${lastRemoved?.id}.`),
   });
-  const from = await all(torpor, { after: oldest?.id });
+  const from = await all(torpor, { after: lastRemoved?.id });
   expect(from.length).toBeGreaterThan(0);
+  expect(await all(torpor, { after: '0' })).toEqual(from);
 });
 
 test.each([

@@ -81,7 +81,8 @@ export class EventFeed {
   ): AsyncGenerator<FeedItem, void> {
     const signal = AbortSignal.any([options.signal, this.#closing.signal]);
     const oldest = await this.#oldest(newest);
-    if (after + 1n < oldest) yield { gap: { oldest } };
+    // Who begins with 0 asks for what there is.
+    if (after > 0n && after + 1n < oldest) yield { gap: { oldest } };
     yield { position: after };
     let position = after;
     let last = newest;

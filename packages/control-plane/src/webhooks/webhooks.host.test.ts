@@ -4,6 +4,7 @@ import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { rest } from '@torpor/protocol';
+import { verifyWebhook } from '@torpor/sdk';
 import { errorOf, Fleet, type Member, until } from '@torpor/testkit/control-plane';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 
@@ -105,6 +106,7 @@ test('an event is sent with a signature of the Standard Webhooks specification',
   const expected = createHmac('sha256', key).update(signed).digest('base64');
   expect(headers['webhook-signature']).toBe(`v1,${expected}`);
   expect(Math.abs(Date.now() / 1000 - Number(headers['webhook-timestamp']))).toBeLessThan(60);
+  expect(verifyWebhook({ headers, body }, secret)).toEqual(receiver.events()[0]);
   expect(receiver.events()).toMatchObject([
     { id: headers['webhook-id'], type: 'sandbox.create', resource: { id: sandbox.id } },
   ]);

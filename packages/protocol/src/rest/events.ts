@@ -51,7 +51,7 @@ export const eventIdSchema = z.string().regex(/^\d{1,18}$/, 'must be the id of a
 export const followEventsQuerySchema = z.strictObject({
   after: eventIdSchema.optional().meta({
     description:
-      'The last event that the reader has; the header `Last-Event-ID` outweighs it. If omitted, only new events are sent.',
+      'The last event that the reader has, or 0 to begin with the oldest that is kept; the header `Last-Event-ID` outweighs it. If omitted, only new events are sent.',
   }),
   type: eventPatternSchema.optional(),
   resource_id: z.string().max(128).optional(),
