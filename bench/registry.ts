@@ -8,6 +8,8 @@ import { idleMemory } from './idle-memory/idle-memory.ts';
 import { lifecycle } from './lifecycle/lifecycle.ts';
 import { pageFaults } from './page-faults/page-faults.ts';
 import { restore } from './restore/restore.ts';
+import { fleet } from './scale/fleet.ts';
+import { history } from './scale/history.ts';
 
 /** All benchmarks, in the order of the report. */
 export const BENCHMARKS: readonly Benchmark[] = [
@@ -20,4 +22,6 @@ export const BENCHMARKS: readonly Benchmark[] = [
   restore,
   forks,
   cliStart,
+  history,
+  fleet,
 ];

@@ -8,7 +8,7 @@ export interface SeriesSpec {
   readonly unit: Unit;
 }
 
-export type Unit = 'ms' | 'µs' | 'MiB/s' | 'MiB' | 'ratio' | 'count';
+export type Unit = 'ms' | 'µs' | 'MiB/s' | 'MiB' | 'ratio' | 'count' | '1/s';
 
 /** A ratio of two series that were measured in the same rounds. */
 export interface Comparison {

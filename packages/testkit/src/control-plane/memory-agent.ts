@@ -23,6 +23,9 @@ import { MemoryPrograms } from './memory-programs.ts';
 type Info = hostAgent.SandboxInfo;
 type Methods = ServiceImpl<typeof hostAgent.HostAgentService>;
 
+/** Of the watch stream; as often as the real agent sends one at least. */
+const KEEP_ALIVE_MS = 15_000;
+
 export class MemoryAgent implements AsyncDisposable {
   /** Names of the calls that were received, in order. */
   readonly calls: string[] = [];
@@ -38,7 +41,7 @@ export class MemoryAgent implements AsyncDisposable {
   readonly root: string;
   readonly programs: MemoryPrograms;
   readonly files: MemoryFiles;
-  readonly #watchers = new Set<Feed<Info>>();
+  readonly #watchers = new Set<Feed<Info | undefined>>();
   /** Awaited by every create, so that a test can block it. */
   createGate: Promise<void> = Promise.resolve();
   /** Awaited by every destroy. */
@@ -259,17 +262,22 @@ export class MemoryAgent implements AsyncDisposable {
         { signal }: { signal: AbortSignal },
       ) {
         this.#enter('watchSandboxes');
-        const feed = new Feed<Info>();
+        const feed = new Feed<Info | undefined>();
         this.#watchers.add(feed);
+        const keepAlive = setInterval(() => feed.push(undefined), KEEP_ALIVE_MS);
         signal.addEventListener('abort', () => feed.end());
         try {
           for (const info of this.sandboxes.values()) {
             yield { event: { case: 'sandbox' as const, value: { ...info } } };
           }
           yield { event: { case: 'synchronised' as const, value: {} } };
-          for await (const info of feed) yield { event: { case: 'sandbox' as const, value: info } };
+          for await (const info of feed) {
+            if (info === undefined) yield { event: { case: 'keepalive' as const, value: {} } };
+            else yield { event: { case: 'sandbox' as const, value: info } };
+          }
           if (this.down !== undefined) throw this.down.toConnectError();
         } finally {
+          clearInterval(keepAlive);
           this.#watchers.delete(feed);
         }
       }.bind(this),
