@@ -74,6 +74,8 @@ export class OutboxDelivery implements AsyncDisposable {
   }
 
   async #deliverBatch(): Promise<number> {
+    // Most polls find nothing: they must not write, as taking the turn does.
+    if (!(await this.#hasUndelivered())) return 0;
     return this.#parts.db.transaction().execute(async (transaction) => {
       const head = await takeTurn(transaction);
       const appended = await transaction
@@ -93,6 +95,16 @@ export class OutboxDelivery implements AsyncDisposable {
       await markDelivered(transaction, events);
       return events.length;
     });
+  }
+
+  async #hasUndelivered(): Promise<boolean> {
+    const row = await this.#parts.db
+      .selectFrom('outbox')
+      .select('id')
+      .where('delivered_at', 'is', null)
+      .limit(1)
+      .executeTakeFirst();
+    return row !== undefined;
   }
 
   /** Waits until there are new events, or until the next poll for those of other control planes. */

@@ -206,6 +206,8 @@ export class SandboxRepository {
       .selectAll()
       .where('team_id', '=', filter.teamId)
       .where('state', 'in', filter.states);
+    // Lets the indexes be used that have no destroyed sandboxes.
+    if (!filter.states.includes('stopped')) query = query.where('state', '<>', 'stopped');
     if (filter.template !== undefined) query = query.where('template', '=', filter.template);
     if (Object.keys(filter.metadata).length > 0) {
       query = query.where(sql<boolean>`metadata @> ${JSON.stringify(filter.metadata)}::jsonb`);
