@@ -1,5 +1,6 @@
-import { newId } from '@torpor/protocol';
+import { logRequestIds, newId, runAsRequest } from '@torpor/protocol';
 import { request as plainRequest, StubHost, type StubVm } from '@torpor/testkit/agent';
+import { recordingLogger } from '@torpor/testkit/control-plane';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { readRecord, type SandboxRecord } from '../registry/record.ts';
@@ -54,6 +55,22 @@ async function stateOf(
 async function onDisk(id: string): Promise<string | undefined> {
   return (await readRecord(host.layout.recordFile(id)))?.state;
 }
+
+test('the exit of a VMM is not logged as a part of the request that started it', async () => {
+  const { logger, text } = recordingLogger();
+  const parts = host.parts({ logger: logRequestIds(logger) });
+  const registry = host.manage(new SandboxRegistry(parts));
+  const vms: StubVm[] = [];
+  host.driver.afterStart = (vm) => vms.push(vm);
+  const { record } = await runAsRequest('the-create', () => createSandbox(registry, request()));
+  vms[0]?.die();
+  await stateOf(registry, record.id, 'error');
+  const line = text()
+    .split('\n')
+    .find((each) => each.includes('"VMM exited"'));
+  expect(line).toContain(record.id);
+  expect(line).not.toContain('the-create');
+});
 
 describe('creating and destroying', () => {
   test('a sandbox starts, gets its identity, and leaves nothing when destroyed', async () => {
