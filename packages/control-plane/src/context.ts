@@ -15,7 +15,7 @@ import { Authenticator } from './auth/authenticator.ts';
 import type { SecretBox } from './auth/secret-box.ts';
 import { SessionStore } from './auth/sessions.ts';
 import { BuildService } from './builds/service.ts';
-import type { ExecAuditLevel } from './config/index.ts';
+import type { ConfiguredProviders, ExecAuditLevel } from './config/index.ts';
 import type { Database } from './database/schema.ts';
 import { recordInAuditLog } from './events/audit.ts';
 import { AuditLog } from './events/audit-log.ts';
@@ -37,6 +37,9 @@ import type { Api } from './http/endpoint.ts';
 import type { Entrance } from './http/front-door.ts';
 import { routeStream } from './http/v1/streams.ts';
 import { IdempotencyKeys } from './idempotency/keys.ts';
+import { IdentityService } from './identities/identities.ts';
+import { ProviderLogin } from './identities/provider-login.ts';
+import { Providers } from './identities/providers.ts';
 import { noticesTo } from './mail/notices.ts';
 import { MailQueue } from './mail/queue.ts';
 import type { MailSettings } from './mail/transport.ts';
@@ -58,6 +61,7 @@ import { NAME_PREFIX } from './templates/parts.ts';
 import { nameRecovery } from './templates/recovery.ts';
 import { TemplateRepository } from './templates/repository.ts';
 import { TemplateService } from './templates/service.ts';
+import { DeviceLoginService } from './users/device-login.ts';
 import { UserDirectory } from './users/directory.ts';
 import { LoginService } from './users/login.ts';
 import { PasswordResets } from './users/password-reset.ts';
@@ -92,6 +96,10 @@ export interface ContextOptions {
   readonly web: WebSettings;
   /** Whether everyone may sign up, and not only those who are invited. */
   readonly signUpOpen: boolean;
+  /** Services that users can log in with; they need `web.publicUrl`. */
+  readonly providers: ConfiguredProviders;
+  /** Whose verified email addresses may sign up with those even if `signUpOpen` is false. */
+  readonly signUpDomains: readonly string[];
   /** Where mail goes, which links to `web.publicUrl`; none is sent if undefined. */
   readonly mail: MailSettings | undefined;
 }
@@ -138,6 +146,7 @@ export function createContext(options: ContextOptions) {
   const authenticator = new Authenticator(new ApiKeyStore(db), new SessionStore(db));
   const accessWatch = new AccessWatch(db, logger);
   const limiter = new AttemptLimiter(db);
+  const providers = new Providers(options.providers);
   const accounts = { db, onEvents, limiter, mail, signUpOpen, logger };
   const services = {
     web,
@@ -149,6 +158,17 @@ export function createContext(options: ContextOptions) {
     sessions: new SessionService(accounts),
     profiles: new ProfileService(accounts),
     passwordResets: new PasswordResets(accounts),
+    providers,
+    providerLogin: new ProviderLogin({
+      ...accounts,
+      providers,
+      secrets,
+      publicUrl: web.publicUrl,
+      signUpDomains: options.signUpDomains,
+    }),
+    identities: new IdentityService(accounts),
+    deviceLogins: new DeviceLoginService(accounts),
+    signUpOpen,
     directory: new UserDirectory(accounts),
     teams: new TeamService(accounts),
     members: new MemberService(accounts),

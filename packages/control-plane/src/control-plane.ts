@@ -5,7 +5,12 @@ import { type QuotaLimits, TorporError, type Tracer } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { SecretBox } from './auth/secret-box.ts';
-import { DEFAULT_QUOTAS, type ExecAuditLevel, SETTINGS } from './config/index.ts';
+import {
+  type ConfiguredProviders,
+  DEFAULT_QUOTAS,
+  type ExecAuditLevel,
+  SETTINGS,
+} from './config/index.ts';
 import { apiEntrance, type Context, createContext } from './context.ts';
 import { publishApiFile, withdrawApiFile } from './data-directory/api-file.ts';
 import { openDatabase } from './database/database.ts';
@@ -62,6 +67,10 @@ export interface ControlPlaneOptions {
   readonly signUpOpen?: boolean;
   /** What the audit log has of programs that are started in sandboxes; their names if omitted. */
   readonly auditExec?: ExecAuditLevel | undefined;
+  /** Services that users can log in with; need `publicUrl`. None if omitted. */
+  readonly providers?: ConfiguredProviders;
+  /** Whose verified email addresses may sign up with those even if `signUpOpen` is false. */
+  readonly signUpDomains?: readonly string[];
   /** The mail server; needs `publicUrl`, to which mail links. None is sent if omitted. */
   readonly mail?: MailSettings | undefined;
   /** How soon mail is sent, and again; for tests. */
@@ -124,6 +133,7 @@ export class ControlPlane implements AsyncDisposable {
     const { dataDir, logger } = options;
     await using resources = new AsyncDisposableStack();
     await mkdir(dataDir, { recursive: true, mode: 0o711 });
+    assertPublicUrl(options);
     const db = await connectDatabase(options, resources);
     const { apiKey, teamId } = await ensureLocalCredentials(db, dataDir, logger);
     const hostId =
@@ -140,6 +150,8 @@ export class ControlPlane implements AsyncDisposable {
       web: { publicUrl: options.publicUrl, trustedProxies: options.trustedProxies ?? [] },
       signUpOpen: options.signUpOpen ?? false,
       mail: options.mail,
+      providers: options.providers ?? {},
+      signUpDomains: options.signUpDomains ?? [],
       quotas: options.quotas ?? DEFAULT_QUOTAS,
     });
     await startWork(context, options, resources);
@@ -230,15 +242,19 @@ async function startWork(
   resources.use(startCredentialExpiry({ db: parts.db, limiter, logger }));
 }
 
+/** Throws `host_setup`. */
+function assertPublicUrl({ mail, providers = {}, publicUrl }: ControlPlaneOptions): void {
+  const isNeeded = mail !== undefined || Object.keys(providers).length > 0;
+  if (!isNeeded || publicUrl !== undefined) return;
+  throw new TorporError('host_setup', 'Mail and logins with providers need public_url.');
+}
+
 function startMail(
   { parts: { db, logger }, mail: queue, passwordResets }: Context,
   { mail, mailTiming, publicUrl }: ControlPlaneOptions,
   resources: AsyncDisposableStack,
 ): void {
-  if (mail === undefined) return;
-  if (publicUrl === undefined) {
-    throw new TorporError('host_setup', 'Mail needs the public URL of the server, for its links.');
-  }
+  if (mail === undefined || publicUrl === undefined) return;
   const transport = new MailTransport(mail);
   const resetToken = (email: string) => passwordResets.createToken(email);
   const sent = { db, queue, transport, resetToken, publicUrl, logger };

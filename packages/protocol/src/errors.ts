@@ -173,6 +173,13 @@ export const ERRORS = {
       'Start the host agent again (`torpor up` includes one); its sandboxes keep running until then.',
     retryAfterSec: 5,
   },
+  provider_unavailable: {
+    http: 502,
+    connect: 'Unavailable',
+    meaning: 'the service that a user logs in with does not respond as it should',
+    remedy: 'Log in again in a while, or with a password.',
+    retryAfterSec: 10,
+  },
   database_unavailable: {
     http: 503,
     connect: 'Unavailable',

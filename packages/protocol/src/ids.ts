@@ -8,6 +8,7 @@ export const ID_PREFIXES = {
   apiKey: 'key',
   session: 'ses',
   invitation: 'inv',
+  identity: 'idn',
   host: 'ho',
   template: 'tpl',
   webhook: 'wh',

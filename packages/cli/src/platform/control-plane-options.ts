@@ -1,5 +1,5 @@
 import type { ControlPlaneOptions } from '@torpor/control-plane';
-import { type Config, mailOf, parseQuotas } from '@torpor/control-plane/config';
+import { type Config, mailOf, parseQuotas, providersOf } from '@torpor/control-plane/config';
 import type { Tracing } from '@torpor/telemetry';
 import type { Logger } from 'pino';
 
@@ -26,6 +26,8 @@ export function controlPlaneOptions(
     trustedProxies: config.trustedProxies?.split(',') ?? [],
     signUpOpen: config.signUp,
     mail: mailOf(config),
+    providers: providersOf(config),
+    signUpDomains: config.signUpDomains?.split(',') ?? [],
     guestTimeoutMs: config.guestTimeoutMs,
     auditExec: config.auditExec,
     retention: { keepStoppedMs: config.keepStoppedMs, keepAuditMs: config.keepAuditMs },

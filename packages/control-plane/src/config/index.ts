@@ -1,4 +1,4 @@
-export { mailOf, providersOf } from './combined.ts';
+export { type ConfiguredProviders, mailOf, providersOf } from './combined.ts';
 export {
   type Config,
   type ConfigEntry,

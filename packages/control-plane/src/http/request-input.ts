@@ -31,6 +31,25 @@ export async function readJson(request: Request): Promise<unknown> {
   }
 }
 
+/**
+ * Reads the fields of a form (`application/x-www-form-urlencoded`); one that is given several
+ * times is an array. Throws `invalid_request`, `too_large`.
+ */
+export async function readForm(request: Request): Promise<Record<string, unknown>> {
+  const type = request.headers.get('content-type') ?? '';
+  if (!/^application\/x-www-form-urlencoded *(?:;|$)/i.test(type)) {
+    throw new TorporError('invalid_request', 'The body is not a form.');
+  }
+  const fields = new URLSearchParams(new TextDecoder().decode(await readLimited(request)));
+  const names = [...new Set(fields.keys())];
+  return Object.fromEntries(
+    names.map((name) => {
+      const values = fields.getAll(name);
+      return [name, values.length === 1 ? values[0] : values];
+    }),
+  );
+}
+
 async function readLimited(request: Request): Promise<Buffer> {
   const limit = rest.MAX_JSON_BODY_BYTES;
   const tooLarge = () =>

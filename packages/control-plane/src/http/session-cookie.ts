@@ -25,7 +25,24 @@ export function clearedSessionCookie(secure: boolean): string {
 
 /** The token in the cookie of a request. */
 export function tokenInCookie(header: HeaderLookup, secure: boolean): string | undefined {
-  const name = nameOf(secure);
+  return cookieIn(header, nameOf(secure));
+}
+
+/** Ties a login with another service to the browser in which it was begun. */
+export function loginCookie(secret: string, secure: boolean): string {
+  return `${loginNameOf(secure)}=${secret}; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax${secure ? '; Secure' : ''}`;
+}
+
+export function secretInLoginCookie(header: HeaderLookup, secure: boolean): string | undefined {
+  const value = cookieIn(header, loginNameOf(secure));
+  return value !== undefined && /^[\w-]{43}$/.test(value) ? value : undefined;
+}
+
+function loginNameOf(secure: boolean): string {
+  return `${secure ? '__Host-' : ''}torpor_login`;
+}
+
+function cookieIn(header: HeaderLookup, name: string): string | undefined {
   for (const pair of (header('cookie') ?? '').split(';')) {
     const separator = pair.indexOf('=');
     if (pair.slice(0, separator).trim() === name) return pair.slice(separator + 1).trim();

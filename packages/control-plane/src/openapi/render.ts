@@ -28,6 +28,8 @@ export async function renderOpenApi(): Promise<string> {
     signUpOpen: false,
     auditExec: 'off',
     mail: undefined,
+    providers: {},
+    signUpDomains: [],
     quotas: DEFAULT_QUOTAS,
     logger: pino({ level: 'silent' }),
     version,

@@ -17,7 +17,13 @@ export function startCredentialExpiry({ db, limiter, logger }: Parts): AsyncDisp
   const task = { intervalMs: INTERVAL_MS, logger, failure: 'Could not remove expired sessions' };
   return new PeriodicTask(task, async () => {
     const now = new Date();
-    for (const table of ['sessions', 'invitations', 'password_links'] as const) {
+    for (const table of [
+      'sessions',
+      'invitations',
+      'password_links',
+      'oauth_attempts',
+      'device_logins',
+    ] as const) {
       await db.deleteFrom(table).where('expires_at', '<=', now).execute();
     }
     await limiter.removeExpired();

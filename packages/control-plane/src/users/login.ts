@@ -10,18 +10,12 @@ import {
 import { verifyPassword } from '../auth/passwords.ts';
 import { SYSTEM } from '../auth/principal.ts';
 import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
-import { type Client, insertSession } from '../auth/sessions.ts';
+import type { Client } from '../auth/sessions.ts';
 import type { UserTable } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { recorded } from '../events/record.ts';
-import {
-  type AccountParts,
-  actorOf,
-  clientAttempt,
-  defaultTeam,
-  type LoggedIn,
-  userOf,
-} from './accounts.ts';
+import { type AccountParts, clientAttempt, defaultTeam, type LoggedIn } from './accounts.ts';
+import { startSession } from './start-session.ts';
 
 /** An account from one place. Others can still log in to it, so that nobody is locked out by a stranger. */
 const FROM_ONE_CLIENT: AttemptLimit = { name: 'login', attempts: 10, windowMs: 15 * 60_000 };
@@ -79,27 +73,7 @@ export class LoginService {
         .where('password_hash', '=', verified.password_hash)
         .forShare()
         .executeTakeFirstOrThrow(wrongCredentials);
-      if (row.status !== 'active') {
-        throw new TorporError('forbidden', 'This account is disabled.', {
-          remedy: 'Ask the operator of the platform.',
-        });
-      }
-      const teamId = await defaultTeam(transaction, row);
-      const started = await insertSession(transaction, row.id, teamId, client);
-      await appendEvents(transaction, [
-        {
-          kind: 'user.login',
-          resource: row.id,
-          teamId: teamId ?? PLATFORM_TEAM_ID,
-          actor: actorOf(row),
-          status: 'success',
-          metadata: {
-            session: started.session.id,
-            ...(client.address === undefined ? {} : { address: client.address }),
-          },
-        },
-      ]);
-      return { ...started, user: userOf(row) };
+      return startSession(transaction, row, client);
     });
   }
 

@@ -1,14 +1,14 @@
 import { newId, TorporError } from '@torpor/protocol';
 import type { Transaction } from 'kysely';
 import { hashPassword } from '../auth/passwords.ts';
-import { type Client, insertSession } from '../auth/sessions.ts';
+import type { Client } from '../auth/sessions.ts';
 import { isDuplicate } from '../database/duplicate.ts';
 import type { Database, UserRow } from '../database/schema.ts';
-import { appendEvents } from '../events/outbox.ts';
 import { recorded } from '../events/record.ts';
 import { claimInvitation, findValid } from '../teams/invitations.ts';
 import { insertMember, insertTeam } from '../teams/membership.ts';
-import { type AccountParts, actorOf, clientAttempt, type LoggedIn, userOf } from './accounts.ts';
+import { type AccountParts, actorOf, clientAttempt, type LoggedIn } from './accounts.ts';
+import { startFirstSession } from './start-session.ts';
 
 export interface SignUpRequest {
   readonly email: string;
@@ -41,18 +41,7 @@ export class SignUpService {
     return recorded(this.#parts, async (transaction) => {
       const row = await insertUser(transaction, { ...request, passwordHash, isAdmin: false });
       const teamId = await joinFirstTeam(transaction, row, request.invitation);
-      const started = await insertSession(transaction, row.id, teamId, client);
-      await appendEvents(transaction, [
-        {
-          kind: 'user.create',
-          resource: row.id,
-          teamId,
-          actor: actorOf(row),
-          status: 'success',
-          metadata: { email: row.email, session: started.session.id },
-        },
-      ]);
-      return { ...started, user: userOf(row) };
+      return startFirstSession(transaction, row, teamId, client);
     }).catch((reason: unknown) => {
       throw isDuplicate(reason) ? emailTaken() : reason;
     });
@@ -85,7 +74,7 @@ export function insertUser(
 }
 
 /** Returns the id of the team. */
-async function joinFirstTeam(
+export async function joinFirstTeam(
   transaction: Transaction<Database>,
   user: UserRow,
   invitationToken: string | undefined,
@@ -112,7 +101,7 @@ export function emailTaken(): TorporError {
   });
 }
 
-function byInvitationOnly(): TorporError {
+export function byInvitationOnly(): TorporError {
   return new TorporError('forbidden', 'Only those who are invited can sign up here.', {
     remedy: 'Ask an admin of a team for an invitation, or the operator for the setting sign_up.',
   });

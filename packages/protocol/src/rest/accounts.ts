@@ -152,6 +152,84 @@ export const requestResetSchema = z
   .strictObject({ email: emailSchema })
   .meta({ id: 'RequestPasswordReset' });
 
+const providerIdSchema = z.enum(['github', 'oidc']);
+
+/** A path of the server; a URL could lead a user anywhere. */
+const returnToSchema = z
+  .string()
+  .max(2048)
+  .regex(/^\/(?![/\\])[^\\\p{Cc}]*$/u, 'must be a path of this server')
+  .meta({ description: 'A path of this server, where the browser goes at last.' });
+
+/** With what users can log in, and who can sign up. */
+export const loginOptionsSchema = z
+  .strictObject({
+    providers: z.array(z.strictObject({ id: providerIdSchema, name: z.string() })),
+    sign_up: z.boolean().meta({ description: 'Whether everyone can make an account.' }),
+    password_reset: z.boolean().meta({ description: 'Whether the server sends mail.' }),
+  })
+  .meta({ id: 'LoginOptions' });
+
+export type LoginOptions = z.infer<typeof loginOptionsSchema>;
+
+export const providerParamsSchema = z.object({ provider: z.string() });
+
+export const startLoginQuerySchema = z.object({ return_to: returnToSchema.optional() });
+
+export const startLoginSchema = z
+  .strictObject({ invitation: linkTokenSchema.optional(), return_to: returnToSchema.optional() })
+  .meta({ id: 'StartProviderLogin' });
+
+export const linkIdentitySchema = z
+  .strictObject({ provider: providerIdSchema, return_to: returnToSchema.optional() })
+  .meta({ id: 'LinkIdentity' });
+
+/** Where a browser is to go. It gets a cookie with this response, and must bring it back. */
+export const providerUrlSchema = z.strictObject({ url: z.string() }).meta({ id: 'ProviderUrl' });
+
+export type ProviderUrl = z.infer<typeof providerUrlSchema>;
+
+const identitySchema = z
+  .strictObject({
+    id: z.string(),
+    provider: providerIdSchema,
+    label: z.string().meta({ description: 'How the account was called when it was last used.' }),
+    created_at: timeSchema,
+    last_used: timeSchema,
+  })
+  .meta({ id: 'Identity' });
+
+export type Identity = z.infer<typeof identitySchema>;
+
+export const identityListSchema = z.array(identitySchema);
+
+/** For a program that a user logs in with a browser. */
+export const deviceLoginSchema = z
+  .strictObject({
+    device_code: z.string().meta({ description: 'A secret of the program.' }),
+    user_code: z
+      .string()
+      .meta({ description: 'For the user to enter, and to compare.', example: 'BCDF-GHJK' }),
+    verification_uri: z.string().meta({ description: 'The page on which to enter it.' }),
+    expires_in: z.int().meta({ description: 'In seconds.' }),
+    interval: z
+      .int()
+      .meta({ description: 'How long to wait between requests for the session, in seconds.' }),
+  })
+  .meta({ id: 'DeviceLogin' });
+
+export type DeviceLogin = z.infer<typeof deviceLoginSchema>;
+
+export const deviceTokenSchema = z
+  .strictObject({ device_code: z.string().max(128) })
+  .meta({ id: 'DeviceToken' });
+
+export const devicePendingSchema = z
+  .strictObject({ status: z.literal('pending'), interval: z.int() })
+  .meta({ id: 'DevicePending' });
+
+export type DevicePending = z.infer<typeof devicePendingSchema>;
+
 export const createUserSchema = z
   .strictObject({
     email: emailSchema,
