@@ -36,6 +36,12 @@ const PUBLIC = [
   '/v1/auth/login',
   '/v1/auth/password',
   '/v1/auth/password-reset',
+  '/v1/auth/providers',
+  '/v1/auth/oauth/{provider}/start',
+  '/v1/auth/oauth/{provider}/start',
+  '/v1/auth/oauth/{provider}/callback',
+  '/v1/auth/device',
+  '/v1/auth/device/token',
   '/v1/invitations/preview',
 ];
 

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { ConfiguredClient } from '../config/combined.ts';
 import {
   authorizationParameters,
+  emailOf,
   type LoginChecks,
   PROVIDER_TIMEOUT_SEC,
   type Provider,
@@ -65,7 +66,7 @@ export class GithubProvider implements Provider {
       return {
         issuer: this.#url,
         subject: String(user.id),
-        email: primary?.email.toLowerCase(),
+        email: emailOf(primary?.email),
         name: user.name ?? undefined,
         label: user.login,
       };

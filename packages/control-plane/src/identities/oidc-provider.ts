@@ -2,6 +2,7 @@ import * as client from 'openid-client';
 import type { ConfiguredProviders } from '../config/combined.ts';
 import {
   authorizationParameters,
+  emailOf,
   type LoginChecks,
   PROVIDER_TIMEOUT_SEC,
   type Provider,
@@ -113,7 +114,7 @@ function profileOf(
     preferred_username: username,
   }: Record<string, unknown>,
 ): ProviderProfile {
-  const address = typeof email === 'string' ? email.toLowerCase() : undefined;
+  const address = emailOf(email);
   return {
     issuer,
     subject,

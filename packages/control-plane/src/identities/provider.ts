@@ -1,4 +1,4 @@
-import { TorporError } from '@torpor/protocol';
+import { rest, TorporError } from '@torpor/protocol';
 import * as client from 'openid-client';
 import type { ProviderId } from '../database/schema.ts';
 
@@ -36,6 +36,12 @@ export interface Provider {
    * the checks; `provider_unavailable`.
    */
   identify(callback: URL, checks: LoginChecks): Promise<ProviderProfile>;
+}
+
+/** An email address as accounts have it; undefined for anything else. */
+export function emailOf(value: unknown): string | undefined {
+  const parsed = rest.emailSchema.safeParse(value);
+  return parsed.success ? parsed.data : undefined;
 }
 
 export async function authorizationParameters(

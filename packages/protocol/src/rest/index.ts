@@ -13,6 +13,7 @@ export {
   deviceLoginSchema,
   devicePendingSchema,
   deviceTokenSchema,
+  emailSchema,
   type Identity,
   identityListSchema,
   type LoginOptions,
