@@ -147,6 +147,19 @@ test('webhook: create, test, deliveries, rm', async () => {
       await ok('webhook', 'deliveries', 'alerts', '--state', 'pending');
     await until(async () => (await deliveries()).includes(id));
     expect(await ok('webhook', 'redeliver', 'alerts')).toBe('0\n');
+    await ok('webhook', 'update', 'alerts', '--events', 'host.*,sandbox.*', '--disable');
+    expect(await ok('webhook')).toMatch(/alerts +127\.0\.0\.1:\d+ +json +no +host\.\*,sandbox/);
+    await ok('webhook', 'update', 'alerts', '--enable', '--format', 'slack', '--url', `${url}x`);
+    expect(await ok('webhook')).toMatch(/alerts +127\.0\.0\.1:\d+ +slack +yes +host\.\*,sandbox/);
+    for (const [options, message] of [
+      [[], 'There is nothing to change.'],
+      [['--enable', '--disable'], 'cannot be used with'],
+      [['--events', 'sandbox.created'], '--events'],
+    ] as const) {
+      const refused = await torpor(['webhook', 'update', 'alerts', ...options]);
+      expect(refused.exitCode, message).not.toBe(0);
+      expect(refused.stderr).toContain(message);
+    }
     expect(await ok('webhook', 'rm', 'alerts')).toBe('alerts\n');
     const gone = await torpor(['webhook', 'test', 'alerts']);
     expect(gone.stderr).toContain('no webhook "alerts"');

@@ -13,10 +13,13 @@ export interface WebhookSettings {
   readonly format?: rest.Webhook['format'] | undefined;
 }
 
-export interface WebhookChanges extends Partial<WebhookSettings> {
-  /** `false`: nothing is sent until it is `true` again. */
+/** What is undefined stays as it is. */
+export type WebhookChanges = {
+  readonly [K in keyof WebhookSettings]?: WebhookSettings[K] | undefined;
+} & {
+  /** `false`: nothing is queued or sent until it is `true` again. */
   readonly enabled?: boolean | undefined;
-}
+};
 
 export interface ListDeliveriesOptions {
   readonly state?: rest.WebhookDelivery['state'] | undefined;

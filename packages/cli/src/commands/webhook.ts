@@ -13,6 +13,14 @@ interface CreateOptions extends CommonOptions {
   readonly format: Webhook['format'];
 }
 
+interface UpdateOptions extends CommonOptions {
+  readonly url?: string;
+  readonly events?: string;
+  readonly format?: Webhook['format'];
+  readonly enable?: true;
+  readonly disable?: true;
+}
+
 interface DeliveriesOptions extends CommonOptions {
   readonly state?: 'pending' | 'delivered' | 'dead';
 }
@@ -20,6 +28,7 @@ interface DeliveriesOptions extends CommonOptions {
 export function registerWebhook(cli: CliContext): void {
   const webhooks = cli.group('webhook', 'send events of the team to addresses');
   registerCreate(cli, webhooks);
+  registerUpdate(cli, webhooks);
   registerList(cli, webhooks);
   registerRemove(cli, webhooks);
   registerTest(cli, webhooks);
@@ -37,11 +46,7 @@ function registerCreate(cli: CliContext, webhooks: Command): void {
       '-e, --events <types>',
       'types of events, separated by commas, e.g. sandbox.*,snapshot.create',
     )
-    .addOption(
-      new Option('--format <format>', 'what is sent')
-        .choices(['json', 'slack', 'discord'])
-        .default('json'),
-    )
+    .addOption(formatOption().default('json'))
     .action(
       cli.action(async (name: string, url: string, options: CreateOptions, _command: Command) => {
         const { format } = options;
@@ -54,6 +59,37 @@ function registerCreate(cli: CliContext, webhooks: Command): void {
         });
       }),
     );
+}
+
+function registerUpdate(cli: CliContext, webhooks: Command): void {
+  cli
+    .command('update <name>', 'change a webhook; what no option names stays as it is', webhooks)
+    .option('--url <url>', 'send to another address; the secret stays the same')
+    .option('-e, --events <types>', 'types of events, separated by commas, instead of the others')
+    .addOption(formatOption())
+    .option('--disable', 'queue and send nothing until it is enabled')
+    .addOption(new Option('--enable', 'send again').conflicts('disable'))
+    .action(
+      cli.action(async (name: string, options: UpdateOptions, _command: Command) => {
+        const { url, format, events, enable, disable } = options;
+        const enabled = enable ?? (disable ? false : undefined);
+        const changes = { url, format, enabled, eventTypes: events?.split(',') };
+        if (Object.values(changes).every((change) => change === undefined)) {
+          throw new TorporError('invalid_request', 'There is nothing to change.', {
+            remedy: 'Give at least one of --url, --events, --format, --enable and --disable.',
+          });
+        }
+        await cli.withTorpor(options, async (torpor) => {
+          const { id } = await findWebhook(torpor, name);
+          const updated = await torpor.webhooks.update(id, changes);
+          await (options.json ? json(cli.io, updated) : line(cli.io.stdout, updated.name));
+        });
+      }),
+    );
+}
+
+function formatOption(): Option {
+  return new Option('--format <format>', 'what is sent').choices(['json', 'slack', 'discord']);
 }
 
 function registerList(cli: CliContext, webhooks: Command): void {
