@@ -21,7 +21,7 @@ export interface HostSandboxes {
 
 const MEMORY_MB = 1024 * 1024;
 /** What {@link drift} reports. */
-export const DRIFT_REASON = 'Changed while nobody watched.';
+const DRIFT_REASON = 'Changed while nobody watched.';
 
 const hosts = new Map<string, MemoryHost>();
 

@@ -52,7 +52,7 @@ function contentOf(message: Notice): { readonly subject: string; readonly lines:
           '',
           link,
           '',
-          `or give the link to \`torpor join\`. It works once, until ${expiresAt}.`,
+          `or join with it on the command line. It works once, until ${expiresAt}.`,
           'If you do not know what this is about, ignore it.',
         ],
       };
@@ -70,7 +70,7 @@ function contentOf(message: Notice): { readonly subject: string; readonly lines:
         subject: 'A new way to log in',
         lines: [
           `Since ${message.at} your account can be logged in to with ${oneLine(message.provider)}.`,
-          'If it was not you, change your password, and remove the login with `torpor account unlink`.',
+          'If it was not you, change your password, and remove this way to log in from your account.',
         ],
       };
     case 'account_locked':
