@@ -1,6 +1,7 @@
 import './rpc-errors.ts';
 
 export * from './basics.ts';
+export { emailSchema } from './email.ts';
 export * as envdFilesystem from './gen/envd/filesystem/filesystem_pb.ts';
 export * as envdProcess from './gen/envd/process/process_pb.ts';
 export * as enrolment from './gen/hostagent/v1/enrolment_pb.ts';

@@ -7,27 +7,17 @@
  */
 import { randomBytes } from 'node:crypto';
 import { TorporError } from '@torpor/protocol';
-import type { SecretBox } from '../auth/secret-box.ts';
 import type { Client } from '../auth/sessions.ts';
 import { hashToken } from '../auth/tokens.ts';
 import type { ProviderId } from '../database/schema.ts';
-import { type AccountParts, clientAttempt, type LoggedIn } from '../users/accounts.ts';
+import { clientAttempt, type LoggedIn } from '../users/accounts.ts';
 import { linkProfile } from './link-profile.ts';
 import type { Provider } from './provider.ts';
-import type { Providers } from './providers.ts';
+import type { ProviderLoginParts } from './provider-login-parts.ts';
 import { settleLogin } from './settle-login.ts';
 
 const LIFETIME_MS = 10 * 60_000;
 const PURPOSE = 'oauth';
-
-export interface ProviderLoginParts extends AccountParts {
-  readonly secrets: SecretBox;
-  readonly providers: Providers;
-  /** Where browsers find the server; undefined if there are no providers. */
-  readonly publicUrl: string | undefined;
-  /** Whose verified email addresses may sign up though `signUpOpen` is false. */
-  readonly signUpDomains: readonly string[];
-}
 
 export interface LoginIntent {
   /** Of the user who gets another way to log in; undefined to log in. */

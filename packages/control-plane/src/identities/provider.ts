@@ -1,4 +1,4 @@
-import { rest, TorporError } from '@torpor/protocol';
+import { emailSchema, TorporError } from '@torpor/protocol';
 import * as client from 'openid-client';
 import type { ProviderId } from '../database/schema.ts';
 
@@ -40,7 +40,7 @@ export interface Provider {
 
 /** An email address as accounts have it; undefined for anything else. */
 export function emailOf(value: unknown): string | undefined {
-  const parsed = rest.emailSchema.safeParse(value);
+  const parsed = emailSchema.safeParse(value);
   return parsed.success ? parsed.data : undefined;
 }
 

@@ -11,7 +11,7 @@ import { byInvitationOnly, insertUser, joinFirstTeam } from '../users/sign-up.ts
 import { startFirstSession, startSession } from '../users/start-session.ts';
 import { appendLinkEvent, insertIdentity } from './link-profile.ts';
 import type { Provider, ProviderProfile } from './provider.ts';
-import type { ProviderLoginParts } from './provider-login.ts';
+import type { ProviderLoginParts } from './provider-login-parts.ts';
 
 export interface ConfirmedLogin {
   readonly provider: Provider;

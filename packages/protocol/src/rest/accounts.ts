@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { emailSchema } from '../email.ts';
 import { PERMISSION_NAMES } from '../permissions.ts';
 import { displayNameSchema } from './common.ts';
 
@@ -11,15 +12,6 @@ export const MAX_PASSWORD_LENGTH = 256;
 export const roleSchema = z.enum(TEAM_ROLES).meta({ id: 'TeamRole' });
 
 const timeSchema = z.iso.datetime();
-
-/** An email address, in lower case. */
-export const emailSchema = z
-  .string()
-  .trim()
-  .toLowerCase()
-  .max(254)
-  .pipe(z.email('must have the form name@example.com'))
-  .meta({ example: 'ada@example.com' });
 
 const nameSchema = z.string().trim().pipe(displayNameSchema(100)).meta({ example: 'Ada Lovelace' });
 

@@ -13,7 +13,6 @@ export {
   deviceLoginSchema,
   devicePendingSchema,
   deviceTokenSchema,
-  emailSchema,
   type Identity,
   identityListSchema,
   type LoginOptions,

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { emailSchema, oneTimeLinkSchema, roleSchema } from './accounts.ts';
+import { emailSchema } from '../email.ts';
+import { oneTimeLinkSchema, roleSchema } from './accounts.ts';
 import { displayNameSchema } from './common.ts';
 
 const teamNameSchema = z.string().trim().pipe(displayNameSchema(128)).meta({ example: 'Research' });

@@ -9,12 +9,8 @@ import type { PasswordResets } from '../../users/password-reset.ts';
 import type { ProfileService } from '../../users/profile.ts';
 import type { SessionService } from '../../users/sessions.ts';
 import type { AppEnvironment } from '../environment.ts';
+import { ACCOUNT_PATH, type ProviderLoginServices, startProviderLogin } from '../provider-login.ts';
 import { clearedSessionCookie, isSecure } from '../session-cookie.ts';
-import {
-  ACCOUNT_PATH,
-  type ProviderLoginServices,
-  startProviderLogin,
-} from '../v1/provider-login.ts';
 import { sentences } from './failure.ts';
 import { passwordLoginForm, providerForms } from './forms.ts';
 import { respondWithPage } from './layout.ts';

@@ -10,7 +10,7 @@ const STYLE =
   'body{font:16px/1.5 system-ui,sans-serif;max-width:32rem;margin:3rem auto;padding:0 1rem}label,input,button{display:block;margin:.3rem 0;font:inherit}input{width:100%;box-sizing:border-box;padding:.3rem}button{padding:.3rem 1rem}code{font-size:1.3em}.error{color:#a00}';
 
 /** Puts what is behind the `#` of a link into the form, and out of the address. Without scripts the user pastes it. */
-export const TAKE_TOKEN =
+const TAKE_TOKEN =
   "const f=document.querySelector('input[name=token]');if(location.hash.length>1){f.value=location.hash.slice(1);history.replaceState(null,'',location.pathname)}";
 
 const hashOf = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;

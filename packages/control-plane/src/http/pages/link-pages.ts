@@ -10,7 +10,7 @@ import type { ProfileService } from '../../users/profile.ts';
 import type { SignUpService } from '../../users/sign-up.ts';
 import type { WebSettings } from '../credentials.ts';
 import type { AppEnvironment } from '../environment.ts';
-import { ACCOUNT_PATH } from '../v1/provider-login.ts';
+import { ACCOUNT_PATH } from '../provider-login.ts';
 import { hidden, newPasswordField, providerForms, tokenField } from './forms.ts';
 import { respondWithPage } from './layout.ts';
 import { type AddPage, fields, setSession, visitor } from './page.ts';

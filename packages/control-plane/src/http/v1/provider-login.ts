@@ -1,20 +1,15 @@
 import { rest } from '@torpor/protocol';
-import type { Context } from 'hono';
 import { z } from 'zod';
 import { requireUser } from '../../auth/principal.ts';
-import type { Identity, IdentityService } from '../../identities/identities.ts';
-import {
-  type LoginIntent,
-  newBrowserSecret,
-  type ProviderLogin,
-} from '../../identities/provider-login.ts';
-import type { Providers } from '../../identities/providers.ts';
-import type { PasswordResets } from '../../users/password-reset.ts';
-import type { WebSettings } from '../credentials.ts';
+import type { Identity } from '../../identities/identities.ts';
 import { type Api, addEndpoint, defineEndpoint, jsonResponse } from '../endpoint.ts';
-import type { AppEnvironment } from '../environment.ts';
 import { failurePage, wantsPage } from '../pages/failure.ts';
-import { isSecure, loginCookie, secretInLoginCookie, sessionCookie } from '../session-cookie.ts';
+import {
+  ACCOUNT_PATH,
+  finishProviderLogin,
+  type ProviderLoginServices,
+  startProviderLogin,
+} from '../provider-login.ts';
 
 const TAG = 'Accounts';
 
@@ -101,18 +96,6 @@ const UNLINK = defineEndpoint({
   responses: { 204: { description: 'It cannot be used to log in any more.' } },
 });
 
-export interface ProviderLoginServices {
-  readonly web: WebSettings;
-  readonly providers: Providers;
-  readonly providerLogin: ProviderLogin;
-  readonly identities: IdentityService;
-  readonly passwordResets: PasswordResets;
-  readonly signUpOpen: boolean;
-}
-
-/** Where the browser goes if nobody has said where. */
-export const ACCOUNT_PATH = '/login';
-
 export function addProviderLoginRoutes(api: Api, services: ProviderLoginServices): void {
   const { providers, passwordResets, signUpOpen } = services;
   addEndpoint(api, OPTIONS, (c) =>
@@ -162,41 +145,6 @@ function addIdentityRoutes(api: Api, services: ProviderLoginServices): void {
     await identities.unlink(c.get('principal'), params.id);
     return c.body(null, 204);
   });
-}
-
-/** Returns where the browser is to go; the response sets the cookie that it needs. */
-export async function startProviderLogin(
-  c: Context<AppEnvironment>,
-  { web, providerLogin }: Pick<ProviderLoginServices, 'web' | 'providerLogin'>,
-  provider: string,
-  intent: LoginIntent,
-): Promise<URL> {
-  const header = (name: string) => c.req.header(name);
-  const secure = isSecure(header, web.publicUrl);
-  // The same for several logins of one browser, so that none of its tabs disturbs another.
-  const secret = secretInLoginCookie(header, secure) ?? newBrowserSecret();
-  const url = await providerLogin.start(provider, intent, secret, c.get('client'));
-  c.header('Set-Cookie', loginCookie(secret, secure));
-  c.header('Cache-Control', 'no-store');
-  return url;
-}
-
-/** Returns the path where the browser is to go; the response sets the cookie of the session. */
-async function finishProviderLogin(
-  c: Context<AppEnvironment>,
-  { web, providerLogin }: ProviderLoginServices,
-  provider: string,
-): Promise<string> {
-  const header = (name: string) => c.req.header(name);
-  const secure = isSecure(header, web.publicUrl);
-  const { search } = new URL(c.req.url);
-  const secret = secretInLoginCookie(header, secure);
-  const finished = await providerLogin.finish(provider, search, secret, c.get('client'));
-  const { loggedIn, returnTo } = finished;
-  if (loggedIn !== undefined) {
-    c.header('Set-Cookie', sessionCookie(loggedIn.token, loggedIn.session.expires_at, secure));
-  }
-  return returnTo;
 }
 
 function presentIdentity({
