@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { generateKeyPairSync, randomBytes, X509Certificate } from 'node:crypto';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { DescMethodStreaming, DescMethodUnary } from '@bufbuild/protobuf';
 import { createClient } from '@connectrpc/connect';
 import * as x509 from '@peculiar/x509';
 import { enrolment, hostAgent, type rest, TorporError } from '@torpor/protocol';
@@ -70,6 +71,31 @@ async function callAs(
       () => 'served',
       (reason) => TorporError.from(reason).code,
     );
+}
+
+/** The codes with which a host refuses every call there is. */
+async function callEverything(
+  credentials: TlsCredentials | undefined,
+  peer: { address: string; authority: string; identity: TlsIdentity },
+): Promise<Record<string, string>> {
+  using transport = new TlsTransport({ ...peer, credentials: () => credentials });
+  const codes: Record<string, string> = {};
+  for (const method of hostAgent.HostAgentService.methods) {
+    const call = async () => {
+      if (method.methodKind === 'unary') {
+        return transport.unary(method as DescMethodUnary, undefined, 5_000, undefined, {});
+      }
+      const streaming = method as DescMethodStreaming;
+      const nothing = (async function* () {})();
+      const { message } = await transport.stream(streaming, undefined, 5_000, undefined, nothing);
+      return Array.fromAsync(message);
+    };
+    codes[method.name] = await call().then(
+      () => 'served',
+      (reason) => TorporError.from(reason).code,
+    );
+  }
+  return codes;
 }
 
 async function foreignAuthority(): Promise<Authority> {
@@ -266,6 +292,11 @@ test('an agent serves control planes of its authority only', async () => {
   expect(await callAs(await own.issueControlPlane(-1_000), peer)).toBe('forbidden');
   const foreign = await foreignAuthority();
   expect(await callAs(await foreign.issueControlPlane(60_000), peer)).toBe('forbidden');
+  for (const credentials of [await other.credentials(), undefined]) {
+    const codes = await callEverything(credentials, peer);
+    expect(Object.keys(codes)).toHaveLength(hostAgent.HostAgentService.methods.length);
+    expect(new Set(Object.values(codes))).toEqual(new Set(['forbidden']));
+  }
   expect(host.agent.count('describeHost')).toBe(calls);
 });
 
