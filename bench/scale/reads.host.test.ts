@@ -13,6 +13,7 @@ const REQUESTS = 10;
 /** An entry of a page is in a block of its own at most, and so is its place in an index. */
 const MOST_BLOCKS = 4 * PAGE_LIMIT;
 const EVENTS = 20_000;
+const ANOTHER_HOST = 'another';
 
 const stack = new AsyncDisposableStack();
 let database: StatisticsDatabase;
@@ -43,7 +44,7 @@ beforeAll(async () => {
   );
   const { team_id: teamId } = JSON.parse(await read('/v1/quotas')) as rest.QuotaList;
   // Of a host that this control plane does not watch: nobody changes the rows.
-  const parts = { database, teamId, hostIds: ['another'] };
+  const parts = { database, teamId, hostIds: [ANOTHER_HOST] };
   await seedSandboxes(parts, { sandboxesPerHost: 6_000 });
   await seedHistory(parts, { stoppedSandboxes: 8_000, events: EVENTS, usageIntervals: 100 });
   paths = await pathsOf(database, read);
@@ -69,7 +70,7 @@ test('what many events change of usage is written by as many statements as what 
     await database.client.query(
       `insert into outbox (kind, resource, team_id, actor_type, status, metadata)
        select 'sandbox.state', id, team_id, 'system', 'success', '{"state": "stopped"}'
-       from sandboxes where host_id = 'another' and state = 'running' limit 60`,
+       from sandboxes where host_id = '${ANOTHER_HOST}' and state = 'running' limit 60`,
     );
     await until(async () => (await undelivered()) === 0);
   });
@@ -77,4 +78,21 @@ test('what many events change of usage is written by as many statements as what 
     60,
   );
   expect(await database.calls('%usage_intervals%')).toBe(2);
+});
+
+test('what waits behind a failed delivery of a webhook is not due before it is tried again', async () => {
+  // Nothing can be sent to its address: it is not encrypted.
+  await database.client.query(
+    `insert into webhooks (id, team_id, name, format, url, secret, event_types)
+     select 'down', id, 'down', 'json', 'x', 'x', '{}' from teams limit 1`,
+  );
+  await database.client.query(
+    `insert into webhook_deliveries (webhook_id, event_id, resource, event)
+     select 'down', n, 'sandbox', '{}' from generate_series(1, 100) n`,
+  );
+  const due = "webhook_deliveries where webhook_id = 'down' and next_attempt_at <= now()";
+  await until(async () => (await database.count(due)) === 0);
+  expect(
+    await database.count("webhook_deliveries where webhook_id = 'down' and attempts > 0"),
+  ).toBe(1);
 });

@@ -21,7 +21,7 @@ type Delivery = Pick<
 const MAX_IN_FLIGHT = 20;
 const MAX_IN_FLIGHT_PER_WEBHOOK = 5;
 /** Longer than a request may take. */
-const CLAIM_MS = 60_000;
+export const CLAIM_MS = 60_000;
 const KEEP_FINISHED_MS = 7 * 24 * 3_600_000;
 
 export interface DispatcherTiming {
@@ -104,28 +104,27 @@ export class WebhookDispatcher implements AsyncDisposable {
 
   /**
    * Those that are due: at most one of each webhook and resource, and few of each webhook, so
-   * that a receiver that does not respond leaves room for the others.
+   * that a receiver that does not respond leaves room for the others. Of a webhook they are
+   * found in the order of an index, whatever is pending behind them.
    */
   async #claim(limit: number): Promise<Delivery[]> {
     const busy = this.#saturatedWebhooks();
     const { rows } = await sql<Delivery>`
       with due as (
-        select due.id, due.next_attempt_at,
-          row_number() over (partition by due.webhook_id order by due.next_attempt_at) as place
-        from webhook_deliveries due
-        join webhooks on webhooks.id = due.webhook_id and webhooks.enabled
-        where due.state = 'pending' and due.next_attempt_at <= now()
-          and due.webhook_id <> all(${busy}::text[])
-          and not exists (
-            select from webhook_deliveries older
-            where older.webhook_id = due.webhook_id and older.resource = due.resource
-              and older.state = 'pending' and older.id < due.id)
+        select first.id from webhooks, lateral (
+          select due.id, due.next_attempt_at from webhook_deliveries due
+          where due.webhook_id = webhooks.id and due.state = 'pending'
+            and due.next_attempt_at <= now() and not exists (
+              select from webhook_deliveries older
+              where older.webhook_id = due.webhook_id and older.resource = due.resource
+                and older.state = 'pending' and older.id < due.id)
+          order by due.next_attempt_at limit ${MAX_IN_FLIGHT_PER_WEBHOOK}
+        ) as first
+        where webhooks.enabled and webhooks.id <> all(${busy}::text[])
+        order by first.next_attempt_at limit ${limit}
       ), claimed as (
         select id from webhook_deliveries
-        where id in (
-          select id from due where place <= ${MAX_IN_FLIGHT_PER_WEBHOOK}
-          order by next_attempt_at limit ${limit})
-          and state = 'pending' and next_attempt_at <= now()
+        where id in (select id from due) and state = 'pending' and next_attempt_at <= now()
         for update skip locked
       )
       update webhook_deliveries as mine
@@ -162,26 +161,51 @@ export class WebhookDispatcher implements AsyncDisposable {
       .execute();
   }
 
-  async #record({ id, webhook_id, attempts }: Delivery, attempt: Attempt): Promise<void> {
-    const { db, logger } = this.#parts;
-    const dead = !attempt.accepted && attempts >= this.#timing.maxAttempts;
-    const state = attempt.accepted ? 'delivered' : dead ? 'dead' : 'pending';
-    await db
+  async #record(delivery: Delivery, attempt: Attempt): Promise<void> {
+    const { logger } = this.#parts;
+    const { id, webhook_id: webhook, attempts } = delivery;
+    const fields = { webhook, delivery: id, attempts, ...attempt };
+    if (attempt.accepted) {
+      await this.#finish(delivery, 'delivered', attempt);
+      logger.debug(fields, 'Webhook sent');
+    } else if (attempts >= this.#timing.maxAttempts) {
+      await this.#finish(delivery, 'dead', attempt);
+      logger.warn(fields, 'Webhook delivery given up');
+    } else {
+      await this.#postpone(delivery, attempt);
+      logger.debug(fields, 'Webhook not accepted; will retry');
+    }
+  }
+
+  #finish({ id }: Delivery, state: 'delivered' | 'dead', attempt: Attempt): Promise<unknown> {
+    return this.#parts.db
       .updateTable('webhook_deliveries')
-      .set({
-        state,
-        last_status: attempt.status ?? null,
-        last_error: attempt.error ?? null,
-        ...(state === 'pending'
-          ? { next_attempt_at: new Date(Date.now() + this.#retryDelay(attempts, attempt)) }
-          : { finished_at: new Date() }),
-      })
+      .set({ state, ...resultOf(attempt), finished_at: new Date() })
       .where('id', '=', id)
       .where('state', '=', 'pending')
       .execute();
-    const fields = { webhook: webhook_id, delivery: id, attempts, ...attempt };
-    if (dead) logger.warn(fields, 'Webhook delivery given up');
-    else logger.debug(fields, 'Webhook sent');
+  }
+
+  /** What waits behind it is not due before it is, and so is not looked at in vain until then. */
+  async #postpone(delivery: Delivery, attempt: Attempt): Promise<void> {
+    const { db } = this.#parts;
+    const { id, webhook_id: webhook, resource, attempts } = delivery;
+    const dueAt = new Date(Date.now() + this.#retryDelay(attempts, attempt));
+    await db
+      .updateTable('webhook_deliveries')
+      .set({ ...resultOf(attempt), next_attempt_at: dueAt })
+      .where('id', '=', id)
+      .where('state', '=', 'pending')
+      .execute();
+    await db
+      .updateTable('webhook_deliveries')
+      .set({ next_attempt_at: dueAt })
+      .where('webhook_id', '=', webhook)
+      .where('resource', '=', resource)
+      .where('id', '>', id)
+      .where('state', '=', 'pending')
+      .where('next_attempt_at', '<', dueAt)
+      .execute();
   }
 
   /**
@@ -194,6 +218,10 @@ export class WebhookDispatcher implements AsyncDisposable {
     const base = Math.min(Math.max(backOff, retryAfterMs), longestRetryMs);
     return base * (0.9 + 0.2 * Math.random());
   }
+}
+
+function resultOf({ status, error }: Attempt) {
+  return { last_status: status ?? null, last_error: error ?? null };
 }
 
 /** Removes deliveries that were accepted or given up a week ago. */

@@ -35,6 +35,11 @@ const INDEXES = [
   `create index outbox_resource on outbox (team_id, resource, position)
    where position is not null`,
 
+  // Of each webhook the first that are due, however many are pending.
+  `create index webhook_deliveries_webhook_due on webhook_deliveries (webhook_id, next_attempt_at)
+   where state = 'pending'`,
+  'drop index webhook_deliveries_due',
+
   // Every write of an operation confirms its leases by their holder.
   'create index operations_holder on operations (holder)',
 ] as const;
