@@ -43,6 +43,7 @@ const REFUSED = {
     idleTimeoutMs: () => torpor.sandboxes.create({ idleTimeoutMs: -5000 }),
     autoPause: () => torpor.sandboxes.create({ autoPause: true }),
     'metadata.': () => torpor.sandboxes.create({ metadata: { '': 'x' } }),
+    'hostTags.0': () => torpor.sandboxes.create({ hostTags: ['a b'] }),
     'envs.A=B': () => torpor.sandboxes.create({ envs: { 'A=B': 'x' } }),
   },
   run: {
@@ -103,6 +104,7 @@ test('the command line has a name for every field that a request can have', () =
     disk_size_mb: 'diskSizeMiB',
     auto_pause: 'autoPause',
     allow_internet: 'allowInternet',
+    host_tags: 'hostTags',
     sandbox_id: 'sandboxId',
     state: 'states',
     cols: 'size.cols',

@@ -54,7 +54,7 @@ test('a host is created, joins with the command that is printed, is tagged, drai
   await ok('host', 'drain', 'local');
   const sandbox = (await ok('create')).trim();
   await ok('pause', sandbox);
-  expect(await ok('host', 'rm', '--preview', id)).toBe(`${id}  sandbox   ${sandbox}\n`);
+  expect(await ok('host', 'rm', '--preview', id)).toBe(`${id}  sandbox   ${sandbox}  paused\n`);
   const refused = await torpor(['host', 'rm', id]);
   expect(refused.exitCode).toBe(5);
   expect(refused.stderr).toContain(sandbox);

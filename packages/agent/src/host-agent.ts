@@ -4,11 +4,11 @@ import type { AcceleratorChoice } from '@torpor/vmm';
 import type { HostAgentConfig } from './config.ts';
 import { destroyAll } from './lifecycle/destroy.ts';
 import { Reaper } from './lifecycle/reap.ts';
-import { type HostCapacity, hostCapacity } from './machine/capacity.ts';
+import { hostCapacity } from './machine/capacity.ts';
 import { type OpenHost, openHost } from './open-host.ts';
 import { recoverSandboxes } from './recovery/recover.ts';
 import type { SandboxRegistry } from './registry/registry.ts';
-import type { HostDescription } from './rpc/host-rpc.ts';
+import { describeHost, type HostDescription } from './rpc/host-rpc.ts';
 import { agentRoutes } from './rpc/routes.ts';
 
 /** The agent of one machine: all its sandboxes, and the RPCs that control them. */
@@ -64,9 +64,9 @@ export class HostAgent {
     };
   }
 
-  /** What the host has for all of its sandboxes together. */
-  capacity(): Promise<HostCapacity> {
-    return this.#description.capacity();
+  /** What the host is and has, as heartbeats report it. */
+  describe(): ReturnType<typeof describeHost> {
+    return describeHost(this.#description);
   }
 
   /** Registers the HostAgentService with a Connect router. */

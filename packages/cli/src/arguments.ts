@@ -38,6 +38,11 @@ export function mebibytes(text: string): number {
   return Math.round(size);
 }
 
+/** Collects an option that may be repeated. */
+export function repeated(text: string, previous: readonly string[] | undefined): string[] {
+  return [...(previous ?? []), text];
+}
+
 /** Collects an option `NAME=VALUE` that may be repeated. */
 export function assignment(
   text: string,

@@ -26,6 +26,7 @@ import { GuestAccess } from './guest/access.ts';
 import { ExecAudit } from './guest/exec-audit.ts';
 import { GuestFiles } from './guest/files.ts';
 import { GuestProcesses } from './guest/processes.ts';
+import { HostInventory } from './hosts/inventory.ts';
 import { authorityOnce } from './hosts/open-authority.ts';
 import { Placement } from './hosts/placement.ts';
 import { HostRegistry } from './hosts/registry.ts';
@@ -86,6 +87,8 @@ export interface ContextOptions {
   readonly joinUrl: () => string | undefined;
   /** Called when the row of a host has changed. */
   readonly onHostsChanged: () => void;
+  /** How many vCPUs of sandboxes there may be per processor of a host; any number if omitted. */
+  readonly vcpuOvercommit?: number | undefined;
   /** What a team may have that has no limits of its own. */
   readonly quotas: QuotaLimits;
   /** What the audit log has of programs that are started. */
@@ -132,7 +135,8 @@ export function createContext(options: ContextOptions) {
     db,
     quotas,
     hosts,
-    placement: new Placement(hosts, db),
+    placement: new Placement({ hosts, vcpuOvercommit: options.vcpuOvercommit }),
+    inventory: new HostInventory({ db, hosts, logger }),
     runner: new OperationRunner({ db, locks, metrics, logger, tracer, onEvents }),
     sandboxes: repository,
     templates: new TemplateRepository(db),

@@ -57,6 +57,8 @@ export interface ControlPlaneOptions {
   readonly reconcilerTiming?: Partial<ReconcilerTiming>;
   /** Encrypts secrets in the database: 32 bytes in base64. That of the data directory if omitted. */
   readonly secretKey?: string | undefined;
+  /** How many vCPUs of running sandboxes there may be for each processor of a host; any number if omitted. */
+  readonly vcpuOvercommit?: number | undefined;
   /** Networks besides the public internet that webhooks may call, in CIDR notation; none if omitted. */
   readonly webhookNetworks?: readonly string[];
   /** Where browsers find the server, if it is not the host name of their requests. */
@@ -143,6 +145,7 @@ export class ControlPlane implements AsyncDisposable {
       ...options,
       db,
       secrets: await SecretBox.open(dataDir, options.secretKey),
+      vcpuOvercommit: options.vcpuOvercommit,
       webhookNetworks: options.webhookNetworks ?? [],
       auditExec: options.auditExec ?? SETTINGS.auditExec.defaultValue,
       joinUrl: () => hosting?.agentUrl,

@@ -1,10 +1,13 @@
 import { hostname } from 'node:os';
 import type { Transport } from '@connectrpc/connect';
+import { TorporError } from '@torpor/protocol';
+import type { Logger } from 'pino';
 import { SYSTEM } from './auth/principal.ts';
 import { SETTINGS } from './config/index.ts';
 import type { Context } from './context.ts';
 import { openAgentListener } from './hosts/agent-listener.ts';
 import { HostConnection } from './hosts/connection.ts';
+import { type HostReport, reportOfDescription } from './hosts/description.ts';
 import { Enrolment } from './hosts/enrolment.ts';
 import { type AgentTrust, HostFollower } from './hosts/follower.ts';
 import { startLocalHeartbeat } from './hosts/local-host.ts';
@@ -13,7 +16,7 @@ import { Reconciler } from './hosts/reconciler.ts';
 import { HostRepository } from './hosts/repository.ts';
 import { HostWatch, type WatchTiming } from './hosts/watch.ts';
 import { PeriodicTask } from './jobs/periodic-task.ts';
-import { destroyAgainOperation, destroyOperation } from './sandboxes/destroy.ts';
+import { destroyAgainOperation, destroyOnHost, destroyOperation } from './sandboxes/destroy.ts';
 
 /** Where the control plane listens for agents. */
 export interface AgentListenerOptions {
@@ -126,6 +129,12 @@ function watchHost(
           ? destroyAgainOperation(parts, row, SYSTEM)
           : destroyOperation(parts, { id: row.id, teamId: row.team_id, actor: SYSTEM }),
       ),
+    destroyGivenUp: ({ sandboxId, teamId }) => {
+      const intent = { kind: 'sandbox.destroy', teamId, actor: SYSTEM } as const;
+      return runner.withLock(sandboxId, intent, async ({ fence }) =>
+        destroyOnHost(host, sandboxId, await fence()),
+      );
+    },
     destroyGraceMs: timing?.destroyGraceMs,
   });
   return new HostWatch({ host, reconciler, logger }, timing);
@@ -142,13 +151,23 @@ async function serveLocalHost(
   const { db, hosts, logger } = parts;
   const host = new HostConnection(hostId, hostTransport, guestTimeoutMs);
   // Before the API serves: sandboxes are placed on hosts that are online.
-  await new HostRepository(db).heartbeat(hostId, {});
+  await new HostRepository(db).heartbeat(hostId, await describeLocal(host, logger));
   hosts.add(host);
+  hosts.local = host;
   resources.use(watch(host));
   const onEvents = () => delivery.wake();
   resources.use(
     startLocalHeartbeat({ db, host, logger, onEvents, intervalMs: timing.heartbeatMs }),
   );
+}
+
+async function describeLocal(host: HostConnection, logger: Logger): Promise<HostReport> {
+  try {
+    return reportOfDescription(await host.describe());
+  } catch (reason) {
+    logger.warn({ err: TorporError.from(reason) }, 'Could not ask this host what it has');
+    return { facts: {} };
+  }
 }
 
 function markSilentHosts(

@@ -24,6 +24,8 @@ export interface CreateSandboxOptions extends CreateOptions {
   readonly envs?: Record<string, string> | undefined;
   /** Whether the sandbox can reach the internet. The default is true. */
   readonly allowInternet?: boolean | undefined;
+  /** Tags that the host of the sandbox must have: every one of them. */
+  readonly hostTags?: readonly string[] | undefined;
 }
 
 export interface ListSandboxesOptions {
@@ -56,6 +58,7 @@ export class Sandboxes {
       metadata: options.metadata,
       envs: options.envs,
       allow_internet: options.allowInternet,
+      host_tags: options.hostTags === undefined ? undefined : [...options.hostTags],
     };
     const info = await withSdkNames(
       this.#connection.create('/v1/sandboxes', rest.sandboxSchema, {

@@ -5,8 +5,9 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, type ConnectRouter, createClient } from '@connectrpc/connect';
-import { TorporError, enrolment as wire } from '@torpor/protocol';
+import { type hostAgent, TorporError, enrolment as wire } from '@torpor/protocol';
 import {
   CONTROL_PLANE_IDENTITY,
   isCurrent,
@@ -17,7 +18,6 @@ import {
   TlsTransport,
 } from '@torpor/protocol/tls';
 import type { Logger } from 'pino';
-import type { HostCapacity } from '../machine/capacity.ts';
 import { certificateRequest, newPrivateKey } from './certificate-request.ts';
 import { type Enrolment, writeEnrolment } from './enrolment-file.ts';
 import { addressOf, assertIssued, enrol, type JoinRequest } from './join.ts';
@@ -28,7 +28,8 @@ export interface JoinedHostOptions {
   readonly join?: JoinRequest | undefined;
   /** Registers the HostAgentService. */
   readonly routes: (router: ConnectRouter) => void;
-  readonly capacity: () => Promise<HostCapacity>;
+  /** What the host is and has, for heartbeats. */
+  readonly describe: () => Promise<MessageInitShape<typeof hostAgent.DescribeHostResponseSchema>>;
   /** Every address of the machine if omitted. */
   readonly host?: string | undefined;
   /** Where to listen for control planes; 0 takes any free port. */
@@ -134,12 +135,12 @@ export class JoinedHost implements AsyncDisposable {
   }
 
   async #heartbeat(): Promise<void> {
-    const { address, capacity } = this.#options;
+    const { address, describe } = this.#options;
     await this.#client().heartbeat(
       {
         ...(address === undefined ? {} : { address }),
         port: this.port,
-        capacity: await capacity(),
+        description: await describe(),
       },
       this.#callOptions(),
     );

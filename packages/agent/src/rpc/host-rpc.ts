@@ -1,5 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import { arch, cpus, totalmem } from 'node:os';
+import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { hostAgent } from '@torpor/protocol';
 import type { BaseImages, SandboxLimits } from '../host-context.ts';
@@ -19,6 +20,29 @@ export interface HostDescription {
 
 const MIB = 1024 * 1024;
 
+/** What the host is and has: for control planes that ask, and in heartbeats. */
+export async function describeHost(
+  host: HostDescription,
+): Promise<MessageInitShape<typeof hostAgent.DescribeHostResponseSchema>> {
+  const disk = await statfs(host.dataDir);
+  const images = await host.images.list();
+  return {
+    arch: arch(),
+    cpuCores: cpus().length,
+    memoryMb: BigInt(Math.floor(totalmem() / MIB)),
+    diskMb: BigInt(Math.floor((disk.bsize * disk.blocks) / MIB)),
+    maxVcpus: host.limits.maxVcpus,
+    maxMemoryMb: BigInt(host.limits.maxMemoryMiB),
+    versions: host.versions,
+    images: images.map(({ name, sizeBytes, createdAt }) => ({
+      name,
+      sizeBytes: BigInt(sizeBytes),
+      createdAtUnix: BigInt(Math.floor(createdAt / 1000)),
+    })),
+    capacity: await host.capacity(),
+  };
+}
+
 /** The calls about the host and the agent itself. */
 export function hostRpc(
   registry: SandboxRegistry,
@@ -26,25 +50,7 @@ export function hostRpc(
   onTerminate: () => void,
 ): Methods {
   return {
-    async describeHost() {
-      const disk = await statfs(host.dataDir);
-      const images = await host.images.list();
-      return {
-        arch: arch(),
-        cpuCores: cpus().length,
-        memoryMb: BigInt(Math.floor(totalmem() / MIB)),
-        diskMb: BigInt(Math.floor((disk.bsize * disk.blocks) / MIB)),
-        maxVcpus: host.limits.maxVcpus,
-        maxMemoryMb: BigInt(host.limits.maxMemoryMiB),
-        versions: host.versions,
-        images: images.map(({ name, sizeBytes, createdAt }) => ({
-          name,
-          sizeBytes: BigInt(sizeBytes),
-          createdAtUnix: BigInt(Math.floor(createdAt / 1000)),
-        })),
-        capacity: await host.capacity(),
-      };
-    },
+    describeHost: () => describeHost(host),
 
     async terminate() {
       await destroyAll(registry);

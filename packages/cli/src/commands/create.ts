@@ -1,6 +1,6 @@
 import type { CreateSandboxOptions } from '@torpor/sdk';
 import { Command, type Option } from 'commander';
-import { assignment, duration, integer, mebibytes } from '../arguments.ts';
+import { assignment, duration, integer, mebibytes, repeated } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import type { CommonOptions } from '../client/settings.ts';
 import { json, line } from '../io.ts';
@@ -18,6 +18,7 @@ export interface CreateOptions extends CommonOptions {
   readonly label?: Record<string, string>;
   readonly env?: Record<string, string>;
   readonly internet: boolean;
+  readonly hostTag?: string[];
 }
 
 interface TimedCreateOptions extends CreateOptions {
@@ -47,7 +48,8 @@ export function addCreateOptions(command: Command): Command {
       'environment variable of its processes; may be repeated',
       assignment,
     )
-    .option('--no-internet', 'block access to the internet');
+    .option('--no-internet', 'block access to the internet')
+    .option('--host-tag <tag>', 'tag that its host must have; may be repeated', repeated);
 }
 
 /** The create options that were given on the command line. */
@@ -70,6 +72,7 @@ export function createRequest(options: CreateOptions): CreateSandboxOptions {
     metadata: options.label,
     envs: options.env,
     allowInternet: options.internet,
+    hostTags: options.hostTag,
   };
 }
 

@@ -1,4 +1,4 @@
-import type { Host, HostToken } from '@torpor/sdk';
+import type { Host, HostDeletePreview, HostToken } from '@torpor/sdk';
 import type { Command } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { findHost, findHosts } from '../client/find-host.ts';
@@ -142,13 +142,26 @@ function registerDrain(cli: CliContext, hosts: Command): void {
           const changed = [];
           for (const { id } of await findHosts(torpor, references)) {
             changed.push(await torpor.hosts.update(id, { draining }));
-            if (!options.json) await line(cli.io.stdout, id);
+            if (options.json) continue;
+            await line(cli.io.stdout, id);
+            if (draining) printStatus(cli.io, whatStays(await torpor.hosts.deletePreview(id)));
           }
           if (options.json) await json(cli.io, changed);
         });
       }),
     );
   }
+}
+
+/** What a host that is being drained still has. */
+function whatStays({ host, sandboxes, snapshots }: HostDeletePreview): string {
+  const paused = sandboxes.filter(({ status }) => status === 'paused').length;
+  const parts = [
+    `${sandboxes.length - paused} sandboxes`,
+    `${paused} paused ones`,
+    `${snapshots.length} snapshots`,
+  ];
+  return `${host.id}: ${parts.join(', ')} stay; paused ones can be resumed, and nothing is created there`;
 }
 
 function registerTag(cli: CliContext, hosts: Command): void {
@@ -188,8 +201,9 @@ function registerRm(cli: CliContext, hosts: Command): void {
           }
           if (options.json)
             return await json(cli.io, options.preview ? previews : { deleted: ids });
-          for (const { host, sandbox_ids: sandboxes, snapshots } of previews) {
-            for (const id of sandboxes) await line(cli.io.stdout, `${host.id}  sandbox   ${id}`);
+          for (const { host, sandboxes, snapshots } of previews) {
+            for (const { id, status } of sandboxes)
+              await line(cli.io.stdout, `${host.id}  sandbox   ${id}  ${status}`);
             for (const name of snapshots)
               await line(cli.io.stdout, `${host.id}  snapshot  ${name}`);
           }

@@ -11,6 +11,7 @@ const OPTION_NAMES: Readonly<Record<string, string>> = {
   metadata: '--label',
   envs: '--env',
   allowInternet: '--no-internet',
+  hostTags: '--host-tag',
   cmd: 'the program',
   args: 'the arguments',
   cwd: '--cwd',

@@ -46,7 +46,7 @@ export class JoinedAgent implements AsyncDisposable {
         dataDir: config.dataDir,
         join,
         routes: (router) => agent.routes(router),
-        capacity: () => agent.capacity(),
+        describe: () => agent.describe(),
         port: config.hostPort,
         address: config.hostAddress,
         logger: logger.child({ part: 'agent' }),

@@ -41,6 +41,7 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
   apiUrl: ['http://10.0.0.1:7070', 'http://10.0.0.1:7070'],
   apiKey: ['tpr_0', 'tpr_0'],
   secretKey: [`${'A'.repeat(43)}=`, `${'A'.repeat(43)}=`],
+  vcpuOvercommit: ['8', 8],
   webhookNetworks: ['10.0.0.0/8,fd00::/8', '10.0.0.0/8,fd00::/8'],
   publicUrl: ['https://torpor.test', 'https://torpor.test'],
   trustedProxies: ['10.0.0.0/8', '10.0.0.0/8'],

@@ -151,6 +151,13 @@ export const SETTINGS = {
     secret: true,
     unset: 'the one in the data directory',
   }),
+  vcpuOvercommit: setting({
+    name: 'vcpu_overcommit',
+    variable: 'TORPOR_VCPU_OVERCOMMIT',
+    meaning: 'how many vCPUs of running sandboxes there may be for each processor of a host',
+    parse: integer(1, 1024),
+    unset: 'any number',
+  }),
   webhookNetworks: setting({
     name: 'webhook_networks',
     variable: 'TORPOR_WEBHOOK_NETWORKS',

@@ -223,7 +223,6 @@ export interface TemplateTable {
   name: string;
   type: TemplateType;
   state: TemplateState;
-  host_id: string;
   source_sandbox_id: string | null;
   build_id: string | null;
   vcpus: number;
@@ -409,6 +408,11 @@ export interface HostTable {
   disk_mb: number | null;
   free_disk_mb: number | null;
   builds: number | null;
+  /** What one sandbox may have at most. */
+  max_vcpus: number | null;
+  max_memory_mb: number | null;
+  /** Of its rows in `host_images`. */
+  images_digest: string | null;
   agent_version: string | null;
   last_heartbeat_at: Date | null;
   /** Of the last certificate that it got. */
@@ -416,6 +420,35 @@ export interface HostTable {
   created_by: string | null;
   created_at: DefaultedTime;
   updated_at: DefaultedTime;
+}
+
+/** What the sandboxes of a host take that hold memory. Kept by triggers; its row is locked while something is placed on the host. */
+export interface HostUsageTable {
+  host_id: string;
+  /** Bigints. */
+  memory_mb: string;
+  vcpus: string;
+}
+
+/** An image that a host has, as its agent reported last. */
+export interface HostImageTable {
+  host_id: string;
+  name: string;
+  /** A bigint. */
+  size_bytes: ColumnType<string, number, number>;
+  created_at: Date;
+}
+
+/** A host that has the build of a template, or may have it: until it has confirmed that it does not. */
+export interface TemplateHostTable {
+  template_id: string;
+  host_id: string;
+}
+
+/** A sandbox or template that was given up with a deleted host. If the machine joins again, what it still has of it is removed. */
+export interface GivenUpTable {
+  id: string;
+  created_at: Generated<Date>;
 }
 
 /** A one-time token with which a machine becomes a host. */
@@ -471,6 +504,10 @@ export interface TeamQuotaTable {
 
 export interface Database {
   hosts: HostTable;
+  host_usage: HostUsageTable;
+  host_images: HostImageTable;
+  template_hosts: TemplateHostTable;
+  given_up: GivenUpTable;
   host_tokens: HostTokenTable;
   authority: AuthorityTable;
   teams: TeamTable;

@@ -3,9 +3,10 @@ import { enrolment, TorporError } from '@torpor/protocol';
 import { TLS_CALLER, type TlsCaller, TlsServer } from '@torpor/protocol/tls';
 import type { Logger } from 'pino';
 import type { Authority } from './authority.ts';
+import { capacityFacts, reportOfDescription } from './description.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { OwnCertificate } from './own-certificate.ts';
-import { capacityColumns, type HostReport } from './repository.ts';
+import type { Heartbeat } from './repository.ts';
 
 interface Parts {
   readonly host: string | undefined;
@@ -49,7 +50,7 @@ function routes(router: ConnectRouter, { enrolment: hosts, logger }: Parts): voi
       renew: async ({ csr }, { values }) => hosts.renew(values.get(TLS_CALLER), csr),
       heartbeat: async (request, { values }) => {
         const caller = values.get(TLS_CALLER);
-        await hosts.heartbeat(caller, reportOf(request, caller));
+        await hosts.heartbeat(caller, heartbeatOf(request, caller));
         return {};
       },
     },
@@ -57,12 +58,16 @@ function routes(router: ConnectRouter, { enrolment: hosts, logger }: Parts): voi
   );
 }
 
-function reportOf(
-  { address, port, capacity }: enrolment.HeartbeatRequest,
+function heartbeatOf(
+  { address, port, capacity, description }: enrolment.HeartbeatRequest,
   caller: TlsCaller,
-): HostReport {
+): Heartbeat {
   const at = caller.address.includes(':') ? `[${caller.address}]` : caller.address;
-  return { ...capacityColumns(capacity), address: checkedAddress(address ?? `${at}:${port}`) };
+  const report =
+    description === undefined
+      ? { facts: capacityFacts(capacity) }
+      : reportOfDescription(description);
+  return { ...report, address: checkedAddress(address ?? `${at}:${port}`) };
 }
 
 /** Throws `invalid_request` for what is not HOST:PORT. */

@@ -6,28 +6,10 @@ import {
   REQUEST_ID_HEADER,
   TorporError,
 } from '@torpor/protocol';
+import { NotConnected } from '@torpor/protocol/tls';
 import { tracedTransport } from './traced-transport.ts';
 
 type HostClient = Client<typeof hostAgent.HostAgentService>;
-
-/** The facts of a host that create requests are checked against. */
-export interface HostDescription {
-  /** What sandboxes may have in all. */
-  readonly memoryMb: number;
-  readonly maxVcpus: number;
-  readonly maxMemoryMb: number;
-  /** Names of the images. */
-  readonly templates: readonly string[];
-  /** Sorted by name. */
-  readonly images: readonly HostImage[];
-}
-
-/** An image of a host. Every team may create sandboxes from it. */
-export interface HostImage {
-  readonly name: string;
-  readonly sizeBytes: number;
-  readonly createdAt: Date;
-}
 
 /** Timeout of calls to an agent that involve no guest. */
 const HOST_CALL_TIMEOUT_MS = 15_000;
@@ -44,6 +26,7 @@ export class HostConnection {
   readonly id: string;
   readonly #client: HostClient;
   readonly #guestTimeoutMs: number;
+  #isResponding = true;
 
   /** `guestTimeoutMs`: how long the agent waits for the first response of a guest that it started. */
   constructor(id: string, transport: Transport, guestTimeoutMs: number) {
@@ -53,12 +36,21 @@ export class HostConnection {
     this.#guestTimeoutMs = guestTimeoutMs;
   }
 
+  /** Whether the last call had a response. The watch of the host notices within a second that it has one again. */
+  get isResponding(): boolean {
+    return this.#isResponding;
+  }
+
   /** Calls the agent. Throws a TorporError; for a call that we cancelled, it is `conflict`. */
   async call<T>(call: (client: HostClient) => Promise<T>): Promise<T> {
     try {
-      return await call(this.#client);
-    } catch (error) {
-      throw callError(error);
+      const response = await call(this.#client);
+      this.#isResponding = true;
+      return response;
+    } catch (reason) {
+      const error = callError(reason);
+      if (error.code === 'host_unavailable') this.#isResponding = false;
+      throw error;
     }
   }
 
@@ -106,31 +98,8 @@ export class HostConnection {
     }
   }
 
-  /** Asks the agent each time, because images are added and removed. */
-  async describe(): Promise<HostDescription> {
-    const response = await this.#describe();
-    const images = response.images
-      .map(({ name, sizeBytes, createdAtUnix }) => ({
-        name,
-        sizeBytes: Number(sizeBytes),
-        createdAt: new Date(Number(createdAtUnix) * 1000),
-      }))
-      .sort((a, b) => a.name.localeCompare(b.name));
-    return {
-      memoryMb: Number(response.capacity?.memoryMb ?? response.memoryMb),
-      maxVcpus: response.maxVcpus,
-      maxMemoryMb: Number(response.maxMemoryMb),
-      templates: images.map(({ name }) => name),
-      images,
-    };
-  }
-
-  /** What the host has for sandboxes; undefined if its agent does not report that. */
-  async fetchCapacity(): Promise<hostAgent.HostCapacity | undefined> {
-    return (await this.#describe()).capacity;
-  }
-
-  #describe(): Promise<hostAgent.DescribeHostResponse> {
+  /** What the agent reports of its host. Images are added and removed, so that is known only now. */
+  describe(): Promise<hostAgent.DescribeHostResponse> {
     return this.call((client) => client.describeHost({}, { timeoutMs: HOST_CALL_TIMEOUT_MS }));
   }
 }
@@ -150,6 +119,14 @@ function sendingRequestIds(transport: Transport): Transport {
     stream: (method, signal, timeoutMs, header, ...rest) =>
       transport.stream(method, signal, timeoutMs, named(header), ...rest),
   };
+}
+
+/** Whether a call failed before it was sent: there was no connection, and none could be made. */
+export function wasNotSent(error: TorporError): boolean {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    if (cause instanceof NotConnected) return true;
+  }
+  return false;
 }
 
 function callError(error: unknown): TorporError {

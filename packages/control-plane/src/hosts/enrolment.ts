@@ -17,7 +17,7 @@ import type { Logger } from 'pino';
 import type { Database } from '../database/schema.ts';
 import type { Authority, IssuedCertificate, SigningRequest } from './authority.ts';
 import { sha256 } from './digest.ts';
-import { type HostReport, HostRepository } from './repository.ts';
+import { type Heartbeat, HostRepository } from './repository.ts';
 
 interface Parts {
   readonly db: Kysely<Database>;
@@ -60,7 +60,7 @@ export class Enrolment {
   }
 
   /** Throws `unauthorized`, `not_found`. */
-  async heartbeat(caller: TlsCaller, report: HostReport): Promise<void> {
+  async heartbeat(caller: TlsCaller, report: Heartbeat): Promise<void> {
     const hostId = this.#callingHost(caller);
     if (caller.certificate === undefined || !isCurrent(caller.certificate)) {
       throw new TorporError('unauthorized', 'The certificate of the host has expired.', {

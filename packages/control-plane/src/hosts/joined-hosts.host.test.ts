@@ -125,6 +125,8 @@ test('nothing ends while there is no control plane', async () => {
   expect(host.agent.calls.filter((call) => !/watch|list|describe/.test(call))).toEqual(calls);
   const again = await fleet.joinAlone({ agents: { host: '127.0.0.1', port: Number(url.port) } });
   await hasStatus(host.id, 'online');
+  // It may have been missing for a moment.
+  await until(async () => (await again.get(id)).status === 'running');
   const exec = await again.call('POST', `/sandboxes/${id}/exec`, { cmd: 'echo', args: ['here'] });
   expect(await exec.json()).toMatchObject({ stdout: 'here\n' });
   await again.controlPlane.close();
@@ -161,6 +163,7 @@ test('no new sandboxes are placed on a draining host; those that it has stay', a
     expect((await member.call('POST', `/sandboxes/${id}/${action}`)).status).toBe(200);
   }
   await member.call('PATCH', `/hosts/${draining.id}`, { draining: false });
+  await member.call('PATCH', `/hosts/${other.id}`, { draining: true });
   expect(await hostOfSandbox((await member.create()).id)).toBe(draining.id);
 });
 
@@ -297,6 +300,8 @@ test('two servers with hosts of their own on one database are two hosts; the fir
       dataDir: directories[index] ?? '',
       hostTransport: agents[index]?.transport,
       secretKey,
+      // More often than the other control planes take it for silent.
+      hostTiming: { heartbeatMs: 100 },
     });
   try {
     const servers = [await start(0), await start(1)];

@@ -10,7 +10,8 @@ import { writePrivateFile } from '../data-directory/private-file.ts';
 import type { Database } from '../database/schema.ts';
 import { PeriodicTask } from '../jobs/periodic-task.ts';
 import type { HostConnection } from './connection.ts';
-import { capacityColumns, HostRepository } from './repository.ts';
+import { reportOfDescription } from './description.ts';
+import { HostRepository } from './repository.ts';
 
 /** The id of the host of a data directory from before there could be several. */
 const FIRST_LOCAL_ID = 'local';
@@ -113,7 +114,7 @@ export function startLocalHeartbeat({
   const hosts = new HostRepository(db);
   const failure = 'Could not record that this host is up';
   return new PeriodicTask({ intervalMs, logger, failure }, async () => {
-    const report = capacityColumns(await host.fetchCapacity());
+    const report = reportOfDescription(await host.describe());
     const effect = await hosts.heartbeat(host.id, report);
     if (effect?.isUp) onEvents();
   });

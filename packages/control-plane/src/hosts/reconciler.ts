@@ -14,6 +14,8 @@
  * - the agent has a sandbox without a row, of an existing team that may use the host (a
  *   database that was restored from an old copy): it is adopted, because it may contain a
  *   user's work;
+ * - the agent has a sandbox that was given up with a deleted host, which this machine was before
+ *   it joined again: it is destroyed, because its user was told so;
  * - the agent has a sandbox whose row is on another host: nothing;
  * - the agent has one whose row is `stopped`: it was destroyed, so it is destroyed again,
  *   after a grace period;
@@ -43,6 +45,8 @@ const DEFAULT_DESTROY_GRACE_MS = 60_000;
 export interface ReconciledRows {
   findById(id: string): Promise<SandboxRow | undefined>;
   listLiving(hostId: string): Promise<SandboxRow[]>;
+  /** Whether it was given up with a deleted host. */
+  wasGivenUp(id: string): Promise<boolean>;
   /** Whether the host and the team exist, and the host may have sandboxes of the team. */
   mayHost(hostId: string, teamId: string): Promise<boolean>;
   /** Writes nothing and returns false if an operation has locked the row, or it was written since it was read. */
@@ -58,6 +62,8 @@ export interface ReconcilerParts {
   readonly logger: Logger;
   /** Makes the host destroy what it still has of a sandbox that is stopped, or whose create failed. */
   readonly destroyAgain: (row: SandboxRow) => Promise<void>;
+  /** Makes the host destroy what it still has of a sandbox that was given up with a deleted host. */
+  readonly destroyGivenUp: (info: hostAgent.SandboxInfo) => Promise<void>;
   readonly destroyGraceMs?: number | undefined;
 }
 
@@ -117,6 +123,7 @@ export class Reconciler implements AsyncDisposable {
       return;
     }
     const row = await rows.findById(id);
+    if (row?.host_id !== host.id && (await rows.wasGivenUp(id))) return this.#destroyGivenUp(info);
     if (row === undefined) return this.#adopt(info);
     // A host decides about its own sandboxes only, whatever it reports.
     if (row.host_id !== host.id) return;
@@ -199,13 +206,24 @@ export class Reconciler implements AsyncDisposable {
     await this.#settleUnknown(row);
   }
 
-  /** In the background: it may take minutes, and must not delay other reports. */
+  #destroyGivenUp(info: hostAgent.SandboxInfo): void {
+    const { state } = reportOf(info);
+    if (state === 'stopped' || state === 'destroying') return;
+    const { logger, host, destroyGivenUp } = this.#parts;
+    const fields = { sandbox: info.sandboxId, host: host.id };
+    logger.warn(fields, 'A sandbox that was given up with a deleted host was found; destroying it');
+    this.#inBackground(info.sandboxId, () => destroyGivenUp(info));
+  }
+
   #destroy(row: SandboxRow): void {
-    if (this.#destroying.has(row.id)) return;
-    this.#destroying.add(row.id);
-    void this.#attempt(this.#parts.destroyAgain(row)).finally(() =>
-      this.#destroying.delete(row.id),
-    );
+    this.#inBackground(row.id, () => this.#parts.destroyAgain(row));
+  }
+
+  /** It may take minutes, and must not delay other reports. */
+  #inBackground(id: string, destroy: () => Promise<void>): void {
+    if (this.#destroying.has(id)) return;
+    this.#destroying.add(id);
+    void this.#attempt(destroy()).finally(() => this.#destroying.delete(id));
   }
 
   /** An error with one sandbox must not prevent the others from being reconciled. */

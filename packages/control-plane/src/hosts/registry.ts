@@ -4,6 +4,8 @@ import type { HostConnection } from './connection.ts';
 /** The connections to the agents of the hosts that this process can reach. No other module creates a client of an agent. */
 export class HostRegistry {
   readonly #connections = new Map<string, HostConnection>();
+  /** The host of this process. */
+  local: HostConnection | undefined;
 
   /** The connection to the host of a row. Throws `host_unavailable`. */
   connection(hostId: string): HostConnection {
@@ -21,6 +23,11 @@ export class HostRegistry {
 
   all(): readonly HostConnection[] {
     return [...this.#connections.values()];
+  }
+
+  /** The ids of those whose agents have responded last. */
+  responding(): string[] {
+    return this.all().flatMap(({ id, isResponding }) => (isResponding ? [id] : []));
   }
 
   /** Adds a connection, or replaces the one to the same host. */

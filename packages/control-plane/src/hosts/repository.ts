@@ -1,17 +1,15 @@
-import type { hostAgent } from '@torpor/protocol';
-import { type Kysely, sql } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Database, EventKind, HostRow } from '../database/schema.ts';
 import { appendEvents, type OutboxEvent } from '../events/outbox.ts';
+import type { HostImage, HostReport } from './description.ts';
+import { sha256 } from './digest.ts';
 
 /** What a heartbeat reports. */
-export type HostReport = Pick<
-  HostRow,
-  'arch' | 'vcpus' | 'memory_mb' | 'disk_mb' | 'free_disk_mb' | 'builds' | 'agent_version'
-> & {
-  /** Null: only the process of the host itself can reach it. */
-  readonly address: string | null;
-};
+export interface Heartbeat extends HostReport {
+  /** Where its agent can be reached; undefined if only the process of the host itself can. */
+  readonly address?: string | undefined;
+}
 
 /** What a heartbeat has changed. */
 export interface HeartbeatEffect {
@@ -39,48 +37,66 @@ export class HostRepository {
   }
 
   /** Records that a host is up, and what is known of it. Returns undefined if it does not exist. */
-  async heartbeat(id: string, report: Partial<HostReport>): Promise<HeartbeatEffect | undefined> {
-    if (await this.#recordUnchanged(id, report)) return { isUp: false, isMoved: false };
-    return this.#recordChanged(id, report);
+  async heartbeat(id: string, heartbeat: Heartbeat): Promise<HeartbeatEffect | undefined> {
+    if (await this.#recordUnchanged(id, heartbeat)) return { isUp: false, isMoved: false };
+    return this.#recordChanged(id, heartbeat);
   }
 
   /**
-   * The usual heartbeat: of a host that is online, at the same address. One statement that does
-   * not wait for the disk, because every host sends one every few seconds; if the server crashes
-   * right after it, the next one makes up for it. Returns whether it was written.
+   * The usual heartbeat: of a host that is online, at the same address, with the same images. One
+   * statement that does not wait for the disk, because every host sends one every few seconds; if
+   * the server crashes right after it, the next one makes up for it. Returns whether it was written.
    */
-  async #recordUnchanged(id: string, report: Partial<HostReport>): Promise<boolean> {
+  async #recordUnchanged(id: string, { address, facts, images }: Heartbeat): Promise<boolean> {
     let update = this.#db
       .with('relaxed', (db) =>
         db.selectNoFrom(sql`set_config('synchronous_commit', 'off', true)`.as('setting')),
       )
       .updateTable('hosts')
       .from('relaxed')
-      .set({ ...report, last_heartbeat_at: sql<Date>`now()` })
+      .set({ ...facts, last_heartbeat_at: sql<Date>`now()` })
       .where('id', '=', id)
       .where('state', '=', 'online');
-    const { address } = report;
     if (address !== undefined) update = update.where('address', 'is not distinct from', address);
+    if (images !== undefined) update = update.where('images_digest', '=', digestOf(images));
     return (await update.returning('id').executeTakeFirst()) !== undefined;
   }
 
-  #recordChanged(id: string, report: Partial<HostReport>): Promise<HeartbeatEffect | undefined> {
+  #recordChanged(
+    id: string,
+    { address, facts, images }: Heartbeat,
+  ): Promise<HeartbeatEffect | undefined> {
     return this.#db.transaction().execute(async (transaction) => {
       const before = await transaction
         .selectFrom('hosts')
         .selectAll()
         .where('id', '=', id)
-        .forUpdate()
+        // Not as a deletion does, which placement waits for.
+        .forNoKeyUpdate()
         .executeTakeFirst();
       if (before === undefined) return undefined;
       await transaction
         .updateTable('hosts')
-        .set({ ...report, state: 'online', last_heartbeat_at: sql<Date>`now()` })
+        .set({ ...facts, address, state: 'online', last_heartbeat_at: sql<Date>`now()` })
         .where('id', '=', id)
         .execute();
+      if (images !== undefined) await recordImages(transaction, id, images);
       const isUp = before.state !== 'online';
       if (isUp) await appendEvents(transaction, [hostEvent('host.up', before)]);
-      return { isUp, isMoved: report.address !== undefined && report.address !== before.address };
+      return { isUp, isMoved: address !== undefined && address !== before.address };
+    });
+  }
+
+  /** Records what is known of a host, not that it is up. Does nothing if it does not exist. */
+  record(id: string, { facts, images }: HostReport): Promise<void> {
+    return this.#db.transaction().execute(async (transaction) => {
+      const row = await transaction
+        .updateTable('hosts')
+        .set(facts)
+        .where('id', '=', id)
+        .returning('id')
+        .executeTakeFirst();
+      if (row !== undefined && images !== undefined) await recordImages(transaction, id, images);
     });
   }
 
@@ -103,19 +119,42 @@ export class HostRepository {
   }
 }
 
-/** What an agent reports of its host, as the columns of its row. */
-export function capacityColumns(
-  capacity: hostAgent.HostCapacity | undefined,
-): Omit<HostReport, 'address'> {
-  return {
-    arch: capacity?.arch ?? null,
-    vcpus: capacity?.vcpus ?? null,
-    memory_mb: capacity === undefined ? null : Number(capacity.memoryMb),
-    disk_mb: capacity === undefined ? null : Number(capacity.diskMb),
-    free_disk_mb: capacity === undefined ? null : Number(capacity.freeDiskMb),
-    builds: capacity?.builds ?? null,
-    agent_version: capacity?.agentVersion ?? null,
-  };
+/** Within a transaction that has locked the row of the host. */
+async function recordImages(
+  transaction: Transaction<Database>,
+  hostId: string,
+  images: readonly HostImage[],
+): Promise<void> {
+  const changed = await transaction
+    .updateTable('hosts')
+    .set({ images_digest: digestOf(images) })
+    .where('id', '=', hostId)
+    .where('images_digest', 'is distinct from', digestOf(images))
+    .returning('id')
+    .executeTakeFirst();
+  if (changed === undefined) return;
+  await transaction.deleteFrom('host_images').where('host_id', '=', hostId).execute();
+  if (images.length === 0) return;
+  await transaction
+    .insertInto('host_images')
+    .values(
+      images.map(({ name, sizeBytes, createdAt }) => ({
+        host_id: hostId,
+        name,
+        size_bytes: sizeBytes,
+        created_at: createdAt,
+      })),
+    )
+    .onConflict((conflict) => conflict.doNothing())
+    .execute();
+}
+
+/** Tells whether images have changed, in whatever order they are reported. */
+function digestOf(images: readonly HostImage[]): string {
+  const lines = images.map(({ name, sizeBytes, createdAt }) =>
+    JSON.stringify([name, sizeBytes, createdAt.getTime()]),
+  );
+  return sha256(lines.sort().join());
 }
 
 /** An event of a host; by default one that happened by itself. */

@@ -2,7 +2,7 @@
  * Hosts as users see them. A host belongs to a team, whose sandboxes alone are placed on it, or
  * to the platform. Who operates the platform sees and changes those of the platform too.
  */
-import { newId, type Permission, TorporError } from '@torpor/protocol';
+import { newId, type Permission, type SandboxState, TorporError } from '@torpor/protocol';
 import { newJoinToken, parseJoinToken } from '@torpor/protocol/tls';
 import type { UpdateObject } from 'kysely';
 import { type Kysely, sql, type Transaction } from 'kysely';
@@ -37,8 +37,9 @@ export interface IssuedToken {
 
 /** What a host has that is lost with it. */
 export interface HostContents {
-  /** Ids of the sandboxes that are not stopped: paused ones too. */
-  readonly sandboxIds: readonly string[];
+  /** Those that are not stopped: paused ones too. */
+  readonly sandboxes: readonly { readonly id: string; readonly state: SandboxState }[];
+  /** Names of the snapshots that no other host has. */
   readonly snapshots: readonly string[];
 }
 
@@ -178,7 +179,8 @@ export class HostService {
   /**
    * Deletes a host: its certificate is refused from then on. Throws `not_found`, and
    * `has_active_sandboxes` while there are sandboxes that are not stopped; with `force` these
-   * and the snapshots are given up, and what runs on the machine is left alone.
+   * and the snapshots are given up. What runs on the machine is left alone, and is removed if the
+   * machine joins again.
    */
   async delete(principal: Principal, id: string, force: boolean): Promise<void> {
     const { kind, state } = await this.get(principal, id);
@@ -187,9 +189,9 @@ export class HostService {
     await this.#write('host.delete', principal, async (transaction) => {
       // From here on nothing is placed on it.
       await lockHost(transaction, id);
-      const { sandboxIds, snapshots } = await hosted.contents(transaction, id);
-      const isEmpty = sandboxIds.length + snapshots.length === 0;
-      if (!isEmpty && !force) throw stillHas(id, { sandboxIds, snapshots });
+      const contents = await hosted.contents(transaction, id);
+      const isEmpty = contents.sandboxes.length + contents.snapshots.length === 0;
+      if (!isEmpty && !force) throw stillHas(id, contents);
       // Of an empty one: snapshots that it should still have released.
       await hosted.giveUp(transaction, id);
       return transaction
@@ -295,7 +297,8 @@ function isLocal(id: string): TorporError {
   });
 }
 
-function stillHas(id: string, { sandboxIds, snapshots }: HostContents): TorporError {
+function stillHas(id: string, { sandboxes, snapshots }: HostContents): TorporError {
+  const sandboxIds = sandboxes.map((sandbox) => sandbox.id);
   const named = sandboxIds.slice(0, NAMED_SANDBOXES).join(', ');
   const rest = sandboxIds.length - NAMED_SANDBOXES;
   const more = rest > 0 ? `, and ${rest} more` : '';

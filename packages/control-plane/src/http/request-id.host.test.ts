@@ -53,7 +53,7 @@ test('the id of a request is in its response, its lines of the log and its calls
   expect(response.headers.get('x-request-id')).toBe(id);
   expect(logged(id)).toEqual(['Sandbox created', 'Request handled']);
   const calls = called.filter((call) => call.id === id).map(({ method }) => method);
-  expect(calls).toEqual(['describeHost', 'createSandbox']);
+  expect(calls).toEqual(['createSandbox']);
 });
 
 test.each([

@@ -43,8 +43,11 @@ export type StoredResponse = z.infer<typeof responseSchema>;
 
 /** Notes what a create makes. */
 export interface CreateRecord {
-  /** Call it in the transaction that makes it. Throws `conflict` if another attempt handles the request. */
-  record(transaction: Transaction<Database>, made: Made): Promise<void>;
+  /**
+   * Call it in the transaction that makes it, or, with undefined, that removes it because it came to
+   * nothing. Throws `conflict` if another attempt handles the request.
+   */
+  record(transaction: Transaction<Database>, made: Made | undefined): Promise<void>;
 }
 
 /** Of a request without a key. */
@@ -222,9 +225,9 @@ export class Claim implements CreateRecord, AsyncDisposable {
     return this.#made;
   }
 
-  async record(transaction: Transaction<Database>, made: Made): Promise<void> {
+  async record(transaction: Transaction<Database>, made: Made | undefined): Promise<void> {
     const { numUpdatedRows } = await this.#update(transaction)
-      .set({ made: this.#parts.seal(made) })
+      .set({ made: made === undefined ? null : this.#parts.seal(made) })
       .executeTakeFirstOrThrow();
     if (numUpdatedRows === 0n) {
       throw new TorporError('conflict', 'Another attempt handles this request now.');

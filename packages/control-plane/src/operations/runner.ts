@@ -78,7 +78,8 @@ export interface Operation<Subject, AgentResponse, Result> extends Intent {
   /** The resources to lock. */
   readonly resources: readonly string[];
   begin(write: LockedWrite): Promise<Subject>;
-  perform(subject: Subject, fence: bigint): Promise<AgentResponse>;
+  /** `write` is for one that turns to another host. */
+  perform(subject: Subject, fence: bigint, write: LockedWrite): Promise<AgentResponse>;
   complete(
     transaction: Write,
     subject: Subject,
@@ -264,7 +265,7 @@ export class OperationRunner {
     try {
       const { kind } = operation;
       const response = await tracePart(`${kind}.perform`, {}, async () =>
-        operation.perform(subject, await this.#fence(held)),
+        operation.perform(subject, await this.#fence(held), (write) => this.#write(held, write)),
       );
       const { result, events } = await tracePart(`${kind}.complete`, {}, () =>
         this.#conclude(held, operation, (transaction) =>

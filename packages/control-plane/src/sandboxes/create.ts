@@ -1,11 +1,13 @@
-import { type hostAgent, newId, TorporError } from '@torpor/protocol';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type ErrorCode, type hostAgent, newId, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow, TemplateRow } from '../database/schema.ts';
-import { type Place, reserveMemory } from '../hosts/placement.ts';
+import { type HostConnection, wasNotSent } from '../hosts/connection.ts';
+import type { PlacementRequest } from '../hosts/placement-request.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { CreateRecord } from '../idempotency/keys.ts';
-import type { Operation } from '../operations/runner.ts';
-import { discard } from './discard.ts';
+import type { LockedWrite, Operation } from '../operations/runner.ts';
+import { discard, isRemoved } from './discard.ts';
 import type { Shape } from './limits.ts';
 import { newSandboxRow } from './new-row.ts';
 import {
@@ -27,47 +29,63 @@ export interface NewSandbox extends Shape {
   readonly allowInternet: boolean;
   readonly envs: Readonly<Record<string, string>>;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Tags that its host must have. */
+  readonly hostTags: readonly string[];
+}
+
+type CreateParts = Pick<SandboxParts, 'db' | 'hosts' | 'logger' | 'placement' | 'quotas'>;
+
+/** What a create does on hosts: the row names the one that it is on now. */
+interface Subject {
+  row: SandboxRow;
+  /** Hosts that did not make the sandbox. */
+  readonly refused: Set<string>;
+  /** The last of them is the one that the row names. */
+  isUnmade: boolean;
 }
 
 /**
- * Boots or restores a sandbox. If the agent fails, the row stays with the reason, in state
+ * Boots or restores a sandbox on the best host, or the next if that makes nothing of it. If no host
+ * did, there is no row afterwards. If it failed on its host, the row stays with the reason, in state
  * `error`, or `destroying` for as long as the host may still have parts of it.
  */
 export function createOperation(
-  { logger, quotas }: Pick<SandboxParts, 'logger' | 'quotas'>,
+  parts: CreateParts,
   principal: Principal,
   request: NewSandbox,
-  { host, description }: Place,
   record: CreateRecord,
-): Operation<SandboxRow, hostAgent.CreateSandboxResponse, OperatedSandbox> {
+): Operation<Subject, hostAgent.CreateSandboxResponse, OperatedSandbox> {
   const id = newId('sandbox');
   const metadata = { template: request.template };
+  const wanted = placementRequest(principal, request);
   return {
     ...onSandbox(principal, id),
     kind: 'sandbox.create',
     begin: (write) =>
       write(async (transaction) => {
-        const { memoryMb } = request;
-        await quotas.require(transaction, principal.teamId, newSandboxDemand(request));
-        await reserveMemory(transaction, host.id, {
-          memoryMb,
-          hostMemoryMb: description.memoryMb,
-        });
+        await parts.quotas.require(transaction, principal.teamId, newSandboxDemand(request));
+        const host = await parts.placement.reserve(transaction, wanted);
         const row = requestedRow(principal, id, host.id, request);
         const [inserted] = await new SandboxRepository(transaction).insert([row]);
         await record.record(transaction, { ids: [id] });
-        return requireRow(id, inserted);
+        return { row: requireRow(id, inserted), refused: new Set(), isUnmade: false };
       }),
-    perform: (row, fence) =>
-      host.call((client) =>
-        client.createSandbox(
-          { ...agentRequest(row, request), fence },
-          {
-            timeoutMs: host.guestStartTimeoutMs(),
-          },
-        ),
-      ),
-    complete: async (transaction, row, response) => {
+    perform: async (subject, fence, write) => {
+      for (;;) {
+        try {
+          return await createOn(parts.hosts.connection(subject.row.host_id), subject.row, {
+            request,
+            fence,
+          });
+        } catch (reason) {
+          const error = TorporError.from(reason);
+          subject.isUnmade = await isUnmade(parts, subject.row, error, fence);
+          if (!subject.isUnmade) throw error;
+          await moveOn(parts, subject, { wanted, error, write });
+        }
+      }
+    },
+    complete: async (transaction, { row }, response) => {
       const now = new Date();
       const running = await new SandboxRepository(transaction).transition(
         id,
@@ -88,19 +106,113 @@ export function createOperation(
         events: [sandboxEvent(row, 'success', metadata)],
       };
     },
-    settle: async (row, error, fence) => {
-      const record = await discard({ logger, host, fence }, id, error);
+    settle: async (subject, error, fence) => {
+      const { row } = subject;
+      if (subject.isUnmade) {
+        return async (transaction) => {
+          await new SandboxRepository(transaction).removeUnmade(id);
+          await record.record(transaction, undefined);
+          return [];
+        };
+      }
+      const host = parts.hosts.connection(row.host_id);
+      const discarded = await discard({ logger: parts.logger, host, fence }, id, error);
       return async (transaction) => {
-        await record(transaction);
+        await discarded(transaction);
         return [sandboxEvent(row, 'error', metadata)];
       };
     },
-    explain: (_, error) =>
-      new TorporError(error.code, `Sandbox ${id} could not be created: ${error.message}`, {
-        remedy: error.remedy,
-        cause: error,
-      }),
+    explain: ({ isUnmade: isNotThere }, error) =>
+      isNotThere
+        ? error
+        : new TorporError(error.code, `Sandbox ${id} could not be created: ${error.message}`, {
+            remedy: error.remedy,
+            cause: error,
+          }),
   };
+}
+
+function createOn(
+  host: HostConnection,
+  row: SandboxRow,
+  { request, fence }: { readonly request: NewSandbox; readonly fence: bigint },
+): Promise<hostAgent.CreateSandboxResponse> {
+  return host.call((client) =>
+    client.createSandbox(
+      { ...agentRequest(row, request), fence },
+      { timeoutMs: host.guestStartTimeoutMs() },
+    ),
+  );
+}
+
+/** What came of a sandbox on one host. */
+interface Refusal {
+  readonly wanted: PlacementRequest;
+  readonly error: TorporError;
+  readonly write: LockedWrite;
+}
+
+/** What a host says that cannot have the sandbox now, or no longer has what it is started from. */
+const REFUSALS: ReadonlySet<ErrorCode> = new Set([
+  'no_hosts_available',
+  'capacity_exceeded',
+  'disk_full',
+  'host_setup',
+  'host_unavailable',
+  'not_found',
+]);
+
+/** Whether the host has refused to make the sandbox, has nothing of it, and cannot have it later. */
+async function isUnmade(
+  { hosts, logger }: CreateParts,
+  { id, host_id: hostId }: SandboxRow,
+  error: TorporError,
+  fence: bigint,
+): Promise<boolean> {
+  if (wasNotSent(error)) return true;
+  if (!REFUSALS.has(error.code)) return false;
+  return isRemoved({ host: hosts.connection(hostId), logger, fence }, id);
+}
+
+/** Between looks at hosts with room that others have locked. */
+const LOCKED_PAUSE_MS = 10;
+
+/** Reserves room on another host. Throws the error of the last one if there is none. */
+async function moveOn(
+  { db, placement, logger }: CreateParts,
+  subject: Subject,
+  { wanted, error, write }: Refusal,
+): Promise<void> {
+  const { id, host_id: hostId } = subject.row;
+  subject.refused.add(hostId);
+  for (;;) {
+    const moved = await write(async (transaction) => {
+      const sandboxes = new SandboxRepository(transaction);
+      await sandboxes.lock([id]);
+      const { refused } = subject;
+      const next = await placement.reserveInstead(transaction, hostId, wanted, refused);
+      return next && requireRow(id, await sandboxes.move(id, next.id));
+    });
+    if (moved !== undefined) {
+      logger.warn(
+        { sandbox: id, host: hostId, next: moved.host_id, err: error },
+        'A host did not take a sandbox; trying another',
+      );
+      subject.row = moved;
+      subject.isUnmade = false;
+      return;
+    }
+    if (!(await placement.hasRoom(db, wanted, subject.refused))) throw error;
+    await delay(LOCKED_PAUSE_MS);
+  }
+}
+
+function placementRequest(
+  { teamId }: Principal,
+  { template, snapshot, vcpus, memoryMb, hostTags }: NewSandbox,
+): PlacementRequest {
+  const origin = snapshot === undefined ? { image: template } : { snapshot };
+  return { teamId, vcpus, memoryMb, hostTags, origin };
 }
 
 function agentRequest(row: SandboxRow, { snapshot, envs }: NewSandbox) {

@@ -31,7 +31,8 @@ export async function discard(
   };
 }
 
-async function isRemoved({ host, logger, fence }: Parts, id: string): Promise<boolean> {
+/** Whether the host has confirmed that it has nothing of a sandbox. By the fence it does not make it later. */
+export async function isRemoved({ host, logger, fence }: Parts, id: string): Promise<boolean> {
   try {
     await destroyOnHost(host, id, fence);
     return true;

@@ -3,7 +3,7 @@ import type { Transaction } from 'kysely';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, NewSandboxRow, SandboxRow } from '../database/schema.ts';
 import { publicMessage } from '../errors/public-error.ts';
-import { lockFreeMemory, noMemory } from '../hosts/placement.ts';
+import { noRoom, type Placement } from '../hosts/placement.ts';
 import { hasFailedToStart, neverReachedHost, reportOf } from '../hosts/report.ts';
 import { type PhaseTiming, phaseTimings } from '../hosts/timings.ts';
 import type { CreateRecord, Made } from '../idempotency/keys.ts';
@@ -97,15 +97,9 @@ function forkOperation(
       const source = await parts.runner.withLock(id, intent, ({ write: writeSource }) =>
         requireForkable(parts, principal, id, writeSource),
       );
-      const { memoryMb } = await parts.hosts.connection(source.host_id).describe();
       const timeoutSec = request.timeoutSec ?? source.timeout_sec;
       const reservation = await write(async (transaction) => {
-        const reserved = await reserve(parts.quotas, transaction, {
-          source,
-          childIds,
-          timeoutSec,
-          hostMemoryMb: memoryMb,
-        });
+        const reserved = await reserve(parts, transaction, { source, childIds, timeoutSec });
         await record.record(transaction, madeBy(reserved));
         return reserved;
       });
@@ -179,37 +173,47 @@ function requireForkable(
   });
 }
 
-/** Inserts as many rows as the team's quotas allow and the host has memory for. */
+/**
+ * Inserts as many rows as the team's quotas allow and the host has room for. Copies are made where
+ * the source is: throws `no_hosts_available` if that host is being drained.
+ */
 async function reserve(
-  quotas: Quotas,
+  { quotas, placement }: { readonly quotas: Quotas; readonly placement: Placement },
   transaction: Transaction<Database>,
   wanted: {
     readonly source: SandboxRow;
     readonly childIds: readonly string[];
     readonly timeoutSec: number;
-    readonly hostMemoryMb: number;
   },
 ): Promise<Reservation> {
-  const { source, childIds, timeoutSec, hostMemoryMb } = wanted;
-  const memoryMb = source.memory_mb;
-  const quota = await quotas.lock(
-    transaction,
-    source.team_id,
-    newSandboxDemand(shapeOfRow(source)),
-  );
+  const { source, childIds, timeoutSec } = wanted;
+  const shape = shapeOfRow(source);
+  const quota = await quotas.lock(transaction, source.team_id, newSandboxDemand(shape));
   const allowed = quota.times(childIds.length);
-  const freeMb = await lockFreeMemory(transaction, source.host_id, hostMemoryMb);
-  const room = Math.max(Math.min(Math.floor(freeMb / memoryMb), allowed), 0);
-  const placed = childIds.slice(0, room).map((id) => childRow(source, id, timeoutSec));
-  const rows = room === 0 ? [] : await new SandboxRepository(transaction).insert(placed);
+  const room = await placement.lockRoom(transaction, source.host_id);
+  if (room.isDraining) throw drained(source);
+  const { freeMb, freeVcpus } = room;
+  const fits = Math.min(Math.floor(freeMb / shape.memoryMb), Math.floor(freeVcpus / shape.vcpus));
+  const count = Math.max(Math.min(fits, allowed), 0);
+  const placed = childIds.slice(0, count).map((id) => childRow(source, id, timeoutSec));
+  const rows = count === 0 ? [] : await new SandboxRepository(transaction).insert(placed);
+  const left = {
+    ...room,
+    freeMb: freeMb - count * shape.memoryMb,
+    freeVcpus: freeVcpus - count * shape.vcpus,
+  };
   const refused = childIds
-    .slice(room)
-    .map(() =>
-      room === allowed
-        ? quota.refusal(allowed)
-        : noMemory({ memoryMb, hostMemoryMb }, freeMb - room * memoryMb),
-    );
+    .slice(count)
+    .map(() => (count === allowed ? quota.refusal(allowed) : noRoom(shape, left)));
   return { source, rows, refused, timeoutSec };
+}
+
+function drained({ id, host_id: hostId }: SandboxRow): TorporError {
+  return new TorporError(
+    'no_hosts_available',
+    `Copies of the sandbox ${id} would be on its host ${hostId}, which takes no new sandboxes: it is being drained.`,
+    { remedy: 'Stop draining that host.' },
+  );
 }
 
 async function recordChildren(

@@ -13,35 +13,42 @@ export const hostedRows: HostedRows = { contents, giveUp };
 
 async function contents(db: Kysely<Database>, hostId: string): Promise<HostContents> {
   const sandboxes = await new SandboxRepository(db).listLiving(hostId);
-  const snapshots = await db
-    .selectFrom('templates')
-    .select('name')
-    .where('host_id', '=', hostId)
-    .where('state', '=', 'ready')
-    .orderBy('name')
-    .execute();
+  const snapshots = await onlyOn(db, hostId).where('state', '=', 'ready').orderBy('name').execute();
   return {
-    sandboxIds: sandboxes.map(({ id }) => id).sort(),
+    sandboxes: sandboxes
+      .map(({ id, state }) => ({ id, state }))
+      .sort((a, b) => (a.id < b.id ? -1 : 1)),
     snapshots: snapshots.map(({ name }) => name),
   };
 }
 
-/** Sandboxes become `stopped`, and snapshots no longer exist. */
+/**
+ * Sandboxes become `stopped`, and snapshots that no other host has no longer exist. Their ids stay
+ * recorded: should the machine join again, what it still has of them is removed.
+ */
 async function giveUp(transaction: Transaction<Database>, hostId: string): Promise<void> {
   const sandboxes = new SandboxRepository(transaction);
-  for (const row of await sandboxes.listLiving(hostId)) {
+  const living = await sandboxes.listLiving(hostId);
+  // First all of them: who writes one waits with it for the host.
+  await sandboxes.lock(living.map(({ id }) => id));
+  for (const row of living) {
     const report = { state: 'stopped', reason: GIVEN_UP_REASON, ended_at: new Date() } as const;
     if (await sandboxes.recordReport(row, report)) continue;
     throw new TorporError('conflict', `An operation is in progress on sandbox ${row.id}.`, {
       remedy: 'Try again when it has finished.',
     });
   }
-  const removed = await transaction
-    .deleteFrom('templates')
+  const lost = await onlyOn(transaction, hostId).execute();
+  const released = await transaction
+    .deleteFrom('template_hosts')
     .where('host_id', '=', hostId)
-    .returning(['name', 'team_id', 'state'])
+    .returning('template_id as id')
     .execute();
-  const named = removed.filter(({ state }) => state === 'ready');
+  await recordGivenUp(transaction, [...living, ...released]);
+  if (lost.length === 0) return;
+  const ids = lost.map(({ id }) => id);
+  await transaction.deleteFrom('templates').where('id', 'in', ids).execute();
+  const named = lost.filter(({ state }) => state === 'ready');
   await appendEvents(
     transaction,
     named.map(({ name, team_id: teamId }) => ({
@@ -53,4 +60,35 @@ async function giveUp(transaction: Transaction<Database>, hostId: string): Promi
       metadata: { reason: GIVEN_UP_REASON },
     })),
   );
+}
+
+/** The templates, in any state, that no other host has. */
+function onlyOn(db: Kysely<Database>, hostId: string) {
+  return db
+    .selectFrom('templates')
+    .innerJoin('template_hosts', 'template_id', 'templates.id')
+    .select(['templates.id', 'name', 'team_id', 'state'])
+    .where('host_id', '=', hostId)
+    .where(({ not, exists, selectFrom }) =>
+      not(
+        exists(
+          selectFrom('template_hosts as other')
+            .select('other.host_id')
+            .whereRef('other.template_id', '=', 'templates.id')
+            .where('other.host_id', '<>', hostId),
+        ),
+      ),
+    );
+}
+
+async function recordGivenUp(
+  transaction: Transaction<Database>,
+  resources: readonly { readonly id: string }[],
+): Promise<void> {
+  if (resources.length === 0) return;
+  await transaction
+    .insertInto('given_up')
+    .values(resources.map(({ id }) => ({ id })))
+    .onConflict((conflict) => conflict.doNothing())
+    .execute();
 }

@@ -1,10 +1,6 @@
-import { REMEDIES, SANDBOX_DEFAULTS, TorporError } from '@torpor/protocol';
+import { SANDBOX_DEFAULTS, type TorporError } from '@torpor/protocol';
 import type { TemplateRow } from '../database/schema.ts';
-import type { HostDescription } from '../hosts/connection.ts';
 import { invalidFields } from '../validation/parse-with.ts';
-
-/** Below this the guest's kernel, Node.js and envd do not start. */
-const MIN_MEMORY_MB = 128;
 
 /** The requested size; undefined where the template, the host or a default decides. */
 export interface RequestedShape {
@@ -44,36 +40,6 @@ export function shapeOf(request: RequestedShape, snapshot: TemplateRow | undefin
     throw invalidField(key, problem, 'Leave it out.');
   }
   return fixed;
-}
-
-/** Checks a size against what the host has. Throws `invalid_request` or `capacity_exceeded`. */
-export function checkShape({ vcpus, memoryMb }: Shape, host: HostDescription): void {
-  if (vcpus < 1 || vcpus > host.maxVcpus) {
-    throw invalidField('vcpus', `must be 1 to ${host.maxVcpus} on this host`);
-  }
-  if (memoryMb < MIN_MEMORY_MB) {
-    throw invalidField(
-      'memoryMb',
-      `must be ${MIN_MEMORY_MB} to ${host.maxMemoryMb} MiB on this host`,
-    );
-  }
-  if (memoryMb > host.maxMemoryMb) {
-    throw new TorporError(
-      'capacity_exceeded',
-      `A sandbox on this host can have at most ${host.maxMemoryMb} MiB of memory; ${memoryMb} MiB were requested.`,
-    );
-  }
-}
-
-/** Throws `not_found` if the host has no image of this name. */
-export function requireImage(name: string, host: HostDescription): void {
-  if (host.templates.includes(name)) return;
-  const known = host.templates.length === 0 ? 'none' : host.templates.join(', ');
-  throw new TorporError(
-    'not_found',
-    `There is no template ${JSON.stringify(name)}. Images on this host: ${known}.`,
-    { remedy: REMEDIES.listOrMakeTemplates },
-  );
 }
 
 /** A field by the name that it has here; a dialect says its own. */

@@ -3,6 +3,7 @@ import type { Kysely, Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Principal } from '../auth/principal.ts';
 import type { Database, SandboxRow, TemplateRow } from '../database/schema.ts';
+import type { Placement } from '../hosts/placement.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
 import {
   hasFailedToStart,
@@ -27,6 +28,7 @@ export interface SandboxParts {
   readonly db: Kysely<Database>;
   readonly sandboxes: SandboxRepository;
   readonly hosts: HostRegistry;
+  readonly placement: Placement;
   readonly quotas: Quotas;
   readonly runner: OperationRunner;
   readonly logger: Logger;

@@ -1,10 +1,9 @@
 import { canTransition, type hostAgent } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow } from '../database/schema.ts';
-import { reserveMemory } from '../hosts/placement.ts';
 import { phaseTimings } from '../hosts/timings.ts';
 import type { Operation } from '../operations/runner.ts';
-import { findOwn, notInState } from './access.ts';
+import { notInState } from './access.ts';
 import { claim, moveTo } from './claim.ts';
 import {
   type OperatedSandbox,
@@ -72,25 +71,22 @@ export function resumeOperation(
   return {
     ...onSandbox(principal, id),
     kind: 'sandbox.resume',
-    begin: async (write) => {
-      const { hosts, sandboxes } = parts;
-      const { host_id: hostId } = await findOwn(sandboxes, principal, id);
-      const { memoryMb: hostMemoryMb } = await hosts.connection(hostId).describe();
-      return claim(parts, write, {
+    begin: (write) =>
+      claim(parts, write, {
         teamId: principal.teamId,
         id,
         check: (row) =>
           requireResumable(row, timeoutSec === undefined ? IS_RUNNING : KEEPS_TIMEOUT),
         move: async (transaction, row) => {
-          await parts.quotas.require(transaction, row.team_id, runningDemand(shapeOfRow(row)));
-          const memoryMb = row.memory_mb;
-          await reserveMemory(transaction, row.host_id, { memoryMb, hostMemoryMb });
+          const shape = shapeOfRow(row);
+          await parts.quotas.require(transaction, row.team_id, runningDemand(shape));
+          await new SandboxRepository(transaction).lock([id]);
+          await parts.placement.reserveOn(transaction, row.host_id, shape);
           return new SandboxRepository(transaction).transition(id, row.state, 'resuming', {
             reason: null,
           });
         },
-      });
-    },
+      }),
     perform: (row, fence) => {
       const host = parts.hosts.connection(row.host_id);
       return host.call((client) =>

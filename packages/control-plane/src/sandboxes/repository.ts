@@ -7,7 +7,8 @@
  * - **An operation** (operations/runner.ts) that holds the sandbox's lock. It creates the row
  *   ({@link SandboxRepository.insert}), and changes its state by
  *   {@link SandboxRepository.transition}: only as the table of `@torpor/protocol` allows, and
- *   only if the row is still in the state that the operation has read. Every such write is in
+ *   only if the row is still in the state that the operation has read. A create may move it to
+ *   another host before any has made it, and removes it if none did. Every such write is in
  *   a transaction that has confirmed the lock.
  * - **An operation that failed, or one that settles an abandoned one**, copies what the
  *   agent reports ({@link SandboxRepository.recordAsHolder}): only the agent knows how far
@@ -92,6 +93,37 @@ export class SandboxRepository {
       .executeTakeFirst();
     await this.#announce(row);
     return row;
+  }
+
+  /** Locks rows for the transaction. Before those of hosts: others wait with a sandbox for its host. */
+  async lock(ids: readonly string[]): Promise<void> {
+    await this.#db
+      .selectFrom('sandboxes')
+      .select('id')
+      .where('id', 'in', [...ids, ''])
+      .orderBy('id')
+      .forUpdate()
+      .execute();
+  }
+
+  /** Moves a sandbox that no host has to the host on which its operation has reserved room. */
+  async move(id: string, hostId: string): Promise<SandboxRow | undefined> {
+    return this.#db
+      .updateTable('sandboxes')
+      .set({ host_id: hostId, ...written('creating') })
+      .where('id', '=', id)
+      .where('state', '=', 'creating')
+      .returningAll()
+      .executeTakeFirst();
+  }
+
+  /** Removes a sandbox that no host has had. */
+  async removeUnmade(id: string): Promise<void> {
+    await this.#db
+      .deleteFrom('sandboxes')
+      .where('id', '=', id)
+      .where('state', '=', 'creating')
+      .execute();
   }
 
   /**
@@ -183,6 +215,16 @@ export class SandboxRepository {
 
   findById(id: string): Promise<SandboxRow | undefined> {
     return this.#db.selectFrom('sandboxes').selectAll().where('id', '=', id).executeTakeFirst();
+  }
+
+  /** Whether it was given up with a deleted host. */
+  async wasGivenUp(id: string): Promise<boolean> {
+    const row = await this.#db
+      .selectFrom('given_up')
+      .select('id')
+      .where('id', '=', id)
+      .executeTakeFirst();
+    return row !== undefined;
   }
 
   /** Whether a host and a team exist, and the host may have sandboxes of the team. */

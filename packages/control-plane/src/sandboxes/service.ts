@@ -7,13 +7,13 @@ import type { Principal } from '../auth/principal.ts';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Cursor } from '../database/page.ts';
 import type { SandboxRow } from '../database/schema.ts';
-import type { Placement } from '../hosts/placement.ts';
+import type { HostInventory } from '../hosts/inventory.ts';
 import { hasFailedToStart, neverReachedHost } from '../hosts/report.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn, notInState } from './access.ts';
 import { createOperation, type NewSandbox } from './create.ts';
 import { destroyOperation } from './destroy.ts';
-import { checkShape, type RequestedShape, requireImage, type Shape, shapeOf } from './limits.ts';
+import { type RequestedShape, type Shape, shapeOf } from './limits.ts';
 import type { OperatedSandbox, SandboxParts, SnapshotLookup } from './parts.ts';
 import type { SandboxFilter } from './repository.ts';
 import { notCreated, settledCreate } from './settled-create.ts';
@@ -35,7 +35,7 @@ export interface SandboxPage {
 }
 
 export interface SandboxServiceParts extends SandboxParts {
-  readonly placement: Placement;
+  readonly inventory: HostInventory;
   readonly snapshots: SnapshotLookup;
 }
 
@@ -49,27 +49,20 @@ export class SandboxService {
   /**
    * Boots a sandbox and resolves when it runs. Throws before anything is created:
    * `invalid_request`, `capacity_exceeded`, `not_found` (the template),
-   * `no_hosts_available`, `host_unavailable`. If the agent fails, the row stays, in state `error` with
-   * the reason.
+   * `no_hosts_available`, `host_unavailable`. If it fails on its host, the row stays, in state
+   * `error` with the reason.
    */
   async create(
     principal: Principal,
     request: SandboxRequest,
     record: CreateRecord = UNRECORDED,
   ): Promise<OperatedSandbox> {
-    const { placement, snapshots, runner } = this.#parts;
+    const { inventory, snapshots, runner } = this.#parts;
     const snapshot = await snapshots.find(principal.teamId, request.template);
-    const shape = shapeOf(request, snapshot);
-    const { teamId } = principal;
-    const { memoryMb } = shape;
-    const place =
-      snapshot === undefined
-        ? await placement.choose({ teamId, memoryMb, image: request.template })
-        : await placement.hostOf(snapshot);
-    checkShape(shape, place.description);
-    if (snapshot === undefined) requireImage(request.template, place.description);
-    const sandbox = { ...request, ...shape, snapshot };
-    return runner.run(createOperation(this.#parts, principal, sandbox, place, record));
+    const sandbox = { ...request, ...shapeOf(request, snapshot), snapshot };
+    return inventory.withCurrent(() =>
+      runner.run(createOperation(this.#parts, principal, sandbox, record)),
+    );
   }
 
   /**

@@ -78,7 +78,8 @@ export function createSnapshotOperation(
           await requireRoom(parts, transaction, row, name);
           const moved = await sandboxes.transition(row.id, row.state, 'snapshotting');
           if (moved === undefined) return undefined;
-          pending = await new TemplateRepository(transaction).insert(pendingRow(row, name));
+          const pendingOf = pendingRow(row, name);
+          pending = await new TemplateRepository(transaction).insert(pendingOf, row.host_id);
           return moved;
         },
       });
@@ -174,7 +175,6 @@ function pendingRow(source: SandboxRow, name: string): NewTemplateRow {
     name,
     type: 'snapshot',
     state: 'pending',
-    host_id: source.host_id,
     source_sandbox_id: source.id,
     build_id: null,
     vcpus: source.vcpus,

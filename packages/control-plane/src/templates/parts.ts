@@ -41,30 +41,58 @@ export function snapshotEvent(
 }
 
 /**
- * Makes the host release a template that is `deleting`, which is final, and removes its row.
- * A failure of the host is not an error: the sweeper retries.
+ * Makes the hosts release a template that is `deleting`, which is final, and removes its row when all
+ * have. A failure of a host is not an error: the sweeper retries.
  */
 export async function releaseTemplate(
   parts: Pick<TemplateParts, 'hosts' | 'templates' | 'runner' | 'logger'>,
   { id, team_id: teamId }: TemplateRow,
 ): Promise<void> {
-  const { hosts, templates, runner, logger } = parts;
+  const { templates, runner } = parts;
   const intent = { kind: 'snapshot.delete', teamId, actor: SYSTEM } as const;
   await runner.withLock(`${TEMPLATE_PREFIX}${id}`, intent, async ({ write, fence }) => {
-    const row = await templates.findDeleting(id);
-    if (row === undefined) return;
+    if ((await templates.findDeleting(id)) === undefined) return;
     const message = { teamId, templateId: id, fence: await fence() };
-    try {
-      await hosts
-        .connection(row.host_id)
-        .call((client) => client.deleteSnapshot(message, { timeoutMs: DELETE_TIMEOUT_MS }));
-    } catch (reason) {
-      const error = TorporError.from(reason);
-      if (error.code !== 'not_found') {
-        logger.warn({ template: id, err: error }, 'Could not release a template; will retry');
-        return;
-      }
-    }
-    await write((transaction) => new TemplateRepository(transaction).remove(id));
+    const hostIds = await templates.hostsOf(id);
+    const released = await Promise.all(
+      hostIds.map(async (hostId) => ((await isReleased(parts, hostId, message)) ? [hostId] : [])),
+    );
+    await write(async (transaction) => {
+      const rows = new TemplateRepository(transaction);
+      for (const hostId of released.flat()) await rows.recordRelease(id, hostId);
+      await rows.removeReleased(id);
+    });
   });
+}
+
+/** Makes a host release what it has of a template that was given up with the host that the machine was. */
+export async function releaseGivenUp(
+  parts: Pick<TemplateParts, 'hosts' | 'runner' | 'logger'>,
+  hostId: string,
+  id: string,
+): Promise<void> {
+  const intent = { kind: 'snapshot.delete', teamId: null, actor: SYSTEM } as const;
+  await parts.runner.withLock(`${TEMPLATE_PREFIX}${id}`, intent, async ({ fence }) => {
+    await isReleased(parts, hostId, { teamId: '', templateId: id, fence: await fence() });
+  });
+}
+
+/** Whether the host has confirmed that it does not have the template. */
+async function isReleased(
+  { hosts, logger }: Pick<TemplateParts, 'hosts' | 'logger'>,
+  hostId: string,
+  message: { readonly teamId: string; readonly templateId: string; readonly fence: bigint },
+): Promise<boolean> {
+  try {
+    await hosts
+      .connection(hostId)
+      .call((client) => client.deleteSnapshot(message, { timeoutMs: DELETE_TIMEOUT_MS }));
+    return true;
+  } catch (reason) {
+    const err = TorporError.from(reason);
+    if (err.code === 'not_found') return true;
+    const template = message.templateId;
+    logger.warn({ template, host: hostId, err }, 'Could not release a template; will retry');
+    return false;
+  }
 }

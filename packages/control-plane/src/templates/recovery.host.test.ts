@@ -50,9 +50,13 @@ async function leave(state: string, name: string, sourceId: string): Promise<str
   const id = newId('template');
   site.agent.builds.templates.set(id, 'some-build');
   await database.query(
-    `insert into templates (id, team_id, name, type, state, host_id, source_sandbox_id, vcpus, memory_mb)
-     select $1, team_id, $2, 'snapshot', $3, host_id, id, 1, 128 from sandboxes where id = $4`,
+    `insert into templates (id, team_id, name, type, state, source_sandbox_id, vcpus, memory_mb)
+     select $1, team_id, $2, 'snapshot', $3, id, 1, 128 from sandboxes where id = $4`,
     [id, name, state, sourceId],
+  );
+  await database.query(
+    `insert into template_hosts select $1, host_id from sandboxes where id = $2`,
+    [id, sourceId],
   );
   return id;
 }

@@ -10,8 +10,9 @@ export interface PublishedTemplate {
 
 /**
  * The rows of the table `templates`. An operation that holds the lock of a name inserts,
- * publishes and marks its rows. Any control plane may lock one that is `deleting`, release it and
- * remove its row.
+ * publishes and marks its rows. Any control plane may lock one that is `deleting`, have its hosts
+ * release it, and remove its row when the last has. Which hosts have a build is written with the
+ * row, before a host is asked to make it, and corrected by what hosts list (sweeper.ts).
  */
 export class TemplateRepository {
   readonly #db: Kysely<Database>;
@@ -68,8 +69,35 @@ export class TemplateRepository {
       .execute();
   }
 
-  insert(row: NewTemplateRow): Promise<TemplateRow> {
-    return this.#db.insertInto('templates').values(row).returningAll().executeTakeFirstOrThrow();
+  /** Inserts a template that the host is to keep; within a transaction. */
+  async insert(row: NewTemplateRow, hostId: string): Promise<TemplateRow> {
+    const inserted = await this.#db
+      .insertInto('templates')
+      .values(row)
+      .returningAll()
+      .executeTakeFirstOrThrow();
+    await this.recordHost(inserted.id, hostId);
+    return inserted;
+  }
+
+  /** The hosts that have its build, or may have it. */
+  async hostsOf(id: string): Promise<string[]> {
+    const rows = await this.#db
+      .selectFrom('template_hosts')
+      .select('host_id')
+      .where('template_id', '=', id)
+      .orderBy('host_id')
+      .execute();
+    return rows.map((row) => row.host_id);
+  }
+
+  /** Records that a host has the build. */
+  async recordHost(id: string, hostId: string): Promise<void> {
+    await this.#db
+      .insertInto('template_hosts')
+      .values({ template_id: id, host_id: hostId })
+      .onConflict((conflict) => conflict.doNothing())
+      .execute();
   }
 
   /** Assigns the name to a pending template, and takes it from the previous one; within a transaction. */
@@ -123,29 +151,87 @@ export class TemplateRepository {
   unsettled(hostId: string): Promise<TemplateRow[]> {
     return this.#db
       .selectFrom('templates')
-      .selectAll()
+      .innerJoin('template_hosts', 'template_id', 'templates.id')
+      .selectAll('templates')
       .where('host_id', '=', hostId)
       .where('state', '<>', 'ready')
       .execute();
   }
 
-  /** Which of these ids have a row, in any state. */
-  async known(ids: readonly string[]): Promise<ReadonlySet<string>> {
-    if (ids.length === 0) return new Set();
+  /** The ids of templates that can be used, and of which a host has the build. */
+  async readyOn(hostId: string): Promise<string[]> {
     const rows = await this.#db
       .selectFrom('templates')
+      .innerJoin('template_hosts', 'template_id', 'templates.id')
+      .select('templates.id')
+      .where('host_id', '=', hostId)
+      .where('state', '=', 'ready')
+      .execute();
+    return rows.map(({ id }) => id);
+  }
+
+  /** Those of these ids that have a row, in any state; `recorded` if it names the host. */
+  async known(
+    hostId: string,
+    ids: readonly string[],
+  ): Promise<ReadonlyMap<string, Pick<TemplateRow, 'team_id' | 'state'> & { recorded: boolean }>> {
+    if (ids.length === 0) return new Map();
+    const rows = await this.#db
+      .selectFrom('templates')
+      .leftJoin('template_hosts', (join) =>
+        join.onRef('template_id', '=', 'templates.id').on('host_id', '=', hostId),
+      )
+      .select(['templates.id', 'team_id', 'state', 'host_id'])
+      .where('templates.id', 'in', ids)
+      .execute();
+    return new Map(
+      rows.map(({ id, host_id, ...row }) => [id, { ...row, recorded: host_id !== null }]),
+    );
+  }
+
+  /** Those of these ids that were given up with a deleted host. */
+  async givenUp(ids: readonly string[]): Promise<ReadonlySet<string>> {
+    if (ids.length === 0) return new Set();
+    const rows = await this.#db
+      .selectFrom('given_up')
       .select('id')
       .where('id', 'in', ids)
       .execute();
     return new Set(rows.map(({ id }) => id));
   }
 
-  /** Removes the row of a template that the host has released. */
-  async remove(id: string): Promise<void> {
+  /** Records that a host has lost the build of a template that can be used. Returns whether it was recorded to have it. */
+  async recordLoss(id: string, hostId: string): Promise<boolean> {
+    const lost = await this.#db
+      .deleteFrom('template_hosts')
+      .using('templates')
+      .whereRef('template_id', '=', 'templates.id')
+      .where('template_id', '=', id)
+      .where('host_id', '=', hostId)
+      .where('state', '=', 'ready')
+      .returning('template_id')
+      .executeTakeFirst();
+    return lost !== undefined;
+  }
+
+  /** Records that a host has released a template that is `deleting`; within a transaction. */
+  async recordRelease(id: string, hostId: string): Promise<void> {
+    await this.#db
+      .deleteFrom('template_hosts')
+      .where('template_id', '=', id)
+      .where('host_id', '=', hostId)
+      .execute();
+  }
+
+  /** Removes the row of a template that every host has released. */
+  async removeReleased(id: string): Promise<void> {
     await this.#db
       .deleteFrom('templates')
       .where('id', '=', id)
       .where('state', '=', 'deleting')
+      .where(({ not, exists, selectFrom }) =>
+        not(exists(selectFrom('template_hosts').select('host_id').where('template_id', '=', id))),
+      )
       .execute();
   }
 }

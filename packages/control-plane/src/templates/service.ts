@@ -16,8 +16,8 @@ import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import type { Cursor, Page } from '../database/page.ts';
 import type { TemplateRow } from '../database/schema.ts';
-import type { HostImage } from '../hosts/connection.ts';
-import type { Placement } from '../hosts/placement.ts';
+import type { HostImage } from '../hosts/description.ts';
+import type { HostInventory } from '../hosts/inventory.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn } from '../sandboxes/access.ts';
 import { createSnapshotOperation } from './create.ts';
@@ -25,7 +25,7 @@ import { deleteSnapshotOperation, unknownName } from './delete.ts';
 import type { OperatedSnapshot, TemplateParts } from './parts.ts';
 
 export interface TemplateServiceParts extends TemplateParts {
-  readonly placement: Placement;
+  readonly inventory: HostInventory;
 }
 
 export interface SnapshotRequest {
@@ -83,7 +83,7 @@ export class TemplateService {
 
   /** The images of the platform that the team's sandboxes can boot. */
   images({ teamId }: Principal): Promise<readonly HostImage[]> {
-    return this.#parts.placement.images(teamId);
+    return this.#parts.inventory.images(teamId);
   }
 
   /** Throws `not_found`. */

@@ -1,13 +1,14 @@
 import { z } from 'zod';
+import { SANDBOX_STATES } from '../sandbox-state.ts';
 import { displayNameSchema } from './common.ts';
 
 const HOST_TYPES = ['regular', 'team'] as const;
 const HOST_STATUSES = ['pending', 'online', 'unreachable'] as const;
-const MAX_TAGS = 64;
+export const MAX_HOST_TAGS = 64;
 
 const nameSchema = displayNameSchema(64).meta({ example: 'rack-3' });
 
-const hostTagSchema = z
+export const hostTagSchema = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$/, 'must be 1 to 64 of [A-Za-z0-9._:-]')
   .meta({ example: 'gpu' });
@@ -21,17 +22,17 @@ export const createHostSchema = z
   .strictObject({
     name: nameSchema,
     type: typeSchema.default('regular'),
-    tags: z.array(hostTagSchema).max(MAX_TAGS).default([]),
+    tags: z.array(hostTagSchema).max(MAX_HOST_TAGS).default([]),
   })
   .meta({ id: 'CreateHost' });
 
 export const updateHostSchema = z
   .strictObject({
     name: nameSchema.optional(),
-    draining: z
-      .boolean()
-      .optional()
-      .meta({ description: '`true`: no new sandboxes are placed on it; those that it has stay.' }),
+    draining: z.boolean().optional().meta({
+      description:
+        '`true`: no new sandboxes are placed on it, and those that it has are not copied. They stay, and can be resumed.',
+    }),
   })
   .meta({ id: 'UpdateHost' });
 
@@ -94,7 +95,10 @@ export const hostDeletePreviewSchema = z
     sandbox_ids: z
       .array(z.string())
       .meta({ description: 'The sandboxes that are not stopped: paused ones too.' }),
-    snapshots: z.array(z.string()),
+    sandboxes: z
+      .array(z.strictObject({ id: z.string(), status: z.enum(SANDBOX_STATES) }))
+      .meta({ description: 'The same with their states.' }),
+    snapshots: z.array(z.string()).meta({ description: 'The snapshots that no other host has.' }),
   })
   .meta({ id: 'HostDeletePreview' });
 

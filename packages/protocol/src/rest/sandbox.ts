@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { SANDBOX_DEFAULTS } from '../sandbox-defaults.ts';
 import { SANDBOX_STATES } from '../sandbox-state.ts';
 import { environmentSchema } from './common.ts';
+import { hostTagSchema, MAX_HOST_TAGS } from './hosts.ts';
 
 export const sandboxIdSchema = z.string().meta({ example: 'sb4k2v9q0c7m1x8z5t3a6w' });
 
@@ -59,6 +60,14 @@ export const createSandboxSchema = z
       .boolean()
       .default(true)
       .meta({ description: 'Whether the sandbox may reach the internet.' }),
+    host_tags: z
+      .array(hostTagSchema)
+      .max(MAX_HOST_TAGS)
+      .default([])
+      .meta({
+        description: 'Tags that the host of the sandbox must have: every one of them.',
+        example: ['gpu'],
+      }),
   })
   .refine((request) => !request.auto_pause || request.timeout_sec > 0, {
     path: ['auto_pause'],

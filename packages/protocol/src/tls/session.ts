@@ -72,8 +72,10 @@ export class TlsSession implements Disposable {
     session.once('close', onEnd);
     session.once('goaway', onEnd);
     const { promise, resolve, reject } = Promise.withResolvers<ClientHttp2Session>();
-    session.on('error', (error) => reject(unavailable(error.message, error)));
-    session.once('close', () => reject(unavailable('The connection was closed.')));
+    const fail = (message: string, cause?: Error) =>
+      reject(unavailable(message, new NotConnected(message, { cause })));
+    session.on('error', (error) => fail(error.message, error));
+    session.once('close', () => fail('The connection was closed.'));
     session.once('connect', () => resolve(session));
     await promise;
     keepAlive(session);
@@ -91,6 +93,11 @@ function keepAlive(session: ClientHttp2Session): void {
     session.ping(() => clearTimeout(timeout));
   }, PING_INTERVAL_MS);
   session.once('close', () => clearInterval(interval));
+}
+
+/** The cause of the error of a call that was not sent, because no connection could be made. */
+export class NotConnected extends Error {
+  override readonly name = 'NotConnected';
 }
 
 function unavailable(message: string, cause?: unknown): ConnectError {

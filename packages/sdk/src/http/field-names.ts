@@ -6,6 +6,7 @@ const SDK_NAMES: Readonly<Record<string, string>> = {
   disk_size_mb: 'diskSizeMiB',
   auto_pause: 'autoPause',
   allow_internet: 'allowInternet',
+  host_tags: 'hostTags',
   sandbox_id: 'sandboxId',
   expires_at: 'expiresAt',
   event_types: 'eventTypes',

@@ -34,6 +34,8 @@ export class MemoryAgent implements AsyncDisposable {
   readonly builds = new MemoryBuilds();
   readonly fences = new Fences(() => performance.now());
   readonly limits = { memoryMb: 4096, maxVcpus: 4, maxMemoryMb: 2048 };
+  /** Names of its images. */
+  images = ['python', 'base'];
   /** Address of sandboxes that are created from now on. */
   hostIp = '10.11.0.2';
   /** Larger than 64 KiB. */
@@ -46,6 +48,8 @@ export class MemoryAgent implements AsyncDisposable {
   createGate: Promise<void> = Promise.resolve();
   /** Awaited by every destroy. */
   destroyGate: Promise<void> = Promise.resolve();
+  /** How many creates it had no memory for. */
+  refusals = 0;
   /** Makes the next create fail. */
   createError: TorporError | undefined;
   destroyError: TorporError | undefined;
@@ -66,6 +70,25 @@ export class MemoryAgent implements AsyncDisposable {
   get transport(): Transport {
     this.#transport ??= createRouterTransport((router) => this.routes(router));
     return this.#transport;
+  }
+
+  /** What it is and has. */
+  describe(): MessageInitShape<typeof hostAgent.DescribeHostResponseSchema> {
+    const { memoryMb, maxVcpus, maxMemoryMb } = this.limits;
+    return {
+      arch: 'x86_64',
+      cpuCores: 4,
+      memoryMb: BigInt(memoryMb),
+      maxVcpus,
+      maxMemoryMb: BigInt(maxMemoryMb),
+      images: this.images.map((name) => ({ name })),
+      capacity: {
+        arch: 'x64',
+        vcpus: maxVcpus,
+        memoryMb: BigInt(memoryMb),
+        agentVersion: '0.0.0-test',
+      },
+    };
   }
 
   /** The number of calls of this name so far. */
@@ -154,6 +177,22 @@ export class MemoryAgent implements AsyncDisposable {
     }
   }
 
+  /** As the real agent, which looks at the memory that is left. */
+  #requireMemory(memoryMb: number): void {
+    let used = 0;
+    for (const info of this.sandboxes.values()) {
+      if (info.status !== 'paused' && info.status !== 'error') used += info.memoryMb;
+    }
+    if (used + memoryMb <= this.limits.memoryMb) return;
+    this.refusals++;
+    throw new TorporError('no_hosts_available', 'This host has no memory left.').toConnectError();
+  }
+
+  #requireImage(name: string): void {
+    if (this.images.includes(name)) return;
+    throw new TorporError('not_found', `There is no image ${name}.`).toConnectError();
+  }
+
   #require(id: string): Info {
     const info = this.sandboxes.get(id);
     if (info === undefined)
@@ -182,7 +221,9 @@ export class MemoryAgent implements AsyncDisposable {
         if (this.createError !== undefined) throw this.createError.toConnectError();
         this.#admit(request.sandboxId, request.fence);
         const { templateId = 'base' } = request;
+        if (!request.fromSnapshot) this.#requireImage(templateId);
         const frozen = request.fromSnapshot ? this.builds.frozen(templateId) : undefined;
+        this.#requireMemory(frozen?.shape.memoryMb ?? request.memoryMb);
         const info = this.addSandbox(request.sandboxId, request.teamId);
         const {
           vcpus,
@@ -283,14 +324,7 @@ export class MemoryAgent implements AsyncDisposable {
       }.bind(this),
       describeHost: () => {
         this.#enter('describeHost');
-        return {
-          arch: 'x86_64',
-          cpuCores: 4,
-          memoryMb: BigInt(this.limits.memoryMb),
-          maxVcpus: this.limits.maxVcpus,
-          maxMemoryMb: BigInt(this.limits.maxMemoryMb),
-          images: [{ name: 'python' }, { name: 'base' }],
-        };
+        return this.describe();
       },
     };
   }

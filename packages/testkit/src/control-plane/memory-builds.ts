@@ -85,6 +85,13 @@ export class MemoryBuilds {
     return { shape, buildId };
   }
 
+  /** A copy of the build of a template, as if its files had been copied to the host. */
+  copyFrom(other: MemoryBuilds, templateId: string): void {
+    const { shape, buildId } = other.frozen(templateId);
+    this.#builds.set(buildId, shape);
+    this.templates.set(templateId, buildId);
+  }
+
   /** Records that a sandbox refers to the build that it runs from. */
   keep(sandboxId: string, buildId: string): void {
     this.#sandboxBuilds.set(sandboxId, buildId);

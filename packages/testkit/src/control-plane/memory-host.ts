@@ -30,17 +30,11 @@ export class MemoryHost implements AsyncDisposable {
     token?: Pick<rest.HostToken, 'token' | 'join_url'>,
     options: Partial<JoinedHostOptions> = {},
   ): Promise<JoinedHost> {
-    const { memoryMb, maxVcpus } = this.agent.limits;
     this.#joined = await JoinedHost.open({
       dataDir: this.dataDir,
       join: token === undefined ? undefined : { url: token.join_url, token: token.token },
       routes: (router) => this.agent.routes(router),
-      capacity: async () => ({
-        arch: 'x64',
-        vcpus: maxVcpus,
-        memoryMb: BigInt(memoryMb),
-        agentVersion: '0.0.0-test',
-      }),
+      describe: async () => this.agent.describe(),
       host: '127.0.0.1',
       port: 0,
       logger: pino({ level: 'silent' }),

@@ -10,6 +10,7 @@ import { webhooks } from './0008-webhooks.ts';
 import { idempotencyAndQuotas } from './0011-idempotency-and-quotas.ts';
 import { hosts } from './0012-hosts.ts';
 import { accounts } from './0013-accounts.ts';
+import { placement } from './0014-placement.ts';
 import { indexes } from './0016-indexes.ts';
 import { signInAndMail } from './0018-sign-in-and-mail.ts';
 import { responsibleUsers } from './0019-responsible-users.ts';
@@ -27,6 +28,7 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0011-idempotency-and-quotas': idempotencyAndQuotas,
   '0012-hosts': hosts,
   '0013-accounts': accounts,
+  '0014-placement': placement,
   '0016-indexes': indexes,
   '0018-sign-in-and-mail': signInAndMail,
   '0019-responsible-users': responsibleUsers,

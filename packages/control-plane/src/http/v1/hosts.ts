@@ -63,7 +63,8 @@ const DELETE = defineEndpoint({
   summary: 'Delete a host; its certificate is refused from then on',
   description:
     'A host with sandboxes that are not stopped, or with snapshots, is refused (`has_active_sandboxes`) unless forced. ' +
-    'Then they are given up: the sandboxes become `stopped` and the snapshots no longer exist. What runs on the machine is left alone.',
+    'Then they are given up: the sandboxes become `stopped` and the snapshots no longer exist. What runs on the machine is left alone, ' +
+    'and removed if the machine joins again.',
   tag: TAG,
   params,
   query: rest.deleteHostQuerySchema,
@@ -146,10 +147,11 @@ export function addHostRoutes(api: Api, hosts: HostService): void {
     return c.body(null, 204);
   });
   addEndpoint(api, PREVIEW, async (c, { params: { id } }) => {
-    const { host, sandboxIds, snapshots } = await hosts.deletePreview(c.get('principal'), id);
+    const { host, sandboxes, snapshots } = await hosts.deletePreview(c.get('principal'), id);
     return c.json({
       host: presentHost(host),
-      sandbox_ids: [...sandboxIds],
+      sandbox_ids: sandboxes.map((sandbox) => sandbox.id),
+      sandboxes: sandboxes.map((sandbox) => ({ id: sandbox.id, status: sandbox.state })),
       snapshots: [...snapshots],
     } satisfies rest.HostDeletePreview);
   });

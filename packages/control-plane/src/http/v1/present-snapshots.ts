@@ -1,6 +1,6 @@
 import type { rest } from '@torpor/protocol';
 import type { TemplateRow } from '../../database/schema.ts';
-import type { HostImage } from '../../hosts/connection.ts';
+import type { HostImage } from '../../hosts/description.ts';
 import type { PhaseTiming } from '../../hosts/timings.ts';
 import type { Template } from '../../templates/service.ts';
 

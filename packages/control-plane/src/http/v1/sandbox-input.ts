@@ -23,6 +23,7 @@ export function sandboxRequest(body: rest.CreateSandbox): SandboxRequest {
     allowInternet: body.allow_internet,
     envs: body.envs ?? {},
     metadata: body.metadata ?? {},
+    hostTags: body.host_tags,
   };
 }
 
@@ -30,6 +31,7 @@ export function sandboxRequest(body: rest.CreateSandbox): SandboxRequest {
 const BODY_NAMES: ReadonlyMap<string, string> = new Map([
   ['memoryMb', 'memory_mb'],
   ['diskSizeMb', 'disk_size_mb'],
+  ['hostTags', 'host_tags'],
 ]);
 
 /** The same promise; a refusal of fields names them as the body does. */

@@ -6,7 +6,7 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { HostCapacity } from "./hostagent_pb.ts";
+import type { DescribeHostResponse, HostCapacity } from "./hostagent_pb.ts";
 import { file_hostagent_v1_hostagent } from "./hostagent_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file hostagent/v1/enrolment.proto.
  */
 export const file_hostagent_v1_enrolment: GenFile = /*@__PURE__*/
-  fileDesc("Chxob3N0YWdlbnQvdjEvZW5yb2xtZW50LnByb3RvEgxob3N0YWdlbnQudjEiKQoLSm9pblJlcXVlc3QSDQoFdG9rZW4YASABKAkSCwoDY3NyGAIgASgMIjQKDEpvaW5SZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhMKC2NlcnRpZmljYXRlGAIgASgJIhsKDFJlbmV3UmVxdWVzdBILCgNjc3IYASABKAwiJAoNUmVuZXdSZXNwb25zZRITCgtjZXJ0aWZpY2F0ZRgBIAEoCSJwChBIZWFydGJlYXRSZXF1ZXN0EhQKB2FkZHJlc3MYASABKAlIAIgBARIMCgRwb3J0GAIgASgNEiwKCGNhcGFjaXR5GAMgASgLMhouaG9zdGFnZW50LnYxLkhvc3RDYXBhY2l0eUIKCghfYWRkcmVzcyITChFIZWFydGJlYXRSZXNwb25zZTLhAQoQRW5yb2xtZW50U2VydmljZRI9CgRKb2luEhkuaG9zdGFnZW50LnYxLkpvaW5SZXF1ZXN0GhouaG9zdGFnZW50LnYxLkpvaW5SZXNwb25zZRJACgVSZW5ldxIaLmhvc3RhZ2VudC52MS5SZW5ld1JlcXVlc3QaGy5ob3N0YWdlbnQudjEuUmVuZXdSZXNwb25zZRJMCglIZWFydGJlYXQSHi5ob3N0YWdlbnQudjEuSGVhcnRiZWF0UmVxdWVzdBofLmhvc3RhZ2VudC52MS5IZWFydGJlYXRSZXNwb25zZWIGcHJvdG8z", [file_hostagent_v1_hostagent]);
+  fileDesc("Chxob3N0YWdlbnQvdjEvZW5yb2xtZW50LnByb3RvEgxob3N0YWdlbnQudjEiKQoLSm9pblJlcXVlc3QSDQoFdG9rZW4YASABKAkSCwoDY3NyGAIgASgMIjQKDEpvaW5SZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhMKC2NlcnRpZmljYXRlGAIgASgJIhsKDFJlbmV3UmVxdWVzdBILCgNjc3IYASABKAwiJAoNUmVuZXdSZXNwb25zZRITCgtjZXJ0aWZpY2F0ZRgBIAEoCSK+AQoQSGVhcnRiZWF0UmVxdWVzdBIUCgdhZGRyZXNzGAEgASgJSACIAQESDAoEcG9ydBgCIAEoDRIsCghjYXBhY2l0eRgDIAEoCzIaLmhvc3RhZ2VudC52MS5Ib3N0Q2FwYWNpdHkSPAoLZGVzY3JpcHRpb24YBCABKAsyIi5ob3N0YWdlbnQudjEuRGVzY3JpYmVIb3N0UmVzcG9uc2VIAYgBAUIKCghfYWRkcmVzc0IOCgxfZGVzY3JpcHRpb24iEwoRSGVhcnRiZWF0UmVzcG9uc2Uy4QEKEEVucm9sbWVudFNlcnZpY2USPQoESm9pbhIZLmhvc3RhZ2VudC52MS5Kb2luUmVxdWVzdBoaLmhvc3RhZ2VudC52MS5Kb2luUmVzcG9uc2USQAoFUmVuZXcSGi5ob3N0YWdlbnQudjEuUmVuZXdSZXF1ZXN0GhsuaG9zdGFnZW50LnYxLlJlbmV3UmVzcG9uc2USTAoJSGVhcnRiZWF0Eh4uaG9zdGFnZW50LnYxLkhlYXJ0YmVhdFJlcXVlc3QaHy5ob3N0YWdlbnQudjEuSGVhcnRiZWF0UmVzcG9uc2ViBnByb3RvMw", [file_hostagent_v1_hostagent]);
 
 /**
  * @generated from message hostagent.v1.JoinRequest
@@ -116,9 +116,18 @@ export type HeartbeatRequest = Message<"hostagent.v1.HeartbeatRequest"> & {
   port: number;
 
   /**
+   * Of agents that send no description.
+   *
    * @generated from field: hostagent.v1.HostCapacity capacity = 3;
    */
   capacity?: HostCapacity | undefined;
+
+  /**
+   * What the agent returns to DescribeHost.
+   *
+   * @generated from field: optional hostagent.v1.DescribeHostResponse description = 4;
+   */
+  description?: DescribeHostResponse | undefined;
 };
 
 /**
