@@ -26,8 +26,10 @@ export function originOf(
   if (origin !== undefined) {
     if (!URL.canParse(origin)) return 'foreign';
     const { host, origin: normalized } = new URL(origin);
-    if (publicUrl !== undefined && normalized === new URL(publicUrl).origin) return 'same';
-    return host === header('host')?.toLowerCase() ? 'same' : 'foreign';
+    const own = publicUrl === undefined ? undefined : new URL(publicUrl);
+    if (normalized === own?.origin) return 'same';
+    // At the public address its scheme counts too: a page that came over HTTP may be anybody's.
+    return host === header('host')?.toLowerCase() && host !== own?.host ? 'same' : 'foreign';
   }
   const site = header('sec-fetch-site');
   if (site === undefined) return 'unknown';
