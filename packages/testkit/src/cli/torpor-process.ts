@@ -3,11 +3,9 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
-
-export const TORPOR = fileURLToPath(new URL('../../../cli/bin/torpor.mjs', import.meta.url));
+import { ServerProcess, TORPOR } from './server-process.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../../../../', import.meta.url));
 
@@ -18,83 +16,52 @@ const readySchema = z.strictObject({
   data_dir: z.string(),
 });
 
-const STOP_TIMEOUT_MS = 60_000;
-const LOG_LINES = 60;
-
 /** A `torpor up` as a child, with its own data directory and port. */
 export class TorporProcess implements AsyncDisposable {
   readonly dataDir: string;
   readonly apiUrl: string;
   /** Where agents join; undefined if they cannot. */
   readonly agentUrl: string | undefined;
-  /** The last lines of its log. */
-  readonly log: readonly string[];
-  readonly #child: ChildProcess;
+  readonly #server: ServerProcess;
 
-  private constructor(
-    child: ChildProcess,
-    log: readonly string[],
-    ready: z.infer<typeof readySchema>,
-  ) {
-    this.#child = child;
-    this.log = log;
+  private constructor(server: ServerProcess, ready: z.infer<typeof readySchema>) {
+    this.#server = server;
     this.apiUrl = ready.api_url;
     this.agentUrl = ready.agent_url;
     this.dataDir = ready.data_dir;
   }
 
   get pid(): number {
-    const { pid } = this.#child;
-    if (pid === undefined) throw new Error('torpor up was not started.');
-    return pid;
+    return this.#server.pid;
+  }
+
+  /** The last lines of its log. */
+  get log(): readonly string[] {
+    return this.#server.log;
   }
 
   /** Starts it; resolves when it reports that it is ready. Throws with the end of its log if it exits instead. */
   static async start(dataDir: string, ...options: string[]): Promise<TorporProcess> {
-    const child = spawn(process.execPath, [TORPOR, 'up', '--json', '--port', '0', ...options], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, TORPOR_DATA_DIR: dataDir },
-    });
-    const log: string[] = [];
-    createInterface({ input: child.stderr }).on('line', (line) => {
-      log.push(line);
-      if (log.length > LOG_LINES) log.shift();
-    });
-    const failed = once(child, 'exit').then(([code, signal]) => {
-      throw new Error(`torpor up exited with ${code ?? signal}:\n${log.join('\n')}`);
-    });
-    const [line] = await Promise.race([
-      once(createInterface({ input: child.stdout }), 'line'),
-      failed,
-    ]);
-    failed.catch(() => undefined);
-    const ready = readySchema.safeParse(JSON.parse(String(line)));
-    if (!ready.success) throw new Error(`torpor up says: ${line}\n${log.join('\n')}`);
-    return new TorporProcess(child, log, ready.data);
+    const env = { TORPOR_DATA_DIR: dataDir };
+    const server = await ServerProcess.start(['up', '--port', '0', ...options], { env });
+    const ready = readySchema.safeParse(server.ready);
+    if (ready.success) return new TorporProcess(server, ready.data);
+    await server.kill();
+    throw new Error(`torpor up says: ${JSON.stringify(server.ready)}`);
   }
 
   /** Stops it in order. Returns its exit status. */
-  async stop(): Promise<number | null> {
-    return this.#end('SIGTERM');
+  stop(): Promise<number | null> {
+    return this.#server.stop();
   }
 
   /** Kills it, like a crash. */
-  async kill(): Promise<void> {
-    await this.#end('SIGKILL');
+  kill(): Promise<void> {
+    return this.#server.kill();
   }
 
-  async #end(signal: NodeJS.Signals): Promise<number | null> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) {
-      return this.#child.exitCode;
-    }
-    const exited = once(this.#child, 'exit', { signal: AbortSignal.timeout(STOP_TIMEOUT_MS) });
-    this.#child.kill(signal);
-    const [code] = await exited;
-    return code;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.stop().catch(() => this.kill());
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#server[Symbol.asyncDispose]();
   }
 }
 

@@ -48,13 +48,13 @@ export class Fleet implements AsyncDisposable {
     this.#stack = stack;
   }
 
-  static async open(): Promise<Fleet> {
+  /** On the database that clients connect to in this way, over a socket; on an embedded one if omitted. */
+  static async open(external?: ClientConfig): Promise<Fleet> {
     await using stack = new AsyncDisposableStack();
     const site = stack.use(await openTestSite());
-    const server = await startEmbeddedPostgres(site.options);
-    stack.defer(() => server.close());
-    const { host = '', user = '', port = 5432 } = server.connection;
-    const database = new Client(server.connection);
+    const connection = external ?? (await embeddedDatabase(site, stack));
+    const { host = '', user = '', port = 5432 } = connection;
+    const database = new Client(connection);
     await database.connect();
     stack.defer(() => database.end());
     const address = { directory: host, user: String(user), port };
@@ -159,6 +159,15 @@ export class Fleet implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stack.disposeAsync();
   }
+}
+
+async function embeddedDatabase(
+  { options }: TestSite,
+  stack: AsyncDisposableStack,
+): Promise<ClientConfig> {
+  const server = await startEmbeddedPostgres(options);
+  stack.defer(() => server.close());
+  return server.connection;
 }
 
 function member(controlPlane: ControlPlane): Member {
