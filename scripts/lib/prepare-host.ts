@@ -1,20 +1,22 @@
 // The requirements of tests beyond the npm packages: programs, kernel features, guest artefacts.
 
 import { prepareGuest } from '@torpor/agent/guest-artifacts';
-import { setUpHost } from '@torpor/agent/host-setup';
+import { REQUIREMENTS, setUpHost } from '@torpor/agent/host-setup';
 import type { Io } from '@torpor/cli';
 import { printStatus, progressStatus, setupReport } from '@torpor/cli/testing';
 import { loadConfig } from '@torpor/control-plane/config';
 import { ImageStore, kernelArguments } from '@torpor/images';
 import { ENVD_ENTRY } from '@torpor/testkit/guests';
 import { findQemu, probeAccelerator } from '@torpor/vmm';
+import { POSTGRESQL, withoutServer } from './postgres.ts';
 
 /**
- * Sets the machine up as `torpor setup` does, and creates the guest artefacts. Returns the
+ * Sets the machine up as `torpor setup` does, installs PostgreSQL, and creates the guest artefacts. Returns the
  * environment variables for the tests. Throws TorporError.
  */
 export async function prepareHost(io: Io): Promise<Record<string, string>> {
-  await setUpHost({ report: setupReport(io) });
+  const requirements = [...REQUIREMENTS, POSTGRESQL];
+  await withoutServer(() => setUpHost({ report: setupReport(io), requirements }));
   const { config } = await loadConfig({ env: process.env });
   const { cacheDir } = config;
   const artifacts = await prepareGuest(new ImageStore({ cacheDir }), {

@@ -2,7 +2,7 @@
 export type { HostSettings } from '../config.ts';
 export type { SetupReport } from './apt.ts';
 export { collectFacts } from './facts.ts';
-export { checkRequirements, type Fact, remedyOf } from './requirement.ts';
+export { checkRequirements, type Fact, type Requirement, remedyOf } from './requirement.ts';
 export { REQUIREMENTS, requirementsFor } from './requirements.ts';
 export { assertHostReady, setUpHost } from './setup.ts';
 export { vmmFacts } from './vmm.ts';
