@@ -1,0 +1,104 @@
+import type { HandlerContext } from '@connectrpc/connect';
+import { rest, TorporError } from '@torpor/protocol';
+import { type Member, MemoryHost, until } from '@torpor/testkit/control-plane';
+import type { DoomedControlPlane } from './doomed-control-plane.ts';
+
+/** The calls that change something. */
+const CHANGES = new Set([
+  'createSandbox',
+  'destroySandbox',
+  'pauseSandbox',
+  'resumeSandbox',
+  'forkSandbox',
+  'createSnapshot',
+  'deleteSnapshot',
+]);
+
+const START_TIMEOUT_MS = 60_000;
+
+type Handler = (request: never, context: HandlerContext) => unknown;
+
+/** Hosts without virtual machines that have joined; their calls are steps of a control plane that is to die. */
+export class MemoryHosts implements AsyncDisposable {
+  readonly hosts: readonly MemoryHost[];
+  /** Whose calls they are. */
+  doomed: DoomedControlPlane | undefined;
+  /** What a late call waits for. */
+  #settled = Promise.withResolvers<void>();
+  readonly #late: Promise<unknown>[] = [];
+
+  private constructor(hosts: readonly MemoryHost[]) {
+    this.hosts = hosts;
+  }
+
+  static async join(member: Member, count: number): Promise<MemoryHosts> {
+    const hosts = new MemoryHosts(
+      await Promise.all(Array.from({ length: count }, () => MemoryHost.make())),
+    );
+    for (const [index, host] of hosts.hosts.entries()) {
+      host.agent.limits.memoryMb = 1_000_000;
+      const response = await member.call('POST', '/hosts', { name: `host-${index}` });
+      await host.start(rest.createdHostSchema.parse(await response.json()), {
+        heartbeatMs: 1_000,
+        routes: (router) =>
+          host.agent.routes({
+            ...router,
+            service: (definition, methods) => router.service(definition, hosts.#withSteps(methods)),
+          }),
+      });
+    }
+    await hosts.untilWatchedSince(hosts.hosts.map(() => 0));
+    return hosts;
+  }
+
+  /** How often each has been watched. */
+  get watches(): readonly number[] {
+    return this.hosts.map(({ agent }) => agent.count('watchSandboxes'));
+  }
+
+  /** Waits until each has been watched once more. */
+  async untilWatchedSince(earlier: readonly number[]): Promise<void> {
+    await until(
+      () => this.watches.every((count, index) => count > (earlier[index] ?? 0)),
+      START_TIMEOUT_MS,
+    );
+  }
+
+  /** Lets late calls begin, and waits until they have returned. */
+  async admitLateCalls(): Promise<void> {
+    this.#settled.resolve();
+    await Promise.all(this.#late.splice(0));
+    this.#settled = Promise.withResolvers();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const host of this.hosts) await host[Symbol.asyncDispose]();
+  }
+
+  #withSteps<M extends object>(methods: M): M {
+    const entries = Object.entries(methods).map(([name, method]: [string, Handler]) => [
+      name,
+      CHANGES.has(name) ? this.#withStepsOf(name, method) : method,
+    ]);
+    return Object.fromEntries(entries);
+  }
+
+  /** It dies before the agent gets the call, or before it begins with it, or before it returns. */
+  #withStepsOf(name: string, method: Handler): Handler {
+    return async (request, context) => {
+      const caller = this.doomed;
+      if (caller?.reach(`${name} not received`)) {
+        throw new TorporError('host_unavailable', 'The caller has died.').toConnectError();
+      }
+      const begin = async () => method(request, context);
+      if (caller?.reach(`${name} late`)) {
+        const call = this.#settled.promise.then(begin);
+        this.#late.push(call.catch(() => undefined));
+        return call;
+      }
+      const response = await begin();
+      caller?.reach(`${name} done`);
+      return response;
+    };
+  }
+}
