@@ -108,7 +108,7 @@ export const fleet: Benchmark = {
   method:
     `${LARGE.hosts} hosts and ${LARGE.hosts * LARGE.sandboxesPerHost} running sandboxes of one team with quotas, and a tenth of both. The hosts have joined over TLS, each with a ` +
     'certificate and a port of its own, and have no virtual machines: their agents respond at once. Each size has its own embedded PostgreSQL, whose load is ' +
-    'that of pg_stat_statements; the agents of a size are one process. By turns a control plane with the default settings is started on each: it is measured how long until it has recorded that ' +
+    'that of pg_stat_statements; the agents of a size are one process. By turns a control plane with the default settings is started on each (only that it gives a silent host up after two minutes, because the machine that measures may be busy): it is measured how long until it has recorded that ' +
     'meanwhile a sandbox had failed on every host, then how long until it has recorded that these run again, then what it does for ' +
     `${FULL.idleMs / 1000} s while nobody asks for anything, and then ${FULL.creates} creates and destroys, ${CONCURRENCY} at a time.`,
   series: Object.fromEntries(

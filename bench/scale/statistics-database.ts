@@ -8,7 +8,7 @@ import { pino } from 'pino';
 /** What the statements of a time did, by pg_stat_statements; without those of the benchmark. */
 export interface DatabaseLoad {
   readonly statements: number;
-  /** Transactions that wrote: each waits for the disk. */
+  /** Transactions that wrote. */
   readonly writes: number;
   /** Time in the executor and the planner. */
   readonly milliseconds: number;
