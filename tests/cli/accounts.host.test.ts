@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Torpor } from '@torpor/sdk';
 import { type CliInput, cli } from '@torpor/testkit/cli';
-import { type Harness, startHarness } from '@torpor/testkit/control-plane';
+import { type Harness, logIn, startHarness } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 const PASSWORD = 'a long password of mine';
@@ -138,4 +138,37 @@ test.each([
   });
   expect(exitCode).not.toBe(0);
   expect(stderr).toContain(what);
+});
+
+test('a login that is approved in a browser', async () => {
+  const link = (await ok(operator(['user', 'create', 'web@example.com']))).trim();
+  await ok(at('web', ['join'], link, PASSWORD));
+  const { token } = await logIn(harness.controlPlane, 'web@example.com', PASSWORD);
+  const shown = Promise.withResolvers<string>();
+  const unknown = await at('web', ['login', '--provider', 'github']);
+  expect(unknown.stderr).toContain('Users cannot log in with github here');
+  const login = cli(['login', '--device'], {
+    env: {
+      HOME: join(homes, 'web'),
+      TORPOR_DATA_DIR: join(homes, 'none'),
+      TORPOR_API_URL: harness.controlPlane.url,
+    },
+    onStderr: (text: string) => {
+      const [code] = /[A-Z]{4}-[A-Z]{4}/.exec(text) ?? [];
+      if (code !== undefined) shown.resolve(code);
+    },
+  });
+  const form = new URLSearchParams({ user_code: await shown.promise, decision: 'approved' });
+  const origin = harness.controlPlane.url;
+  const approved = await fetch(`${origin}/device/decision`, {
+    method: 'POST',
+    body: form,
+    headers: { origin, cookie: `torpor_session=${token}` },
+  });
+  expect(approved.status).toBe(200);
+  await ok(login);
+  expect(await ok(at('web', ['whoami']))).toContain('web@example.com');
+  expect(await ok(at('web', ['account', 'identities']))).toContain('PROVIDER');
+  const mail = await at('web', ['account', 'reset-password', 'web@example.com']);
+  expect(mail.stderr).toContain('sends no mail');
 });

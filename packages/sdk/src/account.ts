@@ -1,3 +1,6 @@
+import { hostname } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
+import { TorporError } from '@torpor/protocol/basics';
 import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
 import type { Connection } from './http/connection.ts';
@@ -23,6 +26,31 @@ export interface LoggedIn {
   readonly expiresAt: Date;
 }
 
+/** For the user of a program: what to open, and what to enter there. */
+export interface DeviceLogin {
+  /** The page of the server. */
+  readonly url: string;
+  /** To be entered, and compared. */
+  readonly userCode: string;
+  readonly expiresAt: Date;
+  /** The session, once the user has approved. Throws `forbidden` if the user declines, `not_found` when the code expires. */
+  session(signal?: AbortSignal): Promise<LoggedIn>;
+}
+
+const LONGEST_POLL_INTERVAL_MS = 30_000;
+/** While these last, the login may still succeed. */
+const PASSING_ERRORS: ReadonlySet<string> = new Set([
+  'rate_limited',
+  'host_unavailable',
+  'database_unavailable',
+  'timeout',
+]);
+
+/** What the API says of a login that is waiting, or the session. */
+const devicePollSchema = rest.startedSessionSchema
+  .partial()
+  .extend(rest.devicePendingSchema.partial().shape);
+
 /** Who uses this client: a user's account and sessions, or an API key. */
 export class Account {
   readonly #connection: Connection;
@@ -35,6 +63,30 @@ export class Account {
   login({ email, password, signal }: LoginOptions): Promise<LoggedIn> {
     const body: z.input<typeof rest.loginSchema> = { email, password, mode: 'token' };
     return this.#start('/v1/auth/login', body, signal);
+  }
+
+  /** How users can log in. Needs no credentials. */
+  loginOptions(signal?: AbortSignal): Promise<rest.LoginOptions> {
+    return this.#connection.json('GET', '/v1/auth/providers', rest.loginOptionsSchema, { signal });
+  }
+
+  /** Begins a session that its user approves in a browser, on whichever machine. Needs no credentials. */
+  async startDeviceLogin(signal?: AbortSignal): Promise<DeviceLogin> {
+    // The user sees it, and can tell by it whether the request is the own one.
+    const headers = { 'user-agent': `Torpor on ${hostname()}` };
+    const options = { headers, signal };
+    const device = await this.#connection.json(
+      'POST',
+      '/v1/auth/device',
+      rest.deviceLoginSchema,
+      options,
+    );
+    return {
+      url: device.verification_uri,
+      userCode: device.user_code,
+      expiresAt: new Date(Date.now() + device.expires_in * 1000),
+      session: (waiting) => this.#awaitApproval(device, waiting),
+    };
   }
 
   /** Makes an account, and begins a session. Needs no credentials. */
@@ -91,6 +143,17 @@ export class Account {
     await this.#connection.empty('POST', '/v1/auth/switch-team', { json, signal });
   }
 
+  /** The logins of other services that are this user's, oldest first. */
+  identities(signal?: AbortSignal): Promise<rest.Identity[]> {
+    return this.#connection.json('GET', '/v1/me/identities', rest.identityListSchema, { signal });
+  }
+
+  /** Throws `conflict` if the user could not log in any more. */
+  async unlinkIdentity(id: string, signal?: AbortSignal): Promise<void> {
+    const path = `/v1/me/identities/${encodeURIComponent(id)}`;
+    await this.#connection.empty('DELETE', path, { signal });
+  }
+
   async rename(name: string, signal?: AbortSignal): Promise<rest.User> {
     const json: z.input<typeof rest.updateMeSchema> = { name };
     const options = { json, signal };
@@ -116,15 +179,37 @@ export class Account {
     await this.#connection.empty('DELETE', '/v1/me', { json, signal });
   }
 
-  async #start(path: string, json: object, signal: AbortSignal | undefined): Promise<LoggedIn> {
-    const started = await withSdkNames(
-      this.#connection.json('POST', path, rest.startedSessionSchema, { json, signal }),
-    );
-    return {
-      user: started.user,
-      token: started.token ?? '',
-      teamId: started.team_id,
-      expiresAt: new Date(started.expires_at),
-    };
+  async #awaitApproval(
+    { device_code, interval }: rest.DeviceLogin,
+    signal: AbortSignal | undefined,
+  ): Promise<LoggedIn> {
+    let intervalMs = interval * 1000;
+    for (;;) {
+      await delay(intervalMs, undefined, { signal });
+      try {
+        const options = { json: { device_code }, signal };
+        const path = '/v1/auth/device/token';
+        const answer = await this.#connection.json('POST', path, devicePollSchema, options);
+        if (answer.status === undefined) {
+          return loggedIn(rest.startedSessionSchema.strip().parse(answer));
+        }
+        intervalMs = interval * 1000;
+      } catch (reason) {
+        if (!PASSING_ERRORS.has(TorporError.from(reason).code) || signal?.aborted) throw reason;
+        intervalMs = Math.min(intervalMs * 2, LONGEST_POLL_INTERVAL_MS);
+      }
+    }
   }
+
+  async #start(path: string, json: object, signal: AbortSignal | undefined): Promise<LoggedIn> {
+    return loggedIn(
+      await withSdkNames(
+        this.#connection.json('POST', path, rest.startedSessionSchema, { json, signal }),
+      ),
+    );
+  }
+}
+
+function loggedIn({ user, token = '', team_id, expires_at }: rest.StartedSession): LoggedIn {
+  return { user, token, teamId: team_id, expiresAt: new Date(expires_at) };
 }

@@ -27,7 +27,13 @@ export {
   type WebhookAttempt,
   type WebhookDelivery,
 } from '@torpor/protocol/rest';
-export { Account, type LoggedIn, type LoginOptions, type SignUpOptions } from './account.ts';
+export {
+  Account,
+  type DeviceLogin,
+  type LoggedIn,
+  type LoginOptions,
+  type SignUpOptions,
+} from './account.ts';
 export { ApiKeys, type CreateApiKeyOptions } from './api-keys.ts';
 export { AuditLog, type AuditLogOptions } from './audit-log.ts';
 export { Builds } from './builds.ts';

@@ -46,6 +46,7 @@ const COMMANDS: readonly CommandEntry[] = [
   { name: 'join', load: async () => (await import('./login.ts')).registerJoin },
   { name: 'logout', load: async () => (await import('./login.ts')).registerLogout },
   { name: 'whoami', load: async () => (await import('./login.ts')).registerWhoami },
+  { name: 'account', load: async () => (await import('./account.ts')).registerAccount },
   { name: 'team', load: async () => (await import('./team.ts')).registerTeam },
   { name: 'user', load: async () => (await import('./user.ts')).registerUser },
   { name: 'key', load: async () => (await import('./key.ts')).registerKey },

@@ -8,15 +8,23 @@ import { json, line } from '../io.ts';
 import { printStatus } from '../output/progress.ts';
 import { Questions } from '../terminal/questions.ts';
 
+interface LoginOptions extends CommonOptions {
+  readonly device?: boolean;
+  readonly provider?: string;
+}
+
 const STANDARD_INPUT =
   '\nWithout a terminal each answer is a line of standard input. No secret is an argument, since other\nusers of the machine can see those.';
 
 export function registerLogin(cli: CliContext): void {
   cli
     .command('login [email]', 'log in with a password; commands then use the session until logout')
+    .option('--device', 'log in with a browser, which may be on another machine')
+    .option('--provider <id>', 'like --device, with a provider: github or oidc')
     .addHelpText('after', STANDARD_INPUT)
     .action(
-      cli.action(async (email: string | undefined, options: CommonOptions, _command: Command) => {
+      cli.action(async (email: string | undefined, options: LoginOptions, _command: Command) => {
+        if (options.device || options.provider !== undefined) return logInWithBrowser(cli, options);
         using questions = new Questions(cli.io);
         const address = email ?? (await questions.ask('Email address'));
         const password = await questions.askSecret('Password');
@@ -25,6 +33,31 @@ export function registerLogin(cli: CliContext): void {
         await keep(cli, torpor, started, options);
       }),
     );
+}
+
+/** The user approves on a page of the server; how the user logs in there is no matter here. */
+async function logInWithBrowser(cli: CliContext, options: LoginOptions): Promise<void> {
+  const { io } = cli;
+  await using torpor = await connectWithoutCredentials(io, options);
+  const provider = await findProvider(torpor, options.provider);
+  const device = await torpor.account.startDeviceLogin();
+  const how = provider === undefined ? 'log in' : `log in with ${provider}`;
+  await line(io.stderr, `Open ${device.url} in a browser, ${how}, and enter the code`);
+  await line(io.stderr, `\n    ${device.userCode}\n`);
+  await line(io.stderr, 'Approve only if the page shows this code and this machine.');
+  await keep(cli, torpor, await device.session(), options);
+}
+
+/** Its name. Throws `not_found`. */
+async function findProvider(torpor: Torpor, id: string | undefined): Promise<string | undefined> {
+  if (id === undefined) return undefined;
+  const { providers } = await torpor.account.loginOptions();
+  const provider = providers.find((candidate) => candidate.id === id);
+  if (provider !== undefined) return provider.name;
+  const known = providers.map((candidate) => candidate.id).join(', ') || 'none';
+  throw new TorporError('not_found', `Users cannot log in with ${id} here.`, {
+    remedy: `The providers of the server: ${known}. Without --provider any way to log in will do.`,
+  });
 }
 
 export function registerJoin(cli: CliContext): void {

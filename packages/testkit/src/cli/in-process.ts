@@ -12,6 +12,8 @@ export interface CliInput {
   readonly env?: Record<string, string>;
   /** Standard input; empty by default. */
   readonly stdin?: string | Buffer;
+  /** Called with what is written to standard error. */
+  readonly onStderr?: (text: string) => void;
   /** Called before the command runs, with a function that sends it a signal. */
   readonly onStart?: (interrupt: (signal: 'SIGINT' | 'SIGTERM') => void) => void;
 }
@@ -19,7 +21,7 @@ export interface CliInput {
 /** Runs a command line in this process, and records its output. */
 export async function cli(args: readonly string[], input: CliInput = {}): Promise<CliResult> {
   const stdout = new Memory();
-  const stderr = new Memory();
+  const stderr = new Memory(input.onStderr);
   const stdin = new PassThrough();
   stdin.end(input.stdin ?? '');
   const handlers = new Set<Parameters<Io['onSignal']>[0]>();
@@ -49,6 +51,12 @@ export async function cli(args: readonly string[], input: CliInput = {}): Promis
 
 class Memory extends Writable {
   readonly #chunks: Buffer[] = [];
+  readonly #onText: (text: string) => void;
+
+  constructor(onText: (text: string) => void = () => undefined) {
+    super();
+    this.#onText = onText;
+  }
 
   get content(): Buffer {
     return Buffer.concat(this.#chunks);
@@ -56,6 +64,7 @@ class Memory extends Writable {
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
     this.#chunks.push(chunk);
+    this.#onText(chunk.toString());
     done();
   }
 }
