@@ -100,7 +100,8 @@ function callTo(url: string): Call {
 /** Has an operation done by a control plane that dies at the point, or after it; returns its steps. */
 async function die(operation: Operation, point?: CrashPoint): Promise<readonly string[]> {
   await using doomed = await nextDoomed();
-  const target = await operation.prepare(survivor);
+  await hosts.takeTurns();
+  const target = await operation.prepare(survivor, () => hosts.takeTurns());
   const earlier = new Set(sandboxesOnHosts());
   const request = operation.request(target);
   hosts.doomed = doomed;

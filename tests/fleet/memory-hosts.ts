@@ -26,13 +26,17 @@ export class MemoryHosts implements AsyncDisposable {
   /** What a late call waits for. */
   #settled = Promise.withResolvers<void>();
   readonly #late: Promise<unknown>[] = [];
+  readonly #member: Member;
+  #turn = 0;
 
-  private constructor(hosts: readonly MemoryHost[]) {
+  private constructor(member: Member, hosts: readonly MemoryHost[]) {
+    this.#member = member;
     this.hosts = hosts;
   }
 
   static async join(member: Member, count: number): Promise<MemoryHosts> {
     const hosts = new MemoryHosts(
+      member,
       await Promise.all(Array.from({ length: count }, () => MemoryHost.make())),
     );
     for (const [index, host] of hosts.hosts.entries()) {
@@ -49,6 +53,16 @@ export class MemoryHosts implements AsyncDisposable {
     }
     await hosts.untilWatchedSince(hosts.hosts.map(() => 0));
     return hosts;
+  }
+
+  /** From now on another one takes the sandboxes; the rest are drained. */
+  async takeTurns(): Promise<void> {
+    this.#turn = (this.#turn + 1) % this.hosts.length;
+    for (const [index, { id }] of this.hosts.entries()) {
+      const draining = index !== this.#turn;
+      const { ok } = await this.#member.call('PATCH', `/hosts/${id}`, { draining });
+      if (!ok) throw new Error(`Could not drain ${id}.`);
+    }
   }
 
   /** How often each has been watched. */

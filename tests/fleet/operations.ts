@@ -19,7 +19,8 @@ export interface Target {
 }
 
 export interface Operation {
-  prepare(by: Member): Promise<Target>;
+  /** After `nextHost`, sandboxes are placed on another host. */
+  prepare(by: Member, nextHost: () => Promise<void>): Promise<Target>;
   /** Returns a request that can be made again, at another control plane. */
   request(target: Target): (call: Call) => Promise<Response>;
   /** Whether it is to be made again after the control plane has died: it has an idempotency key. */
@@ -118,8 +119,12 @@ export const OPERATIONS: Readonly<Record<string, Operation>> = {
     isRepeated: true,
   },
   'a snapshot that replaces one': {
-    // The one that is replaced may be on another host.
-    prepare: async (by) => ({ ...(await running(by)), name: (await snapshotted(by)).name }),
+    // On another host.
+    prepare: async (by, nextHost) => {
+      const { name } = await snapshotted(by);
+      await nextHost();
+      return { ...(await running(by)), name };
+    },
     request: (target) => (call) => call('POST', '/snapshots?overwrite=true', snapshotOf(target)),
   },
   'delete a snapshot': {
