@@ -14,14 +14,14 @@ let direct: Torpor;
 
 beforeAll(async () => {
   harness = resources.use(await startHarness());
-  harness.agent.limits.memoryMb = 1_000_000;
   const { url, apiKey } = harness.controlPlane;
   proxy = resources.use(await CuttingProxy.open(url));
   torpor = resources.use(new Torpor({ apiUrl: proxy.url, apiKey }));
   direct = resources.use(new Torpor({ apiUrl: url, apiKey }));
 });
 afterAll(() => resources.disposeAsync());
-beforeEach(() => {
+beforeEach(async () => {
+  await harness.clear();
   proxy.cuts = 0;
 });
 

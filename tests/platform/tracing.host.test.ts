@@ -83,8 +83,6 @@ test('a create and an exec are parts of the trace of their client', async () => 
   const spans = await traceWith(TRACE_ID, 'POST /v1/sandboxes/{id}/exec');
   expect(tree(spans, CALLER)).toEqual([
     'POST /v1/sandboxes',
-    '  hostagent.v1.HostAgentService/DescribeHost',
-    '    hostagent.v1.HostAgentService/DescribeHost',
     '  sandbox.create',
     '    sandbox.create.lock',
     '    sandbox.create.begin',
