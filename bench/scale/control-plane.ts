@@ -41,7 +41,7 @@ async function start({ agentPort, ...options }: ControlPlaneInput): Promise<Star
     agents: { host: '127.0.0.1', port: agentPort },
     logger: pino({ level: 'warn' }, pino.destination(2)),
     version: '0.0.0-bench',
-    reconcilerTiming: { missingAfterMs: GIVE_UP_MS },
+    reconcilerTiming: { unreachableAfterMs: GIVE_UP_MS },
   });
   const { url, apiKey, agentUrl = '' } = controlPlane;
   return { url, apiKey, agentPort: Number(new URL(agentUrl).port) };

@@ -168,7 +168,7 @@ test('a host without a network, and a control plane that is killed: the rest goe
   expect(await Promise.all(lost)).toEqual([undefined, undefined]);
   await expectToRun(second, two);
 
-  await hasStatus(away.id, 'missing');
+  await hasStatus(away.id, 'unreachable');
   await until(async () => (await hostStatus(away.host, two)) === 'unreachable', SLOW_MS);
   expect(await two.refused('POST', `/v1/sandboxes/${away.id}/pause`)).toMatchObject({
     status: 503,
@@ -216,7 +216,7 @@ test('an agent that is killed is started again: its sandboxes have kept running'
   const vmms = await vmmsOf(guest.id);
   expect(vmms).toHaveLength(1);
   await guest.host.kill();
-  await hasStatus(guest.id, 'missing');
+  await hasStatus(guest.id, 'unreachable');
   await guest.host.start();
   await onBoth(async (by) => {
     await hasStatus(guest.id, 'running', by);

@@ -63,7 +63,7 @@ interface Change {
 
 /** The state that a change has led to; that of a sandbox that is found again is in the event. */
 const LEADS_TO: Readonly<Record<string, string>> = {
-  'sandbox.lose': 'missing',
+  'sandbox.lose': 'unreachable',
   'sandbox.fail': 'error',
   'sandbox.create': 'running',
   'sandbox.fork': 'running',
@@ -138,8 +138,8 @@ export async function inexactUsage(database: Database): Promise<string[]> {
   const before = new Map<string, number | undefined>();
   for (const { resource, metadata, created_at } of changes) {
     const vcpus = vcpusIn(metadata);
-    // What is missing is counted as before.
-    if (metadata.state === 'missing' || vcpus === before.get(resource)) continue;
+    // What is unreachable is counted as before.
+    if (metadata.state === 'unreachable' || vcpus === before.get(resource)) continue;
     const bounds = expected.get(resource) ?? [];
     if (before.get(resource) !== undefined) bounds.push(`until ${created_at.toISOString()}`);
     if (vcpus !== undefined) bounds.push(`${vcpus} from ${created_at.toISOString()}`);

@@ -47,7 +47,7 @@ beforeAll(async () => {
     webhookNetworks: [NETWORKS],
     webhookTiming: { pollIntervalMs: 20 },
     hostTiming: { silenceMs: LONG_MS, followMs: 50 },
-    reconcilerTiming: { recoveryIntervalMs: 50, missingAfterMs: LONG_MS, listIntervalMs: 500 },
+    reconcilerTiming: { recoveryIntervalMs: 50, unreachableAfterMs: LONG_MS, listIntervalMs: 500 },
   });
   hosts = await MemoryHosts.join(survivor, HOSTS);
   const hook = { name: 'all', url: receiver.url, event_types: ['sandbox.*'] };

@@ -17,6 +17,7 @@ import { openDatabase } from './database/database.ts';
 import { startEmbeddedPostgres } from './database/embedded/embedded-postgres.ts';
 import type { Database } from './database/schema.ts';
 import { type AgentListenerOptions, Hosting, type HostTiming } from './hosting.ts';
+import { forgetControlPlanes } from './hosts/claims.ts';
 import { ensureLocalHost } from './hosts/local-host.ts';
 import type { WatchTiming } from './hosts/watch.ts';
 import { FrontDoor } from './http/front-door.ts';
@@ -218,6 +219,7 @@ async function startWork(
   if (databaseUrl === undefined) {
     await locks.expireAll();
     await idempotency.expireAll();
+    await forgetControlPlanes(parts.db);
   }
   resources.use(sender);
   dispatcher.start();

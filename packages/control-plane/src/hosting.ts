@@ -6,6 +6,7 @@ import { SYSTEM } from './auth/principal.ts';
 import { SETTINGS } from './config/index.ts';
 import type { Context } from './context.ts';
 import { openAgentListener } from './hosts/agent-listener.ts';
+import { type ClaimTiming, HostClaims, newControlPlaneId } from './hosts/claims.ts';
 import { HostConnection } from './hosts/connection.ts';
 import { type HostReport, reportOfDescription } from './hosts/description.ts';
 import { Enrolment } from './hosts/enrolment.ts';
@@ -13,6 +14,7 @@ import { type AgentTrust, HostFollower } from './hosts/follower.ts';
 import { startLocalHeartbeat } from './hosts/local-host.ts';
 import { OwnCertificate } from './hosts/own-certificate.ts';
 import { Reconciler } from './hosts/reconciler.ts';
+import { SILENT_REASON } from './hosts/report.ts';
 import { HostRepository } from './hosts/repository.ts';
 import { HostWatch, type WatchTiming } from './hosts/watch.ts';
 import { PeriodicTask } from './jobs/periodic-task.ts';
@@ -28,7 +30,7 @@ export interface AgentListenerOptions {
   readonly url?: string | undefined;
 }
 
-export interface HostTiming {
+export interface HostTiming extends ClaimTiming {
   /** How often the host of this process reports that it is up. */
   readonly heartbeatMs: number;
   /** Without a heartbeat for this long a host is `unreachable`. */
@@ -47,6 +49,9 @@ const DEFAULT_TIMING: HostTiming = {
   silenceMs: 35_000,
   silenceCheckMs: 5_000,
   followMs: 2_000,
+  claimMs: 6_000,
+  claimIntervalMs: 1_500,
+  claimPauseMs: 15_000,
   hostCertificateMs: 30 * 24 * 3_600_000,
   ownCertificateMs: 24 * 3_600_000,
 };
@@ -79,21 +84,20 @@ export class Hosting {
     const { db, hosts: registry, logger } = context.parts;
     const timing = { ...DEFAULT_TIMING, ...options.hostTiming };
     const guestTimeoutMs = options.guestTimeoutMs ?? SETTINGS.guestTimeoutMs.defaultValue;
-    const watch = (host: HostConnection) => watchHost(context, options, host);
-    await serveLocalHost(context, { ...options, guestTimeoutMs, timing }, watch, resources);
+    await serveLocalHost(context, { ...options, guestTimeoutMs, timing }, resources);
     resources.use(markSilentHosts(context, timing));
     const certificate = certificateOnce(context, timing, resources);
     const follower = resources.use(
       new HostFollower({
         db,
         registry,
-        watch,
         guestTimeoutMs,
         logger,
         intervalMs: timing.followMs,
         trust: () => trustOf(context, certificate),
       }),
     );
+    resources.use(claimHosts(context, options, timing));
     const agentUrl =
       options.agents === undefined
         ? undefined
@@ -112,23 +116,46 @@ export class Hosting {
   }
 }
 
-function watchHost(
+/** Reconciles the hosts that no other control plane does. */
+function claimHosts(
+  context: Context,
+  { reconcilerTiming }: HostingOptions,
+  timing: ClaimTiming,
+): HostClaims {
+  const { db, hosts: registry, sandboxes: rows, logger } = context.parts;
+  const controlPlane = newControlPlaneId();
+  return new HostClaims(controlPlane, {
+    db,
+    registry,
+    logger,
+    timing,
+    watch: (host, onUnreachable) => {
+      const reconciler = reconcilerOf(context, controlPlane, host, reconcilerTiming);
+      return new HostWatch({ host, reconciler, logger, onUnreachable }, reconcilerTiming);
+    },
+    markUnreachable: async (hostId) => {
+      while (await rows.markUnreachable(hostId, controlPlane, SILENT_REASON));
+    },
+  });
+}
+
+function reconcilerOf(
   { parts, locks }: Context,
-  { reconcilerTiming: timing }: HostingOptions,
+  controlPlane: string,
   host: HostConnection,
-): HostWatch {
+  timing: HostingOptions['reconcilerTiming'],
+): Reconciler {
   const { runner, sandboxes: rows, logger } = parts;
-  const reconciler = new Reconciler({
+  return new Reconciler({
     host,
+    controlPlane,
     rows,
     locks,
     logger,
     destroyAgain: (row) =>
-      runner.run(
-        row.state === 'stopped'
-          ? destroyAgainOperation(parts, row, SYSTEM)
-          : destroyOperation(parts, { id: row.id, teamId: row.team_id, actor: SYSTEM }),
-      ),
+      row.state === 'stopped'
+        ? runner.run(destroyAgainOperation(host, row, SYSTEM))
+        : runner.run(destroyOperation(parts, { id: row.id, teamId: row.team_id, actor: SYSTEM })),
     destroyGivenUp: ({ sandboxId, teamId }) => {
       const intent = { kind: 'sandbox.destroy', teamId, actor: SYSTEM } as const;
       return runner.withLock(sandboxId, intent, async ({ fence }) =>
@@ -137,13 +164,11 @@ function watchHost(
     },
     destroyGraceMs: timing?.destroyGraceMs,
   });
-  return new HostWatch({ host, reconciler, logger }, timing);
 }
 
 async function serveLocalHost(
   { parts, delivery }: Context,
   options: HostingOptions & { readonly guestTimeoutMs: number; readonly timing: HostTiming },
-  watch: (host: HostConnection) => AsyncDisposable,
   resources: AsyncDisposableStack,
 ): Promise<void> {
   const { hostTransport, hostId, guestTimeoutMs, timing } = options;
@@ -154,7 +179,6 @@ async function serveLocalHost(
   await new HostRepository(db).heartbeat(hostId, await describeLocal(host, logger));
   hosts.add(host);
   hosts.local = host;
-  resources.use(watch(host));
   const onEvents = () => delivery.wake();
   resources.use(
     startLocalHeartbeat({ db, host, logger, onEvents, intervalMs: timing.heartbeatMs }),

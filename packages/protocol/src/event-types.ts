@@ -9,7 +9,7 @@ export const EVENT_TYPES = {
   'sandbox.resume': 'it was resumed',
   'sandbox.fork': 'it was created as a copy of another one',
   'sandbox.adopt': 'a host had it, and the database did not',
-  'sandbox.fail': 'its VMM exited, or its host no longer has it',
+  'sandbox.fail': 'its VMM exited, or its host does not have it',
   'sandbox.lose': 'its host does not respond',
   'sandbox.find': 'its host responds again, and still has it',
   'sandbox.state': 'it came to a state in which it stays, which is in `metadata`',

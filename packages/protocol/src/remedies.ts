@@ -11,9 +11,12 @@ export const REMEDIES = {
   resumeFromBuild: 'Resume it from its last build.',
   readConsole: 'Read the console of the sandbox, which has the messages of its kernel.',
   readConsoleThenDestroy: 'Read its console, and destroy it.',
+  destroy: 'Destroy it.',
   readConsoleOrDestroy: 'Read the console of the sandbox; destroy it if it does not recover.',
   readConsoleOrCheckHost:
     'Read the console of the sandbox; `torpor doctor` on the host checks that machine.',
+  startItsHost:
+    'Start the agent of its host, or wait: it comes back with its host. It can be destroyed meanwhile; the host carries that out when it is back.',
   retryInOtherState: 'Look at the state of the sandbox, and retry when it allows the operation.',
   lookAndRetry: 'Look at the state of the sandbox, and try again.',
   killPrograms:

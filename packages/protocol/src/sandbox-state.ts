@@ -1,8 +1,8 @@
 import { TorporError } from './errors.ts';
 
 /**
- * The states of a sandbox. Only the control plane has `missing`: the host of the
- * sandbox does not respond.
+ * The states of a sandbox. Only the control plane has the last two: in `unreachable` its host does
+ * not respond, so it may still be running; in `missing` its host responds, and does not have it.
  */
 export const SANDBOX_STATES = [
   'creating',
@@ -14,6 +14,7 @@ export const SANDBOX_STATES = [
   'destroying',
   'stopped',
   'error',
+  'unreachable',
   'missing',
 ] as const;
 
@@ -31,7 +32,7 @@ const TRANSITIONAL_STATES: ReadonlySet<SandboxState> = new Set([
   'destroying',
 ]);
 
-/** Whether the sandbox is changing to another state. `missing` is not transitional: it lasts until the host responds. */
+/** Whether the sandbox is changing to another state. `unreachable` is not transitional: it lasts until the host responds. */
 export function isTransitional(state: SandboxState): boolean {
   return TRANSITIONAL_STATES.has(state);
 }
@@ -44,23 +45,25 @@ export const STATES_WITH_MEMORY: readonly SandboxState[] = [
   'resuming',
   'snapshotting',
   'destroying',
-  'missing',
+  'unreachable',
 ];
 
 /**
  * Every transition that an operation may make. `stopped` is terminal. From `error` a
- * sandbox can be destroyed, or resumed if it still has a build.
+ * sandbox can be destroyed, or resumed if it still has a build. `missing` is reached only by what
+ * the host reports.
  */
 const TRANSITIONS: Record<SandboxState, readonly SandboxState[]> = {
-  creating: ['running', 'error', 'destroying', 'missing'],
-  running: ['pausing', 'snapshotting', 'destroying', 'error', 'missing'],
-  pausing: ['paused', 'running', 'error', 'missing'],
-  paused: ['resuming', 'snapshotting', 'destroying', 'error', 'missing'],
-  resuming: ['running', 'paused', 'error', 'missing'],
-  snapshotting: ['running', 'paused', 'error', 'missing'],
-  destroying: ['stopped', 'error', 'missing'],
+  creating: ['running', 'error', 'destroying', 'unreachable'],
+  running: ['pausing', 'snapshotting', 'destroying', 'error', 'unreachable'],
+  pausing: ['paused', 'running', 'error', 'unreachable'],
+  paused: ['resuming', 'snapshotting', 'destroying', 'error', 'unreachable'],
+  resuming: ['running', 'paused', 'error', 'unreachable'],
+  snapshotting: ['running', 'paused', 'error', 'unreachable'],
+  destroying: ['stopped', 'error', 'unreachable'],
   stopped: [],
-  error: ['resuming', 'destroying', 'missing'],
+  error: ['resuming', 'destroying', 'unreachable'],
+  unreachable: ['running', 'paused', 'error', 'destroying', 'stopped'],
   missing: ['running', 'paused', 'error', 'destroying', 'stopped'],
 };
 

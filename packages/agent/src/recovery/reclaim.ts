@@ -85,6 +85,7 @@ async function recover(
       return settle(host, record);
     case 'paused':
     case 'error':
+    case 'unreachable':
     case 'missing':
       return { record: withLastBuild(host, record) };
   }

@@ -10,10 +10,13 @@ const COMMANDS: Readonly<Record<RemedyName, (id: string) => string>> = {
     `Read the console with \`torpor logs ${id}\`: it has the messages of the sandbox's kernel.`,
   readConsoleThenDestroy: (id) =>
     `Read its console with \`torpor logs ${id}\`, and destroy it with \`torpor rm ${id}\`.`,
+  destroy: (id) => `Destroy it with \`torpor rm ${id}\`.`,
   readConsoleOrDestroy: (id) =>
     `Read the console with \`torpor logs ${id}\`; destroy the sandbox with \`torpor rm ${id}\` if it does not recover.`,
   readConsoleOrCheckHost: (id) =>
     `Read the console with \`torpor logs ${id}\`; \`torpor doctor\` on the host checks that machine.`,
+  startItsHost: (id) =>
+    `Start the agent of its host (\`torpor agent\` there), or wait: it comes back with its host. \`torpor rm ${id}\` destroys it; the host carries that out when it is back.`,
   retryInOtherState: (id) =>
     `Look at the sandbox with \`torpor info ${id}\`, and retry when its state allows the operation.`,
   lookAndRetry: (id) => `Look at the sandbox with \`torpor info ${id}\`, and try again.`,

@@ -184,6 +184,8 @@ export interface SandboxTable {
   host_id: string;
   template: string;
   state: SandboxState;
+  /** The state that it had when it became `unreachable`; null in every other state. */
+  lost_from: Generated<SandboxState | null>;
   reason: string | null;
   vcpus: number;
   memory_mb: number;
@@ -201,6 +203,7 @@ export interface SandboxTable {
   started_at: Date | null;
   last_active_at: Date | null;
   updated_at: DefaultedTime;
+  /** When it was destroyed; also set while it is `destroying` because its host has yet to do so. */
   ended_at: Date | null;
   /** Incremented by every write of the state, so that a writer can tell whether the row has changed since it read it. */
   revision: Generated<number>;
@@ -418,6 +421,8 @@ export interface HostTable {
   /** Of the last certificate that it got. */
   certificate_expires_at: Date | null;
   created_by: string | null;
+  /** The control plane that keeps the rows of its sandboxes up to date (hosts/claims.ts); null: none. */
+  reconciled_by: Generated<string | null>;
   created_at: DefaultedTime;
   updated_at: DefaultedTime;
 }
@@ -449,6 +454,12 @@ export interface TemplateHostTable {
 export interface GivenUpTable {
   id: string;
   created_at: Generated<Date>;
+}
+
+/** A running control plane: a lease, on which its claims of hosts depend (hosts/claims.ts). */
+export interface ControlPlaneTable {
+  id: string;
+  expires_at: Date;
 }
 
 /** A one-time token with which a machine becomes a host. */
@@ -503,6 +514,7 @@ export interface TeamQuotaTable {
 }
 
 export interface Database {
+  control_planes: ControlPlaneTable;
   hosts: HostTable;
   host_usage: HostUsageTable;
   host_images: HostImageTable;

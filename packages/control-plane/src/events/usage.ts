@@ -85,7 +85,12 @@ function shareOfSandbox(metadata: Readonly<Record<string, string>>): Share | nul
     case 'error':
       return { vcpus: 0, memoryMb: 0, diskMb };
     case 'stopped':
+    // Its host does not have it.
+    case 'missing':
+    // It was destroyed while its host did not respond.
+    case 'destroying':
       return null;
+    // `unreachable`: it takes what it took until its host responds again.
     default:
       return undefined;
   }

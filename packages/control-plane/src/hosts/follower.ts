@@ -3,6 +3,7 @@ import { hostIdentity, type TlsCredentials, TlsTransport } from '@torpor/protoco
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database, HostRow } from '../database/schema.ts';
+import { PeriodicTask } from '../jobs/periodic-task.ts';
 import { HostConnection } from './connection.ts';
 import type { HostRegistry } from './registry.ts';
 
@@ -18,8 +19,6 @@ interface Parts {
   readonly registry: HostRegistry;
   /** Asked when there is a host to connect to: the authority may not exist before. */
   readonly trust: () => Promise<AgentTrust>;
-  /** Follows the sandboxes of a host, until it is disposed of. */
-  readonly watch: (host: HostConnection) => AsyncDisposable;
   readonly guestTimeoutMs: number;
   readonly logger: Logger;
   readonly intervalMs?: number | undefined;
@@ -29,61 +28,32 @@ interface Followed {
   readonly address: string;
   readonly connection: HostConnection;
   readonly transport: TlsTransport;
-  readonly watch: AsyncDisposable;
 }
 
 /** How soon a host that joined another control plane, or a new address, is noticed. */
 const DEFAULT_INTERVAL_MS = 2_000;
 
-/** Keeps a connection to, and a watch of, every host that has joined, as their rows come, change and go. */
+/** Keeps a connection to every host that has joined, as their rows come, change and go. */
 export class HostFollower implements AsyncDisposable {
   readonly #parts: Parts;
   readonly #followed = new Map<string, Followed>();
-  readonly #rounds: Promise<void>;
-  #isStopping = false;
-  #wake: () => void = () => undefined;
-  #isWoken = false;
+  readonly #task: PeriodicTask;
 
   constructor(parts: Parts) {
     this.#parts = parts;
-    this.#rounds = this.#repeat();
+    const { logger, intervalMs = DEFAULT_INTERVAL_MS } = parts;
+    const failure = 'Could not follow the hosts';
+    this.#task = new PeriodicTask({ intervalMs, logger, failure }, () => this.#follow());
   }
 
   /** Looks at the rows now. */
   wake(): void {
-    this.#isWoken = true;
-    this.#wake();
+    this.#task.wake();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#isStopping = true;
-    this.#wake();
-    await this.#rounds;
-    await Promise.all([...this.#followed.keys()].map((id) => this.#leave(id)));
-  }
-
-  async #repeat(): Promise<void> {
-    while (!this.#isStopping) {
-      this.#isWoken = false;
-      try {
-        await this.#follow();
-      } catch (reason) {
-        const err = TorporError.from(reason);
-        this.#parts.logger.warn({ err }, 'Could not follow the hosts; will retry');
-      }
-      await this.#pause();
-    }
-  }
-
-  #pause(): Promise<void> {
-    if (this.#isWoken || this.#isStopping) return Promise.resolve();
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, this.#parts.intervalMs ?? DEFAULT_INTERVAL_MS);
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
+    await this.#task[Symbol.asyncDispose]();
+    for (const id of this.#followed.keys()) this.#leave(id);
   }
 
   async #follow(): Promise<void> {
@@ -95,7 +65,7 @@ export class HostFollower implements AsyncDisposable {
       .execute();
     const addresses = new Map(rows.map(({ id, address }) => [id, address]));
     for (const [id, { address }] of this.#followed) {
-      if (addresses.get(id) !== address) await this.#leave(id);
+      if (addresses.get(id) !== address) this.#leave(id);
     }
     for (const [id, address] of addresses) {
       if (address === null || this.#followed.has(id)) continue;
@@ -116,18 +86,16 @@ export class HostFollower implements AsyncDisposable {
     const transport = new TlsTransport({ address, authority, identity, credentials });
     const connection = new HostConnection(id, transport, guestTimeoutMs);
     registry.add(connection);
-    const watch = this.#parts.watch(connection);
-    this.#followed.set(id, { address, connection, transport, watch });
+    this.#followed.set(id, { address, connection, transport });
     logger.info({ host: id, address }, 'Following a host');
   }
 
   /** Calls in flight on its connection fail. */
-  async #leave(id: string): Promise<void> {
+  #leave(id: string): void {
     const followed = this.#followed.get(id);
     if (followed === undefined) return;
     this.#followed.delete(id);
     this.#parts.registry.remove(followed.connection);
     followed.transport[Symbol.dispose]();
-    await followed.watch[Symbol.asyncDispose]();
   }
 }

@@ -43,9 +43,20 @@ async function joined(body: object = {}, at = member): Promise<MemoryHost> {
   return host;
 }
 
-/** Waits until both control planes follow a host, which has been watched so many times before. */
-async function followed(host: MemoryHost, before = 0): Promise<void> {
-  await until(() => host.agent.count('watchSandboxes') - before >= 2);
+/** Waits until both control planes can call a host, and one of them reconciles it. */
+async function followed({ agent, id }: MemoryHost): Promise<void> {
+  await until(() => agent.count('watchSandboxes') >= 1);
+  for (const each of [member, second]) await until(() => canCall(each, agent));
+  await until(
+    async () => (await fleet.count(`hosts where id = '${id}' and reconciled_by is not null`)) === 1,
+  );
+}
+
+/** Whether a create asks the host what it has. */
+async function canCall(each: Member, agent: MemoryAgent): Promise<boolean> {
+  const before = agent.count('describeHost');
+  await each.call('POST', '/sandboxes', { template: 'none', memory_mb: 128 });
+  return agent.count('describeHost') > before;
 }
 
 async function hostOf(id: string, at = member): Promise<rest.Host> {
@@ -97,7 +108,7 @@ test('a host that goes away and comes back is recorded once, by whichever contro
   const { id } = host;
   await host.stop();
   await hasStatus(id, 'unreachable');
-  await until(async () => (await member.get(sandbox.id)).status === 'missing');
+  await until(async () => (await member.get(sandbox.id)).status === 'unreachable');
   await host.start();
   await hasStatus(id, 'online');
   await until(async () => (await member.get(sandbox.id)).status === 'running');
@@ -137,11 +148,10 @@ test('a new address of a host is followed', async () => {
   const before = host.address;
   const { id } = await member.create();
   await host.stop();
-  const watches = host.agent.count('watchSandboxes');
   await host.start();
   expect(host.address).not.toBe(before);
-  await followed(host, watches);
-  // It may have been missing for a moment.
+  for (const each of [member, second]) await until(() => canCall(each, host.agent));
+  // It may have been unreachable for a moment.
   await until(async () => (await member.get(id)).status === 'running');
   for (const each of [member, second]) {
     expect((await each.call('POST', `/sandboxes/${id}/ping`)).status).toBe(204);

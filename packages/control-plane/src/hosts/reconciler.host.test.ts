@@ -9,7 +9,7 @@ let harness: Harness;
 beforeAll(async () => {
   harness = await startHarness({
     reconcilerTiming: {
-      missingAfterMs: 200,
+      unreachableAfterMs: 200,
       reconnectMs: 20,
       listIntervalMs: 100,
       destroyGraceMs: 50,
@@ -48,21 +48,22 @@ test('a sandbox that the agent destroyed for lack of activity is recorded', asyn
   expect((await harness.get(id)).ended_at).toBeDefined();
 });
 
-test('sandboxes are missing while the agent is unreachable, and are found again with it', async () => {
+test('sandboxes are unreachable while the agent is, and are found again with it', async () => {
   const kept = await harness.create({ memory_mb: 128 });
   const lost = await harness.create({ memory_mb: 128 });
   harness.agent.becomeUnreachable();
-  await becomes(kept.id, 'missing');
-  await becomes(lost.id, 'missing');
+  await becomes(kept.id, 'unreachable');
+  await becomes(lost.id, 'unreachable');
   const response = await harness.send('POST', `/v1/sandboxes/${kept.id}/exec`, { cmd: 'true' });
   expect(response.status).toBe(503);
+  expect(await response.text()).toContain('comes back with its host');
   expect((await harness.send('POST', '/v1/sandboxes', {})).status).toBe(503);
   harness.agent.sandboxes.delete(lost.id);
   harness.agent.becomeReachable();
   await becomes(kept.id, 'running');
   expect((await harness.get(kept.id)).reason).toBeUndefined();
-  await becomes(lost.id, 'error');
-  expect((await harness.get(lost.id)).reason).toContain('no longer has this sandbox');
+  await becomes(lost.id, 'missing');
+  expect((await harness.get(lost.id)).reason).toContain('does not have this sandbox');
 });
 
 test('a change that the stream did not report is found by the list', async () => {

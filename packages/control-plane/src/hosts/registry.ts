@@ -6,6 +6,7 @@ export class HostRegistry {
   readonly #connections = new Map<string, HostConnection>();
   /** The host of this process. */
   local: HostConnection | undefined;
+  readonly #listeners = new Set<() => void>();
 
   /** The connection to the host of a row. Throws `host_unavailable`. */
   connection(hostId: string): HostConnection {
@@ -33,12 +34,24 @@ export class HostRegistry {
   /** Adds a connection, or replaces the one to the same host. */
   add(connection: HostConnection): void {
     this.#connections.set(connection.id, connection);
+    this.#notify();
   }
 
   /** Removes a connection, unless it has been replaced. */
   remove(connection: HostConnection): void {
     if (this.#connections.get(connection.id) === connection) {
       this.#connections.delete(connection.id);
+      this.#notify();
     }
+  }
+
+  /** `listener` is called when connections have been added or removed, until the returned function is called. */
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  #notify(): void {
+    for (const listener of this.#listeners) listener();
   }
 }

@@ -4,18 +4,18 @@ import { expect, test } from 'vitest';
 test('sandboxes of an unreachable host are missing, even if the database failed at first', async () => {
   await using fleet = await Fleet.open();
   const member = await fleet.join({
-    reconcilerTiming: { missingAfterMs: 100, reconnectMs: 20, listIntervalMs: 60_000 },
+    reconcilerTiming: { unreachableAfterMs: 100, reconnectMs: 20, listIntervalMs: 60_000 },
   });
   const { id } = await member.create();
   await fleet.database.query(`
     create function refuse() returns trigger language plpgsql as
       $$ begin raise exception 'not at present'; end $$;
     create trigger refuse before update on sandboxes for each row
-      when (new.state = 'missing') execute function refuse()`);
+      when (new.state = 'unreachable') execute function refuse()`);
   fleet.agent.becomeUnreachable();
   await until(() => fleet.log().includes('not at present'));
   await fleet.database.query('drop trigger refuse on sandboxes');
-  await until(async () => (await member.get(id)).status === 'missing');
+  await until(async () => (await member.get(id)).status === 'unreachable');
   fleet.agent.becomeReachable();
   await until(async () => (await member.get(id)).status === 'running');
   expect((await member.get(id)).reason).toBeUndefined();
@@ -23,7 +23,9 @@ test('sandboxes of an unreachable host are missing, even if the database failed 
 
 test('changes that the host makes by itself are in the audit log', async () => {
   await using fleet = await Fleet.open();
-  const member = await fleet.join({ reconcilerTiming: { missingAfterMs: 100, reconnectMs: 20 } });
+  const member = await fleet.join({
+    reconcilerTiming: { unreachableAfterMs: 100, reconnectMs: 20 },
+  });
   const becomes = (id: string, state: string) =>
     until(async () => (await member.get(id)).status === state);
   const paused = await member.create({ auto_pause: true, timeout_sec: 60 });
@@ -36,7 +38,7 @@ test('changes that the host makes by itself are in the audit log', async () => {
   await becomes(dead.id, 'error');
   await becomes(stopped.id, 'stopped');
   fleet.agent.becomeUnreachable();
-  await becomes(paused.id, 'missing');
+  await becomes(paused.id, 'unreachable');
   fleet.agent.becomeReachable();
   await becomes(paused.id, 'paused');
   await until(async () => (await fleet.count('outbox where delivered_at is null')) === 0);

@@ -7,15 +7,15 @@ import type { Reconciler } from './reconciler.ts';
 export interface WatchTiming {
   /** A stream without a message for this long is considered dead; the agent sends a keep-alive every 15 s. */
   readonly silenceMs: number;
-  /** How long the agent may be unreachable before its sandboxes are `missing`. */
-  readonly missingAfterMs: number;
+  /** How long the agent may not respond before its sandboxes are `unreachable`. */
+  readonly unreachableAfterMs: number;
   readonly reconnectMs: number;
   readonly listIntervalMs: number;
 }
 
 const DEFAULT_TIMING: WatchTiming = {
   silenceMs: 40_000,
-  missingAfterMs: 5_000,
+  unreachableAfterMs: 5_000,
   reconnectMs: 500,
   listIntervalMs: 30_000,
 };
@@ -26,6 +26,8 @@ interface Parts {
   readonly host: HostConnection;
   readonly reconciler: Reconciler;
   readonly logger: Logger;
+  /** Called when the sandboxes have been marked as unreachable. */
+  readonly onUnreachable: () => void;
 }
 
 /**
@@ -42,8 +44,8 @@ export class HostWatch implements AsyncDisposable {
   #lastHeard = Date.now();
   /** Whether the stream has had a message since the last loss of it was logged. */
   #wasHeard = true;
-  /** `#lastHeard` when its sandboxes were marked as missing; undefined if they have not been. */
-  #markedAfter: number | undefined;
+  /** When its sandboxes were marked as unreachable; undefined if they have not been since it responded. */
+  #marked: number | undefined;
   readonly #tasks: Promise<unknown>;
 
   constructor(parts: Parts, timing: Partial<WatchTiming> = {}) {
@@ -112,7 +114,7 @@ export class HostWatch implements AsyncDisposable {
   #heard(): void {
     this.#lastHeard = Date.now();
     this.#wasHeard = true;
-    this.#markedAfter = undefined;
+    this.#marked = undefined;
   }
 
   async #listForever(): Promise<void> {
@@ -134,16 +136,27 @@ export class HostWatch implements AsyncDisposable {
   }
 
   async #noticeSilence(): Promise<void> {
-    while (await this.#pause(this.#timing.missingAfterMs / 5)) {
-      const lastHeard = this.#lastHeard;
-      if (this.#watching || this.#markedAfter === lastHeard) continue;
-      if (Date.now() - lastHeard < this.#timing.missingAfterMs) continue;
-      await this.#attempt(
-        this.#parts.reconciler.markAllMissing().then(() => {
-          this.#markedAfter = lastHeard;
-        }),
-      );
+    while (await this.#pause(this.#timing.unreachableAfterMs / 5)) {
+      if (this.#watching || Date.now() - this.#lastHeard < this.#timing.unreachableAfterMs)
+        continue;
+      // Again from time to time: an operation that had locked a sandbox may have left it.
+      const isMarked = this.#marked !== undefined;
+      if (isMarked && Date.now() - (this.#marked ?? 0) < this.#timing.listIntervalMs) continue;
+      await this.#attempt(this.#markUnreachable(isMarked));
     }
+  }
+
+  async #markUnreachable(isMarked: boolean): Promise<void> {
+    const { host, reconciler, logger, onUnreachable } = this.#parts;
+    const lastHeard = this.#lastHeard;
+    await reconciler.markUnreachable();
+    if (lastHeard !== this.#lastHeard) return;
+    this.#marked = Date.now();
+    if (!isMarked) {
+      const message = 'Host agent did not respond; its sandboxes were marked as unreachable';
+      logger.error({ host: host.id }, message);
+    }
+    onUnreachable();
   }
 
   /** Waits, and returns whether to continue. */

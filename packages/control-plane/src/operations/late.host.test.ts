@@ -7,7 +7,7 @@ import { Fleet, type Member, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
 /** A slow machine must not make sandboxes `missing`. */
-const MISSING_AFTER_MS = 600_000;
+const UNREACHABLE_AFTER_MS = 600_000;
 
 let fleet: Fleet;
 let survivor: Member;
@@ -19,7 +19,7 @@ beforeAll(async () => {
     reconcilerTiming: {
       listIntervalMs: 200,
       recoveryIntervalMs: 50,
-      missingAfterMs: MISSING_AFTER_MS,
+      unreachableAfterMs: UNREACHABLE_AFTER_MS,
     },
   });
 });
@@ -109,7 +109,7 @@ test.each(SUBJECTS)('a late $call is refused', async ({ call, prepare, act }) =>
   await using hung = await fleet.joinSeverable({
     leaseMs: 600_000,
     hostTransport: transport,
-    reconcilerTiming: { missingAfterMs: MISSING_AFTER_MS },
+    reconcilerTiming: { unreachableAfterMs: UNREACHABLE_AFTER_MS },
   });
   const response = act(hung, id);
   await reached;
@@ -130,7 +130,7 @@ test('a template is released under a lock, and a late release is refused', async
   await using hung = await fleet.joinSeverable({
     leaseMs: 600_000,
     hostTransport: transport,
-    reconcilerTiming: { missingAfterMs: MISSING_AFTER_MS },
+    reconcilerTiming: { unreachableAfterMs: UNREACHABLE_AFTER_MS },
   });
   const response = hung.call('DELETE', '/snapshots/released');
   await reached;

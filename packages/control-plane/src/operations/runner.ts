@@ -136,8 +136,8 @@ const KINDS: Readonly<Record<OperationKind, KindOfOperation>> = {
   },
   'sandbox.lose': {
     metric: undefined,
-    succeeded: 'Sandbox marked as missing',
-    failed: 'Could not mark the sandbox as missing',
+    succeeded: 'Sandbox marked as unreachable',
+    failed: 'Could not mark the sandbox as unreachable',
   },
   'sandbox.find': {
     metric: undefined,

@@ -31,10 +31,11 @@ export function notInState(
     });
   }
   const why = row.reason === null ? '' : `: ${row.reason}`;
-  if (row.state === 'missing') {
+  if (row.state === 'unreachable') {
     return new TorporError(
       'host_unavailable',
-      `The host of sandbox ${row.id} does not respond${why}`,
+      `The host of sandbox ${row.id} does not respond; the sandbox may still be running.`,
+      { remedy: REMEDIES.startItsHost },
     );
   }
   const remedy = remedies[row.state] ?? generalRemedy(row);
@@ -45,9 +46,15 @@ export function notInState(
   );
 }
 
+/** Throws `host_unavailable` for a sandbox whose host does not respond: before it is called, which may take long. */
+export function requireReachable(row: SandboxRow): void {
+  if (row.state === 'unreachable') throw notInState(row, 'reachable');
+}
+
 /** Undefined if nothing needs to be done. */
 function generalRemedy({ state, build_id }: SandboxRow): string | undefined {
   if (state === 'paused') return REMEDIES.resume;
+  if (state === 'missing') return REMEDIES.destroy;
   if (state !== 'error') return undefined;
   return build_id === null ? REMEDIES.readConsoleThenDestroy : REMEDIES.resumeFromBuild;
 }

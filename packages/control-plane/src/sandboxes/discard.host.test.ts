@@ -25,7 +25,7 @@ beforeAll(async () => {
   fleet = await Fleet.open();
   member = await fleet.join({
     hostTransport: losing(fleet.agent.transport),
-    reconcilerTiming: { listIntervalMs: 50, missingAfterMs: 100, reconnectMs: 20 },
+    reconcilerTiming: { listIntervalMs: 50, unreachableAfterMs: 100, reconnectMs: 20 },
   });
 });
 afterAll(() => fleet[Symbol.asyncDispose]());
@@ -47,7 +47,7 @@ async function expectPendingDestroy(id: string): Promise<void> {
   expect((await member.get(id)).status).toBe('destroying');
   const logged = fleet.log().length;
   agent.becomeUnreachable();
-  await until(() => fleet.log().slice(logged).includes('its sandboxes were marked as missing'));
+  await until(() => fleet.log().slice(logged).includes('its sandboxes were marked as unreachable'));
   expect((await member.get(id)).status).toBe('destroying');
   agent.destroyError = undefined;
   agent.becomeReachable();

@@ -3,6 +3,7 @@ import type { Kysely, Transaction } from 'kysely';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Database } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
+import { mustBeDestroyed } from '../hosts/report.ts';
 import type { HostContents, HostedRows } from '../hosts/service.ts';
 import { SandboxRepository } from './repository.ts';
 
@@ -15,7 +16,9 @@ async function contents(db: Kysely<Database>, hostId: string): Promise<HostConte
   const sandboxes = await new SandboxRepository(db).listLiving(hostId);
   const snapshots = await onlyOn(db, hostId).where('state', '=', 'ready').orderBy('name').execute();
   return {
+    // Those that it has yet to destroy are no loss.
     sandboxes: sandboxes
+      .filter((row) => !mustBeDestroyed(row))
       .map(({ id, state }) => ({ id, state }))
       .sort((a, b) => (a.id < b.id ? -1 : 1)),
     snapshots: snapshots.map(({ name }) => name),
@@ -32,7 +35,8 @@ async function giveUp(transaction: Transaction<Database>, hostId: string): Promi
   // First all of them: who writes one waits with it for the host.
   await sandboxes.lock(living.map(({ id }) => id));
   for (const row of living) {
-    const report = { state: 'stopped', reason: GIVEN_UP_REASON, ended_at: new Date() } as const;
+    const ended_at = row.ended_at ?? new Date();
+    const report = { state: 'stopped', reason: GIVEN_UP_REASON, ended_at } as const;
     if (await sandboxes.recordReport(row, report)) continue;
     throw new TorporError('conflict', `An operation is in progress on sandbox ${row.id}.`, {
       remedy: 'Try again when it has finished.',

@@ -242,7 +242,7 @@ describe('a change that the host makes by itself', () => {
     const { id } = await create();
     const { build_id } = await sandboxOf(await act(id, 'pause'));
     harness.agent.becomeUnreachable();
-    await until(async () => (await harness.get(id)).status === 'missing');
+    await until(async () => (await harness.get(id)).status === 'unreachable');
     expect((await act(id, 'resume')).status).toBe(503);
     harness.agent.becomeReachable();
     await until(async () => (await harness.get(id)).status === 'paused');

@@ -5,13 +5,7 @@ import type { Principal } from '../auth/principal.ts';
 import type { Database, SandboxRow, TemplateRow } from '../database/schema.ts';
 import type { Placement } from '../hosts/placement.ts';
 import type { HostRegistry } from '../hosts/registry.ts';
-import {
-  hasFailedToStart,
-  reportOf,
-  type SandboxReport,
-  SILENT_REASON,
-  settledReport,
-} from '../hosts/report.ts';
+import { reportOf, type SandboxReport, settledReport, silentReport } from '../hosts/report.ts';
 import type { PhaseTiming } from '../hosts/timings.ts';
 import type { OperationRunner, ResourceEvent } from '../operations/runner.ts';
 import type { Demand, Quotas } from '../teams/quotas.ts';
@@ -75,7 +69,7 @@ export function requireRow(id: string, row: SandboxRow | undefined): SandboxRow 
 
 /**
  * After a failed operation: asks the agent for the sandbox's state, which the returned function
- * writes. If the host does not respond, it is `missing`.
+ * writes. If the host does not respond, it is `unreachable`.
  */
 export async function observe(
   { db, hosts, logger }: Pick<SandboxParts, 'db' | 'hosts' | 'logger'>,
@@ -97,12 +91,6 @@ export async function observe(
   return async (transaction) => {
     await new SandboxRepository(transaction).recordAsHolder(row, report);
   };
-}
-
-/** The report if the host does not respond. */
-function silentReport(row: SandboxRow): SandboxReport {
-  if (hasFailedToStart(row)) return { state: row.state, reason: row.reason };
-  return { state: 'missing', reason: SILENT_REASON };
 }
 
 /** The sandbox in the agent's response to an operation. Throws `internal_error`. */

@@ -1,19 +1,20 @@
-import type { SandboxState } from '@torpor/protocol';
+import { isTransitional, type SandboxState } from '@torpor/protocol';
 import { SYSTEM } from '../auth/principal.ts';
-import type { OperationKind, OperationStatus, SandboxRow } from '../database/schema.ts';
+import type { OperationKind, OperationStatus } from '../database/schema.ts';
 import type { OutboxEvent } from '../events/outbox.ts';
-import type { SandboxReport } from '../hosts/report.ts';
+import type { ComparedRow, SandboxReport } from '../hosts/report.ts';
 
 /**
  * The events of a change that no operation requested: the agent paused or destroyed a sandbox
  * by itself, its VMM died, its host became unreachable or reachable. There are none if the
- * state does not change, or for transitional states.
+ * state does not change, for transitional states, and for the end of a sandbox whose destroy was
+ * recorded when it was requested.
  */
-export function reportEvents(row: SandboxRow, { state, reason }: SandboxReport): OutboxEvent[] {
-  const change = row.state === state ? undefined : changeOf(row.state, state);
-  if (change === undefined) return [];
+export function reportEvents(row: ComparedRow, { state, reason }: SandboxReport): OutboxEvent[] {
+  if (row.state === state || row.ended_at !== null) return [];
   const metadata = { from: row.state, to: state, ...(reason === null ? {} : { reason }) };
-  return [{ ...change, resource: row.id, teamId: row.team_id, actor: SYSTEM, metadata }];
+  const common = { resource: row.id, teamId: row.team_id, actor: SYSTEM, metadata };
+  return changesOf(row, state).map((change) => ({ ...change, ...common }));
 }
 
 interface Change {
@@ -21,13 +22,26 @@ interface Change {
   readonly status: OperationStatus;
 }
 
+const FOUND: Change = { kind: 'sandbox.find', status: 'success' };
+
+function changesOf({ state: from, lost_from }: ComparedRow, to: SandboxState): Change[] {
+  const change = changeOf(from, to);
+  // It was paused or resumed while its host did not respond.
+  const meanwhile =
+    change === FOUND && lost_from !== null && lost_from !== to && !isTransitional(lost_from)
+      ? changeOf(lost_from, to)
+      : undefined;
+  return [change, meanwhile].flatMap((one) => one ?? []);
+}
+
 function changeOf(from: SandboxState, to: SandboxState): Change | undefined {
   switch (to) {
     case 'stopped':
       return { kind: 'sandbox.destroy', status: 'success' };
     case 'error':
-      return { kind: 'sandbox.fail', status: 'error' };
     case 'missing':
+      return { kind: 'sandbox.fail', status: 'error' };
+    case 'unreachable':
       return { kind: 'sandbox.lose', status: 'error' };
     case 'paused':
     case 'running':
@@ -38,7 +52,7 @@ function changeOf(from: SandboxState, to: SandboxState): Change | undefined {
 }
 
 function arrivalAt(to: 'paused' | 'running', from: SandboxState): Change | undefined {
-  if (from === 'missing' || from === 'error') return { kind: 'sandbox.find', status: 'success' };
+  if (from === 'unreachable' || from === 'missing' || from === 'error') return FOUND;
   // It was being copied: the fork has its own event.
   if (from === 'snapshotting') return undefined;
   if (to === 'paused') return { kind: 'sandbox.pause', status: 'success' };

@@ -74,7 +74,6 @@ test('a report about a row that was written after it was read is not recorded', 
   await sandboxes.transition(row.id, 'creating', 'running');
   expect(await sandboxes.recordReport(row, LOST)).toBe(false);
   expect(await sandboxes.recordAsHolder(row, LOST)).toBeUndefined();
-  expect(await sandboxes.markMissing(row, 'No response.')).toBe(false);
   expect((await current())?.state).toBe('running');
 });
 
@@ -98,9 +97,6 @@ test('a stopped sandbox stays stopped', async () => {
   const last = stopped as SandboxRow;
   expect(await sandboxes.recordReport(last, { state: 'running', reason: null })).toBe(false);
   expect(await sandboxes.recordAsHolder(last, { state: 'running', reason: null })).toBeUndefined();
-  await expect(sandboxes.markMissing(last, 'No response.')).rejects.toThrow(
-    'cannot become missing',
-  );
   expect(await sandboxes.adopt(newRow(row.id, 'running'))).toBe(false);
   expect(destroying?.state).toBe('destroying');
   expect(await current()).toEqual(stopped);

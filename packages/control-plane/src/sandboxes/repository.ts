@@ -15,8 +15,8 @@
  *   it got, so the report need not follow the table. It holds the lock too.
  * - **The reconciler** (hosts/reconciler.ts) copies what the agent reports by itself
  *   ({@link SandboxRepository.recordReport}), adopts sandboxes without a row
- *   ({@link SandboxRepository.adopt}), and marks those of an unreachable host
- *   ({@link SandboxRepository.markMissing}). It holds no lock. So its statement writes
+ *   ({@link SandboxRepository.adopt}), and marks those of a host that does not respond
+ *   ({@link SandboxRepository.markUnreachable}). It holds no lock. So its statement writes
  *   nothing if the row has been written since it was read (`revision`), or if any process has
  *   a lease on the sandbox: then the row belongs to that operation, or to its recovery. These
  *   reports need not follow the table either; a change of state that they cause has its own
@@ -32,14 +32,24 @@
  * A row that is `stopped` is never written again: a destroyed sandbox stays destroyed.
  * {@link SandboxRepository.removeStopped} removes it after a while.
  */
-import { assertTransition, isTransitional, type SandboxState } from '@torpor/protocol';
+import {
+  assertTransition,
+  isTransitional,
+  SANDBOX_STATES,
+  type SandboxState,
+} from '@torpor/protocol';
 import { type Kysely, sql } from 'kysely';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Cursor } from '../database/page.ts';
 import { isOlder, removeRows } from '../database/remove-rows.ts';
 import type { Database, NewSandboxRow, SandboxChanges, SandboxRow } from '../database/schema.ts';
-import { appendEvents } from '../events/outbox.ts';
-import type { SandboxReport } from '../hosts/report.ts';
+import { appendEvents, type OutboxEvent } from '../events/outbox.ts';
+import {
+  type ComparedRow,
+  DEFERRED_DESTROY_REASON,
+  type RowReport,
+  type SandboxReport,
+} from '../hosts/report.ts';
 import { reportEvents } from './report-events.ts';
 
 export interface SandboxFilter {
@@ -50,6 +60,71 @@ export interface SandboxFilter {
   readonly after: Cursor | undefined;
   readonly limit: number;
 }
+
+/** How many rows are read or written at once. */
+const PAGE_SIZE = 500;
+
+/** The states that say nothing any more when the host does not respond. */
+const LOSABLE_STATES = SANDBOX_STATES.filter(
+  (state) => !['stopped', 'error', 'unreachable', 'missing'].includes(state),
+);
+
+const COMPARED_COLUMNS = [
+  'id',
+  'team_id',
+  'state',
+  'lost_from',
+  'reason',
+  'build_id',
+  'timeout_sec',
+  'auto_pause',
+  'created_at',
+  'started_at',
+  'last_active_at',
+  'ended_at',
+  'revision',
+] as const satisfies readonly (keyof ComparedRow)[];
+
+/** The reports as a table of SQL. `has_address`, `has_build`: null is a value, not an omission. */
+function reportTable(reports: readonly RowReport[]) {
+  const values = reports.map(({ row: { id, revision }, report }) => ({
+    ...report,
+    id,
+    revision,
+    has_address: report.host_ip !== undefined,
+    has_build: report.build_id !== undefined,
+    versions: report.versions === undefined ? undefined : JSON.parse(report.versions),
+  }));
+  return sql<ReportedColumns>`jsonb_to_recordset(${JSON.stringify(values)}::jsonb)`.as<'report'>(
+    sql`report(id text, revision integer, state text, reason text, host_ip text, has_address boolean,
+      build_id text, has_build boolean, timeout_sec integer, versions jsonb, started_at timestamptz,
+      ended_at timestamptz)`,
+  );
+}
+
+type ReportedColumns = Pick<SandboxRow, 'id' | 'revision'>;
+
+/** What a row becomes by the report beside it: what that omits stays. */
+const WRITTEN_BY_REPORT = {
+  state: sql<SandboxState>`report.state`,
+  reason: sql<string | null>`report.reason`,
+  host_ip: sql<
+    string | null
+  >`case when report.has_address then report.host_ip else sandboxes.host_ip end`,
+  build_id: sql<
+    string | null
+  >`case when report.has_build then report.build_id else sandboxes.build_id end`,
+  timeout_sec: sql<number>`coalesce(report.timeout_sec, sandboxes.timeout_sec)`,
+  versions: sql<string>`coalesce(report.versions, sandboxes.versions)`,
+  started_at: sql<Date | null>`coalesce(report.started_at, sandboxes.started_at)`,
+  ended_at: sql<Date | null>`coalesce(report.ended_at, sandboxes.ended_at)`,
+  lost_from: null,
+  updated_at: sql<Date>`clock_timestamp()`,
+  revision: sql<number>`sandboxes.revision + 1`,
+} as const;
+
+/** No operation of any process has locked the sandbox. */
+const UNLOCKED = sql<boolean>`not exists (select from operations where resource = sandboxes.id)`;
 
 /** The columns that an operation may change together with the state. */
 export type TransitionChanges = Omit<SandboxChanges, 'id' | 'state' | 'revision' | 'updated_at'>;
@@ -130,14 +205,14 @@ export class SandboxRepository {
    * Copies the agent's report into a row, for an operation that holds the lock. Returns the
    * new row, or undefined if it has been written since it was read.
    */
-  async recordAsHolder(row: SandboxRow, report: SandboxReport): Promise<SandboxRow | undefined> {
+  async recordAsHolder(row: ComparedRow, report: SandboxReport): Promise<SandboxRow | undefined> {
     const recorded = await this.#record(row, report).returningAll().executeTakeFirst();
     if (recorded?.state !== row.state) await this.#announce(recorded);
     return recorded;
   }
 
   /** Like {@link recordAsHolder}, with an event for the change, if it does not settle an operation. */
-  async recordChange(row: SandboxRow, report: SandboxReport): Promise<void> {
+  async recordChange(row: ComparedRow, report: SandboxReport): Promise<void> {
     if ((await this.recordAsHolder(row, report)) === undefined) return;
     await appendEvents(this.#db, reportEvents(row, report));
   }
@@ -146,38 +221,79 @@ export class SandboxRepository {
    * Copies the agent's report for the reconciler: writes nothing while an operation has locked
    * the sandbox. Returns whether it was written.
    */
-  async recordReport(row: SandboxRow, report: SandboxReport): Promise<boolean> {
+  async recordReport(row: ComparedRow, report: SandboxReport): Promise<boolean> {
+    return (await this.recordReports([{ row, report }])).has(row.id);
+  }
+
+  /** Like {@link recordReport}, for several rows in one statement. Returns the ids of those that were written. */
+  async recordReports(reports: readonly RowReport[]): Promise<ReadonlySet<string>> {
     if (!this.#db.isTransaction) {
       return this.#db
         .transaction()
-        .execute((transaction) => new SandboxRepository(transaction).recordReport(row, report));
+        .execute((transaction) => new SandboxRepository(transaction).recordReports(reports));
     }
-    const isWritten = await this.#recordUnheld(row, report);
-    if (isWritten) await appendEvents(this.#db, reportEvents(row, report));
-    return isWritten;
+    const recorded = await this.#db
+      .updateTable('sandboxes')
+      .from(reportTable(reports))
+      .set(WRITTEN_BY_REPORT)
+      .whereRef('sandboxes.id', '=', 'report.id')
+      .whereRef('sandboxes.revision', '=', 'report.revision')
+      .where('sandboxes.state', '<>', 'stopped')
+      .where(UNLOCKED)
+      .returningAll('sandboxes')
+      .execute();
+    const byId = new Map(recorded.map((row) => [row.id, row]));
+    const events = reports.flatMap(({ row, report }) => {
+      const written = byId.get(row.id);
+      if (written === undefined) return [];
+      const isArrival = written.state !== row.state && !isTransitional(written.state);
+      return [...(isArrival ? [stateEvent(written)] : []), ...reportEvents(row, report)];
+    });
+    await appendEvents(this.#db, events);
+    return new Set(byId.keys());
   }
 
-  async #recordUnheld(row: SandboxRow, report: SandboxReport): Promise<boolean> {
-    const recorded = await this.#record(row, report)
-      .where(({ not, exists, selectFrom }) =>
-        not(
-          exists(
-            selectFrom('operations')
-              .select('operations.resource')
-              .whereRef('operations.resource', '=', 'sandboxes.id'),
+  /**
+   * Marks sandboxes of a host that does not respond, a page of them, on behalf of the control plane
+   * that reconciles it: nothing is written once another does. Those that an operation has locked
+   * are left to it. Returns whether there may be more.
+   */
+  async markUnreachable(hostId: string, controlPlane: string, reason: string): Promise<boolean> {
+    const lost = await this.#db.transaction().execute(async (transaction) => {
+      const rows = await transaction
+        .updateTable('sandboxes')
+        .set({ reason, ...written('unreachable') })
+        .where(({ eb, selectFrom }) =>
+          eb(
+            'id',
+            'in',
+            selectFrom('sandboxes as lost')
+              .select('lost.id')
+              .where('lost.host_id', '=', hostId)
+              .where('lost.state', 'in', LOSABLE_STATES)
+              .where('lost.ended_at', 'is', null)
+              .where(sql<boolean>`not (lost.state = 'destroying' and lost.started_at is null)`)
+              .where(reconciledBy(hostId, controlPlane))
+              .where(sql<boolean>`not exists (select from operations where resource = lost.id)`)
+              .orderBy('lost.id')
+              .limit(PAGE_SIZE)
+              .forUpdate()
+              .skipLocked(),
           ),
-        ),
-      )
-      .returningAll()
-      .executeTakeFirst();
-    if (recorded?.state !== row.state) await this.#announce(recorded);
-    return recorded !== undefined;
-  }
-
-  /** Marks a sandbox whose host does not respond. */
-  async markMissing(row: SandboxRow, reason: string): Promise<boolean> {
-    assertTransition(row.id, row.state, 'missing');
-    return this.recordReport(row, { state: 'missing', reason });
+        )
+        .returningAll()
+        .execute();
+      const report = { state: 'unreachable', reason } as const;
+      await appendEvents(
+        transaction,
+        rows.flatMap((row) => [
+          ...reportEvents({ ...row, state: row.lost_from ?? row.state }, report),
+          stateEvent(row),
+        ]),
+      );
+      return rows.length;
+    });
+    return lost === PAGE_SIZE;
   }
 
   /** Adopts a sandbox that the host has and the database does not know. Returns false if it has a row. */
@@ -263,6 +379,22 @@ export class SandboxRepository {
     return query.orderBy('created_at', 'desc').orderBy('id', 'desc').limit(filter.limit).execute();
   }
 
+  /**
+   * Those of a host that are not stopped, of every team, in the order of their ids after `afterId`;
+   * a page, which is the last if it is empty. Only the columns that reports are compared with.
+   */
+  pageLiving(hostId: string, afterId: string): Promise<ComparedRow[]> {
+    return this.#db
+      .selectFrom('sandboxes')
+      .select(COMPARED_COLUMNS)
+      .where('host_id', '=', hostId)
+      .where('state', '<>', 'stopped')
+      .where('id', '>', afterId)
+      .orderBy('id')
+      .limit(PAGE_SIZE)
+      .execute();
+  }
+
   /** All sandboxes of a host that are not stopped, of every team. */
   listLiving(hostId: string): Promise<SandboxRow[]> {
     return this.#db
@@ -299,21 +431,25 @@ export class SandboxRepository {
       .execute();
   }
 
+  /**
+   * Ends a sandbox for its team, whose host will destroy it when it responds again. In the
+   * transaction of an operation that holds the lock.
+   */
+  async deferDestroy(row: ComparedRow): Promise<void> {
+    if (row.ended_at !== null) return;
+    const { state } = row;
+    const report = { state, reason: DEFERRED_DESTROY_REASON, ended_at: new Date() };
+    const ended = await this.recordAsHolder(row, report);
+    if (ended !== undefined) await appendEvents(this.#db, [stateEvent(ended)]);
+  }
+
   /** Appends the event of a row that has come to a state in which it stays, in the transaction that wrote it. */
   async #announce(row: SandboxRow | undefined): Promise<void> {
     if (row === undefined || isTransitional(row.state)) return;
-    const { id, team_id: teamId, state, vcpus, memory_mb, disk_size_mb } = row;
-    const metadata = {
-      state,
-      vcpus: String(vcpus),
-      memory_mb: String(memory_mb),
-      ...(disk_size_mb === null || hasNoDisk(row) ? {} : { disk_mb: String(disk_size_mb) }),
-    };
-    const event = { kind: 'sandbox.state', resource: id, teamId, actor: SYSTEM, metadata } as const;
-    await appendEvents(this.#db, [{ ...event, status: 'success' }]);
+    await appendEvents(this.#db, [stateEvent(row)]);
   }
 
-  #record(row: SandboxRow, report: SandboxReport) {
+  #record(row: ComparedRow, report: SandboxReport) {
     return this.#db
       .updateTable('sandboxes')
       .set({ ...report, ...written(report.state) })
@@ -328,7 +464,33 @@ function hasNoDisk({ state, started_at }: SandboxRow): boolean {
   return state === 'error' && started_at === null;
 }
 
+/** The event of a state, from which usage is counted. */
+function stateEvent(row: SandboxRow): OutboxEvent {
+  const { id, team_id: teamId, state, vcpus, memory_mb, disk_size_mb } = row;
+  const metadata = {
+    state,
+    vcpus: String(vcpus),
+    memory_mb: String(memory_mb),
+    ...(disk_size_mb === null || hasNoDisk(row) ? {} : { disk_mb: String(disk_size_mb) }),
+  };
+  const kind = 'sandbox.state';
+  return { kind, resource: id, teamId, actor: SYSTEM, metadata, status: 'success' };
+}
+
 /** The columns of every write of a state. */
 function written(state: SandboxState) {
-  return { state, updated_at: new Date(), revision: sql<number>`sandboxes.revision + 1` };
+  // Written again, it keeps what it was.
+  const before = sql<SandboxState>`coalesce(sandboxes.lost_from, sandboxes.state)`;
+  return {
+    state,
+    lost_from: state === 'unreachable' ? before : null,
+    updated_at: new Date(),
+    revision: sql<number>`sandboxes.revision + 1`,
+  };
+}
+
+/** Whether the control plane reconciles the host, or none does and its agent does not report. */
+function reconciledBy(hostId: string, controlPlane: string) {
+  return sql<boolean>`exists (select from hosts where id = ${hostId} and (reconciled_by = ${controlPlane}
+    or (reconciled_by is null and state = 'unreachable')))`;
 }

@@ -3,6 +3,7 @@
  * depend on the client's connection: it completes even if the client disconnects
  * (operations/runner.ts).
  */
+import { TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Cursor } from '../database/page.ts';
@@ -10,7 +11,7 @@ import type { SandboxRow } from '../database/schema.ts';
 import type { HostInventory } from '../hosts/inventory.ts';
 import { hasFailedToStart, neverReachedHost } from '../hosts/report.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
-import { findOwn, notInState } from './access.ts';
+import { findOwn, notInState, requireReachable } from './access.ts';
 import { createOperation, type NewSandbox } from './create.ts';
 import { destroyOperation } from './destroy.ts';
 import { type RequestedShape, type Shape, shapeOf } from './limits.ts';
@@ -92,7 +93,11 @@ export class SandboxService {
     return { rows, next: isLast ? undefined : { createdAt: last.created_at, id: last.id } };
   }
 
-  /** Destroys a sandbox and everything that it has on its host. Does nothing if it is already stopped. Throws `not_found`, `invalid_state`, or the agent's error. */
+  /**
+   * Destroys a sandbox and everything that it has on its host; if that does not respond, once it
+   * does again. Does nothing if it is already stopped. Throws `not_found`, `invalid_state`, or the
+   * agent's error.
+   */
   async destroy(principal: Principal, id: string): Promise<void> {
     const { sandboxes, runner } = this.#parts;
     await findOwn(sandboxes, principal, id);
@@ -105,9 +110,11 @@ export class SandboxService {
     const { sandboxes, runner } = this.#parts;
     const rows = await sandboxes.listLiving(hostId);
     const results = await Promise.allSettled(
-      rows.map(({ id, team_id: teamId }) =>
-        runner.run(destroyOperation(this.#parts, { id, teamId, actor: SYSTEM })),
-      ),
+      rows.map(async ({ id, team_id: teamId }) => {
+        const destroyed = destroyOperation(this.#parts, { id, teamId, actor: SYSTEM });
+        if ((await runner.run(destroyed)) === 'destroyed') return;
+        throw new TorporError('host_unavailable', `The host of sandbox ${id} does not respond.`);
+      }),
     );
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
@@ -131,6 +138,7 @@ export class SandboxService {
   ): Promise<Uint8Array> {
     const row = await findOwn(this.#parts.sandboxes, principal, id);
     if (row.state === 'stopped') throw notInState(row, 'there');
+    requireReachable(row);
     const host = this.#parts.hosts.connection(row.host_id);
     const response = await host.call((client) =>
       client.readConsole(

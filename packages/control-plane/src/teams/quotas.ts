@@ -195,7 +195,8 @@ async function usedBy(
   db: Kysely<Database>,
   teamId: string,
 ): Promise<Readonly<Record<QuotaName, number>>> {
-  const running = sql`state in (${sql.join(STATES_WITH_MEMORY)})`;
+  // One whose host does not respond takes what it took before, and nothing once it was destroyed.
+  const running = sql`coalesce(lost_from, state) in (${sql.join(STATES_WITH_MEMORY)})`;
   // A snapshot that is being created may occupy what its source has. What could not be created has no disk.
   const { rows } = await sql<Record<QuotaName, string>>`
     select running_sandboxes, vcpus, memory_mb, sandbox_disk_mb + snapshot_disk_mb as disk_mb,
@@ -208,7 +209,8 @@ async function usedBy(
         coalesce(sum(memory_mb) filter (where ${running}), 0) as memory_mb,
         coalesce(sum(coalesce(disk_size_mb, ${SANDBOX_DEFAULTS.diskMb}))
           filter (where state <> 'error' or started_at is not null), 0) as sandbox_disk_mb
-      from sandboxes where team_id = ${teamId} and state <> 'stopped'
+      from sandboxes where team_id = ${teamId} and state <> 'stopped' and state <> 'missing'
+        and ended_at is null
     ) as of_sandboxes, (
       select count(*) as snapshots,
         coalesce(sum(case state when 'ready' then ceil(size_bytes / 1048576.0)

@@ -19,7 +19,7 @@ import type { TemplateRow } from '../database/schema.ts';
 import type { HostImage } from '../hosts/description.ts';
 import type { HostInventory } from '../hosts/inventory.ts';
 import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
-import { findOwn } from '../sandboxes/access.ts';
+import { findOwn, requireReachable } from '../sandboxes/access.ts';
 import { createSnapshotOperation } from './create.ts';
 import { deleteSnapshotOperation, unknownName } from './delete.ts';
 import type { OperatedSnapshot, TemplateParts } from './parts.ts';
@@ -61,7 +61,7 @@ export class TemplateService {
     const { sandboxes, runner } = this.#parts;
     const { sandboxId, overwrite } = request;
     const name = request.name ?? `template-${randomBytes(4).toString('hex')}`;
-    await findOwn(sandboxes, principal, sandboxId);
+    requireReachable(await findOwn(sandboxes, principal, sandboxId));
     if (await this.#isImage(principal, name)) {
       throw new TorporError('name_reserved', `${name} is the name of an image of the platform.`);
     }

@@ -85,9 +85,12 @@ export const phaseTimingSchema = z.strictObject({
 export const sandboxSchema = z
   .strictObject({
     id: sandboxIdSchema,
-    status: z.enum(SANDBOX_STATES),
+    status: z.enum(SANDBOX_STATES).meta({
+      description:
+        '`unreachable`: its host does not respond, and it may still be running. `missing`: its host does not have it.',
+    }),
     reason: z.string().optional().meta({
-      description: 'Why it is in this state; set in states such as `error` and `missing`.',
+      description: 'Why it is in this state; set in states such as `error` and `unreachable`.',
     }),
     template: templateNameSchema,
     vcpus: z.int(),

@@ -4,7 +4,7 @@ import { ControlPlane, type ControlPlaneOptions } from '@torpor/control-plane';
 import { startEmbeddedPostgres } from '@torpor/control-plane/testing';
 import type { rest } from '@torpor/protocol';
 import { Client, type ClientConfig } from 'pg';
-import { openTestSite, type TestSite, until } from './harness.ts';
+import { FAST_CLAIMS, openTestSite, type TestSite, until } from './harness.ts';
 import type { MemoryAgent } from './memory-agent.ts';
 import { type DatabaseAddress, SeverableLinks, socketUrl } from './severable.ts';
 
@@ -93,6 +93,7 @@ export class Fleet implements AsyncDisposable {
       ...this.#site.options,
       databaseUrl,
       ...options,
+      hostTiming: { ...FAST_CLAIMS, ...options.hostTiming },
     });
     this.#stack.use(controlPlane);
     return member(controlPlane);
@@ -109,6 +110,7 @@ export class Fleet implements AsyncDisposable {
       databaseUrl: links.databaseUrl,
       hostTransport: links.transport,
       ...options,
+      hostTiming: { ...FAST_CLAIMS, ...options.hostTiming },
     });
     return {
       ...member(controlPlane),

@@ -32,6 +32,9 @@ export interface TestSite extends AsyncDisposable {
   log(): string;
 }
 
+/** How soon a control plane takes over the hosts of another that died. */
+export const FAST_CLAIMS = { claimMs: 1_500, claimIntervalMs: 100, claimPauseMs: 2_000 };
+
 export async function openTestSite(): Promise<TestSite> {
   await using stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'torpor-cp-'));
@@ -50,11 +53,12 @@ export async function openTestSite(): Promise<TestSite> {
       logger,
       version: '0.0.0-test',
       reconcilerTiming: {
-        missingAfterMs: 300,
+        unreachableAfterMs: 300,
         reconnectMs: 20,
         listIntervalMs: 100,
         recoveryIntervalMs: 50,
       },
+      hostTiming: FAST_CLAIMS,
     },
     log: text,
     [Symbol.asyncDispose]: () => moved.disposeAsync(),

@@ -50,6 +50,8 @@ export class MemoryAgent implements AsyncDisposable {
   destroyGate: Promise<void> = Promise.resolve();
   /** How many creates it had no memory for. */
   refusals = 0;
+  /** Awaited by every call that only asks, so that a test can make the agent hang. */
+  askGate: Promise<void> = Promise.resolve();
   /** Makes the next create fail. */
   createError: TorporError | undefined;
   destroyError: TorporError | undefined;
@@ -89,6 +91,11 @@ export class MemoryAgent implements AsyncDisposable {
         agentVersion: '0.0.0-test',
       },
     };
+  }
+
+  /** How many watch streams are open. */
+  get watchers(): number {
+    return this.#watchers.size;
   }
 
   /** The number of calls of this name so far. */
@@ -273,8 +280,9 @@ export class MemoryAgent implements AsyncDisposable {
 
   #sandboxMethods(): Pick<Methods, 'getSandbox' | 'pingSandbox' | 'readConsole'> {
     return {
-      getSandbox: ({ sandboxId, fence }) => {
+      getSandbox: async ({ sandboxId, fence }) => {
         this.#enter('getSandbox');
+        await this.askGate;
         this.#admit(sandboxId, fence);
         return { sandbox: this.#require(sandboxId) };
       },
@@ -293,8 +301,9 @@ export class MemoryAgent implements AsyncDisposable {
 
   #hostMethods(): Pick<Methods, 'listSandboxes' | 'watchSandboxes' | 'describeHost'> {
     return {
-      listSandboxes: () => {
+      listSandboxes: async () => {
         this.#enter('listSandboxes');
+        await this.askGate;
         return { sandboxes: [...this.sandboxes.values()] };
       },
       watchSandboxes: async function* (
@@ -303,6 +312,7 @@ export class MemoryAgent implements AsyncDisposable {
         { signal }: { signal: AbortSignal },
       ) {
         this.#enter('watchSandboxes');
+        await this.askGate;
         const feed = new Feed<Info | undefined>();
         this.#watchers.add(feed);
         const keepAlive = setInterval(() => feed.push(undefined), KEEP_ALIVE_MS);

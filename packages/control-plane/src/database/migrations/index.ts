@@ -14,6 +14,7 @@ import { placement } from './0014-placement.ts';
 import { indexes } from './0016-indexes.ts';
 import { signInAndMail } from './0018-sign-in-and-mail.ts';
 import { responsibleUsers } from './0019-responsible-users.ts';
+import { reconciling } from './0020-reconciling.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -32,4 +33,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0016-indexes': indexes,
   '0018-sign-in-and-mail': signInAndMail,
   '0019-responsible-users': responsibleUsers,
+  '0020-reconciling': reconciling,
 };
