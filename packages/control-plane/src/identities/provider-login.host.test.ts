@@ -116,7 +116,7 @@ const newSubject = () => String(++subjects);
 describe.each(['oidc', 'github'] as const)('a login with %s', (provider) => {
   test('makes an account at first, and is of the same account later, whatever its address', async () => {
     const subject = newSubject();
-    const user = { subject, email: `Eve${subject}@Acme.test`, name: 'Eve' };
+    const user = { subject, email: `Eve${subject}@Acme.test`, name: ' Eve\u202e\nX ' };
     const browser = new Browser();
     const response = await browser.logIn(user, provider, { return_to: '/device?x=1' });
     expect([response.status, response.headers.get('location')]).toEqual([303, '/device?x=1']);
@@ -124,7 +124,12 @@ describe.each(['oidc', 'github'] as const)('a login with %s', (provider) => {
     expect(cookie).toMatch(/__Host-torpor_session=tps_[^;]+;.*HttpOnly; SameSite=Lax; Secure/);
     const first = await browser.me();
     expect(first).toMatchObject({
-      user: { email: `eve${subject}@acme.test`, name: 'Eve', has_password: false, is_admin: false },
+      user: {
+        email: `eve${subject}@acme.test`,
+        name: 'Eve X',
+        has_password: false,
+        is_admin: false,
+      },
       team: { role: 'owner' },
     });
     const again = new Browser(other);

@@ -133,9 +133,11 @@ async function signUp(
   return startFirstSession(transaction, row, teamId, client, { provider: provider.id });
 }
 
+/** Of the characters that a name may have here; the address if none of them is visible. */
 function nameOf({ name, label }: ProviderProfile, email: string): string {
-  const cleaned = (name ?? label).replaceAll(/\p{Cc}+/gu, ' ').trim();
-  return cleaned.slice(0, MAX_NAME_LENGTH) || email;
+  const allowed = (name ?? label).replaceAll(/[\p{Cc}\p{Cs}\u2028-\u202e\u2066-\u2069]+/gu, ' ');
+  const cleaned = [...allowed.trim()].slice(0, MAX_NAME_LENGTH).join('');
+  return /[^\p{Z}\p{C}]/u.test(cleaned) ? cleaned : email.slice(0, MAX_NAME_LENGTH);
 }
 
 function notVerified({ name }: Provider): TorporError {

