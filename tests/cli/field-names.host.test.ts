@@ -67,6 +67,8 @@ const REFUSED = {
     idleTimeoutMs: async () => (await torpor.sandboxes.get(id)).resume({ idleTimeoutMs: -5000 }),
     count: async () => (await torpor.sandboxes.get(id)).fork(0),
     name: () => torpor.snapshots.create(id, { name: '!' }),
+    defaultUser: () => torpor.snapshots.create(id, { defaultUser: '!' }),
+    'defaultEnv.A=B': () => torpor.snapshots.create(id, { defaultEnv: { 'A=B': 'x' } }),
     maxBytes: async () => (await torpor.sandboxes.get(id)).console({ maxBytes: 0 }),
   },
 } as const;

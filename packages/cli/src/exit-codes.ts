@@ -47,6 +47,7 @@ const EXIT_OF_ERROR: Partial<Record<ErrorCode, number>> = {
   conflict: EXIT.conflict,
   already_exists: EXIT.conflict,
   name_reserved: EXIT.conflict,
+  template_name_taken: EXIT.conflict,
   has_active_sandboxes: EXIT.conflict,
   no_hosts_available: EXIT.unavailable,
   host_unavailable: EXIT.unavailable,

@@ -70,10 +70,16 @@ export const ERRORS = {
     meaning: 'the name is taken',
     remedy: 'Choose another name.',
   },
+  template_name_taken: {
+    http: 409,
+    connect: 'AlreadyExists',
+    meaning: 'the team or the platform has a template of the name',
+    remedy: 'Choose another name.',
+  },
   name_reserved: {
     http: 409,
     connect: 'AlreadyExists',
-    meaning: 'the name belongs to the platform',
+    meaning: 'the name is that of an image',
     remedy: 'Choose another name.',
   },
   has_active_sandboxes: {

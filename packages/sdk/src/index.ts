@@ -20,7 +20,9 @@ export {
   type Quota,
   type QuotaList,
   type Session,
+  type Snapshot,
   type Team,
+  type Template,
   type Usage,
   type User,
   type Webhook,
@@ -67,11 +69,12 @@ export {
   type SandboxInfo,
 } from './sandbox.ts';
 export { type CreateSandboxOptions, type ListSandboxesOptions, Sandboxes } from './sandboxes.ts';
-export { type CreateSnapshotOptions, type ListSnapshotsOptions, Snapshots } from './snapshots.ts';
+export { type CreateSnapshotOptions, Snapshots } from './snapshots.ts';
 export type { ExitStatus } from './streams/attached-program.ts';
 export { ExecSession, type OutputChunk } from './streams/exec-session.ts';
 export { PtySession, type TerminalSize } from './streams/pty-session.ts';
 export { type InviteOptions, Teams } from './teams.ts';
+export { type ListTemplatesOptions, Templates } from './templates.ts';
 export { Torpor, type UsageOptions } from './torpor.ts';
 export { type CreateUserOptions, type UserChanges, Users } from './users.ts';
 export {

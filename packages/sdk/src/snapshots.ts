@@ -2,25 +2,25 @@ import * as rest from '@torpor/protocol/rest';
 import type { z } from 'zod';
 import type { Connection, CreateOptions } from './http/connection.ts';
 import { withSdkNames } from './http/field-names.ts';
+import { Templates } from './templates.ts';
 
 export interface CreateSnapshotOptions extends CreateOptions {
   /** The default is `template-` and eight hexadecimal digits. */
   readonly name?: string | undefined;
   /** Replace a snapshot of this name. */
   readonly overwrite?: boolean | undefined;
+  /** Who runs programs in sandboxes made from it, unless told otherwise. The default is that of the source. */
+  readonly defaultUser?: string | undefined;
+  /** Environment of sandboxes made from it, under their own. Stored and shown: not for secrets. The default is that of the source. */
+  readonly defaultEnv?: Readonly<Record<string, string>> | undefined;
 }
 
-export interface ListSnapshotsOptions {
-  /** `base`: images of the platform; `snapshot`: those of the team. The default is both. */
-  readonly type?: rest.TemplateType | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** Snapshots and images, the templates of sandboxes: pass the name of one as `template` to create a sandbox. */
-export class Snapshots {
+/** Makes snapshots; otherwise the same as {@link Templates}. */
+export class Snapshots extends Templates {
   readonly #connection: Connection;
 
   constructor(connection: Connection) {
+    super(connection);
     this.#connection = connection;
   }
 
@@ -29,6 +29,8 @@ export class Snapshots {
     const body: z.input<typeof rest.createSnapshotSchema> = {
       sandbox_id: sandboxId,
       name: options.name,
+      default_user: options.defaultUser,
+      default_env: options.defaultEnv === undefined ? undefined : { ...options.defaultEnv },
     };
     return withSdkNames(
       this.#connection.create('/v1/snapshots', rest.snapshotSchema, {
@@ -39,26 +41,4 @@ export class Snapshots {
       }),
     );
   }
-
-  list(options: ListSnapshotsOptions = {}): Promise<rest.Snapshot[]> {
-    return Array.fromAsync(
-      this.#connection.pages('/v1/snapshots', rest.snapshotListSchema, {
-        query: { type: options.type },
-        signal: options.signal,
-      }),
-    );
-  }
-
-  get(name: string, signal?: AbortSignal): Promise<rest.Snapshot> {
-    return this.#connection.json('GET', path(name), rest.snapshotSchema, { signal });
-  }
-
-  /** Deletes a snapshot. Sandboxes that were made from it are not affected. */
-  async delete(name: string, signal?: AbortSignal): Promise<void> {
-    await this.#connection.empty('DELETE', path(name), { signal });
-  }
-}
-
-function path(name: string): string {
-  return `/v1/snapshots/${encodeURIComponent(name)}`;
 }

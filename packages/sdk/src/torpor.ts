@@ -10,6 +10,7 @@ import { Quotas } from './quotas.ts';
 import { Sandboxes } from './sandboxes.ts';
 import { Snapshots } from './snapshots.ts';
 import { Teams } from './teams.ts';
+import { Templates } from './templates.ts';
 import { Users } from './users.ts';
 import { Webhooks } from './webhooks.ts';
 
@@ -35,6 +36,7 @@ export interface UsageOptions {
  */
 export class Torpor implements AsyncDisposable {
   readonly sandboxes: Sandboxes;
+  readonly templates: Templates;
   readonly snapshots: Snapshots;
   readonly builds: Builds;
   readonly account: Account;
@@ -51,6 +53,7 @@ export class Torpor implements AsyncDisposable {
   constructor(options: ConnectionOptions = {}) {
     this.#connection = new Connection(options);
     this.sandboxes = new Sandboxes(this.#connection);
+    this.templates = new Templates(this.#connection);
     this.snapshots = new Snapshots(this.#connection);
     this.builds = new Builds(this.#connection);
     this.account = new Account(this.#connection);

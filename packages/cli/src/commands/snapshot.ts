@@ -1,5 +1,6 @@
 import { formatBytes, TEMPLATE_TYPES, type TemplateType, TorporError } from '@torpor/sdk/basics';
 import { type Command, Option } from 'commander';
+import { assignment } from '../arguments.ts';
 import type { CliContext } from '../cli-context.ts';
 import { findSandbox } from '../client/find-sandbox.ts';
 import type { CommonOptions } from '../client/settings.ts';
@@ -12,6 +13,8 @@ import { removeEach } from './remove-each.ts';
 interface SnapshotOptions extends CommonOptions {
   readonly name?: string;
   readonly overwrite?: boolean;
+  readonly defaultUser?: string;
+  readonly defaultEnv?: Record<string, string>;
   readonly timings?: boolean;
 }
 
@@ -28,10 +31,16 @@ export function registerSnapshot(cli: CliContext): void {
     )
     .option('-n, --name <name>', 'name of the template (default: template- and eight digits)')
     .option('--overwrite', 'replace an existing snapshot of this name')
+    .option('--default-user <user>', 'who runs programs in sandboxes made from it')
+    .option(
+      '--default-env <name=value>',
+      'environment variable of sandboxes made from it, which everyone can read who lists it; may be repeated',
+      assignment,
+    )
     .option('--timings', 'print how long each phase took')
     .action(
       cli.action(async (id: string, options: SnapshotOptions, _command: Command) => {
-        const { name, overwrite } = options;
+        const { name, overwrite, defaultUser, defaultEnv } = options;
         if (overwrite && name === undefined) {
           throw new TorporError(
             'invalid_request',
@@ -40,7 +49,12 @@ export function registerSnapshot(cli: CliContext): void {
         }
         await cli.withTorpor(options, async (torpor) => {
           const sandbox = await findSandbox(torpor, id);
-          const snapshot = await torpor.snapshots.create(sandbox.id, { name, overwrite });
+          const snapshot = await torpor.snapshots.create(sandbox.id, {
+            name,
+            overwrite,
+            defaultUser,
+            defaultEnv,
+          });
           await (options.json ? json(cli.io, snapshot) : line(cli.io.stdout, snapshot.name));
           await reportTimings(cli.io, snapshot.timings, options);
         });
@@ -55,28 +69,34 @@ export function registerTemplates(cli: CliContext): void {
   );
 
   cli
-    .command('ls', 'list snapshots and images', templates, { isDefault: true })
+    .command(
+      'ls',
+      'list the snapshots of the team and of the platform, and the images',
+      templates,
+      { isDefault: true },
+    )
     .alias('list')
     .addOption(new Option('--type <type>', 'only those of this type').choices(TEMPLATE_TYPES))
     .addOption(new Option('-q, --quiet', 'print names only').conflicts('json'))
     .action(
       cli.action(async (options: ListOptions, _command: Command) => {
         await cli.withTorpor(options, async (torpor) => {
-          const listed = await torpor.snapshots.list({ type: options.type });
+          const listed = await torpor.templates.list({ type: options.type });
           if (options.json) return await json(cli.io, listed);
           if (options.quiet) {
             for (const { name } of listed) await line(cli.io.stdout, name);
             return;
           }
-          const rows = listed.map(({ name, type, vcpus, memory_mb, size_bytes, created_at }) => [
-            name,
-            type,
-            vcpus === undefined ? 'any' : String(vcpus),
-            memory_mb === undefined ? 'any' : `${memory_mb} MiB`,
-            formatBytes(size_bytes),
-            formatAge(created_at),
+          const rows = listed.map((template) => [
+            template.name,
+            template.type,
+            template.platform ? 'platform' : 'team',
+            template.vcpus === undefined ? 'any' : String(template.vcpus),
+            template.memory_mb === undefined ? 'any' : `${template.memory_mb} MiB`,
+            formatBytes(template.size_bytes),
+            formatAge(template.created_at),
           ]);
-          const header = ['NAME', 'TYPE', 'CPU', 'MEMORY', 'SIZE', 'AGE'];
+          const header = ['NAME', 'TYPE', 'OWNER', 'CPU', 'MEMORY', 'SIZE', 'AGE'];
           await line(cli.io.stdout, table(header, rows));
         });
       }),
@@ -94,7 +114,7 @@ export function registerTemplates(cli: CliContext): void {
           removeEach(cli.io, names, options, {
             key: 'name',
             remove: async (name) => {
-              await torpor.snapshots.delete(name);
+              await torpor.templates.delete(name);
               return name;
             },
           }),

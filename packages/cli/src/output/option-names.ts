@@ -23,6 +23,8 @@ const OPTION_NAMES: Readonly<Record<string, string>> = {
   size: 'the size of the terminal',
   count: '--count',
   name: 'the name',
+  defaultUser: '--default-user',
+  defaultEnv: '--default-env',
   overwrite: '--overwrite',
   states: '--state',
   type: '--type',

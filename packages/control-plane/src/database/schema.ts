@@ -12,6 +12,8 @@ import type {
 /** Set by the database where the writer does not. */
 type DefaultedTime = ColumnType<Date, Date | undefined, Date>;
 type StringMap = JSONColumnType<Record<string, string>, string, string>;
+/** Empty if the writer does not set it. */
+type DefaultedMap = JSONColumnType<Record<string, string>, string | undefined, string>;
 
 export interface TeamTable {
   id: string;
@@ -197,6 +199,9 @@ export interface SandboxTable {
   /** The last build that was made of it. */
   build_id: string | null;
   host_ip: string | null;
+  /** Those of its template, which snapshots of it inherit. */
+  default_user: string | null;
+  default_env: DefaultedMap;
   metadata: StringMap;
   versions: StringMap;
   created_at: DefaultedTime;
@@ -221,6 +226,7 @@ export type TemplateType = 'base' | 'snapshot';
 export interface TemplateTable {
   /** The reference under which the host keeps the build. */
   id: string;
+  /** That of the platform: every team may use it. */
   team_id: string;
   /** Unique in its team among those that are `ready`. */
   name: string;
@@ -233,6 +239,10 @@ export interface TemplateTable {
   disk_size_mb: number | null;
   /** A bigint, which the driver returns as a string. */
   size_bytes: ColumnType<string, number, number>;
+  /** Who runs the programs of sandboxes made from it; null: who the image says. */
+  default_user: string | null;
+  /** The environment of their programs. */
+  default_env: DefaultedMap;
   metadata: StringMap;
   created_at: DefaultedTime;
 }

@@ -64,6 +64,7 @@ import { addSandboxRoutes } from './v1/sandboxes.ts';
 import { addSnapshotRoutes } from './v1/snapshots.ts';
 import { addStreamRoutes } from './v1/streams.ts';
 import { addMemberRoutes, addTeamRoutes } from './v1/teams.ts';
+import { addTemplateRoutes } from './v1/templates.ts';
 import { addUsageRoutes } from './v1/usage.ts';
 import { addUserRoutes } from './v1/users.ts';
 import { addWebhookRoutes } from './v1/webhooks.ts';
@@ -120,6 +121,7 @@ export function createApp(parts: AppParts): Api {
   addSandboxRoutes(app, parts.sandboxes, parts.idempotency);
   addLifecycleRoutes(app, parts.lifecycle, parts.idempotency);
   addSnapshotRoutes(app, parts.templates, parts.idempotency);
+  addTemplateRoutes(app, parts.templates);
   addProcessRoutes(app, parts.processes);
   addStreamRoutes(app);
   addFileRoutes(app, parts.files, parts.logger);

@@ -227,6 +227,8 @@ function agentRequest(row: SandboxRow, { snapshot, envs }: NewSandbox) {
     memoryMb: row.memory_mb,
     ...(row.disk_size_mb === null ? {} : { diskSizeMb: row.disk_size_mb }),
     timeoutSec: row.timeout_sec,
+    ...(snapshot?.default_user == null ? {} : { defaultUser: snapshot.default_user }),
+    defaultEnv: { ...snapshot?.default_env },
     envs: { ...envs },
     denyInternet: !row.allow_internet,
     labels: row.metadata,
@@ -245,6 +247,8 @@ function requestedRow({ teamId }: Principal, id: string, hostId: string, request
     timeout_sec: request.timeoutSec,
     auto_pause: request.autoPause,
     allow_internet: request.allowInternet,
+    default_user: request.snapshot?.default_user ?? null,
+    default_env: request.snapshot?.default_env ?? {},
     metadata: request.metadata,
   });
 }

@@ -282,6 +282,8 @@ function childRow(source: SandboxRow, id: string, timeoutSec: number): NewSandbo
     timeout_sec: timeoutSec,
     auto_pause: source.auto_pause,
     allow_internet: source.allow_internet,
+    default_user: source.default_user,
+    default_env: source.default_env,
     metadata: source.metadata,
   });
 }

@@ -13,13 +13,18 @@ type Given = Pick<
   | 'timeout_sec'
   | 'auto_pause'
   | 'allow_internet'
-> & { readonly metadata: Readonly<Record<string, string>> };
+  | 'default_user'
+> & {
+  readonly default_env: Readonly<Record<string, string>>;
+  readonly metadata: Readonly<Record<string, string>>;
+};
 
 /** The row of a sandbox that is to be made. */
 export function newSandboxRow(given: Given): NewSandboxRow {
   const now = new Date();
   return {
     ...given,
+    default_env: JSON.stringify(given.default_env),
     metadata: JSON.stringify(given.metadata),
     state: 'creating',
     reason: null,

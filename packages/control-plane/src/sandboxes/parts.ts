@@ -12,9 +12,9 @@ import type { Demand, Quotas } from '../teams/quotas.ts';
 import type { Shape } from './limits.ts';
 import { SandboxRepository } from './repository.ts';
 
-/** Finds the snapshots that sandboxes can be created from. */
+/** Finds the snapshots that sandboxes can be created from: those of the team and of the platform. */
 export interface SnapshotLookup {
-  find(teamId: string, name: string): Promise<TemplateRow | undefined>;
+  findUsable(teamId: string, name: string): Promise<TemplateRow | undefined>;
 }
 
 /** The dependencies of the operations on sandboxes. */

@@ -59,7 +59,7 @@ export class SandboxService {
     record: CreateRecord = UNRECORDED,
   ): Promise<OperatedSandbox> {
     const { inventory, snapshots, runner } = this.#parts;
-    const snapshot = await snapshots.find(principal.teamId, request.template);
+    const snapshot = await snapshots.findUsable(principal.teamId, request.template);
     const sandbox = { ...request, ...shapeOf(request, snapshot), snapshot };
     return inventory.withCurrent(() =>
       runner.run(createOperation(this.#parts, principal, sandbox, record)),

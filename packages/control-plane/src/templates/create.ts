@@ -2,7 +2,6 @@ import {
   canTransition,
   type hostAgent,
   newId,
-  REMEDIES,
   SANDBOX_DEFAULTS,
   TorporError,
 } from '@torpor/protocol';
@@ -16,6 +15,7 @@ import { notInState } from '../sandboxes/access.ts';
 import { claim } from '../sandboxes/claim.ts';
 import { observe, requireReport, requireRow } from '../sandboxes/parts.ts';
 import { SandboxRepository } from '../sandboxes/repository.ts';
+import { requireFree } from './names.ts';
 import {
   nameResource,
   type OperatedSnapshot,
@@ -32,6 +32,9 @@ export interface NewSnapshot {
   readonly name: string;
   /** Whether the name may be taken from a snapshot that has it. */
   readonly overwrite: boolean;
+  /** What its sandboxes start programs with; what is undefined is that of the source. */
+  readonly defaultUser?: string | undefined;
+  readonly defaultEnv?: Readonly<Record<string, string>> | undefined;
 }
 
 /** The source, and the row that gets the name once the host has the build. */
@@ -52,10 +55,11 @@ type SnapshotOperation = Operation<Subject, AgentResponse, Made>;
 export function createSnapshotOperation(
   parts: TemplateParts,
   principal: Principal,
-  { sandboxId, name, overwrite }: NewSnapshot,
+  snapshot: NewSnapshot,
   record: CreateRecord,
 ): SnapshotOperation {
   const { teamId } = principal;
+  const { sandboxId, name } = snapshot;
   const event = { teamId, resource: name, metadata: { sandbox: sandboxId } };
   return {
     kind: 'snapshot.create',
@@ -63,7 +67,7 @@ export function createSnapshotOperation(
     teamId,
     actor: principal.actor,
     begin: async (write) => {
-      if (!overwrite) await requireFree(parts, teamId, name);
+      await requireFree(parts.templates, teamId, snapshot);
       let pending: TemplateRow | undefined;
       const source = await claim(parts, write, {
         teamId,
@@ -75,11 +79,13 @@ export function createSnapshotOperation(
         },
         move: async (transaction, row) => {
           const sandboxes = new SandboxRepository(transaction);
+          const templates = new TemplateRepository(transaction);
+          await templates.lockName(name);
+          await requireFree(templates, teamId, snapshot);
           await requireRoom(parts, transaction, row, name);
           const moved = await sandboxes.transition(row.id, row.state, 'snapshotting');
           if (moved === undefined) return undefined;
-          const pendingOf = pendingRow(row, name);
-          pending = await new TemplateRepository(transaction).insert(pendingOf, row.host_id);
+          pending = await templates.insert(pendingRow(row, snapshot), row.host_id);
           return moved;
         },
       });
@@ -146,13 +152,6 @@ async function publish(
   };
 }
 
-async function requireFree(parts: TemplateParts, teamId: string, name: string): Promise<void> {
-  if ((await parts.templates.find(teamId, name)) === undefined) return;
-  throw new TorporError('already_exists', `There is already a snapshot ${name}.`, {
-    remedy: REMEDIES.replaceSnapshot,
-  });
-}
-
 /** The one that it replaces counts until then, but not against its number. */
 async function requireRoom(
   { quotas }: TemplateParts,
@@ -168,7 +167,10 @@ async function requireRoom(
   });
 }
 
-function pendingRow(source: SandboxRow, name: string): NewTemplateRow {
+function pendingRow(
+  source: SandboxRow,
+  { name, defaultUser, defaultEnv }: NewSnapshot,
+): NewTemplateRow {
   return {
     id: newId('template'),
     team_id: source.team_id,
@@ -181,6 +183,8 @@ function pendingRow(source: SandboxRow, name: string): NewTemplateRow {
     memory_mb: source.memory_mb,
     disk_size_mb: source.disk_size_mb,
     size_bytes: 0,
+    default_user: defaultUser ?? source.default_user,
+    default_env: JSON.stringify(defaultEnv ?? source.default_env),
     metadata: JSON.stringify(source.versions),
   };
 }

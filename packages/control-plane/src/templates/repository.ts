@@ -1,4 +1,5 @@
 import { type Kysely, sql } from 'kysely';
+import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 import type { Cursor, Page } from '../database/page.ts';
 import type { Database, NewTemplateRow, TemplateRow } from '../database/schema.ts';
 
@@ -21,7 +22,7 @@ export class TemplateRepository {
     this.#db = db;
   }
 
-  /** Finds a template that can be used. */
+  /** Finds a template of the team that can be used. */
   find(teamId: string, name: string): Promise<TemplateRow | undefined> {
     return this.#db
       .selectFrom('templates')
@@ -30,6 +31,31 @@ export class TemplateRepository {
       .where('name', '=', name)
       .where('state', '=', 'ready')
       .executeTakeFirst();
+  }
+
+  /** Finds what a name means to the team: its own template, or else that of the platform. */
+  async findUsable(teamId: string, name: string): Promise<TemplateRow | undefined> {
+    return (await this.find(teamId, name)) ?? (await this.find(PLATFORM_TEAM_ID, name));
+  }
+
+  /** Whether the platform has a template of the name, or is making one. */
+  async isOfPlatform(name: string): Promise<boolean> {
+    const row = await this.#db
+      .selectFrom('templates')
+      .select('id')
+      .where('team_id', '=', PLATFORM_TEAM_ID)
+      .where('name', '=', name)
+      .where('state', 'in', ['pending', 'ready'])
+      .limit(1)
+      .executeTakeFirst();
+    return row !== undefined;
+  }
+
+  /** Until the end of the transaction, no other one gives the name to a template of any team. */
+  async lockName(name: string): Promise<void> {
+    await sql`select pg_advisory_xact_lock(hashtextextended(${`template:${name}`}, 0))`.execute(
+      this.#db,
+    );
   }
 
   findReady(teamId: string, id: string): Promise<TemplateRow | undefined> {
@@ -51,13 +77,27 @@ export class TemplateRepository {
       .executeTakeFirst();
   }
 
-  /** The templates that can be used, newest first. */
+  /** The templates that the team can use, newest first: each name once, as `findUsable` finds it. */
   list(teamId: string, { after, limit }: Page<Cursor>): Promise<TemplateRow[]> {
     return this.#db
       .selectFrom('templates')
       .selectAll()
-      .where('team_id', '=', teamId)
+      .where('team_id', 'in', [teamId, PLATFORM_TEAM_ID])
       .where('state', '=', 'ready')
+      .where(({ or, eb, not, exists, selectFrom }) =>
+        or([
+          eb('team_id', '=', teamId),
+          not(
+            exists(
+              selectFrom('templates as own')
+                .select('own.id')
+                .where('own.team_id', '=', teamId)
+                .whereRef('own.name', '=', 'templates.name')
+                .where('own.state', '=', 'ready'),
+            ),
+          ),
+        ]),
+      )
       .$if(after !== undefined, (query) =>
         query.where(
           sql<boolean>`(created_at, id) < (${after?.createdAt}::timestamptz, ${after?.id}::text)`,

@@ -107,7 +107,7 @@ describe('create', () => {
     const refused = await snapshot({ sandbox_id: second.id, name: 'warm' });
     expect(await errorOf(refused)).toMatchObject({
       status: 409,
-      code: 'already_exists',
+      code: 'template_name_taken',
       remedy: 'Choose another name, or set overwrite to replace that snapshot.',
     });
     expect((await harness.get(second.id)).status).toBe('running');

@@ -22,6 +22,7 @@ import { type CreateRecord, UNRECORDED } from '../idempotency/keys.ts';
 import { findOwn, requireReachable } from '../sandboxes/access.ts';
 import { createSnapshotOperation } from './create.ts';
 import { deleteSnapshotOperation, unknownName } from './delete.ts';
+import { requireFree } from './names.ts';
 import type { OperatedSnapshot, TemplateParts } from './parts.ts';
 
 export interface TemplateServiceParts extends TemplateParts {
@@ -34,9 +35,12 @@ export interface SnapshotRequest {
   readonly name?: string | undefined;
   /** Whether the name may be taken from a snapshot that has it. */
   readonly overwrite: boolean;
+  /** What its sandboxes start programs with; what is undefined is that of the source. */
+  readonly defaultUser?: string | undefined;
+  readonly defaultEnv?: Readonly<Record<string, string>> | undefined;
 }
 
-/** A template of sandboxes: a snapshot of the team, or an image of the platform. */
+/** A template of sandboxes: a snapshot of the team or of the platform, or an image. */
 export type Template =
   | { readonly snapshot: TemplateRow; readonly image?: never }
   | { readonly image: HostImage; readonly snapshot?: never };
@@ -50,22 +54,23 @@ export class TemplateService {
 
   /**
    * Stores the current state of a running or paused sandbox under a name; the sandbox is
-   * paused afterwards. Throws `not_found`, `name_reserved`, `already_exists`,
-   * `invalid_state`, or the agent's error; the name is unchanged then.
+   * paused afterwards. A snapshot of the platform's team is a template of every team. Throws, in
+   * this order, `name_reserved`, `template_name_taken`, `not_found`, `invalid_state`,
+   * `quota_exceeded`, or the agent's error; the name is unchanged then.
    */
   async create(
     principal: Principal,
     request: SnapshotRequest,
     record: CreateRecord = UNRECORDED,
   ): Promise<OperatedSnapshot> {
-    const { sandboxes, runner } = this.#parts;
-    const { sandboxId, overwrite } = request;
+    const { sandboxes, templates, runner } = this.#parts;
     const name = request.name ?? `template-${randomBytes(4).toString('hex')}`;
-    requireReachable(await findOwn(sandboxes, principal, sandboxId));
+    const snapshot = { ...request, name };
     if (await this.#isImage(principal, name)) {
       throw new TorporError('name_reserved', `${name} is the name of an image of the platform.`);
     }
-    const snapshot = { sandboxId, name, overwrite };
+    await requireFree(templates, principal.teamId, snapshot);
+    requireReachable(await findOwn(sandboxes, principal, request.sandboxId));
     return runner.run(createSnapshotOperation(this.#parts, principal, snapshot, record));
   }
 
@@ -76,19 +81,19 @@ export class TemplateService {
     throw new TorporError('not_found', 'The snapshot has been deleted or replaced since.');
   }
 
-  /** The team's snapshots, newest first. */
+  /** The snapshots of the team and of the platform, newest first. */
   list({ teamId }: Principal, page: Page<Cursor>): Promise<TemplateRow[]> {
     return this.#parts.templates.list(teamId, page);
   }
 
-  /** The images of the platform that the team's sandboxes can boot. */
+  /** The images that the team's sandboxes can boot. */
   images({ teamId }: Principal): Promise<readonly HostImage[]> {
     return this.#parts.inventory.images(teamId);
   }
 
   /** Throws `not_found`. */
   async get(principal: Principal, name: string): Promise<Template> {
-    const snapshot = await this.#find(principal, name);
+    const snapshot = await this.#parts.templates.findUsable(principal.teamId, name);
     if (snapshot !== undefined) return { snapshot };
     const image = (await this.images(principal)).find((one) => one.name === name);
     if (image !== undefined) return { image };
@@ -98,25 +103,29 @@ export class TemplateService {
   /**
    * Deletes the name at once, even if the host does not respond: it releases the build later.
    * Sandboxes that were created from it are not affected. Throws `not_found`, and `forbidden`
-   * for an image of the platform.
+   * for an image, and for a template of the platform unless its team deletes it.
    */
   async delete(principal: Principal, name: string): Promise<void> {
-    if (
-      (await this.#find(principal, name)) === undefined &&
-      (await this.#isImage(principal, name))
-    ) {
-      throw new TorporError('forbidden', `${name} is an image of the platform.`, {
-        remedy: 'The operator of the host can remove it with `torpor image rm`.',
-      });
+    const { templates, runner } = this.#parts;
+    const found = await templates.findUsable(principal.teamId, name);
+    if (found === undefined && (await this.#isImage(principal, name))) {
+      throw notDeletedHere(name, 'The operator of the host can remove it with `torpor image rm`.');
     }
-    await this.#parts.runner.run(deleteSnapshotOperation(this.#parts, principal, name));
-  }
-
-  #find(principal: Principal, name: string): Promise<TemplateRow | undefined> {
-    return this.#parts.templates.find(principal.teamId, name);
+    if (found !== undefined && found.team_id !== principal.teamId) {
+      throw notDeletedHere(name, 'An admin of the platform can delete it in the team Platform.');
+    }
+    await runner.run(deleteSnapshotOperation(this.#parts, principal, name));
   }
 
   async #isImage(principal: Principal, name: string): Promise<boolean> {
     return (await this.images(principal)).some((image) => image.name === name);
   }
+}
+
+function notDeletedHere(name: string, remedy: string): TorporError {
+  return new TorporError(
+    'forbidden',
+    `${name} belongs to the platform: platform templates cannot be deleted here.`,
+    { remedy },
+  );
 }

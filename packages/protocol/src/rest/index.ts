@@ -159,6 +159,7 @@ export {
   type ForkSandbox,
   forkResultSchema,
   forkSandboxSchema,
+  type ListSnapshotsQuery,
   listSnapshotsQuerySchema,
   MAX_FORK_COUNT,
   type ResumeSandbox,
@@ -167,6 +168,9 @@ export {
   snapshotListSchema,
   snapshotNameSchema,
   snapshotSchema,
+  type Template,
+  templateListSchema,
+  templateSchema,
 } from './snapshots.ts';
 export {
   authFrameSchema,

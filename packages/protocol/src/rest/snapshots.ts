@@ -1,6 +1,7 @@
 import { z } from 'zod';
+import { isId } from '../ids.ts';
 import { TEMPLATE_TYPES } from '../template-types.ts';
-import { pageQuerySchema } from './common.ts';
+import { environmentSchema, pageQuerySchema } from './common.ts';
 import { phaseTimingSchema, sandboxIdSchema, sandboxSchema, timeoutSecSchema } from './sandbox.ts';
 
 /** Limit of the copies of one fork. */
@@ -52,12 +53,34 @@ export const snapshotNameSchema = z
   )
   .meta({ example: 'warm-python' });
 
+const MAX_DEFAULT_ENV_BYTES = 32 * 1024;
+
+const defaultUserSchema = z
+  .string()
+  .regex(/^[a-z_][a-z0-9_-]{0,31}$/, 'must be the name of a user of the guest')
+  .meta({ example: 'user' });
+
+const defaultEnvSchema = environmentSchema
+  .refine(
+    (env) => new TextEncoder().encode(JSON.stringify(env)).length <= MAX_DEFAULT_ENV_BYTES,
+    `must be at most ${MAX_DEFAULT_ENV_BYTES} bytes`,
+  )
+  .meta({ example: { LANG: 'C.UTF-8' } });
+
 export const createSnapshotSchema = z
   .strictObject({
-    sandbox_id: sandboxIdSchema,
+    sandbox_id: sandboxIdSchema.refine((id) => isId('sandbox', id), 'must be the id of a sandbox'),
     name: snapshotNameSchema
       .optional()
       .meta({ description: '`template-` and eight hexadecimal digits if omitted.' }),
+    default_user: defaultUserSchema.optional().meta({
+      description:
+        'Who runs programs in sandboxes made from it, unless a request says otherwise; as for the source if omitted.',
+    }),
+    default_env: defaultEnvSchema.optional().meta({
+      description:
+        'Environment of sandboxes made from it, under that of their creation. Stored and shown, so not for secrets; as for the source if omitted.',
+    }),
   })
   .meta({ id: 'CreateSnapshot' });
 
@@ -73,25 +96,47 @@ export const createSnapshotQuerySchema = z.strictObject({
 export const listSnapshotsQuerySchema = pageQuerySchema.extend({
   type: z.enum(TEMPLATE_TYPES).optional().meta({
     description:
-      '`base`: the images of the platform; `snapshot`: those of the team. Both if omitted.',
+      '`base`: images; `snapshot`: snapshots of the team and of the platform. Both if omitted.',
   }),
 });
 
-export const snapshotSchema = z
+const FIXED = 'Fixed for every sandbox made from it.';
+
+export type ListSnapshotsQuery = z.infer<typeof listSnapshotsQuerySchema>;
+
+export const templateSchema = z
   .strictObject({
     name: z.string(),
     type: z.enum(TEMPLATE_TYPES),
-    vcpus: z.int().optional().meta({ description: 'Fixed for every sandbox made from it.' }),
-    memory_mb: z.int().optional().meta({ description: 'Fixed for every sandbox made from it.' }),
+    vcpus: z.int().optional().meta({ description: FIXED }),
+    memory_mb: z.int().optional().meta({ description: FIXED }),
+    disk_size_mb: z.int().optional().meta({ description: FIXED }),
     size_bytes: z.int().meta({ description: 'Space that it takes on its host.' }),
+    build_id: z.string().optional().meta({ description: 'The build that it names.' }),
+    default_user: z.string().optional().meta({
+      description: 'Who runs programs in sandboxes made from it; who the image says if not set.',
+    }),
+    default_env: z
+      .record(z.string(), z.string())
+      .optional()
+      .meta({ description: 'Environment of sandboxes made from it.' }),
     created_at: z.iso.datetime(),
-    platform: z
-      .boolean()
-      .meta({ description: 'Whether it is an image of the platform, not a snapshot of the team.' }),
+    platform: z.boolean().meta({
+      description: 'Whether it belongs to the platform: every team can use it, and none delete it.',
+    }),
     metadata: z
       .record(z.string(), z.string())
       .optional()
       .meta({ description: 'Versions of the software that it was made with.' }),
+  })
+  .meta({ id: 'Template' });
+
+export type Template = z.infer<typeof templateSchema>;
+
+export const templateListSchema = z.array(templateSchema);
+
+export const snapshotSchema = templateSchema
+  .extend({
     timings: z
       .array(phaseTimingSchema)
       .optional()

@@ -19,6 +19,8 @@ const SDK_NAMES: Readonly<Record<string, string>> = {
   new_password: 'newPassword',
   current_password: 'currentPassword',
   is_admin: 'isAdmin',
+  default_user: 'defaultUser',
+  default_env: 'defaultEnv',
 };
 
 /** The name of a sandbox's `timeout_sec`, which differs from that of a program. */

@@ -12,6 +12,7 @@ import { hosts } from './0012-hosts.ts';
 import { accounts } from './0013-accounts.ts';
 import { placement } from './0014-placement.ts';
 import { indexes } from './0016-indexes.ts';
+import { platformTemplates } from './0017-platform-templates.ts';
 import { signInAndMail } from './0018-sign-in-and-mail.ts';
 import { responsibleUsers } from './0019-responsible-users.ts';
 import { reconciling } from './0020-reconciling.ts';
@@ -31,6 +32,7 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0013-accounts': accounts,
   '0014-placement': placement,
   '0016-indexes': indexes,
+  '0017-platform-templates': platformTemplates,
   '0018-sign-in-and-mail': signInAndMail,
   '0019-responsible-users': responsibleUsers,
   '0020-reconciling': reconciling,

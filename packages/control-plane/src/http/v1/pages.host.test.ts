@@ -38,6 +38,7 @@ const LISTS: readonly (readonly [string, () => string, string])[] = [
   ['snapshots and images', () => '/snapshots', 'name'],
   ['snapshots', () => '/snapshots?type=snapshot', 'name'],
   ['images', () => '/snapshots?type=base', 'name'],
+  ['templates', () => '/templates', 'name'],
   ['API keys', () => '/api-keys', 'id'],
   ['webhooks', () => '/webhooks', 'name'],
   ['deliveries', () => `/webhooks/${webhook}/deliveries`, 'id'],
