@@ -108,6 +108,8 @@ test('the command line has a name for every field that a request can have', () =
     allow_internet: 'allowInternet',
     host_tags: 'hostTags',
     sandbox_id: 'sandboxId',
+    default_user: 'defaultUser',
+    default_env: 'defaultEnv',
     state: 'states',
     cols: 'size.cols',
     rows: 'size.rows',

@@ -20,10 +20,10 @@ export interface Row {
   readonly who: 'public' | 'anyone' | 'user' | 'operator' | Role;
   /**
    * `own`: in the team of the caller; `resource`: what the first team owns, of which others do
-   * not learn that it exists; `team`: the first team itself, in the path; `body`: in the body,
+   * not learn that it exists; `platform`: what the team of the platform owns, which others know; `team`: the first team itself, in the path; `body`: in the body,
    * which is read after it is known that the caller may send one.
    */
-  readonly where: 'own' | 'resource' | 'team' | 'body';
+  readonly where: 'own' | 'resource' | 'platform' | 'team' | 'body';
   /** The status for those who are allowed. */
   readonly ok: number;
   readonly to?: (world: World, caller: Caller) => Target | Promise<Target>;
@@ -48,6 +48,7 @@ function once(make: (world: World) => Promise<string>): (world: World) => Promis
 
 const theSandbox = once((world) => world.sandbox(true));
 const theSnapshot = once((world) => world.snapshot());
+const theShared = once((world) => world.platformTemplate());
 const theHost = once((world) => world.host());
 const theWebhook = once((world) => world.webhook());
 
@@ -84,6 +85,37 @@ const form = sandbox({
   headers: { 'content-type': 'multipart/form-data; boundary=x' },
 });
 
+function templatesAt(path: string): Record<string, Row | Row[]> {
+  const named = (name: (world: World) => Promise<string>) => async (world: World) => ({
+    params: { name: await name(world) },
+  });
+  const variant = 'of the platform';
+  return {
+    [`GET ${path}`]: row('member', 'own', 200),
+    [`GET ${path}/{name}`]: [
+      row('member', 'resource', 200, named(theSnapshot)),
+      { ...row('member', 'own', 200, named(theShared)), variant },
+    ],
+    [`DELETE ${path}/{name}`]: [
+      row(
+        'member',
+        'resource',
+        204,
+        named((world) => world.snapshot()),
+      ),
+      {
+        ...row(
+          'member',
+          'platform',
+          204,
+          named((world) => world.platformTemplate()),
+        ),
+        variant,
+      },
+    ],
+  };
+}
+
 const SANDBOXES: Record<string, Row | Row[]> = {
   'POST /v1/sandboxes': [
     row('member', 'own', 201, body({ memory_mb: 128 })),
@@ -92,6 +124,12 @@ const SANDBOXES: Record<string, Row | Row[]> = {
         body: { memory_mb: 128, template: await theSnapshot(world) },
       })),
       variant: 'from a snapshot',
+    },
+    {
+      ...row('member', 'own', 201, async (world) => ({
+        body: { template: await theShared(world) },
+      })),
+      variant: 'from a template of the platform',
     },
   ],
   'GET /v1/sandboxes': row('member', 'own', 200),
@@ -178,13 +216,8 @@ const SANDBOXES: Record<string, Row | Row[]> = {
   'POST /v1/snapshots': row('member', 'resource', 201, async (world) => ({
     body: { sandbox_id: await world.sandbox(), name: world.name() },
   })),
-  'GET /v1/snapshots': row('member', 'own', 200),
-  'GET /v1/snapshots/{name}': row('member', 'resource', 200, async (world) => ({
-    params: { name: await theSnapshot(world) },
-  })),
-  'DELETE /v1/snapshots/{name}': row('member', 'resource', 204, async (world) => ({
-    params: { name: await world.snapshot() },
-  })),
+  ...templatesAt('/v1/snapshots'),
+  ...templatesAt('/v1/templates'),
 };
 
 const HOSTS: Record<string, Row | Row[]> = {
@@ -380,5 +413,6 @@ export function expected({ who, where, ok }: Row, caller: Caller): number {
   if (who === 'user') return ok;
   if (who === 'operator') return caller.isOperator ? ok : 403;
   if (caller.role === undefined || RANK[caller.role] < RANK[who]) return 403;
+  if (where === 'platform') return caller.inPlatformTeam === true ? ok : 403;
   return where === 'resource' && !caller.inTeam ? 404 : ok;
 }

@@ -1,7 +1,7 @@
 /** Who calls the API, and what each is to the first team. */
 import { newApiKey, PERMISSION_NAMES, type Permission } from '@torpor/protocol';
 import { invited, logIn, newUser, type Person } from '@torpor/testkit/control-plane';
-import { teamOf, type World } from './world.ts';
+import { PLATFORM_TEAM, teamOf, type World } from './world.ts';
 
 export type Role = 'member' | 'admin' | 'owner';
 
@@ -15,6 +15,7 @@ export interface Caller {
   /** Whether its own team is the first one. */
   readonly inTeam: boolean;
   readonly isOperator: boolean;
+  readonly inPlatformTeam?: boolean;
   readonly person?: Person | undefined;
 }
 
@@ -29,8 +30,6 @@ const MEMBER_SCOPES: readonly Permission[] = [
   'team.read',
   'audit.read',
 ];
-
-const PLATFORM_TEAM = 'tm00000000000000000000';
 
 const bearer = ({ token }: Pick<Person, 'token'>) => ({ authorization: `Bearer ${token}` });
 const apiKey = (key: string) => ({ 'x-api-key': key });
@@ -120,6 +119,7 @@ export async function makeCallers(world: World): Promise<Caller[]> {
     user('an operator in the team of the platform', operator, {
       role: 'admin',
       isOperator: true,
+      inPlatformTeam: true,
       headers: { ...bearer(operator), 'x-team-id': PLATFORM_TEAM },
     }),
   ];

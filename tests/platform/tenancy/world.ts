@@ -11,6 +11,8 @@ import {
   type Server,
 } from '@torpor/testkit/control-plane';
 
+export const PLATFORM_TEAM = 'tm00000000000000000000';
+
 export class World implements AsyncDisposable {
   readonly fleet: Fleet;
   readonly member: Member;
@@ -112,6 +114,21 @@ export class World implements AsyncDisposable {
     const name = `snapshot-${this.name()}`;
     await this.#own('/snapshots', { sandbox_id: await this.sandbox(), name });
     this.known.add(name);
+    return name;
+  }
+
+  /** A template that every team may use. */
+  async platformTemplate(): Promise<string> {
+    const name = `platform-${this.name()}`;
+    const headers = { 'x-api-key': await this.key(PLATFORM_TEAM) };
+    const post = async (path: string, body: object) => {
+      const url = `${this.server.url}/v1${path}`;
+      const response = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) });
+      if (response.status !== 201) throw new Error(`POST ${path}: ${await response.text()}`);
+      return (await response.json()) as { id: string };
+    };
+    const { id: sandbox_id } = await post('/sandboxes', { memory_mb: 128 });
+    await post('/snapshots', { sandbox_id, name });
     return name;
   }
 
