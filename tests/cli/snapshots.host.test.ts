@@ -143,8 +143,8 @@ describe('snapshot and templates', () => {
       stdout: 'warm\n',
     });
     const { stdout } = await torpor('templates');
-    expect(stdout).toMatch(/^warm +snapshot +1 +128 MiB +1\.0 MiB +\d+s$/m);
-    expect(stdout).toMatch(/^base +base +any +any /m);
+    expect(stdout).toMatch(/^warm +snapshot +team +1 +128 MiB +1\.0 MiB +\d+s$/m);
+    expect(stdout).toMatch(/^base +base +platform +any +any /m);
     expect((await torpor('templates', 'ls', '-q', '--type', 'base')).stdout).toBe('base\npython\n');
     expect((await torpor('create', '-t', 'warm')).exitCode).toBe(0);
     expect((await torpor('create', '-t', 'warm', '--vcpus', '2')).exitCode).toBe(2);
@@ -173,6 +173,19 @@ describe('snapshot and templates', () => {
       { name: 'warm', removed: true },
     ]);
     expect((await torpor('templates', 'rm', 'base')).exitCode).toBe(4);
+  });
+
+  test('it has a default user and environment', async () => {
+    const id = await create();
+    const options = ['--default-user', 'root', '--default-env', 'A=1', '--default-env', 'B=2'];
+    const made = await torpor('snapshot', id, '-n', 'warm', '--json', ...options);
+    expect(JSON.parse(made.stdout)).toMatchObject({
+      default_user: 'root',
+      default_env: { A: '1', B: '2' },
+    });
+    const refused = await torpor('snapshot', id, '--default-user', 'a:b');
+    expect(refused.exitCode).toBe(2);
+    expect(refused.stderr).toContain('--default-user must be the name of a user of the guest');
   });
 
   test('a name that is in use needs --overwrite, a reserved one is always refused', async () => {

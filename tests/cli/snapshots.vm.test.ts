@@ -120,7 +120,8 @@ test(
   'a snapshot has its name, and its source is left paused',
   async () => {
     last = await ask(source);
-    expect(await output('snapshot', source, '--name', 'warm')).toBe('warm');
+    const defaults = ['--default-user', 'user', '--default-env', 'ORIGIN=warm'];
+    expect(await output('snapshot', source, '--name', 'warm', ...defaults)).toBe('warm');
     expect(await output('ls', '-q', '--state', 'paused')).toBe(source);
     expect((await torpor('snapshot', source, '--name', 'warm')).exitCode).toBe(5);
     expect((await torpor('snapshot', source, '--name', 'base')).exitCode).toBe(5);
@@ -140,7 +141,7 @@ test(
     made = await Promise.all([1, 2].map(() => output('create', '-t', 'warm')));
     for (const id of made) {
       await expectToContinue(id);
-      expect(await shell(id, 'cat note; hostname')).toBe(`kept\n${id}`);
+      expect(await shell(id, 'cat note; hostname; echo $ORIGIN')).toBe(`kept\n${id}\nwarm`);
       await shell(id, `echo ${id} > own`);
     }
     for (const id of made) expect(await shell(id, 'cat own')).toBe(id);

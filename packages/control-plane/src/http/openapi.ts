@@ -17,9 +17,11 @@ export function openApiDocument(api: Api, version: string) {
     servers: [{ url: '/' }],
     tags: [
       { name: 'Sandboxes', description: 'Create, find, pause, copy and destroy microVMs.' },
+      { name: 'Snapshots', description: 'Save states of sandboxes, to create sandboxes from.' },
       {
-        name: 'Snapshots',
-        description: 'Saved states of sandboxes, and images: what sandboxes are created from.',
+        name: 'Templates',
+        description:
+          'What sandboxes are created from: snapshots of the team and of the platform, and images.',
       },
       { name: 'Processes', description: 'Run programs in a sandbox.' },
       { name: 'Files', description: 'Read and write the files of a sandbox.' },

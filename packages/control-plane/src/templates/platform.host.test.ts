@@ -9,7 +9,7 @@ import {
   TorporError,
 } from '@torpor/protocol';
 import { Torpor } from '@torpor/sdk';
-import { errorOf, Fleet, type Member, until } from '@torpor/testkit/control-plane';
+import { errorOf, Fleet, type Member, newUser, until } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 
@@ -137,6 +137,19 @@ describe('a snapshot of the team Platform', () => {
       fromSnapshot: true,
       teamId: other.id,
     });
+  });
+
+  test('is taken by an admin of the platform who acts in that team', async () => {
+    const admin = await newUser(member.controlPlane, 'admin@example.com', true);
+    const take = async (teamId: string | undefined, name: string) => {
+      const headers: Record<string, string> = teamId === undefined ? {} : { 'x-team-id': teamId };
+      const source = await admin.call('POST', '/v1/sandboxes', { memory_mb: 128 }, headers);
+      const { id: sandbox_id } = (await source.json()) as rest.Sandbox;
+      return made(admin.call('POST', '/v1/snapshots', { sandbox_id, name }, headers));
+    };
+    expect(await take(PLATFORM_TEAM_ID, 'of-admin')).toMatchObject({ platform: true });
+    expect(await take(undefined, 'own-of-admin')).toMatchObject({ platform: false });
+    expect((await team.list()).map(({ name }) => name)).toEqual(['of-admin']);
   });
 
   test.each(['/v1/templates', '/v1/snapshots'])('is deleted by its team only: %s', async (path) => {
