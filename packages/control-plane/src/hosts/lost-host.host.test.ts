@@ -15,11 +15,12 @@ beforeAll(async () => {
 });
 afterAll(() => fleet[Symbol.asyncDispose]());
 beforeEach(async () => {
+  await fleet.database.query(`update hosts set state = 'online'`);
   fleet.agent.becomeReachable();
+  // Placement leaves out a host for a while that did not respond.
+  await until(async () => (await member.call('POST', '/sandboxes', { memory_mb: 128 })).ok);
   fleet.agent.sandboxes.clear();
-  await fleet.database.query(
-    `delete from operations; delete from sandboxes; update hosts set state = 'online'`,
-  );
+  await fleet.database.query(`delete from operations; delete from sandboxes`);
 });
 
 const becomes = (id: string, state: SandboxState) =>

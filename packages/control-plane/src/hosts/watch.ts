@@ -41,7 +41,8 @@ export class HostWatch implements AsyncDisposable {
   readonly #stopping = new AbortController();
   /** The stream is open and has sent its initial list. */
   #watching = false;
-  #lastHeard = Date.now();
+  /** When the first attempt failed since the agent last responded: a start that takes long is no silence. */
+  #silentSince: number | undefined;
   /** Whether the stream has had a message since the last loss of it was logged. */
   #wasHeard = true;
   /** When its sandboxes were marked as unreachable; undefined if they have not been since it responded. */
@@ -69,7 +70,9 @@ export class HostWatch implements AsyncDisposable {
         await this.#watch();
       } catch (reason) {
         if (this.#stopping.signal.aborted) return;
-        const entry = { host: host.id, err: TorporError.from(reason) };
+        const err = TorporError.from(reason);
+        if (err.code !== 'database_unavailable') this.#silentSince ??= Date.now();
+        const entry = { host: host.id, err };
         // Once per loss: it may last for days.
         if (this.#wasHeard) logger.warn(entry, 'Lost the connection to the host agent');
         else logger.debug(entry, 'Could not connect to the host agent');
@@ -112,13 +115,14 @@ export class HostWatch implements AsyncDisposable {
   }
 
   #heard(): void {
-    this.#lastHeard = Date.now();
+    this.#silentSince = undefined;
     this.#wasHeard = true;
     this.#marked = undefined;
   }
 
   async #listForever(): Promise<void> {
-    while (await this.#pause(this.#timing.listIntervalMs)) {
+    // Jitter: the hosts of a control plane are not all listed at once.
+    while (await this.#pause(this.#timing.listIntervalMs * (0.5 + Math.random()))) {
       await this.#attempt(this.#list());
     }
   }
@@ -137,8 +141,8 @@ export class HostWatch implements AsyncDisposable {
 
   async #noticeSilence(): Promise<void> {
     while (await this.#pause(this.#timing.unreachableAfterMs / 5)) {
-      if (this.#watching || Date.now() - this.#lastHeard < this.#timing.unreachableAfterMs)
-        continue;
+      const since = this.#silentSince;
+      if (since === undefined || Date.now() - since < this.#timing.unreachableAfterMs) continue;
       // Again from time to time: an operation that had locked a sandbox may have left it.
       const isMarked = this.#marked !== undefined;
       if (isMarked && Date.now() - (this.#marked ?? 0) < this.#timing.listIntervalMs) continue;
@@ -148,9 +152,8 @@ export class HostWatch implements AsyncDisposable {
 
   async #markUnreachable(isMarked: boolean): Promise<void> {
     const { host, reconciler, logger, onUnreachable } = this.#parts;
-    const lastHeard = this.#lastHeard;
     await reconciler.markUnreachable();
-    if (lastHeard !== this.#lastHeard) return;
+    if (this.#silentSince === undefined) return;
     this.#marked = Date.now();
     if (!isMarked) {
       const message = 'Host agent did not respond; its sandboxes were marked as unreachable';
