@@ -30,7 +30,7 @@ export const ERRORS = {
   unauthorized: {
     http: 401,
     connect: 'Unauthenticated',
-    meaning: 'no API key, or one that is not valid',
+    meaning: 'no API key or session, or one that is not valid',
     remedy:
       'Give a valid API key (TORPOR_API_KEY, or the header X-API-Key; `torpor env` prints the local one), or log in.',
   },

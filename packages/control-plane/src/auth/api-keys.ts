@@ -32,7 +32,7 @@ export class ApiKeyStore {
   /** The principal of a key in either of its forms. Throws `unauthorized`. */
   async authenticate(key: string | undefined): Promise<Principal> {
     if (key === undefined || key === '') {
-      throw new TorporError('unauthorized', 'The request has no API key.');
+      throw new TorporError('unauthorized', 'The request has no API key, and no session.');
     }
     const canonical = canonicalApiKey(key);
     const row = canonical === undefined ? undefined : await this.#find(canonical);

@@ -7,7 +7,7 @@ import { TOKEN_PREFIXES } from './tokens.ts';
 /** What a request shows for itself. */
 export interface Credentials {
   readonly apiKey?: string | undefined;
-  /** Of a cookie or of the header Authorization. */
+  /** Of a cookie, or of the header Authorization. */
   readonly sessionToken?: string | undefined;
   /** The team that the request is about; that of the key or session if undefined. */
   readonly teamId?: string | undefined;
@@ -37,7 +37,12 @@ export class Authenticator {
 
   /** The principal of a key or of the token of a session, whichever it is. */
   authenticateToken(token: string): Promise<Principal> {
-    const isSession = token.startsWith(TOKEN_PREFIXES.session);
-    return this.authenticate(isSession ? { sessionToken: token } : { apiKey: token });
+    return this.authenticate(credentialsOfToken(token));
   }
+}
+
+/** A token that is either that of a session or an API key. */
+export function credentialsOfToken(token: string): Credentials {
+  const isSession = token.startsWith(TOKEN_PREFIXES.session);
+  return isSession ? { sessionToken: token } : { apiKey: token };
 }

@@ -33,3 +33,15 @@ test('nothing verifies where there is no password', async () => {
     }
   }
 });
+
+test('a password that would wait too long is refused at once, and others are checked', async () => {
+  const cheapHash = `scrypt$1$1$1$c2FsdA$${Buffer.alloc(32).toString('base64url')}`;
+  const burst = Array.from({ length: 100 }, () => verifyPassword('guess', cheapHash));
+  const outcomes = await Promise.allSettled(burst);
+  const reasons = outcomes.flatMap((outcome) =>
+    outcome.status === 'rejected' ? [outcome.reason] : [],
+  );
+  expect(reasons).toHaveLength(100 - 34);
+  expect(reasons[0]).toMatchObject({ code: 'rate_limited', retryAfterSec: 5 });
+  expect(await verifyPassword('guess', await hashPassword('guess'))).toBe(true);
+});

@@ -1,6 +1,7 @@
 /** Hashes of passwords: scrypt (RFC 7914), with a cost that OWASP's "Password Storage Cheat Sheet" recommends. */
 import { randomBytes, type ScryptOptions, scrypt, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
+import { TorporError } from '@torpor/protocol';
 
 const LOG2_N = 14;
 const BLOCK_SIZE = 8;
@@ -11,10 +12,13 @@ const SALT_BYTES = 16;
 const MAX_MEMORY_BYTES = 32 * 1024 * 1024;
 /** Hashes that are computed at once, each on a thread of the pool that files use too. */
 const MAX_CONCURRENT = 2;
+/** Hashes that wait for that: those of a few seconds. More would be computed for clients that have given up. */
+const MAX_WAITING = 32;
+const RETRY_AFTER_SEC = 5;
 
 const derive = promisify<string, Buffer, number, ScryptOptions, Buffer>(scrypt);
 
-/** `scrypt$log2(N)$r$p$salt$key`, the last two in base64url. */
+/** `scrypt$log2(N)$r$p$salt$key`, the last two in base64url. Throws `rate_limited` if too many hashes are waited for. */
 export async function hashPassword(password: string): Promise<string> {
   const salt = randomBytes(SALT_BYTES);
   const cost = { log2n: LOG2_N, r: BLOCK_SIZE, p: PARALLELISM };
@@ -22,7 +26,10 @@ export async function hashPassword(password: string): Promise<string> {
   return format(cost, salt, key);
 }
 
-/** Takes as long if there is no hash: that an account does not exist cannot be told from the time. */
+/**
+ * Takes as long if there is no hash: that an account does not exist cannot be told from the time.
+ * Throws `rate_limited` if too many hashes are waited for.
+ */
 export async function verifyPassword(
   password: string,
   hash: string | null | undefined,
@@ -76,8 +83,10 @@ let running = 0;
 const waiting: (() => void)[] = [];
 
 async function limited<T>(work: () => Promise<T>): Promise<T> {
-  if (running >= MAX_CONCURRENT) await new Promise<void>((resolve) => waiting.push(resolve));
-  else running += 1;
+  if (running < MAX_CONCURRENT) running += 1;
+  else if (waiting.length < MAX_WAITING) {
+    await new Promise<void>((resolve) => waiting.push(resolve));
+  } else throw tooManyHashes();
   try {
     return await work();
   } finally {
@@ -86,4 +95,12 @@ async function limited<T>(work: () => Promise<T>): Promise<T> {
     if (next === undefined) running -= 1;
     else next();
   }
+}
+
+function tooManyHashes(): TorporError {
+  return new TorporError(
+    'rate_limited',
+    `The server is checking as many passwords as it can; try again in ${RETRY_AFTER_SEC} s.`,
+    { retryAfterSec: RETRY_AFTER_SEC },
+  );
 }

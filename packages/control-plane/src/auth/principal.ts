@@ -34,12 +34,16 @@ export function requirePermission(principal: Principal, permission: Permission):
     'forbidden',
     `This needs the permission ${permission} (${PERMISSIONS[permission]}), which the caller does not have.`,
     {
-      remedy:
-        principal.user === undefined
-          ? 'Use an API key that has it among its scopes.'
-          : 'Ask an admin of the team to do it, or for another role.',
+      remedy: remedyFor(principal, permission),
     },
   );
+}
+
+function remedyFor({ user }: Principal, permission: Permission): string {
+  if (user === undefined) return 'Use an API key that has it among its scopes.';
+  return permission === 'platform'
+    ? 'Ask an operator of the platform to do it.'
+    : 'Ask an admin of the team to do it, or for another role.';
 }
 
 /** The user of a session. Throws `forbidden` for an API key. */

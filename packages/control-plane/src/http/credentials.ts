@@ -1,5 +1,5 @@
 import { TorporError } from '@torpor/protocol';
-import type { Credentials } from '../auth/authenticator.ts';
+import { type Credentials, credentialsOfToken } from '../auth/authenticator.ts';
 import { type HeaderLookup, originOf } from './browser-origin.ts';
 import { isSecure, tokenInCookie } from './session-cookie.ts';
 
@@ -12,8 +12,8 @@ export interface WebSettings {
 }
 
 /**
- * The credentials of a request: `X-API-Key`, `Authorization: Bearer` with the token of a
- * session, or the session's cookie; `X-Team-Id` names a team. A cookie counts only if the
+ * The credentials of a request: `X-API-Key`, `Authorization: Bearer` with a key or the token
+ * of a session, or the session's cookie; `X-Team-Id` names a team. A cookie counts only if the
  * request is from a page of this server, because browsers send it with requests of other pages
  * too. `isReading`: the request changes nothing, so it need not say where it is from. Throws
  * `forbidden`.
@@ -27,7 +27,7 @@ export function credentialsOf(
   const apiKey = header('x-api-key');
   if (apiKey !== undefined) return { apiKey, teamId };
   const [, bearer] = /^Bearer +(\S+)$/i.exec(header('authorization') ?? '') ?? [];
-  if (bearer !== undefined) return { sessionToken: bearer, teamId };
+  if (bearer !== undefined) return { ...credentialsOfToken(bearer), teamId };
   const sessionToken = tokenInCookie(header, isSecure(header, publicUrl));
   if (sessionToken === undefined) return {};
   const origin = originOf(header, publicUrl);

@@ -44,7 +44,7 @@ export function addOpenApiRoute(api: Api, version: string): void {
     type: 'http',
     scheme: 'bearer',
     description:
-      'The token of a session. The header `X-Team-Id` names the team in which the request acts, if not that of the session.',
+      'The token of a session, or an API key. The header `X-Team-Id` names the team in which the request acts, if not that of the session.',
   });
   api.openAPIRegistry.registerComponent('securitySchemes', 'sessionCookie', {
     type: 'apiKey',

@@ -3,6 +3,7 @@ import type { Selectable } from 'kysely';
 import {
   type Attempt,
   type AttemptLimit,
+  type AttemptLimiter,
   clientNetwork,
   type Refusal,
   tooManyAttempts,
@@ -53,7 +54,9 @@ export class LoginService {
       .selectAll()
       .where('email', '=', email)
       .executeTakeFirst();
-    const isValid = await verifyPassword(password, row?.password_hash);
+    const isValid = await tryPassword(limiter, attempts, () =>
+      verifyPassword(password, row?.password_hash),
+    );
     if (row === undefined || !isValid || row.status !== 'active') {
       this.#record('user.login', email, client);
     }
@@ -123,6 +126,20 @@ export function attemptsOn(email: string, client: Client): Attempt[] {
     clientAttempt(client),
     { limit: FROM_ANYWHERE, subject: email },
   ];
+}
+
+/** The attempts do not count if the server could not check the password. */
+export async function tryPassword(
+  limiter: AttemptLimiter,
+  attempts: readonly Attempt[],
+  verify: () => Promise<boolean>,
+): Promise<boolean> {
+  try {
+    return await verify();
+  } catch (reason) {
+    await limiter.forgive(attempts);
+    throw reason;
+  }
 }
 
 function wrongCredentials(): TorporError {

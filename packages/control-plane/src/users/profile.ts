@@ -17,7 +17,7 @@ import {
   type User,
   userOf,
 } from './accounts.ts';
-import { attemptsOn } from './login.ts';
+import { attemptsOn, tryPassword } from './login.ts';
 import { appendUserEvent } from './sessions.ts';
 
 export interface PasswordChange {
@@ -62,16 +62,20 @@ export class ProfileService {
     const { id, sessionId } = requireUser(principal);
     const row = await this.#row(id);
     const attempts = attemptsOn(row.email, client);
-    await this.#parts.limiter.take(attempts);
+    const { limiter } = this.#parts;
+    await limiter.take(attempts);
     const isAllowed =
-      row.password_hash === null || (await verifyPassword(current ?? '', row.password_hash));
+      row.password_hash === null ||
+      (await tryPassword(limiter, attempts, () =>
+        verifyPassword(current ?? '', row.password_hash),
+      ));
     if (!isAllowed) {
       await recorded(this.#parts, (transaction) =>
         appendUserEvent(transaction, 'user.change_password', principal, {}, 'error'),
       );
       throw new TorporError('forbidden', 'The current password is wrong.');
     }
-    await this.#parts.limiter.forgive(attempts);
+    await limiter.forgive(attempts);
     const passwordHash = await hashPassword(next);
     await recorded(this.#parts, async (transaction) => {
       const changed = await transaction

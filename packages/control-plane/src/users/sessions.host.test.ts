@@ -333,6 +333,24 @@ describe('an account', () => {
   });
 });
 
+test('an API key counts in either header, and neither kind of token is called the other', async () => {
+  const { api_key: apiKey } = await ada.json<rest.Caller>('GET', '/v1/me');
+  expect(apiKey).toBeUndefined();
+  const { key } = await ada.json<rest.CreatedApiKey>('POST', '/v1/api-keys', { name: 'bearer' });
+  const whoAmI = (authorization: string) =>
+    request(server, 'GET', '/v1/me', undefined, { authorization });
+  expect(await (await whoAmI(`Bearer ${key}`)).json()).toMatchObject({
+    api_key: { name: 'bearer' },
+  });
+  const refused = async (authorization: string) =>
+    (await errorOf(await whoAmI(authorization))).message;
+  expect(await refused(`Bearer tpr_${'0'.repeat(40)}`)).toBe('The API key is not valid.');
+  expect(await refused(`Bearer tps_${'0'.repeat(43)}`)).toBe(
+    'The session has expired, or was ended.',
+  );
+  expect(await refused('Basic YTpi')).toBe('The request has no API key, and no session.');
+});
+
 test('an API key has no sessions and no account', async () => {
   for (const [method, path] of [
     ['GET', '/v1/auth/sessions'],
