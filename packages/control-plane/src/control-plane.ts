@@ -4,7 +4,6 @@ import type { Transport } from '@connectrpc/connect';
 import { type QuotaLimits, TorporError, type Tracer } from '@torpor/protocol';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
-import { SecretBox } from './auth/secret-box.ts';
 import {
   type ConfiguredProviders,
   DEFAULT_QUOTAS,
@@ -26,6 +25,7 @@ import { type MailSettings, MailTransport } from './mail/transport.ts';
 import { startOperationRecovery } from './operations/recovery.ts';
 import { type RetentionOptions, startRetention } from './sandboxes/retention.ts';
 import type { SandboxService } from './sandboxes/service.ts';
+import { openSecrets } from './secrets/secret-key.ts';
 import { ensureLocalCredentials } from './teams/first-team.ts';
 import { startTemplateSweeper } from './templates/sweeper.ts';
 import { startCredentialExpiry } from './users/expiry.ts';
@@ -60,6 +60,8 @@ export interface ControlPlaneOptions {
   readonly secretKey?: string | undefined;
   /** How many vCPUs of running sandboxes there may be for each processor of a host; any number if omitted. */
   readonly vcpuOvercommit?: number | undefined;
+  /** Discard what another secret key has encrypted in the database, instead of not starting. */
+  readonly replaceSecretKey?: boolean | undefined;
   /** Networks besides the public internet that webhooks may call, in CIDR notation; none if omitted. */
   readonly webhookNetworks?: readonly string[];
   /** Where browsers find the server, if it is not the host name of their requests. */
@@ -138,6 +140,7 @@ export class ControlPlane implements AsyncDisposable {
     await mkdir(dataDir, { recursive: true, mode: 0o711 });
     assertPublicUrl(options);
     const db = await connectDatabase(options, resources);
+    const secrets = await openSecrets(db, options);
     const { apiKey, teamId } = await ensureLocalCredentials(db, dataDir, logger);
     const hostId =
       options.hostTransport === undefined ? undefined : await ensureLocalHost(db, dataDir, teamId);
@@ -145,7 +148,7 @@ export class ControlPlane implements AsyncDisposable {
     const context = createContext({
       ...options,
       db,
-      secrets: await SecretBox.open(dataDir, options.secretKey),
+      secrets,
       vcpuOvercommit: options.vcpuOvercommit,
       webhookNetworks: options.webhookNetworks ?? [],
       auditExec: options.auditExec ?? SETTINGS.auditExec.defaultValue,

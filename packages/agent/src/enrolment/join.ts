@@ -22,38 +22,94 @@ import {
 export interface JoinRequest {
   /** Where the control plane listens for agents. */
   readonly url: string;
-  readonly token: string;
+  /** Not needed by a host that has joined. */
+  readonly token?: string;
 }
 
 const CALL_TIMEOUT_MS = 15_000;
 
 /**
  * The enrolment of the host of a data directory. A host that has joined needs no token, and
- * ignores the one that it joined with; another one makes it join again. The key is written
- * before the token is sent: so a join whose response was lost can be tried again. Throws
- * `host_setup` without a token or for a damaged file, `invalid_request` for a malformed token,
- * `unauthorized` if the token is refused, `host_unavailable`.
+ * ignores the one that it joined with; another one makes it join again. An address alone is
+ * where the same control plane is from now on. The key is written before the token is sent: so
+ * a join whose response was lost can be tried again. Throws `host_setup` without a token or for
+ * a damaged file, `invalid_request` for a malformed token, `unauthorized` if the token is
+ * refused, `conflict` if the machine is another host, `host_unavailable`.
  */
 export async function enrol(dataDir: string, join: JoinRequest | undefined): Promise<Enrolment> {
   const known = await readEnrolment(dataDir);
-  if (join === undefined) {
-    if (known !== undefined) return known;
+  const { url, token } = join ?? {};
+  const tokenHash = token === undefined ? undefined : hashOf(token);
+  if (known !== undefined && (token === undefined || known.token_hash === tokenHash)) {
+    return moved(dataDir, known, url ?? known.url);
+  }
+  if (url === undefined || token === undefined || tokenHash === undefined) {
     throw new TorporError('host_setup', 'This machine has not joined a control plane.', {
       remedy: 'Start it with --join, the address and the token that creating a host printed.',
     });
   }
-  const tokenHash = createHash('sha256').update(join.token).digest('hex');
-  if (known?.token_hash === tokenHash) return known;
   const pending = await readPending(dataDir);
   const privateKey = pending?.token_hash === tokenHash ? pending.private_key : newPrivateKey();
   await writePending(dataDir, { version: 1, private_key: privateKey, token_hash: tokenHash });
-  const enrolment = await requestEnrolment(join, privateKey, tokenHash);
+  const enrolment = await requestEnrolment({ url, token }, privateKey, tokenHash);
+  if (known !== undefined) await assertNoOtherHost(known, enrolment);
   await writeEnrolment(dataDir, enrolment);
   return enrolment;
 }
 
+function hashOf(token: string): string {
+  return createHash('sha256').update(token).digest('hex');
+}
+
+/** Keeps the address, if the control plane is there. Throws `unauthorized`, `host_unavailable`. */
+async function moved(dataDir: string, known: Enrolment, url: string): Promise<Enrolment> {
+  if (url === known.url) return known;
+  await fetchAuthority(addressOf(url), certificateFingerprint(known.authority));
+  const enrolment = { ...known, url };
+  await writeEnrolment(dataDir, enrolment);
+  return enrolment;
+}
+
+/**
+ * Throws `conflict` if the machine would become another host while it is one: nobody could reach
+ * what runs on it. The token is not lost: it is bound to the key that is written down.
+ */
+async function assertNoOtherHost(known: Enrolment, next: Enrolment): Promise<void> {
+  if (known.host_id === next.host_id || !(await isKnown(known))) return;
+  throw new TorporError(
+    'conflict',
+    `This machine is the host ${known.host_id} of ${known.url}, to which what runs here belongs.`,
+    {
+      remedy:
+        'Delete that host first and repeat the command within the hour, or use another data directory.',
+    },
+  );
+}
+
+/** Whether the control plane still has the host; false if it does not respond. */
+async function isKnown({
+  url,
+  authority,
+  certificate,
+  private_key: privateKey,
+}: Enrolment): Promise<boolean> {
+  using transport = new TlsTransport({
+    address: addressOf(url),
+    authority,
+    identity: CONTROL_PLANE_IDENTITY,
+    credentials: () => ({ certificate, privateKey }),
+  });
+  const csr = await certificateRequest(privateKey);
+  return await createClient(wire.EnrolmentService, transport)
+    .renew({ csr }, { timeoutMs: CALL_TIMEOUT_MS })
+    .then(
+      () => true,
+      () => false,
+    );
+}
+
 async function requestEnrolment(
-  { url, token }: JoinRequest,
+  { url, token }: Required<JoinRequest>,
   privateKey: string,
   tokenHash: string,
 ): Promise<Enrolment> {
@@ -123,7 +179,10 @@ async function fetchAuthority(address: string, fingerprint: string): Promise<str
   throw new TorporError(
     'unauthorized',
     `The server at ${address} is not the control plane that made the token.`,
-    { remedy: 'Check the address. If it is right, something else responds in its place.' },
+    {
+      remedy:
+        'Check the address and the token. If both are right, something else responds in its place.',
+    },
   );
 }
 
@@ -145,14 +204,18 @@ function shownCertificates(address: string): Promise<string[]> {
       socket.destroy();
     });
     socket.once('timeout', () => socket.destroy(new Error('It does not respond.')));
-    socket.once('error', (error) =>
-      reject(
-        new TorporError('host_unavailable', `Cannot connect to ${address}: ${error.message}`, {
-          remedy: 'Check that the control plane runs and its port for agents can be reached.',
-          cause: error,
-        }),
-      ),
-    );
+    socket.once('error', (error) => reject(connectionError(address, error)));
+  });
+}
+
+function connectionError(address: string, error: NodeJS.ErrnoException): TorporError {
+  const { code = '', message } = error;
+  // OpenSSL's message has several lines, and nothing that helps.
+  const reason = /^(EPROTO|ERR_SSL)/.test(code) ? 'It does not speak TLS 1.3.' : message;
+  return new TorporError('host_unavailable', `Cannot connect to ${address}: ${reason}`, {
+    remedy:
+      'Check that the control plane runs and its port for agents, by default 7071, can be reached.',
+    cause: error,
   });
 }
 

@@ -21,6 +21,7 @@ import type { Logger } from 'pino';
 import { certificateRequest, newPrivateKey } from './certificate-request.ts';
 import { type Enrolment, writeEnrolment } from './enrolment-file.ts';
 import { addressOf, assertIssued, enrol, type JoinRequest } from './join.ts';
+import { machineOf } from './machine.ts';
 
 export interface JoinedHostOptions {
   readonly dataDir: string;
@@ -52,6 +53,7 @@ const MIN_PAUSE_MS = 500;
 
 export class JoinedHost implements AsyncDisposable {
   readonly #options: JoinedHostOptions;
+  readonly #machine: string;
   readonly #server: TlsServer;
   readonly #stopping = new AbortController();
   readonly #rounds: Promise<void>;
@@ -60,8 +62,14 @@ export class JoinedHost implements AsyncDisposable {
   #transport: TlsTransport;
   #wasHeard = true;
 
-  private constructor(options: JoinedHostOptions, enrolment: Enrolment, server: TlsServer) {
+  private constructor(
+    options: JoinedHostOptions,
+    machine: string,
+    enrolment: Enrolment,
+    server: TlsServer,
+  ) {
     this.#options = options;
+    this.#machine = machine;
     this.#enrolment = enrolment;
     this.#server = server;
     this.#renewAt = renewalTime(enrolment);
@@ -83,7 +91,7 @@ export class JoinedHost implements AsyncDisposable {
       admits: (caller) => isControlPlane(caller, authority),
     });
     logger.info({ host: enrolment.host_id, port: server.port }, 'Listening for control planes');
-    return new JoinedHost(options, enrolment, server);
+    return new JoinedHost(options, await machineOf(dataDir), enrolment, server);
   }
 
   get hostId(): string {
@@ -118,7 +126,7 @@ export class JoinedHost implements AsyncDisposable {
     try {
       if (Date.now() >= this.#renewAt) await this.#renew();
       await this.#heartbeat();
-      if (!this.#wasHeard) logger.info('The control plane responds again');
+      if (!this.#wasHeard) logger.info('The control plane accepts reports again');
       this.#wasHeard = true;
       return true;
     } catch (reason) {
@@ -128,7 +136,7 @@ export class JoinedHost implements AsyncDisposable {
         logger.error({ err }, 'This host was deleted from the control plane');
         return false;
       }
-      if (this.#wasHeard) logger.warn({ err }, 'No response from the control plane; will retry');
+      if (this.#wasHeard) logger.warn({ err }, 'Could not report to the control plane; will retry');
       this.#wasHeard = false;
       return true;
     }
@@ -141,6 +149,7 @@ export class JoinedHost implements AsyncDisposable {
         ...(address === undefined ? {} : { address }),
         port: this.port,
         description: await describe(),
+        machine: this.#machine,
       },
       this.#callOptions(),
     );

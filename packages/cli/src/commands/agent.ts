@@ -22,7 +22,10 @@ interface AgentOptions extends CommonOptions {
 export function registerAgent(cli: CliContext): void {
   cli
     .command('agent [token]', 'run sandboxes of a control plane on this machine')
-    .option('--join <url>', 'join the control plane at this address with the token, once')
+    .option(
+      '--join <url>',
+      'join the control plane at this address with the token, once; without one, follow it to this address',
+    )
     .option(
       '--host-port <n>',
       `port for control planes, on every address (TORPOR_HOST_PORT, default ${SETTINGS.hostPort.defaultValue})`,
@@ -43,7 +46,8 @@ export function registerAgent(cli: CliContext): void {
       'after',
       `
 \`torpor host create NAME\` prints the command with address and token. The machine keeps its key
-and certificate in the data directory, so later starts need neither. With --json it prints one
+and certificate in the data directory, so later starts need neither. --join URL without a token
+changes the address of the control plane that it has joined. With --json it prints one
 line on standard output when it is ready:
   {"event":"ready","host_id":"…","port":7072,"data_dir":"…"}
 SIGINT and SIGTERM stop it; sandboxes keep running and are adopted by the next start.`,
@@ -51,8 +55,8 @@ SIGINT and SIGTERM stop it; sandboxes keep running and are adopted by the next s
     .action(
       cli.action(async (token: string | undefined, options: AgentOptions, _command: Command) => {
         const { io } = cli;
-        if ((token === undefined) !== (options.join === undefined)) {
-          throw new TorporError('invalid_request', 'An address and a token belong together.', {
+        if (token !== undefined && options.join === undefined) {
+          throw new TorporError('invalid_request', 'A token needs the address that it is for.', {
             remedy: 'Use --join URL TOKEN, as `torpor host create` prints it.',
           });
         }
@@ -89,7 +93,7 @@ async function start(
     config,
     version: VERSION,
     logger: createLogger(io, { asJson: options.json === true, level: config.logLevel }),
-    join: url === undefined || token === undefined ? undefined : { url, token },
+    join: url === undefined ? undefined : { url, ...(token === undefined ? {} : { token }) },
     onProgress: progressStatus(io),
     onTerminate: () => stop.request(),
   });

@@ -12,6 +12,7 @@ interface ControlPlaneOptions extends CommonOptions {
   readonly host?: string;
   readonly port?: number;
   readonly agentPort?: number;
+  readonly replaceSecretKey?: boolean;
 }
 
 export function registerControlPlane(cli: CliContext): void {
@@ -30,6 +31,10 @@ export function registerControlPlane(cli: CliContext): void {
       '--agent-port <n>',
       `port for agents, on every address (TORPOR_AGENT_PORT, default ${SETTINGS.agentPort.defaultValue})`,
       optionOf(SETTINGS.agentPort.parse),
+    )
+    .option(
+      '--replace-secret-key',
+      'use another secret key than before: discards what the lost one encrypted',
     )
     .addHelpText(
       'after',
@@ -57,6 +62,7 @@ joins it. Any number of them may run on one database (DATABASE_URL) with one sec
           await using tracing = await openTracing(parts, 'torpor-control-plane');
           await using controlPlane = await ControlPlane.start({
             ...controlPlaneOptions(parts, tracing),
+            replaceSecretKey: options.replaceSecretKey,
             agents: { port: config.agentPort, url: config.agentUrl },
           });
           const { url: apiUrl, agentUrl } = controlPlane;

@@ -17,6 +17,7 @@ interface UpOptions extends CommonOptions {
   readonly agentPort?: number;
   readonly setup?: boolean;
   readonly destroyAll?: boolean;
+  readonly replaceSecretKey?: boolean;
   readonly guestTimeout?: number;
 }
 
@@ -40,6 +41,10 @@ export function registerUp(cli: CliContext): void {
       '--agent-port <n>',
       `port for their agents, on every address (TORPOR_AGENT_PORT, default ${SETTINGS.agentPort.defaultValue})`,
       optionOf(SETTINGS.agentPort.parse),
+    )
+    .option(
+      '--replace-secret-key',
+      'use another secret key than before: discards what the lost one encrypted',
     )
     .option('--setup', 'first install what this machine lacks')
     .option(
@@ -97,6 +102,7 @@ async function start(
     config,
     version: VERSION,
     logger: createLogger(io, { asJson: options.json === true, level: config.logLevel }),
+    replaceSecretKey: options.replaceSecretKey,
     onProgress: progressStatus(io),
     onTerminate: () => stop.request(),
   });

@@ -6,6 +6,10 @@ import { controlPlaneOptions } from './control-plane-options.ts';
 import { type AgentOptions, openAgent } from './open-agent.ts';
 import { openTracing } from './open-tracing.ts';
 
+interface PlatformOptions extends AgentOptions {
+  readonly replaceSecretKey?: boolean | undefined;
+}
+
 /** Control plane and host agent in one process, connected without a socket. */
 export class Platform {
   readonly apiUrl: string;
@@ -26,7 +30,7 @@ export class Platform {
   }
 
   /** Starts both. On failure, nothing keeps running except earlier sandboxes. */
-  static async start(options: AgentOptions): Promise<Platform> {
+  static async start(options: PlatformOptions): Promise<Platform> {
     await using stack = new AsyncDisposableStack();
     const { acceptAgents, agentPort: port, agentUrl: url } = options.config;
     const tracing = stack.use(await openTracing(options, 'torpor'));
@@ -34,6 +38,7 @@ export class Platform {
     stack.defer(() => agent.close());
     const controlPlane = await ControlPlane.start({
       ...controlPlaneOptions(options, tracing),
+      replaceSecretKey: options.replaceSecretKey,
       hostTransport: createRouterTransport((router) => agent.routes(router)),
       agents: acceptAgents ? { port, url } : undefined,
     });

@@ -28,16 +28,25 @@ export class SecretBox {
    * directory, which is made at the first start. Throws `host_setup` if it is not a key.
    */
   static async open(dataDir: string, configured: string | undefined): Promise<SecretBox> {
+    const known = await SecretBox.read(dataDir, configured);
+    if (known !== undefined) return known;
+    const key = randomBytes(KEY_BYTES);
+    await writePrivateFile(join(dataDir, FILE_NAME), `${key.toString('base64')}\n`);
+    return new SecretBox(key);
+  }
+
+  /** As {@link open}, but undefined if there is no key yet. */
+  static async read(
+    dataDir: string,
+    configured: string | undefined,
+  ): Promise<SecretBox | undefined> {
     if (configured !== undefined) return new SecretBox(parseKey(configured, 'secret_key'));
     const path = join(dataDir, FILE_NAME);
     const known = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') return undefined;
       throw error;
     });
-    if (known !== undefined) return new SecretBox(parseKey(known.trim(), path));
-    const key = randomBytes(KEY_BYTES);
-    await writePrivateFile(path, `${key.toString('base64')}\n`);
-    return new SecretBox(key);
+    return known === undefined ? undefined : new SecretBox(parseKey(known.trim(), path));
   }
 
   seal(purpose: string, text: string): string {

@@ -428,6 +428,10 @@ export interface HostTable {
   images_digest: string | null;
   agent_version: string | null;
   last_heartbeat_at: Date | null;
+  /** Which machine it is, by its last heartbeat (agent/src/enrolment/machine.ts). */
+  machine: string | null;
+  /** Certificates that were issued to it before are no longer valid. */
+  joined_at: Date | null;
   /** Of the last certificate that it got. */
   certificate_expires_at: Date | null;
   created_by: string | null;
@@ -498,6 +502,13 @@ export interface AuthorityTable {
   created_at: Generated<Date>;
 }
 
+/** One row: the secret key with which the database is used (secrets/secret-key.ts). */
+export interface SecretKeyTable {
+  id: number;
+  fingerprint: string;
+  created_at: Generated<Date>;
+}
+
 /** The answer to a request with an idempotency key (idempotency/). */
 export interface IdempotencyKeyTable {
   team_id: string;
@@ -532,6 +543,7 @@ export interface Database {
   given_up: GivenUpTable;
   host_tokens: HostTokenTable;
   authority: AuthorityTable;
+  secret_key: SecretKeyTable;
   teams: TeamTable;
   users: UserTable;
   team_members: TeamMemberTable;

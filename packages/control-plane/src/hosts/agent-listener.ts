@@ -4,6 +4,7 @@ import { TLS_CALLER, type TlsCaller, TlsServer } from '@torpor/protocol/tls';
 import type { Logger } from 'pino';
 import type { Authority } from './authority.ts';
 import { capacityFacts, reportOfDescription } from './description.ts';
+import { sha256 } from './digest.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { OwnCertificate } from './own-certificate.ts';
 import type { Heartbeat } from './repository.ts';
@@ -59,7 +60,7 @@ function routes(router: ConnectRouter, { enrolment: hosts, logger }: Parts): voi
 }
 
 function heartbeatOf(
-  { address, port, capacity, description }: enrolment.HeartbeatRequest,
+  { address, port, capacity, description, machine }: enrolment.HeartbeatRequest,
   caller: TlsCaller,
 ): Heartbeat {
   const at = caller.address.includes(':') ? `[${caller.address}]` : caller.address;
@@ -67,7 +68,11 @@ function heartbeatOf(
     description === undefined
       ? { facts: capacityFacts(capacity) }
       : reportOfDescription(description);
-  return { ...report, address: checkedAddress(address ?? `${at}:${port}`) };
+  return {
+    ...report,
+    address: checkedAddress(address ?? `${at}:${port}`),
+    machine: machine && sha256(machine),
+  };
 }
 
 /** Throws `invalid_request` for what is not HOST:PORT. */

@@ -112,6 +112,11 @@ export class Authority {
     return { certificate: certificate.toString('pem'), expiresAt };
   }
 
+  /** When a certificate was issued, in whole seconds. */
+  issueTime({ validFromDate }: X509Certificate): Date {
+    return new Date(validFromDate.getTime() + CLOCK_SKEW_MS);
+  }
+
   /** A new key of a control plane with its certificate. */
   async issueControlPlane(lifetimeMs: number): Promise<TlsCredentials & { expiresAt: Date }> {
     const { publicKey, privateKey } = newKeyPair();

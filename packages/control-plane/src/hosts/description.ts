@@ -1,7 +1,6 @@
 /** What an agent reports of its host, as rows. */
 import type { hostAgent } from '@torpor/protocol';
 import type { HostRow } from '../database/schema.ts';
-import { storableText } from '../validation/text.ts';
 
 /** The columns of a host that come from its agent. */
 export type HostFacts = Pick<
@@ -36,13 +35,13 @@ export function reportOfDescription(description: hostAgent.DescribeHostResponse)
   return {
     facts: {
       ...capacityFacts(capacity),
-      max_vcpus: maxVcpus,
-      max_memory_mb: Number(maxMemoryMb),
+      max_vcpus: reportedNumber(maxVcpus),
+      max_memory_mb: reportedNumber(maxMemoryMb),
     },
     images: images.map(({ name, sizeBytes, createdAtUnix }) => ({
-      name: storableText(name),
-      sizeBytes: Number(sizeBytes),
-      createdAt: new Date(Number(createdAtUnix) * 1000),
+      name: reportedText(name),
+      sizeBytes: Math.min(Math.max(Number(sizeBytes), 0), Number.MAX_SAFE_INTEGER),
+      createdAt: new Date(Math.min(Math.max(Number(createdAtUnix), 0), MAX_UNIX_TIME) * 1000),
     })),
   };
 }
@@ -51,12 +50,27 @@ export function reportOfDescription(description: hostAgent.DescribeHostResponse)
 export function capacityFacts(capacity: hostAgent.HostCapacity | undefined): Partial<HostFacts> {
   if (capacity === undefined) return {};
   return {
-    arch: capacity.arch,
-    vcpus: capacity.vcpus,
-    memory_mb: Number(capacity.memoryMb),
-    disk_mb: Number(capacity.diskMb),
-    free_disk_mb: Number(capacity.freeDiskMb),
-    builds: capacity.builds,
-    agent_version: capacity.agentVersion,
+    arch: reportedText(capacity.arch),
+    vcpus: reportedNumber(capacity.vcpus),
+    memory_mb: reportedNumber(capacity.memoryMb),
+    disk_mb: reportedNumber(capacity.diskMb),
+    free_disk_mb: reportedNumber(capacity.freeDiskMb),
+    builds: reportedNumber(capacity.builds),
+    agent_version: reportedText(capacity.agentVersion),
   };
+}
+
+const MAX_INTEGER = 2 ** 31 - 1;
+const MAX_REPORTED_LENGTH = 255;
+/** The year 9999. */
+const MAX_UNIX_TIME = 253_402_300_799;
+
+/** An agent may report anything: what the column cannot have is the largest that it can. */
+function reportedNumber(value: number | bigint): number {
+  return Math.min(Number(value), MAX_INTEGER);
+}
+
+/** Without what a terminal would interpret. */
+function reportedText(text: string): string {
+  return text.slice(0, MAX_REPORTED_LENGTH).replace(/[^\x20-\x7e]/g, '?');
 }

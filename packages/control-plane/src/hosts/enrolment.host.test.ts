@@ -286,16 +286,16 @@ test('an agent serves control planes of its authority only', async () => {
   expect(await callAs(await own.issueControlPlane(60_000), peer)).toBe('served');
   const calls = host.agent.count('describeHost');
   // The certificate of another host, its own, none, an expired one, and one of another authority.
-  expect(await callAs(await other.credentials(), peer)).toBe('forbidden');
-  expect(await callAs(await host.credentials(), peer)).toBe('forbidden');
-  expect(await callAs(undefined, peer)).toBe('forbidden');
-  expect(await callAs(await own.issueControlPlane(-1_000), peer)).toBe('forbidden');
+  expect(await callAs(await other.credentials(), peer)).toBe('host_unavailable');
+  expect(await callAs(await host.credentials(), peer)).toBe('host_unavailable');
+  expect(await callAs(undefined, peer)).toBe('host_unavailable');
+  expect(await callAs(await own.issueControlPlane(-1_000), peer)).toBe('host_unavailable');
   const foreign = await foreignAuthority();
-  expect(await callAs(await foreign.issueControlPlane(60_000), peer)).toBe('forbidden');
+  expect(await callAs(await foreign.issueControlPlane(60_000), peer)).toBe('host_unavailable');
   for (const credentials of [await other.credentials(), undefined]) {
     const codes = await callEverything(credentials, peer);
     expect(Object.keys(codes)).toHaveLength(hostAgent.HostAgentService.methods.length);
-    expect(new Set(Object.values(codes))).toEqual(new Set(['forbidden']));
+    expect(new Set(Object.values(codes))).toEqual(new Set(['host_unavailable']));
   }
   expect(host.agent.count('describeHost')).toBe(calls);
 });

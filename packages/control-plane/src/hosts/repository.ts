@@ -1,3 +1,4 @@
+import { TorporError } from '@torpor/protocol';
 import { type Kysely, sql, type Transaction } from 'kysely';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Database, EventKind, HostRow } from '../database/schema.ts';
@@ -9,6 +10,8 @@ import { sha256 } from './digest.ts';
 export interface Heartbeat extends HostReport {
   /** Where its agent can be reached; undefined if only the process of the host itself can. */
   readonly address?: string | undefined;
+  /** Which machine it is; not compared with that of the last heartbeat if undefined. */
+  readonly machine?: string | undefined;
 }
 
 /** What a heartbeat has changed. */
@@ -36,10 +39,19 @@ export class HostRepository {
     return this.#db.selectFrom('hosts').selectAll().orderBy('created_at').orderBy('id').execute();
   }
 
-  /** Records that a host is up, and what is known of it. Returns undefined if it does not exist. */
-  async heartbeat(id: string, heartbeat: Heartbeat): Promise<HeartbeatEffect | undefined> {
-    if (await this.#recordUnchanged(id, heartbeat)) return { isUp: false, isMoved: false };
-    return this.#recordChanged(id, heartbeat);
+  /**
+   * Records that a host is up, and what is known of it. Returns undefined if it does not exist.
+   * Throws `conflict` while another machine reports as the same host, and as
+   * {@link assertNotReplaced} for a certificate of that time.
+   */
+  async heartbeat(
+    id: string,
+    heartbeat: Heartbeat,
+    issuedAt = new Date(),
+  ): Promise<HeartbeatEffect | undefined> {
+    if (await this.#recordUnchanged(id, heartbeat, issuedAt))
+      return { isUp: false, isMoved: false };
+    return this.#recordChanged(id, heartbeat, issuedAt);
   }
 
   /**
@@ -47,7 +59,11 @@ export class HostRepository {
    * statement that does not wait for the disk, because every host sends one every few seconds; if
    * the server crashes right after it, the next one makes up for it. Returns whether it was written.
    */
-  async #recordUnchanged(id: string, { address, facts, images }: Heartbeat): Promise<boolean> {
+  async #recordUnchanged(
+    id: string,
+    { address, facts, images, machine }: Heartbeat,
+    issuedAt: Date,
+  ): Promise<boolean> {
     let update = this.#db
       .with('relaxed', (db) =>
         db.selectNoFrom(sql`set_config('synchronous_commit', 'off', true)`.as('setting')),
@@ -56,7 +72,9 @@ export class HostRepository {
       .from('relaxed')
       .set({ ...facts, last_heartbeat_at: sql<Date>`now()` })
       .where('id', '=', id)
-      .where('state', '=', 'online');
+      .where('state', '=', 'online')
+      .where(({ eb, or }) => or([eb('joined_at', 'is', null), eb('joined_at', '<=', issuedAt)]));
+    if (machine !== undefined) update = update.where('machine', '=', machine);
     if (address !== undefined) update = update.where('address', 'is not distinct from', address);
     if (images !== undefined) update = update.where('images_digest', '=', digestOf(images));
     return (await update.returning('id').executeTakeFirst()) !== undefined;
@@ -64,7 +82,8 @@ export class HostRepository {
 
   #recordChanged(
     id: string,
-    { address, facts, images }: Heartbeat,
+    { address, facts, images, machine }: Heartbeat,
+    issuedAt: Date,
   ): Promise<HeartbeatEffect | undefined> {
     return this.#db.transaction().execute(async (transaction) => {
       const before = await transaction
@@ -75,9 +94,11 @@ export class HostRepository {
         .forNoKeyUpdate()
         .executeTakeFirst();
       if (before === undefined) return undefined;
+      assertNotReplaced(before, issuedAt);
+      if (isOtherMachine(before, machine)) throw otherMachine(before);
       await transaction
         .updateTable('hosts')
-        .set({ ...facts, address, state: 'online', last_heartbeat_at: sql<Date>`now()` })
+        .set({ ...facts, address, machine, state: 'online', last_heartbeat_at: sql<Date>`now()` })
         .where('id', '=', id)
         .execute();
       if (images !== undefined) await recordImages(transaction, id, images);
@@ -155,6 +176,34 @@ function digestOf(images: readonly HostImage[]): string {
     JSON.stringify([name, sizeBytes, createdAt.getTime()]),
   );
   return sha256(lines.sort().join());
+}
+
+/** Throws `unauthorized` for a certificate from before a machine has joined again as the host. */
+export function assertNotReplaced({ id, joined_at }: HostRow, issuedAt: Date): void {
+  if (joined_at === null || joined_at <= issuedAt) return;
+  throw new TorporError('unauthorized', `A machine has joined again as the host ${id}.`, {
+    remedy: 'Earlier certificates are no longer valid: join this machine with a new token.',
+  });
+}
+
+/**
+ * Whether the report is from a copy of a data directory. The machine that was heard first stays
+ * the host until it is silent: it has the sandboxes.
+ */
+function isOtherMachine(before: HostRow, machine: string | undefined): boolean {
+  const isKnown = machine !== undefined && before.machine !== null;
+  return isKnown && before.state === 'online' && before.machine !== machine;
+}
+
+function otherMachine({ id, name, address }: HostRow): TorporError {
+  return new TorporError(
+    'conflict',
+    `Another machine reports as the host ${id} (${name}), at ${address}.`,
+    {
+      remedy:
+        'A copy of a data directory has the identity of the original. Join this machine as another host, with an empty data directory; or stop the other machine: this one takes its place half a minute later.',
+    },
+  );
 }
 
 /** An event of a host; by default one that happened by itself. */

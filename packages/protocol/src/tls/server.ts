@@ -1,4 +1,4 @@
-import { constants, type X509Certificate } from 'node:crypto';
+import { constants, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import {
   createSecureServer,
@@ -10,6 +10,7 @@ import type { TLSSocket } from 'node:tls';
 import { type ConnectRouter, createContextKey, createContextValues } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { TorporError } from '../errors.ts';
+import { issuedIdentity } from './identity.ts';
 import type { TlsCredentials } from './transport.ts';
 
 /** The caller of an RPC. */
@@ -35,10 +36,16 @@ export interface TlsServerOptions {
   readonly routes: (router: ConnectRouter) => void;
   /** The largest message that it reads. */
   readonly readMaxBytes?: number | undefined;
+  /** How long a caller may stay connected that shows no certificate of the authority; 30 s if omitted. */
+  readonly strangerMs?: number | undefined;
   /** Whether a caller may call anything: asked once per connection, as TLS checks certificates. */
   readonly admits: (caller: TlsCaller) => boolean;
 }
 
+const DEFAULT_STRANGER_MS = 30_000;
+/** Anyone can connect: those who have shown no certificate may not keep the others out. */
+const MAX_STRANGERS = 64;
+const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** How long open calls have to end when the server closes. */
 const CLOSE_GRACE_MS = 5_000;
 
@@ -47,14 +54,16 @@ export class TlsServer implements AsyncDisposable {
   readonly port: number;
   readonly #server: Http2SecureServer;
   readonly #sessions = new Set<Http2Session>();
+  #strangers = 0;
   readonly #closing: AbortController;
   readonly #authority: string;
 
   private constructor(
     server: Http2SecureServer,
     closing: AbortController,
-    { authority }: TlsServerOptions,
+    { authority, strangerMs = DEFAULT_STRANGER_MS }: TlsServerOptions,
   ) {
+    const issuer = new X509Certificate(authority);
     this.#server = server;
     this.#closing = closing;
     this.#authority = authority;
@@ -63,6 +72,7 @@ export class TlsServer implements AsyncDisposable {
     server.on('session', (session) => {
       // Its handshake was under way when the server closed.
       if (closing.signal.aborted) return session.destroy();
+      if (!isIssued(session, issuer)) this.#limitStranger(session, strangerMs);
       this.#sessions.add(session);
       session.once('close', () => this.#sessions.delete(session));
       session.on('error', () => session.destroy());
@@ -100,6 +110,7 @@ export class TlsServer implements AsyncDisposable {
         // Whom to admit is decided below, by the identity and not only by the issuer.
         rejectUnauthorized: false,
         minVersion: 'TLSv1.3',
+        handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
         // Each connection shows its certificate: none is resumed.
         secureOptions: constants.SSL_OP_NO_TICKET,
       },
@@ -122,6 +133,19 @@ export class TlsServer implements AsyncDisposable {
     this.#server.setSecureContext(secureContext({ credentials }, this.#authority));
   }
 
+  #limitStranger(session: Http2Session, maxMs: number): void {
+    if (this.#strangers >= MAX_STRANGERS) {
+      session.destroy();
+      return;
+    }
+    this.#strangers++;
+    const timer = setTimeout(() => session.destroy(), maxMs);
+    session.once('close', () => {
+      this.#strangers--;
+      clearTimeout(timer);
+    });
+  }
+
   /** Ends streams, and waits a short time for other calls in flight. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort(new TorporError('host_unavailable', 'The server is shutting down.'));
@@ -142,6 +166,12 @@ function secureContext(
   // With its authority, so that a joining agent can compare that with the fingerprint that it knows.
   const cert = `${credentials.certificate}\n${authority}`;
   return { key: credentials.privateKey, cert, ca: authority };
+}
+
+/** Whether the peer has shown a certificate of the authority, of whatever identity. */
+function isIssued(session: Http2Session, authority: X509Certificate): boolean {
+  const { certificate } = peerOf(session);
+  return certificate !== undefined && issuedIdentity(certificate, authority) !== undefined;
 }
 
 function peerOf({ socket }: Http2Session): TlsCaller {

@@ -74,7 +74,7 @@ export class TlsSession implements Disposable {
     const { promise, resolve, reject } = Promise.withResolvers<ClientHttp2Session>();
     const fail = (message: string, cause?: Error) =>
       reject(unavailable(message, new NotConnected(message, { cause })));
-    session.on('error', (error) => fail(error.message, error));
+    session.on('error', (error) => fail(reasonOf(error), error));
     session.once('close', () => fail('The connection was closed.'));
     session.once('connect', () => resolve(session));
     await promise;
@@ -93,6 +93,13 @@ function keepAlive(session: ClientHttp2Session): void {
     session.ping(() => clearTimeout(timeout));
   }, PING_INTERVAL_MS);
   session.once('close', () => clearInterval(interval));
+}
+
+const CLOCK_ERRORS: ReadonlySet<unknown> = new Set(['CERT_NOT_YET_VALID', 'CERT_HAS_EXPIRED']);
+
+function reasonOf(error: NodeJS.ErrnoException): string {
+  if (!CLOCK_ERRORS.has(error.code)) return error.message;
+  return `${error.message}: are the clocks of both machines right?`;
 }
 
 /** The cause of the error of a call that was not sent, because no connection could be made. */

@@ -22,6 +22,9 @@ export interface TlsPeer {
   readonly credentials: () => TlsCredentials | undefined;
 }
 
+/** Of an answer: far more than the longest output or list, for a peer that sends without end. */
+const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
+
 /** A connection that is not made within this time has failed. */
 const CONNECT_TIMEOUT_MS = 10_000;
 
@@ -41,6 +44,7 @@ export class TlsTransport implements Transport, Disposable {
       interceptors: [lostConnections],
       // File contents and output are bulk data: compressing them costs more than it saves.
       acceptCompression: [],
+      readMaxBytes: MAX_MESSAGE_BYTES,
     });
     this.unary = transport.unary.bind(transport);
     this.stream = transport.stream.bind(transport);
@@ -54,14 +58,17 @@ export class TlsTransport implements Transport, Disposable {
 
 /**
  * Reports a connection that broke during a call as `Unavailable`, in whatever way HTTP/2 ended
- * the stream. Our servers attach a detail to each error of their own.
+ * the stream, and so a peer that refuses our certificate or sends too much: it is of no use to
+ * the caller, whose rights are not in question. Our servers attach a detail to each error of
+ * their own.
  */
 const lostConnections: Interceptor = (next) => async (request) => {
   const convert = (reason: unknown): unknown => {
     const isOwn = !(reason instanceof ConnectError) || request.signal.aborted;
     if (isOwn || reason.findDetails(hostAgent.ErrorDetailSchema).length > 0) return reason;
-    if (!CODES_OF_BROKEN_STREAMS.has(reason.code)) return reason;
-    return new ConnectError(reason.rawMessage, Code.Unavailable, undefined, undefined, reason);
+    const message = messageOf(reason);
+    if (message === undefined) return reason;
+    return new ConnectError(message, Code.Unavailable, undefined, undefined, reason);
   };
   try {
     const response = await next(request);
@@ -71,6 +78,15 @@ const lostConnections: Interceptor = (next) => async (request) => {
     throw convert(reason);
   }
 };
+
+/** Undefined unless the peer cannot be used. */
+function messageOf({ code, rawMessage }: ConnectError): string | undefined {
+  if (code === Code.PermissionDenied) {
+    return 'The peer refuses our certificate: are the clocks of both machines right?';
+  }
+  if (code === Code.ResourceExhausted) return `The peer sent too much: ${rawMessage}`;
+  return CODES_OF_BROKEN_STREAMS.has(code) ? rawMessage : undefined;
+}
 
 const CODES_OF_BROKEN_STREAMS: ReadonlySet<Code> = new Set([
   Code.Aborted,

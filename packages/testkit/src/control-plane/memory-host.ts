@@ -27,12 +27,12 @@ export class MemoryHost implements AsyncDisposable {
 
   /** Starts its agent; needs a token until it has joined. */
   async start(
-    token?: Pick<rest.HostToken, 'token' | 'join_url'>,
+    token?: Pick<rest.HostToken, 'join_url'> & { readonly token?: string },
     options: Partial<JoinedHostOptions> = {},
   ): Promise<JoinedHost> {
     this.#joined = await JoinedHost.open({
       dataDir: this.dataDir,
-      join: token === undefined ? undefined : { url: token.join_url, token: token.token },
+      join: token && { url: token.join_url, ...(token.token && { token: token.token }) },
       routes: (router) => this.agent.routes(router),
       describe: async () => this.agent.describe(),
       host: '127.0.0.1',

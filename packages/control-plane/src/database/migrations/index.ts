@@ -16,6 +16,7 @@ import { platformTemplates } from './0017-platform-templates.ts';
 import { signInAndMail } from './0018-sign-in-and-mail.ts';
 import { responsibleUsers } from './0019-responsible-users.ts';
 import { reconciling } from './0020-reconciling.ts';
+import { secretKeyAndMachines } from './0021-secret-key-and-machines.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -36,4 +37,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0018-sign-in-and-mail': signInAndMail,
   '0019-responsible-users': responsibleUsers,
   '0020-reconciling': reconciling,
+  '0021-secret-key-and-machines': secretKeyAndMachines,
 };

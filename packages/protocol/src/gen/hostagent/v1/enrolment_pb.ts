@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file hostagent/v1/enrolment.proto.
  */
 export const file_hostagent_v1_enrolment: GenFile = /*@__PURE__*/
-  fileDesc("Chxob3N0YWdlbnQvdjEvZW5yb2xtZW50LnByb3RvEgxob3N0YWdlbnQudjEiKQoLSm9pblJlcXVlc3QSDQoFdG9rZW4YASABKAkSCwoDY3NyGAIgASgMIjQKDEpvaW5SZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhMKC2NlcnRpZmljYXRlGAIgASgJIhsKDFJlbmV3UmVxdWVzdBILCgNjc3IYASABKAwiJAoNUmVuZXdSZXNwb25zZRITCgtjZXJ0aWZpY2F0ZRgBIAEoCSK+AQoQSGVhcnRiZWF0UmVxdWVzdBIUCgdhZGRyZXNzGAEgASgJSACIAQESDAoEcG9ydBgCIAEoDRIsCghjYXBhY2l0eRgDIAEoCzIaLmhvc3RhZ2VudC52MS5Ib3N0Q2FwYWNpdHkSPAoLZGVzY3JpcHRpb24YBCABKAsyIi5ob3N0YWdlbnQudjEuRGVzY3JpYmVIb3N0UmVzcG9uc2VIAYgBAUIKCghfYWRkcmVzc0IOCgxfZGVzY3JpcHRpb24iEwoRSGVhcnRiZWF0UmVzcG9uc2Uy4QEKEEVucm9sbWVudFNlcnZpY2USPQoESm9pbhIZLmhvc3RhZ2VudC52MS5Kb2luUmVxdWVzdBoaLmhvc3RhZ2VudC52MS5Kb2luUmVzcG9uc2USQAoFUmVuZXcSGi5ob3N0YWdlbnQudjEuUmVuZXdSZXF1ZXN0GhsuaG9zdGFnZW50LnYxLlJlbmV3UmVzcG9uc2USTAoJSGVhcnRiZWF0Eh4uaG9zdGFnZW50LnYxLkhlYXJ0YmVhdFJlcXVlc3QaHy5ob3N0YWdlbnQudjEuSGVhcnRiZWF0UmVzcG9uc2ViBnByb3RvMw", [file_hostagent_v1_hostagent]);
+  fileDesc("Chxob3N0YWdlbnQvdjEvZW5yb2xtZW50LnByb3RvEgxob3N0YWdlbnQudjEiKQoLSm9pblJlcXVlc3QSDQoFdG9rZW4YASABKAkSCwoDY3NyGAIgASgMIjQKDEpvaW5SZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhMKC2NlcnRpZmljYXRlGAIgASgJIhsKDFJlbmV3UmVxdWVzdBILCgNjc3IYASABKAwiJAoNUmVuZXdSZXNwb25zZRITCgtjZXJ0aWZpY2F0ZRgBIAEoCSLgAQoQSGVhcnRiZWF0UmVxdWVzdBIUCgdhZGRyZXNzGAEgASgJSACIAQESDAoEcG9ydBgCIAEoDRIsCghjYXBhY2l0eRgDIAEoCzIaLmhvc3RhZ2VudC52MS5Ib3N0Q2FwYWNpdHkSPAoLZGVzY3JpcHRpb24YBCABKAsyIi5ob3N0YWdlbnQudjEuRGVzY3JpYmVIb3N0UmVzcG9uc2VIAYgBARIUCgdtYWNoaW5lGAUgASgJSAKIAQFCCgoIX2FkZHJlc3NCDgoMX2Rlc2NyaXB0aW9uQgoKCF9tYWNoaW5lIhMKEUhlYXJ0YmVhdFJlc3BvbnNlMuEBChBFbnJvbG1lbnRTZXJ2aWNlEj0KBEpvaW4SGS5ob3N0YWdlbnQudjEuSm9pblJlcXVlc3QaGi5ob3N0YWdlbnQudjEuSm9pblJlc3BvbnNlEkAKBVJlbmV3EhouaG9zdGFnZW50LnYxLlJlbmV3UmVxdWVzdBobLmhvc3RhZ2VudC52MS5SZW5ld1Jlc3BvbnNlEkwKCUhlYXJ0YmVhdBIeLmhvc3RhZ2VudC52MS5IZWFydGJlYXRSZXF1ZXN0Gh8uaG9zdGFnZW50LnYxLkhlYXJ0YmVhdFJlc3BvbnNlYgZwcm90bzM", [file_hostagent_v1_hostagent]);
 
 /**
  * @generated from message hostagent.v1.JoinRequest
@@ -128,6 +128,14 @@ export type HeartbeatRequest = Message<"hostagent.v1.HeartbeatRequest"> & {
    * @generated from field: optional hostagent.v1.DescribeHostResponse description = 4;
    */
   description?: DescribeHostResponse | undefined;
+
+  /**
+   * Which machine and data directory it is, in this boot. `conflict` while another one with the
+   * same certificate reports. Not checked if omitted.
+   *
+   * @generated from field: optional string machine = 5;
+   */
+  machine?: string | undefined;
 };
 
 /**
