@@ -149,7 +149,7 @@ test('sandboxes of a server that was killed are unreachable through the others, 
   const member = await fleet.join({ hostTiming: watching });
   const options = {
     dataDir: directory,
-    secretKey: Buffer.alloc(32, 7).toString('base64'),
+    secretKey: await fleet.secretKey(),
     hostTiming: watching,
   };
   try {

@@ -67,7 +67,7 @@ const MAX_UNIX_TIME = 253_402_300_799;
 
 /** An agent may report anything: what the column cannot have is the largest that it can. */
 function reportedNumber(value: number | bigint): number {
-  return Math.min(Number(value), MAX_INTEGER);
+  return Math.min(Math.max(Number(value), 0), MAX_INTEGER);
 }
 
 /** Without what a terminal would interpret. */

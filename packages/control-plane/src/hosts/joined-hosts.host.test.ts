@@ -304,7 +304,7 @@ test('a key without the permission platform sees and creates hosts of the team o
 test('two servers with hosts of their own on one database are two hosts; the first is `local`', async () => {
   const directories = await Promise.all([1, 2].map(() => mkdtemp(join(tmpdir(), 'torpor-local-'))));
   const agents = await Promise.all([MemoryAgent.start(), MemoryAgent.start()]);
-  const secretKey = Buffer.alloc(32, 7).toString('base64');
+  const secretKey = await fleet.secretKey();
   const start = (index: number) =>
     fleet.join({
       dataDir: directories[index] ?? '',

@@ -1,4 +1,6 @@
 /** Several control planes on one database, with one agent. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Transport } from '@connectrpc/connect';
 import { ControlPlane, type ControlPlaneOptions } from '@torpor/control-plane';
 import { startEmbeddedPostgres } from '@torpor/control-plane/testing';
@@ -78,6 +80,11 @@ export class Fleet implements AsyncDisposable {
   /** The data directory of its control planes. */
   get dataDir(): string {
     return this.#site.dataDir;
+  }
+
+  /** The secret key of its control planes, for one with another data directory. */
+  async secretKey(): Promise<string> {
+    return (await readFile(join(this.dataDir, 'secret.key'), 'utf8')).trim();
   }
 
   /** How clients connect to the database. */
