@@ -1,9 +1,17 @@
 /** Two control planes on one database, with several hosts. */
 import { randomUUID } from 'node:crypto';
 import { type rest, SANDBOX_STATES, STATES_WITH_MEMORY, TorporError } from '@torpor/protocol';
-import { errorOf, Fleet, type Member, MemoryHost, until } from '@torpor/testkit/control-plane';
+import {
+  errorOf,
+  Fleet,
+  type Member,
+  MemoryHost,
+  newUser,
+  until,
+} from '@torpor/testkit/control-plane';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 
 const MEMORY_MB = 128;
 const HOST_MEMORY_MB = 1024;
@@ -29,6 +37,12 @@ afterEach(async () => {
   await fleet.database.query('delete from operations');
 });
 
+/** How many control planes have a connection to a host; one of them watches it. */
+function followers(hostId: string): number {
+  const lines = fleet.log().split('\n');
+  return lines.filter((line) => line.includes('Following a host') && line.includes(hostId)).length;
+}
+
 /** A machine that has joined and is followed by both control planes. */
 async function joined(body: object = {}, machine?: MemoryHost): Promise<MemoryHost> {
   const response = await member.call('POST', '/hosts', { name: 'test', ...body });
@@ -41,7 +55,7 @@ async function joined(body: object = {}, machine?: MemoryHost): Promise<MemoryHo
   }
   const watches = host.agent.count('watchSandboxes');
   await host.start(created);
-  await until(() => host.agent.count('watchSandboxes') - watches >= 2);
+  await until(() => host.agent.count('watchSandboxes') > watches && followers(host.id) >= 2);
   await until(async () => {
     const { status } = (await (await member.call('GET', `/hosts/${host.id}`)).json()) as rest.Host;
     return status === 'online';
@@ -293,6 +307,26 @@ test('a snapshot that several hosts have is started on any of them, and released
   await first.start();
   await until(() => first.agent.builds.templates.size === 0);
   await until(async () => (await fleet.count('templates')) === 0);
+});
+
+test('a template of the platform is started where its build is, for teams with hosts of their own too', async () => {
+  const shared = await joined();
+  const admin = await newUser(member.controlPlane, 'placement-admin@example.com', true);
+  const other = await newUser(member.controlPlane, 'placement-other@example.com');
+  const post = async (path: string, body: object) => {
+    const response = await admin.call('POST', path, body, { 'x-team-id': PLATFORM_TEAM_ID });
+    expect(response.status).toBe(201);
+    return (await response.json()) as { readonly id: string };
+  };
+  const { id: sandbox_id } = await post('/v1/sandboxes', { memory_mb: MEMORY_MB });
+  await post('/v1/snapshots', { sandbox_id, name: 'shared' });
+  await joined({ type: 'team' });
+  for (let count = 0; count < 3; count++) {
+    expect(await hostOfNew({ template: 'shared' })).toBe(shared.id);
+  }
+  const ofOther = await other.call('POST', '/v1/sandboxes', { template: 'shared' });
+  expect(ofOther.status).toBe(201);
+  expect(await hostOf(((await ofOther.json()) as rest.Sandbox).id)).toBe(shared.id);
 });
 
 test('a host that has lost a build is not asked for it', async () => {
