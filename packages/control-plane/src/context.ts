@@ -99,6 +99,8 @@ export interface ContextOptions {
   readonly web: WebSettings;
   /** Whether everyone may sign up, and not only those who are invited. */
   readonly signUpOpen: boolean;
+  /** How many teams a user may own, who is no operator. */
+  readonly teamsPerUser: number;
   /** Services that users can log in with; they need `web.publicUrl`. */
   readonly providers: ConfiguredProviders;
   /** Whose verified email addresses may sign up with those even if `signUpOpen` is false. */
@@ -146,12 +148,12 @@ export function createContext(options: ContextOptions) {
   parts.runner.registerRecovery(ID_PREFIXES.sandbox, sandboxRecovery(parts));
   const sandboxes = new SandboxService({ ...parts, snapshots: parts.templates });
   const guests = new GuestAccess(sandboxes, hosts);
-  const { web, signUpOpen } = options;
+  const { web, signUpOpen, teamsPerUser } = options;
   const authenticator = new Authenticator(new ApiKeyStore(db), new SessionStore(db));
   const accessWatch = new AccessWatch(db, logger);
   const limiter = new AttemptLimiter(db);
   const providers = new Providers(options.providers);
-  const accounts = { db, onEvents, limiter, mail, signUpOpen, logger };
+  const accounts = { db, onEvents, limiter, mail, signUpOpen, teamsPerUser, logger };
   const services = {
     web,
     authenticator,

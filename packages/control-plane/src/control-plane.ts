@@ -70,6 +70,8 @@ export interface ControlPlaneOptions {
   readonly trustedProxies?: readonly string[];
   /** Whether everyone may sign up, and not only those who are invited; false if omitted. */
   readonly signUpOpen?: boolean;
+  /** How many teams a user may own, who is no operator; the default is that of the setting. */
+  readonly teamsPerUser?: number;
   /** What the audit log has of programs that are started in sandboxes; their names if omitted. */
   readonly auditExec?: ExecAuditLevel | undefined;
   /** Services that users can log in with; need `publicUrl`. None if omitted. */
@@ -156,6 +158,7 @@ export class ControlPlane implements AsyncDisposable {
       onHostsChanged: () => hosting?.wake(),
       web: { publicUrl: options.publicUrl, trustedProxies: options.trustedProxies ?? [] },
       signUpOpen: options.signUpOpen ?? false,
+      teamsPerUser: options.teamsPerUser ?? SETTINGS.teamsPerUser.defaultValue,
       mail: options.mail,
       providers: options.providers ?? {},
       signUpDomains: options.signUpDomains ?? [],

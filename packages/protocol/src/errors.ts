@@ -98,7 +98,7 @@ export const ERRORS = {
     http: 403,
     // Not ResourceExhausted, which E2B's clients report as a rate limit.
     connect: 'FailedPrecondition',
-    meaning: 'the team would have more than its quota allows',
+    meaning: 'the team, or the user, would have more than its quota allows',
     remedy: 'Remove what is not needed, or ask the operator of the platform for a larger quota.',
   },
   too_large: {

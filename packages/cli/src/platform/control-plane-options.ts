@@ -21,6 +21,7 @@ export function controlPlaneOptions(
     port: config.port,
     secretKey: config.secretKey,
     quotas: parseQuotas(config.teamQuotas),
+    teamsPerUser: config.teamsPerUser,
     vcpuOvercommit: config.vcpuOvercommit,
     webhookNetworks: config.webhookNetworks?.split(',') ?? [],
     publicUrl: config.publicUrl,

@@ -60,6 +60,7 @@ const EVERY_SETTING: Record<Exclude<SettingKey, 'dataDir'>, [string, unknown]> =
     'vcpus=8,disk_mb=unlimited',
     'running_sandboxes=20,vcpus=8,memory_mb=40960,disk_mb=unlimited,snapshots=100,api_keys=100,webhooks=20',
   ],
+  teamsPerUser: ['3', 3],
   accelerator: ['tcg', 'tcg'],
   vmm: ['qemu', 'qemu'],
   qemu: ['/opt/qemu', '/opt/qemu'],

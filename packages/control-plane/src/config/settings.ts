@@ -272,6 +272,13 @@ export const SETTINGS = {
     parse: (text) => formatQuotas(parseQuotas(text)),
     defaultValue: formatQuotas(DEFAULT_QUOTAS),
   }),
+  teamsPerUser: withDefault({
+    name: 'teams_per_user',
+    variable: 'TORPOR_TEAMS_PER_USER',
+    meaning: 'how many teams a user may own, who is no operator of the platform',
+    parse: integer(1, 1_000_000),
+    defaultValue: 10,
+  }),
   accelerator: withDefault({
     name: 'accelerator',
     variable: 'TORPOR_ACCELERATOR',

@@ -26,6 +26,7 @@ export async function renderOpenApi(): Promise<string> {
     webhookNetworks: [],
     web: { publicUrl: undefined, trustedProxies: [] },
     signUpOpen: false,
+    teamsPerUser: 0,
     auditExec: 'off',
     mail: undefined,
     providers: {},

@@ -6,7 +6,7 @@ import type { Database, EventKind, TeamRole } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type RecordingParts, recorded } from '../events/record.ts';
 import { revokeLost } from './lost-rights.ts';
-import { lockMembers, lockPermission } from './membership.ts';
+import { lockMembers, lockPermission, requireRoomForTeam } from './membership.ts';
 
 export interface Member {
   readonly user_id: string;
@@ -16,11 +16,16 @@ export interface Member {
   readonly created_at: Date;
 }
 
+interface Parts extends RecordingParts {
+  /** How many teams a user may own, who is no operator. */
+  readonly teamsPerUser: number;
+}
+
 /** The members of the team of a principal. */
 export class MemberService {
-  readonly #parts: RecordingParts;
+  readonly #parts: Parts;
 
-  constructor(parts: RecordingParts) {
+  constructor(parts: Parts) {
     this.#parts = parts;
   }
 
@@ -45,7 +50,8 @@ export class MemberService {
 
   /**
    * Gives a member another role; `owner` makes the previous owner an admin, which only the
-   * owner may do. Throws `not_found`, `conflict` for the role of the owner.
+   * owner may do. Throws `not_found`, `conflict` for the role of the owner, `quota_exceeded` for a
+   * new owner of too many teams.
    */
   async changeRole(principal: Principal, userId: string, role: TeamRole): Promise<void> {
     await recorded(this.#parts, async (transaction) => {
@@ -54,7 +60,10 @@ export class MemberService {
       const previous = await findRole(transaction, principal, userId);
       if (previous === role) return;
       if (previous === 'owner') throw ownerStays();
-      if (role === 'owner') await this.#demoteOwner(transaction, principal);
+      if (role === 'owner') {
+        await requireRoomForTeam(transaction, userId, this.#parts.teamsPerUser);
+        await this.#demoteOwner(transaction, principal);
+      }
       await setRole(transaction, principal, userId, { role, previous });
     });
   }

@@ -1,5 +1,5 @@
 import { newId, type Permission, TorporError } from '@torpor/protocol';
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import { type Actor, type Principal, requirePermission } from '../auth/principal.ts';
 import { permissionsOf, roleIn } from '../auth/roles.ts';
 import type { Database, TeamRole } from '../database/schema.ts';
@@ -56,6 +56,37 @@ export async function lockMembers(transaction: Transaction<Database>, id: string
     .where('id', '=', id)
     .forNoKeyUpdate()
     .execute();
+}
+
+/**
+ * Throws `quota_exceeded` if the user owns `most` teams or more and is no operator. No other
+ * transaction can give the user a team until the end of this one.
+ */
+export async function requireRoomForTeam(
+  transaction: Transaction<Database>,
+  userId: string,
+  most: number,
+): Promise<void> {
+  await sql`select pg_advisory_xact_lock(hashtextextended(${`teams:${userId}`}, 0))`.execute(
+    transaction,
+  );
+  const { owned } = await transaction
+    .selectFrom('team_members')
+    .innerJoin('users', 'users.id', 'team_members.user_id')
+    .select(({ fn }) => fn.countAll<string>().as('owned'))
+    .where('user_id', '=', userId)
+    .where('role', '=', 'owner')
+    .where('is_admin', '=', false)
+    .executeTakeFirstOrThrow();
+  if (Number(owned) < most) return;
+  throw new TorporError(
+    'quota_exceeded',
+    `A user may own ${most} teams here; this one owns ${owned}.`,
+    {
+      remedy:
+        'Delete a team or make another member its owner, or ask the operator of the platform for a larger teams_per_user.',
+    },
+  );
 }
 
 export interface NewTeam {

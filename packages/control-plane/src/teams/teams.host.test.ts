@@ -15,6 +15,8 @@ import {
 } from '@torpor/testkit/control-plane';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
+const TEAMS_PER_USER = 4;
+
 let harness: Harness;
 let server: Server;
 let owner: Person;
@@ -28,6 +30,7 @@ beforeAll(async () => {
   // Any number of users sign up from this machine.
   harness = await startHarness({
     signUpOpen: true,
+    teamsPerUser: TEAMS_PER_USER,
     agents: { host: '127.0.0.1', port: 0 },
   });
   server = harness.controlPlane;
@@ -304,6 +307,33 @@ describe('a team', () => {
       statuses[0] === 204 ? ['admin', 'member', 'owner'] : ['admin', 'admin', 'owner'],
     );
     expect((await leave(other)).status).toBe(204);
+  });
+
+  test('is one of as many as its owner may have, made or given, unless that is an operator', async () => {
+    const keen = await signUp('keen@example.com');
+    const make = (by: Person) => by.call('POST', '/v1/teams', { name: 'More' });
+    const made = await Promise.all(Array.from({ length: 2 * TEAMS_PER_USER }, () => make(keen)));
+    const statuses = made.map(({ status }) => status).toSorted();
+    // The first one came with the account.
+    expect(statuses.filter((status) => status === 201)).toHaveLength(TEAMS_PER_USER - 1);
+    const refused = made.find(({ status }) => status !== 201) ?? (await make(keen));
+    expect(await errorOf(refused)).toMatchObject({ status: 403, code: 'quota_exceeded' });
+    const giver = await signUp('giver@example.com');
+    const [{ id = '' } = {}] = await giver.json<Partial<rest.Team>[]>('GET', '/v1/teams');
+    const invitation = await giver.json<rest.CreatedInvitation>(
+      'POST',
+      `/v1/teams/${id}/invitations`,
+      {},
+    );
+    const token = tokenOf(invitation);
+    expect((await accept(keen, token)).status).toBe(200);
+    const give = await giver.call('PATCH', `/v1/teams/${id}/members/${keen.id}`, { role: 'owner' });
+    expect(await errorOf(give)).toMatchObject({ code: 'quota_exceeded' });
+    for (let team = 0; team < TEAMS_PER_USER; team++) expect((await make(owner)).status).toBe(201);
+    const all = await keen.json<rest.Team[]>('GET', '/v1/teams');
+    const spare = all.find(({ name, role }) => name === 'More' && role === 'owner');
+    expect((await keen.call('DELETE', `/v1/teams/${spare?.id}`)).status).toBe(204);
+    expect((await make(keen)).status).toBe(201);
   });
 
   test('is the one of a session, of a header, or of the path', async () => {

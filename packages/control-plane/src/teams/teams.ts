@@ -5,26 +5,32 @@ import { PLATFORM_TEAM_ID } from '../auth/roles.ts';
 import type { Database, TeamRole, TeamTable } from '../database/schema.ts';
 import { appendEvents } from '../events/outbox.ts';
 import { type RecordingParts, recorded } from '../events/record.ts';
-import { insertTeam, lockPermission } from './membership.ts';
+import { insertTeam, lockPermission, requireRoomForTeam } from './membership.ts';
 
 export type Team = Selectable<TeamTable> & {
   /** That of the user who asks; undefined for an API key. */
   readonly role: TeamRole | undefined;
 };
 
-export class TeamService {
-  readonly #parts: RecordingParts;
+interface Parts extends RecordingParts {
+  /** How many teams a user may own, who is no operator. */
+  readonly teamsPerUser: number;
+}
 
-  constructor(parts: RecordingParts) {
+export class TeamService {
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
     this.#parts = parts;
   }
 
-  /** Makes a team whose owner is the user. Throws `forbidden` for an API key. */
+  /** Makes a team whose owner is the user. Throws `forbidden` for an API key, `quota_exceeded`. */
   async create(principal: Principal, name: string): Promise<Team> {
     const { id: ownerId } = requireUser(principal);
-    const team = await recorded(this.#parts, (transaction) =>
-      insertTeam(transaction, { name, ownerId, actor: principal.actor }),
-    );
+    const team = await recorded(this.#parts, async (transaction) => {
+      await requireRoomForTeam(transaction, ownerId, this.#parts.teamsPerUser);
+      return insertTeam(transaction, { name, ownerId, actor: principal.actor });
+    });
     return { ...team, role: 'owner' };
   }
 

@@ -12,6 +12,8 @@ export interface AccountParts extends RecordingParts {
   readonly limiter: AttemptLimiter;
   /** Whether everyone may sign up, and not only those who are invited. */
   readonly signUpOpen: boolean;
+  /** How many teams a user may own, who is no operator. */
+  readonly teamsPerUser: number;
   readonly logger: Logger;
 }
 
