@@ -51,6 +51,18 @@ test('a host is created, joins with the command that is printed, is tagged, drai
     address: host.address,
     tags: ['big', 'near'],
   });
+  const empty = await torpor(['host', 'rm', '--preview', id]);
+  expect(empty).toMatchObject({ exitCode: 0, stdout: '' });
+  expect(empty.stderr).toContain('nothing would be lost');
+  // On the machine itself, which has no API.
+  const doctor = await torpor(['doctor', '--json'], { env: { TORPOR_DATA_DIR: host.dataDir } });
+  const { checks } = JSON.parse(doctor.stdout);
+  expect(checks).not.toContainEqual(expect.objectContaining({ id: 'server' }));
+  expect(checks).toContainEqual({
+    id: 'enrolment',
+    state: 'found',
+    detail: expect.stringContaining(`the host ${id} of ${join_url}`),
+  });
   await ok('host', 'drain', 'local');
   const sandbox = (await ok('create')).trim();
   await ok('pause', sandbox);

@@ -32,6 +32,11 @@ export function readEnrolment(dataDir: string): Promise<Enrolment | undefined> {
   return read(join(dataDir, FILE_NAME), joinedSchema);
 }
 
+/** Throws `host_setup` for a damaged file. */
+export async function hasJoined(dataDir: string): Promise<boolean> {
+  return (await readEnrolment(dataDir)) !== undefined;
+}
+
 /** Key and certificate change together: they are in one file, with mode 0600. */
 export function writeEnrolment(dataDir: string, enrolment: Enrolment): Promise<void> {
   return writeFileAtomically(join(dataDir, FILE_NAME), `${JSON.stringify(enrolment, null, 2)}\n`);

@@ -172,7 +172,7 @@ export function assertIssued(certificate: string, authority: string, hostId: str
  * The certificate of the authority with this fingerprint, which the server shows with its own.
  * Nothing is sent to it: only a connection that trusts this certificate carries the token.
  */
-async function fetchAuthority(address: string, fingerprint: string): Promise<string> {
+export async function fetchAuthority(address: string, fingerprint: string): Promise<string> {
   const shown = await shownCertificates(address);
   const authority = shown.find((pem) => certificateFingerprint(pem) === fingerprint);
   if (authority !== undefined) return authority;

@@ -63,6 +63,7 @@ SIGINT and SIGTERM stop it; sandboxes keep running and are adopted by the next s
         const stop = new StopRequest(io);
         try {
           const config = await readConfig(io, options);
+          if (token === undefined) await assertJoined(config, options);
           await using agent = await start(io, { options, token, config, stop });
           await announce(io, options, agent, config);
           await Promise.race([stop.requested, agent.failed]);
@@ -72,6 +73,15 @@ SIGINT and SIGTERM stop it; sandboxes keep running and are adopted by the next s
         }
       }),
     );
+}
+
+/** Throws `invalid_request` for an address without its token, `host_setup`. */
+async function assertJoined({ dataDir }: Config, { join }: AgentOptions): Promise<void> {
+  const { hasJoined } = await import('@torpor/agent/enrolment');
+  if (await hasJoined(dataDir)) return;
+  const remedy = 'Use --join URL TOKEN, as `torpor host create` prints it.';
+  const message = 'This machine has not joined a control plane.';
+  throw new TorporError(join === undefined ? 'host_setup' : 'invalid_request', message, { remedy });
 }
 
 async function start(

@@ -45,7 +45,7 @@ export function registerDoctor(cli: CliContext): void {
             probe: options.probe,
             onProbe: () => printStatus(cli.io, 'booting a guest under KVM and in emulation'),
           })),
-          await serverFact(config),
+          (await enrolmentFact(dataDir)) ?? (await serverFact(config)),
         ];
         const healthy = facts.every(({ result }) => result.state !== 'missing');
         if (options.json) {
@@ -84,6 +84,27 @@ function requirementRemedy(remedy: string, packages: readonly string[]): string 
   return packages.length === 0
     ? remedy
     : `${remedy} On Debian, \`torpor setup\` does it (${packages.join(', ')}).`;
+}
+
+/** Of a machine that has joined a control plane: whether that can be reached. Undefined for others. */
+async function enrolmentFact(dataDir: string): Promise<Fact | undefined> {
+  const { enrolmentStatus } = await import('@torpor/agent/enrolment');
+  const id = 'enrolment';
+  try {
+    const status = await enrolmentStatus(dataDir);
+    if (status === undefined) return undefined;
+    const { hostId, url, expiresAt, problem } = status;
+    const host = `the host ${hostId} of ${url}`;
+    if (problem === undefined) {
+      const detail = `${host}, with a certificate until ${expiresAt.toISOString()}`;
+      return { id, result: { state: 'found', detail }, remedy: '' };
+    }
+    const detail = `${host}: ${problem.message}`;
+    return { id, result: { state: 'degraded', detail }, remedy: problem.remedy };
+  } catch (reason) {
+    const { message, remedy } = TorporError.from(reason);
+    return { id, result: { state: 'missing', detail: message }, remedy };
+  }
 }
 
 /** Whether a server responds at the address that clients use. None is not a fault. */

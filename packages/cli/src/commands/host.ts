@@ -202,6 +202,9 @@ function registerRm(cli: CliContext, hosts: Command): void {
           if (options.json)
             return await json(cli.io, options.preview ? previews : { deleted: ids });
           for (const { host, sandboxes, snapshots } of previews) {
+            if (sandboxes.length + snapshots.length === 0) {
+              printStatus(cli.io, `${host.id}: nothing would be lost`);
+            }
             for (const { id, status } of sandboxes)
               await line(cli.io.stdout, `${host.id}  sandbox   ${id}  ${status}`);
             for (const name of snapshots)
