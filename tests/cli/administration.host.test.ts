@@ -79,6 +79,9 @@ test('audit lists who did what, newest first', async () => {
   expect((await ok('audit', '--resource', id, '--action', 'create')).match(/create/g)).toHaveLength(
     1,
   );
+  expect((await ok('audit', '--all', '--resource', id)).split('\n')[0]).toMatch(
+    /^TIME +TEAM +ACTOR/,
+  );
   expect(JSON.parse(await ok('audit', '-n', '1', '--resource', id, '--json'))).toMatchObject([
     { action: 'destroy', resource_id: id },
   ]);
@@ -147,6 +150,9 @@ test('webhook: create, test, deliveries, rm', async () => {
       await ok('webhook', 'deliveries', 'alerts', '--state', 'pending');
     await until(async () => (await deliveries()).includes(id));
     expect(await ok('webhook', 'redeliver', 'alerts')).toBe('0\n');
+    const rotated = await ok('webhook', 'rotate-secret', 'alerts');
+    expect(rotated).toMatch(/^whsec_/);
+    expect(rotated).not.toBe(secret);
     await ok('webhook', 'update', 'alerts', '--events', 'host.*,sandbox.*', '--disable');
     expect(await ok('webhook')).toMatch(/alerts +127\.0\.0\.1:\d+ +json +no +host\.\*,sandbox/);
     await ok('webhook', 'update', 'alerts', '--enable', '--format', 'slack', '--url', `${url}x`);

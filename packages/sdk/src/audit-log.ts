@@ -8,6 +8,8 @@ export interface AuditLogOptions {
   readonly actorType?: rest.AuditEntry['actor_type'] | undefined;
   readonly actorId?: string | undefined;
   readonly status?: rest.AuditEntry['status'] | undefined;
+  /** The entries of all teams, for callers with the permission `platform`. */
+  readonly allTeams?: boolean | undefined;
   /** Only entries of this time and later. */
   readonly since?: Date | undefined;
   /** Only entries of earlier times. */
@@ -39,6 +41,7 @@ export class AuditLog {
           actor_type: options.actorType,
           actor_id: options.actorId,
           status: options.status,
+          all_teams: options.allTeams ? 'true' : undefined,
           since: options.since?.toISOString(),
           before,
           before_id: beforeId,

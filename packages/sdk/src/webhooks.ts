@@ -78,6 +78,13 @@ export class Webhooks {
     );
   }
 
+  /** The result has the new secret. For a day messages are signed with the previous one too. */
+  rotateSecret(id: string, signal?: AbortSignal): Promise<rest.CreatedWebhook> {
+    return this.#connection.json('POST', path(id, '/rotate-secret'), rest.createdWebhookSchema, {
+      signal,
+    });
+  }
+
   /** Events that are queued for it are not sent. */
   async delete(id: string, signal?: AbortSignal): Promise<void> {
     await this.#connection.empty('DELETE', path(id), { signal });

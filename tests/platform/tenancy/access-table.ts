@@ -360,6 +360,10 @@ const TEAMS: Record<string, Row | Row[]> = {
       ...row('member', 'own', 200, (world) => ({ query: `?actor_id=${world.owner.id}` })),
       variant: 'of an actor',
     },
+    {
+      ...row('operator', 'own', 200, () => ({ query: '?all_teams=true' })),
+      variant: 'of all teams',
+    },
   ],
   'GET /v1/events': [
     row('member', 'own', 200, () => ({ query: '?follow=false&after=0' })),
@@ -383,6 +387,7 @@ const TEAMS: Record<string, Row | Row[]> = {
   'GET /v1/webhooks': row('admin', 'own', 200),
   'GET /v1/webhooks/{id}': row('admin', 'resource', 200, webhook()),
   'PATCH /v1/webhooks/{id}': row('admin', 'resource', 200, webhook({ enabled: true })),
+  'POST /v1/webhooks/{id}/rotate-secret': row('admin', 'resource', 200, webhook()),
   'DELETE /v1/webhooks/{id}': row('admin', 'resource', 204, async (world) => ({
     params: { id: await world.webhook() },
   })),

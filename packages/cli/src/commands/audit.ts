@@ -14,6 +14,7 @@ interface AuditOptions extends CommonOptions {
   readonly type?: string;
   readonly action?: string;
   readonly failed?: boolean;
+  readonly all?: boolean;
 }
 
 const DEFAULT_LIMIT = 50;
@@ -32,6 +33,7 @@ export function registerAudit(cli: CliContext): void {
     .option('--type <type>', 'only entries about this type of resource, e.g. sandbox')
     .option('--action <action>', 'only this action, e.g. create')
     .option('--failed', 'only what failed')
+    .option('--all', 'the entries of all teams, for operators of the platform')
     .action(
       cli.action(async (options: AuditOptions, _command: Command) => {
         const { since } = options;
@@ -43,6 +45,7 @@ export function registerAudit(cli: CliContext): void {
             resourceType: options.type,
             action: options.action,
             status: options.failed ? 'error' : undefined,
+            allTeams: options.all,
           });
           for await (const entry of listed) {
             if (entries.push(entry) === options.limit) break;
@@ -50,13 +53,15 @@ export function registerAudit(cli: CliContext): void {
           if (options.json) return await json(cli.io, entries);
           const rows = entries.map((entry) => [
             entry.created_at,
+            ...(options.all ? [entry.team_id] : []),
             entry.actor_name ?? entry.actor_id ?? entry.actor_type,
             `${entry.resource_type}.${entry.action}`,
             entry.resource_id,
             entry.status,
             formatLabels(entry.metadata ?? {}),
           ]);
-          const header = ['TIME', 'ACTOR', 'ACTION', 'RESOURCE', 'STATUS', 'NOTE'];
+          const team = options.all ? ['TEAM'] : [];
+          const header = ['TIME', ...team, 'ACTOR', 'ACTION', 'RESOURCE', 'STATUS', 'NOTE'];
           await line(cli.io.stdout, table(header, rows));
         });
       }),

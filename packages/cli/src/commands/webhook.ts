@@ -29,6 +29,7 @@ export function registerWebhook(cli: CliContext): void {
   const webhooks = cli.group('webhook', 'send events of the team to addresses');
   registerCreate(cli, webhooks);
   registerUpdate(cli, webhooks);
+  registerRotateSecret(cli, webhooks);
   registerList(cli, webhooks);
   registerRemove(cli, webhooks);
   registerTest(cli, webhooks);
@@ -83,6 +84,25 @@ function registerUpdate(cli: CliContext, webhooks: Command): void {
           const { id } = await findWebhook(torpor, name);
           const updated = await torpor.webhooks.update(id, changes);
           await (options.json ? json(cli.io, updated) : line(cli.io.stdout, updated.name));
+        });
+      }),
+    );
+}
+
+function registerRotateSecret(cli: CliContext, webhooks: Command): void {
+  cli
+    .command(
+      'rotate-secret <name>',
+      'replace the secret of the signatures, and print the new one',
+      webhooks,
+    )
+    .addHelpText('after', '\nFor a day each message has a signature with the previous secret too.')
+    .action(
+      cli.action(async (name: string, options: CommonOptions, _command: Command) => {
+        await cli.withTorpor(options, async (torpor) => {
+          const { id } = await findWebhook(torpor, name);
+          const rotated = await torpor.webhooks.rotateSecret(id);
+          await (options.json ? json(cli.io, rotated) : line(cli.io.stdout, rotated.secret));
         });
       }),
     );

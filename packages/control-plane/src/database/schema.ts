@@ -336,6 +336,9 @@ export interface WebhookTable {
   url: string;
   /** Key of the signatures. */
   secret: string;
+  /** The one before it, with which messages are signed too until `previous_secret_until`. */
+  previous_secret: Generated<string | null>;
+  previous_secret_until: Generated<Date | null>;
   /** Types, or kinds of resources and `.*`. */
   event_types: string[];
   enabled: Generated<boolean>;

@@ -1,5 +1,5 @@
 import { type Kysely, type Selectable, sql } from 'kysely';
-import type { Principal } from '../auth/principal.ts';
+import { type Principal, requirePermission } from '../auth/principal.ts';
 import { isOlder, removeRows } from '../database/remove-rows.ts';
 import type {
   ActorType,
@@ -24,6 +24,8 @@ export interface AuditFilter {
   readonly since?: Date | undefined;
   /** Only entries that are older: of an earlier time, or of the same time with a smaller id. */
   readonly before?: { readonly createdAt: Date; readonly id?: string | undefined } | undefined;
+  /** Of all teams, and not only of that of the principal. */
+  readonly allTeams?: boolean | undefined;
   readonly limit: number;
 }
 
@@ -47,11 +49,16 @@ export class AuditLog {
     this.#db = db;
   }
 
-  /** The entries of the team that the principal may see and the filter lets through. */
+  /**
+   * The entries that the principal may see and the filter lets through, of its team. Throws
+   * `forbidden` for those of all teams if the principal does not operate the platform.
+   */
   async list(principal: Principal, filter: AuditFilter): Promise<AuditPage> {
     const { resourceType, resourceId, action, actorType, actorId, status, since, before } = filter;
+    const { allTeams = false } = filter;
+    if (allTeams) requirePermission(principal, 'platform');
     const equal = {
-      team_id: principal.teamId,
+      team_id: allTeams ? undefined : principal.teamId,
       resource_type: resourceType,
       resource_id: resourceId,
       action,
@@ -61,7 +68,7 @@ export class AuditLog {
       scope: filter.scope,
     } as const;
     let query = this.#db.selectFrom('audit_logs').selectAll();
-    if (!readsAdminScope(principal)) query = query.where('scope', '=', 'team');
+    if (!allTeams && !readsAdminScope(principal)) query = query.where('scope', '=', 'team');
     for (const column of Object.keys(equal) as (keyof typeof equal)[]) {
       const value = equal[column];
       if (value !== undefined) query = query.where(column, '=', value);

@@ -394,6 +394,19 @@ test('the first user owns the team of the server, and two at once do not both', 
   }
 });
 
+test('operators read the audit logs of all teams, and nobody else does', async () => {
+  const query = '/v1/audit-logs?all_teams=true&action=create&resource_type=team';
+  const teams = await other.json<rest.Team[]>('GET', '/v1/teams');
+  await until(async () => {
+    const { items } = await owner.json<rest.AuditPage>('GET', query);
+    const found = new Set(items.map(({ team_id }) => team_id));
+    return teams.every(({ id }) => found.has(id));
+  });
+  for (const person of [admin, member, other]) {
+    expect(await errorOf(await person.call('GET', query))).toMatchObject({ code: 'forbidden' });
+  }
+});
+
 test('members see what happens to sandboxes, and admins also what happens to the team', async () => {
   const sandbox = await member.json<rest.Sandbox>('POST', '/v1/sandboxes', {});
   const entries = async (person: Person, query = '') =>

@@ -13,15 +13,15 @@ export interface Message {
   readonly body: string;
 }
 
-/** What is sent for an event. `sentAt` is in milliseconds. */
+/** What is sent for an event, with a signature for each secret. `sentAt` is in milliseconds. */
 export function messageFor(
   event: EventDocument,
   format: WebhookFormat,
-  secret: string,
+  secrets: readonly string[],
   sentAt: number,
 ): Message {
   const body = JSON.stringify(bodyFor(event, format));
-  return { headers: signatureHeaders(event.id, body, secret, sentAt), body };
+  return { headers: signatureHeaders(event.id, body, secrets, sentAt), body };
 }
 
 function bodyFor(event: EventDocument, format: WebhookFormat): object {
@@ -51,14 +51,17 @@ function sentence({ type, status, resource, actor }: EventDocument): string {
 }
 
 /** The headers of the Standard Webhooks specification, whose libraries verify them. */
-function signatureHeaders(id: string, body: string, secret: string, sentAt: number) {
+function signatureHeaders(id: string, body: string, secrets: readonly string[], sentAt: number) {
   const timestamp = String(Math.floor(sentAt / 1000));
-  const key = Buffer.from(secret.slice(SECRET_PREFIX.length), 'base64');
-  const signature = createHmac('sha256', key).update(`${id}.${timestamp}.${body}`).digest('base64');
+  const signatures = secrets.map((secret) => {
+    const key = Buffer.from(secret.slice(SECRET_PREFIX.length), 'base64');
+    const signature = createHmac('sha256', key).update(`${id}.${timestamp}.${body}`);
+    return `v1,${signature.digest('base64')}`;
+  });
   return {
     'content-type': 'application/json',
     'webhook-id': id,
     'webhook-timestamp': timestamp,
-    'webhook-signature': `v1,${signature}`,
+    'webhook-signature': signatures.join(' '),
   };
 }

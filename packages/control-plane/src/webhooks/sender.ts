@@ -58,13 +58,16 @@ export class WebhookSender implements AsyncDisposable {
     const { db, secrets, allowedNetworks } = this.#parts;
     const webhook = await db
       .selectFrom('webhooks')
-      .select(['url', 'secret', 'format'])
+      .select(['url', 'secret', 'previous_secret', 'previous_secret_until', 'format'])
       .where('id', '=', webhookId)
       .executeTakeFirst();
     if (webhook === undefined) throw new TorporError('not_found', 'The webhook was deleted.');
     const url = parseTarget(secrets.open(SECRET_PURPOSE, webhook.url), allowedNetworks);
-    const secret = secrets.open(SECRET_PURPOSE, webhook.secret);
-    const { headers, body } = messageFor(event, webhook.format, secret, Date.now());
+    const now = Date.now();
+    const previous = (webhook.previous_secret_until?.getTime() ?? 0) > now;
+    const sealed = [webhook.secret, ...(previous ? [webhook.previous_secret ?? ''] : [])];
+    const keys = sealed.map((key) => secrets.open(SECRET_PURPOSE, key));
+    const { headers, body } = messageFor(event, webhook.format, keys, now);
     const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
     const response = await request(url, {
       method: 'POST',

@@ -22,7 +22,10 @@ import { type Attempt, SECRET_PURPOSE, type WebhookSender } from './sender.ts';
 import { type AllowedNetworks, parseTarget } from './target.ts';
 
 /** Without its address and secret. */
-export type Webhook = Omit<Selectable<WebhookTable>, 'url' | 'secret'> & {
+export type Webhook = Omit<
+  Selectable<WebhookTable>,
+  'url' | 'secret' | 'previous_secret' | 'previous_secret_until'
+> & {
   /** The host name of its address; the rest may have a token in it. */
   readonly host: string;
 };
@@ -49,6 +52,9 @@ const COLUMNS = {
   eventTypes: 'event_types',
   enabled: 'enabled',
 } as const satisfies Record<keyof WebhookChanges, keyof WebhookTable>;
+
+/** How long a receiver may take to learn of a new secret. */
+const PREVIOUS_SECRET_MS = 24 * 3_600_000;
 
 interface Parts {
   readonly db: Kysely<Database>;
@@ -140,6 +146,30 @@ export class WebhookService {
         .returningAll()
         .executeTakeFirstOrThrow(() => notFound(id));
     return this.#write(principal, 'webhook.update', write, metadata);
+  }
+
+  /**
+   * Replaces the secret, and returns the new one: the only time that it can be seen. For a day
+   * messages are signed with the previous one too. Throws `not_found`.
+   */
+  async rotateSecret(principal: Principal, id: string) {
+    const { secrets } = this.#parts;
+    const secret = newWebhookSecret();
+    const write = (transaction: Transaction<Database>) =>
+      transaction
+        .updateTable('webhooks')
+        .set(({ ref }) => ({
+          secret: secrets.seal(SECRET_PURPOSE, secret),
+          previous_secret: ref('secret'),
+          previous_secret_until: new Date(Date.now() + PREVIOUS_SECRET_MS),
+          updated_at: new Date(),
+        }))
+        .where('id', '=', id)
+        .where('team_id', '=', principal.teamId)
+        .returningAll()
+        .executeTakeFirstOrThrow(() => notFound(id));
+    const metadata = { changed: 'secret' };
+    return { webhook: await this.#write(principal, 'webhook.update', write, metadata), secret };
   }
 
   /** What is queued for it is not sent. Throws `not_found`. */
@@ -256,7 +286,8 @@ export class WebhookService {
     return parseTarget(url, this.#parts.allowedNetworks);
   }
 
-  #shown({ url, secret: _, ...row }: Selectable<WebhookTable>): Webhook {
+  #shown(webhook: Selectable<WebhookTable>): Webhook {
+    const { url, secret: _, previous_secret: _p, previous_secret_until: _u, ...row } = webhook;
     return { ...row, host: new URL(this.#parts.secrets.open(SECRET_PURPOSE, url)).host };
   }
 }

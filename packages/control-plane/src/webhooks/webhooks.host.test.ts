@@ -225,6 +225,28 @@ test('old deliveries are removed, also while others are being sent', async () =>
   }
 });
 
+test('a new secret signs at once, and the previous one as well for a while', async () => {
+  const receiver = await Receiver.open();
+  const { id, secret } = await create({ url: receiver.url, event_types: ['sandbox.create'] });
+  const response = await member.call('POST', `/webhooks/${id}/rotate-secret`);
+  expect(response.headers.get('cache-control')).toBe('no-store');
+  const { secret: next } = rest.createdWebhookSchema.parse(await response.json());
+  expect(next).not.toBe(secret);
+  await member.call('POST', `/webhooks/${id}/test`);
+  const [both = { headers: {}, body: '' }] = receiver.received;
+  for (const key of [next, secret]) {
+    expect(verifyWebhook(both, key)).toMatchObject({ type: 'webhook.test' });
+  }
+  await fleet.database.query('update webhooks set previous_secret_until = now() where id = $1', [
+    id,
+  ]);
+  await member.call('POST', `/webhooks/${id}/test`);
+  const [, later = { headers: {}, body: '' }] = receiver.received;
+  expect(verifyWebhook(later, next)).toMatchObject({ type: 'webhook.test' });
+  expect(() => verifyWebhook(later, secret)).toThrow('not signed');
+  expect(JSON.stringify(await list())).not.toContain('secret');
+});
+
 test('what is done with a webhook is in the audit log', async () => {
   const receiver = await Receiver.open();
   const { id } = await create({ url: receiver.url, event_types: ['sandbox.create'] });

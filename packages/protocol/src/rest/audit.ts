@@ -9,6 +9,7 @@ const auditScopeSchema = z.enum(['team', 'admin']).meta({
 const auditEntrySchema = z
   .strictObject({
     id: z.string(),
+    team_id: z.string(),
     actor_type: actorTypeSchema,
     actor_id: z.string().optional(),
     actor_name: z.string().optional().meta({ description: 'Its name at that time.' }),
@@ -59,6 +60,9 @@ export const listAuditQuerySchema = z
     actor_id: z.string().max(64).optional(),
     status: z.enum(['success', 'error']).optional(),
     scope: auditScopeSchema.optional(),
+    all_teams: z.enum(['true', 'false']).optional().meta({
+      description: '`true`: the entries of all teams, for callers with the permission `platform`.',
+    }),
   })
   .refine((query) => query.before_id === undefined || query.before !== undefined, {
     path: ['before_id'],

@@ -17,6 +17,7 @@ import { signInAndMail } from './0018-sign-in-and-mail.ts';
 import { responsibleUsers } from './0019-responsible-users.ts';
 import { reconciling } from './0020-reconciling.ts';
 import { secretKeyAndMachines } from './0021-secret-key-and-machines.ts';
+import { auditOfAllTeams } from './0022-audit-of-all-teams.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -38,4 +39,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0019-responsible-users': responsibleUsers,
   '0020-reconciling': reconciling,
   '0021-secret-key-and-machines': secretKeyAndMachines,
+  '0022-audit-of-all-teams': auditOfAllTeams,
 };

@@ -7,7 +7,7 @@ const LIST = defineEndpoint({
   path: '/v1/audit-logs',
   operationId: 'listAuditLog',
   access: 'audit.read',
-  summary: 'Read the audit log of the team, newest first',
+  summary: 'Read the audit log of the team, or of all teams, newest first',
   tag: 'Audit',
   query: rest.listAuditQuerySchema,
   responses: {
@@ -43,6 +43,7 @@ function filterOf(query: rest.ListAuditQuery): AuditFilter {
     scope: query.scope,
     since: since === undefined ? undefined : new Date(since),
     before: before === undefined ? undefined : { createdAt: new Date(before), id },
+    allTeams: query.all_teams === 'true',
     limit: query.limit,
   };
 }
@@ -51,6 +52,7 @@ function presentEntry(entry: AuditEntry): rest.AuditEntry {
   const { actor_id, actor_name, metadata } = entry;
   return {
     id: entry.id,
+    team_id: entry.team_id,
     actor_type: entry.actor_type,
     ...(actor_id === null ? {} : { actor_id }),
     ...(actor_name === null ? {} : { actor_name }),

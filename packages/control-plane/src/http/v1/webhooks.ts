@@ -67,6 +67,23 @@ const UPDATE = defineEndpoint({
   responses: { 200: { description: 'The webhook as it is now.', content: WEBHOOK } },
 });
 
+const ROTATE_SECRET = defineEndpoint({
+  method: 'post',
+  path: '/v1/webhooks/{id}/rotate-secret',
+  operationId: 'rotateWebhookSecret',
+  access: 'webhooks.write',
+  summary: 'Replace the secret of the signatures',
+  description: 'For a day each message has a signature with the previous secret too.',
+  tag: TAG,
+  params,
+  responses: {
+    200: {
+      description: 'The webhook, with its new secret.',
+      content: { 'application/json': rest.createdWebhookSchema },
+    },
+  },
+});
+
 const DELETE = defineEndpoint({
   method: 'delete',
   path: '/v1/webhooks/{id}',
@@ -159,6 +176,11 @@ export function addWebhookRoutes(api: Api, webhooks: WebhookService, keys: Idemp
     const { event_types: eventTypes, ...changes } = body;
     const updated = await webhooks.update(c.get('principal'), id, { ...changes, eventTypes });
     return c.json(presentWebhook(updated));
+  });
+  addEndpoint(api, ROTATE_SECRET, async (c, { params: { id } }) => {
+    const { webhook, secret } = await webhooks.rotateSecret(c.get('principal'), id);
+    c.header('Cache-Control', 'no-store');
+    return c.json({ ...presentWebhook(webhook), secret } satisfies rest.CreatedWebhook);
   });
   addEndpoint(api, DELETE, async (c, { params: { id } }) => {
     await webhooks.delete(c.get('principal'), id);
