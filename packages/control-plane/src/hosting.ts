@@ -255,5 +255,10 @@ async function listenForAgents(
     },
     resources,
   );
-  return url ?? `https://${host ?? hostname()}:${server.port}`;
+  return url ?? `https://${hostInUrl(host ?? hostname())}:${server.port}`;
+}
+
+/** An IPv6 address stands in brackets in a URL. */
+function hostInUrl(host: string): string {
+  return host.includes(':') ? `[${host}]` : host;
 }

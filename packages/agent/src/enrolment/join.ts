@@ -133,7 +133,8 @@ async function requestEnrolment(
   const { hostId, certificate } = await client
     .join({ token, csr }, { timeoutMs: CALL_TIMEOUT_MS })
     .catch((reason: unknown) => {
-      throw TorporError.from(reason);
+      const error = TorporError.from(reason);
+      throw error.code === 'host_unavailable' ? connectionError(address, error) : error;
     });
   assertIssued(certificate, authority, hostId);
   return {

@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { cp, readFile } from 'node:fs/promises';
+import { connect as connectHttp2 } from 'node:http2';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
 import { type Client, createClient } from '@connectrpc/connect';
@@ -201,6 +202,32 @@ test('who has no certificate is not kept connected', async () => {
   );
   expect(known.readyState).toBe('open');
   known.destroy();
+});
+
+test('a request with an authority that is none is refused, and ends nothing', async () => {
+  const { token, join_url } = await createHost();
+  const session = connectHttp2(join_url, { rejectUnauthorized: false });
+  const stream = session.request({
+    ':method': 'POST',
+    ':authority': '::1:1',
+    ':path': '/hostagent.v1.EnrolmentService/Join',
+  });
+  const [response] = await once(stream, 'response');
+  expect(response[':status']).toBe(400);
+  session.destroy();
+  const host = await machine();
+  await host.start({ token, join_url });
+});
+
+test('control plane and agent reach each other over IPv6', async () => {
+  const six = await fleet.joinAlone({ agents: { host: '::1', port: 0, url: undefined } });
+  const { token, host: created } = await createHost(six);
+  const join_url = String(six.controlPlane.agentUrl);
+  const host = await machine();
+  await host.start({ token, join_url }, { host: '::1' });
+  await until(async () => (await hostOf(created.id, six)).status === 'online');
+  expect((await hostOf(created.id, six)).address).toMatch(/^\[::1\]:\d+$/);
+  await until(async () => (await six.call('POST', '/sandboxes', {})).status === 201);
 });
 
 test('a host may report any capacity, and none that cannot be stored or shown', async () => {

@@ -115,8 +115,16 @@ export class TlsServer implements AsyncDisposable {
         secureOptions: constants.SSL_OP_NO_TICKET,
       },
       (request, response) => {
-        if (callerOf(request)?.isAdmitted) return handle(request, response);
-        response.writeHead(403).end();
+        if (!callerOf(request)?.isAdmitted) {
+          response.writeHead(403).end();
+          return;
+        }
+        try {
+          handle(request, response);
+        } catch {
+          // The adapter throws for an :authority that is none. It must not end the process.
+          response.writeHead(400).end();
+        }
       },
     );
     try {

@@ -39,7 +39,10 @@ export class TlsSession implements Disposable {
     options: Omit<ClientSessionRequestOptions, 'signal'>,
   ): Promise<ClientHttp2Stream> {
     const session = await this.#open();
-    return session.request({ ...headers, ':method': method, ':path': path }, options);
+    // The default of Node has no brackets around an IPv6 address.
+    const { host } = new URL(this.authority);
+    const target = { ':authority': host, ':method': method, ':path': path };
+    return session.request({ ...headers, ...target }, options);
   }
 
   /** Liveness is found by pings alone. */
