@@ -321,8 +321,9 @@ test('a control plane that only hung writes nothing once another has taken its l
   const gate = Promise.withResolvers<void>();
   fleet.agent.builds.commitGate = gate.promise;
   await using hung = await fleet.joinSeverable({ leaseMs: 60_000 });
+  const calls = fleet.agent.count('pauseSandbox');
   const paused = hung.call('POST', `/sandboxes/${id}/pause`);
-  await until(async () => (await members[1].get(id)).status === 'pausing');
+  await until(() => fleet.agent.count('pauseSandbox') > calls);
   // As if it had not renewed its lease.
   await fleet.database.query(`update operations set expires_at = now() where resource = $1`, [id]);
   const destroyed = members[1].call('DELETE', `/sandboxes/${id}`);

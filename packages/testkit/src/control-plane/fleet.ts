@@ -69,7 +69,7 @@ export class Fleet implements AsyncDisposable {
       hostTransport: undefined,
       agents: { host: '127.0.0.1', port: 0 },
       ...options,
-      hostTiming: { followMs: 50, silenceMs: 1_000, silenceCheckMs: 100, ...options.hostTiming },
+      hostTiming: { followMs: 50, silenceMs: 4_000, silenceCheckMs: 100, ...options.hostTiming },
     });
   }
 
