@@ -13,7 +13,10 @@ let fleet: Fleet;
 let db: Kysely<unknown>;
 beforeEach(async () => {
   fleet = await Fleet.open();
-  db = new Kysely({ dialect: new PostgresDialect({ pool: new pg.Pool(fleet.connection) }) });
+  const pool = new pg.Pool(fleet.connection);
+  // Closing a pool does not wait for its sockets: the server may end them first, when it stops.
+  pool.on('connect', (client) => client.on('error', () => undefined));
+  db = new Kysely({ dialect: new PostgresDialect({ pool }) });
 });
 afterEach(async () => {
   await db.destroy();
