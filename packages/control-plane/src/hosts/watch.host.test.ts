@@ -1,7 +1,8 @@
+import type { Transport } from '@connectrpc/connect';
 import { Fleet, until } from '@torpor/testkit/control-plane';
 import { expect, test } from 'vitest';
 
-test('sandboxes of an unreachable host are missing, even if the database failed at first', async () => {
+test('sandboxes of a host that does not respond are unreachable, even if the database failed at first', async () => {
   await using fleet = await Fleet.open();
   const member = await fleet.join({
     reconcilerTiming: { unreachableAfterMs: 100, reconnectMs: 20, listIntervalMs: 60_000 },
@@ -19,6 +20,34 @@ test('sandboxes of an unreachable host are missing, even if the database failed 
   fleet.agent.becomeReachable();
   await until(async () => (await member.get(id)).status === 'running');
   expect((await member.get(id)).reason).toBeUndefined();
+});
+
+test('sandboxes that were marked while the host was being connected to come back with it', async () => {
+  await using fleet = await Fleet.open();
+  const gate = Promise.withResolvers<void>();
+  const { transport: agent } = fleet.agent;
+  let attempts = 0;
+  const hostTransport: Transport = {
+    unary: (...call) => agent.unary(...call),
+    stream: async (...call) => {
+      // The first is lost, the second fails, the third hangs.
+      attempts += 1;
+      if (attempts === 3) await gate.promise;
+      return agent.stream(...call);
+    },
+  };
+  const member = await fleet.join({
+    hostTransport,
+    reconcilerTiming: { unreachableAfterMs: 500, reconnectMs: 20, listIntervalMs: 600_000 },
+  });
+  const { id } = await member.create();
+  await until(() => fleet.agent.watchers === 1);
+  fleet.agent.becomeUnreachable();
+  await until(() => attempts === 3);
+  fleet.agent.becomeReachable();
+  await until(async () => (await member.get(id)).status === 'unreachable');
+  gate.resolve();
+  await until(async () => (await member.get(id)).status === 'running');
 });
 
 test('changes that the host makes by itself are in the audit log', async () => {

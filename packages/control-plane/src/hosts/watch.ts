@@ -47,6 +47,8 @@ export class HostWatch implements AsyncDisposable {
   #wasHeard = true;
   /** When its sandboxes were marked as unreachable; undefined if they have not been since it responded. */
   #marked: number | undefined;
+  /** How often they were. */
+  #markings = 0;
   readonly #tasks: Promise<unknown>;
 
   constructor(parts: Parts, timing: Partial<WatchTiming> = {}) {
@@ -86,6 +88,7 @@ export class HostWatch implements AsyncDisposable {
     const { host, reconciler } = this.#parts;
     const abort = new AbortController();
     const signal = AbortSignal.any([abort.signal, this.#stopping.signal]);
+    const markings = this.#markings;
     const expected = await reconciler.expected();
     const known = new Map<string, hostAgent.SandboxInfo>();
     let lastEvent = Date.now();
@@ -106,6 +109,8 @@ export class HostWatch implements AsyncDisposable {
         } else if (event.case === 'synchronised') {
           this.#watching = true;
           await this.#attempt(reconciler.reconcile(expected, known));
+          // Marked while this stream was being opened: they are not what was expected.
+          if (this.#markings !== markings) await this.#attempt(this.#list());
         }
       }
     } finally {
@@ -153,7 +158,9 @@ export class HostWatch implements AsyncDisposable {
   async #markUnreachable(isMarked: boolean): Promise<void> {
     const { host, reconciler, logger, onUnreachable } = this.#parts;
     await reconciler.markUnreachable();
-    if (this.#silentSince === undefined) return;
+    this.#markings += 1;
+    // It has responded meanwhile.
+    if (this.#silentSince === undefined) return this.#list();
     this.#marked = Date.now();
     if (!isMarked) {
       const message = 'Host agent did not respond; its sandboxes were marked as unreachable';
