@@ -173,3 +173,24 @@ test('sandboxes of a server that was killed are unreachable through the others, 
     await rm(directory, { recursive: true });
   }
 });
+
+test('a host that is back gets sandboxes also from control planes that do not reconcile it', async () => {
+  // The one that reconciles it keeps doing so.
+  const reconcilerTiming = { unreachableAfterMs: 600_000, reconnectMs: 20 };
+  const member = await fleet.joinAlone({ reconcilerTiming });
+  const members = [member, await fleet.joinAlone({ reconcilerTiming })];
+  const response = await member.call('POST', '/hosts', { name: 'restarted' });
+  await using host = await MemoryHost.make();
+  await host.start((await response.json()) as rest.CreatedHost);
+  const createAt = (each: Member) => each.call('POST', '/sandboxes', { memory_mb: 128 });
+  for (const each of members) await until(async () => (await createAt(each)).ok);
+  const { id } = await member.create();
+  const { port } = new URL(`http://${host.address}`);
+  await host.stop();
+  for (const each of members) {
+    expect((await each.call('POST', `/sandboxes/${id}/ping`)).status).toBe(503);
+  }
+  // At the same address: their connections stay.
+  await host.start(undefined, { port: Number(port) });
+  for (const each of members) await until(async () => (await createAt(each)).ok);
+});

@@ -113,6 +113,8 @@ export class HostClaims implements AsyncDisposable {
     if (!(await this.#renew())) this.#stopAll();
     this.#renewed = begun;
     const connections = new Map(this.#parts.registry.all().map((host) => [host.id, host]));
+    // Only those that are watched here would be called otherwise.
+    for (const host of connections.values()) host.askAgain();
     const hosts = await this.#read([...connections.keys()]);
     const own = new Set(hosts.filter((host) => this.#isOwn(host)).map(({ id }) => id));
     for (const [id, { connection }] of this.#watched) {

@@ -27,6 +27,7 @@ export class HostConnection {
   readonly #client: HostClient;
   readonly #guestTimeoutMs: number;
   #isResponding = true;
+  #isAsked = false;
 
   /** `guestTimeoutMs`: how long the agent waits for the first response of a guest that it started. */
   constructor(id: string, transport: Transport, guestTimeoutMs: number) {
@@ -36,9 +37,20 @@ export class HostConnection {
     this.#guestTimeoutMs = guestTimeoutMs;
   }
 
-  /** Whether the last call had a response. The watch of the host notices within a second that it has one again. */
+  /** Whether the last call had a response. */
   get isResponding(): boolean {
     return this.#isResponding;
+  }
+
+  /** Asks an agent that did not respond whether it does again, in the background. */
+  askAgain(): void {
+    if (this.#isResponding || this.#isAsked) return;
+    this.#isAsked = true;
+    void this.describe()
+      .catch(() => undefined)
+      .finally(() => {
+        this.#isAsked = false;
+      });
   }
 
   /** Calls the agent. Throws a TorporError; for a call that we cancelled, it is `conflict`. */

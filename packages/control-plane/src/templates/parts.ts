@@ -84,9 +84,10 @@ async function isReleased(
   message: { readonly teamId: string; readonly templateId: string; readonly fence: bigint },
 ): Promise<boolean> {
   try {
-    await hosts
-      .connection(hostId)
-      .call((client) => client.deleteSnapshot(message, { timeoutMs: DELETE_TIMEOUT_MS }));
+    const host = hosts.connection(hostId);
+    // It would be waited for, with each template again.
+    if (!host.isResponding) return false;
+    await host.call((client) => client.deleteSnapshot(message, { timeoutMs: DELETE_TIMEOUT_MS }));
     return true;
   } catch (reason) {
     const err = TorporError.from(reason);
