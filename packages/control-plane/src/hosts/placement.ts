@@ -67,13 +67,15 @@ export class Placement {
   ): Promise<HostConnection> {
     const { hosts, vcpuOvercommit } = this.#parts;
     const isPossible = request.vcpus >= 1 && request.memoryMb >= MIN_MEMORY_MB;
+    await sql`savepoint placement`.execute(transaction);
     for (let attempt = 1; ; attempt++) {
       const reachable = hosts.responding();
-      const id = isPossible
-        ? ((await this.#lockBest(transaction, request, reachable)) ??
-          (await this.#lockAny(transaction, request, reachable)))
-        : undefined;
-      if (id !== undefined) return hosts.connection(id);
+      for (const lock of isPossible ? [this.#lockBest, this.#lockAny] : []) {
+        const id = await lock.call(this, transaction, request, reachable);
+        if (id !== undefined) return hosts.connection(id);
+        // It has locked those that turned out to be full: who waits for others must not keep them.
+        await sql`rollback to savepoint placement`.execute(transaction);
+      }
       const { error, mayFit } = await refusal(transaction, request, {
         reachable: new Set(reachable),
         vcpuOvercommit,
@@ -209,9 +211,10 @@ const SCORE = sql`least(
   coalesce(hosts.vcpus::float / nullif(hosts.vcpus + usage.vcpus, 0), 0),
   ${FREE_DISK})`;
 
-/** Until the end of the transaction no other one can place anything on the host. */
+/** Until the end of the transaction no other one can place anything on the host. In the order in which placement locks its rows. */
 export async function lockHost(transaction: Transaction<Database>, hostId: string): Promise<void> {
-  await transaction.selectFrom('hosts').select('id').where('id', '=', hostId).forUpdate().execute();
+  await sql`select from host_usage where host_id = ${hostId} for update`.execute(transaction);
+  await sql`select from hosts where id = ${hostId} for update`.execute(transaction);
 }
 
 /** The error if a sandbox cannot be placed on the one host that it can be on. */

@@ -32,13 +32,15 @@ async function contents(db: Kysely<Database>, hostId: string): Promise<HostConte
 async function giveUp(transaction: Transaction<Database>, hostId: string): Promise<void> {
   const sandboxes = new SandboxRepository(transaction);
   const living = await sandboxes.listLiving(hostId);
-  // First all of them: who writes one waits with it for the host.
-  await sandboxes.lock(living.map(({ id }) => id));
-  for (const row of living) {
-    const ended_at = row.ended_at ?? new Date();
+  // Who has locked one waits with it for the host, which this transaction has locked.
+  const locked = await sandboxes.lockFree(living.map(({ id }) => id));
+  for (const { id } of living) {
+    const row = locked.get(id);
+    if (row?.state === 'stopped') continue;
+    const ended_at = row?.ended_at ?? new Date();
     const report = { state: 'stopped', reason: GIVEN_UP_REASON, ended_at } as const;
-    if (await sandboxes.recordReport(row, report)) continue;
-    throw new TorporError('conflict', `An operation is in progress on sandbox ${row.id}.`, {
+    if (row !== undefined && (await sandboxes.recordReport(row, report))) continue;
+    throw new TorporError('conflict', `An operation is in progress on sandbox ${id}.`, {
       remedy: 'Try again when it has finished.',
     });
   }

@@ -181,6 +181,18 @@ export class SandboxRepository {
       .execute();
   }
 
+  /** Locks those rows for the transaction that no other one has locked, and returns them by id. */
+  async lockFree(ids: readonly string[]): Promise<ReadonlyMap<string, SandboxRow>> {
+    const rows = await this.#db
+      .selectFrom('sandboxes')
+      .selectAll()
+      .where('id', 'in', [...ids, ''])
+      .forUpdate()
+      .skipLocked()
+      .execute();
+    return new Map(rows.map((row) => [row.id, row]));
+  }
+
   /** Moves a sandbox that no host has to the host on which its operation has reserved room. */
   async move(id: string, hostId: string): Promise<SandboxRow | undefined> {
     return this.#db
@@ -296,9 +308,17 @@ export class SandboxRepository {
     return lost === PAGE_SIZE;
   }
 
-  /** Adopts a sandbox that the host has and the database does not know. Returns false if it has a row. */
+  /** Adopts a sandbox that the host has and the database does not know. Returns false if it has a row, or the host no longer exists. */
   adopt(row: NewSandboxRow): Promise<boolean> {
     return this.#db.transaction().execute(async (transaction) => {
+      const host = await transaction
+        .selectFrom('host_usage')
+        .select('host_id')
+        .where('host_id', '=', row.host_id)
+        // A deletion in progress would not find the row.
+        .forUpdate()
+        .executeTakeFirst();
+      if (host === undefined) return false;
       const adopted = await transaction
         .insertInto('sandboxes')
         .values(row)

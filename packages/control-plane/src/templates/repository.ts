@@ -116,7 +116,10 @@ export class TemplateRepository {
       .values(row)
       .returningAll()
       .executeTakeFirstOrThrow();
-    await this.recordHost(inserted.id, hostId);
+    await this.#db
+      .insertInto('template_hosts')
+      .values({ template_id: inserted.id, host_id: hostId })
+      .execute();
     return inserted;
   }
 
@@ -131,11 +134,19 @@ export class TemplateRepository {
     return rows.map((row) => row.host_id);
   }
 
-  /** Records that a host has the build. */
+  /** Records that a host was found to have the build. Does nothing if either no longer exists. */
   async recordHost(id: string, hostId: string): Promise<void> {
     await this.#db
       .insertInto('template_hosts')
-      .values({ template_id: id, host_id: hostId })
+      .columns(['template_id', 'host_id'])
+      .expression((eb) =>
+        eb
+          .selectFrom('hosts')
+          .innerJoin('templates', (join) => join.on('templates.id', '=', id))
+          .select(['templates.id', 'hosts.id as host_id'])
+          .where('hosts.id', '=', hostId)
+          .forKeyShare(),
+      )
       .onConflict((conflict) => conflict.doNothing())
       .execute();
   }
