@@ -88,6 +88,37 @@ test('from the first operator to a member who is removed', async () => {
   expect((await at('ada', ['logout'])).stderr).toContain('Nobody is logged in');
 });
 
+test('an account of one’s own: made, renamed, with another password, sessions that end, deleted', async () => {
+  const open = await startHarness({ signUpOpen: true });
+  try {
+    const from = (home: string, args: readonly string[], ...lines: string[]) =>
+      at(home, [...args, '--api-url', open.controlPlane.url], ...lines);
+    const eve = 'eve@example.com';
+    await ok(from('eve', ['login', eve, '--sign-up'], 'Eve', PASSWORD));
+    await ok(from('eve2', ['login', eve], PASSWORD));
+    await ok(from('eve', ['account', 'rename', 'Eva']));
+    expect(await ok(from('eve', ['whoami']))).toContain('(Eva, ');
+    const sessions = JSON.parse(await ok(from('eve', ['account', 'sessions', '--json'])));
+    expect(sessions).toMatchObject([{ current: false }, { current: true }]);
+    expect(await ok(from('eve', ['account', 'sessions']))).toMatch(/^\* +se\S+ +127\.0\.0\.1/m);
+    await ok(from('eve', ['account', 'revoke', sessions[0].id]));
+    expect((await from('eve2', ['whoami'])).stderr).toContain('Log in again');
+    const wrong = await from('eve', ['account', 'password'], 'wrong', `${PASSWORD}2`);
+    expect(wrong.stderr).toContain('The current password is wrong');
+    await ok(from('eve', ['account', 'password'], PASSWORD, `${PASSWORD}2`));
+    await ok(from('eve2', ['login', eve], `${PASSWORD}2`));
+    expect((await from('eve', ['account', 'rm', eve])).stderr).toContain('own');
+    const [{ id: team }] = JSON.parse(await ok(from('eve', ['team', '--json'])));
+    await ok(from('eve', ['team', 'rm', team]));
+    expect(await ok(from('eve', ['account', 'rm', eve]))).toBe(`${eve}\n`);
+    expect((await from('eve2', ['whoami'])).stderr).toContain('Log in again');
+  } finally {
+    await open[Symbol.asyncDispose]();
+  }
+  const closed = await at('mallory', ['login', 'm@example.com', '--sign-up'], 'M', PASSWORD);
+  expect(closed.stderr).toContain('Only those who are invited');
+});
+
 test('the key of the data directory works without an account, and a key that is set counts before a session', async () => {
   expect(await ok(operator(['whoami']))).toContain('API key      local');
   const link = (await ok(operator(['user', 'create', 'eve@example.com']))).trim();

@@ -1,35 +1,43 @@
 import type { Caller, LoggedIn, Torpor } from '@torpor/sdk';
 import { TorporError } from '@torpor/sdk/basics';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { CliContext } from '../cli-context.ts';
 import { readSession, removeSession, writeSession } from '../client/session-file.ts';
 import { type CommonOptions, connectWithoutCredentials } from '../client/settings.ts';
 import { json, line } from '../io.ts';
 import { printStatus } from '../output/progress.ts';
-import { Questions } from '../terminal/questions.ts';
+import { ANSWERS_ON_STANDARD_INPUT, Questions } from '../terminal/questions.ts';
 
 interface LoginOptions extends CommonOptions {
   readonly device?: boolean;
   readonly provider?: string;
+  readonly signUp?: boolean;
 }
-
-const STANDARD_INPUT =
-  '\nWithout a terminal each answer is a line of standard input. No secret is an argument, since other\nusers of the machine can see those.';
 
 export function registerLogin(cli: CliContext): void {
   cli
     .command('login [email]', 'log in with a password; commands then use the session until logout')
     .option('--device', 'log in with a browser, which may be on another machine')
     .option('--provider <id>', 'like --device, with a provider: github or oidc')
-    .addHelpText('after', STANDARD_INPUT)
+    .addOption(
+      new Option('--sign-up', 'make an account first, where everyone may').conflicts([
+        'device',
+        'provider',
+      ]),
+    )
+    .addHelpText('after', ANSWERS_ON_STANDARD_INPUT)
     .action(
       cli.action(async (email: string | undefined, options: LoginOptions, _command: Command) => {
         if (options.device || options.provider !== undefined) return logInWithBrowser(cli, options);
         using questions = new Questions(cli.io);
         const address = email ?? (await questions.ask('Email address'));
+        const name = options.signUp ? await questions.ask('Your name') : undefined;
         const password = await questions.askSecret('Password');
         await using torpor = await connectWithoutCredentials(cli.io, options);
-        const started = await torpor.account.login({ email: address, password });
+        const credentials = { email: address, password };
+        const started = await (name === undefined
+          ? torpor.account.login(credentials)
+          : torpor.account.signUp({ ...credentials, name }));
         await keep(cli, torpor, started, options);
       }),
     );
@@ -63,7 +71,7 @@ async function findProvider(torpor: Torpor, id: string | undefined): Promise<str
 export function registerJoin(cli: CliContext): void {
   cli
     .command('join', 'use a link: an invitation to a team, or one that sets your password')
-    .addHelpText('after', STANDARD_INPUT)
+    .addHelpText('after', ANSWERS_ON_STANDARD_INPUT)
     .action(
       cli.action(async (options: CommonOptions, _command: Command) => {
         using questions = new Questions(cli.io);

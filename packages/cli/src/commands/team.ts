@@ -43,7 +43,10 @@ function registerTeams(cli: CliContext, group: Command): void {
       await cli.withTorpor(options, async (torpor) => {
         const team = await torpor.teams.create(name);
         if (options.json) await json(cli.io, team);
-        else await line(cli.io.stdout, team.id);
+        else {
+          await line(cli.io.stdout, team.id);
+          printStatus(cli.io, '`torpor team switch` makes commands act in it.');
+        }
       });
     }),
   );

@@ -2,6 +2,10 @@ import { createInterface } from 'node:readline';
 import { TorporError } from '@torpor/sdk/basics';
 import type { Io } from '../io.ts';
 
+/** For the help of commands that ask. */
+export const ANSWERS_ON_STANDARD_INPUT =
+  '\nWithout a terminal each answer is a line of standard input. No secret is an argument, since other\nusers of the machine can see those.';
+
 /**
  * Asks for what must not be on a command line, which other users can see. On a terminal these are
  * prompts; else each answer is a line of standard input.
