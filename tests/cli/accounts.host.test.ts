@@ -100,7 +100,9 @@ test('an account of one’s own: made, renamed, with another password, sessions 
     expect(await ok(from('eve', ['whoami']))).toContain('(Eva, ');
     const sessions = JSON.parse(await ok(from('eve', ['account', 'sessions', '--json'])));
     expect(sessions).toMatchObject([{ current: false }, { current: true }]);
-    expect(await ok(from('eve', ['account', 'sessions']))).toMatch(/^\* +se\S+ +127\.0\.0\.1/m);
+    expect(await ok(from('eve', ['account', 'sessions']))).toMatch(
+      /^\* +se\S+ +127\.0\.0\.1 .*Torpor on \S+$/m,
+    );
     await ok(from('eve', ['account', 'revoke', sessions[0].id]));
     expect((await from('eve2', ['whoami'])).stderr).toContain('Log in again');
     const wrong = await from('eve', ['account', 'password'], 'wrong', `${PASSWORD}2`);

@@ -72,9 +72,7 @@ export class Account {
 
   /** Begins a session that its user approves in a browser, on whichever machine. Needs no credentials. */
   async startDeviceLogin(signal?: AbortSignal): Promise<DeviceLogin> {
-    // The user sees it, and can tell by it whether the request is the own one.
-    const headers = { 'user-agent': `Torpor on ${hostname()}` };
-    const options = { headers, signal };
+    const options = { headers: nameOfMachine(), signal };
     const device = await this.#connection.json(
       'POST',
       '/v1/auth/device',
@@ -204,10 +202,19 @@ export class Account {
   async #start(path: string, json: object, signal: AbortSignal | undefined): Promise<LoggedIn> {
     return loggedIn(
       await withSdkNames(
-        this.#connection.json('POST', path, rest.startedSessionSchema, { json, signal }),
+        this.#connection.json('POST', path, rest.startedSessionSchema, {
+          json,
+          headers: nameOfMachine(),
+          signal,
+        }),
       ),
     );
   }
+}
+
+/** The user sees it in the list of sessions, and tells by it whether a login that waits is the own one. */
+function nameOfMachine() {
+  return { 'user-agent': `Torpor on ${hostname()}` };
 }
 
 function loggedIn({ user, token = '', team_id, expires_at }: rest.StartedSession): LoggedIn {
