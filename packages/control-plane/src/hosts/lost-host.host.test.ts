@@ -84,10 +84,15 @@ describe('while its host does not respond', () => {
     const paused = await member.create({ vcpus: 3 });
     await member.call('POST', `/sandboxes/${paused.id}/pause`);
     const disk = await used('disk_mb');
+    const reserved = async () =>
+      (await fleet.database.query('select memory_mb, vcpus::integer from host_usage')).rows;
+    const before = await reserved();
+    expect(before).toMatchObject([{ vcpus: 2 }]);
     await lose(running.id, paused.id);
     expect(await used('running_sandboxes')).toBe(1);
     expect(await used('vcpus')).toBe(2);
     expect(await used('disk_mb')).toBe(disk);
+    expect(await reserved()).toEqual(before);
     await until(async () => (await fleet.count('outbox where delivered_at is null')) === 0);
     const { rows } = await fleet.database.query(
       `select resource, vcpus from usage_intervals where ended_at is null and resource = any($1) order by vcpus`,

@@ -81,7 +81,8 @@ async function miscounted(): Promise<unknown[]> {
     `select host_id, memory_mb::integer, vcpus::integer from host_usage
      except select hosts.id, coalesce(sum(sandboxes.memory_mb), 0)::integer,
        coalesce(sum(sandboxes.vcpus), 0)::integer
-     from hosts left join sandboxes on host_id = hosts.id and sandboxes.state = any ($1)
+     from hosts left join sandboxes on host_id = hosts.id
+       and coalesce(sandboxes.lost_from, sandboxes.state) = any ($1)
      group by hosts.id`,
     [STATES_WITH_MEMORY],
   );

@@ -3,7 +3,7 @@
  *
  * What the sandboxes of a host take is a row of `host_usage`, which triggers keep with the rows
  * of sandboxes: a sandbox counts from the transaction that makes it `creating` or `resuming`
- * until it is paused, has failed or is destroyed. To reserve is to lock the row of a host that has
+ * until it is paused, has failed or is destroyed; one that is `unreachable` counts as before. To reserve is to lock the row of a host that has
  * room, and to write the sandbox in the same transaction. So no two transactions, of any control
  * planes, take the same room, and what is needed is one query, however many hosts and
  * sandboxes there are.

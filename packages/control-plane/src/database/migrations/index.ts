@@ -18,6 +18,7 @@ import { responsibleUsers } from './0019-responsible-users.ts';
 import { reconciling } from './0020-reconciling.ts';
 import { secretKeyAndMachines } from './0021-secret-key-and-machines.ts';
 import { auditOfAllTeams } from './0022-audit-of-all-teams.ts';
+import { usageOfLostSandboxes } from './0023-usage-of-lost-sandboxes.ts';
 
 /** All migrations, in the order in which they run. A name never changes once released. */
 export const MIGRATIONS: Record<string, Migration> = {
@@ -40,4 +41,5 @@ export const MIGRATIONS: Record<string, Migration> = {
   '0020-reconciling': reconciling,
   '0021-secret-key-and-machines': secretKeyAndMachines,
   '0022-audit-of-all-teams': auditOfAllTeams,
+  '0023-usage-of-lost-sandboxes': usageOfLostSandboxes,
 };
