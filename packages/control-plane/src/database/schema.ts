@@ -8,157 +8,44 @@ import type {
   Selectable,
   Updateable,
 } from 'kysely';
+import type { DefaultedMap, DefaultedTime, StringMap } from './columns.ts';
+import type {
+  CredentialAttemptTable,
+  DeviceLoginTable,
+  IdentityTable,
+  InvitationTable,
+  MailTable,
+  OauthAttemptTable,
+  PasswordLinkTable,
+  SessionTable,
+  TeamMemberTable,
+  TeamTable,
+  UserTable,
+} from './schema-accounts.ts';
+import type {
+  AuthorityTable,
+  ControlPlaneTable,
+  GivenUpTable,
+  HostImageTable,
+  HostTable,
+  HostTokenTable,
+  HostUsageTable,
+  TemplateHostTable,
+} from './schema-hosts.ts';
 
-/** Set by the database where the writer does not. */
-type DefaultedTime = ColumnType<Date, Date | undefined, Date>;
-type StringMap = JSONColumnType<Record<string, string>, string, string>;
-/** Empty if the writer does not set it. */
-type DefaultedMap = JSONColumnType<Record<string, string>, string | undefined, string>;
-
-export interface TeamTable {
-  id: string;
-  name: string;
-  created_at: DefaultedTime;
-}
-
-export type TeamRole = 'owner' | 'admin' | 'member';
-
-export type UserStatus = 'active' | 'disabled';
-
-export interface UserTable {
-  id: string;
-  /** In lower case; unique. */
-  email: string;
-  name: string;
-  /** See auth/passwords.ts; null for an account without a password. */
-  password_hash: string | null;
-  /** Whether the user operates the platform. */
-  is_admin: Generated<boolean>;
-  status: Generated<UserStatus>;
-  created_at: DefaultedTime;
-  updated_at: DefaultedTime;
-}
-
-/** Of each team at most one is the owner. */
-export interface TeamMemberTable {
-  team_id: string;
-  user_id: string;
-  role: TeamRole;
-  created_at: DefaultedTime;
-}
-
-export interface SessionTable {
-  id: string;
-  /** SHA-256 of its token. */
-  token_hash: string;
-  user_id: string;
-  /** The team in which its requests act if they name none. */
-  team_id: string | null;
-  /** Where it was begun. */
-  address: string | null;
-  user_agent: string | null;
-  created_at: DefaultedTime;
-  last_used_at: DefaultedTime;
-  expires_at: Date;
-}
-
-/** Deleted when it is accepted. */
-export interface InvitationTable {
-  id: string;
-  token_hash: string;
-  team_id: string;
-  role: TeamRole;
-  /** The only account that may accept it. */
-  email: string | null;
-  created_by: string | null;
-  /** The user who made it, also with a key. */
-  user_id: string | null;
-  created_at: DefaultedTime;
-  expires_at: Date;
-}
-
-/** With which a user sets a password, once. */
-export interface PasswordLinkTable {
-  user_id: string;
-  token_hash: string;
-  expires_at: Date;
-}
-
-export type ProviderId = 'github' | 'oidc';
-
-/** A login of another service that is one of a user here. */
-export interface IdentityTable {
-  id: string;
-  user_id: string;
-  provider: ProviderId;
-  /** The service, by its URL. With `subject`, unique. */
-  issuer: string;
-  /** The service's own id of the account; it never names another one later, as a name or an email address can. */
-  subject: string;
-  /** How the account was called when it was last used: for people only. */
-  label: string;
-  created_at: DefaultedTime;
-  last_used_at: DefaultedTime;
-}
-
-/** A login with another service that is under way; deleted when the browser returns. */
-export interface OauthAttemptTable {
-  /** SHA-256 of the parameter `state`. */
-  state_hash: string;
-  /** SHA-256 of the cookie of the browser that began it. */
-  browser_hash: string;
-  provider: ProviderId;
-  /** The session whose user gets the login; null to log in with it. */
-  session_id: string | null;
-  /** What else is needed then, encrypted (identities/attempts.ts). */
-  sealed: string;
-  expires_at: Date;
-}
-
-/** A program that waits for a user to log it in with a browser (users/device-login.ts). */
-export interface DeviceLoginTable {
-  device_code_hash: string;
-  user_code_hash: string;
-  /** Of the program. */
-  address: string | null;
-  user_agent: string | null;
-  /** Who approved it. */
-  user_id: string | null;
-  state: Generated<'pending' | 'approved' | 'denied'>;
-  polled_at: Date | null;
-  created_at: DefaultedTime;
-  expires_at: Date;
-}
-
-export type MailKind =
-  | 'invitation'
-  | 'password_reset'
-  | 'password_changed'
-  | 'identity_linked'
-  | 'account_locked';
-
-/** One that is to be sent, or was. */
-export interface MailTable {
-  /** A bigint, which the driver returns as a string. */
-  id: GeneratedAlways<string>;
-  recipient: string;
-  kind: MailKind;
-  /** What it says, encrypted, since it can have a link (mail/queue.ts); null once it is finished. */
-  sealed: string | null;
-  state: Generated<'pending' | 'sent' | 'dead'>;
-  attempts: Generated<number>;
-  next_attempt_at: DefaultedTime;
-  last_error: string | null;
-  created_at: DefaultedTime;
-  finished_at: Date | null;
-}
-
-/** How often a credential was tried in the current window (auth/attempts.ts). */
-export interface CredentialAttemptTable {
-  key: string;
-  attempts: number;
-  window_ends_at: Date;
-}
+export type {
+  DeviceLoginTable,
+  IdentityTable,
+  InvitationTable,
+  MailTable,
+  ProviderId,
+  SessionTable,
+  TeamRole,
+  TeamTable,
+  UserStatus,
+  UserTable,
+} from './schema-accounts.ts';
+export type { AuthorityTable } from './schema-hosts.ts';
 
 export interface ApiKeyTable {
   id: string;
@@ -394,115 +281,6 @@ export interface AuditLogTable {
   created_at: Generated<Date>;
   /** The event that it records. */
   outbox_id: string | null;
-}
-
-/** `local`: the host of a `torpor up`, which only that process can reach. `joined`: an agent with a certificate. */
-export type HostKind = 'local' | 'joined';
-
-/** `pending`: no machine has joined yet; `unreachable`: it has sent no heartbeat for a while. */
-export type HostState = 'pending' | 'online' | 'unreachable';
-
-export interface HostTable {
-  id: string;
-  kind: HostKind;
-  name: string;
-  /** Only sandboxes of this team are placed on it; null: those of every team. */
-  team_id: string | null;
-  /** In whose audit log its events are. */
-  audit_team_id: string;
-  /** Of a local host: the data directory that it belongs to. */
-  instance: string | null;
-  state: HostState;
-  /** No new sandboxes are placed on it. */
-  draining: Generated<boolean>;
-  tags: Generated<string[]>;
-  /** HOST:PORT of its agent, by its last heartbeat. */
-  address: string | null;
-  arch: string | null;
-  vcpus: number | null;
-  memory_mb: number | null;
-  disk_mb: number | null;
-  free_disk_mb: number | null;
-  builds: number | null;
-  /** What one sandbox may have at most. */
-  max_vcpus: number | null;
-  max_memory_mb: number | null;
-  /** Of its rows in `host_images`. */
-  images_digest: string | null;
-  agent_version: string | null;
-  last_heartbeat_at: Date | null;
-  /** Which machine it is, by its last heartbeat (agent/src/enrolment/machine.ts). */
-  machine: string | null;
-  /** Certificates that were issued to it before are no longer valid. */
-  joined_at: Date | null;
-  /** Of the last certificate that it got. */
-  certificate_expires_at: Date | null;
-  created_by: string | null;
-  /** The control plane that keeps the rows of its sandboxes up to date (hosts/claims.ts); null: none. */
-  reconciled_by: Generated<string | null>;
-  created_at: DefaultedTime;
-  updated_at: DefaultedTime;
-}
-
-/** What the sandboxes of a host take that hold memory. Kept by triggers; its row is locked while something is placed on the host. */
-export interface HostUsageTable {
-  host_id: string;
-  /** Bigints. */
-  memory_mb: string;
-  vcpus: string;
-}
-
-/** An image that a host has, as its agent reported last. */
-export interface HostImageTable {
-  host_id: string;
-  name: string;
-  /** A bigint. */
-  size_bytes: ColumnType<string, number, number>;
-  created_at: Date;
-}
-
-/** A host that has the build of a template, or may have it: until it has confirmed that it does not. */
-export interface TemplateHostTable {
-  template_id: string;
-  host_id: string;
-}
-
-/** A sandbox or template that was given up with a deleted host. If the machine joins again, what it still has of it is removed. */
-export interface GivenUpTable {
-  id: string;
-  created_at: Generated<Date>;
-}
-
-/** A running control plane: a lease, on which its claims of hosts depend (hosts/claims.ts). */
-export interface ControlPlaneTable {
-  id: string;
-  expires_at: Date;
-}
-
-/** A one-time token with which a machine becomes a host. */
-export interface HostTokenTable {
-  /** SHA-256 of its secret. */
-  token_hash: string;
-  host_id: string;
-  /** SHA-256 of the public key that joined with it: only that one may use it again. Null: unused. */
-  key_hash: string | null;
-  /** The team in which it was made. */
-  team_id: string | null;
-  /** Who made it, also with a key; null if no user did. */
-  user_id: string | null;
-  /** The permissions without which it could not have been made. */
-  needs: Generated<Permission[]>;
-  expires_at: Date;
-}
-
-/** One row: what issues the certificates of control planes and hosts. */
-export interface AuthorityTable {
-  id: number;
-  /** PEM. */
-  certificate: string;
-  /** PKCS #8 in PEM, encrypted (auth/secret-box.ts). */
-  private_key: string;
-  created_at: Generated<Date>;
 }
 
 /** One row: the secret key with which the database is used (secrets/secret-key.ts). */
