@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type ErrorCode, type hostAgent, newId, TorporError } from '@torpor/protocol';
+import { type ErrorCode, type hostAgent, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import type { SandboxRow, TemplateRow } from '../database/schema.ts';
 import { type HostConnection, wasNotSent } from '../hosts/connection.ts';
@@ -21,6 +21,7 @@ import {
 import { SandboxRepository } from './repository.ts';
 
 export interface NewSandbox extends Shape {
+  readonly id: string;
   readonly template: string;
   /** The snapshot to restore; undefined if an image is booted. */
   readonly snapshot: TemplateRow | undefined;
@@ -55,7 +56,7 @@ export function createOperation(
   request: NewSandbox,
   record: CreateRecord,
 ): Operation<Subject, hostAgent.CreateSandboxResponse, OperatedSandbox> {
-  const id = newId('sandbox');
+  const { id } = request;
   const metadata = { template: request.template };
   const wanted = placementRequest(principal, request);
   return {

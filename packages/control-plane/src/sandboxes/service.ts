@@ -3,7 +3,7 @@
  * depend on the client's connection: it completes even if the client disconnects
  * (operations/runner.ts).
  */
-import { TorporError } from '@torpor/protocol';
+import { newId, TorporError } from '@torpor/protocol';
 import type { Principal } from '../auth/principal.ts';
 import { SYSTEM } from '../auth/principal.ts';
 import type { Cursor } from '../database/page.ts';
@@ -25,7 +25,7 @@ const ACTIVITY_RESOLUTION_MS = 5_000;
 /** The properties of a new sandbox. */
 export interface SandboxRequest
   extends RequestedShape,
-    Omit<NewSandbox, keyof Shape | 'snapshot'> {}
+    Omit<NewSandbox, keyof Shape | 'id' | 'snapshot'> {}
 
 export type ListRequest = Omit<SandboxFilter, 'teamId'>;
 
@@ -58,12 +58,24 @@ export class SandboxService {
     request: SandboxRequest,
     record: CreateRecord = UNRECORDED,
   ): Promise<OperatedSandbox> {
-    const { inventory, snapshots, runner } = this.#parts;
-    const snapshot = await snapshots.findUsable(principal.teamId, request.template);
-    const sandbox = { ...request, ...shapeOf(request, snapshot), snapshot };
-    return inventory.withCurrent(() =>
-      runner.run(createOperation(this.#parts, principal, sandbox, record)),
-    );
+    const { inventory, snapshots, sandboxes, runner } = this.#parts;
+    const find = () => snapshots.findUsable(principal.teamId, request.template);
+    for (let snapshot = await find(); ; ) {
+      const sandbox = { ...request, ...shapeOf(request, snapshot), snapshot };
+      let id = '';
+      try {
+        return await inventory.withCurrent(() => {
+          id = newId('sandbox');
+          return runner.run(createOperation(this.#parts, principal, { ...sandbox, id }, record));
+        });
+      } catch (reason) {
+        if (snapshot === undefined || (await sandboxes.findById(id)) !== undefined) throw reason;
+        const current = await find();
+        if (current?.id === snapshot.id) throw reason;
+        // It was replaced or deleted before a host had restored it.
+        snapshot = current;
+      }
+    }
   }
 
   /**
