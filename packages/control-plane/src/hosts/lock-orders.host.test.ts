@@ -65,6 +65,39 @@ test('the deletion of a host is refused while a sandbox is being resumed there',
   expect((await remove(host)).status).toBe(204);
 });
 
+test('a create that waits for a host keeps none that it has found full', async () => {
+  const [a, c] = [await joined(), await joined()].sort((one, two) => (one.id < two.id ? -1 : 1));
+  const third = new Client(fleet.connection);
+  await third.connect();
+  const reserve = (by: Client, host: MemoryHost | undefined, mb: number) =>
+    by.query('update host_usage set memory_mb = $2 where host_id = $1', [host?.id, mb]);
+  const lock = (by: Client, host: MemoryHost | undefined) =>
+    by.query('select from host_usage where host_id = $1 for update', [host?.id]);
+  await reserve(fleet.database, a, 1_000_000);
+  await other.query('begin');
+  await reserve(other, c, 1_000_000);
+  const created = member.call('POST', '/sandboxes', { memory_mb: 128 });
+  await until(isWaiting);
+  // The one that it waits for becomes full, and another one free, which somebody has locked.
+  await reserve(fleet.database, a, 0);
+  await third.query('begin');
+  await lock(third, a);
+  const holder = (await third.query('select pg_backend_pid() as pid')).rows[0]?.pid;
+  await other.query('commit');
+  await until(async () => {
+    const { rows } = await fleet.database.query(
+      `select from pg_stat_activity where wait_event_type = 'Lock'
+         and $1 = any (pg_blocking_pids(pid))`,
+      [holder],
+    );
+    return rows.length > 0;
+  });
+  await lock(third, c);
+  await third.query('commit');
+  expect((await created).status).toBe(201);
+  await third.end();
+});
+
 test('creates, resumes, and deletions of hosts at the same time end without a deadlock', async () => {
   for (let round = 0; round < 3; round++) {
     const hosts = [await joined(), await joined(), await joined()];
