@@ -123,7 +123,7 @@ test('sandboxes keep running after a stop, unless all are to be destroyed: then 
   expect(site.agent.sandboxes.size).toBe(3);
   site.agent.sandboxes.delete(lost);
   const second = await start();
-  await until(async () => (await stateOf(second, lost)) === 'error');
+  await until(async () => (await stateOf(second, lost)) === 'missing');
   await second.close({ destroyAll: true });
   expect(site.agent.sandboxes.size).toBe(0);
   const third = await start();

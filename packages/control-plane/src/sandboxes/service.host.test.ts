@@ -212,8 +212,8 @@ describe('destroy', () => {
   });
 });
 
-/** Of the reconciler and the sweeper. */
-const BACKGROUND_CALLS = new Set(['listSandboxes', 'listSnapshots']);
+/** Of the reconciler, the sweeper and the heartbeat. */
+const BACKGROUND_CALLS = new Set(['listSandboxes', 'listSnapshots', 'describeHost']);
 
 test.each(['nope', 'sb00000000000000000000', '%2e%2e', `sb${'a'.repeat(500)}`])(
   'there is no sandbox %s',
