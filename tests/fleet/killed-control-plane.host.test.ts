@@ -72,7 +72,6 @@ async function nextDoomed(): Promise<DoomedControlPlane> {
 /** A control plane that knows all hosts. */
 async function startDoomed(): Promise<DoomedControlPlane> {
   await using stack = new AsyncDisposableStack();
-  const { watches } = hosts;
   const doomed = stack.use(
     await DoomedControlPlane.start({
       database: database.socketDirectory,
@@ -83,7 +82,7 @@ async function startDoomed(): Promise<DoomedControlPlane> {
       },
     }),
   );
-  await hosts.untilWatchedSince(watches);
+  await hosts.untilKnownTo(callTo(doomed.url));
   stack.move();
   return doomed;
 }

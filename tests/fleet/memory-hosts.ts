@@ -51,7 +51,7 @@ export class MemoryHosts implements AsyncDisposable {
           }),
       });
     }
-    await hosts.untilWatchedSince(hosts.hosts.map(() => 0));
+    await hosts.untilKnownTo(member.call);
     return hosts;
   }
 
@@ -65,17 +65,17 @@ export class MemoryHosts implements AsyncDisposable {
     }
   }
 
-  /** How often each has been watched. */
-  get watches(): readonly number[] {
-    return this.hosts.map(({ agent }) => agent.count('watchSandboxes'));
+  /** Waits until the control plane with this API can call each of them. */
+  async untilKnownTo(call: Member['call']): Promise<void> {
+    await until(() => this.#areKnownTo(call), START_TIMEOUT_MS);
   }
 
-  /** Waits until each has been watched once more. */
-  async untilWatchedSince(earlier: readonly number[]): Promise<void> {
-    await until(
-      () => this.watches.every((count, index) => count > (earlier[index] ?? 0)),
-      START_TIMEOUT_MS,
-    );
+  /** To list all builds, a control plane asks every host that it knows. */
+  async #areKnownTo(call: Member['call']): Promise<boolean> {
+    const asked = () => this.hosts.map(({ agent }) => agent.count('verifyBuilds'));
+    const before = asked();
+    await call('GET', '/builds?verify=true');
+    return asked().every((count, index) => count > (before[index] ?? 0));
   }
 
   /** Lets late calls begin, and waits until they have returned. */

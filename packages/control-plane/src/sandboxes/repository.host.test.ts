@@ -40,6 +40,11 @@ beforeAll(async () => {
   db = await openDatabase(fleet.connection, logger);
   sandboxes = new SandboxRepository(db);
   await db.insertInto('teams').values({ id: teamId, name: 'Team' }).execute();
+  const host = { id: 'local', kind: 'local', name: 'here', state: 'online' } as const;
+  await db
+    .insertInto('hosts')
+    .values({ ...host, audit_team_id: teamId })
+    .execute();
 });
 afterAll(async () => {
   await db.destroy();
@@ -104,6 +109,8 @@ test('a stopped sandbox stays stopped', async () => {
 
 test('a sandbox is adopted once, with an event', async () => {
   const id = newId('sandbox');
+  // Not from a host that has been deleted.
+  expect(await sandboxes.adopt({ ...newRow(id, 'paused'), host_id: 'deleted' })).toBe(false);
   const adopted = await Promise.all([1, 2, 3].map(() => sandboxes.adopt(newRow(id, 'paused'))));
   expect(adopted.filter(Boolean)).toHaveLength(1);
   expect((await sandboxes.findById(id))?.state).toBe('paused');
