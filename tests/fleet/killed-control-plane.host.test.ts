@@ -49,7 +49,7 @@ beforeAll(async () => {
     hostTiming: { silenceMs: LONG_MS, followMs: 50 },
     reconcilerTiming: { recoveryIntervalMs: 50, unreachableAfterMs: LONG_MS, listIntervalMs: 500 },
   });
-  hosts = await MemoryHosts.join(survivor, HOSTS);
+  hosts = resources.use(await MemoryHosts.join(survivor, HOSTS));
   const hook = { name: 'all', url: receiver.url, event_types: ['sandbox.*'] };
   expect((await survivor.call('POST', '/webhooks', hook)).status).toBe(201);
 });

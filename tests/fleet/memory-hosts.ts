@@ -35,9 +35,12 @@ export class MemoryHosts implements AsyncDisposable {
   }
 
   static async join(member: Member, count: number): Promise<MemoryHosts> {
-    const hosts = new MemoryHosts(
-      member,
-      await Promise.all(Array.from({ length: count }, () => MemoryHost.make())),
+    await using stack = new AsyncDisposableStack();
+    const hosts = stack.use(
+      new MemoryHosts(
+        member,
+        await Promise.all(Array.from({ length: count }, () => MemoryHost.make())),
+      ),
     );
     for (const [index, host] of hosts.hosts.entries()) {
       host.agent.limits.memoryMb = 1_000_000;
@@ -52,6 +55,7 @@ export class MemoryHosts implements AsyncDisposable {
       });
     }
     await hosts.untilKnownTo(member.call);
+    stack.move();
     return hosts;
   }
 
