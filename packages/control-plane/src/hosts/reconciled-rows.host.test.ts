@@ -137,13 +137,13 @@ test('a thousand rows are compared without a question per sandbox, and the last 
   const { rows } = await database.query(
     `insert into sandboxes (id, team_id, host_id, template, state, vcpus, memory_mb, timeout_sec,
        allow_internet, started_at)
-     select 'sbz' || lpad(n::text, 19, '0'), $1, 'local', 'base', 'running', 1, 128, 0, true, now()
+     select 'sbzzzzz' || lpad(n::text, 15, '0'), $1, 'local', 'base', 'running', 1, 128, 0, true, now()
      from generate_series(1, 1100) as n returning id`,
     [teamId],
   );
   const ids = rows.map(({ id }) => String(id)).sort();
   const count = (state: SandboxState) =>
-    fleet.count(`sandboxes where id like 'sbz%' and state = '${state}'`);
+    fleet.count(`sandboxes where id like 'sbzzzzz%' and state = '${state}'`);
   for (const id of ids) agent.addSandbox(id, teamId, { templateId: 'base' });
   // Some may have been compared before the host had them.
   await compared();
@@ -160,7 +160,7 @@ test('a thousand rows are compared without a question per sandbox, and the last 
   await until(async () => (await count('unreachable')) === ids.length - 3);
   agent.becomeReachable();
   await until(async () => (await count('running')) === ids.length - 3);
-  await database.query(`delete from sandboxes where id like 'sbz%'`);
+  await database.query(`delete from sandboxes where id like 'sbzzzzz%'`);
   for (const id of ids) agent.sandboxes.delete(id);
 });
 

@@ -203,9 +203,23 @@ async function moveOn(
       subject.isUnmade = false;
       return;
     }
-    if (!(await placement.hasRoom(db, wanted, subject.refused))) throw error;
+    if (!(await placement.hasRoom(db, wanted, subject.refused)))
+      throw lastError(error, hostId, wanted);
     await delay(LOCKED_PAUSE_MS);
   }
+}
+
+/** What is told of the last host. */
+function lastError(error: TorporError, hostId: string, { origin }: PlacementRequest): TorporError {
+  if (!wasNotSent(error)) return error;
+  const where =
+    origin.snapshot === undefined
+      ? `The host ${hostId}`
+      : `The snapshot ${origin.snapshot.name} is on the host ${hostId}, which`;
+  return new TorporError('host_unavailable', `${where} does not respond.`, {
+    remedy: 'Start the agent of that host.',
+    cause: error,
+  });
 }
 
 function placementRequest(
