@@ -1,4 +1,5 @@
 /** The traces of requests, from the control plane through the agent into guests. */
+import { join } from 'node:path';
 import { logRequestIds } from '@torpor/protocol';
 import { Torpor } from '@torpor/sdk';
 import { startTracing, type Tracing } from '@torpor/telemetry';
@@ -143,7 +144,8 @@ test('the SDK continues the trace that it is given, on requests and streams', as
   const sandbox = await torpor.sandboxes.create();
   const session = await sandbox.execStream('/bin/true');
   await session.wait();
-  await sandbox.files.write('/tmp/torpor-traced', SECRET);
+  // The programs of this sandbox are those of this machine.
+  await sandbox.files.write(join(stack.dataDir, 'traced'), SECRET);
   await sandbox.pause();
   await sandbox.resume();
   await sandbox.destroy();
