@@ -34,7 +34,7 @@ interface Current {
 /**
  * Ends what takes longer than a request when its caller may no longer make it: a key or session
  * that was revoked or has expired, a member who was removed or lost a role, a team that was
- * deleted. All of a control plane's streams are checked together, whoever took the access away.
+ * deleted. All of a control plane's streams are checked together, on whichever control plane the access was taken away.
  */
 export class AccessWatch {
   readonly #db: Kysely<Database>;

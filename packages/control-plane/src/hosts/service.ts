@@ -179,7 +179,7 @@ export class HostService {
   /**
    * Deletes a host: its certificate is refused from then on. Throws `not_found`, and
    * `has_active_sandboxes` while there are sandboxes that are not stopped; with `force` these
-   * and the snapshots are given up. What runs on the machine is left alone, and is removed if the
+   * and the snapshots are given up. What runs on the machine keeps running, and is removed if the
    * machine joins again.
    */
   async delete(principal: Principal, id: string, force: boolean): Promise<void> {

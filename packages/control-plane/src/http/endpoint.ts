@@ -37,7 +37,7 @@ export interface Endpoint<
   readonly responses: Readonly<Record<number, ResponseSpec>>;
   /**
    * The permission that the caller needs, in the team that a parameter `team_id` names or else
-   * in that of the request. `authenticated`: whoever it is; `user`: a session; `public`: nobody.
+   * in that of the request. `authenticated`: any caller with valid credentials; `user`: a session; `public`: nobody.
    */
   readonly access: Permission | 'authenticated' | 'user' | 'public';
 }

@@ -63,8 +63,8 @@ const DELETE = defineEndpoint({
   summary: 'Delete a host; its certificate is refused from then on',
   description:
     'A host with sandboxes that are not stopped, or with snapshots, is refused (`has_active_sandboxes`) unless forced. ' +
-    'Then they are given up: the sandboxes become `stopped` and the snapshots no longer exist. What runs on the machine is left alone, ' +
-    'and removed if the machine joins again.',
+    'Then they are given up: the sandboxes become `stopped` and the snapshots no longer exist. What runs on the machine keeps running, ' +
+    'and is removed if the machine joins again.',
   tag: TAG,
   params,
   query: rest.deleteHostQuerySchema,
